@@ -1,0 +1,142 @@
+"""Progress for long work: a rich bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One piece of long work."""
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Say that `steps` more are done; `note` is a short figure such as a loss."""
+
+
+class Progress(Protocol):
+    """Where stages report what they do. Stages know only this."""
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+
+    def warn(self, line: str) -> None:
+        """Print one warning that the user should not miss."""
+
+    def task(self, title: str, total: int) -> _TaskContext:
+        """A context manager over one long task of `total` steps."""
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class PlainTask:
+    """Lines at most every `every` seconds, so that a log stays readable."""
+
+    def __init__(self, title: str, total: int, every: float) -> None:
+        self.title, self.total, self.every = title, total, every
+        self.done = 0
+        self.start = self.last = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        now = time.monotonic()
+        if now - self.last < self.every and self.done < self.total:
+            return
+        self.last = now
+        spent = now - self.start
+        left = spent / max(self.done, 1) * max(self.total - self.done, 0)
+        tail = f"  {note}" if note else ""
+        print(
+            f"  {self.title}: {self.done}/{self.total}  {spent:.0f}s, {left:.0f}s left{tail}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class PlainProgress:
+    """For logs, pipes and tests."""
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every = every
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def warn(self, line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Task]:
+        yield PlainTask(title, total, self.every)
+
+
+class SilentProgress:
+    """For `--quiet`, and for library use."""
+
+    def say(self, line: str) -> None: ...
+
+    def warn(self, line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Task]:
+        yield PlainTask(title, total, float("inf"))
+
+
+class _RichTask:
+    def __init__(self, bar: object, handle: int) -> None:
+        self.bar, self.handle = bar, handle
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        fields = {"note": note} if note else {}
+        self.bar.update(self.handle, advance=steps, **fields)  # type: ignore[attr-defined]
+
+
+class RichProgress:
+    """For a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        self.console.print(f"warning: {line}", style="yellow", markup=False)
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Task]:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bar(*columns, console=self.console, transient=True) as bar:
+            yield _RichTask(bar, bar.add_task(title, total=total, note=""))
+
+
+def for_stream(quiet: bool = False) -> Progress:
+    """The progress that fits where standard error goes."""
+    if quiet:
+        return SilentProgress()
+    return RichProgress() if sys.stderr.isatty() else PlainProgress()

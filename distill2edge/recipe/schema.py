@@ -1,0 +1,291 @@
+"""The recipe: frozen sections, every field with its default, unit and meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distill2edge.schemes import Scheme, parse_scheme
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- data -------------------------------------------------------------------
+
+
+class Splits(Section):
+    """How many rows each split gets. A split that the source already has keeps its rows."""
+
+    train: int | None = Field(None, ge=1, description="rows to train on; null takes all that are left")
+    validation: int = Field(200, ge=0, description="rows that choose the checkpoint")
+    calibration: int = Field(128, ge=0, description="rows that calibrate quantization")
+    test: int = Field(500, ge=1, description="held-out rows: verification only")
+
+
+class Leakage(Section):
+    """The check that test rows are not in train."""
+
+    near_duplicate: float = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity of word 5-shingles from which two rows are the same"
+    )
+    max_fraction: float = Field(0.01, ge=0, le=1, description="share of test rows that may leak before we refuse")
+    action: Literal["drop", "keep"] = Field(
+        "drop", description="drop leaking rows from train when they stay under the limit, or keep them"
+    )
+
+
+class Data(Section):
+    """Where the rows come from, and how a row becomes a prompt and a response."""
+
+    source: str = Field(
+        description="hub id | path of json, jsonl, csv, parquet or text | package:MODULE/PATH | bundled:NAME"
+    )
+    config: str | None = Field(None, description="configuration name of a hub data set")
+    split: str | None = Field(None, description="split to read; null reads all that exist")
+    filter: str | None = Field(None, description="Jinja expression over a row; rows for which it is false are left out")
+    template: Literal["chat", "plain", "text"] = Field(
+        "chat",
+        description="chat: the tokenizer's chat template; plain: prompt and response as they are; "
+        "text: language modelling on the response alone",
+    )
+    system: str | None = Field(None, description="system message, with template chat")
+    prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt over a row's fields")
+    response: str = Field("{{ response }}", description="Jinja template of the response over a row's fields")
+    choices: tuple[str, ...] | None = Field(
+        None, min_length=2, description="closed set of responses; the task is then scored by their likelihood"
+    )
+    max_length: int = Field(512, ge=8, description="tokens; longer rows are dropped and counted")
+    splits: Splits = Splits()  # type: ignore[call-arg]
+    leakage: Leakage = Leakage()  # type: ignore[call-arg]
+
+
+# --- teacher and signal -----------------------------------------------------
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu 2021)."""
+
+    rank: int = Field(64, ge=1, le=1024)
+    alpha: float = Field(128, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="all-linear, or the names of the modules to adapt"
+    )
+
+
+class Training(Section):
+    """What every training stage shares."""
+
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
+    learning_rate: float = Field(5e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(16, ge=1, description="rows per device and micro-batch")
+    gradient_accumulation: int = Field(1, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the processor computes in it, else float32"
+    )
+    checkpoints: int = Field(4, ge=0, description="checkpoints over the run, to resume from")
+
+
+class Fit(Training):
+    """A short fit of the teacher to the task, on the data's own responses."""
+
+    lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
+
+
+class Teacher(Section):
+    """The model that gives the signal."""
+
+    model: str = Field(description="hub id | local directory | file.gguf | bundled:NAME")
+    revision: str | None = Field(None, description="commit of a hub model")
+    backend: Literal["auto", "transformers", "llama.cpp"] = Field(
+        "auto", description="what runs it for the signal; auto: transformers"
+    )
+    licence: str | None = Field(None, description="SPDX or table name, when the model does not say it")
+    accept_licence: str | None = Field(
+        None, min_length=12, description="written reason to go on where the gate says deny or unknown"
+    )
+    fit: Fit | None = Field(None, description="fit the teacher to the task first; null uses it as it is")
+
+
+class LogitsSignal(Section):
+    """Top-k log-probabilities and the mass of the tail, at each supervised position."""
+
+    kind: Literal["logits"] = "logits"
+    top_k: int = Field(64, ge=1, le=4096)
+    temperature: float = Field(2.0, gt=0)
+
+
+class TextSignal(Section):
+    """Responses that the teacher writes."""
+
+    kind: Literal["text"] = "text"
+    max_new_tokens: int = Field(128, ge=1)
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+class GoldSignal(Section):
+    """No teacher: the data's own responses (supervised fine-tuning; the control)."""
+
+    kind: Literal["gold"] = "gold"
+
+
+Signal = Annotated[LogitsSignal | TextSignal | GoldSignal, Field(discriminator="kind")]
+
+
+# --- student and distillation -----------------------------------------------
+
+
+class FromTeacher(Section):
+    """A student made of the teacher's own layers."""
+
+    source: Literal["teacher"] = Field("teacher", alias="from")
+    layers: int | tuple[int, ...] = Field(description="how many layers, or which ones (0 is the first)")
+    select: Literal["even", "first", "similarity"] = Field(
+        "even", description="even: evenly spaced; first: the lowest; similarity: drop the block that changes least"
+    )
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class FromModel(Section):
+    """A student that starts from a checkpoint."""
+
+    model: str = Field(description="hub id | local directory | file.gguf | bundled:NAME")
+    revision: str | None = None
+
+
+class Student(Section):
+    """The model that is trained and shipped."""
+
+    init: FromTeacher | FromModel
+    lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
+
+
+class Loss(Section):
+    """Weights of the terms; they need not sum to one."""
+
+    ce: float = Field(0.0, ge=0, description="cross-entropy on the response tokens")
+    forward_kl: float = Field(0.0, ge=0, description="KL(teacher || student)")
+    reverse_kl: float = Field(0.0, ge=0, description="KL(student || teacher)")
+    jsd: float = Field(0.0, ge=0, description="generalised Jensen-Shannon divergence")
+    jsd_beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in the mixture")
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether a term compares with the teacher's distribution."""
+        return self.forward_kl + self.reverse_kl + self.jsd > 0
+
+
+class Distill(Training):
+    """How the student learns."""
+
+    loss: Loss = Loss(ce=0.5, forward_kl=0.5)  # type: ignore[call-arg]
+    chunk: int = Field(256, ge=1, description="supervised positions whose logits are in memory at once")
+    control: bool = Field(
+        False, description="also train the same student on the data's own responses without the teacher, and compare"
+    )
+
+
+# --- after training -----------------------------------------------------------
+
+
+class Verify(Section):
+    """Gates on the files that ship. A gate that is null is reported, not enforced."""
+
+    rows: int = Field(500, ge=1, description="held-out rows to score; at most the test split")
+    max_tokens: int = Field(2048, ge=1, description="positions compared for KL")
+    positions: Literal["supervised", "all"] = "supervised"
+    min_retained: float | None = Field(None, gt=0, description="student score / teacher score, of every file")
+    max_kl: float | None = Field(None, gt=0, description="mean KL(merged student || file), nats per token")
+    min_top1: float | None = Field(None, gt=0, le=1, description="top-1 agreement of file and merged student")
+    teacher_schemes: tuple[str, ...] = Field(
+        (), description="quantize the teacher itself too: the rival that any student must beat"
+    )
+
+
+class Bench(Section):
+    """What is measured. Each cell runs in fresh processes, interleaved with the others."""
+
+    workloads: tuple[str, ...] = Field(
+        ("task", "chat-128-64"), min_length=1, description="task: held-out prompts; chat-P-N: P tokens in, N out"
+    )
+    devices: tuple[Literal["cpu", "gpu"], ...] = Field(("cpu",), min_length=1)
+    threads: int | None = Field(None, ge=1, description="null: what affinity and the cgroup allow")
+    rounds: int = Field(3, ge=1, description="fresh processes per cell")
+    requests: int = Field(4, ge=1, description="timed requests per process and workload")
+    warmup: int = Field(1, ge=0)
+    torch: bool = Field(True, description="measure teacher and student in PyTorch as well")
+
+
+class Place(Section):
+    """Where a model is served: exactly one of the fields."""
+
+    rented: str | None = Field(None, description="machine of the price catalogue")
+    device: str | None = Field(None, description="owned device of the price catalogue")
+    api: str | None = Field(None, description="API model of the price catalogue (teacher only)")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Place:
+        if sum(value is not None for value in (self.rented, self.device, self.api)) != 1:
+            raise ValueError("name exactly one of rented, device, api")
+        return self
+
+
+class Cost(Section):
+    """The price side of the comparison; measured speed comes from bench."""
+
+    teacher: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
+    student: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
+    utilisation: float = Field(0.2, gt=0, le=1, description="share of the time the machine is busy")
+    requests_per_month: int = Field(100_000, ge=1)
+    prices: str | None = Field(None, description="YAML file that overrides entries of the price catalogue")
+
+
+class Recipe(Section):
+    """One YAML file: everything a run needs."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the run directory and the files")
+    description: str = ""
+    task: Literal["causal-lm"] = "causal-lm"
+    seed: int = Field(0, ge=0)
+    teacher: Teacher
+    data: Data
+    signal: Signal = LogitsSignal()  # type: ignore[call-arg]
+    student: Student
+    distill: Distill = Distill()  # type: ignore[call-arg]
+    export: tuple[str, ...] = Field(
+        ("onnx:int8", "onnx:int4-b32", "gguf:Q8_0", "gguf:Q4_K_M"), min_length=1, description="schemes to ship"
+    )
+    verify: Verify = Verify()  # type: ignore[call-arg]
+    bench: Bench = Bench()  # type: ignore[call-arg]
+    cost: Cost = Cost()  # type: ignore[call-arg]
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """The parsed `export` entries."""
+        return tuple(parse_scheme(text) for text in self.export)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Recipe:
+        if self.distill.loss.needs_logits and self.signal.kind != "logits":
+            raise ValueError(
+                f"distill.loss compares with the teacher's distribution, but signal.kind is {self.signal.kind!r}: "
+                "use signal: {kind: logits}, or distill.loss: {ce: 1}"
+            )
+        if not self.distill.loss.needs_logits and not self.distill.loss.ce:
+            raise ValueError("distill.loss: every weight is zero")
+        for text in (*self.export, *self.verify.teacher_schemes):
+            parse_scheme(text)
+        if len(set(self.export)) != len(self.export):
+            raise ValueError("export names a scheme twice")
+        return self

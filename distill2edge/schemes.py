@@ -1,0 +1,47 @@
+"""Schemes: the named quantizations of each export format."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+ONNX = ("fp32", "fp16", "int8", "int4-b32")
+GGUF = (
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1",
+    "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A format and one of its quantizations, written `format:name`."""
+
+    format: Literal["onnx", "gguf"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.format}:{self.name}"
+
+    @property
+    def slug(self) -> str:
+        """For file names: `onnx-int8`, `gguf-Q4_K_M`."""
+        return f"{self.format}-{self.name}"
+
+
+ALL = tuple(Scheme("onnx", name) for name in ONNX) + tuple(Scheme("gguf", name) for name in GGUF)
+
+
+def parse_scheme(text: str) -> Scheme:
+    """Read `onnx:int8` or `gguf:Q4_0`.
+
+    Raises:
+        ValueError: unknown scheme; the message names the nearest and all known ones.
+    """
+    for scheme in ALL:
+        if str(scheme).lower() == text.lower():
+            return scheme
+    known = [str(scheme) for scheme in ALL]
+    near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"unknown scheme {text!r}: {hint}known: {', '.join(known)}")
