@@ -1,0 +1,96 @@
+"""Tiny random models, made offline: shared by the tests."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = (
+    "the quick brown fox jumps over a lazy dog and then it sleeps in the warm sun of the long afternoon while "
+    "we review films, books and music: good, bad, fine, awful! def add(a, b): return a + b\n\tif x == 12345: pass\n"
+)
+
+
+@cache
+def corpus() -> tuple[str, ...]:
+    """Lines that a tokenizer is trained on: English, code, digits, other scripts."""
+    return tuple(f"{WORDS} {n} {n * 37} naïve café 你好世界 🙂 {'  ' * (n % 4)}end.\n" for n in range(200))
+
+
+def tiny_tokenizer(directory: Path, *, vocabulary: int = 400) -> None:
+    """Save a byte-level BPE tokenizer (SmolLM2's pre-tokenizer, bos 1, eos and pad 2, a chat template)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(directory)
+
+
+def tiny_llama(
+    directory: Path,
+    *,
+    layers: int = 2,
+    hidden: int = 64,
+    vocabulary: int = 400,
+    tied: bool = True,
+    seed: int = 0,
+    scale: float = 0.1,
+) -> PreTrainedModel:
+    """Save a random Llama with its tokenizer as a Hugging Face directory.
+
+    Four heads of hidden/4 and two key-value heads; feed-forward 2 x hidden. `scale` is the initial deviation
+    of the weights: large enough for distributions that are not flat.
+
+    Returns:
+        the model (float32, eval mode).
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tiny_tokenizer(directory, vocabulary=vocabulary)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        initializer_range=scale,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(directory)
+    return model
