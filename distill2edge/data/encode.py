@@ -1,0 +1,309 @@
+"""Rows to token ids and masks: the one place that decides what is supervised."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPLITS = ("train", "validation", "calibration", "test")
+
+_BATCH = 1024  # rows per tokenizer call: enough for its threads, small in memory
+_PROBE = "\u2402probe\u2403"  # an assistant message that no chat template contains
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as text.
+
+    Attributes:
+        id: content hash of prompt and response (`row_id`).
+        label: index of the response in `data.choices`, or -1.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens.
+
+    Attributes:
+        id: hash over ids and mask (`example_id`): the key of cached signals.
+        ids: token ids, BOS and end token included.
+        mask: `mask[t]` says that token t is supervised, so it is predicted from position t - 1. `mask[0]` is False.
+        label: index of the response in `data.choices`, or -1.
+        row: `Row.id` of the row it was made of.
+    """
+
+    id: str
+    ids: list[int]
+    mask: list[bool]
+    label: int = -1
+    row: str = ""
+
+    @property
+    def prompt_length(self) -> int:
+        """Index of the first supervised token."""
+        return self.mask.index(True)
+
+    @property
+    def supervised(self) -> int:
+        """Count of supervised tokens."""
+        return sum(self.mask)
+
+
+def row_id(prompt: str, response: str) -> str:
+    """Content hash of a row: 32 hexadecimal digits of SHA-256."""
+    digest = hashlib.sha256()
+    for text in (prompt, response):
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return digest.hexdigest()[:32]
+
+
+def example_id(ids: Sequence[int], mask: Sequence[bool]) -> str:
+    """Hash over token ids and mask: 32 hexadecimal digits of SHA-256."""
+    digest = hashlib.sha256(array("q", ids).tobytes())
+    digest.update(bytes(mask))
+    return digest.hexdigest()[:32]
+
+
+def read_rows(data_dir: Path, split: str) -> list[Row]:
+    """The rows of one split of a prepared data set, in their stored order.
+
+    Raises:
+        UserError: no such split.
+    """
+    import pyarrow.parquet as pq
+
+    path = Path(data_dir) / f"{split}.parquet"
+    if not path.is_file():
+        raise UserError(f"no {split} split in {data_dir}", fix=f"the splits are {', '.join(SPLITS)}; run `data` first")
+    table = pq.read_table(path, columns=["id", "prompt", "response", "label"])
+    return [Row(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer itself puts a BOS in front of plain text."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return False
+    ids = _tokenize(tokenizer, ["a"], special=True)[0]
+    return bool(ids) and ids[0] == bos
+
+
+def end_token_id(tokenizer: PreTrainedTokenizerBase, template: str) -> int | None:
+    """The token that ends a response.
+
+    With template `chat`, the special token that the chat template writes after an assistant message (Gemma ends a
+    turn with another token than its EOS); otherwise, and where the template writes none, the tokenizer's EOS.
+    """
+    if template == "chat" and getattr(tokenizer, "chat_template", None):
+        messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _PROBE}]
+        after = _apply_template(tokenizer, messages, generation=False).rpartition(_PROBE)
+        if after[1]:
+            special = set(tokenizer.all_special_ids) | {
+                index for index, token in tokenizer.added_tokens_decoder.items() if token.special
+            }
+            tail = _tokenize(tokenizer, [after[2].lstrip()])[0]
+            if tail and tail[0] in special:
+                return tail[0]
+    return tokenizer.eos_token_id
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[int, ...]:
+    """Tokens at which generation stops: the end of a response and EOS."""
+    found = (end_token_id(tokenizer, template), tokenizer.eos_token_id)
+    return tuple(dict.fromkeys(token for token in found if token is not None))
+
+
+def prompt_text(prompt: str, tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> str:
+    """The prompt as the model sees it, up to where the response begins.
+
+    Raises:
+        UserError: template `chat` without a chat template, or with one that refuses the messages.
+    """
+    if template == "text":
+        return ""
+    if template == "plain":
+        return prompt
+    messages = [{"role": "system", "content": system}] if system else []
+    return _apply_template(tokenizer, [*messages, {"role": "user", "content": prompt}], generation=True)
+
+
+def encode_prompts(
+    prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None
+) -> list[list[int]]:
+    """Token ids of each prompt, BOS included where the model wants it; what generation continues.
+
+    Raises:
+        UserError: as `prompt_text`.
+    """
+    head = _head(tokenizer, template)
+    texts = [prompt_text(prompt, tokenizer, template, system) for prompt in prompts]
+    return [head + ids for ids in _tokenize(tokenizer, texts)]
+
+
+def encode_choices(
+    row: Row,
+    choices: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    system: str | None = None,
+    *,
+    end: bool = False,
+) -> list[list[int]]:
+    """Token ids of each choice as it continues `encode_prompts([row.prompt], ...)[0]`, the prompt itself left out.
+
+    Each is tokenized together with the prompt, as `encode_rows` does it, so a choice scored here is the one trained.
+
+    Args:
+        end: append the end token, which `encode_rows` supervises too.
+
+    Raises:
+        UserError: as `prompt_text`; a choice without tokens.
+    """
+    text = prompt_text(row.prompt, tokenizer, template, system)
+    prompt, *joined = _tokenize(tokenizer, [text, *(text + choice for choice in choices)])
+    result = []
+    for choice, ids in zip(choices, joined, strict=True):
+        continuation, _ = _continuation(tokenizer, prompt, ids, choice)
+        if not continuation:
+            raise UserError(f"choice {choice!r} has no tokens", where="data.choices", fix="give it a text")
+        result.append(continuation + _tail(tokenizer, template) if end else continuation)
+    return result
+
+
+def encode_rows(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    system: str | None,
+    max_length: int,
+    *,
+    counts: Counter[str] | None = None,
+) -> list[Encoded]:
+    """Tokens and masks of rows, in order; rows longer than `max_length` tokens are left out.
+
+    The response's tokens and its end token are supervised (the end token also where pad == eos). Template `text`
+    has no prompt: every token but the first is supervised.
+
+    Args:
+        counts: filled with `rows`, `too_long`, `empty`, `boundary` (rows whose prompt and response had to be
+            tokenized apart) and `supervised_tokens`.
+
+    Raises:
+        UserError: no row is left; a chat template is missing or refuses the messages; or in most rows the response
+            changes the tokens of the prompt (a prompt that ends in a space), so that generation would never see
+            what was trained.
+    """
+    counts = Counter() if counts is None else counts
+    head, tail = _head(tokenizer, template), _tail(tokenizer, template)
+    encoded: list[Encoded] = []
+    for begin in range(0, len(rows), _BATCH):
+        batch = rows[begin : begin + _BATCH]
+        texts = [prompt_text(row.prompt, tokenizer, template, system) for row in batch]
+        prompts = _tokenize(tokenizer, texts)
+        joined = _tokenize(tokenizer, [text + row.response for text, row in zip(texts, batch, strict=True)])
+        for row, prompt, ids in zip(batch, prompts, joined, strict=True):
+            response, stable = _continuation(tokenizer, prompt, ids, row.response)
+            counts["boundary"] += not stable
+            example = _example(row, head + prompt, response + tail)
+            if example is None:
+                counts["empty"] += 1
+            elif len(example.ids) > max_length:
+                counts["too_long"] += 1
+            else:
+                counts["supervised_tokens"] += example.supervised
+                encoded.append(example)
+    counts["rows"] += len(rows)
+    if rows and counts["boundary"] * 2 > len(rows):
+        raise UserError(
+            f"in {counts['boundary']} of {len(rows)} rows the response changes the tokens of its prompt",
+            where="data.prompt",
+            fix="move a space at the end of data.prompt to the start of data.response and of each of data.choices",
+        )
+    if rows and not encoded:
+        raise UserError(
+            f"no row is left: {counts['too_long']} longer than {max_length} tokens, {counts['empty']} empty",
+            where="data.max_length",
+            fix="raise data.max_length, or choose another response template",
+        )
+    return encoded
+
+
+def _example(row: Row, prompt: list[int], response: list[int]) -> Encoded | None:
+    ids = prompt + response
+    if len(ids) < 2 or not response:
+        return None
+    # Nothing predicts the first token of all, so it can't be supervised.
+    first = max(len(prompt), 1)
+    mask = [False] * first + [True] * (len(ids) - first)
+    assert any(mask) and not mask[0] and len(mask) == len(ids)
+    return Encoded(example_id(ids, mask), ids, mask, row.label, row.id)
+
+
+def _continuation(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], joined: list[int], response: str
+) -> tuple[list[int], bool]:
+    """Tokens of the response after those of the prompt, and whether the prompt kept its tokens.
+
+    Where it did not, the response is tokenized apart: generation starts from the prompt's own tokens, so training
+    must too.
+    """
+    if joined[: len(prompt)] == prompt:
+        return joined[len(prompt) :], True
+    return _tokenize(tokenizer, [response])[0], False
+
+
+def _head(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    # A chat template writes its own BOS.
+    return [tokenizer.bos_token_id] if template != "chat" and wants_bos(tokenizer) else []
+
+
+def _tail(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
+    end = end_token_id(tokenizer, template)
+    return [] if end is None else [end]
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+    if not texts:
+        return []
+    batch: Any = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)
+    return [list(ids) for ids in batch["input_ids"]]
+
+
+def _apply_template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str | None]], *, generation: bool
+) -> str:
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            "the tokenizer has no chat template",
+            where="data.template",
+            fix="set data.template: plain, or take an instruct model, whose tokenizer brings one",
+        )
+    try:
+        text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    except TemplateError as error:
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise UserError(
+            f"the tokenizer's chat template refuses the messages ({roles}): {error}",
+            where="data.template",
+            fix="leave data.system out if the model knows no system role, or set data.template: plain",
+        ) from error
+    return str(text)
