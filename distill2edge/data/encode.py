@@ -252,7 +252,9 @@ def _example(row: Row, prompt: list[int], response: list[int]) -> Encoded | None
     # Nothing predicts the first token of all, so it can't be supervised.
     first = max(len(prompt), 1)
     mask = [False] * first + [True] * (len(ids) - first)
-    assert any(mask) and not mask[0] and len(mask) == len(ids)
+    assert any(mask)
+    assert not mask[0]
+    assert len(mask) == len(ids)
     return Encoded(example_id(ids, mask), ids, mask, row.label, row.id)
 
 
