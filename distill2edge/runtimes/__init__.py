@@ -1,0 +1,55 @@
+"""Runtimes: one protocol over PyTorch, ONNX Runtime and llama.cpp. Imports each only when it is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill2edge.errors import UserError
+
+if TYPE_CHECKING:
+    from distill2edge.runtimes.base import Runtime
+
+KINDS = ("torch", "onnxruntime", "llama.cpp")
+
+
+def open_runtime(
+    kind: str,
+    path: Path | str,
+    *,
+    threads: int,
+    device: str = "cpu",
+    context: int = 2048,
+    dtype: str = "float32",
+) -> Runtime:
+    """Load a model file in its runtime.
+
+    Args:
+        kind: `torch` (a Hugging Face directory), `onnxruntime` (a directory with `model.onnx`) or
+            `llama.cpp` (a `.gguf`, or a directory with `model.gguf`).
+        path: the file or directory.
+        threads: intra-operator threads.
+        device: `cpu` or `cuda`.
+        context: the most tokens of prompt and response together.
+        dtype: `float32`, `bfloat16` or `float16`; torch only, the other formats carry their own.
+
+    Raises:
+        UserError: unknown kind, or nothing at `path`.
+        EnvironmentFault: the runtime or the device is not there.
+    """
+    path = Path(path)
+    if kind not in KINDS:
+        raise UserError(f"unknown runtime {kind!r}", fix=f"one of {', '.join(KINDS)}")
+    if not path.exists():
+        raise UserError("no such model file", where=str(path), fix="give the path of an exported model")
+    if kind == "torch":
+        from distill2edge.runtimes.torch_runtime import TorchRuntime
+
+        return TorchRuntime(path, threads=threads, device=device, context=context, dtype=dtype)
+    if kind == "onnxruntime":
+        from distill2edge.runtimes.onnx_runtime import OnnxRuntime
+
+        return OnnxRuntime(path, threads=threads, device=device, context=context)
+    from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
+
+    return LlamaCppRuntime(path, threads=threads, device=device, context=context)

@@ -1,0 +1,154 @@
+"""What every benchmark shares: the machine, interleaved rounds, and one form of result file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import operator
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+if str(ROOT) not in sys.path:  # a benchmark runs as a script, from a checkout too
+    sys.path.insert(0, str(ROOT))
+
+from distill2edge.bench.machine import machine, versions  # noqa: E402  (after the path is set)
+from distill2edge.bench.statistics import Figure, interleaved_ratio  # noqa: E402
+
+__all__ = ["RESULTS", "ROOT", "bar", "interleave", "machine", "ratio", "summary", "versions", "write_result"]
+
+SCHEMA_VERSION = 1
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def interleave(
+    arms: Mapping[str, Callable[[], float]], rounds: int, *, warmup: int = 1, log: Callable[[str], None] | None = None
+) -> dict[str, list[float]]:
+    """Run every arm once per round, in alternating order, so that drift of the machine hits all alike.
+
+    Args:
+        arms: name -> a function that does the work and returns its figure (seconds, bytes, tokens/s).
+        rounds: kept rounds.
+        warmup: rounds run first and thrown away.
+        log: called with a line after each round.
+
+    Returns:
+        name -> [rounds] figures, in round order: `samples[a][i]` and `samples[b][i]` are neighbours in time.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in arms}
+    for index in range(-warmup, rounds):
+        order = list(arms) if index % 2 == 0 else list(reversed(list(arms)))
+        for name in order:
+            value = float(arms[name]())
+            if index >= 0:
+                samples[name].append(value)
+        if log and index >= 0:
+            log(f"round {index + 1}/{rounds}: " + ", ".join(f"{name} {samples[name][-1]:.4g}" for name in arms))
+    return samples
+
+
+def ratio(samples: Mapping[str, Sequence[float]], numerator: str, denominator: str) -> Figure:
+    """The median over rounds of one arm over another, with its 95% interval."""
+    return interleaved_ratio(samples[numerator], samples[denominator])
+
+
+def bar(name: str, value: float | Figure | None, op: str, target: float, *, unit: str = "", note: str = "") -> dict:
+    """One bar: a target and whether the value meets it. A value of None (could not be measured) never meets it.
+
+    Args:
+        name: what is measured, readable alone.
+        value: a number, or a Figure whose interval is kept beside it.
+        op: `>=`, `<=`, `>` or `<`: how the value must stand to the target.
+        target: the number to reach.
+        unit: `x`, `MB`, `s`, ...
+        note: why it is missed, or what to know about it.
+    """
+    if op not in _OPERATORS:
+        raise ValueError(f"a bar compares with one of {', '.join(_OPERATORS)}, not {op!r}")
+    interval = None
+    if isinstance(value, Figure):
+        interval, value = [value.low, value.high], value.value
+    met = value is not None and math.isfinite(value) and _OPERATORS[op](value, target)
+    return {
+        "name": name, "op": op, "target": target, "value": value, "met": met, "interval": interval,
+        "unit": unit, "note": note,
+    }  # fmt: skip
+
+
+def write_result(
+    name: str,
+    command: str,
+    *,
+    bars: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    seeds: Sequence[int] = (),
+    description: str = "",
+    results: Path = RESULTS,
+) -> Path:
+    """Write `results/NAME.json` in one piece: command, date, commit, machine, seeds, raw samples, metrics and bars.
+
+    Args:
+        name: file name without `.json`.
+        command: what to type, from the repository's root, to get this file again.
+        bars: made by `bar`.
+        samples: raw figures, so that anyone can compute the metrics anew.
+        metrics: what was computed from them.
+        seeds: every seed used.
+        description: one sentence: what is compared, on what work.
+        results: the directory.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "description": description,
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": machine(),
+        "seeds": list(seeds),
+        "bars": [dict(each) for each in bars],
+        "metrics": dict(metrics),
+        "samples": dict(samples),
+    }
+    text = json.dumps(document, indent=1, default=_plain, allow_nan=False) + "\n"
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+    return path
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median, least, greatest and number of some samples."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def _commit() -> str | None:
+    """The commit measured, with `+` where the tree had changes; None outside a repository."""
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
+    )
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+def _plain(value: object) -> Any:
+    """JSON for what benchmarks hold: figures and numpy scalars."""
+    if isinstance(value, Figure):
+        return value.as_dict()
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"not JSON: {type(value).__name__}")

@@ -1,0 +1,44 @@
+"""What every runtime offers: logits at chosen positions, prefill and decode with a cache. It knows no tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Runtime(Protocol):
+    """One loaded model. One sequence at a time; token ids in, float32 logits out."""
+
+    name: str
+    """`torch`, `onnxruntime` or `llama.cpp`."""
+    vocab_size: int
+    """Length V of every logit vector."""
+
+    def logits(self, ids: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+        """Logits [len(positions), V] from an empty cache; row i predicts token `positions[i] + 1`."""
+
+    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+        """Empty the cache, fill it with `ids`, and return the logits [V] of the next token."""
+
+    def decode(self, token: int) -> np.ndarray:
+        """Append one token to the cache and return the logits [V] of the next one."""
+
+    def close(self) -> None:
+        """Free the weights and the cache."""
+
+
+def check_request(ids: Sequence[int], positions: Sequence[int], context: int) -> None:
+    """Refuse a request no runtime could answer.
+
+    Raises:
+        ValueError: no ids, more ids than `context`, or a position outside the ids.
+    """
+    if not len(ids):
+        raise ValueError("no token ids")
+    if len(ids) > context:
+        raise ValueError(f"{len(ids)} tokens do not fit a context of {context}")
+    if len(positions) and not (min(positions) >= 0 and max(positions) < len(ids)):
+        raise ValueError(f"positions {min(positions)}..{max(positions)} outside 0..{len(ids) - 1}")
