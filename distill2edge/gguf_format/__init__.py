@@ -1,0 +1,1 @@
+"""What GGUF files hold: a bounds-checked reader, the model families, the vocabularies. Knows no stage."""

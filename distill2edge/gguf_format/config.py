@@ -1,0 +1,181 @@
+"""A family's hyper-parameters in both formats: GGUF key-values and Hugging Face configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from distill2edge.errors import UserError
+from distill2edge.gguf_format.families import Family, llama3_factors
+from distill2edge.gguf_format.reader import GgufFile
+
+Kind = Literal["uint32", "float32", "string", "bools"]
+Field = tuple[str, Kind, Any]
+
+# llama.cpp's own default for Gemma 3: every sixth layer looks at the whole context.
+_GEMMA_PATTERN = 6
+
+
+def head_dim(config: Any) -> int:
+    """Width of one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def rope_of(config: Any) -> dict[str, Any]:
+    """Rotary parameters of the full-attention layers: rope_type, rope_theta, ..."""
+    rope = dict(config.rope_parameters)
+    return dict(rope.get("full_attention", rope))
+
+
+def fields_of(config: Any, family: Family, where: str) -> list[Field]:
+    """The architecture's key-values of a Hugging Face configuration, in the order they are written.
+
+    Raises:
+        UserError: the configuration asks for something that llama.cpp does not compute for this architecture.
+    """
+
+    def no(what: str) -> UserError:
+        return UserError(f"{what} cannot be expressed in a {family.architecture} GGUF", where=where,
+                         fix="give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)")  # fmt: skip
+
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    wanted = {"gemma3": ("gelu_pytorch_tanh",)}.get(family.architecture, ("silu", "swish"))
+    if activation not in wanted:
+        raise no(f"activation {activation!r}")
+    arch, width = family.architecture, head_dim(config)
+    fields: list[Field] = [
+        (f"{arch}.block_count", "uint32", config.num_hidden_layers),
+        (f"{arch}.context_length", "uint32", config.max_position_embeddings),
+        (f"{arch}.embedding_length", "uint32", config.hidden_size),
+        (f"{arch}.feed_forward_length", "uint32", config.intermediate_size),
+        (f"{arch}.attention.head_count", "uint32", config.num_attention_heads),
+        (f"{arch}.attention.head_count_kv", "uint32", config.num_key_value_heads),
+        (f"{arch}.attention.layer_norm_rms_epsilon", "float32", config.rms_norm_eps),
+        (f"{arch}.attention.key_length", "uint32", width),
+        (f"{arch}.attention.value_length", "uint32", width),
+    ]
+    fields += _rope_fields(arch, rope_of(config), no)
+    if arch == "llama":
+        fields += [(f"{arch}.vocab_size", "uint32", config.vocab_size), (f"{arch}.rope.dimension_count", "uint32", width)]  # fmt: skip
+    if arch == "gemma3":
+        fields += _gemma_fields(config, width, no)
+    elif any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or (
+        arch == "llama" and getattr(config, "sliding_window", None)
+    ):
+        raise no("sliding-window attention")
+    return fields
+
+
+def _rope_fields(arch: str, rope: dict[str, Any], no: Any) -> list[Field]:
+    kind = rope.get("rope_type", "default")
+    fields: list[Field] = [(f"{arch}.rope.freq_base", "float32", rope["rope_theta"])]
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise no("partial rotary embedding")
+    if kind == "linear":
+        fields += [(f"{arch}.rope.scaling.type", "string", "linear"), (f"{arch}.rope.scaling.factor", "float32", rope["factor"])]  # fmt: skip
+    elif kind == "yarn":
+        fields += [
+            (f"{arch}.rope.scaling.type", "string", "yarn"),
+            (f"{arch}.rope.scaling.factor", "float32", rope["factor"]),
+            (f"{arch}.rope.scaling.original_context_length", "uint32", rope["original_max_position_embeddings"]),
+        ]
+        if any(rope.get(key) is not None for key in ("attention_factor", "mscale", "beta_fast", "beta_slow")):
+            raise no("a YaRN scaling with its own factors")
+    elif kind == "llama3":
+        if arch != "llama":
+            raise no("rotary scaling 'llama3'")
+    elif kind != "default":
+        raise no(f"rotary scaling {kind!r}")
+    return fields
+
+
+def _gemma_fields(config: Any, width: int, no: Any) -> list[Field]:
+    expected = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == 62 else width
+    if config.query_pre_attn_scalar != expected:
+        raise no(f"query_pre_attn_scalar {config.query_pre_attn_scalar} (llama.cpp uses {expected})")
+    if getattr(config, "attn_logit_softcapping", None):
+        raise no("attn_logit_softcapping")
+    local = config.rope_parameters.get("sliding_attention", {})
+    fields: list[Field] = [
+        ("gemma3.attention.sliding_window", "uint32", config.sliding_window),
+        ("gemma3.rope.freq_base_swa", "float32", local.get("rope_theta", 10_000.0)),
+    ]
+    if config.final_logit_softcapping:
+        fields.append(("gemma3.final_logit_softcapping", "float32", config.final_logit_softcapping))
+    sliding = [kind == "sliding_attention" for kind in config.layer_types]
+    if sliding != [(layer + 1) % _GEMMA_PATTERN != 0 for layer in range(len(sliding))]:
+        # A student of fewer layers keeps each layer's own kind of attention.
+        fields.append(("gemma3.attention.sliding_window_pattern", "bools", sliding))
+    return fields
+
+
+def config_of(file: GgufFile, family: Family, vocab_size: int) -> dict[str, Any]:
+    """Keyword arguments of the Hugging Face configuration of a GGUF.
+
+    Raises:
+        UserError: a field is missing, or rotary factors that are not Llama 3.1's.
+    """
+    heads = int(file.require(".attention.head_count"))
+    hidden = int(file.require(".embedding_length"))
+    width = int(file.get(".attention.key_length") or file.get(".rope.dimension_count") or hidden // heads)
+    layers = int(file.require(".block_count"))
+    config: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden,
+        "intermediate_size": int(file.require(".feed_forward_length")),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(file.get(".attention.head_count_kv", heads)),
+        "head_dim": width,
+        "max_position_embeddings": int(file.require(".context_length")),
+        "rms_norm_eps": _short(file.require(".attention.layer_norm_rms_epsilon")),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+    }
+    rope = _rope_of_gguf(file, width)
+    config["rope_parameters"] = rope
+    if family.architecture == "llama":
+        config["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+        config["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
+    elif family.architecture == "qwen3":
+        config["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+    elif family.architecture == "gemma3":
+        pattern = file.get(".attention.sliding_window_pattern", _GEMMA_PATTERN)
+        if isinstance(pattern, int):
+            pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
+        config["layer_types"] = ["sliding_attention" if local else "full_attention" for local in pattern]
+        config["sliding_window"] = int(file.get(".attention.sliding_window", 4096))
+        config["query_pre_attn_scalar"] = hidden // heads if layers == 62 else width
+        config["final_logit_softcapping"] = file.get(".final_logit_softcapping")
+        local = {"rope_type": "default", "rope_theta": _short(file.get(".rope.freq_base_swa", 10_000.0))}
+        config["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
+    return config
+
+
+def _rope_of_gguf(file: GgufFile, width: int) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": _short(file.get(".rope.freq_base", 10_000.0))}
+    kind = file.get(".rope.scaling.type", "none")
+    if kind in ("linear", "yarn"):
+        rope |= {"rope_type": kind, "factor": _short(file.require(".rope.scaling.factor"))}
+        if kind == "yarn":
+            rope["original_max_position_embeddings"] = int(file.require(".rope.scaling.original_context_length"))
+    elif kind != "none":
+        raise UserError(f"rotary scaling {kind!r} is not supported", where=str(file.path), fix="use another model")
+    if "rope_freqs.weight" in file.tensors:
+        factors = file.tensor("rope_freqs.weight")
+        rope |= {
+            "rope_type": "llama3",
+            "factor": float(factors.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+        if abs(llama3_factors(rope, width) / factors - 1).max() > 1e-3:
+            raise UserError("its rotary factors are not those of Llama 3.1", where=str(file.path),
+                            fix="use the model's Hugging Face directory")  # fmt: skip
+    return rope
+
+
+def _short(value: float) -> float:
+    """The shortest decimal that is the same float32: 1e-05 instead of 9.999999747378752e-06."""
+    import numpy as np
+
+    return float(str(np.float32(value)))

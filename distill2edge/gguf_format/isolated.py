@@ -1,0 +1,125 @@
+"""llama.cpp in a process of its own, since it can abort: tokenize with a file's vocabulary, quantize a file.
+
+Run as `python -m distill2edge.gguf_format.isolated`: one JSON request on standard input, one JSON reply as the last
+line of standard output. The library's log goes to standard error; its last lines are the words of a crash.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill2edge.errors import EnvironmentFault, UserError
+
+_LAST_WORDS = 8
+
+
+def tokenize(path: Path, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+    """Token ids of each text by llama.cpp with this file's vocabulary, without BOS.
+
+    Args:
+        special: whether special tokens in the text are recognised.
+
+    Raises:
+        UserError: llama.cpp cannot load the vocabulary.
+        EnvironmentFault: llama-cpp-python is not installed.
+    """
+    reply = _call({"do": "tokenize", "path": str(path), "texts": list(texts), "special": special}, str(path))
+    return [list(map(int, ids)) for ids in reply["ids"]]
+
+
+def quantize(source: Path, target: Path, ftype: int, *, threads: int) -> None:
+    """Quantize a GGUF into another with `llama_model_quantize`.
+
+    Raises:
+        UserError: llama.cpp refused or crashed; its last words are in the message.
+        EnvironmentFault: llama-cpp-python is not installed.
+    """
+    request = {"do": "quantize", "source": str(source), "target": str(target), "ftype": ftype, "threads": threads}
+    _call(request, str(source))
+
+
+def _call(request: dict[str, Any], where: str) -> dict[str, Any]:
+    package_root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package_root, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-m", __spec__.name if __spec__ else __name__],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+    words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    if done.returncode == 0:
+        reply: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
+        if "missing" in reply:
+            raise EnvironmentFault(
+                f"llama-cpp-python cannot be loaded: {reply['missing']}", fix="pip install llama-cpp-python"
+            )
+        if "error" not in reply:
+            return reply
+        what = reply["error"]
+    else:
+        what = f"llama.cpp ended with {_signal(done.returncode)}"
+    tail = " | ".join(words[-_LAST_WORDS:])
+    raise UserError(
+        f"{what} while asked to {request['do']}" + (f"; its last words: {tail}" if tail else ""),
+        where=where,
+        fix="the words above say why; another scheme or another file may work",
+    )
+
+
+def _signal(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _main() -> dict[str, Any]:
+    request = json.load(sys.stdin)
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        return {"missing": str(error)}
+    # The package installs a logger of its own that hides everything below an error; we want the last words.
+    log = llama_cpp.llama_log_callback(lambda level, text, data: os.write(2, text))
+    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return _tokenize(llama_cpp, request) if request["do"] == "tokenize" else _quantize(llama_cpp, request)
+
+
+def _tokenize(api: Any, request: dict[str, Any]) -> dict[str, Any]:
+    params = api.llama_model_default_params()
+    params.vocab_only = True
+    params.n_gpu_layers = 0
+    model = api.llama_model_load_from_file(request["path"].encode(), params)
+    if not model:
+        return {"error": "llama.cpp cannot load the vocabulary"}
+    vocab = api.llama_model_get_vocab(model)
+    found: list[list[int]] = []
+    for text in request["texts"]:
+        raw = text.encode()
+        room = len(raw) + 16
+        buffer = (api.llama_token * room)()
+        count = api.llama_tokenize(vocab, raw, len(raw), buffer, room, False, request["special"])
+        if count < 0:
+            return {"error": f"llama.cpp cannot tokenize {text!r}"}
+        found.append(list(buffer[:count]))
+    api.llama_model_free(model)
+    return {"ids": found}
+
+
+def _quantize(api: Any, request: dict[str, Any]) -> dict[str, Any]:
+    params = api.llama_model_quantize_default_params()
+    params.ftype = request["ftype"]
+    params.nthread = request["threads"]
+    status = api.llama_model_quantize(request["source"].encode(), request["target"].encode(), ctypes.byref(params))
+    return {} if status == 0 else {"error": f"llama.cpp returned {status}"}
+
+
+if __name__ == "__main__":
+    print("\n" + json.dumps(_main()), flush=True)
