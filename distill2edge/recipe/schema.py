@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from distill2edge.schemes import Scheme, parse_scheme
 
@@ -164,10 +164,20 @@ class FromModel(Section):
     revision: str | None = None
 
 
+def _init_branch(value: Any) -> str:
+    has_model = "model" in value if isinstance(value, dict) else isinstance(value, FromModel)
+    return "FromModel" if has_model else "FromTeacher"
+
+
+Init = Annotated[
+    Annotated[FromTeacher, Tag("FromTeacher")] | Annotated[FromModel, Tag("FromModel")], Discriminator(_init_branch)
+]
+
+
 class Student(Section):
     """The model that is trained and shipped."""
 
-    init: FromTeacher | FromModel
+    init: Init
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
 

@@ -1,0 +1,312 @@
+"""The command line: parse, call, render errors. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from distill2edge import errors
+
+STAGES = {
+    "data": "Prepare the rows: source, templates, splits, leakage check.",
+    "teacher": "Fetch the teacher through the licence gate, as safetensors.",
+    "fit": "Fit the teacher to the task, where the recipe asks for it.",
+    "signal": "Cache the teacher's logits, or the responses it writes.",
+    "student": "Initialise the student.",
+    "distill": "Train the student on the teacher's signal.",
+    "merge": "Merge the adapter into full-precision weights.",
+    "export": "Write every ONNX and GGUF file that the recipe names.",
+    "verify": "Compare each file, in its own runtime, with student and teacher.",
+    "bench": "Measure latency, throughput and memory of every file.",
+}
+
+
+class Commands(click.Group):
+    """Keeps the order of definition in `--help`, and renders errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.UserError as error:
+            if ctx.params.get("debug"):
+                raise
+            _stop(str(error), error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            _stop("stopped: what was finished is kept, the same command goes on from there", 130)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            _stop(f"internal error: {type(error).__name__}: {error}\n  fix: run again with --debug and report it", 1)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="distill2edge")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Distil a language model into one that fits your device, and show what it costs.
+
+    \b
+    Start here:
+      distill2edge doctor                        is everything here?
+      distill2edge recipe new > my.yaml          a commented recipe
+      distill2edge plan my.yaml                  what will run, time, memory, disk
+      distill2edge run my.yaml                   the whole path, to a report
+      distill2edge chat runs/my                  talk to the student
+    """
+    # Libraries must neither phone home nor print bars of their own between ours.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument and options of every command that takes a recipe."""
+    for decorate in (
+        click.option("--quiet", "-q", is_flag=True, help="Only warnings and the result."),
+        click.option("--out", type=click.Path(path_type=Path), help="Run directory  [default: runs/NAME]"),
+        click.option("--store", type=click.Path(path_type=Path), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable."),
+        click.argument("recipe", type=click.Path(path_type=Path)),
+    ):
+        command = decorate(command)
+    return command
+
+
+@main.command()
+@recipe_options
+@click.option("--force", multiple=True, type=click.Choice(list(STAGES)), help="Make this stage again; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
+    """Run a RECIPE to its report. Finished stages are reused.
+
+    \b
+    Examples:
+      distill2edge run recipes/quickstart.yaml
+      distill2edge run recipes/quickstart.yaml --set student.init.layers=8 --set name=smaller
+      distill2edge run recipes/quickstart.yaml --force bench
+
+    Exit code 3: the run is complete, but a gate of the recipe failed.
+    """
+    from distill2edge.run import run_recipe
+
+    result = run_recipe(force=frozenset(force), **options)
+    click.echo(jsonlib.dumps(result.summary(), indent=2) if as_json else result.text())
+    sys.exit(errors.EXIT_DONE if result.passed else errors.EXIT_VERDICT)
+
+
+@main.command()
+@recipe_options
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(as_json: bool, **options: Any) -> None:
+    """Show the stages of a RECIPE: what is cached, and the estimated time, memory and disk.
+
+    \b
+    Example:
+      distill2edge plan recipes/quickstart.yaml
+    """
+    from distill2edge.plan import plan_recipe, render_plan
+
+    found = plan_recipe(**options)
+    click.echo(jsonlib.dumps(found, indent=2) if as_json else render_plan(found))
+
+
+@main.group(cls=Commands)
+def recipe() -> None:
+    """Write, check and show recipes."""
+
+
+@recipe.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="RECIPE")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable.")
+def show(path: Path, overrides: tuple[str, ...]) -> None:
+    """Print a RECIPE with every default visible."""
+    from distill2edge.recipe.load import dump_recipe, load_recipe
+
+    click.echo(dump_recipe(load_recipe(path, overrides)), nl=False)
+
+
+@recipe.command()
+@click.argument("paths", type=click.Path(path_type=Path), metavar="RECIPE...", nargs=-1, required=True)
+def check(paths: tuple[Path, ...]) -> None:
+    """Check recipes; every mistake is shown at once."""
+    from distill2edge.recipe.load import load_recipe
+
+    for path in paths:
+        load_recipe(path)
+        click.echo(f"{path}: fine")
+
+
+@recipe.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors.
+
+    \b
+    Example, for editors with a YAML language server:
+      distill2edge recipe schema > recipe.schema.json
+      and as the first line of a recipe:  # yaml-language-server: $schema=recipe.schema.json
+    """
+    from distill2edge.recipe.load import recipe_schema
+
+    click.echo(recipe_schema())
+
+
+@recipe.command()
+@click.option("--name", default="my-student", show_default=True, help="Name of the run.")
+def new(name: str) -> None:
+    """Print a commented recipe to start from.
+
+    \b
+    Example:
+      distill2edge recipe new --name support-bot > support-bot.yaml
+    """
+    from distill2edge.recipe.new import new_recipe
+
+    click.echo(new_recipe(name), nl=False)
+
+
+def _stage_command(kind: str, text: str) -> None:
+    @main.command(name=kind, help=f"{text}\n\nRuns what it needs first; finished stages are reused.")
+    @recipe_options
+    def stage(**options: Any) -> None:
+        from distill2edge.run import run_until
+
+        done = run_until(kind, **options)
+        for item in done:
+            click.echo(f"{item.stage.name}: {item.artifact.path}")
+
+
+for _kind, _text in STAGES.items():
+    _stage_command(_kind, _text)
+
+
+@main.command()
+@click.argument("target", type=click.Path(path_type=Path), metavar="RUN|RECIPE")
+@click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json.")
+def report(target: Path, open_it: bool, as_json: bool) -> None:
+    """Print the report of a RUN directory (or of a RECIPE's default run directory).
+
+    \b
+    Examples:
+      distill2edge report runs/quickstart --open
+      distill2edge report runs/quickstart --json | jq .verdict
+    """
+    from distill2edge.run import find_run
+
+    directory = find_run(target)
+    click.echo((directory / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"), nl=False)
+    if open_it:
+        click.launch((directory / "report.html").resolve().as_uri())
+
+
+@main.command()
+@click.argument("runs", type=click.Path(path_type=Path), metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--allow-different", is_flag=True, help="Warn instead of refusing when runs are not comparable.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as_json: bool) -> None:
+    """Put runs side by side. Refuses when machine, workload or price date differ.
+
+    \b
+    Example:
+      distill2edge compare runs/quickstart runs/smaller
+    """
+    from distill2edge.run import compare_runs
+
+    click.echo(compare_runs(runs, allow=allow_different, html=html, as_json=as_json), nl=False)
+
+
+@main.command()
+@click.argument("target", type=click.Path(path_type=Path), metavar="ARTIFACT|RUN")
+@click.option("--scheme", help="Which export of a run  [default: the smallest that passed]")
+@click.option("--prompt", help="Answer this and stop.")
+@click.option("--template", type=click.Choice(["auto", "chat", "plain"]), default="auto", show_default=True)
+@click.option("--max-tokens", default=256, show_default=True, help="Tokens per answer.")
+@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+def chat(target: Path, **options: Any) -> None:
+    """Talk to any exported ARTIFACT (a .gguf file, an ONNX or Hugging Face directory) or to a RUN's student.
+
+    \b
+    Examples:
+      distill2edge chat runs/quickstart
+      distill2edge chat runs/quickstart --scheme gguf:Q4_K_M --prompt "Review: a joy.\\nSentiment:" --template plain
+    """
+    from distill2edge.chat import chat_with
+
+    chat_with(target, **options)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def doctor(as_json: bool) -> None:
+    """Check the environment, and say the fix for what is missing."""
+    from distill2edge.doctor import check_environment, render_checks
+
+    checks = check_environment()
+    click.echo(jsonlib.dumps(checks, indent=2) if as_json else render_checks(checks))
+    sys.exit(errors.EXIT_DONE if all(item["state"] != "missing" for item in checks) else errors.EXIT_ENVIRONMENT)
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--quiet", "-q", is_flag=True)
+def fetch(names: tuple[str, ...], quiet: bool) -> None:
+    """Bring bundled models and data (`bundled:NAME`) here before going offline. Without NAMES: list them."""
+    from distill2edge.bundled import describe
+    from distill2edge.bundled import fetch as fetch_one
+    from distill2edge.progress import for_stream
+
+    if not names:
+        click.echo(describe())
+    for name in names:
+        click.echo(fetch_one(name, for_stream(quiet)))
+
+
+@main.group(cls=Commands)
+def store() -> None:
+    """Look into the artifact store, and free room in it."""
+
+
+@store.command("ls")
+@click.option("--store", "root", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True)
+def store_ls(root: Path | None, as_json: bool) -> None:
+    """List artifacts: stage, key, size, date."""
+    from distill2edge.housekeeping import list_store, render_store
+
+    rows = list_store(root)
+    click.echo(jsonlib.dumps(rows, indent=2) if as_json else render_store(rows))
+
+
+@store.command("gc")
+@click.option("--store", "root", type=click.Path(path_type=Path))
+@click.option("--keep", "kept", multiple=True, type=click.Path(path_type=Path), help="Run directory whose artifacts stay.")
+@click.option("--days", default=30, show_default=True, help="Artifacts used within so many days stay.")
+@click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
+def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
+    """Delete unfinished work and artifacts that no kept run uses."""
+    from distill2edge.housekeeping import collect_garbage
+
+    click.echo(collect_garbage(root, kept, days, delete=yes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Runs stages in order: keys first, then each stage that the store does not have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill2edge.progress import Progress
+from distill2edge.store import Artifact, Store, make_key
+
+Inputs = Mapping[str, Artifact]
+Write = Callable[[Path, Inputs, Progress], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the plan.
+
+    Attributes:
+        name: unique in the plan: `distill`, `export student/gguf:Q4_0`.
+        kind: the stage's directory in the store: `export`.
+        version: raised when the code makes another artifact of the same inputs.
+        section: the canonical part of the recipe that the artifact depends on.
+        parents: names of the stages whose artifacts it reads.
+        write: makes the artifact in a directory, and returns its facts.
+    """
+
+    name: str
+    kind: str
+    version: int
+    section: Any
+    parents: tuple[str, ...]
+    write: Write
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage and its artifact."""
+
+    stage: Stage
+    artifact: Artifact
+    cached: bool
+
+
+def keys_of(stages: Sequence[Stage], seed: int) -> dict[str, str]:
+    """The key of every stage; a stage comes after its parents."""
+    keys: dict[str, str] = {}
+    for stage in stages:
+        parents = {name: keys[name] for name in stage.parents}
+        keys[stage.name] = make_key(stage.kind, stage.version, {"seed": seed, "of": stage.section}, parents)
+    return keys
+
+
+def run_stages(
+    stages: Sequence[Stage], store: Store, seed: int, progress: Progress, force: frozenset[str] = frozenset()
+) -> list[Done]:
+    """Run or reuse every stage in order.
+
+    Args:
+        force: kinds whose artifacts are made again.
+
+    Raises:
+        UserError: from a stage. What was finished before stays in the store.
+    """
+    keys = keys_of(stages, seed)
+    done: dict[str, Done] = {}
+    for number, stage in enumerate(stages, 1):
+        head = f"[{number}/{len(stages)}] {stage.name}"
+        found = store.get(stage.kind, keys[stage.name], progress.warn)
+        if found is not None and stage.kind in force:
+            store.remove(found.path)
+            found = None
+        if found is not None:
+            progress.say(f"{head}: reused")
+            done[stage.name] = Done(stage, found, cached=True)
+            continue
+        progress.say(head)
+        start = time.monotonic()
+        inputs = {name: done[name].artifact for name in stage.parents}
+        artifact = store.build(
+            stage.kind,
+            keys[stage.name],
+            {name: keys[name] for name in stage.parents},
+            stage.section,
+            seed,
+            lambda work, stage=stage, inputs=inputs: stage.write(work, inputs, progress),  # type: ignore[misc]
+            progress,
+        )
+        progress.say(f"{head}: done in {time.monotonic() - start:.1f} s")
+        done[stage.name] = Done(stage, artifact, cached=False)
+    return list(done.values())
+
+
+def upto(stages: Sequence[Stage], kind: str) -> list[Stage]:
+    """The stages of one kind and everything they read, in order."""
+    wanted = {stage.name for stage in stages if stage.kind == kind}
+    for stage in reversed(stages):
+        if stage.name in wanted:
+            wanted.update(stage.parents)
+    return [stage for stage in stages if stage.name in wanted]
