@@ -1,0 +1,123 @@
+"""Are held-out rows in the training rows? Exact after normalisation, and near-duplicates by Jaccard similarity."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+SHINGLE = 5  # words
+_FRAME = 0.5  # a shingle in more than this share of the held-out rows is the form they share, not their content
+_FRAME_ROWS = 20  # below this many held-out rows the share says nothing
+
+# Scripts written without spaces: each character counts as a word.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training row that is, or nearly is, a held-out row. Both are indices; similarity 1.0 is exact."""
+
+    train: int
+    test: int
+    similarity: float
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """What was found.
+
+    Attributes:
+        exact, near: held-out rows with an exact (after normalisation), or else a near duplicate in train.
+        leaks: one for each training row that leaks, with the most similar held-out row.
+    """
+
+    test_rows: int
+    exact: int
+    near: int
+    threshold: float
+    leaks: list[Leak] = field(default_factory=list)
+
+    @property
+    def fraction(self) -> float:
+        """Share of held-out rows that leak."""
+        return (self.exact + self.near) / self.test_rows if self.test_rows else 0.0
+
+
+def words(text: str) -> list[str]:
+    """Words in normal form: NFKC, case folded, punctuation and spacing gone; emoji and the like are kept if alone."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _WORD.findall(folded) or folded.split()
+
+
+def normal_form(text: str) -> str:
+    """What exact duplicates share."""
+    return " ".join(words(text))
+
+
+def shingles(text: str) -> set[int]:
+    """Hashes of the word 5-shingles of a text; a text of fewer words is one shingle."""
+    found = words(text)
+    if not found:
+        return set()
+    runs = [found[i : i + SHINGLE] for i in range(max(len(found) - SHINGLE + 1, 1))]
+    return {_hash(" ".join(run)) for run in runs}
+
+
+def check(train: Iterable[str], test: Sequence[str], threshold: float) -> LeakageReport:
+    """Compare every training text with every held-out text.
+
+    Exact, not sampled: an inverted index over the held-out shingles gives the intersection with each training row,
+    hence |A & B| / |A | B|. Memory grows with the held-out texts only; time with the training words.
+
+    Args:
+        train: texts, read once.
+        test: texts.
+        threshold: similarity from which two rows are the same, in (0, 1].
+    """
+    twins: dict[str, list[int]] = {}
+    for row, text in enumerate(test):
+        twins.setdefault(normal_form(text), []).append(row)
+    sets, frame = _without_frame([shingles(text) for text in test])
+    index: dict[int, list[int]] = {}
+    for row, found in enumerate(sets):
+        for shingle in found:
+            index.setdefault(shingle, []).append(row)
+
+    exact_rows: set[int] = set()
+    near_rows: set[int] = set()
+    leaks: list[Leak] = []
+    for number, text in enumerate(train):
+        normal = normal_form(text)
+        if normal and normal in twins:
+            exact_rows.update(twins[normal])
+            leaks.append(Leak(number, twins[normal][0], 1.0))
+            continue
+        mine = shingles(text) - frame
+        shared = Counter(row for shingle in mine for row in index.get(shingle, ()))
+        best: tuple[float, int] | None = None
+        for row, both in shared.items():
+            similarity = both / (len(mine) + len(sets[row]) - both)
+            if similarity >= threshold:
+                near_rows.add(row)
+                best = max(best or (0.0, row), (similarity, row))
+        if best:
+            leaks.append(Leak(number, best[1], best[0]))
+    return LeakageReport(len(test), len(exact_rows), len(near_rows - exact_rows), threshold, leaks)
+
+
+def _without_frame(sets: list[set[int]]) -> tuple[list[set[int]], set[int]]:
+    """Take out shingles that most held-out rows share (an instruction repeated in each row)."""
+    frame: set[int] = set()
+    if len(sets) >= _FRAME_ROWS:
+        counts = Counter(shingle for found in sets for shingle in found)
+        frame = {shingle for shingle, count in counts.items() if count > _FRAME * len(sets)}
+    return [found - frame for found in sets], frame
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

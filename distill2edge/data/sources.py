@@ -1,0 +1,249 @@
+"""Where rows come from: hub, local files, installed packages, bundled data. Rows are dicts, read in order."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib.resources
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from distill2edge import bundled
+from distill2edge.data.readers import reader_of
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.hub import network_errors, offline_mode
+from distill2edge.progress import Progress
+
+Rows = Iterable[dict[str, Any]]
+
+WHERE = "data.source"
+POOL = "all"  # the split of a source that has none: we split it
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "eval"), "test"),
+}
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source.
+
+    Attributes:
+        kind: `hub`, `file`, `package` or `bundled`.
+        splits: rows by split: `train`, `validation`, `test`, or one `all`; each can be read more than once.
+        revision: commit of a hub data set.
+        sha256: of the local content.
+        licence: as the source states it; null where it states none.
+        ignored: names of splits that were not used.
+    """
+
+    kind: str
+    splits: dict[str, Rows]
+    revision: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    ignored: tuple[str, ...] = field(default=())
+
+
+def open_source(source: str, config: str | None, split: str | None, progress: Progress) -> Source:
+    """Open what `data.source` names. Local files are read as they are iterated.
+
+    Args:
+        config: configuration of a hub data set.
+        split: read this split only, as a pool that we split; null takes those that exist.
+
+    Raises:
+        UserError: no such file, package, entry, hub data set or split; an unknown kind of file.
+        EnvironmentFault: the hub, or the package index behind `bundled:`, can't be reached.
+    """
+    if source.startswith("bundled:"):
+        opened = _open_bundled(source.removeprefix("bundled:"), progress)
+    elif source.startswith("package:"):
+        opened = _open_package(source.removeprefix("package:"))
+    elif _is_hub_id(source):
+        opened = _open_hub(source, config)
+    else:
+        opened = _open_files(_find(source), "file")
+    return _choose_split(opened, split)
+
+
+def fingerprint(source: str) -> str | None:
+    """A hash of the local content behind `data.source`, for cache keys; null for the hub, whose commit says it.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    if source.startswith("bundled:"):
+        return bundled.lookup(source.removeprefix("bundled:"), kinds=("rows",), where=WHERE).sha256
+    if source.startswith("package:"):
+        return _hash([_package_file(source.removeprefix("package:"))])
+    return None if _is_hub_id(source) else _hash(_find(source))
+
+
+def _open_bundled(name: str, progress: Progress) -> Source:
+    entry = bundled.lookup(name, kinds=("rows",), where=WHERE)
+    bundled.fetch(name, progress)
+    rows = _Rereadable(lambda: bundled.rows(name, progress))
+    return Source("bundled", {POOL: rows}, sha256=entry.sha256, licence=entry.licence)
+
+
+def _open_package(rest: str) -> Source:
+    return _open_files([_package_file(rest)], "package")
+
+
+def _package_file(rest: str) -> Path:
+    module, _, inside = rest.partition("/")
+    parts = PurePosixPath(inside).parts
+    if not module or not parts or ".." in parts:
+        raise UserError(f"package:{rest} is not package:MODULE/PATH", where=WHERE, fix="package:nltk/data/rows.jsonl")
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module) or importlib.util.find_spec(module) is None:
+        raise EnvironmentFault(f"no installed package {module!r}", where=WHERE, fix="install it with pip")
+    path = Path(str(importlib.resources.files(module).joinpath(*parts)))
+    if not path.is_file():
+        raise UserError(f"package {module} holds no file {inside}", where=WHERE, fix="check the path in the package")
+    return path
+
+
+def _is_hub_id(source: str) -> bool:
+    path = Path(source).expanduser()
+    looks_local = path.exists() or source[:1] in "./~" or "*" in source or path.suffix == ".gz" or reader_of(path)
+    return not looks_local and _HUB.fullmatch(source) is not None
+
+
+def _find(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = sorted(entry for entry in path.iterdir() if entry.is_file() and reader_of(entry))
+    elif path.is_file():
+        found = [path]
+    else:
+        found = [Path(name) for name in sorted(glob.glob(str(path)))]
+    if not found:
+        what = "holds no json, jsonl, csv, tsv, parquet or text file" if path.is_dir() else "does not exist"
+        raise UserError(
+            f"{source} {what}",
+            where=WHERE,
+            fix=f"paths start at the current directory, {Path.cwd()}; a hub id is OWNER/NAME; data that installs as "
+            f"a package: {', '.join(f'bundled:{e.name}' for e in bundled.BUNDLED.values() if e.kind == 'rows')}",
+        )
+    return found
+
+
+def _open_files(paths: list[Path], kind: str) -> Source:
+    for path in paths:
+        if reader_of(path) is None:
+            raise UserError(
+                f"{path.name}: unknown kind of file {path.suffix!r}",
+                where=WHERE,
+                fix="json, jsonl, csv, tsv, parquet or txt, each also as .gz but parquet",
+            )
+    by_split: dict[str, list[Path]] = {}
+    for path in paths:
+        stem = re.split(r"[._-]", path.name.lower())[0]
+        by_split.setdefault(_SPLIT_NAMES.get(stem, POOL), []).append(path)
+    if len(paths) == 1:
+        by_split = {POOL: paths}
+    elif POOL in by_split and len(by_split) > 1:
+        names = ", ".join(path.name for path in by_split[POOL])
+        raise UserError(
+            f"some files are named after a split and some are not: {names}",
+            where=WHERE,
+            fix="name every file train*, validation* or test*, or none",
+        )
+    splits: dict[str, Rows] = {name: _Rereadable(_chain(files)) for name, files in by_split.items()}
+    return Source(kind, splits, sha256=_hash(paths))
+
+
+def _open_hub(source: str, config: str | None) -> Source:
+    from datasets import DatasetDict, load_dataset
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    revision = licence = None
+    offline = False
+    try:
+        info = HfApi().dataset_info(source, timeout=30)
+        revision = info.sha
+        licence = getattr(info.card_data, "license", None)
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"no data set {source} on the hub, or it is private",
+            where=WHERE,
+            fix="check the name; for a private one set HF_TOKEN; a local file needs its ending (.jsonl, .csv, ...)",
+        ) from error
+    except network_errors():
+        offline = True  # what an earlier run downloaded may still be there
+    try:
+        with offline_mode() if offline else nullcontext():
+            found = load_dataset(source, config, revision=revision)
+    except network_errors() as error:
+        raise EnvironmentFault(
+            f"the hub can't be reached for data set {source}, and it is not in the local cache",
+            where=WHERE,
+            fix="connect (and unset HF_HUB_OFFLINE), or give a local file, or data that installs as a package: "
+            "bundled:movie-sentiment",
+        ) from error
+    except ValueError as error:  # a configuration that does not exist, or is needed
+        raise UserError(str(error), where="data.config", fix="set data.config to one of those named") from error
+    assert isinstance(found, DatasetDict)
+    licence = licence[0] if isinstance(licence, list) and licence else licence
+    return Source("hub", cast("dict[str, Rows]", dict(found)), revision=revision, licence=cast("str | None", licence))
+
+
+def _choose_split(source: Source, split: str | None) -> Source:
+    if split is not None:
+        if split not in source.splits:
+            raise UserError(
+                f"no split {split!r}", where="data.split", fix=f"those that exist: {', '.join(source.splits)}"
+            )
+        others = tuple(name for name in source.splits if name != split)
+        return _with_splits(source, {POOL: source.splits[split]}, others)
+    if len(source.splits) == 1:
+        return _with_splits(source, {POOL: next(iter(source.splits.values()))}, ())
+    known = {_SPLIT_NAMES[name]: rows for name, rows in source.splits.items() if name in _SPLIT_NAMES}
+    if "train" not in known:
+        raise UserError(
+            f"none of the splits is a training split: {', '.join(source.splits)}",
+            where="data.split",
+            fix="set data.split to the one to take rows from; it is then split by splits.*",
+        )
+    return _with_splits(source, known, tuple(name for name in source.splits if name not in _SPLIT_NAMES))
+
+
+def _with_splits(source: Source, splits: dict[str, Rows], ignored: tuple[str, ...]) -> Source:
+    return Source(source.kind, splits, source.revision, source.sha256, source.licence, ignored)
+
+
+class _Rereadable:
+    """Rows that start anew with each iteration."""
+
+    def __init__(self, start: Callable[[], Iterator[dict[str, Any]]]) -> None:
+        self._start = start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._start()
+
+
+def _chain(paths: list[Path]) -> Callable[[], Iterator[dict[str, Any]]]:
+    def start() -> Iterator[dict[str, Any]]:
+        for path in paths:
+            reader = reader_of(path)
+            assert reader is not None
+            yield from reader(path)
+
+    return start
+
+
+def _hash(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
