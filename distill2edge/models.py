@@ -1,0 +1,110 @@
+"""What verify and bench are given: model files, and the held-out rows in a vocabulary's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from distill2edge.errors import UserError
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Encoded
+
+TORCH = "torch:fp32"
+"""The scheme of a dense Hugging Face directory in PyTorch."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One model as it ships, or the dense model it was made of.
+
+    Attributes:
+        id: `teacher`, `student`, `control`, or `student/gguf:Q4_0`.
+        role: whose model it is.
+        scheme: `torch:fp32`, `onnx:int8`, `gguf:Q4_0`, ...
+        runtime: `torch`, `onnxruntime` or `llama.cpp`.
+        path: what `open_runtime` opens.
+        parameters: count of the model's weights, before quantization.
+        size_bytes: what a device must store: weights and graph.
+    """
+
+    id: str
+    role: Literal["teacher", "student", "control"]
+    scheme: str
+    runtime: str
+    path: Path
+    parameters: int
+    size_bytes: int
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the dense teacher, student or control, which its files are compared with."""
+        return self.scheme == TORCH
+
+    @property
+    def slug(self) -> str:
+        """The id as a file name."""
+        return self.id.replace("/", "-").replace(":", "-")
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """Held-out rows in the tokens of one vocabulary.
+
+    Attributes:
+        rows: in the order of the test split.
+        choices: for each row, the token ids of every choice, continuing the row's prompt; None for open responses.
+        vocabulary: a hash of token -> id: two encodings with the same one speak the same tokens.
+        stop: ids that end a response.
+    """
+
+    rows: Sequence[Encoded]
+    choices: Sequence[Sequence[Sequence[int]]] | None
+    vocabulary: str
+    stop: tuple[int, ...] = ()
+
+    def head(self, count: int) -> Encodings:
+        """The first `count` rows."""
+        choices = None if self.choices is None else self.choices[:count]
+        return Encodings(self.rows[:count], choices, self.vocabulary, self.stop)
+
+
+def check_models(models: Sequence[ModelFile]) -> None:
+    """Refuse lists that could not be compared.
+
+    Raises:
+        UserError: two models of one id, or no dense teacher.
+    """
+    ids = [model.id for model in models]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise UserError(f"two models are called {', '.join(twice)}")
+    if not any(model.role == "teacher" and model.is_reference for model in models):
+        raise UserError("there is no dense teacher to compare with", fix="give the teacher's Hugging Face directory")
+
+
+def encoding_of(role: str, encodings: dict[str, Encodings]) -> Encodings:
+    """The rows a role reads: `student` and `control` share theirs; without one, everybody reads the teacher's."""
+    return encodings["teacher"] if role == "teacher" else encodings.get("student", encodings["teacher"])
+
+
+def check_encodings(encodings: dict[str, Encodings]) -> None:
+    """Refuse rows that don't pair up.
+
+    Raises:
+        UserError: no rows, or teacher and student read different numbers of rows or rows of other content.
+    """
+    teacher, student = encodings["teacher"], encoding_of("student", encodings)
+    if not teacher.rows:
+        raise UserError("there are no held-out rows", fix="give data.splits.test at least one row")
+    names = [[row.row for row in side.rows] for side in (teacher, student)]
+    if len(names[0]) != len(names[1]) or names[0] != names[1]:
+        raise UserError(
+            "teacher and student were given different held-out rows",
+            fix="keep only rows that fit data.max_length in both vocabularies",
+        )
+    for side in (teacher, student):
+        if side.choices is not None and len(side.choices) != len(side.rows):
+            raise UserError(f"{len(side.choices)} rows of choices for {len(side.rows)} rows")

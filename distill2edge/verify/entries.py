@@ -1,0 +1,95 @@
+"""What a worker counted -> the figures of one model in `verify.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from distill2edge.bench.statistics import Figure, difference_interval, mean_interval, percentile, ratio_interval
+from distill2edge.isolate import Crash
+from distill2edge.models import ModelFile
+from distill2edge.verify.scores import Metric
+
+Outcome: TypeAlias = Mapping[str, Any] | Crash
+
+_TAIL_NEEDS = 100  # positions from which on a 99th percentile is more than the maximum
+
+
+def entry(model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, seed: int) -> dict[str, Any]:
+    """One model's figures, with intervals.
+
+    Args:
+        model: whose.
+        outcome: its worker's result, or crash.
+        teacher: that of the dense teacher, which `retained` is held against.
+        metric: of the task.
+        seed: of the resampling, the same for all models, so that they are resampled alike.
+    """
+    head = {
+        "id": model.id,
+        "role": model.role,
+        "scheme": model.scheme,
+        "runtime": model.runtime,
+        "size_bytes": model.size_bytes,
+        "parameters": model.parameters,
+    }
+    figures: dict[str, Any] = dict.fromkeys(
+        (
+            "score", "retained", "output_length_ratio", "kl_teacher", "kl_student", "kl_student_p99", "top1_student",
+            "perplexity",
+        )
+    )  # fmt: skip
+    if isinstance(outcome, Crash):
+        return {**head, **figures, "error": outcome.words}
+    against = None if isinstance(teacher, Crash) else teacher
+    units = (against or outcome)["tokens"]
+    figures["score"] = _score(outcome, units, metric, seed)
+    if against is not None and outcome is not against:
+        figures["retained"] = _retained(outcome, against, metric, seed)
+        if outcome["length"] is not None:
+            figures["output_length_ratio"] = ratio_interval(outcome["length"], against["length"], seed=seed)
+    for key in ("kl_teacher", "kl_student", "top1_student"):
+        figures[key] = _over_rows(outcome[key], outcome["counts"], seed)
+    tail = outcome["kl_student"]
+    if tail is not None and len(tail) >= _TAIL_NEEDS:
+        figures["kl_student_p99"] = percentile(tail, 99)
+    nll = _over_rows(outcome["nll"], outcome["counts"], seed)
+    figures["perplexity"] = nll and nll.map(_exp)
+    plain = {key: value.as_dict() if isinstance(value, Figure) else value for key, value in figures.items()}
+    return {**head, **plain, "error": None}
+
+
+def _score(outcome: Mapping[str, Any], units: Sequence[float], metric: Metric, seed: int) -> Figure:
+    if metric != "neg_log_likelihood":
+        return mean_interval(outcome["score"], seed=seed)
+    # Per teacher's token: another vocabulary cuts the same text into more or fewer pieces.
+    return mean_interval(_per_unit(outcome, units), units, seed=seed).map(_exp)
+
+
+def _retained(outcome: Mapping[str, Any], teacher: Mapping[str, Any], metric: Metric, seed: int) -> Figure | None:
+    if metric != "neg_log_likelihood":
+        return ratio_interval(outcome["score"], teacher["score"], seed=seed)
+    units = teacher["tokens"]
+    gap = difference_interval(_per_unit(outcome, units), _per_unit(teacher, units), units, units, seed=seed)
+    return gap.map(_exp)  # exp(a) / exp(b)
+
+
+def _per_unit(outcome: Mapping[str, Any], units: Sequence[float]) -> list[float]:
+    return [total / unit for total, unit in zip(outcome["score"], units, strict=True)]
+
+
+def _over_rows(values: Sequence[float] | None, counts: Sequence[int], seed: int) -> Figure | None:
+    """Mean over positions, resampling rows: the positions of a row go together. `n` counts positions."""
+    if not values:
+        return None
+    means = [float(part.mean()) for part in np.split(np.asarray(values), np.cumsum(counts)[:-1])]
+    figure = mean_interval(means, [float(count) for count in counts], seed=seed)
+    return Figure(figure.value, figure.low, figure.high, len(values))
+
+
+def _exp(value: float) -> float:
+    """exp, short of overflow: a perplexity past 1e300 says no more."""
+    return math.exp(min(value, 690.0))

@@ -1,0 +1,88 @@
+"""Gates -> verdict. Pure: figures in, passed or failed out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from distill2edge.recipe.schema import Verify
+
+LENGTH_LOW, LENGTH_HIGH = 0.9, 1.1
+"""A student that keeps its score by answering longer, or in fewer words, is not the same service (MLPerf's bounds)."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition on one model file.
+
+    Attributes:
+        name: `loads`, `min_retained`, `max_kl`, `min_top1`, `min_length` or `max_length`.
+        model: id of the file.
+        op: how the value must stand to the target.
+        value: the point estimate; None where it could not be measured, which never passes.
+    """
+
+    name: str
+    model: str
+    op: Literal[">=", "<="]
+    target: float
+    value: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value meets the target."""
+        if self.value is None or math.isnan(self.value):
+            return False
+        return self.value >= self.target if self.op == ">=" else self.value <= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def judge(models: Sequence[Mapping[str, Any]], verify: Verify) -> list[Gate]:
+    """The gates of a recipe, applied to the entries of `verify.json`.
+
+    Every student file that ships is held to them (the dense student too where nothing is exported), and so is the
+    dense teacher to running at all. The control and the teacher's own files are rivals: reported, not held.
+
+    Args:
+        models: entries with id, role, scheme, error and figures.
+        verify: the recipe's section; a gate that is null is not applied.
+    """
+    students = [model for model in models if model["role"] == "student"]
+    shipped = [model for model in students if not model["scheme"].startswith("torch:")] or students
+    held = [model for model in models if model["id"] in {"teacher", "student"} or model in shipped]
+    gates = [Gate("loads", model["id"], ">=", 1.0, 0.0 if model["error"] else 1.0) for model in held]
+    for model in shipped:
+        if model["error"]:
+            continue  # its failed `loads` says all there is to say
+        gates += _gates_of(model, verify)
+    return gates
+
+
+def verdict(gates: Sequence[Gate]) -> Literal["pass", "fail"]:
+    """Pass when every gate did."""
+    return "pass" if all(gate.passed for gate in gates) else "fail"
+
+
+def _gates_of(model: Mapping[str, Any], verify: Verify) -> list[Gate]:
+    name, gates = model["id"], list[Gate]()
+    if verify.min_retained is not None:
+        gates.append(Gate("min_retained", name, ">=", verify.min_retained, _value(model, "retained")))
+    if verify.max_kl is not None and not model["scheme"].startswith("torch:"):
+        gates.append(Gate("max_kl", name, "<=", verify.max_kl, _value(model, "kl_student")))
+    if verify.min_top1 is not None and not model["scheme"].startswith("torch:"):
+        gates.append(Gate("min_top1", name, ">=", verify.min_top1, _value(model, "top1_student")))
+    if verify.min_retained is not None and model.get("output_length_ratio") is not None:
+        length = _value(model, "output_length_ratio")
+        gates.append(Gate("min_length", name, ">=", LENGTH_LOW, length))
+        gates.append(Gate("max_length", name, "<=", LENGTH_HIGH, length))
+    return gates
+
+
+def _value(model: Mapping[str, Any], key: str) -> float | None:
+    figure = model.get(key)
+    return None if figure is None else float(figure["value"])

@@ -1,0 +1,206 @@
+"""Verify: every file in its own runtime and process, on the same tokens; figures with intervals, gates, verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.isolate import Crash, run_worker, write_atomically
+from distill2edge.models import Encodings, ModelFile, check_encodings, check_models, encoding_of
+from distill2edge.progress import Progress
+from distill2edge.recipe.schema import Verify
+from distill2edge.runtimes.threads import available_threads
+from distill2edge.verify import fidelity, scores
+from distill2edge.verify.entries import Outcome, entry
+from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.worker import write_encodings
+
+DEFINITIONS = {
+    "accuracy": "share of rows whose right choice has the greatest likelihood, sum of log p over its tokens",
+    "exact_match": "share of rows whose greedy answer equals the response, token by token",
+    "neg_log_likelihood": "exp(-NLL): geometric mean of the probability of a response token, per teacher's token",
+    "retained": "score / teacher's score on the same rows",
+    "output_length_ratio": "mean tokens of the greedy answers / those of the teacher",
+    "kl_teacher": "mean KL(teacher || model), nats per token",
+    "kl_student": "mean KL(merged student || file), nats per token",
+    "top1_student": "share of positions at which file and merged student put the same token first",
+    "interval": "95%, percentile bootstrap over rows, paired where two models are compared",
+    "gates": "hold the value itself, not the end of its interval",
+}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all workers of one call share."""
+
+    encodings: dict[str, Encodings]
+    metric: scores.Metric
+    verify: Verify
+    threads: int
+    directory: Path
+
+
+def verify(
+    models: Sequence[ModelFile],
+    encodings: Mapping[str, Encodings],
+    spec: Verify,
+    *,
+    template: str,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Measure the models and write `verify.json` into `work`.
+
+    Args:
+        models: with at least the dense teacher; order is kept in the document.
+        encodings: `teacher`, and `student` where the student reads other tokens; held-out rows in the same order.
+        spec: the recipe's section.
+        template: the recipe's `data.template`.
+        seed: of the resampling.
+        work: may hold finished models of an earlier try, which are not run again.
+        progress: told of every row.
+        threads: of each runtime; None takes what affinity and cgroup allow.
+
+    Returns:
+        `verdict`, `metric`, `rows`, `tokens` and `failed`: the gates that failed, as text.
+
+    Raises:
+        UserError: models or rows that can't be compared.
+        EnvironmentFault: a runtime is not installed, or the disk is full. A file that crashes its runtime is no
+            exception: it is a failed gate in the document.
+    """
+    models = list(models)
+    rows = {role: side.head(spec.rows) for role, side in encodings.items()}
+    check_models(models)
+    check_encodings(rows)
+    plan = _Plan(
+        rows, scores.choose_metric(rows["teacher"], template), spec, threads or available_threads(), work / "models"
+    )
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    with progress.task("verify", total=len(models) * len(rows["teacher"].rows)) as task:
+        for model in sorted(models, key=_order):
+            said = 0
+
+            def advance(steps: int, name: str = model.id) -> None:
+                nonlocal said
+                said += steps
+                task.advance(steps, name)
+
+            outcomes[model.id] = _run(model, models, outcomes, plan, advance)
+            task.advance(len(rows["teacher"].rows) - said, model.id)
+            if isinstance(outcomes[model.id], Crash):
+                progress.warn(f"{model.id}: {outcomes[model.id].words}")  # type: ignore[union-attr]
+    document = _document(models, outcomes, plan, seed)
+    write_atomically(work / "verify.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    for reference in plan.directory.glob("reference-*.f32"):
+        reference.unlink()
+    failed = [gate for gate in document["gates"] if not gate["passed"]]
+    return {
+        "verdict": document["verdict"],
+        "metric": document["metric"],
+        "rows": document["rows"],
+        "tokens": document["tokens"],
+        "failed": [f"{gate['model']}: {gate['name']} {gate['value']} {gate['op']} {gate['target']}" for gate in failed],
+    }
+
+
+def _order(model: ModelFile) -> tuple[bool, bool, bool]:
+    """The dense teacher first, then the dense student: the others are compared with them."""
+    return not model.is_reference, model.role != "teacher", model.role != "student"
+
+
+def _run(
+    model: ModelFile, models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan: _Plan, advance: Any
+) -> Outcome:
+    mine = encoding_of(model.role, plan.encodings)
+    name = f"rows-{'teacher' if mine is plan.encodings['teacher'] else 'student'}.json"
+    rows = plan.directory / name
+    write_encodings(rows, mine)
+    writes = model.is_reference and model.role != "control" and len(models) > 1
+    own = f"reference-{model.role}.f32"
+    if writes and not (plan.directory / own).exists():
+        # Its figures may be kept from an earlier try, but others need the distributions too.
+        (plan.directory / f"{model.slug}.json").unlink(missing_ok=True)
+    spec = {
+        "runtime": model.runtime,
+        "path": str(model.path.resolve()),
+        "size_bytes": model.size_bytes,
+        "threads": plan.threads,
+        "context": _context(mine, plan.metric),
+        "metric": plan.metric,
+        "rows": name,
+        "rows_sha256": hashlib.sha256(rows.read_bytes()).hexdigest(),
+        "stop": list(mine.stop),
+        "limit": _limit(mine),
+        "max_tokens": plan.verify.max_tokens,
+        "positions": plan.verify.positions,
+        "write_reference": own if writes else None,
+        "teacher_reference": _reference("teacher", model, models, outcomes, plan),
+        "student_reference": _reference("student", model, models, outcomes, plan),
+    }
+    outcome = run_worker(
+        "distill2edge.verify.worker", spec, plan.directory, model.slug, threads=plan.threads, on_progress=advance
+    )
+    if isinstance(outcome, Crash) and outcome.environment:
+        raise EnvironmentFault(f"{model.id} can't run here: {outcome.words}", where=str(model.path))
+    return outcome
+
+
+def _reference(
+    role: str, model: ModelFile, models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan: _Plan
+) -> str | None:
+    """The reference file a model is compared with, if there is one in its vocabulary and on its tokens."""
+    dense = next((each for each in models if each.role == role and each.is_reference), None)
+    if dense is None or dense.id == model.id or isinstance(outcomes.get(dense.id, Crash("")), Crash):
+        return None
+    if role == "student" and model.role != "student":
+        return None
+    ours, theirs = encoding_of(model.role, plan.encodings), encoding_of(role, plan.encodings)
+    same = ours.vocabulary == theirs.vocabulary and all(
+        list(a.ids) == list(b.ids) and list(a.mask) == list(b.mask) for a, b in zip(ours.rows, theirs.rows, strict=True)
+    )
+    return f"reference-{role}.f32" if same else None
+
+
+def _limit(encodings: Encodings) -> int:
+    """Tokens a greedy answer may have: somewhat more than the longest response, so that rambling shows."""
+    return max(sum(row.mask) for row in encodings.rows) + 8
+
+
+def _context(encodings: Encodings, metric: scores.Metric) -> int:
+    """Tokens of the longest sequence any row needs."""
+    longest = max(len(row.ids) for row in encodings.rows)
+    if metric == "exact_match":
+        longest = max(longest, max(row.prompt_length for row in encodings.rows) + _limit(encodings))
+    for row, choices in zip(encodings.rows, encodings.choices or [[]] * len(encodings.rows), strict=True):
+        longest = max(longest, row.prompt_length + max((len(choice) for choice in choices), default=0))
+    return longest + 1
+
+
+def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan: _Plan, seed: int) -> dict[str, Any]:
+    teacher = next(model for model in models if model.role == "teacher" and model.is_reference)
+    entries = [entry(model, outcomes[model.id], outcomes[teacher.id], plan.metric, seed) for model in models]
+    for model, figures in zip(models, entries, strict=True):
+        if figures["error"] is None and figures["score"] is None:
+            raise UserError(f"{model.id} gave no score", where=str(model.path))
+    spans = fidelity.choose_positions(plan.encodings["teacher"].rows, plan.verify.max_tokens, plan.verify.positions)
+    gates = judge(entries, plan.verify)
+    return {
+        "schema_version": 1,
+        "metric": plan.metric,
+        "rows": len(plan.encodings["teacher"].rows),
+        "tokens": fidelity.count_positions(spans),
+        "positions": plan.verify.positions,
+        "definitions": DEFINITIONS,
+        "models": entries,
+        "gates": [gate.as_dict() for gate in gates],
+        "verdict": verdict(gates),
+    }
