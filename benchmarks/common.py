@@ -22,10 +22,21 @@ if str(ROOT) not in sys.path:  # a benchmark runs as a script, from a checkout t
 from distill2edge.bench.machine import machine, versions  # noqa: E402  (after the path is set)
 from distill2edge.bench.statistics import Figure, interleaved_ratio  # noqa: E402
 
-__all__ = ["RESULTS", "ROOT", "bar", "interleave", "machine", "ratio", "summary", "versions", "write_result"]
+__all__ = [
+    "OPERATORS",
+    "RESULTS",
+    "ROOT",
+    "bar",
+    "interleave",
+    "machine",
+    "ratio",
+    "summary",
+    "versions",
+    "write_result",
+]
 
 SCHEMA_VERSION = 1
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
     ">": operator.gt,
@@ -75,12 +86,14 @@ def bar(name: str, value: float | Figure | None, op: str, target: float, *, unit
         unit: `x`, `MB`, `s`, ...
         note: why it is missed, or what to know about it.
     """
-    if op not in _OPERATORS:
-        raise ValueError(f"a bar compares with one of {', '.join(_OPERATORS)}, not {op!r}")
+    if op not in OPERATORS:
+        raise ValueError(f"a bar compares with one of {', '.join(OPERATORS)}, not {op!r}")
     interval = None
     if isinstance(value, Figure):
         interval, value = [value.low, value.high], value.value
-    met = value is not None and math.isfinite(value) and _OPERATORS[op](value, target)
+    if value is not None and not math.isfinite(value):
+        value = interval = None
+    met = value is not None and OPERATORS[op](value, target)
     return {
         "name": name, "op": op, "target": target, "value": value, "met": met, "interval": interval,
         "unit": unit, "note": note,
