@@ -55,7 +55,8 @@ def fields_of(config: Any, family: Family, where: str) -> list[Field]:
     ]
     fields += _rope_fields(arch, rope_of(config), no)
     if arch == "llama":
-        fields += [(f"{arch}.vocab_size", "uint32", config.vocab_size), (f"{arch}.rope.dimension_count", "uint32", width)]  # fmt: skip
+        fields.append((f"{arch}.vocab_size", "uint32", config.vocab_size))
+        fields.append((f"{arch}.rope.dimension_count", "uint32", width))
     if arch == "gemma3":
         fields += _gemma_fields(config, width, no)
     elif any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or (
@@ -71,7 +72,8 @@ def _rope_fields(arch: str, rope: dict[str, Any], no: Any) -> list[Field]:
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise no("partial rotary embedding")
     if kind == "linear":
-        fields += [(f"{arch}.rope.scaling.type", "string", "linear"), (f"{arch}.rope.scaling.factor", "float32", rope["factor"])]  # fmt: skip
+        fields.append((f"{arch}.rope.scaling.type", "string", "linear"))
+        fields.append((f"{arch}.rope.scaling.factor", "float32", rope["factor"]))
     elif kind == "yarn":
         fields += [
             (f"{arch}.rope.scaling.type", "string", "yarn"),

@@ -19,7 +19,7 @@ TEXTS = (
     "<div class='x'>&amp; text</div> https://example.org/a?b=c&d=%20#e",
     "naïve café über straße coração œuvre Ångström",
     "Привет мир, как дела? Ελληνικά γράμματα",
-    "你好，世界！今天是2024年。東京へ行きます。한국어 텍스트",
+    "你好，世界！今天是2024年。東京へ行きます。한국어 텍스트",  # noqa: RUF001 - full-width marks are the point
     "مرحبا بالعالم שלום עולם हिन्दी पाठ",
     "emoji 🙂🙂 👍🏽 👨‍👩‍👧‍👦 🇩🇪 ✅ →",
     "punctuation!!! ... --- ___ *** ~~~ @#$%^&*()",

@@ -111,8 +111,8 @@ class GgufFile:
 class _Cursor:
     """Reads values in order and refuses to leave the file."""
 
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self.data, self.path, self.at, self.end = data, path, 0, len(data)
+    def __init__(self, data: mmap.mmap, path: Path, *, keep: bool) -> None:
+        self.data, self.path, self.at, self.end, self.keep = data, path, 0, len(data), keep
 
     def bad(self, what: str) -> NoReturn:
         raise UserError(
@@ -154,7 +154,7 @@ class _Cursor:
         if kind == _STRING:
             if count > MAX_ARRAY or self.at + 8 * count > self.end:
                 self.bad(f"an array of {count} strings at byte {self.at} does not fit")
-            return [self.string() for _ in range(count)]
+            return self.strings(count)
         if kind not in _SCALARS:
             self.bad(f"unknown array type {kind} at byte {self.at}")
         code = _SCALARS[kind]
@@ -165,10 +165,38 @@ class _Cursor:
         self.at += size
         return values
 
+    def strings(self, count: int) -> list[str]:
+        """An array of strings: the bulk of a header, hence the tight loop. Not kept when only checking."""
+        unpack, data, end, at = struct.Struct("<Q").unpack_from, self.data, self.end, self.at
+        found: list[bytes] = []
+        for _ in range(count):
+            if at + 8 > end:
+                self.bad(f"it ends at byte {end}, inside its header")
+            length = unpack(data, at)[0]
+            at += 8 + length
+            if length > MAX_STRING or at > end:
+                self.bad(f"a string of {length} bytes at byte {at - length} does not fit")
+            if self.keep:
+                found.append(data[at - length : at])
+        self.at = at
+        try:
+            return [raw.decode("utf-8") for raw in found]
+        except UnicodeDecodeError:
+            self.bad(f"an array of strings before byte {at} is not UTF-8")
+
     def unique(self, name: str, seen: dict[str, Any], what: str) -> str:
         if name in seen:
             self.bad(f"{what} {name!r} appears twice")
         return name
+
+
+def check_gguf(path: Path) -> None:
+    """Check a GGUF file's header as `read_gguf` does, without keeping the vocabulary: for use before a load.
+
+    Raises:
+        UserError: as `read_gguf`.
+    """
+    _read(Path(path), keep=False)
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -177,7 +205,10 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         UserError: missing, not a GGUF, truncated, or with counts, lengths or offsets that do not fit the file.
     """
-    path = Path(path)
+    return _read(Path(path), keep=True)
+
+
+def _read(path: Path, *, keep: bool) -> GgufFile:
     if not path.is_file():
         raise UserError("no such GGUF file", where=str(path), fix="check the path")
     if path.stat().st_size < 24:
@@ -186,7 +217,7 @@ def read_gguf(path: Path) -> GgufFile:
         if data[:4] != MAGIC:
             raise UserError("not a GGUF: the file does not start with the letters GGUF", where=str(path),
                             fix="give a .gguf file, or a Hugging Face directory")  # fmt: skip
-        cursor = _Cursor(data, path)
+        cursor = _Cursor(data, path, keep=keep)
         cursor.at = 4
         version = cursor.unpack("I")
         if version not in VERSIONS:

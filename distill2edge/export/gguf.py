@@ -1,0 +1,233 @@
+"""Exports a Hugging Face directory to GGUF: write, quantize with llama.cpp, compare tokenizers, describe the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.export import gguf_vocab, gguf_write
+from distill2edge.gguf_format import isolated
+from distill2edge.gguf_format.corpus import TEXTS
+from distill2edge.gguf_format.reader import GgufFile, read_gguf
+from distill2edge.progress import Progress
+from distill2edge.runtimes.threads import available_threads
+from distill2edge.schemes import GGUF, Scheme
+
+PLAIN = ("F32", "F16", "BF16")
+# llama.cpp's numbers of its file types (`enum llama_ftype` in llama.h).
+FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11,
+    "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18,
+    "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
+}  # fmt: skip
+# What llama.cpp uses where a row is not a multiple of the wanted type's block of 256 weights.
+_FALLBACK_OF = {"Q5_0": "Q4_K", "Q5_1": "Q5_K", "Q8_0": "Q6_K", "IQ4_NL": "Q2_K, Q3_K or IQ4_XS", "F16": "any"}
+_SUPER_BLOCK = 256
+
+
+def export_gguf(
+    model_dir: Path,
+    scheme: Scheme,
+    meta: dict[str, Any],
+    work: Path,
+    progress: Progress,
+    *,
+    converter: Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Write `model.gguf` and `export.json` into `work`.
+
+    Args:
+        model_dir: merged model, Hugging Face directory with safetensors and a fast tokenizer.
+        scheme: one of the `gguf:` schemes.
+        meta: name, licence, teacher, recipe, recipe_key, description; further keys are kept as distill2edge.KEY.
+        work: directory to write into; leftovers of an earlier try of the same inputs are used.
+        progress: where to report.
+        converter: convert_hf_to_gguf.py of a llama.cpp checkout, used instead of the built-in writers.
+        threads: threads for quantizing; None takes what this process may use.
+
+    Returns:
+        what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer.
+
+    Raises:
+        UserError: unsupported architecture or tokenizer, token ids that differ from the original's, or llama.cpp
+            refused; its last words are in the message.
+        EnvironmentFault: no disk space, or llama-cpp-python is missing.
+    """
+    if scheme.format != "gguf" or scheme.name not in FILE_TYPES:
+        raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {', '.join(f'gguf:{name}' for name in GGUF)}")
+    model_dir, work = Path(model_dir), Path(work)
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = gguf_vocab.load_tokenizer(model_dir)
+    target, base = work / "model.gguf", work / "base.gguf"
+    kind = scheme.name if scheme.name in PLAIN else gguf_write.source_type(model_dir)
+    _room(model_dir, work, kind)
+    if not base.is_file():
+        part = work / "base.part"
+        if converter is None:
+            _write(model_dir, part, kind, tokenizer, meta, progress)
+        else:
+            _convert(converter, model_dir, part, kind, meta, work)
+        _settle(part, base)
+    if scheme.name in PLAIN:
+        base.rename(target)
+    else:
+        progress.say(f"  quantizing to {scheme}")
+        part = work / "model.part"
+        isolated.quantize(base, part, FILE_TYPES[scheme.name], threads=threads or available_threads())
+        _settle(part, target)
+        base.unlink()
+    file = read_gguf(target)
+    facts = describe(file, scheme)
+    facts["tokenizer"] = _compare_ids(tokenizer, file, strict=converter is None)
+    facts["converter"] = "built-in" if converter is None else str(converter)
+    (work / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
+    if facts["fallbacks"]:
+        progress.say(
+            f"  {scheme}: {len(facts['fallbacks'])} tensors fell back to a larger type (rows that are not a multiple "
+            f"of {_SUPER_BLOCK}): {facts['effective_bits']:.2f} bits per weight"
+        )
+    return facts
+
+
+def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:
+    """Facts of a written GGUF: size, effective bits per weight, the real histogram of types, the fallbacks.
+
+    effective_bits counts the bytes of every tensor over the weights of every tensor, metadata left out. A fallback
+    is a tensor whose row is not a multiple of 256, stored in the type that llama.cpp puts in place of a K-quant.
+    """
+    import gguf
+
+    types: dict[str, dict[str, int]] = {}
+    fallbacks: list[dict[str, str]] = []
+    for info in file.tensors.values():
+        name = gguf.GGMLQuantizationType(info.type).name
+        entry = types.setdefault(name, {"tensors": 0, "bytes": 0})
+        entry["tensors"] += 1
+        entry["bytes"] += info.size
+        quantized = scheme.name not in PLAIN and len(info.shape) > 1
+        if quantized and info.shape[-1] % _SUPER_BLOCK and name != scheme.name and name in _FALLBACK_OF:
+            fallbacks.append({"tensor": info.name, "wanted": _FALLBACK_OF[name], "used": name})
+    size = sum(info.size for info in file.tensors.values())
+    weights = sum(info.elements for info in file.tensors.values())
+    return {
+        "schema_version": 1,
+        "format": "gguf",
+        "scheme": str(scheme),
+        "size_bytes": file.size,
+        "effective_bits": round(8 * size / weights, 4),
+        "parameters": weights,
+        "types": dict(sorted(types.items(), key=lambda item: -item[1]["bytes"])),
+        "fallbacks": fallbacks,
+    }
+
+
+def _write(model_dir: Path, part: Path, kind: str, tokenizer: Any, meta: dict[str, Any], progress: Progress) -> None:
+    config, _ = gguf_write.load_config(model_dir)
+    vocabulary = gguf_vocab.vocabulary_of(tokenizer, config.vocab_size, _eos_ids(model_dir), str(model_dir))
+    with progress.task(f"writing GGUF ({kind})", config.num_hidden_layers) as task:
+        count = 0
+
+        def advance() -> None:
+            nonlocal count
+            count += 1
+            if count % 9 == 0:
+                task.advance()
+
+        gguf_write.write_gguf(model_dir, part, kind, vocabulary, meta, advance)
+
+
+def _eos_ids(model_dir: Path) -> list[int]:
+    path = model_dir / "generation_config.json"
+    found = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    return [] if found is None else list(found) if isinstance(found, list) else [found]
+
+
+def _convert(converter: Path, model_dir: Path, part: Path, kind: str, meta: dict[str, Any], work: Path) -> None:
+    """Run a llama.cpp checkout's converter, then add our metadata to what it wrote."""
+    if not converter.is_file():
+        raise UserError("no such converter", where=str(converter),
+                        fix="give the path of convert_hf_to_gguf.py in a llama.cpp checkout")  # fmt: skip
+    raw = work / "converted.part"
+    command = [sys.executable, str(converter), str(model_dir), "--outfile", str(raw), "--outtype", kind.lower()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not raw.is_file():
+        words = " | ".join((done.stderr or done.stdout).strip().splitlines()[-4:])
+        raise UserError(f"the converter failed: {words}", where=str(converter), fix="the words above say why")
+    read_gguf(raw)
+    _add_metadata(raw, part, meta)
+    raw.unlink()
+
+
+def _add_metadata(source: Path, target: Path, meta: dict[str, Any]) -> None:
+    """Copy a GGUF, its key-values and our own over them."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    ours = dict(gguf_write.metadata_fields(meta))
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents(), use_temp_file=False)
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture" or key in ours:
+            continue
+        sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(key, field.contents(), field.types[0], sub_type=sub)
+    for key, value in ours.items():
+        writer.add_uint32(key, value) if isinstance(value, int) else writer.add_string(key, value)
+    for tensor in reader.tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in reader.tensors:
+        writer.write_tensor_data(tensor.data)
+    writer.close()
+
+
+def _compare_ids(tokenizer: Any, file: GgufFile, *, strict: bool) -> dict[str, Any]:
+    """Token ids of the original tokenizer against llama.cpp's with the written file, on a corpus and a chat."""
+    texts = list(TEXTS)
+    if tokenizer.chat_template:
+        texts.append(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": "Hi 🙂"}, {"role": "assistant", "content": "Hello.\n"}], tokenize=False
+            )
+        )
+    theirs = isolated.tokenize(file.path, texts)
+    different: list[str] = []
+    for text, got in zip(texts, theirs, strict=True):
+        wanted = tokenizer(text, add_special_tokens=False).input_ids
+        if wanted == got:
+            continue
+        if strict:
+            raise UserError(
+                f"llama.cpp tokenizes {text!r} as {got}, the model's own tokenizer as {wanted}",
+                where=str(file.path),
+                fix="this tokenizer cannot be exported faithfully; use ONNX, or give --converter PATH",
+            )
+        different.append(text)
+    return {"texts_compared": len(texts), "different": different}
+
+
+def _settle(part: Path, target: Path) -> None:
+    """Give a finished file its name, once its bytes are on the disk."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(target)
+
+
+def _room(model_dir: Path, work: Path, kind: str) -> None:
+    stored = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    width = {"F32": 4, "F16": 2, "BF16": 2}
+    base = stored * width[kind] // width[gguf_write.source_type(model_dir)]
+    free = shutil.disk_usage(work).free
+    if free < 2 * base:
+        raise EnvironmentFault(f"{free >> 20} MiB free, about {2 * base >> 20} MiB needed", where=str(work),
+                               fix="free some disk space, or move the store")  # fmt: skip
