@@ -94,3 +94,48 @@ def tiny_llama(
     model = LlamaForCausalLM(config).eval()
     model.save_pretrained(directory)
     return model
+
+
+def tiny_family(
+    directory: Path, model_type: str, *, seed: int = 0, tokenizer: bool = True, **changes: object
+) -> PreTrainedModel:
+    """Save a random two-layer model of another family (qwen2, qwen3, gemma3_text, ...) with the same tokenizer.
+
+    Args:
+        changes: fields of the configuration that replace the defaults.
+        tokenizer: also save the tokenizer; False where the caller saves its own.
+
+    Returns:
+        the model (float32, eval mode). Norms and biases are random too, so that a lost one shows.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if tokenizer:
+        tiny_tokenizer(directory)
+    fields: dict[str, object] = {
+        "vocab_size": 400,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
+    if model_type.startswith("gemma"):
+        fields |= {"query_pre_attn_scalar": 16, "sliding_window": 16}
+    config = AutoConfig.for_model(model_type, **(fields | changes))
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight += 0.2 * torch.randn_like(weight) * (0.2 if "norm" not in name else 1.0)
+    model.save_pretrained(directory)
+    return model

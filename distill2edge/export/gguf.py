@@ -63,6 +63,8 @@ def export_gguf(
     if scheme.format != "gguf" or scheme.name not in FILE_TYPES:
         raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {', '.join(f'gguf:{name}' for name in GGUF)}")
     model_dir, work = Path(model_dir), Path(work)
+    if converter is None:
+        gguf_write.load_config(model_dir)  # an unsupported architecture is refused before any work
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = gguf_vocab.load_tokenizer(model_dir)
     target, base = work / "model.gguf", work / "base.gguf"
@@ -131,16 +133,7 @@ def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:
 def _write(model_dir: Path, part: Path, kind: str, tokenizer: Any, meta: dict[str, Any], progress: Progress) -> None:
     config, _ = gguf_write.load_config(model_dir)
     vocabulary = gguf_vocab.vocabulary_of(tokenizer, config.vocab_size, _eos_ids(model_dir), str(model_dir))
-    with progress.task(f"writing GGUF ({kind})", config.num_hidden_layers) as task:
-        count = 0
-
-        def advance() -> None:
-            nonlocal count
-            count += 1
-            if count % 9 == 0:
-                task.advance()
-
-        gguf_write.write_gguf(model_dir, part, kind, vocabulary, meta, advance)
+    gguf_write.write_gguf(model_dir, part, kind, vocabulary, meta, progress)
 
 
 def _eos_ids(model_dir: Path) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.gguf_format import config as gguf_config
 from distill2edge.gguf_format.families import Family, by_model_type, llama3_factors, refuse
+from distill2edge.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ def load_config(model_dir: Path) -> tuple[Any, Family]:
 
 
 def write_gguf(
-    model_dir: Path, target: Path, kind: str, vocabulary: Any, meta: dict[str, Any], advance: Callable[[], None]
+    model_dir: Path, target: Path, kind: str, vocabulary: Any, meta: dict[str, Any], progress: Progress
 ) -> int:
     """Write the unquantized GGUF.
 
@@ -64,7 +64,7 @@ def write_gguf(
         kind: F32, F16 or BF16, the type of matrices; vectors are always F32.
         vocabulary: what `gguf_vocab.vocabulary_of` returned.
         meta: the export's metadata.
-        advance: called once per tensor.
+        progress: where to report.
 
     Returns:
         number of weights written.
@@ -103,15 +103,14 @@ def write_gguf(
         writer.write_ti_data_to_file()
         for array in extra.values():
             writer.write_tensor_data(array)
-        total = 0
-        for theirs, ours in plan:
-            array = tensors[theirs].get_tensor(theirs).float().numpy()
-            array = family.to_gguf(ours, array, config.num_attention_heads, config.num_key_value_heads)
-            total += array.size
-            writer.write_tensor_data(_encode(array, matrix))
-            advance()
+        with progress.task(f"writing GGUF ({kind})", len(plan)) as task:
+            for theirs, ours in plan:
+                array = tensors[theirs].get_tensor(theirs).float().numpy()
+                array = family.to_gguf(ours, array, config.num_attention_heads, config.num_key_value_heads)
+                writer.write_tensor_data(_encode(array, matrix))
+                task.advance()
         writer.close()
-    return total
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def source_type(model_dir: Path) -> str:
@@ -127,16 +126,19 @@ def open_weights(model_dir: Path, stack: ExitStack) -> dict[str, Any]:
     """Tensor name -> open safetensors file that holds it.
 
     Raises:
-        UserError: no safetensors.
+        UserError: no safetensors, or a damaged one.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     files = sorted(model_dir.glob("*.safetensors"))
     if not files:
         raise UserError("no safetensors weights", where=str(model_dir), fix="save the model as safetensors")
     found: dict[str, Any] = {}
     for file in files:
-        handle = stack.enter_context(safe_open(file, framework="pt"))
+        try:
+            handle = stack.enter_context(safe_open(file, framework="pt"))
+        except SafetensorError as error:
+            raise UserError(f"damaged safetensors: {error}", where=str(file), fix="save the model again") from error
         found |= dict.fromkeys(handle.keys(), handle)
     return found
 

@@ -46,7 +46,7 @@ _MERGING_TWINS = {"llama-bpe": "smaug-bpe"}
 # Text on which any two entries of the table differ.
 PROBE = (
     "Hello world's I'LL don't  12345 3.14 v2 x=1\n\n\tdef f(a_b):\n    return a+b  # no\r\n\r\n naïve café Ünï "
-    "HTTPServer camelCase McDonald's 你好，世界 123年 🙂🙂 ... --> </s>/\n/  \n  end   "
+    "HTTPServer camelCase McDonald's 你好\uff0c世界 123年 🙂🙂 ... --> </s>/\n/  \n  end   "
 )
 
 
