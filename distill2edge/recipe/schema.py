@@ -99,6 +99,7 @@ class Training(Section):
 class Fit(Training):
     """A short fit of the teacher to the task, on the data's own responses."""
 
+    max_rows: int | None = Field(None, ge=1, description="training rows to use; null uses all")
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
 

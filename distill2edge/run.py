@@ -1,0 +1,126 @@
+"""Running a recipe: what the commands `run`, `distill`, `verify`, ... and `compare` call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill2edge import progress as progress_module
+from distill2edge import rundir
+from distill2edge.pipeline import Done, run_stages, upto
+from distill2edge.progress import Progress
+from distill2edge.recipe.load import dump_recipe, load_recipe
+from distill2edge.recipe.schema import Recipe
+from distill2edge.rundir import find_run
+from distill2edge.store import Store, default_root
+
+__all__ = ["Result", "compare_runs", "find_run", "run_recipe", "run_until"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    out: Path
+    report: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate of the recipe held."""
+        return bool(self.report["verdict"]["passed"])
+
+    def summary(self) -> dict[str, Any]:
+        """For scripts."""
+        report = self.report
+        return {
+            "schema_version": 1,
+            "run": str(self.out),
+            "verdict": "pass" if self.passed else "fail",
+            "headline": report["headline"],
+            "gates": report["gates"],
+            "report": str(self.out / "report.html"),
+        }
+
+    def text(self) -> str:
+        """For people: the verdict, what failed, and where to look."""
+        from distill2edge.report.facts import lead
+
+        failed = [
+            f"  failed: {gate['name']} of {gate['model']}: {gate['value']:.4g}, asked {gate['op']} {gate['target']:.4g}"
+            if gate["value"] is not None
+            else f"  failed: {gate['name']} of {gate['model']}: no value, asked {gate['op']} {gate['target']:.4g}"
+            for gate in self.report["gates"]
+            if not gate["passed"]
+        ]
+        verdict = "PASS" if self.passed else "FAIL"
+        exports = self.out / "exports"
+        return "\n".join(
+            [
+                f"{verdict}  {lead(self.report)}",
+                *failed,
+                f"report  {self.out / 'report.html'}",
+                f"files   {exports}",
+                f"talk    distill2edge chat {self.out}",
+            ]
+        )
+
+
+def run_recipe(
+    recipe: Path,
+    overrides: Sequence[str],
+    store: Path | None,
+    out: Path | None,
+    quiet: bool,
+    force: frozenset[str] = frozenset(),
+) -> Result:
+    """Run a recipe to its report and fill the run directory.
+
+    Raises:
+        UserError: the recipe, the data, a model, a licence; finished stages are kept.
+    """
+    loaded = load_recipe(recipe, overrides)
+    progress = progress_module.for_stream(quiet)
+    done = _run(loaded, None, store, progress, force)
+    directory = out or Path("runs") / loaded.name
+    text = recipe.read_text(encoding="utf-8") if not overrides else dump_recipe(loaded)
+    rundir.publish(loaded, text, done, directory)
+    return Result(directory, rundir.load_report(directory))
+
+
+def run_until(
+    kind: str, recipe: Path, overrides: Sequence[str], store: Path | None, out: Path | None, quiet: bool
+) -> list[Done]:
+    """Run the stages of one kind, and what they need; returns those of that kind."""
+    loaded = load_recipe(recipe, overrides)
+    done = _run(loaded, kind, store, progress_module.for_stream(quiet), frozenset())
+    return [item for item in done if item.stage.kind == kind]
+
+
+def _run(
+    recipe: Recipe, kind: str | None, store: Path | None, progress: Progress, force: frozenset[str]
+) -> list[Done]:
+    from distill2edge.allocator import keep_freed_memory
+    from distill2edge.stages import build_stages
+
+    keep_freed_memory()
+    stages = build_stages(recipe, progress)
+    wanted = stages if kind is None else upto(stages, kind)
+    return run_stages(wanted, Store(store or default_root()), recipe.seed, progress, force)
+
+
+def compare_runs(runs: Sequence[Path], *, allow: bool, html: Path | None, as_json: bool) -> str:
+    """The comparison of runs as text or JSON; also as a page.
+
+    Raises:
+        UserError: fewer than two runs, or runs that differ in machine, workload or price date.
+    """
+    from distill2edge.files import write_text
+    from distill2edge.report.compare import compare, render_comparison_html, render_comparison_text
+
+    compared = compare([rundir.load_report(run) for run in runs], allow=allow)
+    if html is not None:
+        write_text(html, render_comparison_html(compared))
+    return json.dumps(compared, indent=2) + "\n" if as_json else render_comparison_text(compared)

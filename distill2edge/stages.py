@@ -1,0 +1,135 @@
+"""The graph of one recipe: which stages, on which part of the recipe each depends, and what it reads."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from distill2edge import steps
+from distill2edge.pipeline import Stage
+from distill2edge.progress import Progress
+from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe
+from distill2edge.schemes import Scheme, parse_scheme
+
+# Raised when the code of a stage makes another artifact of the same inputs.
+VERSIONS = {
+    "data": 1,
+    "teacher": 1,
+    "fit": 1,
+    "signal": 1,
+    "student": 1,
+    "distill": 1,
+    "merge": 1,
+    "export": 1,
+    "verify": 1,
+    "bench": 1,
+    "report": 1,
+}
+
+
+def build_stages(recipe: Recipe, progress: Progress) -> list[Stage]:
+    """Every stage of a recipe, each after those it reads.
+
+    Raises:
+        UserError: a model or data source that does not exist.
+        EnvironmentFault: a hub or bundled source that cannot be reached.
+    """
+    from distill2edge.data.sources import fingerprint as data_fingerprint
+    from distill2edge.teacher.load import fingerprint as model_fingerprint
+
+    stages: list[Stage] = []
+
+    def add(name: str, section: Any, parents: tuple[str, ...], write: Any) -> str:
+        kind = name.split(" ")[0]
+        stages.append(Stage(name, kind, VERSIONS[kind], section, parents, write))
+        return name
+
+    rows = {"template": recipe.data.template, "system": recipe.data.system, "max_length": recipe.data.max_length}
+    own_layers = isinstance(recipe.student.init, FromTeacher)
+
+    data = add(
+        "data",
+        {**_dump(recipe.data), "content": data_fingerprint(recipe.data.source)},
+        (),
+        partial(steps.write_data, recipe),
+    )
+    teacher_section = _dump(recipe.teacher, exclude={"fit", "backend"})
+    teacher_section |= {
+        "content": model_fingerprint(recipe.teacher.model, recipe.teacher.revision, progress),
+        "derivative": own_layers,
+    }
+    base = add("teacher", teacher_section, (), partial(steps.write_teacher, recipe))
+    teacher = base
+    if recipe.teacher.fit is not None:
+        section = {"fit": _dump(recipe.teacher.fit), "rows": rows}
+        teacher = add("fit", section, (data, base), partial(steps.write_fit, recipe))
+
+    signal = ()
+    if recipe.signal.kind != "gold":
+        section = {"signal": _dump(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
+        signal = (add("signal", section, (data, teacher), partial(steps.write_signal, recipe)),)
+
+    section = {"init": _dump(recipe.student.init)}
+    if own_layers:
+        parents = (data, teacher)
+    else:
+        section["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
+        parents = (data, teacher)
+    student = add("student", section, parents, partial(steps.write_student, recipe))
+
+    arms = [("", recipe.distill, recipe.signal.kind, signal)]
+    if recipe.distill.control:
+        arms.append((" control", control_of(recipe.distill), GoldSignal().kind, ()))
+    merged: list[str] = []
+    for suffix, training, kind, read in arms:
+        section = {"distill": _dump(training, exclude={"control"}), "lora": _dump(recipe.student.lora), "rows": rows}
+        trained = add(
+            f"distill{suffix}",
+            {**section, "signal": kind},
+            (data, student, *read),
+            partial(steps.write_distill, recipe, training, kind),
+        )
+        merged.append(
+            add(f"merge{suffix}", {"rows": rows}, (data, student, trained), partial(steps.write_merge, recipe, trained))
+        )
+
+    exports = [
+        add(f"export student/{scheme}", *_export(recipe, scheme, base, merged[0], "student"))
+        for scheme in recipe.schemes
+    ]
+    exports += [
+        add(f"export teacher/{scheme}", *_export(recipe, scheme, base, teacher, "teacher"))
+        for scheme in map(parse_scheme, recipe.verify.teacher_schemes)
+    ]
+    measured = (data, base, teacher, student, *merged, *exports)
+    measured = tuple(dict.fromkeys(measured))
+    verify = add(
+        "verify",
+        {"verify": _dump(recipe.verify), "choices": recipe.data.choices, "rows": rows},
+        measured,
+        partial(steps.write_verify, recipe, teacher),
+    )
+    bench = add(
+        "bench",
+        {"bench": _dump(recipe.bench), "cost": _dump(recipe.cost), "rows": rows},
+        measured,
+        partial(steps.write_bench, recipe, teacher),
+    )
+    everything = tuple(stage.name for stage in stages)
+    section = {"recipe": _dump(recipe)}
+    add("report", section, (*everything[:-2], verify, bench), partial(steps.write_report, recipe))
+    return stages
+
+
+def control_of(distill: Distill) -> Distill:
+    """The same training without the teacher: cross-entropy on the data's own responses."""
+    return distill.model_copy(update={"loss": Loss(ce=1.0), "control": False})
+
+
+def _export(recipe: Recipe, scheme: Scheme, base: str, source: str, role: str) -> tuple[Any, tuple[str, ...], Any]:
+    section = {"scheme": str(scheme), "name": recipe.name, "description": recipe.description, "role": role}
+    return section, tuple(dict.fromkeys((base, source))), partial(steps.write_export, recipe, scheme, source, role)
+
+
+def _dump(section: Any, exclude: set[str] | None = None) -> Any:
+    return None if section is None else section.model_dump(mode="json", by_alias=True, exclude=exclude)

@@ -1,0 +1,110 @@
+"""The command line as a user sees it: help, errors with the fix, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from distill2edge.cli import STAGES, main
+
+MINIMAL = """\
+name: x
+teacher: {model: a}
+data: {source: b}
+student: {init: {from: teacher, layers: 3}}
+"""
+
+
+def call(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, list(args))
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["chat"], ["compare"], ["recipe", "new"], ["store", "gc"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    code, out, _ = call(*command, "--help")
+    assert code == 0
+    assert "Usage:" in out
+
+
+def test_the_stages_are_commands_of_their_own() -> None:
+    assert set(STAGES) <= set(main.commands)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['distill2edge', '--help']\nfrom distill2edge.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'pydantic', 'transformers', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_recipe_errors_are_shown_at_once_and_exit_with_2(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL + "studnet: 3\nexport: [gguf:Q5]\n")
+    code, _, err = call("recipe", "check", str(path))
+    assert code == 2
+    assert "did you mean student?" in err
+    assert f"{path}:5" in err
+    assert "Traceback" not in err
+
+
+def test_recipe_new_show_check_and_schema_work_together(tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    path.write_text(call("recipe", "new", "--name", "bot")[1])
+    assert call("recipe", "check", str(path))[0] == 0
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(call("recipe", "show", str(path), "--set", "distill.epochs=7")[1])
+    assert "epochs: 7" in shown.read_text()
+    assert call("recipe", "check", str(shown))[0] == 0
+    assert json.loads(call("recipe", "schema")[1])["title"] == "Recipe"
+
+
+def test_a_missing_data_file_is_an_error_with_the_fix_and_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL.replace("source: b", f"source: {tmp_path}/rows.jsonl"))
+    code, _, err = call("run", str(path), "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "rows.jsonl" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_of_a_directory_without_a_run(tmp_path: Path) -> None:
+    code, _, err = call("report", str(tmp_path))
+    assert code == 2
+    assert "no report here" in err
+
+
+def test_an_empty_store_is_said_to_be_empty(tmp_path: Path) -> None:
+    code, out, _ = call("store", "ls", "--store", str(tmp_path))
+    assert code == 0
+    assert "empty" in out
+
+
+def test_doctor_finds_this_environment_complete() -> None:
+    code, out, _ = call("doctor", "--json")
+    checks = {item["name"]: item for item in json.loads(out)}
+    assert code == 0
+    assert checks["torch"]["state"] == "fine"
+    assert checks["llama-cpp-python"]["state"] == "fine"
+    assert all(item["fix"] for item in checks.values() if item["state"] == "missing")
+
+
+def test_an_internal_error_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distill2edge.recipe.new
+
+    monkeypatch.setattr(distill2edge.recipe.new, "new_recipe", lambda name: 1 / 0)
+    code, _, err = call("recipe", "new")
+    assert code == 1
+    assert "ZeroDivisionError" in err
+    assert "Traceback" not in err
+
+
+def test_python_dash_m_runs_the_same_command_line() -> None:
+    result = subprocess.run([sys.executable, "-m", "distill2edge", "--version"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "distill2edge" in result.stdout
