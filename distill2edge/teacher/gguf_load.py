@@ -38,6 +38,8 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32") -> dict[s
     Raises:
         UserError: damaged file, unsupported architecture or tokenizer, or ids that differ from llama.cpp's.
     """
+    from transformers import AutoTokenizer
+
     file = read_gguf(Path(gguf_path))
     family = by_architecture(file.architecture)
     if family is None:
@@ -49,11 +51,18 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32") -> dict[s
         raise UserError("its embedding does not fit its vocabulary", where=str(gguf_path), fix="use a complete GGUF")
     ids = special_ids(file)
     tokenizer = build_tokenizer(file, ids)
-    _same_ids(tokenizer, file.path)
+    expected = isolated.tokenize(file.path, TEXTS)
+    if words := _differing(tokenizer, expected):
+        raise UserError(f"the tokenizer rebuilt from the GGUF disagrees with llama.cpp: {words}", where=str(gguf_path),
+                        fix="use the model's Hugging Face directory instead")  # fmt: skip
     config = config_of(file, family, embedding.shape[0])
     out_dir.mkdir(parents=True, exist_ok=True)
     _write_config(out_dir, family, config, ids, dtype)
     tokenizer.save_pretrained(out_dir)
+    # transformers may replace a saved pipeline by the one it knows for the model type, so ask it.
+    if words := _differing(AutoTokenizer.from_pretrained(out_dir, local_files_only=True), expected):
+        raise UserError(f"transformers reads the saved tokenizer differently: {words}", where=str(gguf_path),
+                        fix="use the model's Hugging Face directory instead")  # fmt: skip
     parameters = _write_weights(file, family, config, out_dir, dtype)
     return {
         "name": str(file.get("general.name") or file.path.stem),
@@ -72,16 +81,13 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32") -> dict[s
     }
 
 
-def _same_ids(tokenizer: Any, path: Path) -> None:
-    theirs = isolated.tokenize(path, TEXTS)
-    for text, expected in zip(TEXTS, theirs, strict=True):
+def _differing(tokenizer: Any, expected: list[list[int]]) -> str | None:
+    """The first text of the corpus whose ids differ, told in words; None where all are equal."""
+    for text, theirs in zip(TEXTS, expected, strict=True):
         ours = tokenizer(text, add_special_tokens=False).input_ids
-        if ours != expected:
-            raise UserError(
-                f"the tokenizer rebuilt from the GGUF disagrees with llama.cpp on {text!r}: {ours} against {expected}",
-                where=str(path),
-                fix="use the model's Hugging Face directory instead",
-            )
+        if ours != theirs:
+            return f"{text!r} becomes {ours}, in llama.cpp {theirs}"
+    return None
 
 
 def _write_config(out_dir: Path, family: Family, config: dict[str, Any], ids: SpecialIds, dtype: str) -> None:
