@@ -17,7 +17,7 @@ from distill2edge.gguf_format.reader import read_gguf
 from distill2edge.progress import SilentProgress
 from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
 from distill2edge.schemes import parse_scheme
-from tests.tiny import CHAT_TEMPLATE, tiny_family, tiny_llama, tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, corpus, tiny_family, tiny_llama, tiny_tokenizer
 
 META = {
     "name": "tiny",
@@ -225,3 +225,31 @@ def test_converter_of_a_checkout(tmp_path: Path) -> None:
 def test_compares_ids_on_text_that_matters() -> None:
     joined = "".join(TEXTS)
     assert all(part in joined for part in ("🙂", "你好", "def add", "   ", "\n\n", "\r\n", "12345"))
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_unigram_goes_out_when_llama_cpp_agrees_and_is_refused_when_not(faithful: bool, tmp_path: Path) -> None:
+    """Metaspace in its own way skips the prefix before a leading space, which llama.cpp does not."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.Unigram())
+    if faithful:
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never" if faithful else "always")
+    core.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=600, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    # The one line in Arabic and Hebrew would give pieces of equal score, which the two libraries order differently.
+    lines = [text for text in TEXTS if not any("\u0590" <= letter <= "\u06ff" for letter in text)]
+    core.train_from_iterator([*corpus(), *lines * 3], trainer)
+    tiny_family(tmp_path / "hf", "llama", vocab_size=core.get_vocab_size(), tokenizer=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(tmp_path / "hf")
+    if faithful:
+        export(tmp_path / "hf", "gguf:F32", tmp_path / "out")
+        assert read_gguf(tmp_path / "out/model.gguf").get("tokenizer.ggml.model") == "t5"
+    else:
+        with pytest.raises(UserError, match="own tokenizer as"):
+            export(tmp_path / "hf", "gguf:F32", tmp_path / "out")

@@ -159,9 +159,9 @@ def _byte_level(tokenizer: Any, spec: dict[str, Any], tokens: list[str], types: 
 
 def _sentencepiece(spec: dict[str, Any], tokens: list[str], types: list[int]) -> Vocabulary:
     rank: dict[str, int] = {}
-    for order, pair in enumerate(spec["model"]["merges"]):
+    for pair in spec["model"]["merges"]:
         left, right = pair.split(" ", 1) if isinstance(pair, str) else pair
-        rank.setdefault(left + right, order)
+        rank.setdefault(left + right, len(rank))
     scores: list[float] = []
     for index, token in enumerate(tokens):
         if types[index] == NORMAL and _BYTE_TOKEN.match(token):
