@@ -1,0 +1,227 @@
+"""The distillation loss from hidden states, without keeping the logits.
+
+The gradient is taken in the forward pass, chunk by chunk: logits of some hundred positions exist at once, turn into
+their own gradient in place, and are gone. That costs two large products per position, as the dense loss does, where
+recomputation (checkpointing) costs three; `benchmarks/distill_step.py` measures both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill2edge.distill.losses import (
+    LOG_ZERO,
+    Teacher,
+    TopK,
+    Weights,
+    coarsen_teacher,
+    distillation_loss,
+    divergence,
+)
+
+BLOCK = 1 << 20
+"""Logits that the element-wise passes work on at once on a CPU: 4 MiB of float32, so that they stay in its cache."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """How hidden states become logits: softcap(scale x sum of x_i W_i^T).
+
+    Attributes:
+        scale: factor on the logits.
+        softcap: c in c tanh(z / c), or None.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    weights: Weights
+    temperature: float
+    chunk: int
+    head: Head
+    grads: tuple[bool, ...]  # which of x_0, W_0, x_1, W_1, ... need a gradient
+
+
+def chunked_loss(
+    terms: Sequence[tuple[Tensor, Tensor]],
+    targets: Tensor,
+    teacher: Teacher | None,
+    weights: Weights,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 256,
+    head: Head | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum over positions of `losses.distillation_loss`, and of the cross-entropy alone.
+
+    The products run in the dtype of `terms`, the loss in float32.
+
+    Args:
+        terms: pairs x [P, D], W [V, D] whose products add up to the logits: hidden states and head weight; for a head
+            with a low-rank adapter also scale x A x and B; for a bias, a column of ones and the bias as [V, 1].
+        targets: [P] int64.
+        teacher: top-k signal or dense log-probabilities [P, V] at the temperature; None where no term compares.
+        chunk: positions whose logits are in memory at once.
+
+    Returns:
+        (loss, ce): scalars in float32; ce has no weight and no gradient.
+    """
+    positions, vocabulary = terms[0][0].shape[0], terms[0][1].shape[0]
+    assert targets.shape == (positions,), (targets.shape, positions)
+    for x, w in terms:
+        assert x.shape[0] == positions, (x.shape, positions)
+        assert w.shape == (vocabulary, x.shape[1]), (w.shape, x.shape)
+        assert x.dtype == w.dtype, (x.dtype, w.dtype)
+    assert teacher is not None or not weights.compares, "a divergence needs the teacher's distribution"
+    if weights.compares:
+        first = teacher.tokens if isinstance(teacher, TopK) else teacher
+        assert first is not None
+        assert first.shape[0] == positions, (first.shape, positions)
+    else:
+        teacher = None
+    flat = [tensor for pair in terms for tensor in pair]
+    grads = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in flat)
+    plan = _Plan(weights, temperature, chunk, head or Head(), grads)
+    return _ChunkedLoss.apply(plan, targets, teacher, *flat)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: _Plan, targets: Tensor, teacher: Teacher | None, *flat: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        xs, ws = flat[::2], flat[1::2]
+        grads: list[Tensor | None] = [
+            # Weights collect over chunks, in float32; activations are written once.
+            (torch.zeros_like(t, dtype=torch.float32) if i % 2 else torch.empty_like(t)) if needed else None
+            for i, (t, needed) in enumerate(zip(flat, plan.grads, strict=True))
+        ]
+        loss, ce = (torch.zeros((), dtype=torch.float64, device=targets.device) for _ in range(2))
+        # The caller chose the dtypes: autocast must not turn the float32 parts back.
+        with torch.autocast(targets.device.type, enabled=False):
+            for begin in range(0, len(targets), plan.chunk):
+                part = slice(begin, begin + plan.chunk)
+                logits = _project([x[part] for x in xs], ws)
+                loss_part, ce_part = _in_place(logits, targets[part], _rows(teacher, part), plan)
+                loss += loss_part
+                ce += ce_part
+                for i, (x, w) in enumerate(zip(xs, ws, strict=True)):
+                    dx, dw = grads[2 * i], grads[2 * i + 1]
+                    if dx is not None:
+                        torch.mm(logits, w, out=dx[part])
+                    if dw is not None:
+                        dw += logits.T @ x[part]
+                del logits
+        ctx.save_for_backward(*(g if g is None else g.to(t.dtype) for g, t in zip(grads, flat, strict=True)))
+        ce = ce.float()
+        ctx.mark_non_differentiable(ce)
+        return loss.float(), ce
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, None, *(None if g is None else g * outer[0].to(g.dtype) for g in ctx.saved_tensors))
+
+
+def _project(xs: Sequence[Tensor], ws: Sequence[Tensor]) -> Tensor:
+    """[c, V], in the dtype of the terms."""
+    logits = xs[0] @ ws[0].T
+    for x, w in zip(xs[1:], ws[1:], strict=True):
+        logits.addmm_(x, w.T)
+    return logits
+
+
+def _rows(teacher: Teacher | None, part: slice) -> Teacher | None:
+    if teacher is None:
+        return None
+    return TopK(*(t[part] for t in teacher)) if isinstance(teacher, TopK) else teacher[part]
+
+
+def _in_place(logits: Tensor, targets: Tensor, teacher: Teacher | None, plan: _Plan) -> tuple[Tensor, Tensor]:
+    """Loss and cross-entropy of [c, V] logits, summed.
+
+    Where a gradient is needed, `logits` becomes d loss / d logits.
+    """
+    rows = max(1, BLOCK // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    loss, ce = (torch.zeros((), dtype=torch.float64, device=logits.device) for _ in range(2))
+    for begin in range(0, len(logits), rows):
+        part = slice(begin, begin + rows)
+        z = logits[part].float()
+        factor: Tensor | float = plan.head.scale
+        if plan.head.scale != 1:
+            z = z * plan.head.scale
+        if plan.head.softcap:
+            bent = torch.tanh(z / plan.head.softcap)
+            factor = (1 - bent.square()) * plan.head.scale
+            z = bent * plan.head.softcap
+        signal = _rows(teacher, part)
+        # `z` may be the very memory of `logits` (float32): each block is read before it is written.
+        if isinstance(signal, Tensor):
+            losses, ces, grad = _dense(z, targets[part], signal, plan)
+        else:
+            losses, ces, grad = _coarse(z, targets[part], signal, plan)
+        loss += losses.double().sum()
+        ce += ces.double().sum()
+        if any(plan.grads):
+            logits[part] = grad if isinstance(factor, float) and factor == 1 else grad * factor
+    return loss, ce
+
+
+def _coarse(z: Tensor, targets: Tensor, teacher: TopK | None, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [r], cross-entropies [r], gradient [r, V]; no teacher, or top-k events.
+
+    With u = z / T and the events' gradients g (their sum G), d/du_j = g_j - G q_j for a kept token, and
+    q_j (g_tail / q_tail - G) for one in the tail; the latter is one factor per row on exp(u).
+    """
+    weights, temperature = plan.weights, plan.temperature
+    at = targets[:, None]
+    z = z - z.amax(-1, keepdim=True)
+    grad = z.exp()
+    total = grad.sum(-1, keepdim=True)
+    ce = (total.log() - z.gather(-1, at)).squeeze(-1)
+    loss = weights.ce * ce
+    grad *= weights.ce / total
+    grad.scatter_add_(-1, at, torch.full_like(total, -weights.ce))
+    if teacher is None:
+        return loss, ce, grad
+    kept = z.gather(-1, teacher.tokens) / temperature
+    u = z.div_(temperature).exp_()
+    kept_mass = kept.exp()
+    u.scatter_(-1, teacher.tokens, 0.0)  # from here on the tail alone
+    tail = u.sum(-1, keepdim=True)
+    whole = kept_mass.sum(-1, keepdim=True) + tail
+    log_whole = whole.log()
+    log_p = coarsen_teacher(teacher, z.shape[1]).float()
+    log_q = kept - log_whole
+    if log_p.shape[1] > log_q.shape[1]:
+        log_q = torch.cat([log_q, (tail.log() - log_whole).clamp_min(LOG_ZERO)], -1)
+    with torch.enable_grad():
+        log_q = log_q.detach().requires_grad_()
+        value = temperature**2 * divergence(log_p, log_q, weights)
+        (g,) = torch.autograd.grad(value.sum(), log_q)
+    mean = g.sum(-1, keepdim=True) / whole
+    k = kept.shape[1]
+    grad.scatter_add_(-1, teacher.tokens, (g[:, :k] - mean * kept_mass) / temperature)
+    if g.shape[1] > k:
+        # An empty tail (underflow) has no probability to move.
+        slope = torch.where(tail > 0, g[:, k:] / tail, torch.zeros_like(tail)) - mean
+        grad.addcmul_(u, slope / temperature)
+    return loss + value.detach(), ce, grad
+
+
+def _dense(z: Tensor, targets: Tensor, teacher: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_coarse` for dense log-probabilities [r, V]: the reference itself, on one block."""
+    with torch.enable_grad():
+        z = z.detach().clone().requires_grad_()
+        losses = distillation_loss(z, targets, teacher, plan.weights, plan.temperature)
+        (grad,) = torch.autograd.grad(losses.sum(), z)
+    with torch.no_grad():
+        ce = torch.logsumexp(z, -1) - z.gather(-1, targets[:, None]).squeeze(-1)
+    return losses.detach(), ce, grad

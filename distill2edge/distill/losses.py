@@ -1,0 +1,226 @@
+"""Distillation losses: pure functions on logits, one value per position.
+
+Names: P positions, V vocabulary, k kept teacher tokens, T temperature. `log_p` is the teacher, `log_q` the student,
+both log-probabilities at temperature T. All values are in nats. Divergences carry no T^2; `distillation_loss` does.
+
+A top-k signal is compared on k + 1 events: the k tokens, and the rest of the vocabulary as one. The student's share of
+the rest comes from its full log-sum-exp, so nothing is renormalised over k: the coarsened divergence is a lower bound
+of the dense one, and equals it for k = V (data-processing inequality).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LOG_ZERO = -1e4
+"""Stands for log 0: its exponential is 0 in float32, and sums and gradients stay finite."""
+
+
+class Weights(NamedTuple):
+    """Weights of the terms of the loss.
+
+    Attributes:
+        ce: cross-entropy on the tokens of the data, at temperature 1.
+        forward_kl: KL(teacher || student).
+        reverse_kl: KL(student || teacher).
+        jsd: generalised Jensen-Shannon divergence.
+        jsd_beta: weight of the teacher in the mixture, in (0, 1).
+    """
+
+    ce: float = 0.0
+    forward_kl: float = 0.0
+    reverse_kl: float = 0.0
+    jsd: float = 0.0
+    jsd_beta: float = 0.5
+
+    @property
+    def compares(self) -> bool:
+        """Whether a term needs the teacher's distribution."""
+        return self.forward_kl + self.reverse_kl + self.jsd > 0
+
+
+class TopK(NamedTuple):
+    """A teacher's distribution at temperature T: its k likeliest tokens, and the mass of all others.
+
+    Attributes:
+        tokens: [P, k] int64 token ids, distinct within a row.
+        log_p: [P, k] float32.
+        log_tail: [P] float32; ignored for k = V, where there is no tail.
+    """
+
+    tokens: Tensor
+    log_p: Tensor
+    log_tail: Tensor
+
+
+Teacher = TopK | Tensor
+"""A top-k signal, or dense log-probabilities [P, V] at temperature T."""
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of the targets.
+
+    Args:
+        logits: [P, V].
+        targets: [P] int64.
+
+    Returns:
+        [P] float32.
+    """
+    assert logits.ndim == 2, logits.shape
+    assert targets.shape == logits.shape[:1], (targets.shape, logits.shape)
+    logits = logits.float()
+    return torch.logsumexp(logits, -1) - logits.gather(-1, targets[:, None]).squeeze(-1)
+
+
+def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) over the last dimension.
+
+    Args:
+        log_p: [P, C] of the teacher.
+        log_q: [P, C] of the student.
+
+    Returns:
+        [P].
+    """
+    log_p, log_q = _floored(log_p, log_q)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q || p) over the last dimension; shapes as `forward_kl`."""
+    return forward_kl(log_q, log_p)
+
+
+def jensen_shannon(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """Generalised Jensen-Shannon divergence: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q.
+
+    Divided by beta it tends to KL(p || q) for beta -> 0; divided by 1 - beta, to KL(q || p) for beta -> 1
+    (Agarwal et al. 2024, "On-Policy Distillation of Language Models", equation 1 and below).
+
+    Args:
+        log_p: [P, C] of the teacher.
+        log_q: [P, C] of the student.
+        beta: weight of the teacher, in (0, 1).
+
+    Returns:
+        [P].
+    """
+    assert 0 < beta < 1, beta
+    log_p, log_q = _floored(log_p, log_q)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    return beta * forward_kl(log_p, log_m) + (1 - beta) * forward_kl(log_q, log_m)
+
+
+def divergence(log_p: Tensor, log_q: Tensor, weights: Weights) -> Tensor:
+    """The weighted sum of the terms that compare two distributions (no cross-entropy, no T^2).
+
+    Args:
+        log_p: [P, C] of the teacher.
+        log_q: [P, C] of the student.
+
+    Returns:
+        [P].
+    """
+    total = torch.zeros(log_p.shape[:-1], dtype=log_q.dtype, device=log_q.device)
+    if weights.forward_kl:
+        total = total + weights.forward_kl * forward_kl(log_p, log_q)
+    if weights.reverse_kl:
+        total = total + weights.reverse_kl * reverse_kl(log_p, log_q)
+    if weights.jsd:
+        total = total + weights.jsd * jensen_shannon(log_p, log_q, weights.jsd_beta)
+    return total
+
+
+def coarsen_teacher(teacher: TopK, vocabulary: int) -> Tensor:
+    """The teacher's k + 1 events.
+
+    Returns:
+        [P, k + 1] with the tail last; [P, k] for k = V.
+    """
+    positions, k = teacher.tokens.shape
+    assert teacher.log_p.shape == (positions, k), (teacher.log_p.shape, teacher.tokens.shape)
+    assert teacher.log_tail.shape == (positions,), teacher.log_tail.shape
+    assert k <= vocabulary, (k, vocabulary)
+    if k == vocabulary:
+        return teacher.log_p
+    return torch.cat([teacher.log_p, teacher.log_tail[:, None]], -1)
+
+
+def coarsen_student(logits: Tensor, index: Tensor, temperature: float) -> Tensor:
+    """The student's log-probabilities of the same k + 1 events.
+
+    The tail is the log-sum-exp of the other logits: 1 minus the sum of k probabilities would cancel.
+
+    Args:
+        logits: [P, V].
+        index: [P, k] int64, distinct within a row.
+
+    Returns:
+        [P, k + 1] float32 with the tail last; [P, k] for k = V.
+    """
+    assert logits.ndim == 2, logits.shape
+    assert index.ndim == 2, index.shape
+    assert index.shape[0] == logits.shape[0], (index.shape, logits.shape)
+    scaled = logits.float() / temperature
+    events = scaled.gather(-1, index)
+    if index.shape[1] < logits.shape[1]:
+        rest = scaled.scatter(-1, index, -math.inf)
+        events = torch.cat([events, torch.logsumexp(rest, -1, keepdim=True)], -1)
+    return torch.log_softmax(events, -1)
+
+
+def distillation_loss(
+    logits: Tensor, targets: Tensor, teacher: Teacher | None, weights: Weights, temperature: float = 1.0
+) -> Tensor:
+    """ce x CE + T^2 x (weighted divergences at temperature T): the reference that `chunked` must equal.
+
+    T^2 keeps the size of the gradient when T changes (Hinton et al. 2015, section 2).
+
+    Args:
+        logits: [P, V] of the student.
+        targets: [P] int64, the tokens of the data.
+        teacher: at temperature T; None where no term compares.
+
+    Returns:
+        [P] float32.
+    """
+    total = torch.zeros(logits.shape[0], device=logits.device)
+    if weights.ce:
+        total = total + weights.ce * cross_entropy(logits, targets)
+    if weights.compares:
+        assert teacher is not None, "a divergence needs the teacher's distribution"
+        log_p, log_q = events(logits, teacher, temperature)
+        total = total + temperature**2 * divergence(log_p, log_q, weights)
+    return total
+
+
+def events(logits: Tensor, teacher: Teacher, temperature: float) -> tuple[Tensor, Tensor]:
+    """Teacher and student over the same events: the vocabulary, or k tokens and the tail.
+
+    Returns:
+        log_p, log_q: [P, C] float32 at temperature T.
+    """
+    if isinstance(teacher, TopK):
+        log_p = coarsen_teacher(teacher, logits.shape[1])
+        return log_p.float(), coarsen_student(logits, teacher.tokens, temperature)
+    assert teacher.shape == logits.shape, (teacher.shape, logits.shape)
+    return teacher.float(), torch.log_softmax(logits.float() / temperature, -1)
+
+
+def top_k_of(log_p: Tensor, k: int) -> TopK:
+    """The top-k signal of dense log-probabilities [P, V]."""
+    values, index = log_p.float().topk(k, -1)
+    if k == log_p.shape[1]:
+        return TopK(index, values, values.new_full(values.shape[:1], LOG_ZERO))
+    rest = log_p.float().scatter(-1, index, -math.inf)
+    return TopK(index, values, torch.logsumexp(rest, -1))
+
+
+def _floored(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    assert log_p.shape == log_q.shape, (log_p.shape, log_q.shape)
+    return log_p.clamp_min(LOG_ZERO), log_q.clamp_min(LOG_ZERO)

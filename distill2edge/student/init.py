@@ -1,0 +1,177 @@
+"""The untrained student: a checkpoint, or some of the teacher's own layers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.errors import UserError
+from distill2edge.files import write_json
+from distill2edge.progress import Progress
+from distill2edge.recipe import schema
+
+if TYPE_CHECKING:
+    import torch
+
+    from distill2edge.data.encode import Encoded
+
+SIMILARITY_TOKENS = 2048
+"""Tokens of calibration rows on which layers are compared."""
+
+_BATCH = 8
+
+
+def init_student(
+    student: schema.Student,
+    teacher_dir: Path,
+    rows: Sequence[Encoded],
+    work: Path,
+    progress: Progress,
+    checkpoint_dir: Path | None = None,
+    same_vocabulary: bool = True,
+) -> dict[str, Any]:
+    """Write `work/model` (the untrained student) and `work/student.json`.
+
+    Args:
+        rows: calibration rows in the teacher's tokens; used by `select: similarity` alone.
+        checkpoint_dir: the materialised `student.init.model`; for a student that starts from a checkpoint.
+        same_vocabulary: the signal is in token ids, so both must give every token the same id.
+
+    Returns:
+        what student.json holds: source, layers kept (or null), distances, parameters.
+
+    Raises:
+        UserError: layers that the teacher does not have, no rows to compare layers on, vocabularies that differ.
+    """
+    work = Path(work)
+    init = student.init
+    if isinstance(init, schema.FromModel):
+        if checkpoint_dir is None:
+            raise ValueError("checkpoint_dir is needed for a student that starts from a checkpoint")
+        if same_vocabulary:
+            from transformers import AutoTokenizer
+
+            from distill2edge.teacher.vocabulary import check_same_vocabulary
+
+            teacher, own = (
+                AutoTokenizer.from_pretrained(path, local_files_only=True) for path in (teacher_dir, checkpoint_dir)
+            )
+            check_same_vocabulary(teacher, own)
+        facts = _from_checkpoint(checkpoint_dir, work, init.model)
+    else:
+        facts = _from_teacher(init, teacher_dir, rows, work, progress)
+    record = {"schema_version": 1, **facts}
+    write_json(work / "student.json", record)
+    return record
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files and the generation settings as they are: rewriting them could change them."""
+    names = (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+        "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
+    )  # fmt: skip
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _from_checkpoint(checkpoint_dir: Path, work: Path, name: str) -> dict[str, Any]:
+    target = work / "model"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(checkpoint_dir, target)
+    config = json.loads((target / "config.json").read_text())
+    return {"source": name, "layers": None, "of": config.get("num_hidden_layers"), "parameters": _parameters(target)}
+
+
+def _from_teacher(
+    init: schema.FromTeacher, teacher_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress
+) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from distill2edge.student.layers import by_similarity, check_layers, decoder_layers, evenly, keep_layers
+
+    total = json.loads((Path(teacher_dir) / "config.json").read_text()).get("num_hidden_layers")
+    if total is not None:
+        check_layers(init.layers, total)  # before seconds of loading
+    model: Any = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype="auto", local_files_only=True).eval()
+    total = len(decoder_layers(model))
+    dropped: list[dict[str, float]] = []
+    if not isinstance(init.layers, int):
+        kept = list(init.layers)
+    elif init.select == "even":
+        kept = evenly(total, init.layers)
+    elif init.select == "first":
+        kept = list(range(init.layers))
+    else:
+        if not rows:
+            raise UserError(
+                "there are no rows to compare layers on",
+                where="student.init.select",
+                fix="give data.splits.calibration some rows, or set select: even",
+            )
+        kept, dropped = by_similarity(model, _batches(rows), init.layers, progress)
+    probe = torch.tensor([rows[0].ids[:16]]) if rows else torch.arange(8)[None]
+    keep_layers(model, kept)
+    target = work / "model"
+    shutil.rmtree(target, ignore_errors=True)
+    model.save_pretrained(target)
+    copy_tokenizer(Path(teacher_dir), target)
+    _check_saved(model, target, probe)
+    return {
+        "source": "teacher",
+        "select": "chosen" if not isinstance(init.layers, int) else init.select,
+        "layers": kept,
+        "of": total,
+        "dropped": [{"layer": int(d["layer"]), "distance": d["distance"]} for d in dropped],
+        "parameters": model.num_parameters(),
+    }
+
+
+def _check_saved(model: Any, target: Path, probe: torch.Tensor) -> None:
+    """What was saved must load as the very same function."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    saved: Any = AutoModelForCausalLM.from_pretrained(target, dtype="auto", local_files_only=True).eval()
+    with torch.no_grad():
+        same = torch.equal(model(probe, use_cache=False).logits, saved(probe, use_cache=False).logits)
+    if not same:
+        raise UserError(
+            f"a {type(model).__name__} of fewer layers does not load as it was saved",
+            where="student.init",
+            fix="start the student from a checkpoint instead: student.init: {model: ...}",
+        )
+
+
+def _batches(rows: Sequence[Encoded]) -> list[dict[str, torch.Tensor]]:
+    """The first rows up to `SIMILARITY_TOKENS`, of similar length together."""
+    from distill2edge.distill.batches import collate
+
+    chosen: list[dict[str, Any]] = []
+    tokens = 0
+    for row in rows:
+        if tokens >= SIMILARITY_TOKENS:
+            break
+        chosen.append({"ids": row.ids[:SIMILARITY_TOKENS], "mask": row.mask[:SIMILARITY_TOKENS]})
+        tokens += len(row.ids)
+    chosen.sort(key=lambda item: len(item["ids"]))
+    groups = [collate(chosen[at : at + _BATCH], 0) for at in range(0, len(chosen), _BATCH)]
+    return [{name: group[name] for name in ("input_ids", "attention_mask")} for group in groups]
+
+
+def _parameters(model_dir: Path) -> int:
+    """Weights in the safetensors files; tied ones are there once."""
+    import math
+
+    from safetensors import safe_open
+
+    count = 0
+    for path in model_dir.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no iterator
+    return count
