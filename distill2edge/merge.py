@@ -149,4 +149,4 @@ def _survival(old: Mapping[str, Tensor], new: Mapping[str, Tensor], scheme: Sche
 
 
 def _rms(values: torch.Tensor) -> float:
-    return float(values.double().square().mean().sqrt())
+    return float(values.detach().double().square().mean().sqrt())

@@ -89,7 +89,7 @@ def train(
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     transformers.set_seed(seed)
     dtype = compute_dtype(training.dtype, default_device())
-    student = _student(model_dir, lora, dtype)
+    student = load_student(model_dir, lora, dtype)
     model = DistillModel(student, weights, reader.temperature if reader else 1.0, chunk, dtype)
     model.check_head(torch.tensor([train_rows[0].ids[:16]]))
     pad = model.config.pad_token_id
@@ -148,7 +148,7 @@ def train(
     return _facts(record)
 
 
-def _student(model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype) -> nn.Module:
+def load_student(model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype) -> nn.Module:
     """The model to train: frozen in `dtype` with float32 adapters, or float32 in full (products under autocast)."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -174,7 +174,20 @@ def _student(model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype) -> n
         student = get_peft_model(base, config)
     except ValueError as error:
         raise UserError(f"LoRA can't be put on these modules: {error}", where="student.lora.targets") from error
+    if dtype != torch.float32:
+        # Products run under autocast: without this, peft turns every input to float32 and autocast turns it back.
+        for module in student.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
     config.base_model_name_or_path = "student"  # no path of this machine in the artifact
+    if base.config.tie_word_embeddings:
+        for module in (base.get_input_embeddings(), base.get_output_embeddings()):
+            if hasattr(module, "base_layer"):
+                raise UserError(
+                    "embedding and output head are one matrix: an adapter on one of them can't be merged",
+                    where="student.lora.targets",
+                    fix="leave the embedding and the head out, or train in full (lora: null)",
+                )
     return student
 
 
@@ -218,6 +231,9 @@ def _write(student: Any, result: Path, adapter: bool) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     if not adapter:
         student.config.use_cache = True
-    student.save_pretrained(partial)
+        student.save_pretrained(partial)
+    else:
+        # The embeddings are never trained beside an adapter; left to itself, peft asks the hub about them.
+        student.save_pretrained(partial, save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
     partial.rename(result)
