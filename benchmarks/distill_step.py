@@ -35,7 +35,7 @@ SHARES = {"all": 1.0, "quarter": 0.25}
 SEED = 0
 
 
-def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, steps: int) -> dict[str, float]:
+def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, steps: int) -> dict[str, Any]:
     """One process's sample: peak memory, and seconds per step."""
     import torch
 
@@ -64,7 +64,8 @@ def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, step
     if arm == "dense":
         log_p = torch.log_softmax(torch.randn(count, vocabulary).mul_(2), -1)
     else:
-        batch["tokens"] = torch.stack([torch.randperm(vocabulary)[:TOP_K].clone() for _ in range(count)])
+        # Distinct within a row, and made without large temporaries that the allocator would keep.
+        batch["tokens"] = (torch.randint(vocabulary, (count, 1)) + torch.arange(TOP_K) * 751) % vocabulary
         kept = torch.log_softmax(torch.randn(count, TOP_K + 1) * 2, -1)
         batch["log_p"], batch["log_tail"] = kept[:, :TOP_K].contiguous(), kept[:, TOP_K].contiguous()
     hidden = torch.randn(BATCH, LENGTH, model.config.hidden_size, dtype=dtype, requires_grad=True)
@@ -81,7 +82,9 @@ def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, step
 
     _reset_peak()  # what it took to make up a signal is not the step's; the signal itself is
     times = []
-    for _ in range(1 + steps):
+    for number in range(1 + steps):
+        if number == 1:
+            probe = contention.Probe(threads)
         start = time.perf_counter()
         loss().backward()
         if scope != "loss":
@@ -89,6 +92,7 @@ def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, step
             optimizer.zero_grad()
         hidden.grad = None
         times.append(time.perf_counter() - start)
+    busy = probe.stop()
     peak = _status("VmHWM")
     return {
         "step_s": statistics.median(times[1:]),
@@ -97,6 +101,7 @@ def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, step
         "loaded_bytes": loaded,
         "peak_bytes": peak,
         "over_model_bytes": peak - loaded,
+        "contention": busy,
     }
 
 
@@ -161,7 +166,7 @@ class Sampler:
 
     def __init__(self, model_dir: Path, threads: int, steps: int) -> None:
         self.model_dir, self.threads, self.steps = model_dir, threads, steps
-        self.raw: dict[str, list[dict[str, float]]] = {}
+        self.raw: dict[str, list[dict[str, Any]]] = {}
 
     def run(self, scope: str, share: str, arm: str) -> float:
         """Seconds per step of a fresh process."""
@@ -204,7 +209,6 @@ def measure(sampler: Sampler, rounds: int) -> None:
 
     metrics: dict[str, Any] = {}
     speed: dict[str, Any] = {}
-    probe = contention.Probe(sampler.threads)
     for scope in SCOPES:
         for share in SHARES:
             arms = ["ours", "dense"] + (["recompute"] if scope == "loss" else [])
@@ -214,7 +218,6 @@ def measure(sampler: Sampler, rounds: int) -> None:
             speed[f"{scope}, {share}"] = ratio(times, "dense", "ours")
             if scope == "loss":
                 metrics[f"loss, {share}: speed, ours / recompute"] = ratio(times, "recompute", "ours")
-    busy = probe.stop()
 
     def memory(scope: str, share: str, key: str) -> Any:
         cells = {arm: [s[key] for s in sampler.raw[f"{scope}, {share}, {arm}"]] for arm in ("ours", "dense")}
@@ -225,7 +228,14 @@ def measure(sampler: Sampler, rounds: int) -> None:
         for share in SHARES:
             name = f"distillation {scope}, {share} positions supervised, ours / dense"
             over, whole = (memory(scope, share, key) for key in ("over_model_bytes", "peak_bytes"))
-            note = f"peak over the loaded model; of the whole process it is {whole.value:.2f}"
+            peaks = (
+                statistics.median(s["over_model_bytes"] for s in sampler.raw[f"{scope}, {share}, {arm}"]) / 1e6
+                for arm in ("ours", "dense")
+            )
+            note = "peak over the loaded model, {:.0f} / {:.0f} MB".format(*peaks)
+            note += f"; of the whole process the ratio is {whole.value:.2f}"
+            if over.value > 0.5:
+                note += "; the layers' activations, the same in both arms, are nearly all of ours"
             bars.append(bar(f"{name}: peak memory", over, "<=", 0.5, unit="x", note=note))
             bars.append(bar(f"{name}: tokens/s", speed[f"{scope}, {share}"], ">=", 1.0, unit="x"))
             metrics[f"{scope}, {share}: whole-process peak, ours / dense"] = whole
@@ -234,6 +244,7 @@ def measure(sampler: Sampler, rounds: int) -> None:
             "tokens_per_s": summary([s["tokens"] / s["step_s"] for s in samples]),
             **{f"{k}_MB": summary([s[f"{k}_bytes"] / 1e6 for s in samples]) for k in ("peak", "over_model", "loaded")},
         }
+    busy = contention.worst([s["contention"] for samples in sampler.raw.values() for s in samples])
     metrics["contention"] = {**busy, "reasons": contention.reasons(busy, sampler.threads)}
     command = f"python benchmarks/distill_step.py --rounds {rounds} --steps {sampler.steps} --threads {sampler.threads}"
     path = write_result(

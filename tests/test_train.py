@@ -395,6 +395,12 @@ def test_unknown_modules_are_a_user_error(student, tmp_path):
         run(student, tmp_path, settings(), lora=schema.Lora(rank=2, alpha=2, targets=("nowhere",)))
 
 
+def test_an_adapter_on_a_tied_head_is_refused_before_training(student, tmp_path):
+    with pytest.raises(UserError, match="one matrix") as caught:
+        run(student, tmp_path, settings(), lora=schema.Lora(rank=2, alpha=2, targets=("q_proj", "lm_head")))
+    assert caught.value.where == "student.lora.targets"
+
+
 def test_no_rows_is_a_user_error(student, tmp_path):
     with pytest.raises(UserError, match="nothing to train on"):
         run(student, tmp_path, settings(), rows=[])
