@@ -311,3 +311,21 @@ def _tar_file(tarred: tarfile.TarFile, name: str) -> IO[bytes]:
     if file is None:
         raise KeyError(f"{name} is not a file")
     return file
+
+
+def cached_path(name: str) -> Path | None:
+    """Where an entry lies when it has been fetched, unchecked; None when it has not."""
+    entry = lookup(name)
+    directory = cache_directory() / f"{entry.name}-{entry.sha256[:12]}"
+    if not all((directory / member.name).is_file() for member in entry.members):
+        return None
+    return directory if entry.kind == "model" else directory / entry.members[0].name
+
+
+def describe() -> str:
+    """The table of entries for people: name, kind, licence, whether it is here."""
+    lines = []
+    for entry in _ENTRIES:
+        here = "here" if cached_path(entry.name) else "not fetched"
+        lines.append(f"{entry.name:<24}{entry.kind:<8}{entry.licence:<14}{here:<14}{entry.description}")
+    return "\n".join(lines)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.files import write_json, write_text
+from distill2edge.files import read_json, write_json, write_text
 from distill2edge.pipeline import Done, Inputs
 from distill2edge.recipe.schema import Recipe
-from distill2edge.steps import read_json
 from distill2edge.store import Artifact
 
 Document = dict[str, Any]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.files import read_json
 from distill2edge.models import TORCH, Encodings, ModelFile
 from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
@@ -75,7 +76,7 @@ def write_fit(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) ->
     from distill2edge.merge import merge
 
     merged = merge(base, trained, train_rows[:8], SURVIVAL, work)
-    _remove(trained)
+    shutil.rmtree(trained)
     return {"train": facts, "merge": merged}
 
 
@@ -131,7 +132,7 @@ def write_student(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress
         checkpoint,
         same_vocabulary=recipe.signal.kind == "logits",
     )
-    _remove(work / "checkpoint")
+    shutil.rmtree(work / "checkpoint", ignore_errors=True)
     return facts
 
 
@@ -320,14 +321,3 @@ def _paired(encodings: dict[str, Encodings]) -> dict[str, Encodings]:
         choices = None if side.choices is None else [side.choices[index] for index in kept]
         paired[role] = Encodings([side.rows[index] for index in kept], choices, side.vocabulary, side.stop)
     return paired
-
-
-def read_json(path: Path) -> Any:
-    """One JSON document of an artifact."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _remove(directory: Path) -> None:
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)
