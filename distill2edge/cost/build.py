@@ -1,0 +1,326 @@
+"""cost.json: the cost of 1,000 requests at the measured speed, the break-even, and what would erase the saving."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from distill2edge.cost import model
+from distill2edge.cost.catalogue import Catalogue, Device, Rented
+from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
+from distill2edge.recipe import schema
+
+SCHEMA_VERSION = 1
+
+# Which one-off sum a stage belongs to, by the first word of its name. Everything else counts as evaluation,
+# so that no time is lost; the control is evidence, not part of the student.
+ONE_OFF = {
+    "data": "teacher_generation",
+    "teacher": "teacher_generation",
+    "signal": "teacher_generation",
+    "fit": "training",
+    "student": "training",
+    "distill": "training",
+    "merge": "training",
+}
+Cell = dict[str, Any]
+
+
+def build_cost(
+    recipe_cost: schema.Cost,
+    bench: dict[str, Any],
+    verify: dict[str, Any],
+    stage_seconds: dict[str, float],
+    tokens: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The cost document of one run.
+
+    Args:
+        recipe_cost: the `cost` section of the recipe.
+        bench: bench.json.
+        verify: verify.json; its gates say which files may be compared.
+        stage_seconds: wall seconds of each stage, as first computed (a cached stage keeps its own time).
+        tokens: mean tokens of a request for API prices: {"input", "cached", "output", "counted_with"}. None takes
+            the workload of bench, counted with the teacher's tokenizer.
+
+    Returns:
+        cost.json, schema version 1. `cells` holds one entry for each model and place that can be priced;
+        `four_cells` and `comparison` are null where there is nothing to compare, with the reason in `notes`.
+
+    Raises:
+        UserError: a place that the catalogue does not know, or a bad price file.
+    """
+    catalogue = catalogue_of(recipe_cost)
+    teacher_spot, student_spot = spots(recipe_cost, catalogue)
+    notes: list[str] = []
+    workload = _workload(bench)
+    name = str(workload.get("name", ""))
+    counted = _tokens(tokens, workload, teacher_spot, notes)
+    same_spot = student_spot if teacher_spot.kind == "api" else teacher_spot
+
+    machine = {**bench.get("machine", {}), "threads": bench.get("threads")}
+    places = {spot.id: spot for spot in (teacher_spot, student_spot, same_spot)}
+    utilisation = recipe_cost.utilisation
+    cells = [
+        priced
+        for cell in bench.get("cells", [])
+        for spot in places.values()
+        if spot.id in (same_spot.id, (student_spot if _role(str(cell.get("model"))) == "student" else teacher_spot).id)
+        and spot.kind != "api"
+        and (priced := _price(cell, spot, name, utilisation, machine, recipe_cost.requests_per_month)) is not None
+    ]
+    if teacher_spot.kind == "api":
+        cells.insert(0, _price_api(teacher_spot, counted, utilisation))
+
+    admitted = _admitted(verify)
+    four = {
+        "teacher_same_box": _cheapest(cells, "teacher", same_spot, admitted, notes),
+        "student_same_box": _cheapest(cells, "student", same_spot, admitted, notes),
+        "teacher_best_box": _cheapest(cells, "teacher", teacher_spot, admitted, notes),
+        "student_best_box": _cheapest(cells, "student", student_spot, admitted, notes),
+    }
+    one_off = _one_off(recipe_cost, catalogue, stage_seconds)
+    for cell in cells:
+        if cell.get("speed_note") and cell["speed_note"] not in notes:
+            notes.append(cell["speed_note"])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "prices": {
+            "as_of": _oldest(places.values(), catalogue),
+            "catalogue_as_of": catalogue.as_of.isoformat(),
+            "source": catalogue.origin,
+            "entries_used": _entries(places, catalogue, one_off),
+        },
+        "workload": name,
+        "tokens": vars(counted),
+        "utilisation": utilisation,
+        "requests_per_month": recipe_cost.requests_per_month,
+        "cells": cells,
+        "four_cells": {key: _brief(cell) for key, cell in four.items()},
+        "one_off": one_off,
+        "comparison": _comparison(four, one_off["total_usd"], recipe_cost.requests_per_month, notes),
+        "formulas": dict(model.FORMULAS),
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _workload(bench: dict[str, Any]) -> dict[str, Any]:
+    """The user's own task where it was measured, else the first workload."""
+    workloads: list[dict[str, Any]] = bench.get("workloads", [])
+    task = [workload for workload in workloads if workload.get("name") == "task"]
+    return (task or workloads or [{}])[0]
+
+
+def _tokens(given: dict[str, Any] | None, workload: dict[str, Any], teacher: Spot, notes: list[str]) -> Tokens:
+    if given is not None:
+        counted = Tokens(
+            float(given["input"]),
+            float(given.get("cached", 0)),
+            float(given["output"]),
+            str(given.get("counted_with", "not said")),
+        )
+    else:
+        counted = Tokens(
+            float(workload.get("prompt_tokens") or 0),
+            0.0,
+            float(workload.get("output_tokens") or 0),
+            "the teacher's tokenizer",
+        )
+    if teacher.kind == "api":
+        wanted = getattr(teacher.entry, "tokenizer", None)
+        if wanted is None or counted.counted_with != wanted:
+            notes.append(
+                f"API tokens were counted with {counted.counted_with}, not with the tokenizer of {teacher.label}: "
+                "expect the true count to differ, often by 10 to 30%"
+            )
+    return counted
+
+
+def _price(
+    cell: dict[str, Any], spot: Spot, workload: str, utilisation: float, machine: dict[str, Any], volume: int
+) -> Cell | None:
+    """One measured cell at one place; None where it says nothing about that place."""
+    role = _role(str(cell.get("model", "")))
+    if cell.get("error") or role == "control" or not spot.runs(str(cell.get("device", "cpu"))):
+        return None
+    speed = ((cell.get("workloads") or {}).get(workload) or {}).get("requests_per_s") or {}
+    rate = speed.get("value")
+    if not rate or rate <= 0:
+        return None
+    here: Quote = spot.quote(rate, utilisation)
+    return {
+        "cell": cell["id"],
+        "model": cell["model"],
+        "place": spot.id,
+        "label": spot.label,
+        "requests_per_s": rate,
+        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": spot.quote(rate, u).value for u in model.UTILISATIONS},
+        "at_utilisation": here.value,
+        "low": here.low,
+        "high": here.high,
+        "implied_utilisation": model.implied_utilisation(volume, rate),
+        "contended": bool(cell.get("contended")),
+        "speed_note": _speed_note(spot, machine),
+    }
+
+
+def _speed_note(spot: Spot, machine: dict[str, Any]) -> str:
+    """Say aloud that the speed is that of the bench machine."""
+    threads = machine.get("threads") or machine.get("usable_threads") or machine.get("cores")
+    measured = f"{machine.get('cpu') or 'unknown processor'}{f', {threads} threads' if threads else ''}"
+    if isinstance(spot.entry, Device):
+        return f"{spot.label}: speed measured on this machine ({measured}), not on the device"
+    if isinstance(spot.entry, Rented) and spot.entry.kind == "cpu" and threads == spot.entry.vcpus:
+        return f"{spot.label}: speed measured on this machine ({measured}), with as many threads as it has vCPUs"
+    return f"{spot.label}: speed measured on this machine ({measured}), not on that type"
+
+
+def _price_api(spot: Spot, tokens: Tokens, utilisation: float) -> Cell:
+    quote = spot.quote_tokens(tokens)
+    return {
+        "cell": spot.id,
+        "model": "teacher",
+        "place": spot.id,
+        "label": spot.label,
+        "requests_per_s": None,
+        # An API bills by the request: idling costs nothing.
+        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": quote.value for u in model.UTILISATIONS},
+        "at_utilisation": quote.value,
+        "low": quote.low,
+        "high": quote.high,
+        "implied_utilisation": None,
+        "contended": False,
+        "speed_note": "",
+    }
+
+
+def _role(name: str) -> str:
+    return name.split("/", 1)[0].split("@", 1)[0]
+
+
+def _admitted(verify: dict[str, Any]) -> dict[str, bool]:
+    """Which models may stand for their side: no error, no failed gate. The teacher's files and the dense student, which
+    no gate holds, must keep what the student's files must: cheap because bad is no rival, and no student."""
+    gates = verify.get("gates", [])
+    failed = {gate["model"] for gate in gates if not gate.get("passed")}
+    floors = [gate["target"] for gate in gates if "retained" in str(gate.get("name")) and gate.get("op") == ">="]
+    admitted = {}
+    for entry in verify.get("models", []):
+        name = str(entry["id"])
+        good = not entry.get("error") and name not in failed
+        if good and floors and name != "teacher":
+            retained = (entry.get("retained") or {}).get("value")
+            good = retained is not None and retained >= max(floors)
+        admitted[name] = good
+    return admitted
+
+
+def _cheapest(cells: list[Cell], role: str, spot: Spot, admitted: dict[str, bool], notes: list[str]) -> Cell | None:
+    """The best runtime and file of one side at one place."""
+    here = [cell for cell in cells if _role(cell["model"]) == role and cell["place"] == spot.id]
+    good = [cell for cell in here if cell["cell"] == spot.id or admitted.get(cell["model"], False)]
+    if here and not good:
+        notes.append(f"no {role} file passed its gates, so none is compared")
+    elif not here:
+        notes.append(f"no {role} cell could be priced at {spot.label}")
+    return min(good, key=lambda cell: float(cell["at_utilisation"]), default=None)
+
+
+def _brief(cell: Cell | None) -> dict[str, Any] | None:
+    if cell is None:
+        return None
+    return {
+        "cell": cell["cell"],
+        "place": cell["place"],
+        "label": cell["label"],
+        "cost_per_1000": cell["at_utilisation"],
+        "low": cell["low"],
+        "high": cell["high"],
+    }
+
+
+def _one_off(recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict[str, float]) -> dict[str, Any]:
+    """F: the seconds of each stage at the price of a rented machine."""
+    names = [place.rented for place in (recipe_cost.teacher, recipe_cost.student) if place.rented]
+    name = names[0] if names else "cpu-2-vcpu"
+    machine = catalogue.rented_machine(name)
+    seconds = {"teacher_generation": 0.0, "training": 0.0, "evaluation": 0.0}
+    for stage, spent in stage_seconds.items():
+        word = re.split(r"[^a-z]", stage, maxsplit=1)[0]
+        kind = "evaluation" if "control" in stage else ONE_OFF.get(word, "evaluation")
+        seconds[kind] += spent
+    usd = {kind: spent / model.SECONDS_PER_HOUR * machine.usd_per_hour.value for kind, spent in seconds.items()}
+    return {
+        "teacher_generation_usd": usd["teacher_generation"],
+        "training_usd": usd["training"],
+        "evaluation_usd": usd["evaluation"],
+        "total_usd": sum(usd.values()),
+        "seconds": {**seconds, "total": sum(seconds.values())},
+        "machine": f"rented:{name}",
+        "note": f"machine time at the price of {machine.label}; people's time is not counted",
+    }
+
+
+def _comparison(
+    four: dict[str, Cell | None], one_off_usd: float, requests_per_month: int, notes: list[str]
+) -> dict[str, Any] | None:
+    teacher, student = four["teacher_best_box"], four["student_best_box"]
+    if teacher is None or student is None:
+        notes.append("teacher and student cannot be compared by cost: one of them has no priced cell")
+        return None
+    c_teacher, c_student = teacher["at_utilisation"], student["at_utilisation"]
+    requests = model.break_even_requests(one_off_usd, c_teacher, c_student)
+    same_teacher, same_student = four["teacher_same_box"], four["student_same_box"]
+    same = None
+    if same_teacher is not None and same_student is not None:
+        same = model.saving(same_teacher["at_utilisation"], same_student["at_utilisation"])
+    return {
+        "teacher": teacher["cell"],
+        "student": student["cell"],
+        "teacher_place": teacher["place"],
+        "student_place": student["place"],
+        "teacher_per_1000": c_teacher,
+        "student_per_1000": c_student,
+        "saving": model.saving(c_teacher, c_student),
+        # The worst and best that the price bounds allow, taken against each other.
+        "saving_low": model.saving(teacher["low"], student["high"]),
+        "saving_high": model.saving(teacher["high"], student["low"]),
+        "saving_same_box": same,
+        "break_even_requests": requests,
+        "break_even_months": None if requests is None else requests / requests_per_month,
+        "break_even_by_utilisation": {
+            u: model.break_even_requests(one_off_usd, cost, student["cost_per_1000"][u])
+            for u, cost in teacher["cost_per_1000"].items()
+        },
+        "teacher_price_drop_that_erases": model.price_drop_that_erases(c_teacher, c_student),
+        "teacher_price_drop_that_erases_in_a_year": model.price_drop_that_erases(
+            c_teacher, c_student, one_off_usd, 12.0 * requests_per_month
+        ),
+    }
+
+
+def _entries(places: dict[str, Spot], catalogue: Catalogue, one_off: dict[str, Any]) -> list[dict[str, Any]]:
+    used = {spot.id: spot.as_entry() for spot in places.values()}
+    if one_off["machine"] not in used:
+        name = one_off["machine"].removeprefix("rented:")
+        used[one_off["machine"]] = Spot("rented", name, catalogue.rented[name], catalogue).as_entry()
+    entries = list(used.values())
+    if any(spot.kind == "device" for spot in places.values()):
+        entries.append(
+            {
+                "id": "electricity",
+                "kind": "electricity",
+                "name": "electricity",
+                "label": "Electricity",
+                **catalogue.electricity.model_dump(mode="json"),
+            }
+        )
+    return entries
+
+
+def _oldest(places: Any, catalogue: Catalogue) -> str:
+    """The date that the comparison is worth: the oldest price in it."""
+    dates = [spot.entry.as_of for spot in places]
+    if any(spot.kind == "device" for spot in places):
+        dates.append(catalogue.electricity.as_of)
+    return str(min(dates).isoformat())

@@ -1,0 +1,289 @@
+"""report.json: everything that a reader of a run wants, joined from the documents of its stages. Reads JSON only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill2edge.report.frontier import pareto
+from distill2edge.report.text import value_of
+
+SCHEMA_VERSION = 1
+Document = dict[str, Any]
+
+
+def build_report(
+    run: Document,
+    data: Document | None,
+    teacher: Document | None,
+    student: Document | None,
+    train: Document | None,
+    merge: Document | None,
+    exports: list[Document],
+    verify: Document,
+    bench: Document | None,
+    cost: Document | None,
+    *,
+    control: Document | None = None,
+) -> Document:
+    """Join the documents of one run.
+
+    Args:
+        run: run.json; data, teacher, student, train, merge: the documents of those stages, None where there is none.
+        exports: export.json of each file that ships; `model` names its id ("student/gguf:Q4_0"), else it is made
+            from `format` and `scheme`.
+        verify: verify.json; bench: bench.json; cost: cost.json.
+        control: train.json of the control, for its curve.
+
+    Returns:
+        report.json, schema version 1. With a failed verdict `headline` and the cost comparison are null.
+    """
+    gates: list[Document] = list(verify.get("gates", []))
+    passed = verify.get("verdict") == "pass"
+    bench = bench or {}
+    workload = main_workload(bench)
+    files = [_file(export) for export in exports]
+    models = _models(verify, bench, workload, gates)
+    shown_cost = _cost(cost, passed)
+    metric = str(verify.get("metric", "score"))
+    # Every score is made so that more is better: the likelihood of text is exp(-NLL), a probability.
+    higher = bool(verify.get("higher_is_better", True))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": run.get("name", "run"),
+        "created": run.get("created"),
+        "recipe_path": run.get("recipe_path"),
+        "seed": run.get("seed"),
+        "verdict": _verdict(verify, gates, models),
+        "headline": _headline(models, gates, bench, workload, shown_cost, metric) if passed else None,
+        "gates": gates,
+        "metric": {
+            "name": metric,
+            "higher_is_better": higher,
+            "rows": verify.get("rows"),
+            "tokens": verify.get("tokens"),
+        },
+        "models": models,
+        "files": files,
+        "pareto": {
+            "workload": workload,
+            "latency": pareto(_latency_points(models), higher),
+            "size": pareto(_size_points(models), higher),
+        },
+        "bench": bench,
+        "cost": shown_cost,
+        "training": {"student": _training(train), "control": _training(control)},
+        "student": student or {},
+        "merge": merge or {},
+        "licence": _licence(teacher),
+        "teacher": teacher or {},
+        "data": data or {},
+        "leakage": (data or {}).get("leakage"),
+        "samples": verify.get("samples", []),
+        "stages": run.get("stages", []),
+        "environment": {**run.get("environment", {}), "bench_machine": bench.get("machine")},
+        "reproduce": {
+            "command": run.get("command"),
+            "recipe_path": run.get("recipe_path"),
+            "recipe": run.get("recipe", {}),
+        },
+    }
+
+
+def main_workload(bench: Document) -> str | None:
+    """The user's own task where it was measured, else the first workload."""
+    names = [str(workload["name"]) for workload in bench.get("workloads", [])]
+    return "task" if "task" in names else next(iter(names), None)
+
+
+def _verdict(verify: Document, gates: list[Document], models: list[Document]) -> Document:
+    failed = [gate for gate in gates if not gate.get("passed")]
+    errors = [{"model": model["id"], "error": model["error"]} for model in models if model.get("error")]
+    result = "pass" if verify.get("verdict") == "pass" else "fail"
+    if not gates:
+        summary = "The recipe sets no gates: everything is reported, nothing is enforced."
+    elif result == "pass":
+        summary = f"All {len(gates)} gates passed." if len(gates) != 1 else "The only gate passed."
+    else:
+        summary = f"{len(failed)} of {len(gates)} gates failed."
+    if errors:
+        summary += f" {len(errors)} model{'s' if len(errors) != 1 else ''} could not be run."
+    return {"result": result, "summary": summary, "failed_gates": failed, "errors": errors}
+
+
+def _models(verify: Document, bench: Document, workload: str | None, gates: list[Document]) -> list[Document]:
+    """verify's entries, each with its bench cells, and whether its gates passed (None: it has none)."""
+    models = []
+    for entry in verify.get("models", []):
+        own = [gate for gate in gates if gate.get("model") == entry["id"]]
+        cells = [cell for cell in bench.get("cells", []) if cell.get("model") == entry["id"]]
+        models.append(
+            {
+                **entry,
+                "passed": all(gate.get("passed") for gate in own) if own else None,
+                "cells": [_cell(cell, workload) for cell in cells],
+            }
+        )
+    return models
+
+
+def _cell(cell: Document, workload: str | None) -> Document:
+    measured = (cell.get("workloads") or {}).get(workload) or {}
+    end_to_end = measured.get("e2e_ms") or {}
+    return {
+        "id": cell["id"],
+        "device": cell.get("device"),
+        "error": cell.get("error"),
+        "contended": bool(cell.get("contended")),
+        "latency_ms": {
+            "value": end_to_end.get("p50"),
+            "low": end_to_end.get("low"),
+            "high": end_to_end.get("high"),
+            "n": end_to_end.get("n"),
+        },
+    }
+
+
+def _latency_points(models: list[Document]) -> list[Document]:
+    return [
+        {**_point(model), "id": cell["id"], "x": cell["latency_ms"]}
+        for model in models
+        for cell in model["cells"]
+        if not cell["error"] and not model.get("error") and cell["latency_ms"]["value"] and value_of(model.get("score"))
+    ]
+
+
+def _size_points(models: list[Document]) -> list[Document]:
+    return [
+        {**_point(model), "id": model["id"], "x": {"value": model["size_bytes"] / 1e6}}
+        for model in models
+        if not model.get("error") and model.get("size_bytes") and value_of(model.get("score")) is not None
+    ]
+
+
+def _point(model: Document) -> Document:
+    return {"model": model["id"], "role": model.get("role"), "y": model["score"], "passed": model["passed"]}
+
+
+def _file(export: Document) -> Document:
+    name = export.get("model") or f"student/{_scheme(export)}"
+    return {**export, "model": name, "scheme": _scheme(export)}
+
+
+def _scheme(export: Document) -> str:
+    scheme = str(export.get("scheme", ""))
+    return scheme if ":" in scheme else f"{export.get('format', '')}:{scheme}"
+
+
+def _cost(cost: Document | None, passed: bool) -> Document | None:
+    """A student that failed its gates saves nothing: its comparison is withheld."""
+    if cost is None or passed:
+        return cost
+    return {**cost, "comparison": None, "withheld": "the verdict is fail, so no saving is claimed"}
+
+
+def _headline(
+    models: list[Document],
+    gates: list[Document],
+    bench: Document,
+    workload: str | None,
+    cost: Document | None,
+    metric: str,
+) -> Document | None:
+    """The one file to quote: the one that the cost comparison chose, else the fastest that passed."""
+    by_id = {model["id"]: model for model in models}
+    shipped = [
+        model
+        for model in models
+        if model.get("role") == "student" and model["passed"] is not False and not model.get("error")
+    ]
+    files = [model for model in shipped if not str(model.get("scheme", "")).startswith("torch")] or shipped
+    comparison = (cost or {}).get("comparison") or {}
+    wanted = str(comparison.get("student", "")).split("@", 1)[0]
+    chosen = next((model for model in files if model["id"] == wanted), None)
+    chosen = chosen or min(files, key=lambda model: _best_latency(model) or float("inf"), default=None)
+    if chosen is None:
+        return None
+    cell = str(comparison.get("student", "")) if chosen["id"] == wanted else _best_cell(chosen)
+    teacher = by_id.get("teacher", {})
+    rivals = _rivals(models, gates)
+    speedup = _speedup(bench, cell, workload, {str(model["id"]) for model in rivals})
+    small = min(rivals, key=lambda model: float(model["size_bytes"]), default=teacher)
+    sizes = (small.get("size_bytes"), chosen.get("size_bytes"))
+    return {
+        "model": chosen["id"],
+        "cell": cell,
+        "metric": metric,
+        "score": chosen.get("score"),
+        "teacher_score": teacher.get("score"),
+        "control_score": next((m.get("score") for m in models if m.get("role") == "control"), None),
+        "retained": chosen.get("retained"),
+        "kl_student": chosen.get("kl_student"),
+        "size_bytes": sizes[1],
+        "teacher_size_bytes": sizes[0],
+        "teacher_size_of": small.get("id"),
+        "size_ratio": sizes[0] / sizes[1] if sizes[0] and sizes[1] else None,
+        "latency_ms": next((c["latency_ms"] for c in chosen["cells"] if c["id"] == cell), None),
+        "speedup": speedup,
+        "saving": comparison.get("saving"),
+        "saving_same_box": comparison.get("saving_same_box"),
+        "cost_per_1000": comparison.get("student_per_1000"),
+        "teacher_cost_per_1000": comparison.get("teacher_per_1000"),
+        "break_even_requests": comparison.get("break_even_requests"),
+        "student_place": comparison.get("student_place"),
+        "same_place": comparison.get("student_place") == comparison.get("teacher_place"),
+    }
+
+
+def _rivals(models: list[Document], gates: list[Document]) -> list[Document]:
+    """The teacher and those of its own quantized files that meet the student's gate on quality.
+
+    The student is quoted against the smallest and the fastest of them: the teacher's file is quantized for free.
+    """
+    floors = [gate["target"] for gate in gates if "retained" in str(gate.get("name")) and gate.get("op") == ">="]
+
+    def good(model: Document) -> bool:
+        if model.get("role") != "teacher" or model.get("error") or not model.get("size_bytes"):
+            return False
+        retained = value_of(model.get("retained"))
+        return model["id"] == "teacher" or not floors or (retained is not None and retained >= max(floors))
+
+    return [model for model in models if good(model)]
+
+
+def _best_cell(model: Document) -> str | None:
+    timed = [cell for cell in model["cells"] if not cell["error"] and cell["latency_ms"]["value"]]
+    best = min(timed, key=lambda cell: float(cell["latency_ms"]["value"]), default=None)
+    return None if best is None else str(best["id"])
+
+
+def _best_latency(model: Document) -> float | None:
+    best = _best_cell(model)
+    return next((cell["latency_ms"]["value"] for cell in model["cells"] if cell["id"] == best), None)
+
+
+def _speedup(bench: Document, cell: str | None, workload: str | None, rivals: set[str]) -> Document | None:
+    """Against the fastest rival: the smallest speed-up, so that no slow one flatters the student."""
+    rows = [
+        row
+        for row in bench.get("speedups", [])
+        if row.get("cell") == cell
+        and row.get("workload") == workload
+        and str(row.get("against", "")).split("@", 1)[0] in rivals
+        and value_of(row.get("ratio")) is not None
+    ]
+    return min(rows, key=lambda row: value_of(row["ratio"]) or 0.0, default=None)
+
+
+def _training(train: Document | None) -> Document | None:
+    if train is None:
+        return None
+    keys = ("log", "eval", "supervised_tokens", "tokens_per_s", "wall_s", "peak_rss_bytes", "dtype")
+    return {key: train.get(key) for key in keys}
+
+
+def _licence(teacher: Document | None) -> Document:
+    """The gate's record without its empty fields; `accepted` is the reason to go on against the verdict."""
+    record = (teacher or {}).get("licence") or {}
+    if not isinstance(record, dict):
+        record = {"licence": record}
+    return {key: value for key, value in record.items() if value not in (None, [], "", False)}

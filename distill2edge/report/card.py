@@ -1,0 +1,176 @@
+"""The Hugging Face model card: YAML front matter, then what a user of the files must know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from distill2edge.report import facts, tables, text
+from distill2edge.report.html import check_version
+from distill2edge.report.markdown import block, code, escape, render_table
+
+Document = dict[str, Any]
+
+HUB_LICENCES = frozenset(
+    {
+        "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail", "bigscience-openrail-m",
+        "bigcode-openrail-m", "creativeml-openrail-m", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3",
+        "llama4", "unknown",
+    }
+)  # fmt: skip
+"""Identifiers that the hub knows; every other licence is `other` with its name."""
+
+
+def render_card(report: Document) -> str:
+    """README.md of the model.
+
+    Raises:
+        UserError: the schema version is not ours.
+    """
+    check_version(report)
+    licence = report["licence"]
+    front = yaml.safe_dump(_one_line(front_matter(report)), sort_keys=False, allow_unicode=True, width=1000)
+    teacher = report["teacher"].get("name") or "the teacher"
+    failed = report["verdict"]["result"] != "pass"
+    reason = licence.get("accepted")
+    parts = [
+        f"---\n{front}---",
+        f"# {escape(report['name'])}",
+        f"A student distilled from {escape(teacher)} with distill2edge. {escape(facts.lead(report))}",
+        f"**The verdict is {report['verdict']['result'].upper()}: {escape(report['verdict']['summary'])}**"
+        + (" Do not rely on these files for the task." if failed else ""),
+        render_table(tables.gates_table(report)),
+        "## Files",
+        render_table(tables.files_table(report)),
+        "## Quality",
+        render_table(tables.models_table(report)),
+        "## Licence",
+        "\n".join(f"- {escape(name)}: {escape(value)}" for name, value, _ in facts.licence_facts(report))
+        or "The teacher's licence is not recorded.",
+        f"The licence gate did not permit this by itself. It was overridden, with this reason: {escape(reason)}"
+        if reason
+        else "",
+        "## Data",
+        "\n".join(
+            f"- {escape(name)}: {escape(_public(value) if name == 'source' else value)}"
+            for name, value in facts.data_facts(report)
+        ),
+        "## Use",
+        _use(report),
+        "## Limits",
+        "Quality was measured on held-out rows of the task's own data and nowhere else. What the teacher gets wrong "
+        "the student has learnt too; it was not tested for safety or bias.",
+        "## Reproduce",
+        block(str(report["reproduce"]["command"] or "not recorded")),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _one_line(value: Any) -> Any:
+    """Strings without line breaks: a `---` on a line of its own would end the front matter for some readers."""
+    if isinstance(value, dict):
+        return {key: _one_line(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_one_line(item) for item in value]
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def front_matter(report: Document) -> Document:
+    """The metadata that the hub reads.
+
+    `base_model_relation` is `finetune`: the student's weights come from the base model's own, or from the checkpoint
+    that the recipe names. A path of this machine is never written as a base model.
+    """
+    licence = report["licence"]
+    name = str(licence.get("licence") or licence.get("id") or licence.get("name") or "unknown").lower()
+    known = name in HUB_LICENCES
+    base = _base_model(report)
+    kinds = sorted({str(file.get("format")) for file in report["files"]})
+    front: Document = {"license": name if known else "other"}
+    if not known:
+        front["license_name"] = name
+        if text.web_address(licence.get("source")):
+            front["license_link"] = str(licence["source"])
+    if base:
+        front |= {"base_model": base, "base_model_relation": "finetune"}
+    data = report["data"]
+    dataset = _hub_id(data.get("source")) if data.get("kind", "hub") == "hub" else None
+    if dataset:
+        front["datasets"] = [dataset]
+    front |= {
+        "pipeline_tag": "text-generation",
+        "tags": ["distillation", "distill2edge", *kinds],
+        "metrics": [report["metric"]["name"]] if report["metric"]["name"] != "neg_log_likelihood" else ["perplexity"],
+        "distill2edge": {
+            "verdict": report["verdict"]["result"],
+            "licence_verdict": licence.get("verdict") or "not recorded",
+            "accept_licence": licence.get("accepted"),
+            "teacher": report["teacher"].get("name"),
+            "schema_version": report["schema_version"],
+        },
+    }
+    results = _results(report, dataset)
+    if results:
+        front["model-index"] = [{"name": str(report["name"]), "results": results}]
+    return front
+
+
+def _results(report: Document, dataset: str | None) -> list[Document]:
+    metric = report["metric"]["name"]
+    found = []
+    for model in report["models"]:
+        value = text.value_of(model.get("score"))
+        if model.get("role") != "student" or model.get("error") or value is None:
+            continue
+        found.append(
+            {
+                "task": {"type": "text-generation"},
+                "dataset": {
+                    "name": _public(report["data"].get("source")) or "held-out rows",
+                    "type": dataset or "other",
+                },
+                "metrics": [{"type": metric, "value": round(value, 6), "name": f"{metric}, {model['id']}"}],
+            }
+        )
+    return found
+
+
+def _base_model(report: Document) -> str | None:
+    recipe = report["reproduce"]["recipe"]
+    init = (recipe.get("student") or {}).get("init") or {}
+    teacher = report["teacher"]
+    for candidate in (init.get("model"), teacher.get("source"), teacher.get("home")):
+        found = _hub_id(candidate)
+        if found:
+            return found
+    return None
+
+
+def _hub_id(value: Any) -> str | None:
+    """`owner/name`, where the value is one; not a path, not a `bundled:` name."""
+    said = str(value or "").removeprefix("hf://").removeprefix("https://huggingface.co/")
+    owner, slash, name = said.partition("/")
+    fine = bool(owner and slash and name) and all(part.replace("-", "").replace("_", "").replace(".", "").isalnum()
+                                                 for part in (owner, name))  # fmt: skip
+    path = said.startswith((".", "/", "~")) or said.endswith((".gguf", ".csv", ".json", ".jsonl", ".parquet", ".txt"))
+    return said if fine and not path else None
+
+
+def _public(source: Any) -> str:
+    """A data source without the folders of this machine."""
+    said = str(source or "")
+    return said if ":" in said or _hub_id(said) else said.rsplit("/", 1)[-1]
+
+
+def _use(report: Document) -> str:
+    kinds = {str(file.get("format")) for file in report["files"]}
+    lines = [f"- {code('distill2edge chat FILE')} talks to any of the files."]
+    if "gguf" in kinds:
+        lines.append(f"- GGUF: llama.cpp, {code('llama-cli -m model.gguf')}, and everything built on it.")
+    if "onnx" in kinds:
+        lines.append(
+            "- ONNX: ONNX Runtime, or ONNX Runtime GenAI with the genai_config.json beside it.".replace("_", "\\_")
+        )
+    return "\n".join(lines)

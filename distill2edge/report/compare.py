@@ -1,0 +1,189 @@
+"""Runs side by side; refused, or said aloud, where their figures do not compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill2edge.errors import UserError
+from distill2edge.report import text
+from distill2edge.report.html import check_version, environment
+from distill2edge.report.tables import Cell, Table, row, verdict_cell
+
+Document = dict[str, Any]
+
+
+def compare(reports: list[Document], allow: bool = False) -> Document:
+    """Put runs side by side.
+
+    Args:
+        reports: report.json of each run, at least two.
+        allow: go on where machine, workload, test data or price date differ, with warnings.
+
+    Returns:
+        {"schema_version": 1, "names", "warnings", "differences": [{"what", "values", "affects"}], "runs": [...]}; each
+        run has its verdict, headline figures and environment.
+
+    Raises:
+        UserError: fewer than two reports, another schema version, or runs that don't compare and `allow` is false.
+    """
+    if len(reports) < 2:
+        raise UserError("compare needs at least two runs", fix="distill2edge compare RUN RUN...")
+    for report in reports:
+        check_version(report)
+    names = _distinct([str(report["name"]) for report in reports])
+    differences = _differences(reports, names)
+    if differences and not allow:
+        said = "; ".join(f"{d['what']} ({', '.join(f'{n}: {v}' for n, v in d['values'].items())})" for d in differences)
+        raise UserError(
+            f"these runs don't compare: they differ in {said}",
+            fix="run both recipes on one machine with one workload and one price file, or use --allow to see them with "
+            "a warning",
+        )
+    return {
+        "schema_version": 1,
+        "names": names,
+        "differences": differences,
+        "warnings": [f"{d['what']} differs: don't compare {d['affects']}" for d in differences],
+        "runs": [_run(report, name) for report, name in zip(reports, names, strict=True)],
+    }
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, numbered where two runs share one."""
+    return [f"{name} ({index + 1})" if names.count(name) > 1 else name for index, name in enumerate(names)]
+
+
+def _differences(reports: list[Document], names: list[str]) -> list[Document]:
+    checks = [
+        ("machine", "speed, memory and cost", [_machine(report) for report in reports]),
+        ("workload", "speed and cost", [_workload(report) for report in reports]),
+        ("metric", "quality", [str(report["metric"]["name"]) for report in reports]),
+        ("test data", "quality", [_test_data(report) for report in reports]),
+        ("price date", "cost", [_prices(report) for report in reports]),
+    ]
+    return [
+        {"what": what, "affects": affects, "values": dict(zip(names, values, strict=True))}
+        for what, affects, values in checks
+        if len(set(values)) > 1
+    ]
+
+
+def _machine(report: Document) -> str:
+    machine = report["bench"].get("machine")
+    if not machine:
+        return "not measured"
+    gpu = machine.get("gpu")
+    memory = round((machine.get("memory_bytes") or 0) / 2**30)
+    parts = [str(machine.get("cpu")), f"{report['bench'].get('threads')} threads", f"{memory} GiB"]
+    if gpu:
+        parts.append(", ".join(map(str, gpu)) if isinstance(gpu, list) else str(gpu))
+    return ", ".join(parts)
+
+
+def _workload(report: Document) -> str:
+    found = [f"{w['name']} {str(w.get('sha256', ''))[:12]}".strip() for w in report["bench"].get("workloads", [])]
+    return ", ".join(found) or "not measured"
+
+
+def _test_data(report: Document) -> str:
+    data = report["data"]
+    test = (data.get("splits") or {}).get("test") or {}
+    mark = test.get("sha256") or data.get("sha256") or data.get("revision")
+    rows = report["metric"].get("rows")
+    return f"{data.get('source', 'unknown')} {str(mark or '')[:12]}".strip() + f", {text.count(rows)} rows"
+
+
+def _prices(report: Document) -> str:
+    prices = (report["cost"] or {}).get("prices") or {}
+    return f"{prices.get('as_of')}, {prices.get('source')}" if prices else "no prices"
+
+
+def _run(report: Document, name: str) -> Document:
+    headline = report["headline"] or {}
+    teacher: Document = next((model for model in report["models"] if model["id"] == "teacher"), {})
+    control: Document = next((model for model in report["models"] if model.get("role") == "control"), {})
+    return {
+        "name": name,
+        "created": report.get("created"),
+        "verdict": report["verdict"]["result"],
+        "file": headline.get("model"),
+        "metric": report["metric"]["name"],
+        "teacher_score": teacher.get("score"),
+        "control_score": control.get("score"),
+        "score": headline.get("score"),
+        "retained": headline.get("retained"),
+        "kl_student": headline.get("kl_student"),
+        "size_bytes": headline.get("size_bytes"),
+        "latency_ms": headline.get("latency_ms"),
+        "speedup": (headline.get("speedup") or {}).get("ratio"),
+        "cost_per_1000": headline.get("cost_per_1000"),
+        "saving": headline.get("saving"),
+        "saving_same_box": headline.get("saving_same_box"),
+        "break_even_requests": headline.get("break_even_requests"),
+        "machine": _machine(report),
+        "prices": _prices(report),
+    }
+
+
+def comparison_table(comparison: Document) -> Table:
+    """A row for each figure, a column for each run."""
+    runs: list[Document] = comparison["runs"]
+
+    def line(name: str, write: Any) -> list[Cell]:
+        return row(name, *[write(run) for run in runs])
+
+    def figure(key: str, write: Any = text.number) -> Any:
+        return lambda run: Cell(write(text.value_of(run[key])), beside=text.span(run[key], write))
+
+    def break_even(run: Document) -> Cell:
+        if run["saving"] is None:
+            return Cell(text.MISSING)
+        return Cell("never" if run["break_even_requests"] is None else text.count(run["break_even_requests"]))
+
+    rows = [
+        line("verdict", lambda run: verdict_cell(run["verdict"] == "pass")),
+        line("file", lambda run: Cell(run["file"] or text.MISSING, "mono")),
+        line("metric", lambda run: Cell(text.metric(run["metric"]))),
+        line("teacher's score", figure("teacher_score")),
+        line("score", figure("score")),
+        line("without the teacher", figure("control_score")),
+        line("quality kept", figure("retained", text.percent)),
+        line("KL to student, nats", figure("kl_student")),
+        line("size", figure("size_bytes", text.size)),
+        line("time of a request", figure("latency_ms", text.milliseconds)),
+        line("speed-up", figure("speedup", text.ratio)),
+        line("cost of 1,000 requests", figure("cost_per_1000", text.usd)),
+        line("saving, same box", figure("saving_same_box", text.percent)),
+        line("saving, own boxes", figure("saving", text.percent)),
+        line("break-even requests", break_even),
+        line("made", lambda run: Cell(str(run["created"] or text.MISSING))),
+    ]
+    return Table("", ["", *comparison["names"]], rows)
+
+
+def render_comparison_text(comparison: Document) -> str:
+    """For a terminal: warnings first, then aligned columns."""
+    table = comparison_table(comparison)
+    grid = [table.head, *[[_plain(cell) for cell in cells] for cells in table.rows]]
+    widths = [max(len(line[column]) for line in grid) for column in range(len(table.head))]
+    lines = [f"warning: {warning}" for warning in comparison["warnings"]]
+    lines += [""] if lines else []
+    for line in grid:
+        first, *rest = line
+        lines.append(
+            "  ".join([first.ljust(widths[0]), *[v.rjust(w) for v, w in zip(rest, widths[1:], strict=True)]]).rstrip()
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _plain(cell: Cell) -> str:
+    said = f"{cell.text} ({cell.beside})" if cell.beside else cell.text
+    # A name of a model may hold control characters; a terminal must not obey them.
+    return "".join(character if character.isprintable() else "?" for character in said)
+
+
+def render_comparison_html(comparison: Document) -> str:
+    """A self-contained page."""
+    return environment().get_template("compare.html.j2").render(
+        comparison=comparison, table=comparison_table(comparison)
+    )  # fmt: skip

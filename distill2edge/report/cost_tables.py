@@ -1,0 +1,106 @@
+"""The tables of the cost section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill2edge.report import text
+from distill2edge.report.tables import Cell, Table, row
+
+Document = dict[str, Any]
+
+
+def cost_table(report: Document) -> Table | None:
+    """US dollars for 1,000 requests of every cell and place."""
+    cost = report["cost"] or {}
+    cells = cost.get("cells") or []
+    if not cells:
+        return None
+    names = list(cells[0]["cost_per_1000"])
+    rows = [
+        row(
+            Cell(str(cell["cell"]), "mono"),
+            str(cell["label"]),
+            text.number(cell.get("requests_per_s")),
+            *[text.usd(cell["cost_per_1000"].get(name)) for name in names],
+            f"{text.usd(cell.get('low'))} to {text.usd(cell.get('high'))}",
+            text.percent(cell.get("implied_utilisation")),
+        )
+        for cell in cells
+    ]
+    head = ["cell", "priced as", "requests/s", *[f"{float(name):.0%} busy" for name in names],
+            f"price bounds at {cost.get('utilisation', 0):.0%}", "busy at your volume"]  # fmt: skip
+    note = (
+        f"US dollars per 1,000 requests of workload {cost.get('workload')}. Your volume is "
+        f"{text.count(cost.get('requests_per_month'))} requests a month; above 100% busy one machine is not enough."
+    )
+    return Table("Cost of 1,000 requests", head, rows, left=2, note=note)
+
+
+FOUR = {
+    "teacher_same_box": "teacher, same box",
+    "student_same_box": "student, same box",
+    "teacher_best_box": "teacher, its own box",
+    "student_best_box": "student, its own box",
+}
+
+
+def four_table(report: Document) -> Table | None:
+    """The four cells: a smaller model is not to be confused with a cheaper machine."""
+    cost = report["cost"] or {}
+    four = cost.get("four_cells") or {}
+    if not any(four.values()):
+        return None
+    rows = []
+    for key, name in FOUR.items():
+        cell = four.get(key)
+        if cell is None:
+            rows.append(row(name, Cell("nothing to compare", "weak"), text.MISSING, text.MISSING))
+        else:
+            rows.append(
+                row(name, Cell(str(cell["cell"]), "mono"), str(cell.get("label") or cell["place"]),
+                    text.usd(cell["cost_per_1000"]))
+            )  # fmt: skip
+    return Table("Four cells", ["which", "cell", "box", f"at {cost.get('utilisation', 0):.0%} busy"], rows, left=3)
+
+
+UNITS = {
+    "usd_per_hour": "US$ an hour",
+    "usd_per_kwh": "US$ per kWh",
+    "input": "US$ per million input tokens",
+    "cached": "cached",
+    "output": "output",
+    "capex_usd": "US$ new",
+    "resale_usd": "US$ used",
+    "life_years": "years of service",
+    "idle_w": "W idle",
+    "active_w": "W busy",
+}
+
+
+def prices_table(report: Document) -> Table | None:
+    """Each price used, with its source and date."""
+    entries = ((report["cost"] or {}).get("prices") or {}).get("entries_used") or []
+    rows = []
+    for entry in entries:
+        prices = [
+            f"{UNITS.get(key, key)} {text.tick(value['value'])} "
+            f"({text.tick(value['low'])} to {text.tick(value['high'])})"
+            for key, value in entry.items()
+            if isinstance(value, dict) and {"value", "low", "high"} <= set(value)
+        ]
+        confidence = str(entry.get("confidence", ""))
+        source = str(entry.get("source", ""))
+        address = text.web_address(source)
+        rows.append(
+            row(
+                str(entry.get("label", entry.get("name", ""))),
+                Cell("; ".join(prices), "small"),
+                Cell(str(entry.get("region", "")), "small"),
+                str(entry.get("as_of", "")),
+                Cell(confidence, "bad" if confidence == "low" else ""),
+                Cell(source.split("/")[2] if address else source, "small", address),
+            )
+        )
+    head = ["price of", "figures (bounds)", "region", "as of", "confidence", "source"]
+    return Table("Prices used", head, rows, left=6) if rows else None

@@ -1,0 +1,256 @@
+"""Short lists of facts: headline tiles, training, licence, data, environment. Words and figures, no markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill2edge.report import text
+
+Document = dict[str, Any]
+Pair = tuple[str, str]
+
+
+def lead(report: Document) -> str:
+    """One sentence under the verdict."""
+    headline = report["headline"]
+    if headline is None:
+        if report["verdict"]["result"] == "fail":
+            return "No headline and no saving are claimed for a student that failed."
+        return "No file that ships could be measured, so there is no headline."
+    kept = text.percent(text.value_of(headline["retained"]))
+    said = f"{headline['model']} keeps {kept} of the teacher's {text.metric(headline['metric'])}"
+    if headline["size_ratio"]:
+        said += f", is {text.ratio(headline['size_ratio'])} smaller"
+    if headline["speedup"]:
+        said += f", and {text.ratio(text.value_of(headline['speedup']['ratio']))} as fast"
+    return f"{said}."
+
+
+def tiles(report: Document) -> list[tuple[str, str, str]]:
+    """Headline figures: name, value, what stands beside it."""
+    headline = report["headline"]
+    if headline is None:
+        return []
+    score, teacher, control = (
+        text.number(text.value_of(headline[key])) for key in ("score", "teacher_score", "control_score")
+    )
+    found = [
+        (
+            "Quality kept",
+            text.percent(text.value_of(headline["retained"])),
+            f"{score} against {teacher}" + (f"; {control} without the teacher" if headline["control_score"] else ""),
+        ),
+        (
+            "Size",
+            text.size(headline["size_bytes"]),
+            f"{text.ratio(headline['size_ratio'])} smaller than {headline['teacher_size_of']}, "
+            f"{text.size(headline['teacher_size_bytes'])}",
+        ),
+    ]
+    speedup = headline["speedup"]
+    if speedup:
+        found.append(
+            (
+                "Speed-up",
+                text.ratio(text.value_of(speedup["ratio"])),
+                f"{text.percent(text.value_of(speedup.get('time_saved')), 0)} of the time saved, "
+                f"against {speedup['against']}",
+            )
+        )
+    if headline["saving"] is not None:
+        found.append(_saving_tile(report, headline))
+        requests = headline["break_even_requests"]
+        found.append(
+            (
+                "Break-even",
+                "never" if requests is None else text.count(requests),
+                ("the student is not cheaper" if requests is None else "requests until it has paid for itself")
+                + ("" if headline["same_place"] else f", served on {_place(report, headline)}"),
+            )
+        )
+    return found
+
+
+def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
+    """The saving on one and the same box first: only there were both speeds measured."""
+    saving, same = headline["saving"], headline["saving_same_box"]
+    student, teacher = text.usd(headline["cost_per_1000"]), text.usd(headline["teacher_cost_per_1000"])
+    prices = f"{student} against {teacher} per 1,000 requests"
+    if headline["same_place"] or same is None:
+        return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
+    place = _place(report, headline)
+    return (
+        "Cost saved, same box" if same >= 0 else "Cost added, same box",
+        text.percent(abs(same)),
+        f"{text.percent(saving)} if served on {place} at the speed of the bench machine: {prices}",
+    )
+
+
+def _place(report: Document, headline: Document) -> str:
+    cells = (report["cost"] or {}).get("cells") or []
+    return next((str(cell["label"]) for cell in cells if cell["place"] == headline["student_place"]), "its own box")
+
+
+def cost_sentences(report: Document) -> list[str]:
+    """What the cost section says in words."""
+    cost = report["cost"]
+    if cost is None:
+        return []
+    if cost.get("withheld"):
+        return [f"Comparison withheld: {cost['withheld']}. The figures below are what each cell costs, no more."]
+    comparison, one_off = cost.get("comparison"), cost.get("one_off") or {}
+    if not comparison:
+        return ["There is no pair of teacher and student to compare by cost; the notes say why."]
+    busy = f"{cost['utilisation']:.0%} busy"
+    saving, same = comparison["saving"], comparison.get("saving_same_box")
+    labels = {cell["place"]: cell["label"] for cell in cost["cells"]}
+    bounds = (
+        f"over the bounds of the prices between {text.percent(comparison.get('saving_low'))} and "
+        f"{text.percent(comparison.get('saving_high'))}"
+    )
+    said = []
+    if comparison["teacher_place"] == comparison["student_place"]:
+        place = labels[comparison["teacher_place"]]
+        said.append(f"Both on {place} and {busy}, the student {_saves(saving)} of what the teacher costs; {bounds}.")
+    else:
+        if same is not None:
+            box = (cost["four_cells"].get("teacher_same_box") or {}).get("label")
+            said.append(f"Both on {box} and {busy}, the student {_saves(same)} of what the teacher costs.")
+        said.append(
+            f"The student on {labels[comparison['student_place']]} against the teacher on "
+            f"{labels[comparison['teacher_place']]}, both {busy} and both at the speed of the bench machine, "
+            f"{_saves(saving)}; {bounds}."
+        )
+    said.append(f"Compared are {comparison['teacher']} and {comparison['student']}, the cheapest that pass.")
+    requests = comparison.get("break_even_requests")
+    spent = text.seconds((one_off.get("seconds") or {}).get("total"))
+    made = f"Making it took {text.usd(one_off.get('total_usd'))} ({spent})"
+    if requests is None:
+        said.append(f"{made}, and it never pays for itself.")
+    else:
+        wait = text.seconds((comparison.get("break_even_months") or 0) * 365.25 / 12 * 86400)
+        repaid = f"{text.count(requests)} requests ({wait} at your volume)"
+        said.append(f"{made}, which is repaid after {repaid}.")
+    drop = comparison.get("teacher_price_drop_that_erases")
+    if drop is not None:
+        said.append(
+            f"The saving is gone if the teacher's price falls by {text.percent(drop)} and the student's does not."
+        )
+    return said
+
+
+def _saves(share: float | None) -> str:
+    if share is None:
+        return "cannot be compared"
+    return f"saves {text.percent(share)}" if share >= 0 else f"adds {text.percent(-share)}"
+
+
+def training_facts(report: Document) -> list[Pair]:
+    """Tokens, speed, memory and time of the distillation."""
+    found = []
+    for role in ("student", "control"):
+        record = report["training"].get(role)
+        if record is None:
+            continue
+        found += [
+            (f"{role}: supervised tokens", text.count(record.get("supervised_tokens"))),
+            (f"{role}: tokens per second", text.number(record.get("tokens_per_s"))),
+            (f"{role}: time", text.seconds(record.get("wall_s"))),
+            (f"{role}: peak memory", text.size(record.get("peak_rss_bytes"))),
+            (f"{role}: type", str(record.get("dtype") or text.MISSING)),
+        ]
+    kept = report["student"].get("layers_kept") or report["student"].get("layers")
+    if kept:
+        found.append(("layers kept", ", ".join(map(str, kept)) if isinstance(kept, list) else str(kept)))
+    return found
+
+
+def merge_facts(report: Document) -> list[Pair]:
+    """Logits before and after the merge."""
+    merge = report["merge"]
+    found = []
+    for key, value in merge.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and "difference" in key:
+            found.append((key.replace("_", " "), text.number(value)))
+    return found
+
+
+LICENCE = {
+    "accepted": "accepted against the verdict, because",
+    "derivative": "the student is made of the teacher's own weights",
+    "basis": "how the terms are known",
+    "read": "terms read on",
+    "declared": "declared as",
+    "others": "other declarations",
+    "name_prefix": "the student's name must begin with",
+}
+
+
+def licence_facts(report: Document) -> list[tuple[str, str, str | None]]:
+    """The teacher's licence record: name, value, address."""
+    found = []
+    for key, value in report["licence"].items():
+        said = "; ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else str(value)
+        found.append((LICENCE.get(key, key.replace("_", " ")), said, text.web_address(value)))
+    return found
+
+
+def data_facts(report: Document) -> list[Pair]:
+    """Source, licence, counts and leakage of the data."""
+    data = report["data"]
+    found = []
+    for key in ("source", "revision", "sha256", "licence"):
+        if data.get(key):
+            found.append((key, str(data[key])))
+    splits = data.get("splits") or {}
+    if splits:
+        found.append(("rows", ", ".join(f"{name} {text.count(split.get('rows'))}" for name, split in splits.items())))
+    if isinstance(data.get("dropped"), dict):
+        held = {name: number for name, number in data["dropped"].items() if number}
+        said = ", ".join(f"{name.replace('_', ' ')} {text.count(number)}" for name, number in held.items())
+        found.append(("rows left out", said or "none"))
+    leakage = report["leakage"]
+    if isinstance(leakage, dict):
+        for key, value in leakage.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                found.append((f"leakage: {key.replace('_', ' ')}", text.number(value)))
+            elif isinstance(value, str):
+                found.append((f"leakage: {key.replace('_', ' ')}", value))
+    return found
+
+
+def environment_facts(report: Document) -> list[Pair]:
+    """The machine and the versions."""
+    environment = report["environment"]
+    machine = environment.get("bench_machine") or environment.get("machine") or {}
+    found = []
+    for key, value in machine.items():
+        if key == "versions" or value in (None, [], ""):
+            continue
+        if key.endswith("_bytes"):
+            found.append((key.removesuffix("_bytes").replace("_", " "), text.size(value)))
+        elif isinstance(value, list):
+            found.append((key.replace("_", " "), ", ".join(map(str, value))))
+        elif not isinstance(value, dict):
+            found.append((key.replace("_", " "), str(value)))
+    bench = report["bench"]
+    if bench:
+        found.append(("threads", text.count(bench.get("threads"))))
+        found.append(("rounds", f"{text.count(bench.get('rounds'))} fresh processes per cell"))
+    versions = machine.get("versions") or environment.get("versions") or {}
+    if versions:
+        found.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    if report.get("seed") is not None:
+        found.append(("seed", str(report["seed"])))
+    return found
+
+
+def contention(report: Document) -> str:
+    """A warning where the machine was not quiet."""
+    cells = [cell for cell in report["bench"].get("cells", []) if cell.get("contended")]
+    if not cells:
+        return ""
+    why = dict.fromkeys(str(reason) for cell in cells for reason in (cell.get("contention") or {}).get("reasons", []))
+    names = ", ".join(str(cell["id"]) for cell in cells)
+    reasons = f"{'; '.join(why)}. " if why else ""
+    return f"The machine was busy with other work: {names}. {reasons}Those speeds are a lower bound."

@@ -1,0 +1,94 @@
+"""The report as one HTML page: no script, no network, every string of a model or a data set escaped."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from distill2edge.errors import UserError
+from distill2edge.report import charts, cost_tables, facts, tables
+
+SCHEMA_VERSION = 1
+ROLES = ("teacher", "student", "control")
+Document = dict[str, Any]
+
+
+def environment() -> Environment:
+    """Templates of this package, escaping always."""
+    return Environment(
+        loader=PackageLoader("distill2edge.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def check_version(report: Document) -> None:
+    """Refuse a report of another schema.
+
+    Raises:
+        UserError: the schema version is not ours.
+    """
+    if report.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"the report has schema version {report.get('schema_version')!r}, this program reads {SCHEMA_VERSION}",
+            fix="write it again with this version: distill2edge run RECIPE",
+        )
+
+
+def render_html(report: Document) -> str:
+    """report.json as a self-contained page.
+
+    Raises:
+        UserError: the schema version is not ours.
+    """
+    check_version(report)
+    cost = report["cost"] or {}
+    metric, pareto = report["metric"], report["pareto"]
+    recipe = report["reproduce"]["recipe"]
+    workloads = [str(workload["name"]) for workload in report["bench"].get("workloads", [])]
+    page = environment().get_template("report.html.j2")
+    return page.render(
+        report=report,
+        failed=report["verdict"]["result"] != "pass",
+        lead=facts.lead(report),
+        tiles=facts.tiles(report),
+        roles=sorted(
+            {str(model.get("role")) for model in report["models"]}, key=["teacher", "student", "control"].index
+        ),
+        latency_chart=charts.pareto_chart(
+            pareto["latency"],
+            metric,
+            x_title=f"milliseconds per request, {pareto['workload']}",
+            x_unit="ms per request",
+        ),
+        size_chart=charts.pareto_chart(pareto["size"], metric, x_title="megabytes on disk", x_unit="MB"),
+        kl_chart=charts.kl_chart(report["models"], report["gates"]),
+        cost_chart=charts.cost_chart(cost),
+        break_even_chart=charts.break_even_chart(cost),
+        training_chart=charts.training_chart(report["training"]),
+        gates=tables.gates_table(report),
+        models=tables.models_table(report),
+        files=tables.files_table(report),
+        bench_tables=[t for name in workloads if (t := tables.bench_table(report, name)) is not None],
+        speedups=tables.speedup_table(report),
+        cost_table=cost_tables.cost_table(report),
+        four=cost_tables.four_table(report),
+        prices=cost_tables.prices_table(report),
+        survival=tables.survival_table(report),
+        stages=tables.stages_table(report),
+        samples=tables.samples_table(report),
+        cost_sentences=facts.cost_sentences(report),
+        cost=cost,
+        training_facts=facts.training_facts(report),
+        merge_facts=facts.merge_facts(report),
+        licence_facts=facts.licence_facts(report),
+        data_facts=facts.data_facts(report),
+        environment_facts=facts.environment_facts(report),
+        contention=facts.contention(report),
+        formulas={**report["bench"].get("formulas", {}), **cost.get("formulas", {})},
+        recipe_text=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
+    )

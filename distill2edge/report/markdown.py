@@ -1,0 +1,120 @@
+"""The report as Markdown, for terminals, reviews and repositories."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from distill2edge.report import cost_tables, facts, tables
+from distill2edge.report.html import check_version
+from distill2edge.report.tables import Table
+
+Document = dict[str, Any]
+
+
+def escape(value: object) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, one line."""
+    line = " ".join(str(value).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\*_\[\]|~#])", r"\\\1", line).replace("`", "&#96;")
+
+
+def code(value: object) -> str:
+    """Inline code, with a fence longer than any run of backticks inside."""
+    line = " ".join(str(value).split()).replace("|", "\\|")
+    longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if longest else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def block(value: str) -> str:
+    """A fenced block that its content cannot close."""
+    longest = max((len(run) for run in re.findall(r"`{3,}", value)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}\n{value}\n{fence}"
+
+
+def render_table(table: Table | None) -> str:
+    """One table with its title and note; nothing for None."""
+    if table is None:
+        return ""
+    lines = [f"**{escape(table.title)}**", ""] if table.title else []
+    lines.append("| " + " | ".join(escape(name) for name in table.head) + " |")
+    lines.append("|" + "|".join("---" if index < table.left else "--:" for index in range(len(table.head))) + "|")
+    for cells in table.rows:
+        written = []
+        for cell in cells:
+            said = code(cell.text) if "mono" in cell.kind and cell.text else escape(cell.text)
+            if cell.link:
+                said = f"[{said}](<{quote(cell.link, safe='/:?#&=%@+,;~')}>)"
+            if cell.beside:
+                said += f" ({escape(cell.beside)})"
+            written.append(f"**{said}**" if "bad" in cell.kind.split() else said)
+        lines.append("| " + " | ".join(written) + " |")
+    if table.note:
+        lines += ["", f"_{escape(table.note)}_"]
+    return "\n".join(lines)
+
+
+def _list(items: Sequence[Sequence[str | None]]) -> str:
+    return "\n".join(f"- {escape(item[0])}: {escape(item[1])}" for item in items)
+
+
+def render_markdown(report: Document) -> str:
+    """report.json as Markdown.
+
+    Raises:
+        UserError: the schema version is not ours.
+    """
+    check_version(report)
+    verdict = report["verdict"]
+    cost = report["cost"] or {}
+    parts = [
+        f"# {escape(report['name'])}: {verdict['result'].upper()}",
+        f"{escape(verdict['summary'])} {escape(facts.lead(report))}",
+        *[f"**{escape(item['model'])} could not be run:** {escape(item['error'])}" for item in verdict["errors"]],
+        "\n".join(
+            f"- **{escape(name)}: {escape(value)}** ({escape(beside)})" for name, value, beside in facts.tiles(report)
+        ),
+        "## Gates",
+        render_table(tables.gates_table(report)) or "The recipe sets no gates.",
+        "## Quality",
+        render_table(tables.models_table(report)),
+        render_table(tables.samples_table(report)),
+        "## Files",
+        render_table(tables.files_table(report)),
+        render_table(tables.survival_table(report)),
+        "## Speed and memory",
+        f"**{escape(facts.contention(report))}**" if facts.contention(report) else "",
+        *[render_table(tables.bench_table(report, str(w["name"]))) for w in report["bench"].get("workloads", [])],
+        render_table(tables.speedup_table(report)),
+        "## Cost",
+        "\n".join(escape(sentence) for sentence in facts.cost_sentences(report)),
+        render_table(cost_tables.four_table(report)),
+        render_table(cost_tables.cost_table(report)),
+        render_table(cost_tables.prices_table(report)),
+        "\n".join(f"- {escape(note)}" for note in cost.get("notes", [])),
+        "## Training",
+        _list(facts.training_facts(report)),
+        "## Licence of the teacher",
+        _list(facts.licence_facts(report)),
+        "## Data",
+        _list(facts.data_facts(report)),
+        "## Reproduce",
+        block(str(report["reproduce"]["command"])) if report["reproduce"]["command"] else "",
+        _list(facts.environment_facts(report)),
+        render_table(tables.stages_table(report)),
+    ]
+    return "\n\n".join(_without_empty_headings([part for part in parts if part])) + "\n"
+
+
+def _without_empty_headings(parts: list[str]) -> list[str]:
+    following = [*parts[1:], "## end"]
+    return [
+        part
+        for part, after in zip(parts, following, strict=True)
+        if not (part.startswith("## ") and after.startswith("## "))
+    ]

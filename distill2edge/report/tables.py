@@ -1,0 +1,313 @@
+"""The tables of a report, made once and written as HTML and as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill2edge.report import text
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, a kind that styles it (good, bad, weak, mono), an address it points to, and what stands
+    under it in small type."""
+
+    text: str
+    kind: str = ""
+    link: str | None = None
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `left` columns hold words, the others figures (to the right)."""
+
+    title: str
+    head: list[str]
+    rows: list[list[Cell]]
+    left: int = 1
+    note: str = ""
+
+
+def row(*values: str | Cell) -> list[Cell]:
+    """A row of cells; plain strings become cells."""
+    return [value if isinstance(value, Cell) else Cell(value) for value in values]
+
+
+def figure(value: Any, write: Callable[[Any], str] = text.number) -> Cell:
+    """A figure with its interval under it."""
+    return Cell(write(text.value_of(value)), beside=text.span(value, write))
+
+
+def verdict_cell(passed: Any) -> Cell:
+    """pass, fail, or no gates."""
+    return Cell(
+        text.yes(passed), {True: "good", False: "bad", None: "weak"}[passed if passed is None else bool(passed)]
+    )
+
+
+GATES = {
+    "loads": "loads and runs",
+    "min_retained": "quality kept",
+    "max_kl": "KL to student",
+    "min_top1": "top-1 agreement",
+    "min_length": "answer length",
+    "max_length": "answer length",
+}
+
+
+def gates_table(report: Document) -> Table | None:
+    """A row for each model, a column for each gate; failures first."""
+    gates = report["gates"]
+    if not gates:
+        return None
+    columns = list(dict.fromkeys((gate["name"], gate["op"], gate["target"]) for gate in gates))
+    by_model: dict[str, dict[Any, Document]] = {}
+    for gate in gates:
+        by_model.setdefault(str(gate["model"]), {})[(gate["name"], gate["op"], gate["target"])] = gate
+    rows = []
+    for model, own in by_model.items():
+        passed = all(gate.get("passed") for gate in own.values())
+        rows.append(
+            row(Cell(model, "mono"), *[_gate_cell(own.get(column)) for column in columns], verdict_cell(passed))
+        )
+    sign = {">=": "at least", "<=": "at most"}
+    heads = [
+        GATES.get(name, str(name).replace("_", " "))
+        + ("" if name == "loads" else f", {sign.get(op, op)} {text.tick(target)}")
+        for name, op, target in columns
+    ]
+    rows.sort(key=lambda cells: cells[-1].kind != "bad")
+    return Table("", ["model", *heads, "result"], rows)
+
+
+def _gate_cell(gate: Document | None) -> Cell:
+    if gate is None:
+        return Cell(text.MISSING, "weak")
+    if gate["name"] == "loads":
+        return Cell("yes" if gate["passed"] else "no", "" if gate["passed"] else "bad")
+    return Cell(text.number(gate.get("value")), "" if gate["passed"] else "bad")
+
+
+def models_table(report: Document) -> Table:
+    """Quality of every model and file, with 95% intervals."""
+    metric = report["metric"]
+    rows = []
+    for model in report["models"]:
+        error = model.get("error")
+        rows.append(
+            row(
+                Cell(str(model["id"]), "mono", beside=f"could not be run: {error}" if error else ""),
+                figure(model.get("score")),
+                figure(model.get("retained"), text.percent),
+                figure(model.get("kl_student")),
+                text.number(model.get("kl_student_p99")),
+                figure(model.get("top1_student"), text.percent),
+                figure(model.get("kl_teacher")),
+                figure(model.get("perplexity"), lambda x: text.number(x, 4)),
+                figure(model.get("output_length_ratio")),
+                text.count(model.get("parameters")),
+                text.size(model.get("size_bytes")),
+                verdict_cell(model.get("passed")),
+            )
+        )
+    head = [
+        "model", text.metric(metric["name"]), "retained", "KL to student", "p99 KL", "top-1 agreement",
+        "KL to teacher", "perplexity", "length ratio", "parameters", "size", "gates",
+    ]  # fmt: skip
+    note = (
+        f"{text.count(metric.get('rows'))} held-out rows, {text.count(metric.get('tokens'))} positions compared; "
+        "95% intervals under the figures. KL in nats per token, from the reference to the file. "
+        "Retained is the score over the teacher's on the same rows."
+    )
+    return Table("", head, rows, note=note)
+
+
+def files_table(report: Document) -> Table | None:
+    """What ships: size, effective bits, what fell back to another type, and the types really used."""
+    if not report["files"]:
+        return None
+    rows = [
+        row(
+            Cell(str(file["model"]), "mono"),
+            text.size(file.get("size_bytes")),
+            text.number(file.get("effective_bits")),
+            Cell(types_text(file.get("types")), "small"),
+            Cell(fallbacks_text(file.get("fallbacks")), "small"),
+        )
+        for file in report["files"]
+    ]
+    note = (
+        "Bits per weight are effective: of all weights. A fallback is a tensor that could not take the type asked for."
+    )
+    return Table("Files to ship", ["file", "size", "bits per weight", "types", "fallbacks"], rows, note=note)
+
+
+def types_text(types: Any) -> str:
+    """`Q4_K x 151 (80.1 MB), F32 x 61`."""
+    if not isinstance(types, dict) or not types:
+        return text.MISSING
+    parts = []
+    for name, held in types.items():
+        tensors, held_bytes = _held(held)
+        size = f" ({text.size(held_bytes)})" if held_bytes is not None else ""
+        parts.append(f"{name} x {text.count(tensors)}{size}" if tensors is not None else f"{name}{size}")
+    return ", ".join(parts)
+
+
+def _held(held: Any) -> tuple[float | None, float | None]:
+    if isinstance(held, dict):
+        tensors = next((held[key] for key in ("tensors", "count", "n") if key in held), None)
+        return tensors, held.get("bytes")
+    return held, None
+
+
+def fallbacks_text(fallbacks: Any) -> str:
+    """How many tensors fell back, and to what, the first three named."""
+    if not fallbacks:
+        return "none"
+    if not isinstance(fallbacks, list):
+        return str(fallbacks)
+    names = [_fallback(item) for item in fallbacks]
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{len(names)}: {'; '.join(names[:3])}{rest}"
+
+
+def _fallback(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    if "used" in item:
+        return f"{item.get('tensor')} {item.get('wanted')} -> {item['used']}"
+    return f"{item.get('tensor')}: {item.get('reason')}"
+
+
+def bench_table(report: Document, workload: str) -> Table | None:
+    """Speed and memory of every cell on one workload."""
+    rows = []
+    for cell in report["bench"].get("cells", []):
+        name = Cell(str(cell["id"]), "mono")
+        if cell.get("error"):
+            failed = Cell(str(cell["id"]), "mono bad", beside=f"failed: {cell['error']}")
+            rows.append(row(failed, *[text.MISSING] * 8, Cell(text.MISSING, "weak")))
+            continue
+        measured = (cell.get("workloads") or {}).get(workload)
+        if measured is None:
+            continue
+        ttft, tpot, whole = (measured.get(key) or {} for key in ("ttft_ms", "tpot_ms", "e2e_ms"))
+        energy = measured.get("energy") or {}
+        joules = energy.get("joules_per_request")
+        rows.append(
+            row(
+                name,
+                text.milliseconds(ttft.get("p50")),
+                text.milliseconds(tpot.get("p50")),
+                figure({**whole, "value": whole.get("p50")}, text.milliseconds),
+                text.milliseconds(whole.get("p95")),
+                figure(measured.get("prefill_tps")),
+                figure(measured.get("decode_tps")),
+                text.size(cell.get("peak_rss_bytes")),
+                figure(cell.get("cold_start_s"), text.seconds),
+                f"{text.number(joules)} J, {energy['label']}" if joules is not None else "unavailable",
+            )
+        )
+        if cell.get("contended"):
+            rows[-1][0] = Cell(f"{cell['id']} (contended)", "mono bad")
+    if not rows:
+        return None
+    about: Document = next((w for w in report["bench"].get("workloads", []) if w.get("name") == workload), {})
+    note = ""
+    if all(cells[-1].text in (text.MISSING, "unavailable") for cells in rows):
+        rows, note = [cells[:-1] for cells in rows], "Energy: unavailable on this machine."
+    title = f"Speed, workload {workload}"
+    if about.get("prompt_tokens"):
+        title += f": {text.tick(about['prompt_tokens'])} tokens in, {text.tick(about.get('output_tokens') or 0)} out"
+    head = [
+        "cell", "TTFT p50", "TPOT p50", "request p50", "request p95", "prefill tokens/s", "decode tokens/s",
+        "peak memory", "cold start", "energy of a request",
+    ]  # fmt: skip
+    return Table(title, head[: len(rows[0])], rows, note=note)
+
+
+def speedup_table(report: Document) -> Table | None:
+    """Speed-up and time saved, side by side."""
+    rows = [
+        row(
+            Cell(str(item.get("cell")), "mono"),
+            Cell(str(item.get("against")), "mono"),
+            str(item.get("workload")),
+            figure(item.get("ratio"), text.ratio),
+            figure(item.get("time_saved"), text.percent),
+        )
+        for item in report["bench"].get("speedups", [])
+        if str(item.get("cell")).startswith("student")
+    ]
+    return Table("Speed-up", ["cell", "against", "workload", "speed-up", "time saved"], rows, left=3) if rows else None
+
+
+def survival_table(report: Document) -> Table | None:
+    """Whether the trained change is larger than the quantization step of each scheme."""
+    survival = report["merge"].get("survival") or {}
+    rows = []
+    for scheme, tensors in survival.items():
+        ratios = sorted(r for tensor in tensors if (r := text.value_of(tensor.get("ratio"))) is not None)
+        if not ratios:
+            continue
+        weakest = min(tensors, key=lambda tensor: _ratio(tensor))
+        drowned = sum(ratio < 0.5 for ratio in ratios) / len(ratios)
+        rows.append(
+            row(
+                Cell(str(scheme), "mono"),
+                text.count(len(ratios)),
+                text.number(statistics.median(ratios)),
+                text.number(ratios[0]),
+                Cell(text.percent(drowned, 0), "bad" if drowned > 0.5 else ""),
+                Cell(str(weakest.get("tensor")), "mono small"),
+            )
+        )
+    note = (
+        "Ratio: root mean square of what training changed, over the quantization step. Where it is small, rounding may "
+        "swallow the change of a single weight; the sum over many still shows, so judge by the KL above."
+    )
+    head = ["scheme", "tensors", "median ratio", "smallest", "below half a step", "weakest tensor"]
+    return Table("Does the trained change survive quantization?", head, rows, note=note) if rows else None
+
+
+def _ratio(tensor: Document) -> float:
+    value = text.value_of(tensor.get("ratio"))
+    return float("inf") if value is None else value
+
+
+def stages_table(report: Document) -> Table | None:
+    """Wall time and key of each stage."""
+    rows = [
+        row(
+            str(stage.get("stage")),
+            text.seconds(stage.get("wall_s")),
+            "reused" if stage.get("cached") else "computed",
+            Cell(str(stage.get("key", ""))[:16], "mono"),
+        )
+        for stage in report["stages"]
+    ]
+    return Table("Stages", ["stage", "wall time", "this run", "key"], rows) if rows else None
+
+
+def samples_table(report: Document) -> Table | None:
+    """Some held-out prompts with what each model answers."""
+    samples: Sequence[Document] = report.get("samples") or []
+    if not samples:
+        return None
+    names = list(dict.fromkeys(name for sample in samples for name in (sample.get("outputs") or {})))
+    rows = [
+        row(
+            Cell(str(sample.get("prompt", "")), "small"),
+            Cell(str(sample.get("expected", text.MISSING)), "small"),
+            *[Cell(str((sample.get("outputs") or {}).get(name, text.MISSING)), "small") for name in names],
+        )
+        for sample in samples
+    ]
+    return Table("Samples", ["prompt", "expected", *names], rows, left=2 + len(names))

@@ -1,0 +1,364 @@
+"""The report: verdict first, nothing claimed for a failed student, nothing loaded, everything escaped."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import report_fixtures as made
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill2edge.errors import UserError
+from distill2edge.report import charts, text
+from distill2edge.report.build import build_report
+from distill2edge.report.frontier import pareto
+from distill2edge.report.html import render_html
+from distill2edge.report.markdown import render_markdown
+from distill2edge.report.svg import CHARACTER, Box, Scale, fit_scale, place_labels
+
+Document = dict[str, Any]
+XSS = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`|[x](javascript:alert(3))"
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes, visible text, and whether the tags balance."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def passing() -> Document:
+    return made.report()
+
+
+@pytest.fixture(scope="module")
+def failing() -> Document:
+    return made.report(passing=False)
+
+
+def test_it_is_json_with_a_version(passing: Document) -> None:
+    assert passing["schema_version"] == 1
+    assert json.loads(json.dumps(passing, allow_nan=False)) == passing
+
+
+def test_the_headline_is_one_file_against_the_best_rival(passing: Document) -> None:
+    headline = passing["headline"]
+    assert headline["model"] == "student/gguf:Q4_K_M"
+    assert headline["teacher_size_of"] == "teacher/gguf:Q8_0"  # neither the fp32 weights nor the 4-bit file that fails
+    assert headline["size_ratio"] == pytest.approx(145 / 57)
+    assert headline["speedup"]["against"] == "teacher/gguf:Q8_0@cpu"
+    assert headline["control_score"]["value"] == 0.836
+
+
+def test_the_verdict_comes_first(passing: Document, failing: Document) -> None:
+    for report, word in ((passing, "pass"), (failing, "fail")):
+        page = Page(render_html(report))
+        assert page.words.index(word) < page.words.index("Gates")
+        assert render_markdown(report).startswith(f"# quickstart: {word.upper()}\n")
+
+
+def test_a_failed_student_saves_nothing(failing: Document) -> None:
+    assert failing["headline"] is None
+    assert failing["cost"]["comparison"] is None
+    words = Page(render_html(failing)).words
+    assert "no saving is claimed" in words
+    assert "4 of 16 gates failed" in words
+    assert "Cost saved" not in words
+    assert "Break-even" not in words
+    assert "withheld" in render_markdown(failing)
+
+
+def test_failures_are_named(failing: Document) -> None:
+    words = Page(render_html(failing)).words
+    assert "student/gguf:Q2_K could not be run: the runtime died with signal 6" in words
+    assert "failed: killed after 600 s" in words
+
+
+def test_what_the_reader_asked_for_is_there(passing: Document) -> None:
+    words = Page(render_html(passing)).words
+    for expected in (
+        "distill2edge run recipes/quickstart.yaml",
+        "AMD EPYC 7763",
+        "torch 2.13.0",
+        "Apache License 2.0",
+        "exact",
+        "(E2E - TTFT) / (n_out - 1)",
+        "0.850 to 0.886",
+        "speed measured on this machine",
+        "Does the trained change survive",
+        "blk.0.ffn_down Q4_K -> Q5_0",
+        "Raspberry Pi 5",
+        "at the speed of the bench machine",
+    ):
+        assert expected in words, expected
+
+
+def test_six_charts_with_hover_titles(passing: Document) -> None:
+    page = render_html(passing)
+    assert page.count('<svg class="chart"') == 6
+    assert "student/gguf:Q8_0@cpu: accuracy 0.869 (0.851 to 0.887)" in page
+    assert "on the frontier" in page
+
+
+def test_nothing_is_loaded_and_nothing_runs(passing: Document, failing: Document) -> None:
+    for report in (passing, failing):
+        page = Page(render_html(report))
+        for tag, attributes in page.tags:
+            assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image", "use"}
+            assert "src" not in attributes
+            assert not any(name.startswith("on") for name in attributes)
+            if "href" in attributes:
+                assert tag == "a"
+                assert re.match(r"https?://|#", attributes["href"] or "")
+            assert "url(" not in (attributes.get("style") or "")
+        css = re.search(r"<style>(.*?)</style>", render_html(report), re.S)
+        assert css is not None
+        assert "url(" not in css[1]
+        assert "@import" not in css[1]
+        policy = [a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+        assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+        assert page.open == []
+
+
+def hostile_report() -> Document:
+    verify = made.passing_verify()
+    bench = made.bench(verify["models"])
+    cost = made.cost(bench, verify, student={"device": "raspberry-pi-5"})
+    documents = [made.run(), made.data(), made.teacher(), {"layers": [0, 1]}, made.train(), made.merge(),
+                 made.exports(verify["models"]), verify, bench, cost]  # fmt: skip
+    verify["samples"] = [{"prompt": "ask", "expected": "answer", "outputs": {"student": "said"}}]
+    report = build_report(*[_hostile(document) for document in documents], control=made.train())  # type: ignore[arg-type]
+    report["licence"]["source"] = "javascript:alert(1)"
+    report["name"] += XSS
+    report["metric"]["name"] += XSS
+    return report
+
+
+def _hostile(document: Any) -> Any:
+    return [made.hostile(item, XSS) for item in document] if isinstance(document, list) else made.hostile(document, XSS)
+
+
+def test_every_string_is_escaped() -> None:
+    source = render_html(hostile_report())
+    page = Page(source)
+    assert "<script" not in source
+    assert "<img" not in source
+    assert source.count("&lt;script&gt;") > 100
+    assert page.open == []
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert not (attributes.get("href") or "").startswith("javascript:")
+    for place in ("ask", "answer", "said"):
+        assert f"{place}<script>" in page.words  # shown as text
+
+
+def test_markdown_escapes_too() -> None:
+    source = render_markdown(hostile_report())
+    outside = re.sub(r"(`+).*?\1", "", source, flags=re.S)
+    assert "<script" not in outside
+    assert "<img" not in outside
+    assert not re.search(r"(?<!\\)\]\(javascript", outside)
+    for line in source.splitlines():
+        if line.startswith("| "):  # a pipe of a model's name makes no column
+            assert re.search(r"(?<!\\)\|$", line)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"control": False},
+        {"teacher_schemes": False},
+        {"control": False, "teacher_schemes": False},
+    ],
+)
+def test_missing_arms_render(options: dict[str, bool]) -> None:
+    page = Page(render_html(made.report(**options)))
+    assert ("without the teacher" in page.words) == options.get("control", True)
+    assert render_markdown(made.report(**options))
+
+
+def test_only_verify_is_enough() -> None:
+    verify = made.passing_verify()
+    report = build_report(made.run(stages=[], environment={}), None, None, None, None, None, [], verify, None, None)
+    page = Page(render_html(report))
+    assert "Speed and memory" not in page.words
+    assert "Cost" not in page.words
+    assert report["headline"]["model"].startswith("student/")
+    assert "## Speed" not in render_markdown(report)
+
+
+def test_no_gates_and_no_models() -> None:
+    verify = {"metric": "accuracy", "rows": 1, "tokens": 1, "models": [], "gates": [], "verdict": "pass"}
+    report = build_report(made.run(), made.data(), None, None, None, None, [], verify, None, None)
+    assert "sets no gates" in Page(render_html(report)).words
+    assert report["headline"] is None
+
+
+def test_a_likelihood_is_better_when_higher() -> None:
+    verify = {**made.passing_verify(), "metric": "neg_log_likelihood"}
+    report = build_report(made.run(), None, None, None, None, None, [], verify, made.bench(verify["models"]), None)
+    assert report["metric"]["higher_is_better"]
+    assert "probability per token" in Page(render_html(report)).words
+
+
+def test_contended_cells_are_told() -> None:
+    verify = made.passing_verify()
+    bench = made.bench(verify["models"], contended=True)
+    report = build_report(made.run(), None, None, None, None, None, [], verify, bench, None)
+    words = Page(render_html(report)).words
+    assert "12% of the time was stolen" in words
+    assert "teacher@cpu (contended)" in words
+
+
+def test_numbers_that_are_none_or_not_finite_are_dashes() -> None:
+    for value in (None, float("nan"), float("inf"), "x", True):
+        for write in (text.number, text.percent, text.usd, text.size, text.milliseconds, text.seconds, text.count):
+            assert write(value) == text.MISSING
+    assert text.interval({"value": 0.5, "low": None, "high": float("inf")}) == "0.500"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (text.number(0.8712), "0.871"),
+        (text.number(0), "0"),
+        (text.number(12345.6), "12,346"),
+        (text.number(0.0000123), "1.2e-05"),
+        (text.number(0.99999), "1.00"),
+        (text.percent(0.974), "97.4%"),
+        (text.usd(0.0536), "$0.0536"),
+        (text.usd(-12.5), "-$12.50"),
+        (text.usd(1234.5), "$1,234"),
+        (text.size(91.7e6), "91.7 MB"),
+        (text.milliseconds(655), "655 ms"),
+        (text.milliseconds(12_300), "12.3 s"),
+        (text.seconds(752), "12 min 32 s"),
+        (text.seconds(7300), "2 h 01 min"),
+        (text.seconds(86400 * 10), "10 days"),
+        (text.count(134_515_008), "134.5M"),
+    ],
+)
+def test_how_figures_are_written(written: str, expected: str) -> None:
+    assert written == expected
+
+
+def test_another_schema_version_is_refused(passing: Document) -> None:
+    with pytest.raises(UserError, match="schema version 2"):
+        render_html({**passing, "schema_version": 2})
+
+
+points = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12)
+
+
+@given(points, st.booleans())
+def test_the_frontier_is_what_nothing_beats(drawn: list[tuple[int, int]], higher: bool) -> None:
+    marked = pareto([{"x": {"value": x}, "y": {"value": y}} for x, y in drawn], higher)
+    assert len(marked) == len(drawn)
+    assert any(point["frontier"] for point in marked)
+    sign = 1 if higher else -1
+    for point in marked:
+        x, y = point["x"]["value"], sign * point["y"]["value"]
+        beaten = any(a <= x and sign * b >= y and (a, b) != (x, sign * y) for a, b in drawn)
+        assert point["frontier"] == (not beaten)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20))
+def test_scales_hold_their_values_and_have_ticks(values: list[float]) -> None:
+    scale = fit_scale(values, 0, 100)
+    for value in values:
+        assert 0 <= scale(value) <= 100
+    ticks = scale.ticks()
+    assert ticks == sorted(ticks)
+    assert 1 <= len(ticks) <= 14
+
+
+def test_scales_run_the_way_they_are_told() -> None:
+    scale = Scale(1, 100, 200, 0, log=True)
+    assert scale(10) == pytest.approx(100)
+    assert scale(1e9) == 0
+
+
+@given(st.lists(st.tuples(st.floats(20, 380), st.floats(20, 280)), min_size=1, max_size=15))
+def test_labels_never_cover_each_other(spots: list[tuple[float, float]]) -> None:
+    placed = place_labels([(x, y, "gguf Q4_0") for x, y in spots], Box(0, 0, 400, 300))
+    wide = 9 * CHARACTER
+    boxes = []
+    for label in placed:
+        if label is not None:
+            x, y, anchor, _ = label
+            left = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
+            boxes.append(Box(left, y - 11, left + wide, y + 3))
+    for index, box in enumerate(boxes):
+        assert not any(box.meets(other) for other in boxes[index + 1 :])
+
+
+def test_charts_with_one_point_or_none() -> None:
+    metric = {"name": "accuracy", "higher_is_better": True}
+    point = {
+        "id": "a@cpu",
+        "role": "student",
+        "x": {"value": 3.0},
+        "y": {"value": 0.0},
+        "frontier": True,
+        "passed": None,
+    }
+    assert charts.pareto_chart([], metric, x_title="x", x_unit="u") is None
+    assert "<circle" in str(charts.pareto_chart([point], metric, x_title="x", x_unit="u"))
+    assert charts.kl_chart([], []) is None
+    assert charts.cost_chart({}) is None
+    assert charts.break_even_chart({"comparison": None}) is None
+    assert charts.training_chart({"student": {"log": None, "eval": None}, "control": None}) is None
+
+
+def test_a_break_even_that_never_comes_is_drawn_without_one() -> None:
+    cost = {"comparison": {"teacher_per_1000": 1.0, "student_per_1000": 2.0, "break_even_requests": None},
+            "one_off": {"total_usd": 5.0}, "requests_per_month": 1000}  # fmt: skip
+    drawn = str(charts.break_even_chart(cost))
+    assert 'class="saved"' not in drawn
+    assert "teacher" in drawn
+
+
+def test_the_report_package_is_light() -> None:
+    code = (
+        "import sys\n"
+        "import distill2edge.report.build, distill2edge.report.html, distill2edge.report.markdown\n"
+        "import distill2edge.report.card, distill2edge.report.compare\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'onnx', 'pydantic'} & set(sys.modules)\n"
+        "ours = {m for m in sys.modules if m.startswith('distill2edge.')}\n"
+        "assert not heavy, heavy\n"
+        "assert all(m == 'distill2edge.errors' or m.startswith('distill2edge.report') for m in ours), ours\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
