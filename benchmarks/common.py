@@ -19,8 +19,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 if str(ROOT) not in sys.path:  # a benchmark runs as a script, from a checkout too
     sys.path.insert(0, str(ROOT))
 
-from distill2edge.bench.machine import machine, versions  # noqa: E402  (after the path is set)
 from distill2edge.bench.statistics import Figure, interleaved_ratio  # noqa: E402
+from distill2edge.machine import machine, versions  # noqa: E402  (after the path is set)
 
 __all__ = [
     "OPERATORS",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import EXIT_ENVIRONMENT, EXIT_USAGE, UserError
+from distill2edge.files import write_text
 
 SPAWNED_AT = "DISTILL2EDGE_SPAWNED_AT"
 """Environment variable of a worker: `time.monotonic()` of the parent just before it was started."""
@@ -70,7 +71,7 @@ def run_worker(
     if kept is not None:
         return kept
     path = work / f"{name}.spec.json"
-    path.write_text(json.dumps({**spec, "fingerprint": fingerprint}))
+    write_text(path, json.dumps({**spec, "fingerprint": fingerprint}))
     log = work / f"{name}.log"
     ended = _run([sys.executable, "-m", module, str(path)], log, threads, silence_s, on_progress)
     kept = read_result(result, fingerprint)
@@ -93,16 +94,6 @@ def read_result(path: Path, fingerprint: str) -> dict[str, Any] | None:
     if not isinstance(document, dict) or document.get("fingerprint") != fingerprint:
         return None
     return document["result"] if isinstance(document.get("result"), dict) else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write under a temporary name, sync, rename: a kill leaves the old file or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def serve(work: Callable[[dict[str, Any], Callable[[int], None]], dict[str, Any]], argv: list[str]) -> None:
@@ -128,7 +119,7 @@ def serve(work: Callable[[dict[str, Any], Callable[[int], None]], dict[str, Any]
         print(error, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     text = json.dumps({"fingerprint": spec["fingerprint"], "result": outcome})
-    write_atomically(Path(spec["result"]), text)
+    write_text(Path(spec["result"]), text)
 
 
 def die_with_parent() -> None:
@@ -199,7 +190,7 @@ def _how(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = ": out of memory, most likely" if name == "SIGKILL" else ""
+    hint = {"SIGKILL": ": out of memory, most likely", "SIGBUS": ": the disk is full, most likely"}.get(name, "")
     return f"the process was killed by {name}{hint}"
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -205,6 +210,29 @@ def test_a_silent_worker_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     outcome = run_worker("distill2edge.verify.worker", {**spec, "stop": []}, tmp_path, "x", threads=1, silence_s=2.0)
     assert isinstance(outcome, Crash)
     assert "said nothing for 2 s" in outcome.words
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal")
+def test_a_killed_run_leaves_no_worker_behind(tmp_path: Path) -> None:
+    (tmp_path / "hang").mkdir()
+    (tmp_path / "r.json").write_text(json.dumps({"rows": [], "choices": None, "vocabulary": "v"}))
+    spec = {"runtime": "torch", "path": str(tmp_path / "hang"), "threads": 1, "context": 8, "rows": "r.json"}
+    code = (
+        "import sys; from pathlib import Path; from distill2edge.isolate import run_worker;"
+        f"run_worker('distill2edge.verify.worker', { ({**spec, 'stop': []})!r}, Path(sys.argv[1]), 'x', threads=1)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "PYTHONPATH": CRASH})
+    me = psutil.Process(parent.pid)
+    deadline = time.monotonic() + 30
+    while not (workers := me.children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while "opened" not in (tmp_path / "x.log").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert gone
+    assert not alive
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from distill2edge.bench import cells as summary
 from distill2edge.bench.cells import Cell
-from distill2edge.bench.machine import machine
 from distill2edge.bench.workloads import Workload, build_workloads
 from distill2edge.errors import UserError
-from distill2edge.isolate import Crash, run_worker, write_atomically
+from distill2edge.files import write_json, write_text
+from distill2edge.isolate import Crash, run_worker
+from distill2edge.machine import machine
 from distill2edge.models import Encodings, ModelFile, check_encodings
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Bench
@@ -98,7 +99,7 @@ def bench(
         "speedups": summary.speedups(cells, alive, seed=seed),
         "formulas": summary.FORMULAS,
     }
-    write_atomically(work / "bench.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_json(work / "bench.json", document)
     contended = [entry for entry in entries if entry["contended"]]
     if contended:
         why = "; ".join(dict.fromkeys(reason for entry in contended for reason in entry["contention"]["reasons"]))
@@ -118,7 +119,7 @@ def _run(
     ]
     text = json.dumps(requests)
     name = f"workloads-{'teacher' if cell.model.role == 'teacher' else 'student'}.json"
-    write_atomically(directory / name, text)
+    write_text(directory / name, text)
     longest = max(len(r["ids"]) + r["output"] for workload in requests for r in workload["requests"])
     job = {
         "runtime": cell.model.runtime,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.isolate import Crash, run_worker, write_atomically
+from distill2edge.files import write_json
+from distill2edge.isolate import Crash, run_worker
 from distill2edge.models import Encodings, ModelFile, check_encodings, check_models, encoding_of
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Verify
@@ -99,7 +99,7 @@ def verify(
             if isinstance(outcomes[model.id], Crash):
                 progress.warn(f"{model.id}: {outcomes[model.id].words}")  # type: ignore[union-attr]
     document = _document(models, outcomes, plan, seed)
-    write_atomically(work / "verify.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_json(work / "verify.json", document)
     for reference in plan.directory.glob("reference-*.f32"):
         reference.unlink()
     failed = [gate for gate in document["gates"] if not gate["passed"]]

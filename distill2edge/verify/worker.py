@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distill2edge.data.encode import Encoded
+from distill2edge.files import write_text
 from distill2edge.isolate import serve
 from distill2edge.models import Encodings
 from distill2edge.runtimes import open_runtime
@@ -87,7 +88,7 @@ def write_encodings(path: Path, encodings: Encodings) -> None:
         for row in encodings.rows
     ]
     choices = None if encodings.choices is None else [[list(ids) for ids in row] for row in encodings.choices]
-    path.write_text(json.dumps({"rows": rows, "choices": choices, "vocabulary": encodings.vocabulary}))
+    write_text(path, json.dumps({"rows": rows, "choices": choices, "vocabulary": encodings.vocabulary}))
 
 
 def _run(runtime: Runtime, row: Encoded, positions: list[int]) -> scores.Floats:
