@@ -30,7 +30,7 @@ class Result:
     @property
     def passed(self) -> bool:
         """Whether every gate of the recipe held."""
-        return bool(self.report["verdict"]["passed"])
+        return bool(self.report["verdict"]["result"] == "pass")
 
     def summary(self) -> dict[str, Any]:
         """For scripts."""

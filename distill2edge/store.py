@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,10 @@ from filelock import FileLock, Timeout
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.files import write_json
+from distill2edge.machine import versions
 from distill2edge.progress import Progress
 
 SCHEMA_VERSION = 1
-PACKAGES = (
-    "distill2edge", "torch", "transformers", "peft", "accelerate", "datasets", "onnx", "onnxruntime",
-    "onnxruntime-genai", "llama-cpp-python", "gguf", "numpy",
-)  # fmt: skip
 
 
 def default_root() -> Path:
@@ -194,17 +190,6 @@ class Store:
         doomed.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, doomed)
         shutil.rmtree(doomed)
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that shape a result."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def sha256_of(path: Path) -> str:

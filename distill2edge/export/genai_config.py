@@ -1,0 +1,53 @@
+"""`genai_config.json` and the tokenizer files: what ONNX Runtime GenAI wants beside a graph."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "generation_config.json", "config.json",
+)  # fmt: skip
+_DEFAULT_LENGTH = 2048
+
+
+def write_genai_config(built: dict[str, Any], model_dir: Path, directory: Path) -> None:
+    """Write the config of a decoder.
+
+    Args:
+        built: what the model builder wrote for this model.
+        model_dir: its Hugging Face directory, whose generation settings say where a text ends.
+        directory: where `model.onnx` lies.
+    """
+    config = json.loads(json.dumps(built))
+    config["model"]["decoder"]["filename"] = "model.onnx"
+    for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        value = special_id(model_dir, key)
+        if value is not None:
+            config["model"][key] = value
+    # the cache is allocated for max_length positions at once: the full context of a long-context model is gigabytes
+    config["search"]["max_length"] = min(int(config["model"]["context_length"]), _DEFAULT_LENGTH)
+    text = json.dumps(config, indent=2) + "\n"
+    (directory / "genai_config.json").write_text(text, encoding="utf-8")
+
+
+def special_id(model_dir: Path, key: str) -> int | list[int] | None:
+    """A token id (or several, for the end of a text) from generation_config.json, else config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = model_dir / name
+        if path.is_file():
+            value = json.loads(path.read_text(encoding="utf-8")).get(key)
+            if value is not None:
+                return value  # type: ignore[no-any-return]
+    return None
+
+
+def copy_tokenizer(model_dir: Path, directory: Path) -> list[str]:
+    """Copy the tokenizer, its chat template and the model's config; return the names copied."""
+    copied = [name for name in TOKENIZER_FILES if (model_dir / name).is_file()]
+    for name in copied:
+        shutil.copyfile(model_dir / name, directory / name)
+    return copied

@@ -1,0 +1,118 @@
+"""The ONNX export stage: a merged Hugging Face directory becomes graphs in one scheme, ready for ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.errors import UserError
+from distill2edge.export import genai_config, onnx_file, onnx_graph
+from distill2edge.schemes import ONNX, Scheme
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from distill2edge.progress import Progress
+
+
+def export_onnx(
+    model_dir: Path, scheme: Scheme, meta: dict[str, Any], work: Path, progress: Progress
+) -> dict[str, Any]:
+    """Export a model and describe what was written.
+
+    A decoder gives `model.onnx` with a key-value cache and `genai_config.json`; a classifier gives `model.onnx`;
+    a sequence-to-sequence model gives `encoder.onnx` and `decoder.onnx`, which share their weights file. Beside them
+    lie the tokenizer files and `export.json`.
+
+    Args:
+        model_dir: dense Hugging Face directory (safetensors and tokenizer).
+        scheme: one of the onnx schemes.
+        meta: name, licence, teacher, recipe, recipe_key, description: they go into the graph's metadata.
+        work: directory to write into; files of an earlier try are overwritten.
+        progress: gets one line per step.
+
+    Returns:
+        the content of export.json.
+
+    Raises:
+        UserError: a scheme of another format, or an architecture that cannot be exported.
+        EnvironmentFault: a package that the export needs is missing.
+    """
+    if scheme.format != "onnx" or scheme.name not in ONNX:
+        known = ", ".join(f"onnx:{name}" for name in ONNX)
+        raise UserError(f"{scheme} is not an ONNX scheme", fix=f"use one of {known}")
+    # imported here: this module must load without onnxruntime
+    from distill2edge.export.onnx_quantize import Tally, apply_scheme
+
+    work.mkdir(parents=True, exist_ok=True)
+    kind = model_kind(model_dir)
+    with tempfile.TemporaryDirectory(dir=work, prefix="scratch-") as scratch:
+        progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
+        graphs, built = _graphs(kind, model_dir, Path(scratch))
+        tally = Tally()
+        for model in graphs.values():
+            progress.say(f"  storing its weights as {scheme.name}")
+            tally.merge(apply_scheme(model, scheme.name))
+        properties = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
+        size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
+    if built is not None:
+        genai_config.write_genai_config(built, model_dir, work)
+    files = genai_config.copy_tokenizer(model_dir, work)
+    for entry in tally.fallbacks:
+        progress.say(f"  {entry['tensor']} {entry['shape']}: {entry['reason']}")
+    facts = {
+        "schema_version": 1,
+        "format": "onnx",
+        "scheme": scheme.name,
+        "kind": kind,
+        "graphs": sorted(f"{stem}.onnx" for stem in graphs),
+        "size_bytes": size,
+        "effective_bits": round(tally.effective_bits, 4),
+        "types": tally.types,
+        "fallbacks": tally.fallbacks,
+        "tokenizer_files": files,
+        "exporter": _versions(kind),
+        "meta": meta,
+    }
+    (work / "export.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def model_kind(model_dir: Path) -> str:
+    """`decoder`, `classifier` or `seq2seq`, from the architecture's name.
+
+    Raises:
+        UserError: none of the three.
+    """
+    name = onnx_graph.architecture(model_dir)
+    if name.endswith("ForCausalLM"):
+        return "decoder"
+    if name.endswith("ForSequenceClassification"):
+        return "classifier"
+    if name.endswith(("ForConditionalGeneration", "MTModel")):
+        return "seq2seq"
+    raise UserError(
+        f"{name} cannot be exported to ONNX",
+        where=str(model_dir / "config.json"),
+        fix="use a model for causal language modelling, sequence classification or sequence-to-sequence generation",
+    )
+
+
+def _graphs(kind: str, model_dir: Path, scratch: Path) -> tuple[dict[str, ir.Model], dict[str, Any] | None]:
+    if kind == "decoder":
+        model, built = onnx_graph.decoder_graph(model_dir, scratch)
+        return {"model": model}, built
+    from distill2edge.export import onnx_encoders
+
+    if kind == "classifier":
+        return {"model": onnx_encoders.classifier_graph(model_dir)}, None
+    return onnx_encoders.seq2seq_graphs(model_dir), None
+
+
+def _versions(kind: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    name = "onnxruntime-genai" if kind == "decoder" else "transformers"
+    return {"name": name, "version": version(name), "onnxruntime": version("onnxruntime")}

@@ -1,0 +1,66 @@
+"""Writes graphs with one weights file beside them; equal weights are stored once, also between two graphs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DATA = "model.onnx.data"
+_INLINE = 1024  # bytes; smaller tensors stay in the graph, where shape inference can read them
+_ALIGN = 64
+
+
+def write_graphs(graphs: dict[str, ir.Model], directory: Path, properties: dict[str, str]) -> int:
+    """Write `NAME.onnx` per graph and one `model.onnx.data`; each file appears whole or not at all.
+
+    Args:
+        graphs: file stem -> model; the models' large initializers are turned into external tensors.
+        directory: existing directory.
+        properties: metadata that goes into every graph.
+
+    Returns:
+        bytes of all files written: what a device needs to run the model.
+    """
+    import onnx_ir as ir
+
+    stored: dict[tuple[str, str], tuple[int, int]] = {}
+    partial = directory / f"{DATA}.partial"
+    moved: list[tuple[ir.Value, int, int]] = []
+    with partial.open("wb") as data:
+        for model in graphs.values():
+            for value in model.graph.initializers.values():
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes < _INLINE:
+                    continue
+                raw = tensor.tobytes()
+                digest = (tensor.dtype.name, hashlib.sha256(raw).hexdigest())
+                if digest not in stored:
+                    data.write(b"\0" * (-data.tell() % _ALIGN))
+                    stored[digest] = (data.tell(), len(raw))
+                    data.write(raw)
+                moved.append((value, *stored[digest]))
+        data.flush()
+        os.fsync(data.fileno())
+    partial.replace(directory / DATA)
+    for value, offset, length in moved:
+        tensor = value.const_value
+        assert tensor is not None
+        value.const_value = ir.ExternalTensor(
+            DATA, offset, length, tensor.dtype, shape=tensor.shape, name=str(value.name), base_dir=directory
+        )
+    size = (directory / DATA).stat().st_size
+    for stem, model in graphs.items():
+        model.metadata_props.update(properties)
+        target = directory / f"{stem}.onnx"
+        scratch = directory / f"{stem}.onnx.partial"
+        ir.save(model, scratch)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(target)
+        size += target.stat().st_size
+    return size

@@ -1,0 +1,354 @@
+"""Puts the weights of an fp32 graph into a scheme: fp16, or 8/4-bit blocks of 32, the embedding and the head included.
+
+Block-wise weights become `MatMulNBits` (a matrix product) and `GatherBlockQuantized` (a table lookup), rounded by
+ONNX Runtime's own kernel. A table that serves both the lookup and the head is stored once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill2edge.export.onnx_quiet import quiet
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+BLOCK = 32
+BITS = {"int8": 8, "int4-b32": 4}
+ACCURACY_INT8 = 4
+"""`accuracy_level` of MatMulNBits: activations are rounded to 8 bits per block, products are summed in integers."""
+SMALLEST = 16_384
+"""Weights; a smaller matrix stays in fp32 (a classifier of three labels, a table of token types)."""
+_MICROSOFT = "com.microsoft"
+
+
+@dataclass
+class Tally:
+    """What became of each weight.
+
+    `types`: type -> {tensors, weights, bytes}; `fallbacks`: matrices that the scheme names but that were left in
+    fp32 or padded, each {tensor, shape, reason}.
+    """
+
+    types: dict[str, dict[str, int]] = field(default_factory=dict)
+    fallbacks: list[dict[str, Any]] = field(default_factory=list)
+    counted: set[str] = field(default_factory=set)
+
+    def add(self, kind: str, weights: int, size: int, names: tuple[str | None, ...] = ()) -> None:
+        """Count one tensor of `weights` numbers that takes `size` bytes, scales included, in the initializers `names`."""
+        self.counted.update(str(name) for name in names)
+        entry = self.types.setdefault(kind, {"tensors": 0, "weights": 0, "bytes": 0})
+        entry["tensors"] += 1
+        entry["weights"] += weights
+        entry["bytes"] += size
+
+    def fall_back(self, tensor: str, shape: tuple[int, ...], reason: str) -> None:
+        """Name a matrix that the scheme did not take as it is."""
+        self.fallbacks.append({"tensor": tensor, "shape": list(shape), "reason": reason})
+
+    def merge(self, other: Tally) -> None:
+        """Add another graph's tally."""
+        for kind, entry in other.types.items():
+            mine = self.types.setdefault(kind, dict.fromkeys(entry, 0))
+            for key, count in entry.items():
+                mine[key] += count
+        self.fallbacks += other.fallbacks
+
+    @property
+    def effective_bits(self) -> float:
+        """Stored bits per weight over every tensor of the file, scales and fp32 leftovers included."""
+        weights = sum(entry["weights"] for entry in self.types.values())
+        return 8 * sum(entry["bytes"] for entry in self.types.values()) / max(weights, 1)
+
+
+@dataclass
+class Table:
+    """One matrix [rows, width] in float32 and the nodes that read it.
+
+    `lookups` gather its rows; `products` multiply by its transpose, so a row is one output of the product.
+    """
+
+    name: str
+    weight: np.ndarray
+    lookups: list[ir.Node] = field(default_factory=list)
+    products: list[ir.Node] = field(default_factory=list)
+
+
+def quantize_blocks(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Round rows to symmetric blocks of 32 along the width, with ONNX Runtime's kernel.
+
+    Args:
+        weight: [rows, width] float32.
+        bits: 4 or 8.
+
+    Returns:
+        packed [rows, blocks, 32 * bits / 8] uint8, scales [rows, blocks] float32; the last block is padded with zeros.
+    """
+    with quiet():  # importing it sets up the root logger
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            DefaultWeightOnlyQuantConfig,
+            DefaultWeightOnlyQuantizer,
+        )
+
+    config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+    columns = np.ascontiguousarray(weight.T, dtype=np.float32)
+    packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(columns)
+    return packed, scales
+
+
+def dequantize_blocks(packed: np.ndarray, scales: np.ndarray, width: int, bits: int) -> np.ndarray:
+    """The values [rows, width] float32 that MatMulNBits computes with: (stored - 2^(bits-1)) * scale."""
+    stored = packed
+    if bits == 4:
+        stored = np.stack((packed & 0xF, packed >> 4), axis=-1).reshape(*packed.shape[:2], BLOCK)
+    centred = stored.astype(np.float32) - 2 ** (bits - 1)
+    return (centred * scales[..., None]).reshape(len(packed), -1)[:, :width]
+
+
+def apply_scheme(model: ir.Model, scheme: str) -> Tally:
+    """Rewrite the graph in place.
+
+    Args:
+        model: graph whose weights are float32 initializers.
+        scheme: `fp32`, `fp16`, `int8` or `int4-b32`.
+
+    Returns:
+        the tally over every initializer.
+    """
+    tally = Tally()
+    for table in collect_tables(model):
+        rows, width = table.weight.shape
+        if scheme == "fp32":
+            _store_float(model, table)
+        elif table.weight.size < SMALLEST:
+            tally.fall_back(table.name, (rows, width), f"fewer than {SMALLEST} weights: fp32")
+            _store_float(model, table)
+        elif scheme == "fp16":
+            _store_half(model, table, tally)
+        else:
+            if width % BLOCK:
+                tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {BLOCK}")
+            _store_blocks(model, table, BITS[scheme], tally)
+    _sweep(model)
+    for name, value in model.graph.initializers.items():
+        if name not in tally.counted and value.const_value is not None:
+            kind = "fp32" if value.const_value.dtype.name == "FLOAT" else value.const_value.dtype.name.lower()
+            tally.add(kind, value.const_value.size, value.const_value.nbytes)
+    return tally
+
+
+# --- which matrices there are -----------------------------------------------
+
+
+def collect_tables(model: ir.Model) -> list[Table]:
+    """Every constant matrix that a MatMul, Gemm or Gather reads, tied ones joined into one table.
+
+    Two are tied when one feeds the other through a Transpose, or when a product's matrix equals the transpose of a
+    lookup's, value by value.
+    """
+    tables: list[Table] = []
+    for node in list(model.graph):
+        if node.op_type == "Gather" and _attribute(node, "axis", 0) == 0:
+            found = _constant_matrix(node.inputs[0])
+            if found:
+                _table_of(tables, *found).lookups.append(node)
+    for node in list(model.graph):
+        if node.op_type in ("Gemm", "FusedMatMul"):
+            node = _split(model, node) or node
+        if node.op_type == "MatMul":
+            found = _constant_matrix(node.inputs[1])
+            if found:
+                name, matrix = found
+                _table_of(tables, name, matrix.T).products.append(node)
+    return tables
+
+
+def _constant_matrix(value: ir.Value | None) -> tuple[str, np.ndarray] | None:
+    """Name and values of a float32 matrix, seen through one Transpose."""
+    if value is None:
+        return None
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Transpose":
+        inner = _constant_matrix(producer.inputs[0])
+        return (inner[0], inner[1].T) if inner else None
+    tensor = value.const_value
+    if producer is not None or tensor is None or tensor.dtype.name != "FLOAT" or len(tensor.shape) != 2:
+        return None
+    return str(value.name), tensor.numpy()
+
+
+def _table_of(tables: list[Table], name: str, rows: np.ndarray) -> Table:
+    for table in tables:
+        if table.weight.shape == rows.shape and (table.name == name or np.array_equal(table.weight, rows)):
+            return table
+    tables.append(Table(name, rows))
+    return tables[-1]
+
+
+def _split(model: ir.Model, node: ir.Node) -> ir.Node | None:
+    """Gemm or FusedMatMul with a constant matrix becomes [Mul,] MatMul [, Add], in place; None where it cannot."""
+    import onnx_ir as ir
+
+    found = _constant_matrix(node.inputs[1])
+    odd = ("transA", "transBatchA", "transBatchB")
+    if not found or any(_attribute(node, key, 0) for key in odd) or _attribute(node, "beta", 1.0) != 1:
+        return None
+    name, matrix = found
+    if _attribute(node, "transB", 0):
+        matrix = matrix.T
+    left, new = node.inputs[0], []
+    alpha = _attribute(node, "alpha", 1.0)
+    if alpha != 1:
+        scale = _initializer(model, f"{node.name}.alpha", np.array(alpha, dtype=np.float32))
+        new.append(ir.node("Mul", [left, scale], name=f"{node.name}/Mul"))
+        left = new[-1].outputs[0]
+    product = ir.node("MatMul", [left, _initializer(model, f"{name}.kn", matrix)], name=f"{node.name}/MatMul")
+    new.append(product)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        new.append(ir.node("Add", [product.outputs[0], node.inputs[2]], name=f"{node.name}/Add"))
+    _replace(model, node, new)
+    return product
+
+
+# --- how each is stored -----------------------------------------------------
+
+
+def _store_float(model: ir.Model, table: Table) -> None:
+    """Only a tied table changes: one copy, read by rows and, transposed, by the product."""
+    import onnx_ir as ir
+
+    if not (table.lookups and table.products):
+        return
+    rows = _initializer(model, f"{table.name}.rows", table.weight)
+    for node in table.lookups:
+        node.replace_input_with(0, rows)
+    for node in table.products:
+        fused = ir.node(
+            "FusedMatMul", [node.inputs[0], rows], {"transB": 1}, domain=_MICROSOFT, name=f"{node.name}/transposed"
+        )
+        _replace(model, node, [fused])
+
+
+def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
+    """Stored in 16 bits and widened when the session loads: ONNX Runtime's CPU kernels compute in fp32."""
+    import onnx_ir as ir
+
+    limit = float(np.finfo(np.float16).max)
+    if np.abs(table.weight).max(initial=0.0) > limit:
+        tally.fall_back(table.name, table.weight.shape, "values above the range of fp16: fp32")
+        _store_float(model, table)
+        return
+    tied = bool(table.lookups and table.products)
+    by_rows = bool(table.lookups)
+    matrix = table.weight if by_rows else table.weight.T
+    stored = _initializer(model, f"{table.name}.fp16", matrix.astype(np.float16))
+    for node in table.lookups:
+        node.replace_input_with(0, stored)
+        wide = ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{node.name}/Cast")
+        _follow(model, node, wide)
+    if table.products:
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, name=f"{table.name}/Cast")
+        model.graph.insert_before(table.products[0], cast)
+        for node in table.products:
+            if tied:
+                inputs, extra = [node.inputs[0], cast.outputs[0]], {"transB": 1}
+                fused = ir.node("FusedMatMul", inputs, extra, domain=_MICROSOFT, name=f"{node.name}/transposed")
+                _replace(model, node, [fused])
+            else:
+                node.replace_input_with(1, cast.outputs[0])
+    tally.add("fp16", table.weight.size, stored.const_value.nbytes, (stored.name,))
+
+
+def _store_blocks(model: ir.Model, table: Table, bits: int, tally: Tally) -> None:
+    import onnx_ir as ir
+
+    rows, width = table.weight.shape
+    packed, scales = quantize_blocks(table.weight, bits)
+    kind = f"int{bits}-b{BLOCK}"
+    stored = _initializer(model, f"{table.name}.{kind}", packed)
+    scale = _initializer(model, f"{table.name}.scales", scales)
+    for node in table.products:
+        attributes = {"K": width, "N": rows, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_INT8}
+        product = ir.node(
+            "MatMulNBits", [node.inputs[0], stored, scale], attributes, domain=_MICROSOFT, name=f"{node.name}/{kind}"
+        )
+        _replace(model, node, [product])
+    for node in table.lookups:
+        flat = _initializer(model, f"{table.name}.flat", np.array([rows, -1], dtype=np.int64))
+        view = ir.node("Reshape", [stored, flat], name=f"{node.name}/flat")
+        attributes = {"bits": bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+        lookup = ir.node(
+            "GatherBlockQuantized",
+            [view.outputs[0], node.inputs[1], scale],
+            attributes,
+            domain=_MICROSOFT,
+            name=f"{node.name}/{kind}",
+        )
+        nodes = [view, lookup]
+        if width % BLOCK:
+            ends = [_initializer(model, f"{table.name}.{key}", np.array([at], dtype=np.int64))
+                    for key, at in (("start", 0), ("end", width), ("axis", -1))]  # fmt: skip
+            nodes.append(ir.node("Slice", [lookup.outputs[0], *ends], name=f"{node.name}/unpad"))
+        _replace(model, node, nodes)
+    tally.add(kind, table.weight.size, packed.nbytes + scales.nbytes, (stored.name, scale.name))
+
+
+# --- small graph edits --------------------------------------------------------
+
+
+def _attribute(node: ir.Node, name: str, default: Any) -> Any:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.value
+
+
+def _initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
+    import onnx_ir as ir
+
+    known = model.graph.initializers.get(name)
+    if known is not None:
+        return known
+    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
+    value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+    model.graph.register_initializer(value)
+    return value
+
+
+def _replace(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
+    """Put `new` where `old` was; the last one's output takes the name, shape and users of the old one's."""
+    source, target = old.outputs[0], new[-1].outputs[0]
+    target.shape, target.type = source.shape, source.type
+    model.graph.insert_before(old, new)
+    for node, position in list(source.uses()):
+        node.replace_input_with(position, target)
+    for position, output in enumerate(model.graph.outputs):
+        if output is source:
+            model.graph.outputs[position] = target
+    name, source.name = source.name, f"{source.name}/replaced"
+    target.name = name
+    model.graph.remove(old, safe=True)
+
+
+def _follow(model: ir.Model, node: ir.Node, after: ir.Node) -> None:
+    """Insert `after`, which widens fp16, behind `node` and hand it the users of node's output."""
+    import onnx_ir as ir
+
+    source, target = node.outputs[0], after.outputs[0]
+    users = [(user, position) for user, position in source.uses() if user is not after]
+    target.shape, target.type = source.shape, source.type
+    source.type = ir.TensorType(ir.DataType.FLOAT16)
+    model.graph.insert_after(node, after)
+    for user, position in users:
+        user.replace_input_with(position, target)
+
+
+def _sweep(model: ir.Model) -> None:
+    """Drop nodes and initializers that nothing reads any more."""
+    for node in reversed(list(model.graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            model.graph.remove(node, safe=True)
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]

