@@ -65,7 +65,9 @@ def choose_file(target: Path, scheme: str | None) -> Path:
     exports = target / "exports"
     if not exports.is_dir():
         if not target.exists():
-            raise UserError("nothing there", where=str(target), fix="give a run directory, a .gguf file or a model directory")
+            raise UserError(
+                "nothing there", where=str(target), fix="give a run directory, a .gguf file or a model directory"
+            )
         return target
     found = sorted(exports.iterdir(), key=_weight)
     if scheme is None:
@@ -110,9 +112,7 @@ def open_speaker(path: Path) -> Speaker:
     )
 
 
-def generate(
-    speaker: Speaker, ids: Sequence[int], max_tokens: int, temperature: float, seed: int = 0
-) -> Iterator[int]:
+def generate(speaker: Speaker, ids: Sequence[int], max_tokens: int, temperature: float, seed: int = 0) -> Iterator[int]:
     """Tokens until one that stops, or `max_tokens`."""
     random = np.random.default_rng(seed)
     logits = speaker.runtime.prefill(ids)
@@ -199,6 +199,8 @@ def _smallest_passed(run: Path, found: list[Path]) -> Path:
         gates = json.loads(report.read_text(encoding="utf-8"))["gates"]
         failed = {gate["model"].partition("/")[2] for gate in gates if not gate["passed"]}
     for path in found:
-        if not any(path.name.endswith((f"-{s.partition(':')[2]}.gguf", f"-{s.replace(':', '-')}")) for s in failed if s):
+        if not any(
+            path.name.endswith((f"-{s.partition(':')[2]}.gguf", f"-{s.replace(':', '-')}")) for s in failed if s
+        ):
             return path
     return found[0]

@@ -298,7 +298,9 @@ def store_ls(root: Path | None, as_json: bool) -> None:
 
 @store.command("gc")
 @click.option("--store", "root", type=click.Path(path_type=Path))
-@click.option("--keep", "kept", multiple=True, type=click.Path(path_type=Path), help="Run directory whose artifacts stay.")
+@click.option(
+    "--keep", "kept", multiple=True, type=click.Path(path_type=Path), help="Run directory whose artifacts stay."
+)
 @click.option("--days", default=30, show_default=True, help="Artifacts used within so many days stay.")
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
 def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:

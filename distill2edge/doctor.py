@@ -29,7 +29,14 @@ _MIN_MEMORY = 4e9
 
 def check_environment() -> list[dict[str, Any]]:
     """One dict per check: name, state (`fine`, `note`, `missing`), detail, fix."""
-    checks = [_python(), *(_package(module, name) for module, name in _REQUIRED), _memory(), _disk(), _threads(), _gpu()]
+    checks = [
+        _python(),
+        *(_package(module, name) for module, name in _REQUIRED),
+        _memory(),
+        _disk(),
+        _threads(),
+        _gpu(),
+    ]
     checks += [_hub(), *_bundled()]
     return checks
 
@@ -70,7 +77,9 @@ def _memory() -> dict[str, Any]:
 
     free = psutil.virtual_memory().available
     state = "fine" if free > _MIN_MEMORY else "note"
-    return _item("memory", state, f"{readable_bytes(free)} available", "" if state == "fine" else "close other programs")
+    return _item(
+        "memory", state, f"{readable_bytes(free)} available", "" if state == "fine" else "close other programs"
+    )
 
 
 def _disk() -> dict[str, Any]:

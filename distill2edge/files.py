@@ -32,8 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp gives 0600
         temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if disk_full(error):
             raise EnvironmentFault(
                 "the disk is full", where=str(path.parent), fix="free some space and run again: finished work is kept"
             ) from error
@@ -41,6 +41,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full, also where a library wraps the system's error in its own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC}" in str(error) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def write_text(path: Path, text: str) -> None:

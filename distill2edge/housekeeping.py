@@ -28,7 +28,9 @@ def list_store(root: Path | None) -> list[dict[str, Any]]:
         for artifact in store.artifacts()
     ]
     for path in store.partials():
-        rows.append({"stage": "partial", "key": "", "bytes": _bytes(path), "created": "", "wall_s": 0, "path": str(path)})
+        rows.append(
+            {"stage": "partial", "key": "", "bytes": _bytes(path), "created": "", "wall_s": 0, "path": str(path)}
+        )
     return rows
 
 
@@ -87,7 +89,9 @@ def _last_use(artifact: Artifact) -> float:
 def _run(path: Path) -> dict[str, Any]:
     file = path / "run.json"
     if not file.is_file():
-        raise UserError("not a run directory: no run.json", where=str(path), fix="name a directory such as runs/quickstart")
+        raise UserError(
+            "not a run directory: no run.json", where=str(path), fix="name a directory such as runs/quickstart"
+        )
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 

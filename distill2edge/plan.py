@@ -141,7 +141,12 @@ def _parameters(recipe: Recipe) -> int | None:
 def _row(
     stage: Stage, artifact: Artifact | None, key: str, store: Store, recipe: Recipe, sizes: dict[str, Any], speed: float
 ) -> Row:
-    row: Row = {"stage": stage.name, "key": key, "cached": artifact is not None, "path": str(store.path(stage.kind, key))}
+    row: Row = {
+        "stage": stage.name,
+        "key": key,
+        "cached": artifact is not None,
+        "path": str(store.path(stage.kind, key)),
+    }
     teacher, student = sizes["teacher_parameters"], sizes["student_parameters"]
     if artifact is not None:
         return row | {"seconds": 0.0, "memory_bytes": None, "disk_bytes": artifact.size}

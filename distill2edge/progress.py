@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -25,13 +25,8 @@ class Progress(Protocol):
     def warn(self, line: str) -> None:
         """Print one warning that the user should not miss."""
 
-    def task(self, title: str, total: int) -> _TaskContext:
+    def task(self, title: str, total: int) -> AbstractContextManager[Task]:
         """A context manager over one long task of `total` steps."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class PlainTask:
@@ -45,7 +40,7 @@ class PlainTask:
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         now = time.monotonic()
-        if now - self.last < self.every and self.done < self.total:
+        if now - self.last < self.every and (self.done < self.total or self.every == float("inf")):
             return
         self.last = now
         spent = now - self.start

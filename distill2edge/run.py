@@ -99,9 +99,7 @@ def run_until(
     return [item for item in done if item.stage.kind == kind]
 
 
-def _run(
-    recipe: Recipe, kind: str | None, store: Path | None, progress: Progress, force: frozenset[str]
-) -> list[Done]:
+def _run(recipe: Recipe, kind: str | None, store: Path | None, progress: Progress, force: frozenset[str]) -> list[Done]:
     from distill2edge.allocator import keep_freed_memory
     from distill2edge.stages import build_stages
 

@@ -1,7 +1,7 @@
 """Writes the generated pages (recipe reference, command line) and checks links between pages.
 
-    python docs/generate.py           write
-    python docs/generate.py --check   exit 1 if a page is out of date or a link leads nowhere
+python docs/generate.py           write
+python docs/generate.py --check   exit 1 if a page is out of date or a link leads nowhere
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def recipe_reference() -> str:
     lines = [
         "# Recipe reference",
         "",
-        "Every key with its type, default and meaning. `distill2edge recipe show RECIPE` prints a recipe with all defaults,",
-        "`distill2edge recipe schema` the JSON Schema for editors.",
+        "Every key with its type, default and meaning. `distill2edge recipe show RECIPE` prints a recipe with all",
+        "defaults, `distill2edge recipe schema` the JSON Schema for editors.",
         "",
     ]
     seen: set[tuple[str, type[BaseModel]]] = set()

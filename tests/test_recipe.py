@@ -68,7 +68,7 @@ def test_an_unknown_scheme_names_the_nearest() -> None:
 
 
 def test_a_loss_that_needs_logits_refuses_another_signal() -> None:
-    with pytest.raises(RecipeErrors, match="signal: {kind: logits}"):
+    with pytest.raises(RecipeErrors, match=r"signal: \{kind: logits\}"):
         parse_recipe(MINIMAL + "signal: {kind: text}\n", "r.yaml")
 
 

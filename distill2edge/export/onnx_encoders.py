@@ -66,6 +66,7 @@ def seq2seq_graphs(model_dir: Path) -> dict[str, ir.Model]:
     target = _sample(model.config.vocab_size, _PAST)
     encoder = _export(model, {"input_ids": source, "attention_mask": mask, "decoder_input_ids": target})
     _keep_outputs(encoder, _cache_outputs(encoder, "encoder"))
+    _read_batch_from(encoder, "decoder_input_ids", "input_ids")
     _drop_input(encoder, "decoder_input_ids")
     _name_dimensions(encoder, dict.fromkeys(("input_ids", "attention_mask"), ("batch_size", "source_length")))
 
@@ -158,6 +159,15 @@ def _keep_outputs(model: ir.Model, names: dict[str, str]) -> None:
     for node in reversed(list(model.graph)):
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             model.graph.remove(node, safe=True)
+
+
+def _read_batch_from(model: ir.Model, old: str, new: str) -> None:
+    """The tracer takes the batch size from any one of the inputs; let it be this one."""
+    inputs = {value.name: value for value in model.graph.inputs}
+    for node, _ in list(inputs[old].uses()):
+        first = [node.attributes[key].value for key in ("start", "end") if key in node.attributes]
+        if node.op_type == "Shape" and first == [0, 1]:
+            node.replace_input_with(0, inputs[new])
 
 
 def _drop_input(model: ir.Model, name: str) -> None:

@@ -15,7 +15,7 @@ from distill2edge.errors import UserError
 Path = tuple[str | int, ...]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
     """SafeLoader with the scalars of the YAML 1.2 core schema."""
 
 

@@ -71,7 +71,7 @@ class OnnxRuntime:
         self._reset()
         self._check_room(len(ids))
         wanted = np.asarray(positions, dtype=np.int64)
-        if wanted.size and not (0 <= wanted.min() and wanted.max() < len(ids)):
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(ids)):
             raise ValueError(f"positions must be in 0..{len(ids) - 1}, got {wanted.min()}..{wanted.max()}")
         rows = np.empty((len(wanted), self.vocab_size), dtype=np.float32)
         for start in range(0, len(ids), _CHUNK):

@@ -48,15 +48,20 @@ def open_backend(backend: str, model_dir: Path, gguf_path: Path | None, dtype: s
     """
     if backend == "llama.cpp":
         if gguf_path is None:
-            raise UserError(
-                "the llama.cpp backend runs a GGUF, and this teacher is none (or was fitted, which changes its weights)",
-                where="teacher.backend",
-                fix="set teacher.backend: transformers, or give a .gguf file as teacher.model without teacher.fit",
-            )
+            raise needs_gguf()
         return LlamaCppBackend(gguf_path, longest)
     if backend in ("auto", "transformers"):
         return TransformersBackend(model_dir, dtype)
     raise UserError(f"unknown backend {backend!r}", where="teacher.backend", fix="auto, transformers or llama.cpp")
+
+
+def needs_gguf() -> UserError:
+    """The error of a llama.cpp backend without a file for it."""
+    return UserError(
+        "the llama.cpp backend runs a GGUF, and this teacher is none, or was fitted, which changes its weights",
+        where="teacher.backend",
+        fix="set teacher.backend: transformers, or give a .gguf file as teacher.model without teacher.fit",
+    )
 
 
 def load_model(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
@@ -171,14 +176,14 @@ class LlamaCppBackend:
                 example = examples[number]
                 requests.append((example.ids, [t - 1 for t, on in enumerate(example.mask) if on]))
             for number, found in zip(batch, self._runtime.logits_many(requests), strict=True):
-                yield number, torch.from_numpy(np_contiguous(found))
+                yield number, torch.from_numpy(_copied(found))
 
     def close(self) -> None:
         """Free the model."""
         self._runtime.close()
 
 
-def np_contiguous(array: Any) -> Any:
+def _copied(array: Any) -> Any:
     """A writable, contiguous copy where the array is a view of a buffer that the next call overwrites."""
     import numpy as np
 
@@ -200,7 +205,7 @@ def _float_copy(head: torch.nn.Module) -> torch.nn.Module:
 
 
 def _batches(examples: Sequence[Encoded], tokens: int, positions: int) -> Iterator[list[int]]:
-    """Numbers of examples, shortest first, cut where the padded tokens or the supervised positions would be too many."""
+    """Numbers of examples, shortest first, cut where padded tokens or supervised positions would be too many."""
     batch: list[int] = []
     held = 0
     for number in sorted(range(len(examples)), key=lambda number: (len(examples[number].ids), number)):

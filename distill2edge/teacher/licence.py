@@ -1,4 +1,4 @@
-"""The licence gate: may a model be trained on this teacher's outputs? A table of terms with sources; not legal advice."""
+"""The licence gate: may a model be trained on this teacher's outputs? Terms with sources; not legal advice."""
 
 from __future__ import annotations
 

@@ -1,0 +1,219 @@
+"""Responses that the teacher writes: batched generation in resumable shards, truncated ones dropped and counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distill2edge.data.encode import Row, encode_prompts, row_id, stop_token_ids
+from distill2edge.errors import UserError
+from distill2edge.files import write_text
+from distill2edge.precision import compute_dtype, default_device
+from distill2edge.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distill2edge.recipe.schema import TextSignal
+
+SHARD_ROWS = 64
+_BATCH = 16
+
+
+class _Writer(Protocol):
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Generated ids of each prompt; the stop token, where one came, is the last."""
+
+
+def write_responses(
+    model_dir: Path,
+    rows: Sequence[Row],
+    signal: TextSignal,
+    work: Path,
+    progress: Progress,
+    *,
+    template: str,
+    system: str | None,
+    seed: int,
+    backend: str = "auto",
+    gguf_path: Path | None = None,
+) -> dict[str, Any]:
+    """Write `shard-00000.jsonl`, ... : id of the data's row, prompt, response, finish (`stop` or `length`), tokens.
+
+    A shard is written whole or not at all, so a killed run loses one shard at most.
+
+    Returns:
+        counts: rows, written, truncated, empty, tokens.
+
+    Raises:
+        UserError: template `text`, llama.cpp without a GGUF, or no usable response.
+    """
+    if template == "text":
+        raise UserError(
+            "template text has no prompts to answer", where="data.template", fix="set chat or plain, or signal: logits"
+        )
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    stop = stop_token_ids(tokenizer, template)
+    writer: _Writer | None = None
+    with progress.task("teacher writes", len(rows)) as task:
+        for number, begin in enumerate(range(0, len(rows), SHARD_ROWS)):
+            shard, path = rows[begin : begin + SHARD_ROWS], work / f"shard-{number:05d}.jsonl"
+            if not path.is_file():
+                if writer is None:
+                    writer = _open(model_dir, tokenizer, signal, stop, seed, backend, gguf_path)
+                prompts = encode_prompts([row.prompt for row in shard], tokenizer, template, system)
+                write_text(
+                    path, "".join(_line(*pair, tokenizer, stop) for pair in zip(shard, writer(prompts), strict=True))
+                )
+            task.advance(len(shard))
+    counts = Counter[str]()
+    for record in _records(work):
+        counts["rows"] += 1
+        counts["tokens"] += record["tokens"]
+        counts[_drop(record) or "written"] += 1
+    if not counts["written"]:
+        raise UserError(
+            f"no usable response: {counts['truncated']} truncated, {counts['empty']} empty of {counts['rows']}",
+            where="signal",
+            fix="raise signal.max_new_tokens, or fit the teacher to the task first",
+        )
+    return {name: counts[name] for name in ("rows", "written", "truncated", "empty", "tokens")}
+
+
+def read_responses(directory: Path) -> list[Row]:
+    """The usable responses as rows, in the data's order."""
+    return [
+        Row(row_id(record["prompt"], record["response"]), record["prompt"], record["response"])
+        for record in _records(directory)
+        if not _drop(record)
+    ]
+
+
+def _records(directory: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(directory.glob("shard-*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+
+
+def _drop(record: dict[str, Any]) -> str | None:
+    if record["finish"] != "stop":
+        return "truncated"
+    return None if record["response"].strip() else "empty"
+
+
+def _line(row: Row, ids: list[int], tokenizer: Any, stop: tuple[int, ...]) -> str:
+    ended = bool(ids) and ids[-1] in stop
+    text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    record = {
+        "id": row.id,
+        "prompt": row.prompt,
+        "response": text,
+        "finish": "stop" if ended else "length",
+        "tokens": len(ids),
+    }
+    return json.dumps(record, ensure_ascii=True) + "\n"
+
+
+def _open(
+    model_dir: Path,
+    tokenizer: Any,
+    signal: TextSignal,
+    stop: tuple[int, ...],
+    seed: int,
+    backend: str,
+    gguf_path: Path | None,
+) -> _Writer:
+    if backend != "llama.cpp":
+        return _transformers(model_dir, tokenizer, signal, stop, seed)
+    if gguf_path is None:
+        raise UserError(
+            "the llama.cpp backend runs a GGUF, and this teacher is none",
+            where="teacher.backend",
+            fix="set teacher.backend: transformers, or give a .gguf file as teacher.model",
+        )
+    return _llama_cpp(gguf_path, signal, stop, seed)
+
+
+def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tuple[int, ...], seed: int) -> _Writer:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = default_device()
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=compute_dtype("auto"), local_files_only=True)
+    model = model.to(device).eval()
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
+    sampling: dict[str, Any] = {"do_sample": False}
+    if signal.temperature > 0:
+        sampling = {"do_sample": True, "temperature": signal.temperature, "top_p": signal.top_p, "top_k": 0}
+
+    def write(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        torch.manual_seed(seed)
+        answers: list[list[int]] = []
+        for begin in range(0, len(prompts), _BATCH):
+            batch = prompts[begin : begin + _BATCH]
+            width = max(map(len, batch))
+            # Left padding: every row's next token is at the same place.
+            ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in batch], device=device)
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
+            with torch.no_grad():
+                out = model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=signal.max_new_tokens,
+                    eos_token_id=list(stop),
+                    pad_token_id=pad,
+                    **sampling,
+                )
+            answers += [_until(row[width:].tolist(), stop) for row in out]
+        return answers
+
+    return write
+
+
+def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...], seed: int) -> _Writer:
+    import numpy as np
+
+    from distill2edge.runtimes import open_runtime
+    from distill2edge.runtimes.threads import available_threads
+
+    runtime = open_runtime("llama.cpp", path, threads=available_threads(), context=4096)
+
+    def write(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        random = np.random.default_rng(seed)
+        answers = []
+        for prompt in prompts:
+            logits, ids = runtime.prefill(prompt), []
+            while len(ids) < signal.max_new_tokens:
+                ids.append(_pick(logits, signal, random))
+                if ids[-1] in stop:
+                    break
+                logits = runtime.decode(ids[-1])
+            answers.append(ids)
+        return answers
+
+    return write
+
+
+def _pick(logits: np.ndarray, signal: TextSignal, random: np.random.Generator) -> int:
+    import numpy as np
+
+    if signal.temperature == 0:
+        return int(logits.argmax())
+    weights = np.exp((logits - logits.max()) / signal.temperature)
+    order = np.argsort(-weights)
+    sorted_weights = weights[order] / weights.sum()
+    kept = int(np.searchsorted(np.cumsum(sorted_weights), signal.top_p)) + 1
+    chosen = sorted_weights[:kept] / sorted_weights[:kept].sum()
+    return int(order[random.choice(len(chosen), p=chosen)])
+
+
+def _until(ids: list[int], stop: tuple[int, ...]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in stop:
+            return ids[: position + 1]
+    return ids
