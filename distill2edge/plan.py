@@ -73,8 +73,10 @@ def render_plan(plan: dict[str, Any]) -> str:
         disk = readable_bytes(row["disk_bytes"]) if row["disk_bytes"] else ""
         lines.append(f"{row['stage']:<28} {state:<8} {took:>8} {memory:>10} {disk:>10}")
     lines.append(
-        f"to do: about {readable_seconds(plan['seconds'])}, at most {readable_bytes(plan['peak_memory_bytes'])} of memory, "
-        f"{readable_bytes(plan['disk_bytes'])} of disk ({readable_bytes(plan['disk_free_bytes'])} free in {plan['store']})"
+        f"to do: about {readable_seconds(plan['seconds'])}, at most "
+        f"{readable_bytes(plan['peak_memory_bytes'])} of memory, "
+        f"{readable_bytes(plan['disk_bytes'])} of disk "
+        f"({readable_bytes(plan['disk_free_bytes'])} free in {plan['store']})"
     )
     if plan["basis"]["teacher_parameters"] is None:
         lines.append("the teacher is not here yet: its size, and so the times, are known after `distill2edge teacher`")

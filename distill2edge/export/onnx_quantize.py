@@ -38,7 +38,7 @@ class Tally:
     counted: set[str] = field(default_factory=set)
 
     def add(self, kind: str, weights: int, size: int, names: tuple[str | None, ...] = ()) -> None:
-        """Count one tensor of `weights` numbers that takes `size` bytes, scales included, in the initializers `names`."""
+        """Count one tensor of `weights` numbers in `size` bytes, scales included, in the initializers `names`."""
         self.counted.update(str(name) for name in names)
         entry = self.types.setdefault(kind, {"tensors": 0, "weights": 0, "bytes": 0})
         entry["tensors"] += 1

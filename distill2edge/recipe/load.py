@@ -46,13 +46,8 @@ def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default visible; reads back to the same recipe."""
     import yaml
 
-    return yaml.safe_dump(
-        recipe.model_dump(mode="json", by_alias=True),
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=None,
-        width=100,
-    )
+    content = recipe.model_dump(mode="json", by_alias=True)
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100))
 
 
 def recipe_schema() -> str:
