@@ -121,7 +121,8 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase, template: str) -> int | Non
             tail = _tokenize(tokenizer, [after[2].lstrip()])[0]
             if tail and tail[0] in special:
                 return tail[0]
-    return tokenizer.eos_token_id
+    eos: int | None = tokenizer.eos_token_id
+    return eos
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[int, ...]:
@@ -289,7 +290,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, speci
 
 
 def _apply_template(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str | None]], *, generation: bool
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation: bool
 ) -> str:
     from jinja2 import TemplateError
 

@@ -73,7 +73,7 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
     except ValueError as error:

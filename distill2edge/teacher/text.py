@@ -13,6 +13,7 @@ from distill2edge.errors import UserError
 from distill2edge.files import write_text
 from distill2edge.precision import compute_dtype, default_device
 from distill2edge.progress import Progress
+from distill2edge.teacher.backends import load_model, needs_gguf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ _BATCH = 16
 
 
 class _Writer(Protocol):
-    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
         """Generated ids of each prompt; the stop token, where one came, is the last."""
 
 
@@ -43,13 +44,14 @@ def write_responses(
 ) -> dict[str, Any]:
     """Write `shard-00000.jsonl`, ... : id of the data's row, prompt, response, finish (`stop` or `length`), tokens.
 
-    A shard is written whole or not at all, so a killed run loses one shard at most.
+    A shard is written whole or not at all, so a killed run loses one shard at most. What is drawn depends on the seed
+    and the shard alone, so a resumed run draws the same.
 
     Returns:
         counts: rows, written, truncated, empty, tokens.
 
     Raises:
-        UserError: template `text`, llama.cpp without a GGUF, or no usable response.
+        UserError: template `text`, llama.cpp without a GGUF, a prompt too long for the teacher, or no usable response.
     """
     if template == "text":
         raise UserError(
@@ -59,17 +61,18 @@ def write_responses(
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     stop = stop_token_ids(tokenizer, template)
+    context = _context(model_dir)
     writer: _Writer | None = None
     with progress.task("teacher writes", len(rows)) as task:
         for number, begin in enumerate(range(0, len(rows), SHARD_ROWS)):
             shard, path = rows[begin : begin + SHARD_ROWS], work / f"shard-{number:05d}.jsonl"
             if not path.is_file():
                 if writer is None:
-                    writer = _open(model_dir, tokenizer, signal, stop, seed, backend, gguf_path)
+                    writer = _open(model_dir, tokenizer, signal, stop, backend, gguf_path)
                 prompts = encode_prompts([row.prompt for row in shard], tokenizer, template, system)
-                write_text(
-                    path, "".join(_line(*pair, tokenizer, stop) for pair in zip(shard, writer(prompts), strict=True))
-                )
+                _check_room(prompts, shard, context, signal)
+                answers = writer(prompts, (seed * 1_000_003 + number) % (1 << 31))
+                write_text(path, "".join(_line(*pair, tokenizer, stop) for pair in zip(shard, answers, strict=True)))
             task.advance(len(shard))
     counts = Counter[str]()
     for record in _records(work):
@@ -119,75 +122,99 @@ def _line(row: Row, ids: list[int], tokenizer: Any, stop: tuple[int, ...]) -> st
     return json.dumps(record, ensure_ascii=True) + "\n"
 
 
+def _context(model_dir: Path) -> int:
+    """Tokens that the teacher can look at."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True).get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+
+
+def _check_room(prompts: Sequence[Sequence[int]], rows: Sequence[Row], context: int, signal: TextSignal) -> None:
+    for prompt, row in zip(prompts, rows, strict=True):
+        if len(prompt) + signal.max_new_tokens > context:
+            raise UserError(
+                f"a prompt of {len(prompt)} tokens and {signal.max_new_tokens} new ones do not fit the teacher's "
+                f"context of {context}: {row.prompt[:80]!r}",
+                where="signal.max_new_tokens",
+                fix="lower it, or leave such rows out with data.filter",
+            )
+
+
 def _open(
     model_dir: Path,
     tokenizer: Any,
     signal: TextSignal,
     stop: tuple[int, ...],
-    seed: int,
     backend: str,
     gguf_path: Path | None,
 ) -> _Writer:
     if backend != "llama.cpp":
-        return _transformers(model_dir, tokenizer, signal, stop, seed)
+        return _transformers(model_dir, tokenizer, signal, stop)
     if gguf_path is None:
-        raise UserError(
-            "the llama.cpp backend runs a GGUF, and this teacher is none",
-            where="teacher.backend",
-            fix="set teacher.backend: transformers, or give a .gguf file as teacher.model",
-        )
-    return _llama_cpp(gguf_path, signal, stop, seed)
+        raise needs_gguf()
+    return _llama_cpp(gguf_path, signal, stop)
 
 
-def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tuple[int, ...], seed: int) -> _Writer:
+def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tuple[int, ...]) -> _Writer:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import GenerationConfig
 
     device = default_device()
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=compute_dtype("auto"), local_files_only=True)
-    model = model.to(device).eval()
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
+    model = load_model(model_dir, compute_dtype("auto", device), device)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
     sampling: dict[str, Any] = {"do_sample": False}
     if signal.temperature > 0:
         sampling = {"do_sample": True, "temperature": signal.temperature, "top_p": signal.top_p, "top_k": 0}
+    # The whole configuration: a model's own defaults (penalties, top_k) would make another signal than the recipe says.
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=signal.max_new_tokens, eos_token_id=list(stop) or None, pad_token_id=pad, **sampling
+    )
+    model.generation_config = config
 
-    def write(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def write(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
         torch.manual_seed(seed)
-        answers: list[list[int]] = []
+        answers: list[list[int]] = [[] for _ in prompts]
+        order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
         for begin in range(0, len(prompts), _BATCH):
-            batch = prompts[begin : begin + _BATCH]
+            numbers = order[begin : begin + _BATCH]
+            batch = [prompts[number] for number in numbers]
             width = max(map(len, batch))
             # Left padding: every row's next token is at the same place.
             ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in batch], device=device)
             mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
             with torch.no_grad():
-                out = model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    max_new_tokens=signal.max_new_tokens,
-                    eos_token_id=list(stop),
-                    pad_token_id=pad,
-                    **sampling,
-                )
-            answers += [_until(row[width:].tolist(), stop) for row in out]
+                out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            for number, row in zip(numbers, out[:, width:].tolist(), strict=True):
+                answers[number] = _until(row, stop)
         return answers
 
     return write
 
 
-def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...], seed: int) -> _Writer:
+def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...]) -> _Writer:
     import numpy as np
 
     from distill2edge.runtimes import open_runtime
+    from distill2edge.runtimes.base import Runtime
     from distill2edge.runtimes.threads import available_threads
 
-    runtime = open_runtime("llama.cpp", path, threads=available_threads(), context=4096)
+    runtime: Runtime | None = None
+    held = 0
 
-    def write(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def write(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+        nonlocal runtime, held
+        needed = max(map(len, prompts)) + signal.max_new_tokens
+        if runtime is None or needed > held:
+            if runtime is not None:
+                runtime.close()
+            held = max(2 * held, needed, 512)
+            runtime = open_runtime("llama.cpp", path, threads=available_threads(), context=held)
         random = np.random.default_rng(seed)
         answers = []
         for prompt in prompts:
-            logits, ids = runtime.prefill(prompt), []
+            ids: list[int] = []
+            logits = runtime.prefill(prompt)
             while len(ids) < signal.max_new_tokens:
                 ids.append(_pick(logits, signal, random))
                 if ids[-1] in stop:
