@@ -34,9 +34,11 @@ def build_stages(recipe: Recipe, progress: Progress) -> list[Stage]:
         UserError: a model or data source that does not exist.
         EnvironmentFault: a hub or bundled source that cannot be reached.
     """
+    from distill2edge.cost.places import check_places
     from distill2edge.data.sources import fingerprint as data_fingerprint
     from distill2edge.teacher.load import fingerprint as model_fingerprint
 
+    check_places(recipe.cost)  # a misspelt machine must not wait for hours of training
     stages: list[Stage] = []
 
     def add(name: str, section: Any, parents: tuple[str, ...], write: Any) -> str:

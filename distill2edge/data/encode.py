@@ -289,9 +289,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, speci
     return [list(ids) for ids in batch["input_ids"]]
 
 
-def _apply_template(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation: bool
-) -> str:
+def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation: bool) -> str:
     from jinja2 import TemplateError
 
     if not getattr(tokenizer, "chat_template", None):

@@ -92,19 +92,19 @@ def check(train: Iterable[str], test: Sequence[str], threshold: float) -> Leakag
     near_rows: set[int] = set()
     leaks: list[Leak] = []
     for number, text in enumerate(train):
+        best: tuple[float, int] | None = None
         normal = normal_form(text)
         if normal and normal in twins:
             exact_rows.update(twins[normal])
-            leaks.append(Leak(number, twins[normal][0], 1.0))
-            continue
+            best = (1.0, twins[normal][0])
         mine = shingles(text) - frame
         shared = Counter(row for shingle in mine for row in index.get(shingle, ()))
-        best: tuple[float, int] | None = None
         for row, both in shared.items():
             similarity = both / (len(mine) + len(sets[row]) - both)
             if similarity >= threshold:
                 near_rows.add(row)
-                best = max(best or (0.0, row), (similarity, row))
+                if best is None or similarity > best[0]:
+                    best = (similarity, row)
         if best:
             leaks.append(Leak(number, best[1], best[0]))
     return LeakageReport(len(test), len(exact_rows), len(near_rows - exact_rows), threshold, leaks)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from distill2edge.files import write_json
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
@@ -22,7 +25,7 @@ def write_genai_config(built: dict[str, Any], model_dir: Path, directory: Path) 
         model_dir: its Hugging Face directory, whose generation settings say where a text ends.
         directory: where `model.onnx` lies.
     """
-    config = json.loads(json.dumps(built))
+    config = copy.deepcopy(built)
     config["model"]["decoder"]["filename"] = "model.onnx"
     for key in ("eos_token_id", "pad_token_id", "bos_token_id"):
         value = special_id(model_dir, key)
@@ -30,8 +33,7 @@ def write_genai_config(built: dict[str, Any], model_dir: Path, directory: Path) 
             config["model"][key] = value
     # the cache is allocated for max_length positions at once: the full context of a long-context model is gigabytes
     config["search"]["max_length"] = min(int(config["model"]["context_length"]), _DEFAULT_LENGTH)
-    text = json.dumps(config, indent=2) + "\n"
-    (directory / "genai_config.json").write_text(text, encoding="utf-8")
+    write_json(directory / "genai_config.json", config)
 
 
 def special_id(model_dir: Path, key: str) -> int | list[int] | None:

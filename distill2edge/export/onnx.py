@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.export import genai_config, onnx_file, onnx_graph
+from distill2edge.files import write_json
 from distill2edge.schemes import ONNX, Scheme
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def export_onnx(
         tally = Tally()
         for model in graphs.values():
             progress.say(f"  storing its weights as {scheme.name}")
-            tally.merge(apply_scheme(model, scheme.name))
+            apply_scheme(model, scheme.name, tally)
         properties = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
     if built is not None:
@@ -76,7 +76,7 @@ def export_onnx(
         "exporter": _versions(kind),
         "meta": meta,
     }
-    (work / "export.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_json(work / "export.json", facts)
     return facts
 
 

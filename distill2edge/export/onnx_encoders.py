@@ -30,7 +30,8 @@ def classifier_graph(model_dir: Path) -> ir.Model:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(model_dir, dtype=torch.float32).eval()
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(model_dir, dtype=torch.float32).eval()
     ids = _sample(model.config.vocab_size, _LENGTH)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if getattr(model.config, "type_vocab_size", 0) > 1:
@@ -60,7 +61,8 @@ def seq2seq_graphs(model_dir: Path) -> dict[str, ir.Model]:
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    model = AutoModelForSeq2SeqLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    with quiet():
+        model = AutoModelForSeq2SeqLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     source = _sample(model.config.vocab_size, _LENGTH)
     mask = torch.ones_like(source)
     target = _sample(model.config.vocab_size, _PAST)
@@ -84,7 +86,7 @@ def seq2seq_graphs(model_dir: Path) -> dict[str, ir.Model]:
     for value in list(decoder.graph.inputs):
         if not value.uses():
             _drop_input(decoder, str(value.name))
-    shapes = {"decoder_input_ids": ("batch_size", "target_length"),
+    shapes: dict[str, tuple[str | None, ...]] = {"decoder_input_ids": ("batch_size", "target_length"),
               "encoder_attention_mask": ("batch_size", "source_length")}  # fmt: skip
     for value in decoder.graph.inputs:
         if str(value.name).startswith("past_key_values."):
@@ -101,12 +103,14 @@ def _export(model: Any, inputs: dict[str, Any]) -> ir.Model:
     """One traced graph with every dimension dynamic and ONNX Runtime's fused operators."""
     with quiet():
         try:
-            from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+            from transformers.exporters.configs import OnnxConfig
+            from transformers.exporters.exporter_onnx import OnnxExporter
         except ImportError as error:
             raise EnvironmentFault(
                 f"transformers' ONNX exporter cannot be imported: {error}", fix="pip install onnx onnxscript"
             ) from error
-        exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, ort_fusions="cpu"))
+        exporter: Any = OnnxExporter
+        exported = exporter().export(model, inputs, config=OnnxConfig(dynamic=True, ort_fusions="cpu"))
     graph: ir.Model = exported.program
     return graph
 
@@ -184,13 +188,15 @@ def _name_dimensions(model: ir.Model, names: dict[str, tuple[str | None, ...]]) 
 
     renamed: dict[str, str] = {}
     for value in model.graph.inputs:
-        wanted = names[str(value.name)]
-        for dimension, name in zip(value.shape or (), wanted, strict=True):
+        pairs = list(zip(value.shape or (), names[str(value.name)], strict=True))
+        for dimension, name in pairs:
             if name is not None:
                 renamed.setdefault(str(dimension), name)
-        value.shape = ir.Shape([name or _fixed(dimension) for dimension, name in zip(value.shape, wanted, strict=True)])
+        value.shape = ir.Shape([name or _fixed(dimension) for dimension, name in pairs])
     for value in model.graph.outputs:
-        value.shape = ir.Shape([renamed.get(str(each), _fixed(each)) for each in value.shape or ()])
+        # past + target is a sum of the tracer's symbols
+        shape = [renamed.get(str(each), _fixed(each)) for each in value.shape or ()]
+        value.shape = ir.Shape(["total_length" if "+" in str(each) else each for each in shape])
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():

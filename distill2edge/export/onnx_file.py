@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from distill2edge.files import replacing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,13 +30,18 @@ def write_graphs(graphs: dict[str, ir.Model], directory: Path, properties: dict[
     import onnx_ir as ir
 
     stored: dict[tuple[str, str], tuple[int, int]] = {}
-    partial = directory / f"{DATA}.partial"
     moved: list[tuple[ir.Value, int, int]] = []
-    with partial.open("wb") as data:
+    with replacing(directory / DATA) as partial, partial.open("wb") as data:
         for model in graphs.values():
             for value in model.graph.initializers.values():
                 tensor = value.const_value
-                if tensor is None or tensor.nbytes < _INLINE:
+                if tensor is None:
+                    continue
+                if tensor.nbytes < _INLINE:
+                    if isinstance(tensor, ir.ExternalTensor):  # of the scratch directory, which goes away
+                        value.const_value = ir.Tensor(
+                            tensor.numpy().copy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name
+                        )
                     continue
                 raw = tensor.tobytes()
                 digest = (tensor.dtype.name, hashlib.sha256(raw).hexdigest())
@@ -44,23 +50,23 @@ def write_graphs(graphs: dict[str, ir.Model], directory: Path, properties: dict[
                     stored[digest] = (data.tell(), len(raw))
                     data.write(raw)
                 moved.append((value, *stored[digest]))
-        data.flush()
-        os.fsync(data.fileno())
-    partial.replace(directory / DATA)
     for value, offset, length in moved:
         tensor = value.const_value
         assert tensor is not None
         value.const_value = ir.ExternalTensor(
-            DATA, offset, length, tensor.dtype, shape=tensor.shape, name=str(value.name), base_dir=directory
+            DATA,
+            offset,
+            length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=str(value.name),
+            base_dir=directory,
         )
     size = (directory / DATA).stat().st_size
     for stem, model in graphs.items():
         model.metadata_props.update(properties)
         target = directory / f"{stem}.onnx"
-        scratch = directory / f"{stem}.onnx.partial"
-        ir.save(model, scratch)
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(target)
+        with replacing(target) as partial:
+            ir.save(model, partial)
         size += target.stat().st_size
     return size

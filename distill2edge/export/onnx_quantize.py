@@ -6,6 +6,7 @@ ONNX Runtime's own kernel. A table that serves both the lookup and the head is s
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ BLOCK = 32
 BITS = {"int8": 8, "int4-b32": 4}
 ACCURACY_INT8 = 4
 """`accuracy_level` of MatMulNBits: activations are rounded to 8 bits per block, products are summed in integers."""
-SMALLEST = 16_384
+SMALLEST = 2048
 """Weights; a smaller matrix stays in fp32 (a classifier of three labels, a table of token types)."""
 _MICROSOFT = "com.microsoft"
 
@@ -35,27 +36,35 @@ class Tally:
 
     types: dict[str, dict[str, int]] = field(default_factory=dict)
     fallbacks: list[dict[str, Any]] = field(default_factory=list)
-    counted: set[str] = field(default_factory=set)
+    _counted: set[str] = field(default_factory=set)
+    _seen: set[bytes] = field(default_factory=set)
 
-    def add(self, kind: str, weights: int, size: int, names: tuple[str | None, ...] = ()) -> None:
-        """Count one tensor of `weights` numbers in `size` bytes, scales included, in the initializers `names`."""
-        self.counted.update(str(name) for name in names)
+    def add(self, kind: str, weights: np.ndarray, size: int, names: tuple[str | None, ...] = ()) -> None:
+        """Count one tensor: `size` bytes, scales included, in the initializers `names` of the present graph.
+
+        The same weights in a second graph are stored once, and counted once.
+        """
+        self._counted.update(str(name) for name in names)
+        digest = hashlib.sha256(f"{kind} {weights.shape}".encode() + np.ascontiguousarray(weights).tobytes()).digest()
+        if digest in self._seen:
+            return
+        self._seen.add(digest)
         entry = self.types.setdefault(kind, {"tensors": 0, "weights": 0, "bytes": 0})
         entry["tensors"] += 1
-        entry["weights"] += weights
+        entry["weights"] += weights.size
         entry["bytes"] += size
+
+    def add_rest(self, model: ir.Model) -> None:
+        """Count the initializers of a graph that nobody has counted, as what they are, and close the graph."""
+        for name, value in model.graph.initializers.items():
+            if name not in self._counted and value.const_value is not None:
+                array = value.const_value.numpy()
+                self.add("fp32" if array.dtype == np.float32 else str(array.dtype), array, array.nbytes)
+        self._counted.clear()
 
     def fall_back(self, tensor: str, shape: tuple[int, ...], reason: str) -> None:
         """Name a matrix that the scheme did not take as it is."""
         self.fallbacks.append({"tensor": tensor, "shape": list(shape), "reason": reason})
-
-    def merge(self, other: Tally) -> None:
-        """Add another graph's tally."""
-        for kind, entry in other.types.items():
-            mine = self.types.setdefault(kind, dict.fromkeys(entry, 0))
-            for key, count in entry.items():
-                mine[key] += count
-        self.fallbacks += other.fallbacks
 
     @property
     def effective_bits(self) -> float:
@@ -104,21 +113,22 @@ def dequantize_blocks(packed: np.ndarray, scales: np.ndarray, width: int, bits: 
     stored = packed
     if bits == 4:
         stored = np.stack((packed & 0xF, packed >> 4), axis=-1).reshape(*packed.shape[:2], BLOCK)
-    centred = stored.astype(np.float32) - 2 ** (bits - 1)
-    return (centred * scales[..., None]).reshape(len(packed), -1)[:, :width]
+    centred: np.ndarray = stored.astype(np.float32) - 2 ** (bits - 1)
+    return np.asarray((centred * scales[..., None]).reshape(len(packed), -1)[:, :width])
 
 
-def apply_scheme(model: ir.Model, scheme: str) -> Tally:
+def apply_scheme(model: ir.Model, scheme: str, tally: Tally | None = None) -> Tally:
     """Rewrite the graph in place.
 
     Args:
         model: graph whose weights are float32 initializers.
         scheme: `fp32`, `fp16`, `int8` or `int4-b32`.
+        tally: that of an earlier graph of the same model, to go on with.
 
     Returns:
         the tally over every initializer.
     """
-    tally = Tally()
+    tally = tally or Tally()
     for table in collect_tables(model):
         rows, width = table.weight.shape
         if scheme == "fp32":
@@ -133,10 +143,7 @@ def apply_scheme(model: ir.Model, scheme: str) -> Tally:
                 tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {BLOCK}")
             _store_blocks(model, table, BITS[scheme], tally)
     _sweep(model)
-    for name, value in model.graph.initializers.items():
-        if name not in tally.counted and value.const_value is not None:
-            kind = "fp32" if value.const_value.dtype.name == "FLOAT" else value.const_value.dtype.name.lower()
-            tally.add(kind, value.const_value.size, value.const_value.nbytes)
+    tally.add_rest(model)
     return tally
 
 
@@ -259,7 +266,7 @@ def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
                 _replace(model, node, [fused])
             else:
                 node.replace_input_with(1, cast.outputs[0])
-    tally.add("fp16", table.weight.size, stored.const_value.nbytes, (stored.name,))
+    tally.add("fp16", table.weight, 2 * table.weight.size, (stored.name,))
 
 
 def _store_blocks(model: ir.Model, table: Table, bits: int, tally: Tally) -> None:
@@ -293,7 +300,7 @@ def _store_blocks(model: ir.Model, table: Table, bits: int, tally: Tally) -> Non
                     for key, at in (("start", 0), ("end", width), ("axis", -1))]  # fmt: skip
             nodes.append(ir.node("Slice", [lookup.outputs[0], *ends], name=f"{node.name}/unpad"))
         _replace(model, node, nodes)
-    tally.add(kind, table.weight.size, packed.nbytes + scales.nbytes, (stored.name, scale.name))
+    tally.add(kind, table.weight, packed.nbytes + scales.nbytes, (stored.name, scale.name))
 
 
 # --- small graph edits --------------------------------------------------------
@@ -310,8 +317,8 @@ def _initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     known = model.graph.initializers.get(name)
     if known is not None:
         return known
-    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
-    value.shape, value.dtype = value.const_value.shape, value.const_value.dtype
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     model.graph.register_initializer(value)
     return value
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.runtimes.base import check_request
 
 _PAST = re.compile(r"^past_key_values\.(\d+)\.(key|value)$")
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -28,7 +29,7 @@ class OnnxRuntime:
     Args:
         path: directory with `model.onnx`, or the file itself.
         threads: threads inside one operator. The operators run one after another.
-        context: positions that the cache holds; a longer prompt is refused.
+        context: positions that the cache holds: prompt and response together.
         device: `cpu`, or `cuda` with an onnxruntime that has that provider.
 
     Raises:
@@ -68,11 +69,9 @@ class OnnxRuntime:
 
     def logits(self, ids: Sequence[int], positions: Sequence[int]) -> np.ndarray:
         """Logits [len(positions), V] float32, from an empty cache; row i predicts token positions[i] + 1."""
+        check_request(ids, positions, self.context)
         self._reset()
-        self._check_room(len(ids))
         wanted = np.asarray(positions, dtype=np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(ids)):
-            raise ValueError(f"positions must be in 0..{len(ids) - 1}, got {wanted.min()}..{wanted.max()}")
         rows = np.empty((len(wanted), self.vocab_size), dtype=np.float32)
         for start in range(0, len(ids), _CHUNK):
             chunk = self._forward(ids[start : start + _CHUNK])
@@ -82,24 +81,25 @@ class OnnxRuntime:
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Logits [V] float32 after the prompt; empties the cache first, then fills it."""
+        check_request(ids, (), self.context)
         self._reset()
-        self._check_room(len(ids))
         last: np.ndarray = np.empty(0)
         for start in range(0, len(ids), _CHUNK):
             last = self._forward(ids[start : start + _CHUNK])[-1]
-        return last.astype(np.float32)
+        return np.asarray(last, dtype=np.float32)
 
     def decode(self, token: int) -> np.ndarray:
         """Logits [V] float32 after one more token."""
-        self._check_room(1)
+        if self._length >= self.context:
+            raise ValueError(f"the context of {self.context} is full")
         self._token[0, 0] = token
         self._run(self._token, self._step_logits)
-        return self._step_logits[0, 0].astype(np.float32)
+        return np.array(self._step_logits[0, 0], dtype=np.float32)
 
     def close(self) -> None:
         """Let the session and the cache go."""
         self._cache, self._buffers = {}, {}
-        del self._binding, self._session
+        self._binding = self._session = None
 
     # --- one step ---------------------------------------------------------------
 
@@ -107,10 +107,18 @@ class OnnxRuntime:
         tokens = np.asarray(ids, dtype=np.int64)[None]
         out = np.empty((1, tokens.shape[1], self.vocab_size), dtype=self._logits_dtype)
         self._run(tokens, out)
-        return out[0]
+        row: np.ndarray = out[0]
+        return row
 
     def _run(self, tokens: np.ndarray, out: np.ndarray) -> None:
-        """Feed tokens [1, S] after what the cache holds; write logits [1, S, V] into `out`."""
+        """Feed tokens [1, S] after what the cache holds; write logits [1, S, V] into `out`.
+
+        Raises:
+            ValueError: a token id outside the vocabulary.
+        """
+        # a quantized table is read at whatever row it is told, checked by nobody
+        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
+            raise ValueError(f"token ids must be in 0..{self.vocab_size - 1}, got {tokens.min()}..{tokens.max()}")
         binding, past, total = self._binding, self._length, self._length + tokens.shape[1]
         binding.bind_cpu_input("input_ids", tokens)
         if "attention_mask" in self._inputs:
@@ -129,7 +137,7 @@ class OnnxRuntime:
             raise UserError(
                 f"onnxruntime stopped in a step: {_first_line(error)}",
                 where=str(self.path),
-                fix=f"token ids must be below {self.vocab_size}; if they are, export the model again",
+                fix="export the model again",
             ) from error
         self._length = total
         if not self.shared_cache:
@@ -193,16 +201,6 @@ class OnnxRuntime:
     def _allocate(self) -> dict[str, Any]:
         return {name: self._ortvalue(name, self.context) for name in self._past_names}
 
-    def _check_room(self, count: int) -> None:
-        if count < 1:
-            raise ValueError("at least one token is needed")
-        if self._length + count > self.context:
-            raise UserError(
-                f"{self._length + count} tokens do not fit a context of {self.context}",
-                where=str(self.path),
-                fix="shorten the prompt or open the runtime with a larger context",
-            )
-
 
 def model_file(path: Path) -> Path:
     """The `.onnx` file of an export directory, or the file itself.
@@ -234,7 +232,7 @@ def open_session(file: Path, *, threads: int, device: str = "cpu") -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what is wrong comes as an exception
     # idle workers otherwise burn a core between two calls, on the account of whoever runs next
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

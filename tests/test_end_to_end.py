@@ -1,0 +1,124 @@
+"""The whole path on a tiny random teacher: recipe in; files, report and exit code out; the second run reuses all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny import tiny_llama
+
+from distill2edge.cli import main
+
+RECIPE = """\
+name: tiny
+teacher: {{model: {model}}}
+data:
+  source: {rows}
+  template: plain
+  prompt: "Review: {{{{ text }}}}\\nSentiment:"
+  response: "{{{{ label }}}}"
+  choices: [" bad", " good"]
+  max_length: 64
+  splits: {{train: 24, validation: 8, calibration: 4, test: 12}}
+  leakage: {{near_duplicate: 1.0}}
+signal: {signal}
+student: {{init: {{from: teacher, layers: 1}}, lora: {{rank: 4, alpha: 8}}}}
+distill: {{loss: {loss}, learning_rate: 1e-2, batch_size: 8}}
+export: [onnx:int8, gguf:Q8_0]
+verify: {{rows: 12}}
+bench: {{workloads: [task, chat-8-3], rounds: 1, requests: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    tiny_llama(root / "teacher", layers=2)
+    (root / "teacher" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    rows = [{"text": f"film {n} the {n * 37} dog", "label": (" bad", " good")[n % 2]} for n in range(60)]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loss, signal = "{ce: 0.5, forward_kl: 0.5}", "{kind: logits, top_k: 16}"
+    text = RECIPE.format(model=root / "teacher", rows=root / "rows.jsonl", signal=signal, loss=loss)
+    (root / "tiny.yaml").write_text(text)
+    return root
+
+
+def run(root: Path, *more: str, command: str = "run") -> Result:
+    out = ["--out", str(root / "out")] if command == "run" else []
+    return CliRunner().invoke(main, [command, str(root / "tiny.yaml"), "--store", str(root / "store"), *out, *more])
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    result = run(place)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("PASS")
+    return place
+
+
+def test_the_run_directory_has_the_files_and_the_evidence(finished: Path) -> None:
+    out = finished / "out"
+    report = json.loads((out / "report.json").read_text())
+    assert report["verdict"]["result"] == "pass"
+    assert {model["id"] for model in report["models"]} >= {
+        "teacher",
+        "student",
+        "student/onnx:int8",
+        "student/gguf:Q8_0",
+    }
+    assert (out / "exports" / "tiny-Q8_0.gguf").stat().st_size > 10_000
+    assert (out / "exports" / "tiny-onnx-int8" / "model.onnx").is_file()
+    assert (out / "exports" / "tiny-onnx-int8" / "genai_config.json").is_file()
+    assert "<html" in (out / "report.html").read_text()
+    assert (out / "model_card.md").read_text().startswith("---")
+    kl = {model["id"]: model["kl_student"] for model in report["models"]}
+    assert kl["student/gguf:Q8_0"]["value"] < 0.01
+    assert kl["student/onnx:int8"]["value"] < 0.01
+
+
+def test_a_second_run_reuses_every_stage(finished: Path) -> None:
+    result = run(finished)
+    assert result.exit_code == 0
+    assert "done in" not in result.stderr
+    assert result.stderr.count("reused") == len(json.loads((finished / "out" / "run.json").read_text())["stages"])
+
+
+def test_a_failed_gate_is_exit_code_3_without_a_headline(finished: Path) -> None:
+    result = run(finished, "--set", "verify.max_kl=1e-12", "--json")
+    assert result.exit_code == 3
+    summary = json.loads(result.stdout)
+    assert summary["verdict"] == "fail"
+    assert summary["headline"] is None
+
+
+def test_plan_shows_everything_cached(finished: Path) -> None:
+    result = run(finished, "--json", command="plan")
+    assert result.exit_code == 0, result.output
+    assert all(stage["cached"] for stage in json.loads(result.stdout)["stages"])
+
+
+@pytest.mark.parametrize("scheme", ["gguf:Q8_0", "onnx:int8"])
+def test_chat_answers_from_each_export(finished: Path, scheme: str) -> None:
+    args = ["chat", str(finished / "out"), "--scheme", scheme, "--prompt", "Review: good", "--max-tokens", "4"]
+    result = CliRunner().invoke(main, [*args, "--template", "plain"])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_teacher_without_a_licence_is_refused(finished: Path) -> None:
+    card = finished / "teacher" / "README.md"
+    text = card.read_text()
+    card.unlink()
+    try:
+        result = run(finished, "--set", "seed=1", command="teacher")
+    finally:
+        card.write_text(text)
+    assert result.exit_code == 2
+    assert "licence" in result.stderr
+
+
+def test_a_misspelt_machine_is_refused_before_any_work(finished: Path) -> None:
+    result = run(finished, "--set", "cost.student={rented: cpu-2-vcpuu}")
+    assert result.exit_code == 2
+    assert "cpu-2-vcpu" in result.stderr
