@@ -174,7 +174,7 @@ class Sampler:
         command = [sys.executable, __file__, *arguments, "--worker", scope, share, arm]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
         if done.returncode:
-            raise RuntimeError(f"{scope}, {share}, {arm} failed:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"{scope}, {share}, {arm} failed with {done.returncode}:\n{done.stderr[-2000:]}")
         sample = json.loads(done.stdout.splitlines()[-1])
         self.raw.setdefault(f"{scope}, {share}, {arm}", []).append(sample)
         return float(sample["step_s"])

@@ -42,6 +42,14 @@ def qwen(directory: Path, family: str, *, hidden: int = 64, tied: bool = True) -
     )  # fmt: skip
     model = made[1](config).eval()
     tiny_tokenizer(directory)
+    return saved(model, directory)
+
+
+def saved(model: Any, directory: Path) -> torch.nn.Module:
+    """Save it with norms and biases that are not all one and zero: a wrong one would else not show."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
     model.save_pretrained(directory)
     return model
 
@@ -49,7 +57,7 @@ def qwen(directory: Path, family: str, *, hidden: int = 64, tied: bool = True) -
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
     directory = tmp_path_factory.mktemp("llama") / "model"
-    return directory, tiny_llama(directory)
+    return directory, saved(tiny_llama(directory), directory)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +80,7 @@ def torch_logits(model: torch.nn.Module, ids: list[int]) -> np.ndarray:
 def test_fp32_gives_torchs_logits(family: str, tmp_path: Path) -> None:
     source = tmp_path / "model"
     if family.endswith("llama"):
-        model: Any = tiny_llama(source, tied=family == "llama")
+        model: Any = saved(tiny_llama(source, tied=family == "llama"), source)
     elif family == "wide 90":
         model = qwen(source, "qwen3", hidden=90)
     else:
@@ -152,7 +160,9 @@ def test_export_json_says_what_was_written(exported: dict[str, Path]) -> None:
         assert BITS[scheme] <= facts["effective_bits"] <= 1.5 * BITS[scheme]  # norms and rotary tables stay fp32
         assert facts["fallbacks"] == []
         stored = sum(entry["bytes"] for entry in facts["types"].values())
-        assert stored == pytest.approx((directory / "model.onnx.data").stat().st_size, rel=0.02)
+        assert stored == pytest.approx(
+            (directory / "model.onnx.data").stat().st_size, rel=0.05
+        )  # norms lie in the graph
         props = {p.key: p.value for p in onnx.load(directory / "model.onnx", load_external_data=False).metadata_props}
         assert props["distill2edge.licence"] == "MIT"
         assert props["distill2edge.recipe_key"] == "k"
