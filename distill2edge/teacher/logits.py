@@ -8,7 +8,8 @@ examples:
     shift    [P]      float32, lse(z) / T - lse(z / T): log p_T = logprob / T + shift
     start    [n + 1]  int64, where each example's positions begin
 
-with the metadata `ids` (JSON list of n example ids), `temperature` and `vocabulary` (a hash of token -> id).
+with the metadata `ids` (JSON list of n example ids), `temperature`, `top_k` (as asked) and `vocabulary` (a hash of
+token -> id).
 """
 
 from __future__ import annotations
@@ -74,8 +75,12 @@ def cache_logits(
     shards = list(_shards(examples, shard_rows, shard_tokens))
     for stale in sorted(work.glob("shard-*.safetensors"))[len(shards) :]:
         stale.unlink()
-    settings = {"temperature": repr(signal.temperature), "vocabulary": _vocabulary(model_dir)}
-    missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), shard, signal, settings)]
+    settings = {
+        "temperature": repr(signal.temperature),
+        "top_k": str(signal.top_k),
+        "vocabulary": _vocabulary(model_dir),
+    }
+    missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), shard, settings)]
     seconds, tokens, runner = 0.0, 0, None
     with progress.task("teacher logits", len(examples)) as task:
         task.advance(len(examples) - sum(len(shards[n]) for n in missing))
@@ -163,7 +168,7 @@ def _write_shard(
         save_file({"index": index, "logprob": logprob, "shift": shift, "start": start}, temporary, metadata=metadata)
 
 
-def _complete(path: Path, examples: list[Encoded], signal: LogitsSignal, settings: dict[str, str]) -> bool:
+def _complete(path: Path, examples: list[Encoded], settings: dict[str, str]) -> bool:
     """Whether a shard is there, whole, and of these examples and settings."""
     from safetensors import SafetensorError, safe_open
 
@@ -172,8 +177,7 @@ def _complete(path: Path, examples: list[Encoded], signal: LogitsSignal, setting
     try:
         with safe_open(path, framework="numpy") as shard:
             metadata = shard.metadata() or {}
-            k = shard.get_slice("index").get_shape()[1]
-            same = all(metadata.get(key) == value for key, value in settings.items()) and k <= signal.top_k
+            same = all(metadata.get(key) == value for key, value in settings.items())
             return same and json.loads(metadata.get("ids", "[]")) == [example.id for example in examples]
     except (SafetensorError, OSError, ValueError):
         return False
