@@ -85,7 +85,8 @@ def write_signal(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress)
     from distill2edge.teacher.load import gguf_of
 
     model_dir = teacher_model(inputs)
-    llama = recipe.teacher.backend == "llama.cpp"
+    # A fit changes the weights: the original GGUF would silently be another teacher, so the backend refuses it.
+    llama = recipe.teacher.backend == "llama.cpp" and recipe.teacher.fit is None
     gguf = gguf_of(recipe.teacher.model, progress) if llama else None
     if recipe.signal.kind == "logits":
         from distill2edge.teacher.logits import cache_logits
