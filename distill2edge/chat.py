@@ -15,6 +15,7 @@ from distill2edge.errors import UserError
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime
 from distill2edge.runtimes.threads import available_threads
+from distill2edge.sampling import draw_token
 
 Message = dict[str, str]
 
@@ -117,7 +118,7 @@ def generate(speaker: Speaker, ids: Sequence[int], max_tokens: int, temperature:
     random = np.random.default_rng(seed)
     logits = speaker.runtime.prefill(ids)
     for _ in range(max_tokens):
-        token = _pick(logits, temperature, random)
+        token = draw_token(logits, temperature, 1.0, random)
         if token in speaker.stop:
             return
         yield token
@@ -175,14 +176,6 @@ def _ask() -> str:
         return input("> ").strip()
     except EOFError:
         return ""
-
-
-def _pick(logits: np.ndarray, temperature: float, random: np.random.Generator) -> int:
-    if temperature <= 0:
-        return int(logits.argmax())
-    scaled = (logits - logits.max()) / temperature
-    weights = np.exp(scaled)
-    return int(random.choice(len(weights), p=weights / weights.sum()))
 
 
 def _weight(path: Path) -> int:

@@ -94,11 +94,11 @@ def product_speed() -> float:
     """FLOPs per second of a matrix product in the type that training uses, on all threads. Takes 0.1 s."""
     import torch
 
-    from distill2edge.distill.train import compute_dtype
+    from distill2edge.precision import compute_dtype, default_device
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     size = 4096 if device == "cuda" else 768
-    a = torch.randn(size, size, device=device, dtype=compute_dtype("auto"))
+    a = torch.randn(size, size, device=device, dtype=compute_dtype("auto", device))
     best = 0.0
     for _ in range(5):
         start = time.perf_counter()

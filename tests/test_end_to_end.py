@@ -122,3 +122,12 @@ def test_a_misspelt_machine_is_refused_before_any_work(finished: Path) -> None:
     result = run(finished, "--set", "cost.student={rented: cpu-2-vcpuu}")
     assert result.exit_code == 2
     assert "cpu-2-vcpu" in result.stderr
+
+
+def test_a_fitted_teacher_does_not_answer_through_its_unfitted_gguf(finished: Path) -> None:
+    more = ("--set", "teacher.fit={max_steps: 1, lora: {rank: 2}}", "--set", "teacher.backend=llama.cpp")
+    gguf = finished / "out" / "exports" / "tiny-Q8_0.gguf"
+    teacher = ("--set", f"teacher.model={gguf}", "--set", "teacher.licence=apache-2.0")
+    result = run(finished, *teacher, *more, command="signal")
+    assert result.exit_code == 2
+    assert "teacher.backend: transformers" in result.stderr

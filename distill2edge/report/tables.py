@@ -283,17 +283,16 @@ def _ratio(tensor: Document) -> float:
 
 
 def stages_table(report: Document) -> Table | None:
-    """Wall time and key of each stage."""
+    """Wall time, as first computed, and key of each stage."""
     rows = [
         row(
             str(stage.get("stage")),
             text.seconds(stage.get("wall_s")),
-            "reused" if stage.get("cached") else "computed",
             Cell(str(stage.get("key", ""))[:16], "mono"),
         )
         for stage in report["stages"]
     ]
-    return Table("Stages", ["stage", "wall time", "this run", "key"], rows) if rows else None
+    return Table("Stages", ["stage", "wall time", "key"], rows) if rows else None
 
 
 def samples_table(report: Document) -> Table | None:

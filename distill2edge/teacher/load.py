@@ -179,6 +179,7 @@ def _materialise(
         "kind": source.kind,
         "revision": hub.revision if hub else None,
         "sha256": source.bundled.sha256 if source.bundled else None,
+        "home": source.bundled.home if source.bundled else None,
         "licence": record.to_json() if record else None,
         "gguf": gguf or None,
         **describe(out, where),

@@ -13,11 +13,10 @@ from distill2edge.errors import UserError
 from distill2edge.files import write_text
 from distill2edge.precision import compute_dtype, default_device
 from distill2edge.progress import Progress
+from distill2edge.sampling import draw_token
 from distill2edge.teacher.backends import load_model, needs_gguf
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from distill2edge.recipe.schema import TextSignal
 
 SHARD_ROWS = 64
@@ -216,7 +215,7 @@ def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...]) -> _Writer
             ids: list[int] = []
             logits = runtime.prefill(prompt)
             while len(ids) < signal.max_new_tokens:
-                ids.append(_pick(logits, signal, random))
+                ids.append(draw_token(logits, signal.temperature, signal.top_p, random))
                 if ids[-1] in stop:
                     break
                 logits = runtime.decode(ids[-1])
@@ -224,19 +223,6 @@ def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...]) -> _Writer
         return answers
 
     return write
-
-
-def _pick(logits: np.ndarray, signal: TextSignal, random: np.random.Generator) -> int:
-    import numpy as np
-
-    if signal.temperature == 0:
-        return int(logits.argmax())
-    weights = np.exp((logits - logits.max()) / signal.temperature)
-    order = np.argsort(-weights)
-    sorted_weights = weights[order] / weights.sum()
-    kept = int(np.searchsorted(np.cumsum(sorted_weights), signal.top_p)) + 1
-    chosen = sorted_weights[:kept] / sorted_weights[:kept].sum()
-    return int(order[random.choice(len(chosen), p=chosen)])
 
 
 def _until(ids: list[int], stop: tuple[int, ...]) -> list[int]:
