@@ -83,6 +83,11 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--quiet", "-q", is_flag=True, help="Only warnings and the result."),
         click.option("--out", type=click.Path(path_type=Path), help="Run directory  [default: runs/NAME]"),
         click.option("--store", type=click.Path(path_type=Path), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
+        click.option(
+            "--converter",
+            type=click.Path(path_type=Path),
+            help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the GGUF writers don't know.",
+        ),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable."),
         click.argument("recipe", type=click.Path(path_type=Path)),
     ):

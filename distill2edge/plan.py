@@ -29,7 +29,12 @@ _GUESS_ROWS = 5000  # where neither the recipe nor the data says it
 
 
 def plan_recipe(
-    recipe: Path, overrides: Sequence[str], store: Path | None, out: Path | None, quiet: bool
+    recipe: Path,
+    overrides: Sequence[str],
+    store: Path | None,
+    out: Path | None,
+    quiet: bool,
+    converter: Path | None = None,
 ) -> dict[str, Any]:
     """The plan of a recipe as a document: one row per stage, and totals.
 
@@ -40,7 +45,7 @@ def plan_recipe(
 
     loaded = load_recipe(recipe, overrides)
     progress = progress_module.for_stream(quiet)
-    stages = build_stages(loaded, progress)
+    stages = build_stages(loaded, progress, converter)
     keys = keys_of(stages, loaded.seed)
     opened = Store(store or default_root())
     found = {stage.name: opened.get(stage.kind, keys[stage.name], progress.warn) for stage in stages}

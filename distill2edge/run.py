@@ -75,6 +75,7 @@ def run_recipe(
     out: Path | None,
     quiet: bool,
     force: frozenset[str] = frozenset(),
+    converter: Path | None = None,
 ) -> Result:
     """Run a recipe to its report and fill the run directory.
 
@@ -83,7 +84,7 @@ def run_recipe(
     """
     loaded = load_recipe(recipe, overrides)
     progress = progress_module.for_stream(quiet)
-    done = _run(loaded, None, store, progress, force)
+    done = _run(loaded, None, store, progress, force, converter)
     directory = out or Path("runs") / loaded.name
     text = recipe.read_text(encoding="utf-8") if not overrides else dump_recipe(loaded)
     rundir.publish(loaded, text, done, directory)
@@ -91,20 +92,33 @@ def run_recipe(
 
 
 def run_until(
-    kind: str, recipe: Path, overrides: Sequence[str], store: Path | None, out: Path | None, quiet: bool
+    kind: str,
+    recipe: Path,
+    overrides: Sequence[str],
+    store: Path | None,
+    out: Path | None,
+    quiet: bool,
+    converter: Path | None = None,
 ) -> list[Done]:
     """Run the stages of one kind, and what they need; returns those of that kind."""
     loaded = load_recipe(recipe, overrides)
-    done = _run(loaded, kind, store, progress_module.for_stream(quiet), frozenset())
+    done = _run(loaded, kind, store, progress_module.for_stream(quiet), frozenset(), converter)
     return [item for item in done if item.stage.kind == kind]
 
 
-def _run(recipe: Recipe, kind: str | None, store: Path | None, progress: Progress, force: frozenset[str]) -> list[Done]:
+def _run(
+    recipe: Recipe,
+    kind: str | None,
+    store: Path | None,
+    progress: Progress,
+    force: frozenset[str],
+    converter: Path | None,
+) -> list[Done]:
     from distill2edge.allocator import keep_freed_memory
     from distill2edge.stages import build_stages
 
     keep_freed_memory()
-    stages = build_stages(recipe, progress)
+    stages = build_stages(recipe, progress, converter)
     wanted = stages if kind is None else upto(stages, kind)
     return run_stages(wanted, Store(store or default_root()), recipe.seed, progress, force)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from distill2edge import steps
+from distill2edge.errors import UserError
 from distill2edge.pipeline import Stage
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe
 from distill2edge.schemes import Scheme, parse_scheme
+from distill2edge.store import sha256_of
 
 # Raised when the code of a stage makes another artifact of the same inputs.
 VERSIONS = {
@@ -27,18 +30,24 @@ VERSIONS = {
 }
 
 
-def build_stages(recipe: Recipe, progress: Progress) -> list[Stage]:
+def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = None) -> list[Stage]:
     """Every stage of a recipe, each after those it reads.
+
+    Args:
+        converter: convert_hf_to_gguf.py of a llama.cpp checkout, for GGUF in place of the built-in writers. It is an
+            argument and no part of the recipe: a recipe from elsewhere must not name code to run.
 
     Raises:
         UserError: a model or data source that does not exist.
         EnvironmentFault: a hub or bundled source that cannot be reached.
     """
-    from distill2edge.cost.places import check_places
+    from distill2edge.cost.places import check_places, watts_of
     from distill2edge.data.sources import fingerprint as data_fingerprint
     from distill2edge.teacher.load import fingerprint as model_fingerprint
 
     check_places(recipe.cost)  # a misspelt machine must not wait for hours of training
+    watts_of(recipe.bench, recipe.cost)
+    exporter = _exporter(converter)
     stages: list[Stage] = []
 
     def add(name: str, section: Any, parents: tuple[str, ...], write: Any) -> str:
@@ -51,7 +60,7 @@ def build_stages(recipe: Recipe, progress: Progress) -> list[Stage]:
 
     data = add(
         "data",
-        {**_dump(recipe.data), "content": data_fingerprint(recipe.data.source)},
+        {**_dump(recipe.data), "content": data_fingerprint(recipe.data.source, recipe.data.revision)},
         (),
         partial(steps.write_data, recipe),
     )
@@ -96,11 +105,11 @@ def build_stages(recipe: Recipe, progress: Progress) -> list[Stage]:
         )
 
     exports = [
-        add(f"export student/{scheme}", *_export(recipe, scheme, base, merged[0], "student"))
+        add(f"export student/{scheme}", *_export(recipe, scheme, base, merged[0], "student", exporter))
         for scheme in recipe.schemes
     ]
     exports += [
-        add(f"export teacher/{scheme}", *_export(recipe, scheme, base, teacher, "teacher"))
+        add(f"export teacher/{scheme}", *_export(recipe, scheme, base, teacher, "teacher", exporter))
         for scheme in map(parse_scheme, recipe.verify.teacher_schemes)
     ]
     measured = (data, base, teacher, student, *merged, *exports)
@@ -128,9 +137,26 @@ def control_of(distill: Distill) -> Distill:
     return distill.model_copy(update={"loss": Loss(ce=1.0), "control": False})
 
 
-def _export(recipe: Recipe, scheme: Scheme, base: str, source: str, role: str) -> tuple[Any, tuple[str, ...], Any]:
+def _export(
+    recipe: Recipe, scheme: Scheme, base: str, source: str, role: str, exporter: tuple[Path, str] | None
+) -> tuple[Any, tuple[str, ...], Any]:
     section = {"scheme": str(scheme), "name": recipe.name, "description": recipe.description, "role": role}
-    return section, tuple(dict.fromkeys((base, source))), partial(steps.write_export, recipe, scheme, source, role)
+    converter = None
+    if exporter is not None and scheme.format == "gguf":
+        converter, section["converter"] = exporter
+    write = partial(steps.write_export, recipe, scheme, source, role, converter)
+    return section, tuple(dict.fromkeys((base, source))), write
+
+
+def _exporter(converter: Path | None) -> tuple[Path, str] | None:
+    """The converter and its content, for the key of the exports."""
+    if converter is None:
+        return None
+    if not converter.is_file():
+        raise UserError(
+            "no such file", where=f"--converter {converter}", fix="convert_hf_to_gguf.py of a llama.cpp checkout"
+        )
+    return converter, sha256_of(converter)
 
 
 def _dump(section: Any, exclude: set[str] | None = None) -> Any:

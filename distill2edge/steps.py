@@ -177,7 +177,14 @@ def write_merge(recipe: Recipe, trained: str, work: Path, inputs: Inputs, progre
 
 
 def write_export(
-    recipe: Recipe, scheme: Scheme, source: str, role: str, work: Path, inputs: Inputs, progress: Progress
+    recipe: Recipe,
+    scheme: Scheme,
+    source: str,
+    role: str,
+    converter: Path | None,
+    work: Path,
+    inputs: Inputs,
+    progress: Progress,
 ) -> Facts:
     """The `export` stage of one scheme."""
     teacher = inputs["teacher"].facts
@@ -198,7 +205,7 @@ def write_export(
         return export_onnx(model_dir, scheme, meta, work, progress)
     from distill2edge.export.gguf import export_gguf
 
-    return export_gguf(model_dir, scheme, meta, work, progress)
+    return export_gguf(model_dir, scheme, meta, work, progress, converter=converter)
 
 
 def write_verify(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -220,9 +227,11 @@ def write_verify(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progr
 def write_bench(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
     """The `bench` stage."""
     from distill2edge.bench.run import bench
+    from distill2edge.cost.places import watts_of
 
     models, encodings = measured(recipe, teacher, inputs)
-    return bench(models, encodings, recipe.bench, seed=recipe.seed, work=work, progress=progress)
+    watts = watts_of(recipe.bench, recipe.cost)
+    return bench(models, encodings, recipe.bench, seed=recipe.seed, work=work, progress=progress, watts=watts)
 
 
 def write_report(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) -> Facts:

@@ -137,7 +137,6 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     path.write_text('{"a": 2}\n')
     assert before != fingerprint(str(path))
     assert fingerprint("bundled:movie-sentiment")
-    assert fingerprint("owner/name") is None
 
 
 # --- the hub, with its clients replaced ---------------------------------------
@@ -170,6 +169,22 @@ def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     found = opened("owner/name")
     assert (found.kind, found.revision, found.licence, found.ignored) == ("hub", "abc", "mit", ("unsupervised",))
     assert [list(found.splits[name]) for name in ("train", "test")] == [[{"text": "train"}], [{"text": "test"}]]
+
+
+def test_the_commit_of_a_hub_data_set_is_its_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, info=SimpleNamespace(sha="abc", card_data=None), data=None)
+    assert fingerprint("owner/name", "main") == "abc"
+    hub(monkeypatch, info=ConnectionError("no network"), data=None)
+    assert fingerprint("owner/name", "0123abcd") == "0123abcd"
+
+
+def test_no_such_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    hub(monkeypatch, info=RevisionNotFoundError.__new__(RevisionNotFoundError), data=None)
+    with pytest.raises(UserError, match="no revision 'v9'") as caught:
+        fingerprint("owner/name", "v9")
+    assert caught.value.where == "data.revision"
 
 
 def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

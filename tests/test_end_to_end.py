@@ -99,6 +99,30 @@ def test_plan_shows_everything_cached(finished: Path) -> None:
     assert all(stage["cached"] for stage in json.loads(result.stdout)["stages"])
 
 
+def test_another_converter_makes_the_gguf_anew_and_nothing_else(finished: Path) -> None:
+    script = finished / "convert.py"
+    script.write_text("# a llama.cpp checkout's script\n")
+    result = run(finished, "--json", "--converter", str(script), command="plan")
+    assert result.exit_code == 0, result.output
+    missing = [stage["stage"] for stage in json.loads(result.stdout)["stages"] if not stage["cached"]]
+    assert missing == ["export student/gguf:Q8_0", "verify", "bench", "report"]
+    result = run(finished, "--converter", str(finished / "none.py"), command="plan")
+    assert result.exit_code == 2
+    assert "convert_hf_to_gguf.py" in result.stderr
+
+
+def test_the_watts_of_a_named_machine_give_the_energy(finished: Path) -> None:
+    result = run(finished, "--set", "bench.machine=raspberry-pi-5", command="bench")
+    assert result.exit_code == 0, result.output
+    bench = json.loads((Path(result.stdout.split(": ", 1)[1].strip()) / "bench.json").read_text())
+    energy = [cell["workloads"]["task"]["energy"] for cell in bench["cells"]]
+    assert {one["label"] for one in energy} <= {"estimated", "measured"}
+    assert all(one["joules_per_request"] > 0 for one in energy)
+    result = run(finished, "--set", "bench.machine=raspberry-pi", command="plan")
+    assert result.exit_code == 2
+    assert "raspberry-pi-5" in result.stderr
+
+
 @pytest.mark.parametrize("scheme", ["gguf:Q8_0", "onnx:int8"])
 def test_chat_answers_from_each_export(finished: Path, scheme: str) -> None:
     args = ["chat", str(finished / "out"), "--scheme", scheme, "--prompt", "Review: good", "--max-tokens", "4"]

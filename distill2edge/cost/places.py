@@ -133,6 +133,18 @@ def check_places(cost: schema.Cost) -> None:
     spots(cost, catalogue_of(cost))
 
 
+def watts_of(bench: schema.Bench, cost: schema.Cost) -> dict[str, float]:
+    """Power under load by bench device (`cpu`, `gpu`), where the recipe says which catalogue device this machine is.
+
+    Raises:
+        UserError: the catalogue does not know `bench.machine`.
+    """
+    if bench.machine is None:
+        return {}
+    device = catalogue_of(cost).device(bench.machine, "bench.machine")
+    return dict.fromkeys(("cpu", "gpu") if device.gpu else ("cpu",), device.active_w.value)
+
+
 def catalogue_of(cost: schema.Cost) -> Catalogue:
     """The catalogue that this recipe uses."""
     from distill2edge.cost.catalogue import load_catalogue

@@ -44,7 +44,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
             choice, too few rows, or test rows in train beyond `leakage.max_fraction`.
         EnvironmentFault: the source can't be reached.
     """
-    source = open_source(data.source, data.config, data.split, progress)
+    source = open_source(data.source, data.config, data.split, progress, data.revision)
     if source.ignored and data.split is None:
         progress.warn(f"{data.source}: splits not used: {', '.join(source.ignored)} (data.split takes one)")
     dropped: Counter[str] = Counter()

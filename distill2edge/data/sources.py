@@ -52,12 +52,15 @@ class Source:
     ignored: tuple[str, ...] = field(default=())
 
 
-def open_source(source: str, config: str | None, split: str | None, progress: Progress) -> Source:
+def open_source(
+    source: str, config: str | None, split: str | None, progress: Progress, revision: str | None = None
+) -> Source:
     """Open what `data.source` names. Local files are read as they are iterated.
 
     Args:
         config: configuration of a hub data set.
         split: read this split only, as a pool that we split; null takes those that exist.
+        revision: commit, tag or branch of a hub data set; null takes its main branch.
 
     Raises:
         UserError: no such file, package, entry, hub data set or split; an unknown kind of file.
@@ -68,14 +71,16 @@ def open_source(source: str, config: str | None, split: str | None, progress: Pr
     elif source.startswith("package:"):
         opened = _open_package(source.removeprefix("package:"))
     elif _is_hub_id(source):
-        opened = _open_hub(source, config)
+        opened = _open_hub(source, config, revision)
     else:
         opened = _open_files(_find(source), "file")
     return _choose_split(opened, split)
 
 
-def fingerprint(source: str) -> str | None:
-    """A hash of the local content behind `data.source`, for cache keys; null for the hub, whose commit says it.
+def fingerprint(source: str, revision: str | None = None) -> str | None:
+    """What the content behind `data.source` is, for cache keys: a hash of local files, or the commit of a hub data set.
+
+    Null where the hub cannot be reached and no commit is given: then the local cache serves whatever it holds.
 
     Raises:
         UserError: as `open_source`.
@@ -84,7 +89,7 @@ def fingerprint(source: str) -> str | None:
         return bundled.lookup(source.removeprefix("bundled:"), kinds=("rows",), where=WHERE).sha256
     if source.startswith("package:"):
         return _hash([_package_file(source.removeprefix("package:"))])
-    return None if _is_hub_id(source) else _hash(_find(source))
+    return _hub_card(source, revision)[0] if _is_hub_id(source) else _hash(_find(source))
 
 
 def _open_bundled(name: str, progress: Progress) -> Source:
@@ -161,17 +166,17 @@ def _open_files(paths: list[Path], kind: str) -> Source:
     return Source(kind, splits, sha256=_hash(paths))
 
 
-def _open_hub(source: str, config: str | None) -> Source:
-    from datasets import DatasetDict, load_dataset
+def _hub_card(source: str, revision: str | None) -> tuple[str | None, Any, bool]:
+    """Commit and licence of a hub data set, and whether the hub answered; without it, the commit that was asked for."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    revision = licence = None
-    offline = False
     try:
-        info = HfApi().dataset_info(source, timeout=30)
-        revision = info.sha
-        licence = getattr(info.card_data, "license", None)
+        info = HfApi().dataset_info(source, revision=revision, timeout=30)
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"{source} has no revision {revision!r}", where="data.revision", fix="give a commit, tag or branch"
+        ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
             f"no data set {source} on the hub, or it is private",
@@ -179,9 +184,16 @@ def _open_hub(source: str, config: str | None) -> Source:
             fix="check the name; for a private one set HF_TOKEN; a local file needs its ending (.jsonl, .csv, ...)",
         ) from error
     except network_errors():
-        offline = True  # what an earlier run downloaded may still be there
+        return revision, None, False  # what an earlier run downloaded may still be there
+    return info.sha, getattr(info.card_data, "license", None), True
+
+
+def _open_hub(source: str, config: str | None, asked: str | None) -> Source:
+    from datasets import DatasetDict, load_dataset
+
+    revision, licence, online = _hub_card(source, asked)
     try:
-        with offline_mode() if offline else nullcontext():
+        with nullcontext() if online else offline_mode():
             found = load_dataset(source, config, revision=revision)
     except network_errors() as error:
         raise EnvironmentFault(

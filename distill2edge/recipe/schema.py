@@ -46,6 +46,7 @@ class Data(Section):
         description="hub id | path of json, jsonl, csv, parquet or text | package:MODULE/PATH | bundled:NAME"
     )
     config: str | None = Field(None, description="configuration name of a hub data set")
+    revision: str | None = Field(None, description="commit, tag or branch of a hub data set; null: its main branch")
     split: str | None = Field(None, description="split to read; null reads all that exist")
     filter: str | None = Field(None, description="Jinja expression over a row; rows for which it is false are left out")
     template: Literal["chat", "plain", "text"] = Field(
@@ -236,6 +237,10 @@ class Bench(Section):
     requests: int = Field(4, ge=1, description="timed requests per process and workload")
     warmup: int = Field(1, ge=0)
     torch: bool = Field(True, description="measure teacher and student in PyTorch as well")
+    machine: str | None = Field(
+        None,
+        description="device of the price catalogue that this machine is: its watts give the energy where no meter does",
+    )
 
 
 class Place(Section):
