@@ -139,3 +139,57 @@ def tiny_family(
                 weight += 0.2 * torch.randn_like(weight) * (0.2 if "norm" not in name else 1.0)
     model.save_pretrained(directory)
     return model
+
+
+def tiny_wordpiece(directory: Path, *, vocabulary: int = 400) -> None:
+    """Save a WordPiece tokenizer trained on the corpus, as BERT's (lower case, [CLS] text [SEP])."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    trained = BertWordPieceTokenizer(lowercase=True)
+    trained.train_from_iterator(corpus(), vocab_size=vocabulary, min_frequency=1, show_progress=False)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "raw.json"
+    trained.save(str(path))
+    BertTokenizerFast(tokenizer_file=str(path), do_lower_case=True).save_pretrained(directory)
+    path.unlink()
+
+
+def tiny_bert(
+    directory: Path,
+    *,
+    layers: int = 2,
+    hidden: int = 64,
+    labels: tuple[str, ...] = ("negative", "positive", "neutral"),
+    masked: bool = False,
+    seed: int = 0,
+    scale: float = 0.1,
+) -> PreTrainedModel:
+    """Save a random BERT with a sequence-classification (or masked-language) head and its WordPiece tokenizer.
+
+    Returns:
+        the model (float32, eval mode). Norms and biases are random too, so that a lost one shows.
+    """
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+    tiny_wordpiece(directory)
+    config = BertConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(directory)),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=scale,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    torch.manual_seed(seed)
+    model = (BertForMaskedLM if masked else BertForSequenceClassification)(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(directory)
+    return model

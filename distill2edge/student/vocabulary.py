@@ -1,0 +1,296 @@
+"""Vocabulary trimming: a Hugging Face directory that keeps only the tokens some texts use, with its ids remapped.
+
+The rows of the embedding (and of the output head) that no text asks for are dropped; on those texts the tokens, and
+what the model computes of them, stay the very same. What a kind of tokenizer must keep for that is its own matter
+(`student/trimming.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill2edge.errors import UserError
+from distill2edge.files import read_json, write_json
+from distill2edge.progress import Progress
+from distill2edge.student.trimming import kind_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MAP_FILE = "vocabulary.json"
+_PROBE_TEXTS = 4
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """Which id of the full vocabulary each id of the trimmed one was.
+
+    Attributes:
+        new_to_old: [trimmed size] int64, ascending.
+        old_size: rows of the embedding before.
+    """
+
+    new_to_old: np.ndarray
+    old_size: int
+
+    @property
+    def old_to_new(self) -> np.ndarray:
+        """[old size] int64; -1 for a token that was dropped."""
+        inverse = np.full(self.old_size, -1, dtype=np.int64)
+        inverse[self.new_to_old] = np.arange(len(self.new_to_old))
+        return inverse
+
+    def to_old(self, ids: Sequence[int]) -> list[int]:
+        """Ids of the full vocabulary of trimmed ones: for a teacher that keeps it."""
+        return [int(index) for index in self.new_to_old[np.asarray(ids, dtype=np.int64)]] if len(ids) else []
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """How the trimmed vocabulary meets new texts.
+
+    Attributes:
+        tokens: tokens of the texts in the full vocabulary, specials left out.
+        unseen: those of them that the trimmed vocabulary does not have: it writes them in shorter pieces.
+        unknown: tokens that became the unknown token and were not before.
+        texts: number of texts.
+        changed: texts whose tokens changed.
+    """
+
+    tokens: int
+    unseen: int
+    unknown: int
+    texts: int
+    changed: int
+
+    @property
+    def rate(self) -> float:
+        """Unseen share of the tokens."""
+        return self.unseen / self.tokens if self.tokens else 0.0
+
+
+def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progress: Progress) -> dict[str, Any]:
+    """Write `target`: the model with a vocabulary of the tokens of `texts`, and `vocabulary.json` (the map of ids).
+
+    Kept are the tokens of the texts, single characters and the tokenizer's special and added tokens. The order of the
+    ids stays. Tokens on `texts` are compared with the original's, and the trimmed model's output with the original's
+    on some of them.
+
+    Args:
+        model_dir: Hugging Face directory with a fast tokenizer and safetensors.
+        texts: every text whose tokens must stay, as it is given to the tokenizer (prompts, both of a pair, ...).
+        target: directory to write; replaced.
+        progress: where to report.
+
+    Returns:
+        {schema_version, kind, old_size, new_size, parameters: {before, after}, new_to_old}.
+
+    Raises:
+        UserError: no texts, a kind of tokenizer that cannot be trimmed yet, or texts whose tokens would change.
+    """
+    from transformers import AutoTokenizer
+
+    model_dir, target = Path(model_dir), Path(target)
+    if not texts:
+        raise UserError("there are no texts to keep the tokens of", where="student.vocabulary",
+                        fix="give data.splits.train some rows, or set vocabulary: keep")  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    spec = _spec(tokenizer, model_dir)
+    kind = kind_of(spec)
+    keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts))
+    model = _load_model(model_dir)
+    old_size = model.get_input_embeddings().weight.shape[0]
+    if keep[-1] >= old_size:
+        raise UserError(f"the tokenizer has ids up to {keep[-1]}, the embedding {old_size} rows", where=str(model_dir),
+                        fix="use the tokenizer the model was trained with")  # fmt: skip
+    ids = IdMap(np.asarray(keep, dtype=np.int64), old_size)
+
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    _write_tokenizer(model_dir, target, kind.rewrite(spec, {old: new for new, old in enumerate(keep)}), ids)
+    trimmed = AutoTokenizer.from_pretrained(target, local_files_only=True)
+    _check_tokens(tokenizer, trimmed, texts, ids)
+    before = model.num_parameters()
+    after = _write_model(model, target, ids, tokenizer, texts[:_PROBE_TEXTS])
+    facts: dict[str, Any] = {
+        "schema_version": 1,
+        "kind": kind.name,
+        "old_size": old_size,
+        "new_size": len(keep),
+        "parameters": {"before": before, "after": after},
+        "new_to_old": keep,
+    }
+    write_json(target / MAP_FILE, facts)
+    progress.say(f"  vocabulary: {len(keep):,} of {old_size:,} tokens kept, {before:,} -> {after:,} parameters")
+    return facts
+
+
+def read_map(model_dir: Path) -> IdMap | None:
+    """The map of ids beside a trimmed model; None where its vocabulary was kept."""
+    path = Path(model_dir) / MAP_FILE
+    if not path.is_file():
+        return None
+    facts = read_json(path)
+    return IdMap(np.asarray(facts["new_to_old"], dtype=np.int64), int(facts["old_size"]))
+
+
+def unseen(full: PreTrainedTokenizerBase, trimmed: PreTrainedTokenizerBase, ids: IdMap, texts: Sequence[str]) -> Unseen:
+    """Count what the trimmed vocabulary lost on texts that it was not made of."""
+    known = ids.old_to_new
+    tokens = lost = unknown = changed = 0
+    for start in range(0, len(texts), _BATCH):
+        part = list(texts[start : start + _BATCH])
+        before = full(part, add_special_tokens=False).input_ids
+        after = trimmed(part, add_special_tokens=False).input_ids
+        for old, new in zip(before, after, strict=True):
+            missing = int((known[np.asarray(old, dtype=np.int64)] < 0).sum()) if old else 0
+            tokens += len(old)
+            lost += missing
+            unknown += max(0, new.count(trimmed.unk_token_id) - old.count(full.unk_token_id))
+            changed += ids.to_old(new) != list(old)
+    return Unseen(tokens, lost, unknown, len(texts), changed)
+
+
+def unseen_facts(counts: Unseen) -> dict[str, Any]:
+    """`Unseen` as JSON."""
+    return {**asdict(counts), "rate": counts.rate}
+
+
+# --- inside -------------------------------------------------------------------
+
+
+def _spec(tokenizer: Any, model_dir: Path) -> dict[str, Any]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError("only fast tokenizers (tokenizer.json) can be trimmed", where=str(model_dir),
+                        fix="save the tokenizer as a fast one, or set vocabulary: keep")  # fmt: skip
+    spec: dict[str, Any] = json.loads(backend.to_str())
+    return spec
+
+
+def _load_model(model_dir: Path) -> Any:
+    """The model in the class that it was saved as, so that its head is kept too."""
+    import transformers
+
+    architectures = read_json(model_dir / "config.json").get("architectures") or []
+    cls = getattr(transformers, architectures[0], None) if architectures else transformers.AutoModel
+    if cls is None:
+        raise UserError(f"transformers has no class {architectures[0]}", where=str(model_dir / "config.json"),
+                        fix="save the model with transformers, or set vocabulary: keep")  # fmt: skip
+    return cls.from_pretrained(model_dir, dtype="auto", local_files_only=True).eval()
+
+
+def _write_tokenizer(model_dir: Path, target: Path, spec: dict[str, Any], ids: IdMap) -> None:
+    (target / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
+    # Files that hold ids or the list of tokens are written anew or left out; the others are copied as they are.
+    for name in ("special_tokens_map.json", "chat_template.jinja"):
+        if (model_dir / name).is_file():
+            shutil.copyfile(model_dir / name, target / name)
+    source = model_dir / "tokenizer_config.json"
+    if source.is_file():
+        config = read_json(source)
+        decoder = config.get("added_tokens_decoder")
+        if decoder:
+            new = ids.old_to_new
+            config["added_tokens_decoder"] = {str(int(new[int(old)])): token for old, token in decoder.items()}
+        write_json(target / "tokenizer_config.json", config)
+    if (model_dir / "vocab.txt").is_file():
+        by_id = sorted((index, token) for token, index in spec["model"]["vocab"].items())
+        (target / "vocab.txt").write_text("".join(f"{token}\n" for _, token in by_id), encoding="utf-8")
+    generation = model_dir / "generation_config.json"
+    if generation.is_file():
+        write_json(target / generation.name, _remap_ids(read_json(generation), ids))
+
+
+def _remap_ids(value: Any, ids: IdMap) -> Any:
+    """A configuration with every `*_token_id` (a number or a list) in new ids; None for a token that was dropped."""
+    new = ids.old_to_new
+
+    def one(index: Any) -> Any:
+        if not isinstance(index, int) or not 0 <= index < ids.old_size:
+            return index
+        return int(new[index]) if new[index] >= 0 else None
+
+    if isinstance(value, dict):
+        return {
+            key: ([one(item) for item in entry] if isinstance(entry, list) else one(entry))
+            if str(key).endswith(("_token_id", "_token_ids"))
+            else _remap_ids(entry, ids)
+            for key, entry in value.items()
+        }
+    return value
+
+
+def _check_tokens(full: Any, trimmed: Any, texts: Sequence[str], ids: IdMap) -> None:
+    for start in range(0, len(texts), _BATCH):
+        part = list(texts[start : start + _BATCH])
+        before, after = full(part).input_ids, trimmed(part).input_ids
+        for text, old, new in zip(part, before, after, strict=True):
+            if list(old) != ids.to_old(new):
+                raise UserError(
+                    f"trimmed, {text[:80]!r} becomes {trimmed.convert_ids_to_tokens(new)[:12]}, "
+                    f"it was {full.convert_ids_to_tokens(old)[:12]}",
+                    where="student.vocabulary",
+                    fix="set vocabulary: keep; this tokenizer cannot be trimmed faithfully",
+                )
+
+
+def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, tokenizer: Any, probes: Sequence[str]) -> int:
+    """Save the model with fewer rows; returns its parameters."""
+    import torch
+
+    rows = torch.from_numpy(ids.new_to_old)
+    encoded = [tokenizer(text, truncation=True, max_length=64).input_ids for text in probes]
+    encoded = [line for line in encoded if line]
+    with torch.no_grad():
+        before = [model(input_ids=torch.tensor([line])) for line in encoded if not model.config.is_encoder_decoder]
+    names = _row_names(model, ids.old_size)
+    state = {
+        name: (value[rows] if name in names else value).clone().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    config = type(model.config).from_dict(_remap_ids(model.config.to_dict(), ids) | {"vocab_size": len(rows)})
+    config.architectures = [type(model).__name__]
+    small: Any = type(model)(config).to(model.dtype).eval()
+    small.load_state_dict(state)
+    small.tie_weights()
+    small.save_pretrained(target)
+    saved: Any = type(model).from_pretrained(target, dtype="auto", local_files_only=True).eval()
+    new = ids.old_to_new
+    with torch.no_grad():
+        for line, was in zip(encoded, before, strict=False):
+            now = saved(input_ids=torch.from_numpy(new[line])[None])
+            _check_same(was[0], now[0], rows)
+    return int(saved.num_parameters())
+
+
+def _row_names(model: Any, size: int) -> set[str]:
+    """Names of the state's tensors with one row per token: the embedding, an output head and its bias."""
+    wanted = [model.get_input_embeddings().weight]
+    head = model.get_output_embeddings()
+    if head is not None:
+        wanted += [part for part in (head.weight, getattr(head, "bias", None)) if part is not None]
+    # A masked-language head keeps its bias in the parent too (the same parameter under two names).
+    pointers = {part.data_ptr() for part in wanted}
+    names = {name for name, value in model.state_dict().items() if value.data_ptr() in pointers}
+    return names | {name for name in model.state_dict() if name.endswith("predictions.bias")}
+
+
+def _check_same(was: Any, now: Any, rows: Any) -> None:
+    import torch
+
+    if was.shape[-1] != now.shape[-1]:
+        was = was[..., rows]  # a language model's logits lose the dropped tokens
+    # The head's product may be blocked in another way for another number of rows: same values, other rounding.
+    if not torch.allclose(was.float(), now.float(), rtol=1e-4, atol=1e-4):
+        gap = float((was.float() - now.float()).abs().max())
+        raise UserError(f"the trimmed model computes other values (by up to {gap:.2g})", where="student.vocabulary",
+                        fix="set vocabulary: keep; this architecture cannot be trimmed here")  # fmt: skip
