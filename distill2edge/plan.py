@@ -18,7 +18,7 @@ from distill2edge import progress as progress_module
 from distill2edge.housekeeping import readable_bytes
 from distill2edge.pipeline import Stage, keys_of
 from distill2edge.recipe.load import load_recipe
-from distill2edge.recipe.schema import FromTeacher, Recipe
+from distill2edge.recipe.schema import FromTeacher, Recipe, ScratchTeacher
 from distill2edge.store import Artifact, Store, default_root
 
 Row = dict[str, Any]
@@ -138,11 +138,22 @@ def _sizes(recipe: Recipe, found: dict[str, Artifact | None]) -> dict[str, Any]:
 
 
 def _parameters(recipe: Recipe) -> int | None:
-    """Of a local file, by its size; None for what is not here."""
+    """Of a local file, by its size; of a model made from nothing, by its shape; None for what is not here."""
+    if isinstance(recipe.teacher.model, ScratchTeacher):
+        return scratch_parameters(recipe.teacher.model)
     path = Path(recipe.teacher.model).expanduser()
     if path.is_dir():
         return sum(file.stat().st_size for file in path.glob("*.safetensors")) // 2 or None
     return path.stat().st_size * 8 // 5 if path.is_file() else None
+
+
+def scratch_parameters(model: ScratchTeacher) -> int:
+    """Weights of a model made from nothing; its vocabulary is at most what the recipe asks for."""
+    attention, gated = 4 * model.hidden**2, 3 * model.hidden * model.width
+    block = attention + gated
+    if model.architecture == "t5":
+        block = 2 * block + attention  # an encoder's and a decoder's, which also attends to the encoder
+    return model.layers * block + model.vocabulary * model.hidden
 
 
 def _row(

@@ -10,7 +10,7 @@ from distill2edge import steps
 from distill2edge.errors import UserError
 from distill2edge.pipeline import Stage
 from distill2edge.progress import Progress
-from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe
+from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe, Scratch
 from distill2edge.schemes import Scheme, parse_scheme
 from distill2edge.store import sha256_of
 
@@ -69,7 +69,10 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         "content": model_fingerprint(recipe.teacher.model, recipe.teacher.revision, progress),
         "derivative": own_layers,
     }
-    base = add("teacher", teacher_section, (), partial(steps.write_teacher, recipe))
+    if isinstance(recipe.teacher.model, Scratch):
+        teacher_section["context"] = recipe.data.max_length
+    made = isinstance(recipe.teacher.model, Scratch)  # its tokenizer is trained on the data
+    base = add("teacher", teacher_section, (data,) if made else (), partial(steps.write_teacher, recipe))
     teacher = base
     if recipe.teacher.fit is not None:
         section = {"fit": _dump(recipe.teacher.fit), "rows": rows}

@@ -11,7 +11,7 @@ from distill2edge.files import read_json
 from distill2edge.models import TORCH, Encodings, ModelFile
 from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
-from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
+from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe, Scratch, ScratchTeacher
 from distill2edge.schemes import Scheme, parse_scheme
 
 if TYPE_CHECKING:
@@ -37,6 +37,20 @@ def write_teacher(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress
     from distill2edge.teacher.load import materialise
 
     teacher = recipe.teacher
+    if isinstance(teacher.model, ScratchTeacher):
+        from distill2edge.data.encode import read_rows
+        from distill2edge.teacher.scratch import materialise_scratch
+
+        return materialise_scratch(
+            teacher.model,
+            read_rows(inputs["data"].path, "train"),
+            work,
+            progress,
+            licence=teacher.licence,
+            accept_licence=teacher.accept_licence,
+            max_length=recipe.data.max_length,
+            seed=recipe.seed,
+        )
     own_layers = isinstance(recipe.student.init, FromTeacher)
     return materialise(
         teacher.model,
@@ -87,7 +101,7 @@ def write_signal(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress)
     model_dir = teacher_model(inputs)
     # A fit changes the weights: the original GGUF would silently be another teacher, so the backend refuses it.
     llama = recipe.teacher.backend == "llama.cpp" and recipe.teacher.fit is None
-    gguf = gguf_of(recipe.teacher.model, progress) if llama else None
+    gguf = gguf_of(recipe.teacher.model, progress) if llama and isinstance(recipe.teacher.model, str) else None
     if recipe.signal.kind == "logits":
         from distill2edge.teacher.logits import cache_logits
 
@@ -122,7 +136,12 @@ def write_student(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress
     checkpoint = None
     if isinstance(init, FromModel):
         fetched = work / "checkpoint"
-        fetch_model(init.model, init.revision, fetched, progress, where="student.init.model")
+        if isinstance(init.model, Scratch):
+            from distill2edge.student.scratch import scratch_checkpoint
+
+            scratch_checkpoint(init.model, model_dir, fetched, recipe.seed)
+        else:
+            fetch_model(init.model, init.revision, fetched, progress, where="student.init.model")
         checkpoint = fetched / "model"
     facts = init_student(
         recipe.student,

@@ -109,7 +109,10 @@ def _document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Pat
     return tuple(path)
 
 
-_BRANCHES = {"FromTeacher", "FromModel", "LogitsSignal", "TextSignal", "GoldSignal", "logits", "text", "gold"}
+_BRANCHES = {
+    *("FromTeacher", "FromModel", "Scratch", "name"),
+    *("LogitsSignal", "TextSignal", "GoldSignal", "logits", "text", "gold"),
+}
 
 
 def _line(path: yaml12.Path, lines: dict[yaml12.Path, int]) -> int:

@@ -104,10 +104,50 @@ class Fit(Training):
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
 
+class Scratch(Section):
+    """A model made from nothing: random weights, seeded. It takes the teacher's tokenizer."""
+
+    architecture: Literal["llama", "t5"] = Field(description="llama: a decoder; t5: encoder and decoder (T5 v1.1)")
+    layers: int = Field(ge=1, le=200, description="blocks; of a t5, in the encoder and again in the decoder")
+    hidden: int = Field(ge=8, description="a multiple of 32, or most GGUF schemes fall back to larger types")
+    heads: int = Field(ge=1, description="divides hidden into heads of an even size")
+    intermediate: int | None = Field(None, ge=8, description="width of the feed-forward; null: 8/3 of hidden")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Scratch:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice the heads ({self.heads})")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Of the feed-forward: as given, or 8/3 of hidden, rounded up to a multiple of 32."""
+        return self.intermediate or -(-self.hidden * 8 // 96) * 32
+
+
+class ScratchTeacher(Scratch):
+    """A teacher made from nothing: random weights and a tokenizer trained on the train split."""
+
+    vocabulary: int = Field(2048, ge=300, description="tokens of the byte-level BPE; fewer where the text gives fewer")
+
+
+def _model_branch(value: Any) -> str:
+    return "Scratch" if isinstance(value, dict | Scratch) else "name"
+
+
+TeacherModel = Annotated[
+    Annotated[str, Tag("name")] | Annotated[ScratchTeacher, Tag("Scratch")], Discriminator(_model_branch)
+]
+StudentModel = Annotated[Annotated[str, Tag("name")] | Annotated[Scratch, Tag("Scratch")], Discriminator(_model_branch)]
+
+
 class Teacher(Section):
     """The model that gives the signal."""
 
-    model: str = Field(description="hub id | local directory | file.gguf | bundled:NAME")
+    model: TeacherModel = Field(
+        description="hub id | local directory | file.gguf | bundled:NAME | a model made from nothing: "
+        "{architecture: llama, layers: 4, hidden: 128, heads: 4}"
+    )
     revision: str | None = Field(None, description="commit of a hub model")
     backend: Literal["auto", "transformers", "llama.cpp"] = Field(
         "auto", description="what runs it for the signal; auto: transformers"
@@ -117,6 +157,20 @@ class Teacher(Section):
         None, min_length=12, description="written reason to go on where the gate says deny or unknown"
     )
     fit: Fit | None = Field(None, description="fit the teacher to the task first; null uses it as it is")
+
+    @model_validator(mode="after")
+    def _scratch_is_trained(self) -> Teacher:
+        if not isinstance(self.model, Scratch):
+            return self
+        if self.fit is None:
+            raise ValueError("a teacher made from nothing knows nothing: add teacher.fit")
+        if self.fit.lora is not None:
+            raise ValueError("a teacher made from nothing is trained whole: set teacher.fit.lora: null")
+        if self.backend == "llama.cpp":
+            raise ValueError("a teacher made from nothing has no GGUF file: set teacher.backend: transformers")
+        if self.revision is not None:
+            raise ValueError("a teacher made from nothing has no revision: leave teacher.revision out")
+        return self
 
 
 class LogitsSignal(Section):
@@ -162,7 +216,10 @@ class FromTeacher(Section):
 class FromModel(Section):
     """A student that starts from a checkpoint."""
 
-    model: str = Field(description="hub id | local directory | file.gguf | bundled:NAME")
+    model: StudentModel = Field(
+        description="hub id | local directory | file.gguf | bundled:NAME | a model made from nothing: "
+        "{architecture: llama, layers: 4, hidden: 128, heads: 4}"
+    )
     revision: str | None = None
 
 
@@ -181,6 +238,15 @@ class Student(Section):
 
     init: Init
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _scratch_is_trained_whole(self) -> Student:
+        if isinstance(self.init, FromModel) and isinstance(self.init.model, Scratch):
+            if self.lora is not None:
+                raise ValueError("a student made from nothing is trained whole: set student.lora: null")
+            if self.init.revision is not None:
+                raise ValueError("a student made from nothing has no revision: leave student.init.revision out")
+        return self
 
 
 class Loss(Section):

@@ -140,6 +140,8 @@ def _results(report: Document, dataset: str | None) -> list[Document]:
 def _base_model(report: Document) -> str | None:
     recipe = report["reproduce"]["recipe"]
     init = (recipe.get("student") or {}).get("init") or {}
+    if isinstance(init.get("model"), dict):
+        return None  # made from nothing
     teacher = report["teacher"]
     for candidate in (init.get("model"), teacher.get("source"), teacher.get("home")):
         found = _hub_id(candidate)
@@ -150,7 +152,9 @@ def _base_model(report: Document) -> str | None:
 
 def _hub_id(value: Any) -> str | None:
     """`owner/name`, where the value is one; not a path, not a `bundled:` name."""
-    said = str(value or "").removeprefix("hf://").removeprefix("https://huggingface.co/")
+    if not isinstance(value, str):
+        return None  # nothing, or the shape of a model made from nothing
+    said = value.removeprefix("hf://").removeprefix("https://huggingface.co/")
     owner, slash, name = said.partition("/")
     fine = bool(owner and slash and name) and all(part.replace("-", "").replace("_", "").replace(".", "").isalnum()
                                                  for part in (owner, name))  # fmt: skip

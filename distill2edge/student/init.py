@@ -60,7 +60,8 @@ def init_student(
                 AutoTokenizer.from_pretrained(path, local_files_only=True) for path in (teacher_dir, checkpoint_dir)
             )
             check_same_vocabulary(teacher, own)
-        facts = _from_checkpoint(checkpoint_dir, work, init.model)
+        name = init.model if isinstance(init.model, str) else "made from nothing"
+        facts = _from_checkpoint(checkpoint_dir, work, name)
     else:
         facts = _from_teacher(init, teacher_dir, rows, work, progress)
     record = {"schema_version": 1, **facts}

@@ -13,6 +13,7 @@ from distill2edge import bundled
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
+from distill2edge.recipe.schema import Scratch
 from distill2edge.teacher import licence as gate
 from distill2edge.teacher.hub_model import HubModel
 from distill2edge.teacher.model_files import describe, take, wanted
@@ -79,12 +80,16 @@ def gguf_of(model: str, progress: Progress) -> Path | None:
     return source.path if source.kind == "gguf" else None
 
 
-def fingerprint(model: str, revision: str | None, progress: Progress) -> dict[str, str | None]:
+def fingerprint(model: str | Scratch, revision: str | None, progress: Progress) -> dict[str, str | None]:
     """What identifies the weights, for cache keys: a content hash, or the commit of a hub model.
+
+    A model made from nothing follows from its section, the seed and the rows, which are in the key already.
 
     Raises:
         UserError, EnvironmentFault: as `materialise`.
     """
+    if isinstance(model, Scratch):
+        return {"made": "from nothing"}
     source = resolve(model, progress)
     if source.bundled:
         return {"sha256": source.bundled.sha256}
