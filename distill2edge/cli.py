@@ -5,54 +5,14 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from distill2edge import errors
-
-STAGES = {
-    "data": "Prepare the rows: source, templates, splits, leakage check.",
-    "teacher": "Fetch the teacher through the licence gate, as safetensors.",
-    "fit": "Fit the teacher to the task, where the recipe asks for it.",
-    "signal": "Cache the teacher's logits, or the responses it writes.",
-    "student": "Initialise the student.",
-    "distill": "Train the student on the teacher's signal.",
-    "merge": "Merge the adapter into full-precision weights.",
-    "export": "Write every ONNX and GGUF file that the recipe names.",
-    "verify": "Compare each file, in its own runtime, with student and teacher.",
-    "bench": "Measure latency, throughput and memory of every file.",
-}
-
-
-class Commands(click.Group):
-    """Keeps the order of definition in `--help`, and renders errors."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except errors.UserError as error:
-            if ctx.params.get("debug"):
-                raise
-            _stop(str(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            _stop("stopped: what was finished is kept, the same command goes on from there", 130)
-        except (click.ClickException, click.exceptions.Exit):
-            raise
-        except Exception as error:
-            if ctx.params.get("debug"):
-                raise
-            _stop(f"internal error: {type(error).__name__}: {error}\n  fix: run again with --debug and report it", 1)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {message}", err=True)
-    sys.exit(code)
+from distill2edge.cli_common import STAGES, Commands, recipe_options
+from distill2edge.cli_data import data as data_commands
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -75,24 +35,6 @@ def main(debug: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument and options of every command that takes a recipe."""
-    for decorate in (
-        click.option("--quiet", "-q", is_flag=True, help="Only warnings and the result."),
-        click.option("--out", type=click.Path(path_type=Path), help="Run directory  [default: runs/NAME]"),
-        click.option("--store", type=click.Path(path_type=Path), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
-        click.option(
-            "--converter",
-            type=click.Path(path_type=Path),
-            help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the GGUF writers don't know.",
-        ),
-        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable."),
-        click.argument("recipe", type=click.Path(path_type=Path)),
-    ):
-        command = decorate(command)
-    return command
 
 
 @main.command()
@@ -199,7 +141,11 @@ def _stage_command(kind: str, text: str) -> None:
 
 
 for _kind, _text in STAGES.items():
-    _stage_command(_kind, _text)
+    if _kind != "data":
+        _stage_command(_kind, _text)
+
+
+main.add_command(data_commands)
 
 
 @main.command()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill2edge import ledger
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json, write_text
 from distill2edge.pipeline import Done, Inputs
@@ -93,6 +94,11 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path) -
         _link(artifacts["report"].path / name, out / name)
     write_text(out / "recipe.yaml", recipe_text)
     write_json(out / "run.json", run_document(recipe, artifacts))
+    for old in out.glob("ledger-*.parquet"):
+        old.unlink()
+    for name, artifact in artifacts.items():
+        if (artifact.path / ledger.FILE).is_file():
+            _link(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")
     exports = out / "exports"
     shutil.rmtree(exports, ignore_errors=True)
     for name, artifact in artifacts.items():

@@ -81,6 +81,8 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     signal = ()
     if recipe.signal.kind != "gold":
         section = {"signal": _dump(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
+        if recipe.signal.kind == "text":
+            section["ledger"] = 1  # what is dropped, and what is written of it
         signal = (add("signal", section, (data, teacher), partial(steps.write_signal, recipe)),)
 
     section = {"init": _dump(recipe.student.init)}

@@ -110,6 +110,7 @@ def write_signal(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress)
             model_dir, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
         )
     from distill2edge.data.encode import read_rows
+    from distill2edge.ledger import Origin
     from distill2edge.teacher.text import write_responses
 
     assert recipe.signal.kind == "text"
@@ -124,6 +125,8 @@ def write_signal(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress)
         seed=recipe.seed,
         backend=recipe.teacher.backend,
         gguf_path=gguf,
+        origin=Origin.of(inputs["teacher"].facts),
+        test=read_rows(inputs["data"].path, "test"),
     )
 
 

@@ -20,7 +20,22 @@ LEAVES = {
     "report": {"report"},
 }
 # Each layer may import those before it, never those after it.
-TOP = {"__main__", "cli", "run", "rundir", "plan", "stages", "steps", "pipeline", "chat", "doctor", "housekeeping"}
+TOP = {
+    "__main__",
+    "cli",
+    "cli_common",
+    "cli_data",
+    "browse",
+    "run",
+    "rundir",
+    "plan",
+    "stages",
+    "steps",
+    "pipeline",
+    "chat",
+    "doctor",
+    "housekeeping",
+}
 
 
 def modules() -> dict[str, Path]:

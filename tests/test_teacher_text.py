@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import tiny_llama
@@ -17,7 +18,7 @@ from distill2edge.teacher.text import read_responses, write_responses
 ROWS = [Row(row_id(f"q {n}", "a"), f"q {n}", "a") for n in range(70)]
 
 
-def write(model: Path, work: Path, length: int = 4, **options: object) -> dict[str, int]:
+def write(model: Path, work: Path, length: int = 4, **options: object) -> dict[str, Any]:
     work.mkdir(exist_ok=True)
     signal = TextSignal(max_new_tokens=length, temperature=1.5)  # type: ignore[call-arg]
     settings: dict[str, object] = {"template": "plain", "system": None, "seed": 0} | options
@@ -45,7 +46,8 @@ def test_finished_shards_are_not_written_again_and_cut_answers_are_dropped(tmp_p
     for number in range(2):
         (work / f"shard-{number:05d}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     facts = write(tmp_path / "model", work)
-    assert facts == {"rows": 6, "written": 2, "truncated": 2, "empty": 2, "tokens": 14}
+    assert facts.pop("ledger")["dropped"] == {"truncated": 2, "empty": 2}
+    assert facts == {"rows": 6, "written": 2, "truncated": 2, "empty": 2, "refusal": 0, "tokens": 14}
     assert [row.response for row in read_responses(work)] == ["whole", "whole"]
 
 

@@ -110,6 +110,26 @@ def check(train: Iterable[str], test: Sequence[str], threshold: float) -> Leakag
     return LeakageReport(len(test), len(exact_rows), len(near_rows - exact_rows), threshold, leaks)
 
 
+def overlaps(texts: Iterable[str], test: Sequence[str]) -> list[float]:
+    """For each text, the highest similarity with a held-out text, in [0, 1]; 1.0 is the same after normalisation.
+
+    Jaccard similarity of the word 5-shingles, as in `check`.
+    """
+    twins = {normal_form(text) for text in test} - {""}
+    sets, frame = _without_frame([shingles(text) for text in test])
+    index: dict[int, list[int]] = {}
+    for row, found in enumerate(sets):
+        for shingle in found:
+            index.setdefault(shingle, []).append(row)
+    highest = []
+    for text in texts:
+        mine = shingles(text) - frame
+        shared = Counter(row for shingle in mine for row in index.get(shingle, ()))
+        best = max((both / (len(mine) + len(sets[row]) - both) for row, both in shared.items()), default=0.0)
+        highest.append(1.0 if normal_form(text) in twins else best)
+    return highest
+
+
 def _without_frame(sets: list[set[int]]) -> tuple[list[set[int]], set[int]]:
     """Take out shingles that most held-out rows share (an instruction repeated in each row)."""
     frame: set[int] = set()

@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distill2edge import ledger
 from distill2edge.data.encode import Row, encode_prompts, row_id, stop_token_ids
+from distill2edge.data.filters import refusal
+from distill2edge.data.leakage import overlaps
 from distill2edge.errors import UserError
 from distill2edge.files import write_text
 from distill2edge.precision import compute_dtype, default_device
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal
 
 SHARD_ROWS = 64
+DROPS = ("truncated", "empty", "refusal")
 _BATCH = 16
 
 
@@ -40,14 +44,21 @@ def write_responses(
     seed: int,
     backend: str = "auto",
     gguf_path: Path | None = None,
+    origin: ledger.Origin | None = None,
+    test: Sequence[Row] = (),
 ) -> dict[str, Any]:
-    """Write `shard-00000.jsonl`, ... : id of the data's row, prompt, response, finish (`stop` or `length`), tokens.
+    """Write `shard-00000.jsonl`, ... and the ledger.
 
-    A shard is written whole or not at all, so a killed run loses one shard at most. What is drawn depends on the seed
-    and the shard alone, so a resumed run draws the same.
+    A line has id of the data's row, prompt, response, finish (`stop` or `length`), prompt_tokens, tokens. A shard is
+    written whole or not at all, so a killed run loses one shard at most. What is drawn depends on the seed and the
+    shard alone, so a resumed run draws the same.
+
+    Args:
+        origin: the teacher, for the ledger; the directory's name where there is none.
+        test: held-out rows, whose overlap with each written row the ledger states.
 
     Returns:
-        counts: rows, written, truncated, empty, tokens.
+        counts: rows, written, truncated, empty, refusal, tokens; and the ledger's summary.
 
     Raises:
         UserError: template `text`, llama.cpp without a GGUF, a prompt too long for the teacher, or no usable response.
@@ -71,28 +82,52 @@ def write_responses(
                 prompts = encode_prompts([row.prompt for row in shard], tokenizer, template, system)
                 _check_room(prompts, shard, context, signal)
                 answers = writer(prompts, (seed * 1_000_003 + number) % (1 << 31))
-                write_text(path, "".join(_line(*pair, tokenizer, stop) for pair in zip(shard, answers, strict=True)))
+                lines = zip(shard, prompts, answers, strict=True)
+                write_text(path, "".join(_line(*line, tokenizer, stop) for line in lines))
             task.advance(len(shard))
-    counts = Counter[str]()
-    for record in _records(work):
-        counts["rows"] += 1
-        counts["tokens"] += record["tokens"]
-        counts[_drop(record) or "written"] += 1
+    settings = {**signal.model_dump(mode="json", exclude={"kind"}), "seed": seed, "backend": backend}
+    written = _enter(list(_records(work)), origin or ledger.Origin(model_dir.name), settings, test)
+    ledger.write(work, written)
+    counts = Counter(row.dropped_because or "written" for row in written)
     if not counts["written"]:
+        dropped = ", ".join(f"{counts[reason]} {reason}" for reason in DROPS)
         raise UserError(
-            f"no usable response: {counts['truncated']} truncated, {counts['empty']} empty of {counts['rows']}",
+            f"no usable response: {dropped} of {len(written)}",
             where="signal",
             fix="raise signal.max_new_tokens, or fit the teacher to the task first",
         )
-    return {name: counts[name] for name in ("rows", "written", "truncated", "empty", "tokens")}
+    tokens = sum(row.response_tokens for row in written)
+    facts = {"rows": len(written), "written": counts["written"], **{reason: counts[reason] for reason in DROPS}}
+    return {**facts, "tokens": tokens, "ledger": ledger.summary(written)}
 
 
 def read_responses(directory: Path) -> list[Row]:
     """The usable responses as rows, in the data's order."""
+    return [Row(row.id, row.prompt, row.response) for row in ledger.read(directory) if row.kept]
+
+
+def _enter(
+    records: Sequence[dict[str, Any]], origin: ledger.Origin, settings: dict[str, Any], test: Sequence[Row]
+) -> list[ledger.LedgerRow]:
+    """The ledger's rows, in the order of the records."""
+    asked = overlaps((record["prompt"] for record in records), [row.prompt for row in test])
+    created = ledger.now()
     return [
-        Row(row_id(record["prompt"], record["response"]), record["prompt"], record["response"])
-        for record in _records(directory)
-        if not _drop(record)
+        ledger.LedgerRow.make(
+            record["prompt"],
+            record["response"],
+            origin,
+            id=row_id(record["prompt"], record["response"]),
+            method="text",
+            settings=settings,
+            dropped_because=_drop(record) or "",
+            overlap=overlap if test else None,
+            prompt_tokens=record.get("prompt_tokens", 0),
+            response_tokens=record["tokens"],
+            parent=record["id"],
+            created=created,
+        )
+        for record, overlap in zip(records, asked, strict=True)
     ]
 
 
@@ -105,10 +140,12 @@ def _records(directory: Path) -> Iterator[dict[str, Any]]:
 def _drop(record: dict[str, Any]) -> str | None:
     if record["finish"] != "stop":
         return "truncated"
-    return None if record["response"].strip() else "empty"
+    if not record["response"].strip():
+        return "empty"
+    return "refusal" if refusal(record["response"]) else None
 
 
-def _line(row: Row, ids: list[int], tokenizer: Any, stop: tuple[int, ...]) -> str:
+def _line(row: Row, prompt: Sequence[int], ids: list[int], tokenizer: Any, stop: tuple[int, ...]) -> str:
     ended = bool(ids) and ids[-1] in stop
     text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
     record = {
@@ -116,6 +153,7 @@ def _line(row: Row, ids: list[int], tokenizer: Any, stop: tuple[int, ...]) -> st
         "prompt": row.prompt,
         "response": text,
         "finish": "stop" if ended else "length",
+        "prompt_tokens": len(prompt),
         "tokens": len(ids),
     }
     return json.dumps(record, ensure_ascii=True) + "\n"
