@@ -1,7 +1,7 @@
 """A Hugging Face fast tokenizer as GGUF vocabulary fields.
 
-Three kinds: byte-level BPE (`gpt2`, with llama.cpp's name of its pre-tokenizer), SentencePiece BPE with byte fallback
-(`llama`, scores from the merge order) and Unigram (`t5`).
+Four kinds: byte-level BPE (`gpt2`, with llama.cpp's name of its pre-tokenizer), SentencePiece BPE with byte fallback
+(`llama`, scores from the merge order), Unigram (`t5`) and WordPiece (`bert`).
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ def vocabulary_of(tokenizer: Any, size: int, eos_ids: list[int], where: str) -> 
         control = added["special"] or _CONTROL_LIKE.match(added["content"])
         types[added["id"]] = CONTROL if control else USER_DEFINED
     kind = spec["model"]["type"]
+    if kind == "WordPiece":
+        return _wordpiece(tokenizer, spec, tokens, types, where)
     if kind == "BPE" and _is_byte_level(spec):
         vocabulary = _byte_level(tokenizer, spec, tokens, types, where)
     elif kind == "BPE" and spec["model"].get("byte_fallback"):
@@ -111,7 +113,7 @@ def vocabulary_of(tokenizer: Any, size: int, eos_ids: list[int], where: str) -> 
         raise UserError(
             f"tokenizer model {kind!r} without byte-level pre-tokenizer or byte fallback has no GGUF equivalent",
             where=where,
-            fix="byte-level BPE, SentencePiece BPE and Unigram tokenizers can be exported",
+            fix="byte-level BPE, SentencePiece BPE, Unigram and WordPiece tokenizers can be exported",
         )
     vocabulary.ids = _special_ids(tokenizer, eos_ids)
     probe = tokenizer("a").input_ids
@@ -194,6 +196,39 @@ def _unigram(spec: dict[str, Any], tokens: list[str], types: list[int]) -> Vocab
         scores=scores,
         flags={"add_space_prefix": _prefixed(spec), "remove_extra_whitespaces": collapse},
         charsmap=base64.b64decode(charsmap) if charsmap else None,
+    )
+
+
+def _wordpiece(tokenizer: Any, spec: dict[str, Any], tokens: list[str], types: list[int], where: str) -> Vocabulary:
+    """llama.cpp writes a word's first piece with a phantom space before it, and the others bare."""
+    prefix = spec["model"]["continuing_subword_prefix"]
+    if prefix != "##":
+        raise UserError(f"its pieces continue with {prefix!r}, llama.cpp knows '##' alone", where=where,
+                        fix="use ONNX for this tokenizer")  # fmt: skip
+    written = [
+        token if types[index] in (CONTROL, UNUSED) else token[2:] if token.startswith("##") else SPACE + token
+        for index, token in enumerate(tokens)
+    ]
+    _mark_unknown(spec["model"]["unk_token"], tokens, types)
+    ids = {"bos": tokenizer.cls_token_id, "cls": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id,
+           "seperator": tokenizer.sep_token_id, "padding": tokenizer.pad_token_id,
+           "unknown": tokenizer.unk_token_id, "mask": tokenizer.mask_token_id}  # fmt: skip
+    normalizer = next((part for part in _parts(spec["normalizer"], "normalizers") if "lowercase" in part), {})
+    lowercase = bool(normalizer.get("lowercase", False))
+    accents = normalizer.get("strip_accents")
+    return Vocabulary(
+        "bert",
+        "default",
+        written,
+        types,
+        ids={name: int(index) for name, index in ids.items() if index is not None},
+        flags={
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "add_sep_token": True,
+            "normalizer.lowercase": lowercase,
+            "normalizer.strip_accents": lowercase if accents is None else bool(accents),
+        },
     )
 
 

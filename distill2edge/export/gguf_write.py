@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # meta's keys that have a field of their own in the GGUF specification; every other goes under distill2edge.*
 _GENERAL = {"name": "general.name", "licence": "general.license", "description": "general.description"}
 
+_ALWAYS_F32 = ("position_embd.weight", "token_types.weight")
+
 
 def metadata_fields(meta: dict[str, Any]) -> list[tuple[str, Any]]:
     """GGUF key-values of the export's `meta`: name, licence and description, the teacher, the recipe and its key."""
@@ -76,9 +78,10 @@ def write_gguf(
 
     config, family = load_config(model_dir)
     layers = config.num_hidden_layers
+    fields = gguf_config.fields_of(config, family, str(model_dir))
     names = {theirs: ours for ours, theirs in family.names(layers).items()}
     if config.tie_word_embeddings:
-        names.pop("lm_head.weight")  # llama.cpp uses the embedding where no output tensor is
+        names.pop("lm_head.weight", None)  # llama.cpp uses the embedding where no output tensor is
     with ExitStack() as stack:
         tensors = open_weights(model_dir, stack)
         plan = _plan(tensors, names, config.tie_word_embeddings, str(model_dir))
@@ -88,7 +91,7 @@ def write_gguf(
             writer.add_uint32(key, value) if isinstance(value, int) else writer.add_string(key, value)
         shapes = {theirs: tuple(tensors[theirs].get_slice(theirs).get_shape()) for theirs, _ in plan}
         writer.add_size_label(gguf.size_label(sum(math.prod(shape) for shape in shapes.values()), 0, 0, 0))
-        _add_fields(writer, gguf_config.fields_of(config, family, str(model_dir)))
+        _add_fields(writer, fields)
         writer.add_file_type(getattr(gguf.LlamaFileType, "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"))
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         vocabulary.write(writer)
@@ -97,7 +100,7 @@ def write_gguf(
         for name, array in extra.items():
             writer.add_tensor_info(name, array.shape, array.dtype, array.nbytes)
         for theirs, ours in plan:
-            _announce(writer, ours, shapes[theirs], matrix)
+            _announce(writer, ours, shapes[theirs], _type_of(ours, matrix))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -106,8 +109,8 @@ def write_gguf(
         with progress.task(f"writing GGUF ({kind})", len(plan)) as task:
             for theirs, ours in plan:
                 array = tensors[theirs].get_tensor(theirs).float().numpy()
-                array = family.to_gguf(ours, array, config.num_attention_heads, config.num_key_value_heads)
-                writer.write_tensor_data(_encode(array, matrix))
+                array = family.to_gguf(ours, array, config.num_attention_heads, _kv_heads(config))
+                writer.write_tensor_data(_encode(array, _type_of(ours, matrix)))
                 task.advance()
         writer.close()
     return sum(math.prod(shape) for shape in shapes.values())
@@ -147,7 +150,7 @@ def _plan(tensors: dict[str, Any], names: dict[str, str], tied: bool, where: str
     """(Hugging Face name, GGUF name) of the tensors to write, in GGUF's usual order."""
     ignored = {"lm_head.weight"} if tied else set()
     unknown = sorted(name for name in tensors if name not in names and name not in ignored
-                     and not name.endswith("rotary_emb.inv_freq"))  # fmt: skip
+                     and not name.endswith(("rotary_emb.inv_freq", "embeddings.position_ids")))  # fmt: skip
     if unknown:
         raise UserError(f"weights that this family does not have: {', '.join(unknown[:5])}", where=where,
                         fix="merge adapters first, or give --converter PATH")  # fmt: skip
@@ -158,18 +161,30 @@ def _plan(tensors: dict[str, Any], names: dict[str, str], tied: bool, where: str
 
 
 def _extra(config: Any, family: Family) -> dict[str, np.ndarray]:
+    if family.architecture != "llama":
+        return {}
     rope = gguf_config.rope_of(config)
-    if family.architecture == "llama" and rope.get("rope_type") == "llama3":
-        return {"rope_freqs.weight": llama3_factors(rope, gguf_config.head_dim(config))}
-    return {}
+    if rope.get("rope_type") != "llama3":
+        return {}
+    return {"rope_freqs.weight": llama3_factors(rope, gguf_config.head_dim(config))}
 
 
 def _add_fields(writer: Any, fields: list[gguf_config.Field]) -> None:
+    add = {"uint32": writer.add_uint32, "float32": writer.add_float32, "string": writer.add_string,
+           "bool": writer.add_bool, "bools": writer.add_array, "strings": writer.add_array}  # fmt: skip
     for key, kind, value in fields:
-        if kind == "bools":
-            writer.add_array(key, [bool(item) for item in value])
-        else:
-            {"uint32": writer.add_uint32, "float32": writer.add_float32, "string": writer.add_string}[kind](key, value)
+        add[kind](key, value)
+
+
+def _kv_heads(config: Any) -> int:
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
+def _type_of(name: str, matrix: Any) -> Any:
+    """The type of a tensor: llama.cpp adds BERT's position and type embeddings as float32."""
+    import gguf
+
+    return gguf.GGMLQuantizationType.F32 if name in _ALWAYS_F32 else matrix
 
 
 def _announce(writer: Any, name: str, shape: tuple[int, ...], matrix: Any) -> None:

@@ -8,7 +8,7 @@ from distill2edge.errors import UserError
 from distill2edge.gguf_format.families import Family, llama3_factors
 from distill2edge.gguf_format.reader import GgufFile
 
-Kind = Literal["uint32", "float32", "string", "bools"]
+Kind = Literal["uint32", "float32", "string", "bool", "bools", "strings"]
 Field = tuple[str, Kind, Any]
 
 # llama.cpp's own default for Gemma 3: every sixth layer looks at the whole context.
@@ -37,6 +37,8 @@ def fields_of(config: Any, family: Family, where: str) -> list[Field]:
         return UserError(f"{what} cannot be expressed in a {family.architecture} GGUF", where=where,
                          fix="give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)")  # fmt: skip
 
+    if family.classifier:
+        return _classifier_fields(config, family.architecture, no)
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     wanted = {"gemma3": ("gelu_pytorch_tanh",)}.get(family.architecture, ("silu", "swish"))
     if activation not in wanted:
@@ -64,6 +66,32 @@ def fields_of(config: Any, family: Family, where: str) -> list[Field]:
     ):
         raise no("sliding-window attention")
     return fields
+
+
+# llama.cpp's number of the pooling that runs a classification head (`enum llama_pooling_type` in llama.h).
+POOLING_RANK = 4
+
+
+def _classifier_fields(config: Any, arch: str, no: Any) -> list[Field]:
+    architectures = getattr(config, "architectures", None) or []
+    if architectures != ["BertForSequenceClassification"]:
+        raise no(f"{', '.join(architectures) or 'a model without architectures'} (not BertForSequenceClassification)")
+    if config.hidden_act != "gelu":
+        raise no(f"activation {config.hidden_act!r}")
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        raise no(f"position embedding {config.position_embedding_type!r}")
+    return [
+        (f"{arch}.block_count", "uint32", config.num_hidden_layers),
+        (f"{arch}.context_length", "uint32", config.max_position_embeddings),
+        (f"{arch}.embedding_length", "uint32", config.hidden_size),
+        (f"{arch}.feed_forward_length", "uint32", config.intermediate_size),
+        (f"{arch}.attention.head_count", "uint32", config.num_attention_heads),
+        (f"{arch}.attention.layer_norm_epsilon", "float32", config.layer_norm_eps),
+        (f"{arch}.attention.causal", "bool", False),
+        (f"{arch}.pooling_type", "uint32", POOLING_RANK),
+        (f"{arch}.classifier.output_labels", "strings", [config.id2label[i] for i in range(config.num_labels)]),
+        ("tokenizer.ggml.token_type_count", "uint32", config.type_vocab_size),
+    ]
 
 
 def _rope_fields(arch: str, rope: dict[str, Any], no: Any) -> list[Field]:

@@ -7,7 +7,7 @@ minus one; GGUF stores the factor itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
@@ -36,11 +36,39 @@ _SANDWICH = {
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_BERT = {
+    "attn_q": "attention.self.query",
+    "attn_k": "attention.self.key",
+    "attn_v": "attention.self.value",
+    "attn_output": "attention.output.dense",
+    "attn_output_norm": "attention.output.LayerNorm",
+    "ffn_up": "intermediate.dense",
+    "ffn_down": "output.dense",
+    "layer_output_norm": "output.LayerNorm",
+}
+# llama.cpp's rank pooling of `bert`: tanh(cls x first token + bias), then cls.output: BERT's pooler and classifier.
+_BERT_TOP = {
+    "token_embd": "bert.embeddings.word_embeddings",
+    "position_embd": "bert.embeddings.position_embeddings",
+    "token_types": "bert.embeddings.token_type_embeddings",
+    "token_embd_norm": "bert.embeddings.LayerNorm",
+    "cls": "bert.pooler.dense",
+    "cls.output": "classifier",
+}
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture in both formats."""
+    """One architecture in both formats.
+
+    Attributes:
+        block: GGUF name -> Hugging Face name within a block.
+        permuted: query and key rows are reordered.
+        norm_shift: what GGUF adds to a norm's weights.
+        top: the same names for tensors outside the blocks.
+        layer: Hugging Face name of the list of blocks.
+        classifier: an encoder with a sequence-classification head; written only.
+    """
 
     architecture: str
     model_types: tuple[str, ...]
@@ -48,14 +76,18 @@ class Family:
     block: dict[str, str]
     permuted: bool = False
     norm_shift: float = 0.0
+    top: dict[str, str] = field(default_factory=lambda: dict(_TOP))
+    layer: str = "model.layers"
+    classifier: bool = False
 
     def names(self, layers: int) -> dict[str, str]:
         """GGUF tensor name -> Hugging Face tensor name, for every tensor such a model may have."""
-        pairs = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in _TOP.items()}
+        parts = ("weight", "bias") if self.classifier else ("weight",)
+        pairs = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in self.top.items() for part in parts}
         for layer in range(layers):
             for ours, theirs in self.block.items():
                 for part in ("weight", "bias"):
-                    pairs[f"blk.{layer}.{ours}.{part}"] = f"model.layers.{layer}.{theirs}.{part}"
+                    pairs[f"blk.{layer}.{ours}.{part}"] = f"{self.layer}.{layer}.{theirs}.{part}"
         return pairs
 
     def to_gguf(self, name: str, weight: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
@@ -90,6 +122,7 @@ FAMILIES = (
     Family("qwen2", ("qwen2",), "Qwen2 and Qwen2.5", _PRE_NORM),
     Family("qwen3", ("qwen3",), "Qwen3", {**_PRE_NORM, **_QK_NORM}),
     Family("gemma3", ("gemma3_text",), "Gemma 3 (text)", _SANDWICH, norm_shift=1.0),
+    Family("bert", ("bert",), "BERT classifiers", _BERT, top=_BERT_TOP, layer="bert.encoder.layer", classifier=True),
 )
 
 
@@ -104,8 +137,8 @@ def by_model_type(model_type: str) -> Family | None:
 
 
 def by_architecture(architecture: str) -> Family | None:
-    """The family of a GGUF `general.architecture`."""
-    return next((family for family in FAMILIES if family.architecture == architecture), None)
+    """The family of a GGUF `general.architecture` that can be read back (decoders)."""
+    return next((family for family in FAMILIES if family.architecture == architecture and not family.classifier), None)
 
 
 def llama3_factors(rope: dict[str, Any], head_dim: int) -> np.ndarray:

@@ -51,5 +51,8 @@ def open_runtime(
 
         return OnnxRuntime(path, threads=threads, device=device, context=context)
     from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
+    from distill2edge.runtimes.llama_cpp_classifier import LlamaCppClassifier, output_labels
 
+    if output_labels(path):
+        return LlamaCppClassifier(path, threads=threads, device=device, context=context)
     return LlamaCppRuntime(path, threads=threads, device=device, context=context)
