@@ -7,41 +7,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny import tiny_llama
+from tiny import tiny_recipe
 
 from distill2edge.cli import main
-
-RECIPE = """\
-name: tiny
-teacher: {{model: {model}}}
-data:
-  source: {rows}
-  template: plain
-  prompt: "Review: {{{{ text }}}}\\nSentiment:"
-  response: "{{{{ label }}}}"
-  choices: [" bad", " good"]
-  max_length: 64
-  splits: {{train: 24, validation: 8, calibration: 4, test: 12}}
-  leakage: {{near_duplicate: 1.0}}
-signal: {signal}
-student: {{init: {{from: teacher, layers: 1}}, lora: {{rank: 4, alpha: 8}}}}
-distill: {{loss: {loss}, learning_rate: 1e-2, batch_size: 8}}
-export: [onnx:int8, gguf:Q8_0]
-verify: {{rows: 12}}
-bench: {{workloads: [task, chat-8-3], rounds: 1, requests: 1}}
-"""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
-    tiny_llama(root / "teacher", layers=2)
-    (root / "teacher" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    rows = [{"text": f"film {n} the {n * 37} dog", "label": (" bad", " good")[n % 2]} for n in range(60)]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    loss, signal = "{ce: 0.5, forward_kl: 0.5}", "{kind: logits, top_k: 16}"
-    text = RECIPE.format(model=root / "teacher", rows=root / "rows.jsonl", signal=signal, loss=loss)
-    (root / "tiny.yaml").write_text(text)
+    tiny_recipe(root)
     return root
 
 

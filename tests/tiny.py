@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,26 @@ WORDS = (
     "the quick brown fox jumps over a lazy dog and then it sleeps in the warm sun of the long afternoon while "
     "we review films, books and music: good, bad, fine, awful! def add(a, b): return a + b\n\tif x == 12345: pass\n"
 )
+
+RECIPE = """\
+name: {name}
+teacher: {{model: {model}}}
+data:
+  source: {rows}
+  template: plain
+  prompt: "Review: {{{{ text }}}}\\nSentiment:"
+  response: "{{{{ label }}}}"
+  choices: [" bad", " good"]
+  max_length: 64
+  splits: {{train: 24, validation: 8, calibration: 4, test: 12}}
+  leakage: {{near_duplicate: 1.0}}
+signal: {{kind: logits, top_k: 16}}
+student: {{init: {{from: teacher, layers: 1}}, lora: {{rank: 4, alpha: 8}}}}
+distill: {{loss: {{ce: 0.5, forward_kl: 0.5}}, learning_rate: 1e-2, batch_size: 8}}
+export: [onnx:int8, gguf:Q8_0]
+verify: {{rows: 12}}
+bench: {{workloads: [task, chat-8-3], rounds: 1, requests: 1}}
+"""
 
 
 @cache
@@ -193,3 +214,14 @@ def tiny_bert(
                 weight += 0.1 * torch.randn_like(weight)
     model.save_pretrained(directory)
     return model
+
+
+def tiny_recipe(root: Path, name: str = "tiny") -> Path:
+    """Write a teacher of two layers, rows, and a recipe that takes them the whole way; returns the recipe's path."""
+    tiny_llama(root / "teacher", layers=2)
+    (root / "teacher" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    rows = [{"text": f"film {n} the {n * 37} dog", "label": (" bad", " good")[n % 2]} for n in range(60)]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = root / f"{name}.yaml"
+    path.write_text(RECIPE.format(name=name, model=root / "teacher", rows=root / "rows.jsonl"))
+    return path
