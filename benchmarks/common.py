@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 if str(ROOT) not in sys.path:  # a benchmark runs as a script, from a checkout too
     sys.path.insert(0, str(ROOT))
 
-from distill2edge.bench.statistics import Figure, interleaved_ratio  # noqa: E402
+from distill2edge.bench.statistics import Figure, difference_interval, interleaved_ratio, ratio_interval  # noqa: E402
 from distill2edge.machine import machine, versions  # noqa: E402  (after the path is set)
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "bar",
     "interleave",
     "machine",
+    "paired",
     "ratio",
     "summary",
     "versions",
@@ -73,6 +74,32 @@ def interleave(
 def ratio(samples: Mapping[str, Sequence[float]], numerator: str, denominator: str) -> Figure:
     """The median over rounds of one arm over another, with its 95% interval."""
     return interleaved_ratio(samples[numerator], samples[denominator])
+
+
+def paired(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, ratio: bool = False) -> Figure:
+    """Two arms on the same items under the same seeds: mean of `a` minus that of `b`, with its 95% interval.
+
+    The bootstrap resamples items. An item is first averaged over its seeds, so the interval is over items, given these
+    seeds: seeds are too few to resample, and as separate items they would count one held-out row several times. Pool
+    this way only where all seeds share their held-out rows; where each seed has rows of its own, give every seed's
+    rows once, as one list of one "seed".
+
+    Args:
+        a, b: [seeds][items] scores of each item (1 or 0 for right or wrong; or a log-probability), same order.
+        ratio: mean of `a` over that of `b` instead of the difference.
+
+    Raises:
+        ValueError: another number of seeds or items, or no ratio, since the mean of `b` is 0.
+    """
+    if len(a) != len(b) or len({len(seed) for seed in (*a, *b)}) != 1:
+        raise ValueError("both arms need the same seeds, and every seed the same items")
+    means = [[statistics.fmean(item) for item in zip(*arm, strict=True)] for arm in (a, b)]
+    if not ratio:
+        return difference_interval(*means)
+    found = ratio_interval(*means)
+    if found is None:
+        raise ValueError("no ratio: the second arm scores 0 on every item")
+    return found
 
 
 def bar(name: str, value: float | Figure | None, op: str, target: float, *, unit: str = "", note: str = "") -> dict:

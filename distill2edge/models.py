@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -68,7 +68,7 @@ class Encodings:
     def head(self, count: int) -> Encodings:
         """The first `count` rows."""
         choices = None if self.choices is None else self.choices[:count]
-        return Encodings(self.rows[:count], choices, self.vocabulary, self.stop)
+        return replace(self, rows=self.rows[:count], choices=choices)
 
 
 def check_models(models: Sequence[ModelFile]) -> None:

@@ -10,6 +10,7 @@ from distill2edge import steps
 from distill2edge.errors import UserError
 from distill2edge.pipeline import Stage
 from distill2edge.progress import Progress
+from distill2edge.recipe.canonical import canonical
 from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe, Scratch
 from distill2edge.schemes import Scheme, parse_scheme
 from distill2edge.store import sha256_of
@@ -60,11 +61,11 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
 
     data = add(
         "data",
-        {**_dump(recipe.data), "content": data_fingerprint(recipe.data.source, recipe.data.revision)},
+        {**canonical(recipe.data), "content": data_fingerprint(recipe.data.source, recipe.data.revision)},
         (),
         partial(steps.write_data, recipe),
     )
-    teacher_section = _dump(recipe.teacher, exclude={"fit", "backend"})
+    teacher_section = canonical(recipe.teacher, {"fit", "backend"})
     teacher_section |= {
         "content": model_fingerprint(recipe.teacher.model, recipe.teacher.revision, progress),
         "derivative": own_layers,
@@ -75,17 +76,18 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     base = add("teacher", teacher_section, (data,) if made else (), partial(steps.write_teacher, recipe))
     teacher = base
     if recipe.teacher.fit is not None:
-        section = {"fit": _dump(recipe.teacher.fit), "rows": rows}
+        section = {"fit": canonical(recipe.teacher.fit), "rows": rows}
         teacher = add("fit", section, (data, base), partial(steps.write_fit, recipe))
 
     signal = ()
     if recipe.signal.kind != "gold":
-        section = {"signal": _dump(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
+        section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
         if recipe.signal.kind == "text":
             section["ledger"] = 1  # what is dropped, and what is written of it
-        signal = (add("signal", section, (data, teacher), partial(steps.write_signal, recipe)),)
+        parents = (data, teacher) if recipe.signal.kind == "logits" else tuple(dict.fromkeys((data, base, teacher)))
+        signal = (add("signal", section, parents, partial(steps.write_signal, recipe)),)
 
-    section = {"init": _dump(recipe.student.init)}
+    section = {"init": canonical(recipe.student.init)}
     if own_layers:
         parents = (data, teacher)
     else:
@@ -98,7 +100,11 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         arms.append((" control", control_of(recipe.distill), GoldSignal().kind, ()))
     merged: list[str] = []
     for suffix, training, kind, read in arms:
-        section = {"distill": _dump(training, exclude={"control"}), "lora": _dump(recipe.student.lora), "rows": rows}
+        section = {
+            "distill": canonical(training, {"control"}),
+            "lora": canonical(recipe.student.lora),
+            "rows": rows,
+        }
         trained = add(
             f"distill{suffix}",
             {**section, "signal": kind},
@@ -121,18 +127,18 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     measured = tuple(dict.fromkeys(measured))
     verify = add(
         "verify",
-        {"verify": _dump(recipe.verify), "choices": recipe.data.choices, "rows": rows},
+        {"verify": canonical(recipe.verify), "choices": recipe.data.choices, "rows": rows},
         measured,
         partial(steps.write_verify, recipe, teacher),
     )
     bench = add(
         "bench",
-        {"bench": _dump(recipe.bench), "cost": _dump(recipe.cost), "rows": rows},
+        {"bench": canonical(recipe.bench), "cost": canonical(recipe.cost), "rows": rows},
         measured,
         partial(steps.write_bench, recipe, teacher),
     )
     everything = tuple(stage.name for stage in stages)
-    section = {"recipe": _dump(recipe)}
+    section = {"recipe": canonical(recipe)}
     add("report", section, (*everything[:-2], verify, bench), partial(steps.write_report, recipe))
     return stages
 
@@ -162,7 +168,3 @@ def _exporter(converter: Path | None) -> tuple[Path, str] | None:
             "no such file", where=f"--converter {converter}", fix="convert_hf_to_gguf.py of a llama.cpp checkout"
         )
     return converter, sha256_of(converter)
-
-
-def _dump(section: Any, exclude: set[str] | None = None) -> Any:
-    return None if section is None else section.model_dump(mode="json", by_alias=True, exclude=exclude)

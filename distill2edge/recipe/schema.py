@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from distill2edge.schemes import Scheme, parse_scheme
 
+LATER = "later"
+"""Marks a field that came after the first stores: at its default it is no part of a stage's key (see `canonical`)."""
+
 
 class Section(BaseModel):
     """A frozen part of a recipe that refuses unknown keys."""
@@ -46,7 +49,9 @@ class Data(Section):
         description="hub id | path of json, jsonl, csv, parquet or text | package:MODULE/PATH | bundled:NAME"
     )
     config: str | None = Field(None, description="configuration name of a hub data set")
-    revision: str | None = Field(None, description="commit, tag or branch of a hub data set; null: its main branch")
+    revision: Annotated[str | None, LATER] = Field(
+        None, description="commit, tag or branch of a hub data set; null: its main branch"
+    )
     split: str | None = Field(None, description="split to read; null reads all that exist")
     filter: str | None = Field(None, description="Jinja expression over a row; rows for which it is false are left out")
     template: Literal["chat", "plain", "text"] = Field(
@@ -303,7 +308,7 @@ class Bench(Section):
     requests: int = Field(4, ge=1, description="timed requests per process and workload")
     warmup: int = Field(1, ge=0)
     torch: bool = Field(True, description="measure teacher and student in PyTorch as well")
-    machine: str | None = Field(
+    machine: Annotated[str | None, LATER] = Field(
         None,
         description="device of the price catalogue that this machine is: its watts give the energy where no meter does",
     )

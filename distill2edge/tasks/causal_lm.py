@@ -1,0 +1,212 @@
+"""`task: causal-lm`: decoders that continue a prompt."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.models import Encodings, ModelFile
+from distill2edge.progress import Progress
+from distill2edge.recipe.schema import Distill, Loss, Recipe
+from distill2edge.tasks.base import SURVIVAL, Facts
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Encoded, Row
+
+
+def fit(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+    """Trained on the data's own responses, then merged."""
+    from distill2edge.distill.train import train
+    from distill2edge.merge import merge
+
+    section = recipe.teacher.fit
+    assert section is not None
+    rows = encode(recipe, rows_dir, base, "train")
+    if section.max_rows is not None:
+        rows = rows[: section.max_rows]
+    trained = work / "trained"
+    facts = train(
+        base,
+        rows,
+        encode(recipe, rows_dir, base, "validation"),
+        None,
+        section,
+        Loss(ce=1.0),
+        section.lora,
+        Distill().chunk,
+        recipe.seed,
+        trained,
+        progress,
+    )
+    merged = merge(base, trained, rows[:8], SURVIVAL, work)
+    shutil.rmtree(trained)
+    return {"train": facts, "merge": merged}
+
+
+def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+    """The teacher's logits on train and validation rows, or the responses it writes."""
+    from distill2edge.teacher.load import gguf_of
+
+    # A fit changes the weights: the original GGUF would silently be another teacher, so the backend refuses it.
+    llama = recipe.teacher.backend == "llama.cpp" and recipe.teacher.fit is None
+    gguf = gguf_of(recipe.teacher.model, progress) if llama and isinstance(recipe.teacher.model, str) else None
+    if recipe.signal.kind == "logits":
+        from distill2edge.teacher.logits import cache_logits
+
+        rows = [*encode(recipe, rows_dir, teacher, "train"), *encode(recipe, rows_dir, teacher, "validation")]
+        return cache_logits(
+            teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
+        )
+    from distill2edge.data.encode import read_rows
+    from distill2edge.ledger import Origin
+    from distill2edge.teacher.text import write_responses
+
+    assert recipe.signal.kind == "text"
+    return write_responses(
+        teacher,
+        read_rows(rows_dir, "train"),
+        recipe.signal,
+        work,
+        progress,
+        template=recipe.data.template,
+        system=recipe.data.system,
+        seed=recipe.seed,
+        backend=recipe.teacher.backend,
+        gguf_path=gguf,
+        origin=Origin.of(origin),
+        test=read_rows(rows_dir, "test"),
+    )
+
+
+def student(
+    recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+) -> Facts:
+    """The teacher's own layers, or a checkpoint."""
+    from distill2edge.student.init import init_student
+
+    rows = encode(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
+    return init_student(
+        recipe.student,
+        teacher,
+        rows,
+        work,
+        progress,
+        checkpoint,
+        same_vocabulary=recipe.signal.kind == "logits",
+    )
+
+
+def distill(
+    recipe: Recipe,
+    training: Distill,
+    kind: str,
+    student: Path,
+    teacher: Path | None,
+    signal: Path | None,
+    rows_dir: Path,
+    work: Path,
+    progress: Progress,
+) -> Facts:
+    """On the teacher's logits, on its text, or on the data's own responses."""
+    from distill2edge.distill.train import train
+
+    if kind == "text":
+        from distill2edge.teacher.text import read_responses
+
+        assert signal is not None
+        rows = encode_rows(recipe, read_responses(signal), student)
+    else:
+        rows = encode(recipe, rows_dir, student, "train")
+    return train(
+        student,
+        rows,
+        encode(recipe, rows_dir, student, "validation"),
+        signal if kind == "logits" else None,
+        training,
+        training.loss,
+        recipe.student.lora,
+        training.chunk,
+        recipe.seed,
+        work,
+        progress,
+    )
+
+
+def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
+    """The adapter's product added to the weights."""
+    from distill2edge.merge import merge as merge_weights
+
+    rows = encode(recipe, rows_dir, student, "validation") or encode(recipe, rows_dir, student, "train")
+    return merge_weights(student, trained, rows[:8], SURVIVAL, work)
+
+
+def held_out(recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
+    """Test rows, and where the responses are a closed set, every choice after each prompt."""
+    from distill2edge.data.encode import encode_choices, read_rows, stop_token_ids
+    from distill2edge.teacher.vocabulary import vocabulary_hash
+
+    data, tokenizer = recipe.data, load_tokenizer(model_dir)
+    rows = read_rows(rows_dir, "test")
+    encoded = encode_rows(recipe, rows, model_dir)
+    choices = None
+    if data.choices is not None:
+        by_id = {row.id: row for row in rows}
+        choices = [
+            encode_choices(by_id[item.row], data.choices, tokenizer, data.template, data.system) for item in encoded
+        ]
+    return Encodings(encoded, choices, vocabulary_hash(tokenizer), stop_token_ids(tokenizer, data.template))
+
+
+def verify(
+    recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
+) -> Facts:
+    """By likelihood of the choices, exact match, or likelihood of the responses."""
+    from distill2edge.verify.run import verify as verify_models
+
+    return verify_models(
+        models,
+        encodings,
+        recipe.verify,
+        template=recipe.data.template,
+        seed=recipe.seed,
+        work=work,
+        progress=progress,
+    )
+
+
+def bench(
+    recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
+) -> Facts:
+    """Prompts in, a forced number of tokens out."""
+    from distill2edge.bench.run import bench as bench_models
+    from distill2edge.cost.places import watts_of
+
+    watts = watts_of(recipe.bench, recipe.cost)
+    return bench_models(models, encodings, recipe.bench, seed=recipe.seed, work=work, progress=progress, watts=watts)
+
+
+# --- what its functions share -------------------------------------------------
+
+
+def encode(recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
+    """A split of the data in the tokens of a model."""
+    from distill2edge.data.encode import read_rows
+
+    return encode_rows(recipe, read_rows(rows_dir, split), model_dir)
+
+
+def encode_rows(recipe: Recipe, rows: Sequence[Row], model_dir: Path) -> list[Encoded]:
+    """Rows in the tokens of a model."""
+    from distill2edge.data.encode import encode_rows as encode_data
+
+    data = recipe.data
+    return encode_data(rows, load_tokenizer(model_dir), data.template, data.system, data.max_length)
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """The tokenizer of a Hugging Face directory."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
