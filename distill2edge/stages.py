@@ -45,6 +45,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     from distill2edge.cost.places import check_places, watts_of
     from distill2edge.data.sources import fingerprint as data_fingerprint
     from distill2edge.teacher.load import fingerprint as model_fingerprint
+    from distill2edge.verifiers.registry import contents
 
     check_places(recipe.cost)  # a misspelt machine must not wait for hours of training
     watts_of(recipe.bench, recipe.cost)
@@ -83,7 +84,9 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     if recipe.signal.kind != "gold":
         section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
         if recipe.signal.kind == "text":
-            section["ledger"] = 1  # what is dropped, and what is written of it
+            section["ledger"] = 2  # what is dropped, and what is written of it
+            if read := contents(recipe.signal.verify, progress):
+                section["read"] = read
         parents = (data, teacher) if recipe.signal.kind == "logits" else tuple(dict.fromkeys((data, base, teacher)))
         signal = (add("signal", section, parents, partial(steps.write_signal, recipe)),)
 

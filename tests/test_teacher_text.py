@@ -47,7 +47,16 @@ def test_finished_shards_are_not_written_again_and_cut_answers_are_dropped(tmp_p
         (work / f"shard-{number:05d}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     facts = write(tmp_path / "model", work)
     assert facts.pop("ledger")["dropped"] == {"truncated": 2, "empty": 2}
-    assert facts == {"rows": 6, "written": 2, "truncated": 2, "empty": 2, "refusal": 0, "tokens": 14}
+    assert facts == {
+        "rows": 6,
+        "written": 2,
+        "truncated": 2,
+        "empty": 2,
+        "refusal": 0,
+        "duplicate": 0,
+        "refused": 0,
+        "tokens": 14,
+    }
     assert [row.response for row in read_responses(work)] == ["whole", "whole"]
 
 

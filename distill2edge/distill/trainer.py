@@ -8,8 +8,9 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +28,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill2edge.distill.batches import LengthGrouped
+from distill2edge.distill.batches import Examples, LengthGrouped, collate
+from distill2edge.distill.model import DistillModel
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
 from distill2edge.progress import Task
@@ -38,7 +40,7 @@ _BEST = "best"
 
 
 class DistillTrainer(Trainer):
-    """Trains a module that computes its own loss: exact under gradient accumulation, deterministic, small checkpoints.
+    """Trains a `DistillModel`: exact under gradient accumulation, deterministic, small checkpoints.
 
     A checkpoint holds the trainable weights alone, with the optimizer, schedule and random state beside them.
 
@@ -47,19 +49,14 @@ class DistillTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        args: TrainingArguments,
-        train: Any,
-        validation: Any,
-        collator: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+        self, model: DistillModel, args: TrainingArguments, train: Examples, validation: Examples | None, pad: int
     ) -> None:
         super().__init__(
             model=model,
             args=args,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=collator,
+            data_collator=partial(collate, pad=pad),
         )
         self.remove_callback(PrinterCallback)
         self.distilled = model

@@ -112,6 +112,7 @@ def _document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Pat
 _BRANCHES = {
     *("FromTeacher", "FromModel", "Scratch", "name"),
     *("LogitsSignal", "TextSignal", "GoldSignal", "logits", "text", "gold"),
+    *("exact", "numeric", "python", "json-schema", "regex", "majority", "likelihood", "judge"),
 }
 
 
@@ -137,7 +138,8 @@ def _words(item: Any, path: yaml12.Path, document: Any) -> tuple[str, str]:
     if kind == "union_tag_invalid":
         return f"{context['discriminator']} is {context['tag']!r}", f"one of {context['expected_tags']}"
     if kind == "union_tag_not_found":
-        return "which kind is missing", "add kind: logits, kind: text or kind: gold"
+        kinds = "logits, text or gold" if path[-1:] == ("signal",) else "the field's other values are in the reference"
+        return "which kind is missing", f"add kind: ({kinds})"
     if kind == "literal_error":
         near = difflib.get_close_matches(str(item["input"]), _quoted(context["expected"]), n=1, cutoff=0.6)
         return f"{shown} is not one of {context['expected']}", f"did you mean {near[0]}?" if near else ""
@@ -151,7 +153,7 @@ def _quoted(expected: str) -> list[str]:
 def _known_keys(path: yaml12.Path) -> list[str]:
     """Keys of the section at `path`; of all its branches, where the section is a union."""
     models: list[type[BaseModel]] = [Recipe]
-    for part in path:
+    for part in (part for part in path if not isinstance(part, int)):
         fields = [model.model_fields.get(str(part)) for model in models]
         models = [found for field in fields if field for found in _sections(field.annotation)]
     return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from distill2edge.recipe.section import Section
+from distill2edge.recipe.verifiers import VerifierSpec
 from distill2edge.schemes import Scheme, parse_scheme
 
 LATER = "later"
 """Marks a field that came after the first stores: at its default it is no part of a stage's key (see `canonical`)."""
-
-
-class Section(BaseModel):
-    """A frozen part of a recipe that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 # --- data -------------------------------------------------------------------
@@ -193,6 +189,18 @@ class TextSignal(Section):
     max_new_tokens: int = Field(128, ge=1)
     temperature: float = Field(0.0, ge=0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1)
+    samples: Annotated[int, LATER] = Field(1, ge=1, le=256, description="responses to each prompt")
+    verify: Annotated[tuple[VerifierSpec, ...], LATER] = Field(
+        (), description="checks in this order; a response that one refuses is dropped, counted and explained"
+    )
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> TextSignal:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("samples of a greedy teacher are all alike: set signal.temperature above 0")
+        if self.samples < 3 and any(spec.kind == "majority" for spec in self.verify):
+            raise ValueError("a majority needs at least three samples: set signal.samples")
+        return self
 
 
 class GoldSignal(Section):

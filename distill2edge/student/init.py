@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model, logits_of
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
@@ -74,7 +73,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files and the generation settings as they are: rewriting them could change them."""
     names = (
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-        "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
+        "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
     )  # fmt: skip
     for name in names:
         if (source / name).is_file():
@@ -93,14 +92,15 @@ def _from_teacher(
     init: schema.FromTeacher, teacher_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress
 ) -> dict[str, Any]:
     import torch
+    from transformers import AutoModelForCausalLM
 
-    from distill2edge.student.layers import by_similarity, check_layers, evenly, keep_layers, layers_of
+    from distill2edge.student.layers import by_similarity, check_layers, decoder_layers, evenly, keep_layers
 
     total = json.loads((Path(teacher_dir) / "config.json").read_text()).get("num_hidden_layers")
     if total is not None:
         check_layers(init.layers, total)  # before seconds of loading
-    model: Any = load_model(teacher_dir, dtype="auto").eval()
-    total = len(layers_of(model))
+    model: Any = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype="auto", local_files_only=True).eval()
+    total = len(decoder_layers(model))
     dropped: list[dict[str, float]] = []
     if not isinstance(init.layers, int):
         kept = list(init.layers)
@@ -136,10 +136,11 @@ def _from_teacher(
 def _check_saved(model: Any, target: Path, probe: torch.Tensor) -> None:
     """What was saved must load as the very same function."""
     import torch
+    from transformers import AutoModelForCausalLM
 
-    saved: Any = load_model(target, dtype="auto").eval()
+    saved: Any = AutoModelForCausalLM.from_pretrained(target, dtype="auto", local_files_only=True).eval()
     with torch.no_grad():
-        same = torch.equal(logits_of(model, probe), logits_of(saved, probe))
+        same = torch.equal(model(probe, use_cache=False).logits, saved(probe, use_cache=False).logits)
     if not same:
         raise UserError(
             f"a {type(model).__name__} of fewer layers does not load as it was saved",

@@ -62,22 +62,29 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
     from distill2edge.data.encode import read_rows
     from distill2edge.ledger import Origin
     from distill2edge.teacher.text import write_responses
+    from distill2edge.verifiers.registry import Tools, opened
+    from distill2edge.verifiers.run import check_of
 
     assert recipe.signal.kind == "text"
-    return write_responses(
-        teacher,
-        read_rows(rows_dir, "train"),
-        recipe.signal,
-        work,
-        progress,
-        template=recipe.data.template,
-        system=recipe.data.system,
-        seed=recipe.seed,
-        backend=recipe.teacher.backend,
-        gguf_path=gguf,
-        origin=Origin.of(origin),
-        test=read_rows(rows_dir, "test"),
-    )
+    tools = Tools(teacher, recipe.data.template, recipe.data.system, work, progress)
+    with opened(recipe.signal.verify, tools) as verifiers:
+        facts = write_responses(
+            teacher,
+            read_rows(rows_dir, "train"),
+            recipe.signal,
+            work,
+            progress,
+            template=recipe.data.template,
+            system=recipe.data.system,
+            seed=recipe.seed,
+            backend=recipe.teacher.backend,
+            gguf_path=gguf,
+            origin=Origin.of(origin),
+            test=read_rows(rows_dir, "test"),
+            check=check_of(verifiers),
+        )
+    shutil.rmtree(work / "judge", ignore_errors=True)
+    return facts
 
 
 def student(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distill2edge import ledger
 from distill2edge.data.encode import Row, encode_prompts, row_id, stop_token_ids
@@ -14,22 +15,41 @@ from distill2edge.data.filters import refusal
 from distill2edge.data.leakage import overlaps
 from distill2edge.errors import UserError
 from distill2edge.files import write_text
-from distill2edge.precision import compute_dtype, default_device
 from distill2edge.progress import Progress
-from distill2edge.sampling import draw_token
-from distill2edge.teacher.backends import load_model, needs_gguf
+from distill2edge.teacher.writers import Writer, open_writer
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal
 
 SHARD_ROWS = 64
 DROPS = ("truncated", "empty", "refusal")
-_BATCH = 16
 
 
-class _Writer(Protocol):
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
-        """Generated ids of each prompt; the stop token, where one came, is the last."""
+@dataclass(frozen=True)
+class Text:
+    """One response that is to be checked.
+
+    Attributes:
+        prompt_id: what all samples of one prompt share.
+        reference: the data's own response.
+    """
+
+    prompt_id: str
+    prompt: str
+    response: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was said of one response: for the ledger, and why it is dropped (empty where it is not)."""
+
+    verdicts: tuple[ledger.Verdict, ...] = ()
+    dropped_because: str = ""
+
+
+Check: TypeAlias = Callable[[Mapping[int, Sequence[Text]], Path, Progress], tuple[list[Checked], dict[str, Any]]]
+"""Texts by shard, all samples of a prompt in one; where to keep verdicts; -> one `Checked` for each, and facts."""
 
 
 def write_responses(
@@ -46,19 +66,24 @@ def write_responses(
     gguf_path: Path | None = None,
     origin: ledger.Origin | None = None,
     test: Sequence[Row] = (),
+    check: Check | None = None,
+    method: str = "text",
 ) -> dict[str, Any]:
-    """Write `shard-00000.jsonl`, ... and the ledger.
+    """Write `shard-00000.jsonl`, ..., check what was written, and write the ledger.
 
-    A line has id of the data's row, prompt, response, finish (`stop` or `length`), prompt_tokens, tokens. A shard is
-    written whole or not at all, so a killed run loses one shard at most. What is drawn depends on the seed and the
-    shard alone, so a resumed run draws the same.
+    A line has id of the data's row, prompt, response, finish (`stop` or `length`), prompt_tokens, tokens; the samples
+    of one prompt follow each other. A shard is written whole or not at all, so a killed run loses one shard at most.
+    What is drawn depends on the seed and the shard alone, so a resumed run draws the same.
 
     Args:
         origin: the teacher, for the ledger; the directory's name where there is none.
         test: held-out rows, whose overlap with each written row the ledger states.
+        check: the verifiers; None where there are none.
+        method: for the ledger.
 
     Returns:
-        counts: rows, written, truncated, empty, refusal, tokens; and the ledger's summary.
+        counts: rows, written, truncated, empty, refusal, duplicate, refused (by a verifier), tokens; the ledger's
+        summary; and with a check `verify`: its facts, and how many prompts were left without a response.
 
     Raises:
         UserError: template `text`, llama.cpp without a GGUF, a prompt too long for the teacher, or no usable response.
@@ -72,33 +97,42 @@ def write_responses(
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     stop = stop_token_ids(tokenizer, template)
     context = _context(model_dir)
-    writer: _Writer | None = None
+    writer: Writer | None = None
     with progress.task("teacher writes", len(rows)) as task:
         for number, begin in enumerate(range(0, len(rows), SHARD_ROWS)):
             shard, path = rows[begin : begin + SHARD_ROWS], work / f"shard-{number:05d}.jsonl"
             if not path.is_file():
                 if writer is None:
-                    writer = _open(model_dir, tokenizer, signal, stop, backend, gguf_path)
+                    writer = open_writer(model_dir, tokenizer, signal, stop, backend, gguf_path)
                 prompts = encode_prompts([row.prompt for row in shard], tokenizer, template, system)
                 _check_room(prompts, shard, context, signal)
-                answers = writer(prompts, (seed * 1_000_003 + number) % (1 << 31))
-                lines = zip(shard, prompts, answers, strict=True)
+                asked = [pair for pair in zip(shard, prompts, strict=True) for _ in range(signal.samples)]
+                answers = writer([prompt for _, prompt in asked], (seed * 1_000_003 + number) % (1 << 31))
+                lines = ((*pair, answer) for pair, answer in zip(asked, answers, strict=True))
                 write_text(path, "".join(_line(*line, tokenizer, stop) for line in lines))
             task.advance(len(shard))
-    settings = {**signal.model_dump(mode="json", exclude={"kind"}), "seed": seed, "backend": backend}
-    written = _enter(list(_records(work)), origin or ledger.Origin(model_dir.name), settings, test)
+    records = list(_records(work))
+    checked, found = _check(records, rows, check, work, progress)
+    settings = {**signal.model_dump(mode="json", exclude={"kind", "verify"}), "seed": seed, "backend": backend}
+    written = _enter(records, checked, origin or ledger.Origin(model_dir.name), settings, test, method)
     ledger.write(work, written)
-    counts = Counter(row.dropped_because or "written" for row in written)
-    if not counts["written"]:
-        dropped = ", ".join(f"{counts[reason]} {reason}" for reason in DROPS)
+    facts = _count(written, records, checked)
+    if check is not None:
+        answered = {record["id"] for record, row in zip(records, written, strict=True) if row.kept}
+        facts["verify"] = {**found, "prompts": len(rows), "prompts_without_a_response": len(rows) - len(answered)}
+        progress.say(f"  {facts['written']:,} of {facts['rows']:,} responses kept")
+    if not facts["written"]:
+        dropped = Counter(ledger.reason_kind(row.dropped_because) for row in written)
+        first = next((row.dropped_because for row, item in zip(written, checked, strict=True) if item.verdicts), "")
         raise UserError(
-            f"no usable response: {dropped} of {len(written)}",
-            where="signal",
-            fix="raise signal.max_new_tokens, or fit the teacher to the task first",
+            f"no usable response: {', '.join(f'{count:,} {reason}' for reason, count in dropped.most_common())} "
+            f"of {len(written):,}" + (f"; the first: {first}" if first else ""),
+            where="signal.verify" if first else "signal",
+            fix="look at the responses in the ledger (distill2edge data show), then mend the check, or the teacher"
+            if first
+            else "raise signal.max_new_tokens, or fit the teacher to the task first",
         )
-    tokens = sum(row.response_tokens for row in written)
-    facts = {"rows": len(written), "written": counts["written"], **{reason: counts[reason] for reason in DROPS}}
-    return {**facts, "tokens": tokens, "ledger": ledger.summary(written)}
+    return {**facts, "ledger": ledger.summary(written)}
 
 
 def read_responses(directory: Path) -> list[Row]:
@@ -106,35 +140,83 @@ def read_responses(directory: Path) -> list[Row]:
     return [Row(row.id, row.prompt, row.response) for row in ledger.read(directory) if row.kept]
 
 
+def _check(
+    records: Sequence[dict[str, Any]], rows: Sequence[Row], check: Check | None, work: Path, progress: Progress
+) -> tuple[list[Checked], dict[str, Any]]:
+    """What the check says of each record; nothing where the record is dropped anyway, or there is no check."""
+    if check is None:
+        return [Checked()] * len(records), {}
+    references = {row.id: row.response for row in rows}
+    sound = [number for number, record in enumerate(records) if _drop(record) is None]
+    shards: dict[int, list[Text]] = {}
+    for number in sound:
+        record = records[number]
+        text = Text(record["id"], record["prompt"], record["response"], references[record["id"]])
+        shards.setdefault(record["shard"], []).append(text)
+    said, facts = check(shards, work, progress)
+    found = dict(zip(sound, said, strict=True))
+    return [found.get(number, Checked()) for number in range(len(records))], facts
+
+
 def _enter(
-    records: Sequence[dict[str, Any]], origin: ledger.Origin, settings: dict[str, Any], test: Sequence[Row]
+    records: Sequence[dict[str, Any]],
+    checked: Sequence[Checked],
+    origin: ledger.Origin,
+    settings: dict[str, Any],
+    test: Sequence[Row],
+    method: str,
 ) -> list[ledger.LedgerRow]:
-    """The ledger's rows, in the order of the records."""
+    """The ledger's rows, in the order of the records. Of samples that are alike the first is kept."""
     asked = overlaps((record["prompt"] for record in records), [row.prompt for row in test])
     created = ledger.now()
-    return [
-        ledger.LedgerRow.make(
-            record["prompt"],
-            record["response"],
-            origin,
-            id=row_id(record["prompt"], record["response"]),
-            method="text",
-            settings=settings,
-            dropped_because=_drop(record) or "",
-            overlap=overlap if test else None,
-            prompt_tokens=record.get("prompt_tokens", 0),
-            response_tokens=record["tokens"],
-            parent=record["id"],
-            created=created,
+    entered: list[ledger.LedgerRow] = []
+    kept: set[tuple[str, str]] = set()
+    for record, item, overlap in zip(records, checked, asked, strict=True):
+        sample = (record["id"], record["response"])
+        because = (
+            _drop(record) or item.dropped_because or ("duplicate" if settings["samples"] > 1 and sample in kept else "")
         )
-        for record, overlap in zip(records, asked, strict=True)
-    ]
+        if not because:
+            kept.add(sample)
+        entered.append(
+            ledger.LedgerRow.make(
+                record["prompt"],
+                record["response"],
+                origin,
+                id=row_id(record["prompt"], record["response"]),
+                method=method,
+                settings=settings,
+                verdicts=item.verdicts,
+                dropped_because=because,
+                overlap=overlap if test else None,
+                prompt_tokens=record.get("prompt_tokens", 0),
+                response_tokens=record["tokens"],
+                parent=record["id"],
+                created=created,
+            )
+        )
+    return entered
+
+
+def _count(
+    written: Sequence[ledger.LedgerRow], records: Sequence[dict[str, Any]], checked: Sequence[Checked]
+) -> dict[str, Any]:
+    counts = Counter(
+        "written" if row.kept else "refused" if item.dropped_because else row.dropped_because
+        for row, item in zip(written, checked, strict=True)
+    )
+    names = ("written", *DROPS, "duplicate", "refused")
+    return {
+        "rows": len(written),
+        **{name: counts[name] for name in names},
+        "tokens": sum(record["tokens"] for record in records),
+    }
 
 
 def _records(directory: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(directory.glob("shard-*.jsonl")):
+    for number, path in enumerate(sorted(directory.glob("shard-*.jsonl"))):
         for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+            yield {**json.loads(line), "shard": number}
 
 
 def _drop(record: dict[str, Any]) -> str | None:
@@ -176,95 +258,3 @@ def _check_room(prompts: Sequence[Sequence[int]], rows: Sequence[Row], context: 
                 where="signal.max_new_tokens",
                 fix="lower it, or leave such rows out with data.filter",
             )
-
-
-def _open(
-    model_dir: Path,
-    tokenizer: Any,
-    signal: TextSignal,
-    stop: tuple[int, ...],
-    backend: str,
-    gguf_path: Path | None,
-) -> _Writer:
-    if backend != "llama.cpp":
-        return _transformers(model_dir, tokenizer, signal, stop)
-    if gguf_path is None:
-        raise needs_gguf()
-    return _llama_cpp(gguf_path, signal, stop)
-
-
-def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tuple[int, ...]) -> _Writer:
-    import torch
-    from transformers import GenerationConfig
-
-    device = default_device()
-    model = load_model(model_dir, compute_dtype("auto", device), device)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
-    sampling: dict[str, Any] = {"do_sample": False}
-    if signal.temperature > 0:
-        sampling = {"do_sample": True, "temperature": signal.temperature, "top_p": signal.top_p, "top_k": 0}
-    # The whole configuration: a model's own defaults (penalties, top_k) would make another signal than the recipe says.
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=signal.max_new_tokens, eos_token_id=list(stop) or None, pad_token_id=pad, **sampling
-    )
-    model.generation_config = config
-
-    def write(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
-        torch.manual_seed(seed)
-        answers: list[list[int]] = [[] for _ in prompts]
-        order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
-        for begin in range(0, len(prompts), _BATCH):
-            numbers = order[begin : begin + _BATCH]
-            batch = [prompts[number] for number in numbers]
-            width = max(map(len, batch))
-            # Left padding: every row's next token is at the same place.
-            ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in batch], device=device)
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
-            with torch.no_grad():
-                out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            for number, row in zip(numbers, out[:, width:].tolist(), strict=True):
-                answers[number] = _until(row, stop)
-        return answers
-
-    return write
-
-
-def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...]) -> _Writer:
-    import numpy as np
-
-    from distill2edge.runtimes import open_runtime
-    from distill2edge.runtimes.base import Runtime
-    from distill2edge.runtimes.threads import available_threads
-
-    runtime: Runtime | None = None
-    held = 0
-
-    def write(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
-        nonlocal runtime, held
-        needed = max(map(len, prompts)) + signal.max_new_tokens
-        if runtime is None or needed > held:
-            if runtime is not None:
-                runtime.close()
-            held = max(2 * held, needed, 512)
-            runtime = open_runtime("llama.cpp", path, threads=available_threads(), context=held)
-        random = np.random.default_rng(seed)
-        answers = []
-        for prompt in prompts:
-            ids: list[int] = []
-            logits = runtime.prefill(prompt)
-            while len(ids) < signal.max_new_tokens:
-                ids.append(draw_token(logits, signal.temperature, signal.top_p, random))
-                if ids[-1] in stop:
-                    break
-                logits = runtime.decode(ids[-1])
-            answers.append(ids)
-        return answers
-
-    return write
-
-
-def _until(ids: list[int], stop: tuple[int, ...]) -> list[int]:
-    for position, token in enumerate(ids):
-        if token in stop:
-            return ids[: position + 1]
-    return ids

@@ -1,0 +1,80 @@
+"""What runs inside a check's process: user's Python, a regular expression, a JSON Schema."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+Check = Callable[[str, str, str], Any]
+"""prompt, response, reference -> bool | (bool, reason) | {outcome, reason, answer}."""
+
+
+def checker(settings: dict[str, Any]) -> Check:
+    """The check of one verifier.
+
+    Args:
+        settings: `kind`, and what that kind needs: `code` and `file`; `pattern`, `match` and `refuse`; `schema`.
+
+    Raises:
+        SyntaxError, re.error, ImportError: it can't be made.
+    """
+    if settings["kind"] == "regex":
+        return _regex(settings)
+    if settings["kind"] == "json-schema":
+        return _json_schema(settings["schema"])
+    return _python(settings["code"], settings["file"])
+
+
+def _python(source: str, name: str) -> Check:
+    """The code is compiled once and run anew, module and all, in each child."""
+    code = compile(source, name, "exec")
+
+    def check(prompt: str, response: str, reference: str) -> Any:
+        module = types.ModuleType("check")
+        sys.modules["check"] = module
+        exec(code, module.__dict__)
+        return module.check(prompt, response, reference)  # type: ignore[attr-defined]
+
+    return check
+
+
+def _regex(settings: dict[str, Any]) -> Check:
+    import re
+
+    pattern = re.compile(settings["pattern"])
+    find = pattern.fullmatch if settings["match"] == "full" else pattern.search
+
+    def check(prompt: str, response: str, reference: str) -> Any:
+        found = find(response)
+        if bool(found) == settings["refuse"]:
+            return False, "matches" if found else "does not match"
+        return {"outcome": "accepted", "reason": "", "answer": found[0][:1000] if found else None}
+
+    return check
+
+
+def _json_schema(schema: Any) -> Check:
+    import re
+
+    from jsonschema.validators import validator_for
+
+    validator = validator_for(schema)(schema)
+    fence = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
+
+    def check(prompt: str, response: str, reference: str) -> Any:
+        blocks = fence.findall(response)
+        if len(blocks) > 1:
+            return False, f"{len(blocks)} fenced blocks: which one is the answer is not clear"
+        try:
+            value = json.loads(blocks[0] if blocks else response)
+        except ValueError as error:
+            return False, f"not JSON: {error}"
+        fault = next(iter(sorted(validator.iter_errors(value), key=lambda fault: list(map(str, fault.path)))), None)
+        if fault is not None:
+            return False, f"{fault.json_path}: {fault.message}"
+        return True
+
+    return check

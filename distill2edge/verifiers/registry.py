@@ -1,0 +1,147 @@
+"""Specs of a recipe -> verifiers that can be asked. The one place that knows every kind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill2edge.errors import UserError
+from distill2edge.progress import Progress
+from distill2edge.recipe import verifiers as specs
+from distill2edge.verifiers.base import Verifier
+
+WHERE = "signal.verify"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What verifiers that ask a model need.
+
+    Attributes:
+        teacher: its Hugging Face directory.
+        template, system: as the recipe's data has them.
+        work: where a judge's model may be put.
+    """
+
+    teacher: Path
+    template: str
+    system: str | None
+    work: Path
+    progress: Progress
+
+
+@contextmanager
+def opened(chosen: Sequence[specs.VerifierSpec], tools: Tools) -> Iterator[list[Verifier]]:
+    """The verifiers of a recipe, in its order; two of one kind are called `regex` and `regex-2`. Closed at the end.
+
+    Raises:
+        UserError: code that does not compile, a file that does not exist, a schema that is none.
+        EnvironmentFault: a process for checks can't be started.
+    """
+    with ExitStack() as stack:
+        found: list[Verifier] = []
+        kinds: Counter[str] = Counter()
+        for spec in chosen:
+            verifier = _open(spec, tools)
+            stack.callback(verifier.close)
+            kinds[spec.kind] += 1
+            if kinds[spec.kind] > 1:
+                verifier.name = f"{spec.kind}-{kinds[spec.kind]}"
+            found.append(verifier)
+        yield found
+
+
+def contents(chosen: Sequence[specs.VerifierSpec], progress: Progress) -> list[Any]:
+    """What the verifiers of a recipe read beside it, for the keys of stages: files, and the weights of a judge.
+
+    Raises:
+        UserError: a file or model that does not exist.
+        EnvironmentFault: a model that can't be looked up.
+    """
+    from distill2edge.teacher.load import fingerprint
+
+    found: list[Any] = []
+    for spec in chosen:
+        text = content_of(spec)
+        if text is not None:
+            found.append(hashlib.sha256(text.encode()).hexdigest())
+        elif isinstance(spec, specs.JudgeVerifier) and spec.model is not None:
+            found.append(fingerprint(spec.model, spec.revision, progress))
+    return found
+
+
+def content_of(spec: specs.VerifierSpec) -> str | None:
+    """The text of a file that a spec names, for keys and for the process that reads it; None where it names none.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    name = getattr(spec, "file", None)
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"no file {name}", where=f"{WHERE} ({spec.kind})", fix=f"paths start at the current directory, {Path.cwd()}"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _open(spec: specs.VerifierSpec, tools: Tools) -> Verifier:
+    if isinstance(spec, specs.ExactVerifier):
+        from distill2edge.verifiers.compare import exact
+
+        return exact(spec)
+    if isinstance(spec, specs.NumericVerifier):
+        from distill2edge.verifiers.compare import numeric
+
+        return numeric(spec)
+    if isinstance(spec, specs.MajorityVerifier):
+        from distill2edge.verifiers.majority import Majority
+
+        return Majority(spec)
+    if isinstance(spec, specs.LikelihoodVerifier):
+        from distill2edge.verifiers.likelihood import Likelihood
+
+        return Likelihood(spec, tools.teacher, tools.template, tools.system)
+    if isinstance(spec, specs.JudgeVerifier):
+        from distill2edge.verifiers.judge import Judge, open_judge
+
+        return Judge(spec, open_judge(spec, tools.teacher, tools.work, tools.progress))
+    return _sandboxed(spec)
+
+
+def _sandboxed(spec: specs.PythonVerifier | specs.RegexVerifier | specs.JsonSchemaVerifier) -> Verifier:
+    from distill2edge.verifiers.sandbox import Sandboxed, python_check
+
+    limits: dict[str, Any] = {"seconds": spec.seconds, "memory_mb": spec.memory_mb, "file_mb": spec.file_mb}
+    if isinstance(spec, specs.PythonVerifier):
+        code = spec.code if spec.code is not None else content_of(spec)
+        assert code is not None
+        limits["share"] = spec.share
+        return python_check(spec.kind, code, spec.file or "check.py", limits, f"{WHERE} (python)")
+    limits["share"] = 64  # nothing that a response says is run
+    if isinstance(spec, specs.RegexVerifier):
+        own = {"pattern": spec.pattern, "match": spec.match, "refuse": spec.refuse}
+        return Sandboxed(spec.kind, {"kind": spec.kind, **own, **limits})
+    return Sandboxed(spec.kind, {"kind": spec.kind, "schema": _schema(spec), **limits})
+
+
+def _schema(spec: specs.JsonSchemaVerifier) -> Any:
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    text = content_of(spec)
+    try:
+        schema = spec.document if text is None else json.loads(text)
+        validator_for(schema).check_schema(schema)
+    except (SchemaError, ValueError) as error:
+        said = error.message if isinstance(error, SchemaError) else str(error)
+        raise UserError(f"not a JSON Schema: {said}", where=f"{WHERE} (json-schema)", fix="mend the schema") from error
+    return schema
