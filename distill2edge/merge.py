@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.architectures import load_language_model, pair_inputs
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.schemes import Scheme
@@ -45,7 +46,6 @@ def merge(
         ArithmeticError: the merged model is another function than the trained one.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from distill2edge.student.init import copy_tokenizer
 
@@ -54,7 +54,7 @@ def merge(
         raise UserError("there are no rows to compare the merged model on", fix="give data.splits.train some rows")
     for directory in (model_dir, trained_dir / "model"):
         _refuse_quantized(directory)
-    base: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True).eval()
+    base: Any = load_language_model(model_dir, dtype=torch.float32).eval()
     if (trained_dir / "adapter").is_dir():
         from peft import PeftModel
 
@@ -64,9 +64,7 @@ def merge(
         del adapted
         kind = "adapter"
     elif (trained_dir / "model").is_dir():
-        merged = AutoModelForCausalLM.from_pretrained(
-            trained_dir / "model", dtype=torch.float32, local_files_only=True
-        ).eval()
+        merged = load_language_model(trained_dir / "model", dtype=torch.float32).eval()
         before = _logits(merged, rows)
         kind = "full"
     else:
@@ -78,9 +76,9 @@ def merge(
     copy_tokenizer(model_dir, target)
     del base, merged
     # From the disk: what ships is what is compared.
-    saved: Any = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, local_files_only=True).eval()
+    saved: Any = load_language_model(target, dtype=torch.float32).eval()
     difference = _compare(before, _logits(saved, rows))
-    untrained: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True)
+    untrained: Any = load_language_model(model_dir, dtype=torch.float32)
     old, new = dict(untrained.named_parameters()), dict(saved.named_parameters())
     survival = {str(scheme): list(_survival(old, new, scheme)) for scheme in schemes}
     parameters = saved.num_parameters()
@@ -111,8 +109,13 @@ def _logits(model: Any, rows: Sequence[Encoded]) -> list[Tensor]:
     import torch
 
     step = max(1, len(rows) // _ROWS)
+    chosen = rows[::step][:_ROWS]
     with torch.no_grad():
-        return [model(torch.tensor([row.ids[:_TOKENS]]), use_cache=False).logits[0] for row in rows[::step][:_ROWS]]
+        if model.config.is_encoder_decoder:
+            inputs = [pair_inputs(model.config, row.ids, row.prompt_length) for row in chosen]
+        else:
+            inputs = [{"input_ids": torch.tensor([row.ids[:_TOKENS]])} for row in chosen]
+        return [model(**each, use_cache=False).logits[0] for each in inputs]
 
 
 def _compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, float]:

@@ -225,3 +225,39 @@ def tiny_recipe(root: Path, name: str = "tiny") -> Path:
     path = root / f"{name}.yaml"
     path.write_text(RECIPE.format(name=name, model=root / "teacher", rows=root / "rows.jsonl"))
     return path
+
+
+def tiny_t5(
+    directory: Path, *, layers: int = 2, hidden: int = 64, seed: int = 0, scale: float = 1.5
+) -> PreTrainedModel:
+    """Save a random T5 (gated, tied, no dropout) with a byte-level BPE that ends a source with its end token.
+
+    `scale`: initialisation factor; large enough for distributions that are not flat.
+
+    Returns:
+        the model (float32, eval mode).
+    """
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from distill2edge.teacher.scratch import train_tokenizer
+
+    train_tokenizer(corpus(), 400, directory, ends_source=True)
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=400,
+        d_model=hidden,
+        d_kv=hidden // 4,
+        d_ff=2 * hidden,
+        num_layers=layers,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        initializer_factor=scale,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    model = T5ForConditionalGeneration(config).eval()
+    model.save_pretrained(directory)
+    return model

@@ -107,6 +107,10 @@ class DistillModel(nn.Module):
         items = count if num_items_in_batch is None else num_items_in_batch
         return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
 
+    def own_logits(self, input_ids: Tensor) -> Tensor:
+        """[L, V] of the model itself, of ids [1, L]."""
+        return self._inner[0](input_ids=input_ids, use_cache=False).logits[0]  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def check_head(self, input_ids: Tensor) -> None:
         """Refuse an architecture whose logits are made in a way that `terms` does not know.
@@ -120,7 +124,7 @@ class DistillModel(nn.Module):
         was_training = self.training
         self.eval()
         with self.autocast():
-            own = self._inner[0](input_ids=input_ids, use_cache=False).logits[0].float()
+            own = self.own_logits(input_ids).float()
             terms = self.terms(self.hidden(input_ids, torch.ones_like(input_ids))[0])
         self.train(was_training)
         logits = sum((x.float() @ w.float().T for x, w in terms), torch.zeros(())) * self._shape.scale
@@ -131,7 +135,7 @@ class DistillModel(nn.Module):
         if (logits - own).abs().max() > limit:
             raise UserError(
                 f"{type(self._inner[0]).__name__} makes its logits in a way that is not supported",
-                fix="choose a student of the Llama, Qwen, Gemma, Mistral, Phi or Granite families",
+                fix="choose a student of the Llama, Qwen, Gemma, Mistral, Phi, Granite or T5 families",
             )
 
 
@@ -139,5 +143,10 @@ def head_of(config: Any) -> Head:
     """What an architecture does to its logits after the product, from its configuration."""
     divisor = getattr(config, "logits_scaling", None)  # Granite
     factor = getattr(config, "logit_scale", None)  # Cohere
-    scale = (float(factor) if factor else 1.0) / (float(divisor) if divisor else 1.0)
+    width = getattr(config, "d_model", 0) if getattr(config, "scale_decoder_outputs", False) else 0  # tied T5
+    scale = (
+        (float(width) ** -0.5 if width else 1.0)
+        * (float(factor) if factor else 1.0)
+        / (float(divisor) if divisor else 1.0)
+    )
     return Head(scale, getattr(config, "final_logit_softcapping", None))

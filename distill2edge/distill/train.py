@@ -9,9 +9,11 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.architectures import load_language_model, start_token_id
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.precision import compute_dtype, default_device
@@ -67,9 +69,10 @@ def train(
     import transformers
     from transformers import TrainingArguments
 
-    from distill2edge.distill.batches import Examples
+    from distill2edge.distill.batches import Examples, collate
     from distill2edge.distill.losses import Weights
     from distill2edge.distill.model import DistillModel
+    from distill2edge.distill.seq2seq import Seq2SeqDistillModel, collate_pairs
     from distill2edge.distill.signal import SignalReader
     from distill2edge.distill.trainer import DistillTrainer, Steering, last_checkpoint
     from distill2edge.runtimes.threads import available_threads
@@ -90,9 +93,12 @@ def train(
     transformers.set_seed(seed)
     dtype = compute_dtype(training.dtype, default_device())
     student = load_student(model_dir, lora, dtype)
-    model = DistillModel(student, weights, reader.temperature if reader else 1.0, chunk, dtype)
+    pairs = bool(getattr(student.config, "is_encoder_decoder", False))
+    kind = Seq2SeqDistillModel if pairs else DistillModel
+    model = kind(student, weights, reader.temperature if reader else 1.0, chunk, dtype)
     model.check_head(torch.tensor([train_rows[0].ids[:16]]))
-    pad = model.config.pad_token_id
+    pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
+    batch = partial(collate_pairs, pad=pad, start=start_token_id(model.config)) if pairs else partial(collate, pad=pad)
     checkpoints = work / "checkpoints"
     per_step = training.batch_size * training.gradient_accumulation
     args = TrainingArguments(
@@ -121,7 +127,7 @@ def train(
         total = min(total, training.max_steps)
     args.max_steps, args.warmup_steps = total, math.ceil(training.warmup * total)
 
-    trainer = DistillTrainer(model, args, examples, validation, pad if isinstance(pad, int) else 0)
+    trainer = DistillTrainer(model, args, examples, validation, batch)
     if validation is not None and not same_loss:
         model.eval_weights = Weights(ce=1.0)
     resume = last_checkpoint(checkpoints)
@@ -151,11 +157,8 @@ def train(
 def load_student(model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype) -> nn.Module:
     """The model to train: frozen in `dtype` with float32 adapters, or float32 in full (products under autocast)."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(
-        model_dir, dtype=dtype if lora else torch.float32, local_files_only=True
-    )
+    base = load_language_model(model_dir, dtype=dtype if lora else torch.float32)
     if getattr(base.config, "quantization_config", None) is not None:
         raise UserError("the base is quantized", where=str(model_dir), fix="train from 16 or 32-bit weights")
     base.config.use_cache = False
@@ -168,7 +171,7 @@ def load_student(model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype) 
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=lora.targets if lora.targets == "all-linear" else list(lora.targets),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM",
     )
     try:
         student = get_peft_model(base, config)

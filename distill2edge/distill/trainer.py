@@ -8,9 +8,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill2edge.distill.batches import Examples, LengthGrouped, collate
+from distill2edge.distill.batches import Examples, LengthGrouped
 from distill2edge.distill.model import DistillModel
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
@@ -49,14 +48,19 @@ class DistillTrainer(Trainer):
     """
 
     def __init__(
-        self, model: DistillModel, args: TrainingArguments, train: Examples, validation: Examples | None, pad: int
+        self,
+        model: DistillModel,
+        args: TrainingArguments,
+        train: Examples,
+        validation: Examples | None,
+        collator: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
     ) -> None:
         super().__init__(
             model=model,
             args=args,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=partial(collate, pad=pad),
+            data_collator=collator,
         )
         self.remove_callback(PrinterCallback)
         self.distilled = model

@@ -6,9 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.architectures import start_token_id
 from distill2edge.errors import UserError
 from distill2edge.export import genai_config, onnx_file, onnx_graph
 from distill2edge.files import write_json
+from distill2edge.runtimes.onnx_seq2seq import START
 from distill2edge.schemes import ONNX, Scheme
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def export_onnx(
             progress.say(f"  storing its weights as {scheme.name}")
             apply_scheme(model, scheme.name, tally)
         properties = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
+        if kind == "seq2seq":
+            properties[START] = str(_start(model_dir))
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
     if built is not None:
         genai_config.write_genai_config(built, model_dir, work)
@@ -109,6 +113,13 @@ def _graphs(kind: str, model_dir: Path, scratch: Path) -> tuple[dict[str, ir.Mod
     if kind == "classifier":
         return {"model": onnx_encoders.classifier_graph(model_dir)}, None
     return onnx_encoders.seq2seq_graphs(model_dir), None
+
+
+def _start(model_dir: Path) -> int:
+    """The token that a target begins after: the graphs don't say it, and no runtime may guess it."""
+    from transformers import AutoConfig
+
+    return start_token_id(AutoConfig.from_pretrained(model_dir, local_files_only=True))
 
 
 def _versions(kind: str) -> dict[str, str]:

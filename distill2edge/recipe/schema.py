@@ -220,6 +220,9 @@ class FromTeacher(Section):
 
     source: Literal["teacher"] = Field("teacher", alias="from")
     layers: int | tuple[int, ...] = Field(description="how many layers, or which ones (0 is the first)")
+    decoder_layers: Annotated[int | tuple[int, ...] | None, LATER] = Field(
+        None, description="of an encoder-decoder: those of its decoder, where other than `layers`"
+    )
     select: Literal["even", "first", "similarity"] = Field(
         "even", description="even: evenly spaced; first: the lowest; similarity: drop the block that changes least"
     )

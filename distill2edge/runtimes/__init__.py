@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill2edge.architectures import is_encoder_decoder
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ def open_runtime(
     """Load a model file in its runtime.
 
     Args:
-        kind: `torch` (a Hugging Face directory), `onnxruntime` (a directory with `model.onnx`) or
+        kind: `torch` (a Hugging Face directory), `onnxruntime` (a directory with `model.onnx`, or `encoder.onnx` and
+            `decoder.onnx`) or
             `llama.cpp` (a `.gguf`, or a directory with `model.gguf`).
-        path: the file or directory.
+        path: the file or directory. An encoder-decoder is told by its files.
         threads: intra-operator threads.
         device: `cpu` or `cuda`.
         context: the most tokens of prompt and response together.
@@ -42,10 +44,18 @@ def open_runtime(
         raise UserError(f"unknown runtime {kind!r}", fix=f"one of {', '.join(KINDS)}")
     if not path.exists():
         raise UserError("no such model file", where=str(path), fix="give the path of an exported model")
+    if kind == "torch" and is_encoder_decoder(path):
+        from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
+
+        return TorchSeq2Seq(path, threads=threads, device=device, context=context, dtype=dtype)  # type: ignore[return-value]
     if kind == "torch":
         from distill2edge.runtimes.torch_runtime import TorchRuntime
 
         return TorchRuntime(path, threads=threads, device=device, context=context, dtype=dtype)
+    if kind == "onnxruntime" and (path / "encoder.onnx").is_file():
+        from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
+
+        return OnnxSeq2Seq(path, threads=threads, device=device, context=context)  # type: ignore[return-value]
     if kind == "onnxruntime":
         from distill2edge.runtimes.onnx_runtime import OnnxRuntime
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,29 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free the weights and the cache."""
+
+
+def logits_at(runtime: Runtime, ids: Sequence[int], positions: Sequence[int], prompt: int) -> np.ndarray:
+    """`runtime.logits`, with where the prompt ends for those that must know: an encoder reads nothing else.
+
+    A runtime of an encoder-decoder has the attribute `needs_prompt` and takes `prompt` in `logits`. Its `prefill` reads
+    the source and gives the distribution of the first target token, as a decoder's does after a prompt.
+    """
+    if getattr(runtime, "needs_prompt", False):
+        with_prompt: Any = runtime.logits
+        found: np.ndarray = with_prompt(ids, positions, prompt=prompt)
+        return found
+    return runtime.logits(ids, positions)
+
+
+def check_positions(positions: Sequence[int], prompt: int) -> None:
+    """Refuse positions inside the source: an encoder predicts nothing.
+
+    Raises:
+        ValueError: one of them.
+    """
+    if prompt < 1 or (len(positions) and min(positions) < prompt - 1):
+        raise ValueError(f"position {min(positions, default=0)} lies inside a source of {prompt} tokens")
 
 
 def check_request(ids: Sequence[int], positions: Sequence[int], context: int) -> None:

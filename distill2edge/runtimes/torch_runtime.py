@@ -14,7 +14,25 @@ from transformers import AutoModelForCausalLM
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.runtimes.base import check_request
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_torch_request(path: Path, device: str, dtype: str) -> None:
+    """Refuse what can't be loaded before anything is.
+
+    Raises:
+        UserError: not a model directory, or an unknown dtype.
+        EnvironmentFault: `cuda` without a CUDA build or device.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}", fix=f"one of {', '.join(DTYPES)}")
+    if not (path / "config.json").is_file():
+        raise UserError("not a Hugging Face model directory", where=str(path), fix="it needs config.json")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentFault(
+            f"PyTorch {torch.__version__} finds no CUDA device",
+            fix="install a CUDA build of PyTorch on a machine with an NVIDIA GPU, or use device cpu",
+        )
 
 
 class TorchRuntime:
@@ -38,20 +56,12 @@ class TorchRuntime:
         self, path: Path | str, *, threads: int, device: str = "cpu", context: int = 2048, dtype: str = "float32"
     ) -> None:
         path = Path(path)
-        if dtype not in _DTYPES:
-            raise UserError(f"unknown dtype {dtype!r}", fix=f"one of {', '.join(_DTYPES)}")
-        if not (path / "config.json").is_file():
-            raise UserError("not a Hugging Face model directory", where=str(path), fix="it needs config.json")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise EnvironmentFault(
-                f"PyTorch {torch.__version__} finds no CUDA device",
-                fix="install a CUDA build of PyTorch on a machine with an NVIDIA GPU, or use device cpu",
-            )
+        check_torch_request(path, device, dtype)
         torch.set_num_threads(threads)
         self.context = context
         self.device = torch.device(device)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=_DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
+            path, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
         self._model = model.to(self.device).eval()
         self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.architectures import is_encoder_decoder
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
@@ -91,6 +92,18 @@ def _from_checkpoint(checkpoint_dir: Path, work: Path, name: str) -> dict[str, A
 def _from_teacher(
     init: schema.FromTeacher, teacher_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress
 ) -> dict[str, Any]:
+    if is_encoder_decoder(teacher_dir):
+        from distill2edge.student.seq2seq import from_seq2seq_teacher
+
+        facts = from_seq2seq_teacher(init, teacher_dir, work / "model")
+        copy_tokenizer(Path(teacher_dir), work / "model")
+        return facts
+    if init.decoder_layers is not None:
+        raise UserError(
+            "decoder_layers is for teachers with an encoder and a decoder",
+            where="student.init.decoder_layers",
+            fix="leave it out: student.init.layers counts the layers of a decoder",
+        )
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distill2edge.architectures import is_encoder_decoder, load_language_model
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.precision import compute_dtype, default_device
@@ -13,8 +14,8 @@ from distill2edge.precision import compute_dtype, default_device
 if TYPE_CHECKING:
     import torch
 
-_LOGIT_BYTES = 256 << 20  # float32 logits that may be in memory at once
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}  # padded tokens of a forward pass
+LOGIT_BYTES = 256 << 20  # float32 logits that may be in memory at once
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}  # padded tokens of a forward pass
 
 
 class Backend(Protocol):
@@ -51,6 +52,10 @@ def open_backend(backend: str, model_dir: Path, gguf_path: Path | None, dtype: s
             raise needs_gguf()
         return LlamaCppBackend(gguf_path, longest)
     if backend in ("auto", "transformers"):
+        if is_encoder_decoder(model_dir):
+            from distill2edge.teacher.seq2seq_backend import Seq2SeqBackend
+
+            return Seq2SeqBackend(model_dir, dtype)
         return TransformersBackend(model_dir, dtype)
     raise UserError(f"unknown backend {backend!r}", where="teacher.backend", fix="auto, transformers or llama.cpp")
 
@@ -65,20 +70,16 @@ def needs_gguf() -> UserError:
 
 
 def load_model(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
-    """A causal language model in eval mode: safetensors only, no remote code, no network.
+    """A language model in eval mode: safetensors only, no remote code, no network.
 
     Raises:
-        UserError: not a causal language model.
+        UserError: neither a decoder nor an encoder-decoder.
     """
-    from transformers import AutoModelForCausalLM
-
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
+        model = load_language_model(model_dir, dtype=dtype, use_safetensors=True)
     except ValueError as error:
         raise UserError(
-            f"not a causal language model: {str(error).splitlines()[0]}",
+            f"not a model that writes text: {str(error).splitlines()[0]}",
             where="teacher.model",
             fix="take a decoder, such as bundled:smollm2-135m-instruct",
         ) from error
@@ -124,8 +125,8 @@ class TransformersBackend:
         """As `Backend.supervised_logits`; batches of similar length."""
         import torch
 
-        positions = max(1, _LOGIT_BYTES // (4 * self.vocab_size))
-        for batch in _batches(examples, _BATCH_TOKENS[self.device], positions):
+        positions = max(1, LOGIT_BYTES // (4 * self.vocab_size))
+        for batch in batches(examples, BATCH_TOKENS[self.device], positions):
             width = max(len(examples[number].ids) for number in batch)
             ids = torch.zeros(len(batch), width, dtype=torch.long)
             attended = torch.zeros(len(batch), width, dtype=torch.long)
@@ -169,8 +170,8 @@ class LlamaCppBackend:
         """As `Backend.supervised_logits`."""
         import torch
 
-        positions = max(1, _LOGIT_BYTES // (4 * self.vocab_size))
-        for batch in _batches(examples, 4096, positions):
+        positions = max(1, LOGIT_BYTES // (4 * self.vocab_size))
+        for batch in batches(examples, 4096, positions):
             requests = []
             for number in batch:
                 example = examples[number]
@@ -204,7 +205,7 @@ def _float_copy(head: torch.nn.Module) -> torch.nn.Module:
     return twin
 
 
-def _batches(examples: Sequence[Encoded], tokens: int, positions: int) -> Iterator[list[int]]:
+def batches(examples: Sequence[Encoded], tokens: int, positions: int) -> Iterator[list[int]]:
     """Numbers of examples, shortest first, cut where padded tokens or supervised positions would be too many."""
     batch: list[int] = []
     held = 0

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distill2edge import ledger
+from distill2edge.architectures import is_encoder_decoder
 from distill2edge.data.encode import Row, encode_prompts, row_id, stop_token_ids
 from distill2edge.data.filters import refusal
 from distill2edge.data.leakage import overlaps
+from distill2edge.data.pairs import encode_sources
 from distill2edge.errors import UserError
 from distill2edge.files import write_text
 from distill2edge.progress import Progress
@@ -97,6 +99,7 @@ def write_responses(
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     stop = stop_token_ids(tokenizer, template)
     context = _context(model_dir)
+    pairs = is_encoder_decoder(model_dir)
     writer: Writer | None = None
     with progress.task("teacher writes", len(rows)) as task:
         for number, begin in enumerate(range(0, len(rows), SHARD_ROWS)):
@@ -104,7 +107,10 @@ def write_responses(
             if not path.is_file():
                 if writer is None:
                     writer = open_writer(model_dir, tokenizer, signal, stop, backend, gguf_path)
-                prompts = encode_prompts([row.prompt for row in shard], tokenizer, template, system)
+                texts = [row.prompt for row in shard]
+                prompts = (
+                    encode_sources(texts, tokenizer) if pairs else encode_prompts(texts, tokenizer, template, system)
+                )
                 _check_room(prompts, shard, context, signal)
                 asked = [pair for pair in zip(shard, prompts, strict=True) for _ in range(signal.samples)]
                 answers = writer([prompt for _, prompt in asked], (seed * 1_000_003 + number) % (1 << 31))

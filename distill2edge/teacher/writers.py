@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distill2edge.architectures import start_token_id
 from distill2edge.precision import compute_dtype, default_device
 from distill2edge.sampling import draw_token
 from distill2edge.teacher.backends import load_model, needs_gguf
@@ -60,6 +61,9 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tup
     if signal.temperature > 0:
         sampling = {"do_sample": True, "temperature": signal.temperature, "top_p": signal.top_p, "top_k": 0}
     # The whole configuration: a model's own defaults (penalties, top_k) would make another signal than the recipe says.
+    pairs = bool(model.config.is_encoder_decoder)  # then the output is a start token and the answer alone
+    if pairs:
+        sampling["decoder_start_token_id"] = start_token_id(model.config)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=signal.max_new_tokens, eos_token_id=list(stop) or None, pad_token_id=pad, **sampling
     )
@@ -75,12 +79,12 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tup
             numbers = order[begin : begin + size]
             batch = [prompts[number] for number in numbers]
             width = max(map(len, batch))
-            # Left padding: every row's next token is at the same place.
-            ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in batch], device=device)
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=device)
+            # Left padding: every row's next token is at the same place. An encoder is padded as in training.
+            ids = torch.tensor([_padded(p, width, pad, pairs) for p in batch], device=device)
+            mask = torch.tensor([_padded([1] * len(p), width, 0, pairs) for p in batch], device=device)
             with torch.no_grad():
                 out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            for number, row in zip(numbers, out[:, width:].tolist(), strict=True):
+            for number, row in zip(numbers, out[:, 1 if pairs else width :].tolist(), strict=True):
                 answers[number] = _until(row, stop)
         return answers
 
@@ -119,6 +123,11 @@ def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...]) -> Writer:
         return answers
 
     return write
+
+
+def _padded(values: Sequence[int], width: int, pad: int, right: bool) -> list[int]:
+    filler = [pad] * (width - len(values))
+    return [*values, *filler] if right else [*filler, *values]
 
 
 def _until(ids: list[int], stop: tuple[int, ...]) -> list[int]:

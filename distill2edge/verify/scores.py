@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from distill2edge.runtimes.base import logits_at
+
 if TYPE_CHECKING:
     from distill2edge.models import Encodings
     from distill2edge.runtimes.base import Runtime
@@ -85,7 +87,7 @@ def choice_likelihoods(
         # The longest first: its pass yields every beginning of it.
         lengths = [length for length in range(len(context) + 1) if context[:length] not in after]
         positions = [len(prompt) + length - 1 for length in lengths]
-        rows = log_softmax(runtime.logits([*prompt, *context], positions))
+        rows = log_softmax(logits_at(runtime, [*prompt, *context], positions, len(prompt)))
         after.update((context[:length], row) for length, row in zip(lengths, rows, strict=True))
     return [float(sum(after[tuple(choice[:index])][token] for index, token in enumerate(choice))) for choice in choices]
 

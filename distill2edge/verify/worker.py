@@ -15,7 +15,7 @@ from distill2edge.files import write_text
 from distill2edge.isolate import serve
 from distill2edge.models import Encodings
 from distill2edge.runtimes import open_runtime
-from distill2edge.runtimes.base import Runtime
+from distill2edge.runtimes.base import Runtime, logits_at
 from distill2edge.verify import fidelity, scores
 
 
@@ -95,7 +95,7 @@ def _run(runtime: Runtime, row: Encoded, positions: list[int]) -> scores.Floats:
     """[len(positions), V] log-probabilities; no token past the last position is fed."""
     if not positions:
         return np.empty((0, runtime.vocab_size), dtype=np.float32)
-    return scores.log_softmax(runtime.logits(row.ids[: positions[-1] + 1], positions))
+    return scores.log_softmax(logits_at(runtime, row.ids[: positions[-1] + 1], positions, row.prompt_length))
 
 
 def _compare(
