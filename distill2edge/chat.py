@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distill2edge.architectures import is_encoder_decoder
 from distill2edge.errors import UserError
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime
@@ -91,7 +92,7 @@ def open_speaker(path: Path) -> Speaker:
     gguf = path if path.suffix == ".gguf" else path / "model.gguf"
     if gguf.is_file():
         return _gguf_speaker(gguf, threads)
-    kind = "onnxruntime" if (path / "model.onnx").is_file() else "torch"
+    kind = "onnxruntime" if any((path / name).is_file() for name in ("model.onnx", "encoder.onnx")) else "torch"
     if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
         raise UserError("no model with a tokenizer here", where=str(path), fix="give an export of `distill2edge run`")
     from transformers import AutoTokenizer
@@ -103,10 +104,11 @@ def open_speaker(path: Path) -> Speaker:
 
     from distill2edge.data.encode import stop_token_ids
 
+    pairs = is_encoder_decoder(path)  # its tokenizer puts an end token after a source
     has_template = bool(getattr(tokenizer, "chat_template", None))
     return Speaker(
         open_runtime(kind, path, threads=threads),
-        lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        lambda text: list(tokenizer(text, add_special_tokens=pairs)["input_ids"]),
         lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
         render if has_template else None,
         frozenset(stop_token_ids(tokenizer, "chat" if has_template else "plain")),

@@ -354,7 +354,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the run directory and the files")
     description: str = ""
-    task: Literal["causal-lm"] = "causal-lm"
+    task: Literal["causal-lm", "seq2seq"] = "causal-lm"
     seed: int = Field(0, ge=0)
     teacher: Teacher
     data: Data
@@ -386,4 +386,17 @@ class Recipe(Section):
             parse_scheme(text)
         if len(set(self.export)) != len(self.export):
             raise ValueError("export names a scheme twice")
+        if self.task == "seq2seq":
+            self._check_seq2seq()
         return self
+
+    def _check_seq2seq(self) -> None:
+        if self.data.template == "text":
+            raise ValueError("task: seq2seq needs a source and a target: set data.template: plain")
+        if self.verify.positions == "all":
+            raise ValueError("an encoder predicts nothing: with task: seq2seq set verify.positions: supervised")
+        gguf = [text for text in (*self.export, *self.verify.teacher_schemes) if text.startswith("gguf:")]
+        if gguf:
+            raise ValueError(
+                f"there is no GGUF writer for encoder-decoders yet: take {gguf[0]} out, ship onnx: schemes"
+            )

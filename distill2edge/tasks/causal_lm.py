@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.architectures import is_encoder_decoder
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Distill, Loss, Recipe
@@ -152,13 +153,16 @@ def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Pa
 def held_out(recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
     """Test rows, and where the responses are a closed set, every choice after each prompt."""
     from distill2edge.data.encode import encode_choices, read_rows, stop_token_ids
+    from distill2edge.data.pairs import pair_choices
     from distill2edge.teacher.vocabulary import vocabulary_hash
 
     data, tokenizer = recipe.data, load_tokenizer(model_dir)
     rows = read_rows(rows_dir, "test")
     encoded = encode_rows(recipe, rows, model_dir)
     choices = None
-    if data.choices is not None:
+    if data.choices is not None and is_encoder_decoder(model_dir):
+        choices = [pair_choices(data.choices, tokenizer)] * len(encoded)
+    elif data.choices is not None:
         by_id = {row.id: row for row in rows}
         choices = [
             encode_choices(by_id[item.row], data.choices, tokenizer, data.template, data.system) for item in encoded
@@ -205,10 +209,13 @@ def encode(recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[
 
 
 def encode_rows(recipe: Recipe, rows: Sequence[Row], model_dir: Path) -> list[Encoded]:
-    """Rows in the tokens of a model."""
+    """Rows in the tokens of a model; as pairs of source and target, where it is an encoder-decoder."""
     from distill2edge.data.encode import encode_rows as encode_data
+    from distill2edge.data.pairs import encode_pairs
 
     data = recipe.data
+    if is_encoder_decoder(model_dir):
+        return encode_pairs(rows, load_tokenizer(model_dir), data.max_length)
     return encode_data(rows, load_tokenizer(model_dir), data.template, data.system, data.max_length)
 
 
