@@ -11,6 +11,8 @@ GGUF = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1",
     "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
 )  # fmt: skip
+UNCALIBRATED = ("F32", "F16", "BF16", "Q8_0")
+PLAIN_SUFFIX = "-plain"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,21 @@ class Scheme:
         return f"{self.format}:{self.name}"
 
     @property
+    def base(self) -> str:
+        """The quantization itself: `Q4_0` of `Q4_0-plain`."""
+        return self.name.removesuffix(PLAIN_SUFFIX)
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is the arm without calibration, made to compare."""
+        return self.name.endswith(PLAIN_SUFFIX)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether an importance matrix changes the file: llama.cpp ignores it at 8 bits and above."""
+        return self.format == "gguf" and not self.plain and self.name not in UNCALIBRATED
+
+    @property
     def slug(self) -> str:
         """For file names: `onnx-int8`, `gguf-Q4_K_M`."""
         return f"{self.format}-{self.name}"
@@ -33,7 +50,7 @@ ALL = tuple(Scheme("onnx", name) for name in ONNX) + tuple(Scheme("gguf", name) 
 
 
 def parse_scheme(text: str) -> Scheme:
-    """Read `onnx:int8` or `gguf:Q4_0`.
+    """Read `onnx:int8` or `gguf:Q4_0`; `gguf:Q4_0-plain` is the same without calibration.
 
     Raises:
         ValueError: unknown scheme; the message names the nearest and all known ones.
@@ -41,6 +58,10 @@ def parse_scheme(text: str) -> Scheme:
     for scheme in ALL:
         if str(scheme).lower() == text.lower():
             return scheme
+    if text.endswith(PLAIN_SUFFIX):
+        scheme = parse_scheme(text.removesuffix(PLAIN_SUFFIX))
+        if scheme.calibrates:
+            return Scheme(scheme.format, scheme.name + PLAIN_SUFFIX)
     known = [str(scheme) for scheme in ALL]
     near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""

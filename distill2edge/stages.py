@@ -24,6 +24,7 @@ VERSIONS = {
     "student": 1,
     "distill": 1,
     "merge": 1,
+    "calibration": 1,
     "export": 1,
     "verify": 1,
     "bench": 1,
@@ -118,14 +119,19 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             add(f"merge{suffix}", {"rows": rows}, (data, student, trained), partial(steps.write_merge, recipe, trained))
         )
 
-    exports = [
-        add(f"export student/{scheme}", *_export(recipe, scheme, base, merged[0], "student", exporter))
-        for scheme in recipe.schemes
-    ]
-    exports += [
-        add(f"export teacher/{scheme}", *_export(recipe, scheme, base, teacher, "teacher", exporter))
-        for scheme in map(parse_scheme, recipe.verify.teacher_schemes)
-    ]
+    exports = []
+    for role, source, schemes in (
+        ("student", merged[0], recipe.schemes),
+        ("teacher", teacher, tuple(map(parse_scheme, recipe.verify.teacher_schemes))),
+    ):
+        calibration = None
+        if recipe.calibrates and any(scheme.calibrates for scheme in schemes):
+            section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
+            name = f"calibration {role}"
+            calibration = add(name, section, (data, source), partial(steps.write_calibration, recipe, source))
+        for scheme in schemes:
+            parts = _export(recipe, scheme, base, source, role, exporter, calibration)
+            exports.append(add(f"export {role}/{scheme}", *parts))
     measured = (data, base, teacher, student, *merged, *exports)
     measured = tuple(dict.fromkeys(measured))
     verify = add(
@@ -152,14 +158,21 @@ def control_of(distill: Distill) -> Distill:
 
 
 def _export(
-    recipe: Recipe, scheme: Scheme, base: str, source: str, role: str, exporter: tuple[Path, str] | None
+    recipe: Recipe,
+    scheme: Scheme,
+    base: str,
+    source: str,
+    role: str,
+    exporter: tuple[Path, str] | None,
+    calibration: str | None,
 ) -> tuple[Any, tuple[str, ...], Any]:
     section = {"scheme": str(scheme), "name": recipe.name, "description": recipe.description, "role": role}
     converter = None
     if exporter is not None and scheme.format == "gguf":
         converter, section["converter"] = exporter
-    write = partial(steps.write_export, recipe, scheme, source, role, converter)
-    return section, tuple(dict.fromkeys((base, source))), write
+    used = (calibration,) if calibration is not None and scheme.calibrates else ()
+    write = partial(steps.write_export, recipe, scheme, source, role, converter, used)
+    return section, tuple(dict.fromkeys((base, source, *used))), write
 
 
 def _exporter(converter: Path | None) -> tuple[Path, str] | None:

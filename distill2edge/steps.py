@@ -108,17 +108,39 @@ def write_merge(recipe: Recipe, trained: str, work: Path, inputs: Inputs, progre
     return task_of(recipe).merge(recipe, student, inputs[trained].path, rows_dir(inputs), work)
 
 
+def write_calibration(recipe: Recipe, source: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+    """The `calibration` stage: the importance matrix of a model on the calibration split."""
+    from distill2edge.data.encode import read_rows
+    from distill2edge.quantize.calibrate import write_importance
+    from distill2edge.tasks.causal_lm import encode_rows
+
+    model_dir, rows = inputs[source].path / "model", rows_dir(inputs)
+    chosen = read_rows(rows, "calibration")
+    held_out = {row.id for row in read_rows(rows, "test")}
+    encoded = encode_rows(recipe, chosen, model_dir)
+    return write_importance(
+        model_dir,
+        {item.row: item.ids for item in encoded},
+        held_out,
+        work,
+        progress,
+        max_tokens=recipe.quantize.max_tokens,
+        dataset=recipe.data.source,
+    )
+
+
 def write_export(
     recipe: Recipe,
     scheme: Scheme,
     source: str,
     role: str,
     converter: Path | None,
+    calibration: tuple[str, ...],
     work: Path,
     inputs: Inputs,
     progress: Progress,
 ) -> Facts:
-    """The `export` stage of one scheme."""
+    """The `export` stage of one scheme; `calibration` names the stage whose importance matrix it uses, if any."""
     teacher = inputs["teacher"].facts
     licence = teacher.get("licence") or {}
     meta = {
@@ -137,7 +159,8 @@ def write_export(
         return export_onnx(model_dir, scheme, meta, work, progress)
     from distill2edge.export.gguf import export_gguf
 
-    return export_gguf(model_dir, scheme, meta, work, progress, converter=converter)
+    imatrix = inputs[calibration[0]].path / "imatrix.gguf" if calibration else None
+    return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, imatrix=imatrix)
 
 
 def write_verify(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:

@@ -40,6 +40,7 @@ def export_gguf(
     *,
     converter: Path | None = None,
     threads: int | None = None,
+    imatrix: Path | None = None,
 ) -> dict[str, Any]:
     """Write `model.gguf` and `export.json` into `work`.
 
@@ -51,16 +52,18 @@ def export_gguf(
         progress: where to report.
         converter: convert_hf_to_gguf.py of a llama.cpp checkout, used instead of the built-in writers.
         threads: threads for quantizing; None takes what this process may use.
+        imatrix: importance matrix of this model, as the calibration stage writes it; None rounds without one.
 
     Returns:
-        what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer.
+        what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer,
+        calibration (`imatrix` or null).
 
     Raises:
         UserError: unsupported architecture or tokenizer, token ids that differ from the original's, or llama.cpp
             refused; its last words are in the message.
         EnvironmentFault: no disk space, or llama-cpp-python is missing.
     """
-    if scheme.format != "gguf" or scheme.name not in FILE_TYPES:
+    if scheme.format != "gguf" or scheme.base not in FILE_TYPES:
         raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {', '.join(f'gguf:{name}' for name in GGUF)}")
     model_dir, work = Path(model_dir), Path(work)
     if converter is None:
@@ -77,12 +80,14 @@ def export_gguf(
         else:
             _convert(converter, model_dir, part, kind, meta, work)
         _settle(part, base)
+    imatrix = imatrix if scheme.calibrates else None
     if scheme.name in PLAIN:
         base.rename(target)
     else:
         progress.say(f"  quantizing to {scheme}")
         part = work / "model.part"
-        isolated.quantize(base, part, FILE_TYPES[scheme.name], threads=threads or available_threads())
+        wanted = FILE_TYPES[scheme.base]
+        isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
         _settle(part, target)
         base.unlink()
     file = read_gguf(target)
@@ -94,6 +99,7 @@ def export_gguf(
             f"{facts['tokenizer']['texts_compared']} sample texts in other tokens (see export.json); feed it the "
             "model's own token ids"
         )
+    facts["calibration"] = "imatrix" if imatrix else None
     facts["converter"] = "built-in" if converter is None else str(converter)
     (work / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     if facts["fallbacks"]:
@@ -120,7 +126,7 @@ def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:
         entry["tensors"] += 1
         entry["bytes"] += info.size
         quantized = scheme.name not in PLAIN and len(info.shape) > 1
-        if quantized and info.shape[-1] % _SUPER_BLOCK and name != scheme.name and name in _FALLBACK_OF:
+        if quantized and info.shape[-1] % _SUPER_BLOCK and name != scheme.base and name in _FALLBACK_OF:
             fallbacks.append({"tensor": info.name, "wanted": _FALLBACK_OF[name], "used": name})
     size = sum(info.size for info in file.tensors.values())
     weights = sum(info.elements for info in file.tensors.values())

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,35 @@ def tokenize(path: Path, texts: Sequence[str], *, special: bool = True) -> list[
     return [list(map(int, ids)) for ids in reply["ids"]]
 
 
-def quantize(source: Path, target: Path, ftype: int, *, threads: int) -> None:
+def quantize(
+    source: Path,
+    target: Path,
+    ftype: int,
+    *,
+    threads: int,
+    imatrix: Path | None = None,
+    tensor_types: Mapping[str, int] | None = None,
+) -> None:
     """Quantize a GGUF into another with `llama_model_quantize`.
+
+    Args:
+        imatrix: importance matrix, as `gguf_format.imatrix` writes it.
+        tensor_types: tensor name -> number of its ggml type, in place of what the file type would give it. llama.cpp
+            still falls back where a row does not fit.
 
     Raises:
         UserError: llama.cpp refused or crashed; its last words are in the message.
         EnvironmentFault: llama-cpp-python is not installed.
     """
-    request = {"do": "quantize", "source": str(source), "target": str(target), "ftype": ftype, "threads": threads}
+    request = {
+        "do": "quantize",
+        "source": str(source),
+        "target": str(target),
+        "ftype": ftype,
+        "threads": threads,
+        "imatrix": str(imatrix) if imatrix else None,
+        "tensor_types": dict(tensor_types or {}),
+    }
     _call(request, str(source))
 
 
@@ -117,6 +139,24 @@ def _quantize(api: Any, request: dict[str, Any]) -> dict[str, Any]:
     params = api.llama_model_quantize_default_params()
     params.ftype = request["ftype"]
     params.nthread = request["threads"]
+    # The arrays end with an entry of null; what they point to must live until the call returns.
+    keep: list[Any] = []
+    if request["imatrix"]:
+        from distill2edge.gguf_format.imatrix import read_imatrix
+
+        means = read_imatrix(Path(request["imatrix"])).means()
+        entries = (api.llama_model_imatrix_data * (len(means) + 1))()
+        for entry, (name, values) in zip(entries, means.items(), strict=False):
+            entry.name, entry.size = name.encode(), len(values)
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        params.imatrix = entries
+        keep += [means, entries]
+    if request["tensor_types"]:
+        overrides = (api.llama_model_tensor_override * (len(request["tensor_types"]) + 1))()
+        for override, (name, kind) in zip(overrides, request["tensor_types"].items(), strict=False):
+            override.pattern, override.type = f"^{re.escape(name)}$".encode(), kind
+        params.tt_overrides = overrides
+        keep.append(overrides)
     status = api.llama_model_quantize(request["source"].encode(), request["target"].encode(), ctypes.byref(params))
     return {} if status == 0 else {"error": f"llama.cpp returned {status}"}
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from distill2edge.recipe.section import Section
 from distill2edge.recipe.verifiers import VerifierSpec
-from distill2edge.schemes import Scheme, parse_scheme
+from distill2edge.schemes import PLAIN_SUFFIX, Scheme, parse_scheme
 
 LATER = "later"
 """Marks a field that came after the first stores: at its default it is no part of a stage's key (see `canonical`)."""
@@ -293,6 +293,18 @@ class Distill(Training):
 # --- after training -----------------------------------------------------------
 
 
+class Quantize(Section):
+    """How weights are rounded for the files that ship."""
+
+    calibration: Literal["auto", "imatrix", "none"] = Field(
+        "auto",
+        description="imatrix: GGUF types below 8 bits are rounded by what each weight's input is on the calibration "
+        "split; auto: where the task is causal-lm and there is a calibration split",
+    )
+    max_tokens: int = Field(16_384, ge=64, description="calibration tokens; rows beyond them are left out")
+    compare: bool = Field(False, description="also export and measure every calibrated file without calibration")
+
+
 class Verify(Section):
     """Gates on the files that ship. A gate that is null is reported, not enforced."""
 
@@ -364,14 +376,25 @@ class Recipe(Section):
     export: tuple[str, ...] = Field(
         ("onnx:int8", "onnx:int4-b32", "gguf:Q8_0", "gguf:Q4_K_M"), min_length=1, description="schemes to ship"
     )
+    quantize: Annotated[Quantize, LATER] = Quantize()  # type: ignore[call-arg]
     verify: Verify = Verify()  # type: ignore[call-arg]
     bench: Bench = Bench()  # type: ignore[call-arg]
     cost: Cost = Cost()  # type: ignore[call-arg]
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:
-        """The parsed `export` entries."""
-        return tuple(parse_scheme(text) for text in self.export)
+        """The parsed `export` entries, and the arms without calibration where they are to be compared."""
+        asked = tuple(parse_scheme(text) for text in self.export)
+        if not (self.quantize.compare and self.calibrates):
+            return asked
+        plain = (parse_scheme(f"{scheme}{PLAIN_SUFFIX}") for scheme in asked if scheme.calibrates)
+        return tuple(dict.fromkeys((*asked, *plain)))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether GGUF files below 8 bits are rounded with an importance matrix."""
+        able = self.task == "causal-lm" and self.data.splits.calibration > 0
+        return self.quantize.calibration == "imatrix" or (self.quantize.calibration == "auto" and able)
 
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
@@ -384,6 +407,11 @@ class Recipe(Section):
             raise ValueError("distill.loss: every weight is zero")
         for text in (*self.export, *self.verify.teacher_schemes):
             parse_scheme(text)
+        if self.quantize.calibration == "imatrix":
+            if self.task != "causal-lm":
+                raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {self.task}: use none")
+            if not self.data.splits.calibration:
+                raise ValueError("quantize.calibration: imatrix needs rows: raise data.splits.calibration")
         if len(set(self.export)) != len(self.export):
             raise ValueError("export names a scheme twice")
         if self.task == "seq2seq":

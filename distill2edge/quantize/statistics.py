@@ -1,0 +1,172 @@
+"""What calibration text does to each matrix of a torch model: the squares and products of its inputs.
+
+Sums over tokens, gathered by hooks while rows stream through the model one batch after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.errors import UserError
+from distill2edge.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+FEW_TOKENS = 2048
+"""Below this many tokens the statistics are noisy, and the caller is warned."""
+_BATCH_TOKENS = 1024
+
+
+@dataclass
+class Statistics:
+    """Sums over the calibration tokens, by the name of the weight in the model's state.
+
+    Attributes:
+        squares: [in] float64, squared inputs.
+        tokens: inputs seen.
+        grams: [in, in] float32, x x^T summed; only where asked for. Layers that share their input share the tensor.
+    """
+
+    squares: dict[str, torch.Tensor] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    grams: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def collect(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    progress: Progress,
+    *,
+    max_tokens: int = 16_384,
+    grams: bool = False,
+) -> Statistics:
+    """Squared inputs of every linear layer over calibration rows.
+
+    Args:
+        model: a torch model in eval mode, decoder or encoder.
+        rows: token ids.
+        max_tokens: rows beyond this many tokens are left out.
+        grams: also keep x x^T, for rounding that compensates its errors.
+
+    Raises:
+        UserError: no rows, or activations that are not finite.
+    """
+    import torch
+
+    found = Statistics()
+    chosen = take(rows, max_tokens)
+    with torch.no_grad(), progress.task("calibrating", len(chosen)) as task, _hooks(model, found, grams) as see:
+        for batch in batches(chosen):
+            ids, mask = _pad(batch)
+            see(mask)
+            model(input_ids=ids, attention_mask=mask, **_no_cache(model))
+            task.advance(len(batch))
+    for name, value in found.squares.items():
+        if not torch.isfinite(value).all():
+            raise UserError(
+                f"the inputs of {name} are not finite on the calibration rows",
+                where="quantize.calibration",
+                fix="check the weights for NaN or Inf",
+            )
+    return found
+
+
+def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
+    """The first rows up to a number of tokens; the last one cut.
+
+    Raises:
+        UserError: there are none.
+    """
+    chosen: list[Sequence[int]] = []
+    left = max_tokens
+    for row in rows:
+        if left <= 0:
+            break
+        if len(row):
+            chosen.append(row[:left])
+            left -= len(row)
+    if not chosen:
+        raise UserError("there are no calibration rows", where="data.splits.calibration",
+                        fix="give data.splits.calibration some rows, or set quantize.calibration: none")  # fmt: skip
+    return chosen
+
+
+def batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Rows of similar length together, at most `_BATCH_TOKENS` with padding."""
+    batch: list[Sequence[int]] = []
+    for row in sorted(rows, key=len):
+        if batch and (len(batch) + 1) * len(row) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _pad(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    width = max(map(len, batch))
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros(len(batch), width, dtype=torch.long)
+    for at, row in enumerate(batch):
+        ids[at, : len(row)] = torch.tensor(list(row))
+        mask[at, : len(row)] = 1
+    return ids, mask
+
+
+def _no_cache(model: Any) -> dict[str, bool]:
+    return {"use_cache": False} if hasattr(model.config, "use_cache") and _decodes(model) else {}
+
+
+def _decodes(model: Any) -> bool:
+    return bool(getattr(model, "can_generate", lambda: False)())
+
+
+def _linears(model: Any) -> dict[str, Any]:
+    import torch
+
+    return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+
+
+@contextmanager
+def _hooks(model: Any, found: Statistics, grams: bool) -> Iterator[Callable[[Any], None]]:
+    """Forward hooks that add up inputs; yields a function that takes the mask [B, T] of the next pass."""
+    state: dict[str, Any] = {}
+
+    def see(mask: torch.Tensor) -> None:
+        state.update(mask=mask.bool(), last=None, last_gram=None)
+
+    def add(name: str, x: torch.Tensor) -> None:
+        mask = state["mask"]
+        # An encoder's pooler and head see one vector for each row, not one for each token.
+        flat = x[mask] if x.ndim == 3 and x.shape[:2] == mask.shape else x.reshape(-1, x.shape[-1])
+        flat = flat.float()
+        squares = flat.square().sum(0).double()
+        found.squares[name] = found.squares[name] + squares if name in found.squares else squares
+        found.tokens[name] = found.tokens.get(name, 0) + len(flat)
+        if not grams or name.endswith("lm_head.weight"):
+            return
+        if state["last"] is x:  # query, key and value read one input, and so do gate and up
+            found.grams[name] = found.grams[state["last_gram"]]
+            return
+        gram = flat.T @ flat
+        if name in found.grams:
+            found.grams[name] += gram
+        else:
+            found.grams[name] = gram
+        state.update(last=x, last_gram=name)
+
+    handles = [
+        part.register_forward_pre_hook(lambda _, args, name=f"{name}.weight": add(name, args[0]))
+        for name, part in _linears(model).items()
+    ]
+    try:
+        yield see
+    finally:
+        for handle in handles:
+            handle.remove()
