@@ -155,11 +155,11 @@ def test_the_recipe_names_the_plain_arm_only_where_it_is_compared() -> None:
         "export: [onnx:int8, gguf:Q8_0, gguf:Q4_0]\n"
     )
     assert [str(s) for s in parse_recipe(text, "a.yaml").schemes] == ["onnx:int8", "gguf:Q8_0", "gguf:Q4_0"]
-    compared = parse_recipe(text + "quantize: {compare: true}\n", "a.yaml")
+    assert not parse_recipe(text, "a.yaml").calibrates
+    compared = parse_recipe(text + "quantize: {calibration: imatrix, compare: true}\n", "a.yaml")
     assert [str(s) for s in compared.schemes][3:] == ["gguf:Q4_0-plain"]
-    none = parse_recipe(text + "quantize: {compare: true, calibration: none}\n", "a.yaml")
-    assert len(none.schemes) == 3
-    assert not none.calibrates
+    with pytest.raises(UserError, match="nothing is calibrated"):
+        parse_recipe(text + "quantize: {compare: true, calibration: none}\n", "a.yaml")
     with pytest.raises(ValueError, match="unknown scheme"):
         parse_scheme("gguf:Q8_0-plain")
     with pytest.raises(UserError, match=r"data\.splits\.calibration"):

@@ -52,6 +52,7 @@ def test_rivals_are_reported_and_not_held() -> None:
         _model("control", "control", "torch:fp32", retained=_figure(0.5)),
         _model("teacher/gguf:Q4_0", "teacher", retained=_figure(0.5), error=None),
         _model("teacher/gguf:Q2_K", "teacher", error="crashed"),
+        _model("student/gguf:Q4_0-plain", scheme="gguf:Q4_0-plain", retained=_figure(0.5), kl_student=_figure(0.9)),
     ]
     good = _model("student/gguf:Q8_0", retained=_figure(0.98), kl_student=_figure(0.01))
     assert not _failed([TEACHER, STUDENT, *rivals, good], min_retained=0.95, max_kl=0.05)

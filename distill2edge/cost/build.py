@@ -9,6 +9,7 @@ from distill2edge.cost import model
 from distill2edge.cost.catalogue import Catalogue, Device, Rented
 from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
 from distill2edge.recipe import schema
+from distill2edge.schemes import PLAIN_SUFFIX
 
 SCHEMA_VERSION = 1
 
@@ -207,7 +208,8 @@ def _admitted(verify: dict[str, Any]) -> dict[str, bool]:
     admitted = {}
     for entry in verify.get("models", []):
         name = str(entry["id"])
-        good = not entry.get("error") and name not in failed
+        # An arm without calibration is made to compare, not to ship.
+        good = not entry.get("error") and name not in failed and not name.endswith(PLAIN_SUFFIX)
         if good and floors and name != "teacher":
             retained = (entry.get("retained") or {}).get("value")
             good = retained is not None and retained >= max(floors)

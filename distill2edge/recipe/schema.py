@@ -297,7 +297,7 @@ class Quantize(Section):
     """How weights are rounded for the files that ship."""
 
     calibration: Literal["auto", "imatrix", "none"] = Field(
-        "auto",
+        "none",
         description="imatrix: GGUF types below 8 bits are rounded by what each weight's input is on the calibration "
         "split; auto: where the task is causal-lm and there is a calibration split",
     )
@@ -407,6 +407,8 @@ class Recipe(Section):
             raise ValueError("distill.loss: every weight is zero")
         for text in (*self.export, *self.verify.teacher_schemes):
             parse_scheme(text)
+        if self.quantize.compare and not self.calibrates:
+            raise ValueError("quantize.compare: nothing is calibrated: set quantize.calibration: imatrix")
         if self.quantize.calibration == "imatrix":
             if self.task != "causal-lm":
                 raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {self.task}: use none")
