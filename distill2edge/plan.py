@@ -18,7 +18,8 @@ from distill2edge import progress as progress_module
 from distill2edge.housekeeping import readable_bytes
 from distill2edge.pipeline import Stage, keys_of
 from distill2edge.recipe.load import load_recipe
-from distill2edge.recipe.schema import FromTeacher, Recipe, ScratchTeacher
+from distill2edge.recipe.schema import FromTeacher, Recipe
+from distill2edge.recipe.scratch import ScratchTeacher
 from distill2edge.store import Artifact, Store, default_root
 
 Row = dict[str, Any]

@@ -11,7 +11,8 @@ from distill2edge.errors import UserError
 from distill2edge.pipeline import Stage
 from distill2edge.progress import Progress
 from distill2edge.recipe.canonical import canonical
-from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe, Scratch
+from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe
+from distill2edge.recipe.scratch import Scratch
 from distill2edge.schemes import Scheme, parse_scheme
 from distill2edge.store import sha256_of
 

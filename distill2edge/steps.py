@@ -10,7 +10,8 @@ from distill2edge.files import read_json
 from distill2edge.models import TORCH, Encodings, ModelFile
 from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
-from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Recipe, Scratch, ScratchTeacher
+from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Recipe
+from distill2edge.recipe.scratch import Scratch, ScratchTeacher
 from distill2edge.schemes import Scheme
 from distill2edge.tasks import task_of
 from distill2edge.tasks.base import Facts

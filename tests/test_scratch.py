@@ -13,7 +13,7 @@ from distill2edge.data.encode import Row
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.load import parse_recipe
-from distill2edge.recipe.schema import Scratch, ScratchTeacher
+from distill2edge.recipe.scratch import Scratch, ScratchTeacher
 from distill2edge.teacher.scratch import materialise_scratch
 
 ROWS = [Row(str(n), f"say {n} in words please", f" number {n * 37} it is") for n in range(60)]

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,11 @@ def quantize(
     *,
     threads: int,
     imatrix: Path | None = None,
-    tensor_types: Mapping[str, int] | None = None,
 ) -> None:
     """Quantize a GGUF into another with `llama_model_quantize`.
 
     Args:
         imatrix: importance matrix, as `gguf_format.imatrix` writes it.
-        tensor_types: tensor name -> number of its ggml type, in place of what the file type would give it. llama.cpp
-            still falls back where a row does not fit.
 
     Raises:
         UserError: llama.cpp refused or crashed; its last words are in the message.
@@ -62,7 +58,6 @@ def quantize(
         "ftype": ftype,
         "threads": threads,
         "imatrix": str(imatrix) if imatrix else None,
-        "tensor_types": dict(tensor_types or {}),
     }
     _call(request, str(source))
 
@@ -151,12 +146,6 @@ def _quantize(api: Any, request: dict[str, Any]) -> dict[str, Any]:
             entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         params.imatrix = entries
         keep += [means, entries]
-    if request["tensor_types"]:
-        overrides = (api.llama_model_tensor_override * (len(request["tensor_types"]) + 1))()
-        for override, (name, kind) in zip(overrides, request["tensor_types"].items(), strict=False):
-            override.pattern, override.type = f"^{re.escape(name)}$".encode(), kind
-        params.tt_overrides = overrides
-        keep.append(overrides)
     status = api.llama_model_quantize(request["source"].encode(), request["target"].encode(), ctypes.byref(params))
     return {} if status == 0 else {"error": f"llama.cpp returned {status}"}
 

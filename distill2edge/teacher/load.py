@@ -13,7 +13,7 @@ from distill2edge import bundled
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
-from distill2edge.recipe.schema import Scratch
+from distill2edge.recipe.scratch import Scratch
 from distill2edge.teacher import licence as gate
 from distill2edge.teacher.hub_model import HubModel
 from distill2edge.teacher.model_files import describe, take, wanted

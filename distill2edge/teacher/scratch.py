@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
-from distill2edge.recipe.schema import Scratch, ScratchTeacher
+from distill2edge.recipe.scratch import Scratch, ScratchTeacher
 from distill2edge.teacher import licence as gate
 from distill2edge.teacher.model_files import describe
 
