@@ -1,4 +1,4 @@
-"""Which kind of language model a Hugging Face directory holds: a decoder, or an encoder with a decoder."""
+"""Which kind of model a Hugging Face directory holds (decoder, encoder with decoder, classifier), and how it is read."""
 
 from __future__ import annotations
 
@@ -10,20 +10,51 @@ from typing import Any
 
 def is_encoder_decoder(model_dir: Path | str) -> bool:
     """Whether the directory's config.json says so; False without one."""
+    return bool(_config(model_dir).get("is_encoder_decoder"))
+
+
+def is_classifier(model_dir: Path | str) -> bool:
+    """Whether the directory's config.json names a sequence classifier; False without one."""
+    names = _config(model_dir).get("architectures")
+    return bool(names) and str(names[0]).endswith("ForSequenceClassification")
+
+
+def _config(model_dir: Path | str) -> dict[str, Any]:
     path = Path(model_dir) / "config.json"
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("is_encoder_decoder"))
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def load_language_model(model_dir: Path | str, **options: Any) -> Any:
-    """`from_pretrained` of the class that generates text: causal, or sequence to sequence. Local files, no remote code.
+def load_model(model_dir: Path | str, **options: Any) -> Any:
+    """`from_pretrained` of the class with the directory's head. Local files, no remote code.
 
     Raises:
-        ValueError: neither (transformers says which class it is).
+        ValueError: another kind of model (transformers says which).
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-    kind: Any = AutoModelForSeq2SeqLM if is_encoder_decoder(model_dir) else AutoModelForCausalLM
+    kind: Any = AutoModelForCausalLM
+    if is_classifier(model_dir):
+        kind = AutoModelForSequenceClassification
+    elif is_encoder_decoder(model_dir):
+        kind = AutoModelForSeq2SeqLM
     return kind.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False, **options)
+
+
+def logits_of(model: Any, ids: Sequence[int], prompt: int) -> Any:
+    """Logits of one text alone: [L, V] of a decoder, [1 + T, V] of an encoder-decoder, [C] of a classifier.
+
+    Args:
+        ids: [L] tokens.
+        prompt: count of tokens before the response: an encoder-decoder reads those as its source.
+    """
+    import torch
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if type(inner).__name__.endswith("ForSequenceClassification"):
+        return model(torch.tensor([list(ids)])).logits[0]
+    if model.config.is_encoder_decoder:
+        return model(**pair_inputs(model.config, ids, prompt), use_cache=False).logits[0]
+    return model(torch.tensor([list(ids)]), use_cache=False).logits[0]
 
 
 def start_token_id(config: Any) -> int:

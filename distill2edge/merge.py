@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_language_model, pair_inputs
+from distill2edge.architectures import load_model, logits_of
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.schemes import Scheme
@@ -54,7 +54,7 @@ def merge(
         raise UserError("there are no rows to compare the merged model on", fix="give data.splits.train some rows")
     for directory in (model_dir, trained_dir / "model"):
         _refuse_quantized(directory)
-    base: Any = load_language_model(model_dir, dtype=torch.float32).eval()
+    base: Any = load_model(model_dir, dtype=torch.float32).eval()
     if (trained_dir / "adapter").is_dir():
         from peft import PeftModel
 
@@ -64,21 +64,22 @@ def merge(
         del adapted
         kind = "adapter"
     elif (trained_dir / "model").is_dir():
-        merged = load_language_model(trained_dir / "model", dtype=torch.float32).eval()
+        merged = load_model(trained_dir / "model", dtype=torch.float32).eval()
         before = _logits(merged, rows)
         kind = "full"
     else:
         raise UserError("neither adapter/ nor model/ is there", where=str(trained_dir), fix="run the training first")
-    merged.config.use_cache = True
+    if hasattr(merged.config, "use_cache"):
+        merged.config.use_cache = True
     target = work / "model"
     shutil.rmtree(target, ignore_errors=True)
     merged.save_pretrained(target)
     copy_tokenizer(model_dir, target)
     del base, merged
     # From the disk: what ships is what is compared.
-    saved: Any = load_language_model(target, dtype=torch.float32).eval()
+    saved: Any = load_model(target, dtype=torch.float32).eval()
     difference = _compare(before, _logits(saved, rows))
-    untrained: Any = load_language_model(model_dir, dtype=torch.float32)
+    untrained: Any = load_model(model_dir, dtype=torch.float32)
     old, new = dict(untrained.named_parameters()), dict(saved.named_parameters())
     survival = {str(scheme): list(_survival(old, new, scheme)) for scheme in schemes}
     parameters = saved.num_parameters()
@@ -105,17 +106,13 @@ def _refuse_quantized(directory: Path) -> None:
 
 
 def _logits(model: Any, rows: Sequence[Encoded]) -> list[Tensor]:
-    """[L, V] of some rows, evenly taken, each alone: no padding can hide a difference."""
+    """[L, V] (of a classifier [C]) of some rows, evenly taken, each alone: no padding can hide a difference."""
     import torch
 
     step = max(1, len(rows) // _ROWS)
     chosen = rows[::step][:_ROWS]
     with torch.no_grad():
-        if model.config.is_encoder_decoder:
-            inputs = [pair_inputs(model.config, row.ids, row.prompt_length) for row in chosen]
-        else:
-            inputs = [{"input_ids": torch.tensor([row.ids[:_TOKENS]])} for row in chosen]
-        return [model(**each, use_cache=False).logits[0] for each in inputs]
+        return [logits_of(model, row.ids[:_TOKENS], row.prompt_length) for row in chosen]
 
 
 def _compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, float]:

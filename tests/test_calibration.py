@@ -20,7 +20,7 @@ from distill2edge.quantize import ggml
 from distill2edge.quantize.calibrate import gguf_names, write_importance
 from distill2edge.quantize.statistics import collect
 from distill2edge.recipe.load import parse_recipe
-from distill2edge.saved_model import load_saved
+from distill2edge.architectures import load_model
 from distill2edge.schemes import parse_scheme
 from tests.tiny import tiny_llama
 
@@ -40,7 +40,7 @@ def calibrate(model_dir: Path, work: Path) -> Path:
 
 
 def test_statistics_are_the_squared_inputs_padding_left_out(model_dir: Path) -> None:
-    model = load_saved(model_dir, torch.float32)
+    model = load_model(model_dir, dtype=torch.float32).eval()
     found = collect(model, list(ROWS.values()), SilentProgress(), grams=True)
     name = "model.layers.1.mlp.down_proj.weight"
     seen: list[torch.Tensor] = []
@@ -109,7 +109,9 @@ def test_the_file_is_rounded_by_what_matters(model_dir: Path, tmp_path: Path) ->
         assert facts["calibration"] == (None if "plain" in scheme else "imatrix")
         file = read_gguf(work / "model.gguf")
         name = "blk.1.ffn_up.weight"
-        wanted = load_saved(model_dir, torch.float32).state_dict()["model.layers.1.mlp.up_proj.weight"].numpy()
+        wanted = (
+            load_model(model_dir, dtype=torch.float32).eval().state_dict()["model.layers.1.mlp.up_proj.weight"].numpy()
+        )
         error[scheme] = float((means[name] * (file.tensor(name) - wanted) ** 2).sum())
     assert error["gguf:Q4_0"] < error["gguf:Q4_0-plain"]
 
@@ -120,7 +122,9 @@ def test_ggml_in_this_process_gives_the_bytes_of_the_file(model_dir: Path, tmp_p
         model_dir, parse_scheme("gguf:Q5_0"), {"name": "x"}, tmp_path / "out", SilentProgress(), imatrix=imatrix
     )
     file = read_gguf(tmp_path / "out/model.gguf")
-    weight = load_saved(model_dir, torch.float32).state_dict()["model.layers.0.mlp.gate_proj.weight"].numpy()
+    weight = (
+        load_model(model_dir, dtype=torch.float32).eval().state_dict()["model.layers.0.mlp.gate_proj.weight"].numpy()
+    )
     name = "blk.0.ffn_gate.weight"
     data = ggml.quantize(weight, "Q5_0", read_imatrix(imatrix).means()[name])
     np.testing.assert_array_equal(ggml.dequantize(data, "Q5_0", weight.shape[1]), file.tensor(name))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import tiny_t5
 
-from distill2edge.architectures import load_language_model, pair_inputs
+from distill2edge.architectures import load_model, pair_inputs
 from distill2edge.data.encode import Encoded, Row
 from distill2edge.data.pairs import encode_pairs, encode_sources
 from distill2edge.distill.batches import IGNORED
@@ -54,7 +54,7 @@ def tokenizer(directory: Path) -> Any:
 
 def dense_logits(directory: Path, row: Encoded) -> torch.Tensor:
     """[supervised, V] of the model itself."""
-    model = load_language_model(directory).eval()
+    model = load_model(directory).eval()
     with torch.no_grad():
         return model(**pair_inputs(model.config, row.ids, row.prompt_length), use_cache=False).logits[0, :-1]
 
@@ -88,7 +88,7 @@ def test_a_batch_shifts_the_target_by_the_start_token(pairs: list[Encoded]) -> N
 
 
 def test_the_loss_is_that_of_the_model_itself(teacher: Path, pairs: list[Encoded]) -> None:
-    model = Seq2SeqDistillModel(load_language_model(teacher), Weights(ce=1.0), 1.0, 5, torch.float32).eval()
+    model = Seq2SeqDistillModel(load_model(teacher), Weights(ce=1.0), 1.0, 5, torch.float32).eval()
     batch = collate_pairs([{"ids": pair.ids, "mask": pair.mask} for pair in pairs[:4]], pad=0, start=0)
     model.check_head(torch.tensor([pairs[0].ids]))
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_a_student_without_the_first_layer_keeps_the_position_bias(teacher: Path
     init = schema.FromTeacher(layers=(1, 2), decoder_layers=(2,))
     facts = init_student(schema.Student(init=init), teacher, (), tmp_path, SilentProgress())
     assert (facts["layers"], facts["decoder_layers"]) == ([1, 2], [2])
-    old, new = load_language_model(teacher), load_language_model(tmp_path / "model")
+    old, new = load_model(teacher), load_model(tmp_path / "model")
     assert len(new.get_encoder().block) == 2
     assert len(new.get_decoder().block) == 1
     for half in ("get_encoder", "get_decoder"):

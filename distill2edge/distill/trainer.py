@@ -27,8 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill2edge.distill.batches import Examples, LengthGrouped
-from distill2edge.distill.model import DistillModel
+from distill2edge.distill.batches import LengthGrouped
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
 from distill2edge.progress import Task
@@ -39,7 +38,7 @@ _BEST = "best"
 
 
 class DistillTrainer(Trainer):
-    """Trains a `DistillModel`: exact under gradient accumulation, deterministic, small checkpoints.
+    """Trains a module that computes its own loss: exact under gradient accumulation, deterministic, small checkpoints.
 
     A checkpoint holds the trainable weights alone, with the optimizer, schedule and random state beside them.
 
@@ -49,10 +48,10 @@ class DistillTrainer(Trainer):
 
     def __init__(
         self,
-        model: DistillModel,
+        model: nn.Module,
         args: TrainingArguments,
-        train: Examples,
-        validation: Examples | None,
+        train: Any,
+        validation: Any,
         collator: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
     ) -> None:
         super().__init__(

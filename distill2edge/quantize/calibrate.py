@@ -12,7 +12,7 @@ from distill2edge.gguf_format.families import by_model_type, refuse
 from distill2edge.gguf_format.imatrix import Importance, write_imatrix
 from distill2edge.progress import Progress
 from distill2edge.quantize.statistics import FEW_TOKENS, collect
-from distill2edge.saved_model import load_saved
+from distill2edge.architectures import load_model
 
 
 def write_importance(
@@ -51,7 +51,9 @@ def write_importance(
             fix="remove duplicates from the data, or set quantize.calibration: none",
         )
     names = gguf_names(model_dir)
-    found = collect(load_saved(model_dir, torch.float32), list(rows.values()), progress, max_tokens=max_tokens)
+    found = collect(
+        load_model(model_dir, dtype=torch.float32).eval(), list(rows.values()), progress, max_tokens=max_tokens
+    )
     sums = {names[name]: value.numpy() for name, value in found.squares.items() if name in names}
     counts = {names[name]: found.tokens[name] for name in found.squares if name in names}
     tokens = max(counts.values())

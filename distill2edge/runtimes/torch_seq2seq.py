@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill2edge.architectures import load_language_model, pair_inputs, start_token_id
+from distill2edge.architectures import load_model, pair_inputs, start_token_id
 from distill2edge.runtimes.base import check_positions, check_request
 from distill2edge.runtimes.torch_runtime import DTYPES, check_torch_request
 
@@ -30,7 +30,7 @@ class TorchSeq2Seq:
         torch.set_num_threads(threads)
         self.context = context
         self.device = torch.device(device)
-        model = load_language_model(path, dtype=DTYPES[dtype], use_safetensors=True)
+        model = load_model(path, dtype=DTYPES[dtype], use_safetensors=True)
         self._model = model.to(self.device).eval()
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self._encoded: Any = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import is_encoder_decoder
+from distill2edge.architectures import is_encoder_decoder, load_model, logits_of
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
@@ -74,7 +74,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files and the generation settings as they are: rewriting them could change them."""
     names = (
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-        "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
+        "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
     )  # fmt: skip
     for name in names:
         if (source / name).is_file():
@@ -104,16 +104,13 @@ def _from_teacher(
             where="student.init.decoder_layers",
             fix="leave it out: student.init.layers counts the layers of a decoder",
         )
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from distill2edge.student.layers import by_similarity, check_layers, decoder_layers, evenly, keep_layers
+    from distill2edge.student.layers import by_similarity, check_layers, evenly, keep_layers, layers_of
 
     total = json.loads((Path(teacher_dir) / "config.json").read_text()).get("num_hidden_layers")
     if total is not None:
         check_layers(init.layers, total)  # before seconds of loading
-    model: Any = AutoModelForCausalLM.from_pretrained(teacher_dir, dtype="auto", local_files_only=True).eval()
-    total = len(decoder_layers(model))
+    model: Any = load_model(teacher_dir, dtype="auto").eval()
+    total = len(layers_of(model))
     dropped: list[dict[str, float]] = []
     if not isinstance(init.layers, int):
         kept = list(init.layers)
@@ -129,7 +126,7 @@ def _from_teacher(
                 fix="give data.splits.calibration some rows, or set select: even",
             )
         kept, dropped = by_similarity(model, _batches(rows), init.layers, progress)
-    probe = torch.tensor([rows[0].ids[:16]]) if rows else torch.arange(8)[None]
+    probe = list(rows[0].ids[:16]) if rows else list(range(8))
     keep_layers(model, kept)
     target = work / "model"
     shutil.rmtree(target, ignore_errors=True)
@@ -146,14 +143,13 @@ def _from_teacher(
     }
 
 
-def _check_saved(model: Any, target: Path, probe: torch.Tensor) -> None:
+def _check_saved(model: Any, target: Path, probe: Sequence[int]) -> None:
     """What was saved must load as the very same function."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    saved: Any = AutoModelForCausalLM.from_pretrained(target, dtype="auto", local_files_only=True).eval()
+    saved: Any = load_model(target, dtype="auto").eval()
     with torch.no_grad():
-        same = torch.equal(model(probe, use_cache=False).logits, saved(probe, use_cache=False).logits)
+        same = torch.equal(logits_of(model, probe, 0), logits_of(saved, probe, 0))
     if not same:
         raise UserError(
             f"a {type(model).__name__} of fewer layers does not load as it was saved",

@@ -1,4 +1,4 @@
-"""Which layers of a decoder to keep, and a model made of them."""
+"""Which layers of a decoder or an encoder to keep, and a model made of them."""
 
 from __future__ import annotations
 
@@ -43,39 +43,64 @@ def check_layers(layers: int | Sequence[int], total: int) -> None:
         raise UserError("layers must ascend, each once", where=WHERE, fix=f"write {sorted(set(layers))}")
 
 
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The ModuleList of a decoder's layers.
+def body_of(model: Any) -> nn.Module:
+    """The part of a model that turns ids into hidden states: its decoder, or for a classifier all but the head."""
+    name = getattr(model, "base_model_prefix", "")
+    if type(model).__name__.endswith("ForSequenceClassification") and hasattr(model, name):
+        return getattr(model, name)  # type: ignore[no-any-return]
+    return model.get_decoder()  # type: ignore[no-any-return]
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """The ModuleList of a model's layers.
 
     Raises:
-        UserError: the architecture keeps them elsewhere.
+        UserError: the architecture keeps them in no list, or shares one layer among all.
     """
-    layers = getattr(model.get_decoder(), "layers", None)
-    if not isinstance(layers, nn.ModuleList) or len(layers) != model.config.num_hidden_layers:
+    owner, name = _place_of(model)
+    return getattr(owner, name)  # type: ignore[no-any-return]
+
+
+def _place_of(model: Any) -> tuple[nn.Module, str]:
+    """The module that holds the list of layers, and the list's name in it."""
+    body, total = body_of(model), model.config.num_hidden_layers
+    found = [
+        (owner, name)
+        for owner in body.modules()
+        for name, child in owner.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == total and name in ("layers", "layer", "h", "blocks")
+    ]
+    if not found:
         raise UserError(
             f"the layers of {type(model).__name__} are not in one list",
             where="student.init",
             fix="start the student from a checkpoint instead: student.init: {model: ...}",
         )
-    return layers
+    return found[0]
+
+
+def _install(model: Any, layers: Sequence[nn.Module]) -> None:
+    owner, name = _place_of(model)
+    setattr(owner, name, nn.ModuleList(layers))
+    model.config.num_hidden_layers = len(layers)
 
 
 def keep_layers(model: Any, kept: Sequence[int]) -> None:
-    """Reduce a causal model to some of its layers, in place: modules, indices, per-layer lists of its config."""
-    layers = decoder_layers(model)
+    """Reduce a model to some of its layers, in place: modules, indices, per-layer lists of its config."""
+    layers = layers_of(model)
     total = len(layers)
     check_layers(list(kept), total)
     for new, old in enumerate(kept):
         for module in layers[old].modules():
             if getattr(module, "layer_idx", None) == old:
                 module.layer_idx = new  # type: ignore[assignment]
-    model.get_decoder().layers = nn.ModuleList(layers[old] for old in kept)
+    _install(model, [layers[old] for old in kept])
     config = model.config
     for name, value in config.to_dict().items():
         if isinstance(value, list | tuple) and len(value) == total and name not in ("architectures",):
             setattr(config, name, [value[old] for old in kept])
     if getattr(config, "max_window_layers", None) is not None:
         config.max_window_layers = min(config.max_window_layers, len(kept))
-    config.num_hidden_layers = len(kept)
 
 
 @torch.no_grad()
@@ -96,7 +121,7 @@ def by_similarity(
     Returns:
         The layers kept, ascending; and for each drop {layer, distance}.
     """
-    layers = list(decoder_layers(model))
+    layers = list(layers_of(model))
     kept = list(range(len(layers)))
     dropped: list[dict[str, float]] = []
     config_types = getattr(model.config, "layer_types", None)
@@ -106,13 +131,12 @@ def by_similarity(
             at = min(range(len(kept)), key=distances.__getitem__)
             dropped.append({"layer": kept.pop(at), "distance": distances[at]})
             task.advance(1, f"dropped {dropped[-1]['layer']:.0f}")
-    _install(model, layers, list(range(len(layers))), config_types)
+    _reduce(model, layers, list(range(len(layers))), config_types)
     return kept, dropped
 
 
-def _install(model: Any, layers: list[nn.Module], kept: Sequence[int], config_types: list[str] | None) -> None:
-    model.get_decoder().layers = nn.ModuleList(layers[i] for i in kept)
-    model.config.num_hidden_layers = len(kept)
+def _reduce(model: Any, layers: list[nn.Module], kept: Sequence[int], config_types: list[str] | None) -> None:
+    _install(model, [layers[i] for i in kept])
     if config_types is not None:
         model.config.layer_types = [config_types[i] for i in kept]
 
@@ -125,7 +149,7 @@ def _distances(
     config_types: list[str] | None,
 ) -> list[float]:
     """Mean angular distance of each kept layer's input and output over all real tokens."""
-    _install(model, layers, kept, config_types)
+    _reduce(model, layers, kept, config_types)
     sums = [0.0] * len(kept)
     mask: Tensor
 
@@ -140,11 +164,12 @@ def _distances(
 
     handles = [layers[i].register_forward_hook(hook(at), with_kwargs=True) for at, i in enumerate(kept)]
     tokens = 0
+    without_cache = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     try:
         for batch in batches:
             mask = batch["attention_mask"].bool()
             tokens += int(mask.sum())
-            model.get_decoder()(**batch, use_cache=False)
+            body_of(model)(**batch, **without_cache)
     finally:
         for handle in handles:
             handle.remove()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill2edge.architectures import load_language_model
+from distill2edge.architectures import load_model
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
 from distill2edge.student.layers import check_layers, evenly
@@ -31,7 +31,7 @@ def from_seq2seq_teacher(init: schema.FromTeacher, teacher_dir: Path, target: Pa
             where="student.init.select",
             fix="set select: even or first, or list the layers",
         )
-    model = load_language_model(teacher_dir, dtype="auto").eval()
+    model = load_model(teacher_dir, dtype="auto").eval()
     if not all(isinstance(getattr(part, "block", None), nn.ModuleList) for part in _halves(model)):
         raise UserError(
             f"the layers of {type(model).__name__} are not laid out as T5's",
@@ -45,7 +45,7 @@ def from_seq2seq_teacher(init: schema.FromTeacher, teacher_dir: Path, target: Pa
     keep_blocks(model, *kept)
     shutil.rmtree(target, ignore_errors=True)
     model.save_pretrained(target)
-    saved = load_language_model(target, dtype="auto").eval()
+    saved = load_model(target, dtype="auto").eval()
     with torch.no_grad():
         if not torch.equal(model(**probe, use_cache=False).logits, saved(**probe, use_cache=False).logits):
             raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distill2edge.architectures import is_encoder_decoder, load_language_model
+from distill2edge.architectures import is_classifier, is_encoder_decoder, load_model
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.precision import compute_dtype, default_device
@@ -69,14 +69,16 @@ def needs_gguf() -> UserError:
     )
 
 
-def load_model(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
+def load_frozen(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
     """A language model in eval mode: safetensors only, no remote code, no network.
 
     Raises:
         UserError: neither a decoder nor an encoder-decoder.
     """
     try:
-        model = load_language_model(model_dir, dtype=dtype, use_safetensors=True)
+        if is_classifier(model_dir):
+            raise ValueError("a classifier")
+        model = load_model(model_dir, dtype=dtype, use_safetensors=True)
     except ValueError as error:
         raise UserError(
             f"not a model that writes text: {str(error).splitlines()[0]}",
@@ -106,7 +108,7 @@ class TransformersBackend:
             torch.set_num_threads(available_threads())
         kind = compute_dtype(dtype, self.device)
         self.dtype = str(kind).removeprefix("torch.")
-        self._model = load_model(model_dir, kind, self.device)
+        self._model = load_frozen(model_dir, kind, self.device)
         head = self._model.get_output_embeddings()
         if head is None:
             raise UserError("the teacher has no output head", where="teacher.model", fix="take a decoder")

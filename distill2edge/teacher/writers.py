@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distill2edge.architectures import start_token_id
 from distill2edge.precision import compute_dtype, default_device
 from distill2edge.sampling import draw_token
-from distill2edge.teacher.backends import load_model, needs_gguf
+from distill2edge.teacher.backends import load_frozen, needs_gguf
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal
@@ -55,7 +55,7 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tup
     from transformers import GenerationConfig
 
     device = default_device()
-    model = load_model(model_dir, compute_dtype("auto", device), device)
+    model = load_frozen(model_dir, compute_dtype("auto", device), device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
     sampling: dict[str, Any] = {"do_sample": False}
     if signal.temperature > 0:

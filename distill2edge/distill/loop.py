@@ -1,0 +1,166 @@
+"""One training run on transformers' Trainer: schedule, checkpoints, resume, the best weights, and its record."""
+
+from __future__ import annotations
+
+import math
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.files import write_json
+from distill2edge.progress import Progress
+from distill2edge.recipe import schema
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distill2edge.distill.trainer import DistillTrainer
+
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+Collator = Callable[[Sequence[dict[str, Any]]], "dict[str, Tensor]"]
+
+
+def run_training(
+    model: Any,
+    examples: Any,
+    validation: Any,
+    collator: Collator,
+    training: schema.Training,
+    result: Path,
+    eval_loss: str,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train, and write `result` (`adapter` or `model`) and `train.json` beside it.
+
+    Leftovers of a killed try are taken up from their last checkpoint. On Ctrl-C or SIGTERM the step is finished and a
+    checkpoint saved first.
+
+    Args:
+        model: a module with `student`, `dtype`, and a forward pass that returns `loss`, `sum` and `count` of a batch.
+        examples: a data set with `lengths`, one per example, by which rows are grouped.
+        validation: the same, scored at every checkpoint and at the end, the best weights are kept; or None.
+        collator: examples -> batch, with `attention_mask` and `labels`; labels other than -100 are what losses divide
+            by.
+        eval_loss: what the validation loss is, in words.
+
+    Returns:
+        what train.json holds.
+
+    Raises:
+        UserError: training diverged.
+        KeyboardInterrupt, SystemExit: stopped by a signal, after the checkpoint.
+    """
+    import torch
+    from transformers import TrainingArguments
+
+    from distill2edge.distill.trainer import DistillTrainer, Steering, last_checkpoint
+
+    work = result.parent
+    checkpoints = work / "checkpoints"
+    per_step = training.batch_size * training.gradient_accumulation
+    args = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=_SCHEDULES[training.schedule],
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        max_steps=1,
+        logging_strategy="no",
+        save_strategy="no",
+        save_total_limit=2,  # the newest may be half written when we are killed
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_nan_inf_filter=False,
+        seed=seed,
+    )
+    updates = -(-len(examples) // (per_step * args.world_size))
+    total = max(1, math.ceil(training.epochs * updates))
+    if training.max_steps is not None:
+        total = min(total, training.max_steps)
+    args.max_steps, args.warmup_steps = total, math.ceil(training.warmup * total)
+
+    trainer = DistillTrainer(model, args, examples, validation, collator)
+    resume = last_checkpoint(checkpoints)
+    if resume is not None:
+        progress.say(f"  going on from {resume.name} of {total} steps")
+    with progress.task("train", total) as task:
+        steering = Steering(trainer, task, total, training.checkpoints)
+        trainer.add_callback(steering)
+        with steering.catching():
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    if steering.stopped_by is not None and trainer.state.global_step < total:
+        progress.say(
+            f"stopped at step {trainer.state.global_step} of {total}; a checkpoint is saved: "
+            "run the same command again to go on from there"
+        )
+        if steering.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + steering.stopped_by)
+    record = _record(trainer, model.dtype, eval_loss)
+    if args.should_save:
+        _write(model.student, result)
+        write_json(work / "train.json", record)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return record
+
+
+def _record(trainer: DistillTrainer, dtype: torch.dtype, eval_loss: str) -> dict[str, Any]:
+    from distill2edge.distill.trainer import log_entries
+
+    steps, wall, best = trainer.state.global_step, trainer.wall_s, trainer.load_best()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "schema_version": 1,
+        "steps": steps,
+        "kept_step": best,
+        "supervised_tokens": trainer.supervised_seen,
+        "tokens": trainer.tokens_seen,
+        "tokens_per_s": trainer.tokens_seen / wall,
+        "wall_s": wall,
+        "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        "dtype": str(dtype).removeprefix("torch."),
+        "trainable_parameters": sum(p.numel() for p in trainer.distilled.parameters() if p.requires_grad),
+        "eval_loss": eval_loss,
+        "log": [
+            {"step": e["step"], "loss": e["loss"], "lr": e["learning_rate"], "tokens": e["supervised"]}
+            for e in log_entries(trainer.state, "loss")
+        ],
+        "eval": [{"step": e["step"], "loss": e["eval_loss"]} for e in log_entries(trainer.state, "eval_loss")],
+    }
+
+
+def facts_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What a stage says of train.json: its figures, with counts in place of its curves."""
+    last = {
+        "loss": record["log"][-1]["loss"],
+        "validation_loss": min((e["loss"] for e in record["eval"]), default=None),
+    }
+    return {**{key: value for key, value in record.items() if key not in ("log", "eval")}, **last}
+
+
+def _write(student: Any, result: Path) -> None:
+    """Save under a temporary name, then rename. A directory called `adapter` gets the adapter alone."""
+    partial = result.with_name(result.name + ".partial")
+    for leftover in (partial, result):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if result.name != "adapter":
+        if hasattr(student.config, "use_cache"):
+            student.config.use_cache = True
+        student.save_pretrained(partial)
+    else:
+        # The embeddings are never trained beside an adapter; left to itself, peft asks the hub about them.
+        student.save_pretrained(partial, save_embedding_layers=False)
+    (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    partial.rename(result)
