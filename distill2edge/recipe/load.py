@@ -111,7 +111,7 @@ def _document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Pat
 
 _BRANCHES = {
     *("FromTeacher", "FromModel", "Scratch", "name"),
-    *("LogitsSignal", "TextSignal", "GoldSignal", "logits", "text", "gold"),
+    *("LogitsSignal", "TextSignal", "LabelsSignal", "GoldSignal", "logits", "text", "labels", "gold"),
 }
 
 
@@ -137,7 +137,7 @@ def _words(item: Any, path: yaml12.Path, document: Any) -> tuple[str, str]:
     if kind == "union_tag_invalid":
         return f"{context['discriminator']} is {context['tag']!r}", f"one of {context['expected_tags']}"
     if kind == "union_tag_not_found":
-        return "which kind is missing", "add kind: logits, kind: text or kind: gold"
+        return "which kind is missing", "add kind: logits, kind: text, kind: labels or kind: gold"
     if kind == "literal_error":
         near = difflib.get_close_matches(str(item["input"]), _quoted(context["expected"]), n=1, cutoff=0.6)
         return f"{shown} is not one of {context['expected']}", f"did you mean {near[0]}?" if near else ""
