@@ -51,5 +51,7 @@ def _check_classification(recipe: Recipe) -> None:
         )
     if isinstance(recipe.teacher.model, Scratch) or isinstance(getattr(recipe.student.init, "model", None), Scratch):
         raise ValueError("task classification cannot start from a model made from nothing: name a pretrained one")
+    if set(recipe.bench.workloads) != {"task"}:
+        raise ValueError("task classification is measured on its own texts: set bench: {workloads: [task]}")
     if recipe.teacher.backend == "llama.cpp":
         raise ValueError("task classification runs its teacher in transformers: leave teacher.backend out")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from distill2edge.errors import UserError
 
@@ -42,11 +43,19 @@ def open_runtime(
         raise UserError(f"unknown runtime {kind!r}", fix=f"one of {', '.join(KINDS)}")
     if not path.exists():
         raise UserError("no such model file", where=str(path), fix="give the path of an exported model")
+    if kind == "torch" and _is_classifier(path):
+        from distill2edge.runtimes.torch_classifier import TorchClassifier
+
+        return cast("Runtime", TorchClassifier(path, threads=threads, device=device, context=context, dtype=dtype))
     if kind == "torch":
         from distill2edge.runtimes.torch_runtime import TorchRuntime
 
         return TorchRuntime(path, threads=threads, device=device, context=context, dtype=dtype)
     if kind == "onnxruntime":
+        from distill2edge.runtimes.onnx_classifier import OnnxClassifier, is_classifier_graph
+
+        if is_classifier_graph(path):
+            return cast("Runtime", OnnxClassifier(path, threads=threads, device=device, context=context))
         from distill2edge.runtimes.onnx_runtime import OnnxRuntime
 
         return OnnxRuntime(path, threads=threads, device=device, context=context)
@@ -56,3 +65,9 @@ def open_runtime(
     if output_labels(path):
         return LlamaCppClassifier(path, threads=threads, device=device, context=context)
     return LlamaCppRuntime(path, threads=threads, device=device, context=context)
+
+
+def _is_classifier(path: Path) -> bool:
+    config = path / "config.json"
+    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
+    return bool(names) and str(names[0]).endswith("ForSequenceClassification")

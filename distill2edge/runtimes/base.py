@@ -30,6 +30,21 @@ class Runtime(Protocol):
         """Free the weights and the cache."""
 
 
+class Classifier(Protocol):
+    """One loaded classifier. One text at a time; token ids in, float32 class logits out."""
+
+    name: str
+    """`torch`, `onnxruntime` or `llama.cpp`."""
+    labels: list[str]
+    """Names of the classes, in the order of the logits."""
+
+    def classify(self, ids: Sequence[int]) -> np.ndarray:
+        """Class logits [C] of one text; `ids` hold the special tokens."""
+
+    def close(self) -> None:
+        """Free the weights."""
+
+
 def check_request(ids: Sequence[int], positions: Sequence[int], context: int) -> None:
     """Refuse a request no runtime could answer.
 
