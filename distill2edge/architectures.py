@@ -1,4 +1,4 @@
-"""Which kind of model a Hugging Face directory holds (decoder, encoder with decoder, classifier), and how it is read."""
+"""Which kind of model a Hugging Face directory holds (decoder, encoder-decoder, classifier), and how it is read."""
 
 from __future__ import annotations
 

@@ -40,7 +40,14 @@ def chat_with(
     Raises:
         UserError: nothing that can be loaded at `target`, or no chat template where one is asked for.
     """
-    speaker = open_speaker(choose_file(target, scheme))
+    from distill2edge.chat_classifier import classify_with, open_sorter
+
+    path = choose_file(target, scheme)
+    sorter = open_sorter(path)
+    if sorter is not None:
+        classify_with(sorter, prompt)
+        return
+    speaker = open_speaker(path)
     try:
         if template == "chat" and speaker.render is None:
             raise UserError("the model has no chat template", where=str(target), fix="--template plain")

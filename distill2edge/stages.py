@@ -60,6 +60,8 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         return name
 
     rows = {"template": recipe.data.template, "system": recipe.data.system, "max_length": recipe.data.max_length}
+    if recipe.task != "causal-lm":
+        rows["task"] = recipe.task
     own_layers = isinstance(recipe.student.init, FromTeacher)
 
     data = add(
@@ -89,16 +91,15 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             section["ledger"] = 2  # what is dropped, and what is written of it
             if read := contents(recipe.signal.verify, progress):
                 section["read"] = read
-        parents = (data, teacher) if recipe.signal.kind == "logits" else tuple(dict.fromkeys((data, base, teacher)))
+        parents = (data, teacher) if recipe.signal.kind != "text" else tuple(dict.fromkeys((data, base, teacher)))
         signal = (add("signal", section, parents, partial(steps.write_signal, recipe)),)
 
     section = {"init": canonical(recipe.student.init)}
-    if own_layers:
-        parents = (data, teacher)
-    else:
+    if recipe.task != "causal-lm":
+        section |= {"vocabulary": recipe.student.vocabulary, "rows": rows}
+    if not own_layers:
         section["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
-        parents = (data, teacher)
-    student = add("student", section, parents, partial(steps.write_student, recipe))
+    student = add("student", section, (data, teacher), partial(steps.write_student, recipe))
 
     arms = [("", recipe.distill, recipe.signal.kind, signal)]
     if recipe.distill.control:
@@ -113,7 +114,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         trained = add(
             f"distill{suffix}",
             {**section, "signal": kind},
-            (data, student, *read),
+            (data, student, *((teacher,) if training.loss.needs_layers else ()), *read),
             partial(steps.write_distill, recipe, training, kind),
         )
         merged.append(

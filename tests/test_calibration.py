@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill2edge.architectures import load_model
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
 from distill2edge.gguf_format.imatrix import Importance, read_imatrix, write_imatrix
@@ -20,7 +21,6 @@ from distill2edge.quantize import ggml
 from distill2edge.quantize.calibrate import gguf_names, write_importance
 from distill2edge.quantize.statistics import collect
 from distill2edge.recipe.load import parse_recipe
-from distill2edge.architectures import load_model
 from distill2edge.schemes import parse_scheme
 from tests.tiny import tiny_llama
 

@@ -60,7 +60,8 @@ def build_workloads(
     """The named workloads.
 
     `task`: prompts of held-out rows with the length of their own response, at least 2 tokens (one has no pace);
-    a row without a prompt is cut in half. `chat-P-N`: P tokens of the rows' text, N tokens out.
+    a row without a prompt is cut in half; a text to classify goes in whole, and one label comes out.
+    `chat-P-N`: P tokens of the rows' text, N tokens out.
 
     Args:
         names: of the workloads.
@@ -97,6 +98,8 @@ def _cut(name: str, side: Encodings, rows: Sequence[int]) -> list[Request]:
 
 def _task(side: Encodings, index: int) -> Request:
     row = side.rows[index]
+    if not any(row.mask):  # a text to classify: one label comes out
+        return Request(list(row.ids), 1)
     begin = row.prompt_length if row.prompt_length > 1 else max(1, len(row.ids) // 2)
     return Request(list(row.ids[:begin]), max(2, len(row.ids) - begin))
 

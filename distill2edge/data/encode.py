@@ -56,8 +56,8 @@ class Encoded:
 
     @property
     def prompt_length(self) -> int:
-        """Index of the first supervised token."""
-        return self.mask.index(True)
+        """Index of the first supervised token; the count of all tokens where none is, as in a classifier's text."""
+        return self.mask.index(True) if True in self.mask else len(self.mask)
 
     @property
     def supervised(self) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill2edge.architectures import load_model
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json
 from distill2edge.gguf_format.families import by_model_type, refuse
 from distill2edge.gguf_format.imatrix import Importance, write_imatrix
 from distill2edge.progress import Progress
 from distill2edge.quantize.statistics import FEW_TOKENS, collect
-from distill2edge.architectures import load_model
 
 
 def write_importance(

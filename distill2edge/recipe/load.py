@@ -111,7 +111,7 @@ def _document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Pat
 
 _BRANCHES = {
     *("FromTeacher", "FromModel", "Scratch", "name"),
-    *("LogitsSignal", "TextSignal", "GoldSignal", "logits", "text", "gold"),
+    *("LogitsSignal", "TextSignal", "LabelsSignal", "GoldSignal", "logits", "text", "labels", "gold"),
     *("exact", "numeric", "python", "json-schema", "regex", "majority", "likelihood", "judge"),
 }
 
@@ -138,7 +138,8 @@ def _words(item: Any, path: yaml12.Path, document: Any) -> tuple[str, str]:
     if kind == "union_tag_invalid":
         return f"{context['discriminator']} is {context['tag']!r}", f"one of {context['expected_tags']}"
     if kind == "union_tag_not_found":
-        kinds = "logits, text or gold" if path[-1:] == ("signal",) else "the field's other values are in the reference"
+        kinds = "logits, text, labels or gold"
+        kinds = kinds if path[-1:] == ("signal",) else "the field's other values are in the reference"
         return "which kind is missing", f"add kind: ({kinds})"
     if kind == "literal_error":
         near = difflib.get_close_matches(str(item["input"]), _quoted(context["expected"]), n=1, cutoff=0.6)

@@ -167,13 +167,20 @@ class TextSignal(Section):
         return self
 
 
+class LabelsSignal(Section):
+    """Class logits of the whole text, for task classification; the loss compares them at the temperature."""
+
+    kind: Literal["labels"] = "labels"
+    temperature: float = Field(2.0, gt=0)
+
+
 class GoldSignal(Section):
     """No teacher: the data's own responses (supervised fine-tuning; the control)."""
 
     kind: Literal["gold"] = "gold"
 
 
-Signal = Annotated[LogitsSignal | TextSignal | GoldSignal, Field(discriminator="kind")]
+Signal = Annotated[LogitsSignal | TextSignal | LabelsSignal | GoldSignal, Field(discriminator="kind")]
 
 
 # --- student and distillation -----------------------------------------------
@@ -217,6 +224,9 @@ class Student(Section):
     """The model that is trained and shipped."""
 
     init: Init
+    vocabulary: Annotated[Literal["keep", "trim"], LATER] = Field(
+        "keep", description="trim: only the tokens that the training rows use, single characters and special tokens"
+    )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
     @model_validator(mode="after")
@@ -237,11 +247,26 @@ class Loss(Section):
     reverse_kl: float = Field(0.0, ge=0, description="KL(student || teacher)")
     jsd: float = Field(0.0, ge=0, description="generalised Jensen-Shannon divergence")
     jsd_beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in the mixture")
+    hidden: Annotated[float, LATER] = Field(
+        0.0, ge=0, description="distance of hidden states, layer by layer; the teacher runs beside the student"
+    )
+    hidden_kind: Annotated[Literal["cosine", "mse"], LATER] = Field("cosine", description="1 - cosine, or mean square")
+    attention: Annotated[float, LATER] = Field(
+        0.0, ge=0, description="KL(teacher || student) of the attention maps, layer by layer"
+    )
+    layer_map: Annotated[tuple[int, ...] | None, LATER] = Field(
+        None, description="the teacher's layer for each of the student's; null: those the student was made of"
+    )
 
     @property
     def needs_logits(self) -> bool:
         """Whether a term compares with the teacher's distribution."""
         return self.forward_kl + self.reverse_kl + self.jsd > 0
+
+    @property
+    def needs_layers(self) -> bool:
+        """Whether a term compares inner states, for which the teacher runs beside the student."""
+        return self.hidden + self.attention > 0
 
 
 class Distill(Training):
@@ -330,7 +355,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the run directory and the files")
     description: str = ""
-    task: Literal["causal-lm", "seq2seq"] = "causal-lm"
+    task: Literal["causal-lm", "seq2seq", "classification"] = "causal-lm"
     seed: int = Field(0, ge=0)
     teacher: Teacher
     data: Data
@@ -362,35 +387,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
-        if self.distill.loss.needs_logits and self.signal.kind != "logits":
-            raise ValueError(
-                f"distill.loss compares with the teacher's distribution, but signal.kind is {self.signal.kind!r}: "
-                "use signal: {kind: logits}, or distill.loss: {ce: 1}"
-            )
-        if not self.distill.loss.needs_logits and not self.distill.loss.ce:
-            raise ValueError("distill.loss: every weight is zero")
-        for text in (*self.export, *self.verify.teacher_schemes):
-            parse_scheme(text)
-        if self.quantize.compare and not self.calibrates:
-            raise ValueError("quantize.compare: nothing is calibrated: set quantize.calibration: imatrix")
-        if self.quantize.calibration == "imatrix":
-            if self.task != "causal-lm":
-                raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {self.task}: use none")
-            if not self.data.splits.calibration:
-                raise ValueError("quantize.calibration: imatrix needs rows: raise data.splits.calibration")
-        if len(set(self.export)) != len(self.export):
-            raise ValueError("export names a scheme twice")
-        if self.task == "seq2seq":
-            self._check_seq2seq()
-        return self
+        from distill2edge.recipe.coherence import check
 
-    def _check_seq2seq(self) -> None:
-        if self.data.template == "text":
-            raise ValueError("task: seq2seq needs a source and a target: set data.template: plain")
-        if self.verify.positions == "all":
-            raise ValueError("an encoder predicts nothing: with task: seq2seq set verify.positions: supervised")
-        gguf = [text for text in (*self.export, *self.verify.teacher_schemes) if text.startswith("gguf:")]
-        if gguf:
-            raise ValueError(
-                f"there is no GGUF writer for encoder-decoders yet: take {gguf[0]} out, ship onnx: schemes"
-            )
+        check(self)
+        return self

@@ -61,6 +61,7 @@ def build_report(
             "higher_is_better": higher,
             "rows": verify.get("rows"),
             "tokens": verify.get("tokens"),
+            "unit": verify.get("unit") or "token",
         },
         "models": models,
         "files": files,

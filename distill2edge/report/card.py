@@ -100,7 +100,7 @@ def front_matter(report: Document) -> Document:
     if dataset:
         front["datasets"] = [dataset]
     front |= {
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": _pipeline(report),
         "tags": ["distillation", "distill2edge", *kinds],
         "metrics": [report["metric"]["name"]] if report["metric"]["name"] != "neg_log_likelihood" else ["perplexity"],
         "distill2edge": {
@@ -117,6 +117,12 @@ def front_matter(report: Document) -> Document:
     return front
 
 
+def _pipeline(report: Document) -> str:
+    """The hub's name of what the files do."""
+    task = report["reproduce"]["recipe"].get("task")
+    return {"classification": "text-classification"}.get(str(task), "text-generation")
+
+
 def _results(report: Document, dataset: str | None) -> list[Document]:
     metric = report["metric"]["name"]
     found = []
@@ -126,7 +132,7 @@ def _results(report: Document, dataset: str | None) -> list[Document]:
             continue
         found.append(
             {
-                "task": {"type": "text-generation"},
+                "task": {"type": _pipeline(report)},
                 "dataset": {
                     "name": _public(report["data"].get("source")) or "held-out rows",
                     "type": dataset or "other",

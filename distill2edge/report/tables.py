@@ -122,7 +122,8 @@ def models_table(report: Document) -> Table:
     ]  # fmt: skip
     note = (
         f"{text.count(metric.get('rows'))} held-out rows, {text.count(metric.get('tokens'))} positions compared; "
-        "95% intervals under the figures. KL in nats per token, from the reference to the file. "
+        f"95% intervals under the figures. KL in nats per {metric.get('unit') or 'token'}, "
+        "from the reference to the file. "
         "Retained is the score over the teacher's on the same rows."
     )
     return Table("", head, rows, note=note)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from distill2edge.architectures import is_encoder_decoder
+from distill2edge.architectures import is_classifier, is_encoder_decoder
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,10 +44,14 @@ def open_runtime(
         raise UserError(f"unknown runtime {kind!r}", fix=f"one of {', '.join(KINDS)}")
     if not path.exists():
         raise UserError("no such model file", where=str(path), fix="give the path of an exported model")
+    if kind == "torch" and is_classifier(path):
+        from distill2edge.runtimes.torch_classifier import TorchClassifier
+
+        return cast("Runtime", TorchClassifier(path, threads=threads, device=device, context=context, dtype=dtype))
     if kind == "torch" and is_encoder_decoder(path):
         from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
 
-        return TorchSeq2Seq(path, threads=threads, device=device, context=context, dtype=dtype)  # type: ignore[return-value]
+        return cast("Runtime", TorchSeq2Seq(path, threads=threads, device=device, context=context, dtype=dtype))
     if kind == "torch":
         from distill2edge.runtimes.torch_runtime import TorchRuntime
 
@@ -55,8 +59,12 @@ def open_runtime(
     if kind == "onnxruntime" and (path / "encoder.onnx").is_file():
         from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
 
-        return OnnxSeq2Seq(path, threads=threads, device=device, context=context)  # type: ignore[return-value]
+        return cast("Runtime", OnnxSeq2Seq(path, threads=threads, device=device, context=context))
     if kind == "onnxruntime":
+        from distill2edge.runtimes.onnx_classifier import OnnxClassifier, is_classifier_graph
+
+        if is_classifier_graph(path):
+            return cast("Runtime", OnnxClassifier(path, threads=threads, device=device, context=context))
         from distill2edge.runtimes.onnx_runtime import OnnxRuntime
 
         return OnnxRuntime(path, threads=threads, device=device, context=context)

@@ -53,6 +53,21 @@ def check_positions(positions: Sequence[int], prompt: int) -> None:
         raise ValueError(f"position {min(positions, default=0)} lies inside a source of {prompt} tokens")
 
 
+class Classifier(Protocol):
+    """One loaded classifier. One text at a time; token ids in, float32 class logits out."""
+
+    name: str
+    """`torch`, `onnxruntime` or `llama.cpp`."""
+    labels: list[str]
+    """Names of the classes, in the order of the logits."""
+
+    def classify(self, ids: Sequence[int]) -> np.ndarray:
+        """Class logits [C] of one text; `ids` hold the special tokens."""
+
+    def close(self) -> None:
+        """Free the weights."""
+
+
 def check_request(ids: Sequence[int], positions: Sequence[int], context: int) -> None:
     """Refuse a request no runtime could answer.
 

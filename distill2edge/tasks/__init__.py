@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from distill2edge.recipe.schema import Recipe
     from distill2edge.tasks.base import Task
 
-_MODULES = {"causal-lm": "causal_lm", "seq2seq": "seq2seq"}
+_MODULES = {"causal-lm": "causal_lm", "seq2seq": "seq2seq", "classification": "classification"}
 
 
 def task_of(recipe: Recipe) -> Task:

@@ -1,0 +1,62 @@
+"""The labels signal: the teacher's class logits of each text, in safetensors shards.
+
+A shard holds `logits` [n, C] float32, with the metadata `ids` (JSON list of n row ids). Texts are found by id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distill2edge.errors import UserError
+
+
+class LabelReader:
+    """A cache of class logits.
+
+    Attributes:
+        temperature: T of the log-probabilities it returns.
+        classes: C.
+    """
+
+    def __init__(self, directory: Path, temperature: float) -> None:
+        """Read every shard of the directory.
+
+        Raises:
+            UserError: no shard, an unreadable one, or shards of different numbers of classes.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        self.directory, self.temperature = Path(directory), temperature
+        paths = sorted(self.directory.glob("labels-*.safetensors"))
+        if not paths:
+            raise UserError(f"no class logits in {directory}", fix="run the signal stage with signal.kind: labels")
+        self._logits: dict[str, Tensor] = {}
+        for path in paths:
+            try:
+                with safe_open(path, framework="pt") as shard:
+                    logits, ids = shard.get_tensor("logits"), json.loads(shard.metadata()["ids"])
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+                raise UserError(
+                    f"not a shard of class logits: {error}", where=str(path), fix="delete it and run the signal stage"
+                ) from error
+            self._logits.update(zip(ids, logits, strict=True))
+        sizes = {len(row) for row in self._logits.values()}
+        if len(sizes) != 1:
+            raise UserError(f"shards of {sorted(sizes)} classes", where=str(directory), fix="rebuild the cache")
+        self.classes = sizes.pop()
+
+    def __len__(self) -> int:
+        return len(self._logits)
+
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """Those of the ids that the cache does not have."""
+        return [name for name in texts if name not in self._logits]
+
+    def get(self, text: str) -> Tensor:
+        """log p [C] float32 of a text at the temperature."""
+        return torch.log_softmax(self._logits[text] / self.temperature, -1)

@@ -1,0 +1,204 @@
+"""Training a classifier: the student, a teacher's fit or a control arm; LoRA or in full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.architectures import load_model
+from distill2edge.distill.loop import facts_of, run_training
+from distill2edge.errors import UserError
+from distill2edge.precision import compute_dtype, default_device
+from distill2edge.progress import Progress
+from distill2edge.recipe import schema
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distill2edge.data.encode import Encoded
+    from distill2edge.distill.classifier import Inner
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The teacher that runs beside the student.
+
+    Attributes:
+        layers: its layer for each of the student's.
+        to_teacher: its id of each of the student's tokens; None where they are the same.
+    """
+
+    directory: Path
+    layers: Sequence[int]
+    to_teacher: Sequence[int] | None = None
+
+
+def train_classifier(
+    model_dir: Path,
+    train_rows: Sequence[Encoded],
+    validation_rows: Sequence[Encoded],
+    signal: tuple[Path, float] | None,
+    teacher: Beside | None,
+    training: schema.Training,
+    loss: schema.Loss,
+    lora: schema.Lora | None,
+    seed: int,
+    work: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train `model_dir` on the texts, and write `work/adapter` (LoRA, with the head) or `work/model`, and `train.json`.
+
+    Resumes as `distill.train.train`.
+
+    Args:
+        signal: directory of class logits and temperature; None where `loss` compares none.
+        teacher: for the terms on inner states.
+
+    Returns:
+        what train.json holds, with counts in place of its curves; `supervised_tokens` counts texts.
+
+    Raises:
+        UserError: rows, cache, layers or widths that don't fit, modules that don't exist, a run that diverged.
+    """
+    work = Path(work)
+    result = work / ("adapter" if lora else "model")
+    if (work / "train.json").is_file() and result.is_dir():
+        return facts_of(json.loads((work / "train.json").read_text()))
+    import torch
+    import transformers
+
+    from distill2edge.distill.classifier import ClassifierModel, Texts, collate_texts
+    from distill2edge.distill.labels import LabelReader
+    from distill2edge.distill.losses import Weights
+    from distill2edge.runtimes.threads import available_threads
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
+    transformers.set_seed(seed)
+    student = load_classifier(model_dir, lora, attention=loss.attention > 0)
+    classes = int(student.config.num_labels)
+    reader = None
+    if loss.needs_logits:
+        if signal is None:
+            raise UserError("the loss compares with the teacher, but there is no signal", where="distill.loss",
+                            fix="set signal: {kind: labels}, or distill.loss: {ce: 1}")  # fmt: skip
+        reader = LabelReader(*signal)
+        if reader.classes != classes:
+            raise UserError(f"the signal has {reader.classes} classes, the student's head {classes}",
+                            where=str(signal[0]), fix="run the signal stage again")  # fmt: skip
+    inner = None
+    if loss.needs_layers:
+        if teacher is None:
+            raise ValueError("the terms on inner states need the teacher")
+        inner = open_inner(teacher, loss, student.config)
+    weights = Weights(loss.ce, loss.forward_kl, loss.reverse_kl, loss.jsd, loss.jsd_beta)
+    dtype = compute_dtype(training.dtype, default_device())
+    model = ClassifierModel(student, weights, reader.temperature if reader else 1.0, inner, dtype)
+    pad = student.config.pad_token_id
+    record = run_training(
+        model,
+        Texts(train_rows, reader, classes),
+        Texts(validation_rows, reader, classes) if validation_rows else None,
+        partial(collate_texts, pad=pad if isinstance(pad, int) else 0),
+        training,
+        result,
+        "training loss",
+        seed,
+        progress,
+    )
+    return facts_of(record)
+
+
+def load_classifier(model_dir: Path, lora: schema.Lora | None, *, attention: bool = False) -> nn.Module:
+    """The classifier to train, in float32: in full, or adapters and the head.
+
+    Args:
+        attention: its attention maps are read, which the fast kernels do not give.
+
+    Raises:
+        UserError: modules that LoRA can't be put on.
+    """
+    import torch
+
+    options = {"attn_implementation": "eager"} if attention else {}
+    base = load_model(model_dir, dtype=torch.float32, **options)
+    if lora is None:
+        return base  # type: ignore[no-any-return]
+    from peft import LoraConfig, get_peft_model
+
+    # The head is everything outside the body: new, small, and trained as it is.
+    prefix = base.base_model_prefix
+    heads = [name for name, child in base.named_children() if name != prefix and any(True for _ in child.parameters())]
+    linear = [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.startswith(f"{prefix}.")
+    ]
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=linear if lora.targets == "all-linear" else list(lora.targets),
+        modules_to_save=heads,
+        task_type="SEQ_CLS",
+    )
+    try:
+        student = get_peft_model(base, config)
+    except ValueError as error:
+        raise UserError(f"LoRA can't be put on these modules: {error}", where="student.lora.targets",
+                        fix="use all-linear, or names that the model has") from error  # fmt: skip
+    config.base_model_name_or_path = "student"  # no path of this machine in the artifact
+    return student
+
+
+def open_inner(beside: Beside, loss: schema.Loss, config: Any) -> Inner:
+    """The teacher beside the student, and the pairs of layers, checked.
+
+    Raises:
+        UserError: a map of another length or out of range, other widths or heads.
+    """
+    import torch
+
+    from distill2edge.distill.classifier import Inner
+
+    options = {"attn_implementation": "eager"} if loss.attention else {}
+    teacher = load_model(beside.directory, dtype=torch.float32, **options).eval().requires_grad_(False)
+    check_layer_map(beside.layers, config, teacher.config, loss)
+    to_teacher = None if beside.to_teacher is None else torch.tensor(beside.to_teacher)
+    return Inner(teacher, list(beside.layers), loss.hidden, loss.attention, loss.hidden_kind, to_teacher)
+
+
+def check_layer_map(layers: Sequence[int], student: Any, teacher: Any, loss: schema.Loss) -> None:
+    """Refuse a layer map that does not fit the two configurations.
+
+    Raises:
+        UserError: what is wrong, and the fix.
+    """
+    where, total = "distill.loss.layer_map", teacher.num_hidden_layers
+    if len(layers) != student.num_hidden_layers:
+        raise UserError(
+            f"{len(layers)} layers for a student of {student.num_hidden_layers}",
+            where=where,
+            fix="name one of the teacher's layers for each of the student's",
+        )
+    if wrong := [layer for layer in layers if not 0 <= layer < total]:
+        raise UserError(
+            f"layer {wrong[0]} is out of range: the teacher has {total} layers",
+            where=where,
+            fix=f"use 0 to {total - 1}",
+        )
+    if loss.hidden and student.hidden_size != teacher.hidden_size:
+        raise UserError(
+            f"hidden states of {student.hidden_size} and {teacher.hidden_size} can't be compared",
+            where="distill.loss.hidden",
+            fix="set it to 0, or make the student of the teacher's layers (student.init: {from: teacher, layers: N})",
+        )
+    if loss.attention and student.num_attention_heads != teacher.num_attention_heads:
+        raise UserError(
+            f"attention of {student.num_attention_heads} and {teacher.num_attention_heads} heads can't be compared",
+            where="distill.loss.attention",
+            fix="set it to 0, or make the student of the teacher's layers (student.init: {from: teacher, layers: N})",
+        )

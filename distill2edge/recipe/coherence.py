@@ -1,0 +1,84 @@
+"""What the sections of a recipe ask of each other."""
+
+from __future__ import annotations
+
+from distill2edge.recipe.schema import Recipe
+from distill2edge.recipe.scratch import Scratch
+from distill2edge.schemes import parse_scheme
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe whose sections contradict each other.
+
+    Raises:
+        ValueError: what does not fit, and what to write in its place.
+    """
+    _check_loss(recipe)
+    if recipe.task == "classification":
+        _check_classification(recipe)
+    elif recipe.student.vocabulary == "trim":
+        raise ValueError("student.vocabulary: trim needs task: classification, for now; set vocabulary: keep")
+    if recipe.task == "seq2seq":
+        _check_seq2seq(recipe)
+    _check_calibration(recipe)
+    for text in (*recipe.export, *recipe.verify.teacher_schemes):
+        parse_scheme(text)
+    if len(set(recipe.export)) != len(recipe.export):
+        raise ValueError("export names a scheme twice")
+
+
+def _check_loss(recipe: Recipe) -> None:
+    if recipe.signal.kind == "labels" and recipe.task != "classification":
+        raise ValueError(f"signal.kind labels is for task: classification, not {recipe.task}: use kind: logits")
+    loss, wanted = recipe.distill.loss, "labels" if recipe.task == "classification" else "logits"
+    if loss.needs_logits and recipe.signal.kind != wanted:
+        raise ValueError(
+            f"distill.loss compares with the teacher's distribution, but signal.kind is {recipe.signal.kind!r}: "
+            f"use signal: {{kind: {wanted}}}, or distill.loss: {{ce: 1}}"
+        )
+    if not loss.needs_logits and not loss.needs_layers and not loss.ce:
+        raise ValueError("distill.loss: every weight is zero")
+    if loss.needs_layers and recipe.task != "classification":
+        raise ValueError("distill.loss: hidden and attention need task: classification")
+    if loss.layer_map is not None and not loss.needs_layers:
+        raise ValueError("distill.loss.layer_map is set, but neither hidden nor attention has a weight")
+
+
+def _check_classification(recipe: Recipe) -> None:
+    if recipe.data.choices is None:
+        raise ValueError("task classification needs the label set: set data.choices")
+    if len(set(recipe.data.choices)) != len(recipe.data.choices):
+        raise ValueError("data.choices names a label twice")
+    if recipe.data.template != "plain" or recipe.data.system is not None:
+        raise ValueError("task classification reads the prompt as it is: set data.template: plain, and no data.system")
+    if recipe.signal.kind not in ("labels", "gold"):
+        raise ValueError(
+            f"task classification learns from class logits, not from {recipe.signal.kind}: use signal: {{kind: labels}}"
+        )
+    if isinstance(recipe.teacher.model, Scratch) or isinstance(getattr(recipe.student.init, "model", None), Scratch):
+        raise ValueError("task classification cannot start from a model made from nothing: name a pretrained one")
+    if set(recipe.bench.workloads) != {"task"}:
+        raise ValueError("task classification is measured on its own texts: set bench: {workloads: [task]}")
+    if recipe.teacher.backend == "llama.cpp":
+        raise ValueError("task classification runs its teacher in transformers: leave teacher.backend out")
+
+
+def _check_seq2seq(recipe: Recipe) -> None:
+    if recipe.data.template == "text":
+        raise ValueError("task: seq2seq needs a source and a target: set data.template: plain")
+    if recipe.verify.positions == "all":
+        raise ValueError("an encoder predicts nothing: with task: seq2seq set verify.positions: supervised")
+    gguf = [text for text in (*recipe.export, *recipe.verify.teacher_schemes) if text.startswith("gguf:")]
+    if gguf:
+        raise ValueError(f"there is no GGUF writer for encoder-decoders yet: take {gguf[0]} out, ship onnx: schemes")
+
+
+def _check_calibration(recipe: Recipe) -> None:
+    if recipe.quantize.compare and not recipe.calibrates:
+        raise ValueError("quantize.compare: nothing is calibrated: set quantize.calibration: imatrix")
+    if recipe.quantize.calibration != "imatrix":
+        return
+    if recipe.task != "causal-lm":
+        raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {recipe.task}: use none")
+    if not recipe.data.splits.calibration:
+        raise ValueError("quantize.calibration: imatrix needs rows: raise data.splits.calibration")

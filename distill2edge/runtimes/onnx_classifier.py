@@ -1,0 +1,95 @@
+"""A sequence classifier in ONNX Runtime: one text at a time, or a padded batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.runtimes.base import check_request
+from distill2edge.runtimes.onnx_runtime import _first_line, model_file, open_session
+
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+
+
+class OnnxClassifier:
+    """A graph with the input `input_ids`, perhaps `attention_mask` and `token_type_ids`, all int64 [batch, sequence],
+    and the output `logits` [batch, labels].
+
+    Args:
+        path: directory with `model.onnx`, or the file itself; names of the labels come from config.json beside it.
+
+    Attributes:
+        labels: names of the classes, in the order of the logits.
+
+    Raises:
+        UserError: no such file, or a graph with other inputs.
+        EnvironmentFault: onnxruntime is not installed, or it lacks the device or an operator of the graph.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: str | Path, *, threads: int = 1, context: int = 512, device: str = "cpu") -> None:
+        try:
+            import onnxruntime  # noqa: F401 - a clear error before the first use
+        except ImportError as error:
+            raise EnvironmentFault("onnxruntime is not installed", fix="pip install onnxruntime") from error
+        self.path = model_file(Path(path))
+        self._session = open_session(self.path, threads=threads, device=device)
+        self._names = [item.name for item in self._session.get_inputs()]
+        outputs = {item.name: item for item in self._session.get_outputs()}
+        if "input_ids" not in self._names or not set(self._names) <= _INPUTS or "logits" not in outputs:
+            raise UserError(
+                f"not a classifier: it reads {', '.join(self._names)} and gives {', '.join(outputs)}",
+                where=str(self.path),
+                fix="give a file that `distill2edge export` wrote for task classification",
+            )
+        config_path = self.path.parent / "config.json"
+        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+        width = outputs["logits"].shape[-1]
+        names = config.get("id2label") or {}
+        count = len(names) or (width if isinstance(width, int) else 2)
+        self.labels = [str(names.get(str(index), f"LABEL_{index}")) for index in range(count)]
+        self.vocab_size = int(config["vocab_size"]) if "vocab_size" in config else None
+        self.context = min(context, int(config.get("max_position_embeddings", context)))
+
+    def classify(self, ids: Sequence[int]) -> np.ndarray:
+        """Class logits [C] float32 of one text; `ids` hold the special tokens.
+
+        Raises:
+            ValueError: no ids, too many, or one outside the vocabulary.
+            UserError: onnxruntime stopped.
+        """
+        check_request(ids, (), self.context)
+        tokens = np.asarray(ids, dtype=np.int64)[None]
+        # a quantized table is read at whatever row it is told, checked by nobody
+        if self.vocab_size is not None and not (tokens.min() >= 0 and tokens.max() < self.vocab_size):
+            raise ValueError(f"a token id is outside the vocabulary of {self.vocab_size}")
+        feed = {"input_ids": tokens}
+        if "attention_mask" in self._names:
+            feed["attention_mask"] = np.ones_like(tokens)
+        if "token_type_ids" in self._names:
+            feed["token_type_ids"] = np.zeros_like(tokens)
+        try:
+            logits = self._session.run(["logits"], feed)[0]
+        except Exception as error:
+            # onnxruntime's exceptions share no public base class
+            raise UserError(
+                f"onnxruntime stopped: {_first_line(error)}", where=str(self.path), fix="export the model again"
+            ) from error
+        return np.asarray(logits[0], dtype=np.float32)
+
+    def close(self) -> None:
+        """Let the session go."""
+        self._session = None
+
+
+def is_classifier_graph(path: Path) -> bool:
+    """Whether `model.onnx` of a directory (or the file) has class logits and no cache, without loading its weights."""
+    import onnx
+
+    graph = onnx.load(str(model_file(path)), load_external_data=False).graph
+    return {value.name for value in graph.input} <= _INPUTS and [value.name for value in graph.output] == ["logits"]

@@ -1,0 +1,100 @@
+"""Classification heads: a new one on a pretrained body, and checks of one that is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill2edge.architectures import is_classifier
+from distill2edge.errors import UserError
+from distill2edge.files import read_json
+from distill2edge.student.init import copy_tokenizer
+
+
+def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, where: str) -> bool:
+    """Write `target`: the model of `source` with a head over `labels`; its own, where it has one that fits.
+
+    Args:
+        labels: names of the classes, in the order of the logits.
+        seed: of the new head's weights.
+        where: the recipe's key of the model, for errors.
+
+    Returns:
+        whether the head is new.
+
+    Raises:
+        UserError: a head of another size or over other labels, or a model that no classifier can be made of.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    if is_classifier(source):
+        check_head(source, labels, where)
+        shutil.copytree(source, target)
+        return False
+    import torch
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    set_seed(seed)
+    names = dict(enumerate(labels))
+    kind: Any = AutoModelForSequenceClassification
+    try:
+        model = kind.from_pretrained(
+            source,
+            num_labels=len(labels),
+            id2label=names,
+            label2id={label: index for index, label in names.items()},
+            dtype=torch.float32,
+            local_files_only=True,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"no sequence classifier can be made of this model: {str(error).splitlines()[0]}",
+            where=where,
+            fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
+        ) from error
+    model.config.problem_type = "single_label_classification"
+    if model.config.pad_token_id is None:
+        raise UserError("the model has no padding token", where=where, fix="take an encoder with one")
+    model.save_pretrained(target)
+    copy_tokenizer(source, target)
+    return True
+
+
+def check_head(model_dir: Path, labels: Sequence[str], where: str) -> None:
+    """Refuse a head that answers another question than the data asks.
+
+    Names that transformers makes up (`LABEL_0`) say nothing and are taken to be the data's, in their order.
+
+    Raises:
+        UserError: no head, another number of labels, other labels, or the same ones in another order.
+    """
+    if not is_classifier(model_dir):
+        raise UserError(
+            "the model has no classification head",
+            where=where,
+            fix="set teacher.fit to train one on the data's own labels, or name a classifier",
+        )
+    config = read_json(model_dir / "config.json")
+    count = len(config.get("id2label") or {}) or 2  # transformers writes no labels where they are the default two
+    own = [str((config.get("id2label") or {}).get(str(i), f"LABEL_{i}")) for i in range(count)]
+    if count != len(labels):
+        raise UserError(
+            f"the head has {count} labels ({', '.join(own[:6])}), data.choices has {len(labels)}",
+            where=where,
+            fix="name the same labels in data.choices, or start from the model without a head",
+        )
+    if all(name.startswith("LABEL_") for name in own) or own == list(labels):
+        return
+    if sorted(own) == sorted(labels):
+        raise UserError(
+            f"the head's labels are in another order: {', '.join(own)}",
+            where="data.choices",
+            fix=f"write data.choices: [{', '.join(own)}]",
+        )
+    missing = sorted(set(labels) - set(own))
+    raise UserError(
+        f"the head's labels are {', '.join(own)}; the data has {', '.join(missing)}",
+        where=where,
+        fix=f"map the data onto the head's labels in data.response and data.choices: [{', '.join(own)}]",
+    )

@@ -1,0 +1,61 @@
+"""One classifier file, in a process of its own: `python -m distill2edge.verify.classifier_worker SPEC.json`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from distill2edge.errors import UserError
+from distill2edge.isolate import serve
+from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes.base import Classifier
+from distill2edge.verify.worker import read_encodings
+
+
+def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
+    """Class logits of every row.
+
+    Args:
+        spec: `runtime path threads context`, `rows` (a file beside the result), and `labels`: what the file's own
+            labels must be.
+        report: told of each row.
+
+    Returns:
+        `logits`: [n][C].
+
+    Raises:
+        UserError: a file that is no classifier, or one over other labels.
+    """
+    encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], ())
+    opened: Any = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    if not hasattr(opened, "classify"):
+        raise UserError("this file is no classifier", where=spec["path"], fix="export the model again")
+    runtime = cast("Classifier", opened)
+    made_up = all(label.startswith("LABEL_") for label in runtime.labels)
+    if len(runtime.labels) != len(spec["labels"]) or not (made_up or runtime.labels == spec["labels"]):
+        raise UserError(
+            f"its labels are {runtime.labels}, the data's are {spec['labels']}", where=spec["path"],
+            fix="export the model again",
+        )  # fmt: skip
+    logits = []
+    for row in encodings.rows:
+        found = runtime.classify(row.ids)
+        if not np.isfinite(found).all():
+            raise ValueError("the model computes logits that are not numbers")
+        logits.append([float(value) for value in found])
+        report(1)
+    runtime.close()
+    return {"logits": logits}
+
+
+def main() -> None:
+    """Entry of the worker process."""
+    serve(work, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Verify for classifiers: every file in its own runtime and process, on the same texts; figures, gates, verdict."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill2edge.errors import EnvironmentFault
+from distill2edge.files import write_json
+from distill2edge.isolate import Crash, run_worker
+from distill2edge.models import Encodings, ModelFile, check_encodings, check_models, encoding_of
+from distill2edge.progress import Progress
+from distill2edge.recipe.schema import Verify
+from distill2edge.runtimes.threads import available_threads
+from distill2edge.verify import fidelity, scores
+from distill2edge.verify.entries import Outcome, entry
+from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.worker import write_encodings
+
+DEFINITIONS = {
+    "accuracy": "share of texts whose label has the greatest logit",
+    "macro_f1": "mean over the labels of 2 TP / (2 TP + FP + FN)",
+    "retained": "accuracy / teacher's accuracy on the same texts",
+    "kl_teacher": "mean KL(teacher || model) of the class distributions, nats per text",
+    "kl_student": "mean KL(merged student || file) of the class distributions, nats per text",
+    "top1_student": "share of texts that file and merged student give the same label",
+    "top1_teacher": "share of texts that model and teacher give the same label",
+    "interval": "95%, percentile bootstrap over texts, paired where two models are compared",
+    "gates": "hold the value itself, not the end of its interval",
+}
+
+
+def verify_classifiers(
+    models: Sequence[ModelFile],
+    encodings: Mapping[str, Encodings],
+    spec: Verify,
+    labels: Sequence[str],
+    *,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Measure the models and write `verify.json` into `work`.
+
+    A trimmed vocabulary writes the same text in other ids; class distributions are compared text by text all the same.
+
+    Args:
+        models: with at least the dense teacher; order is kept in the document.
+        encodings: `teacher`, and `student` where the student reads other ids; held-out rows in the same order.
+        spec: the recipe's section.
+        labels: names of the classes, in the order of the logits.
+        seed: of the resampling.
+        work: may hold finished models of an earlier try, which are not run again.
+        threads: of each runtime; None takes what affinity and cgroup allow.
+
+    Returns:
+        `verdict`, `metric`, `rows`, `tokens` (texts compared) and `failed`: the gates that failed, as text.
+
+    Raises:
+        UserError: models or rows that can't be compared.
+        EnvironmentFault: a runtime is not installed. A file that crashes its runtime is a failed gate, no exception.
+    """
+    models = list(models)
+    rows = {role: side.head(spec.rows) for role, side in encodings.items()}
+    check_models(models)
+    check_encodings(rows)
+    count = len(rows["teacher"].rows)
+    directory = work / "models"
+    directory.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    with progress.task("verify", total=len(models) * count) as task:
+        for model in models:
+            said = 0
+
+            def advance(steps: int, name: str = model.id) -> None:
+                nonlocal said
+                said += steps
+                task.advance(steps, name)
+
+            outcome = _run(
+                model, encoding_of(model.role, rows), labels, threads or available_threads(), directory, advance
+            )
+            task.advance(count - said, model.id)
+            if isinstance(outcome, Crash):
+                progress.warn(f"{model.id}: {outcome.words}")
+            outcomes[model.id] = outcome
+    document = _document(models, outcomes, rows["teacher"], spec, seed)
+    write_json(work / "verify.json", document)
+    failed = [gate for gate in document["gates"] if not gate["passed"]]
+    return {
+        "verdict": document["verdict"],
+        "metric": document["metric"],
+        "rows": document["rows"],
+        "tokens": document["tokens"],
+        "failed": [f"{gate['model']}: {gate['name']} {gate['value']} {gate['op']} {gate['target']}" for gate in failed],
+    }
+
+
+def macro_f1(predicted: NDArray[np.int64], truth: NDArray[np.int64], classes: int) -> float:
+    """Mean over the classes that occur, in truth or prediction, of F1."""
+    found = []
+    for label in range(classes):
+        hit = int(((predicted == label) & (truth == label)).sum())
+        wrong = int(((predicted == label) != (truth == label)).sum())
+        if hit or wrong:
+            found.append(2 * hit / (2 * hit + wrong))
+    return float(np.mean(found))
+
+
+def _run(
+    model: ModelFile, rows: Encodings, labels: Sequence[str], threads: int, directory: Path, advance: Any
+) -> Outcome:
+    name = f"rows-{rows.vocabulary[:12]}.json"
+    path = directory / name
+    write_encodings(path, rows)
+    spec = {
+        "runtime": model.runtime,
+        "path": str(model.path.resolve()),
+        "size_bytes": model.size_bytes,
+        "threads": threads,
+        "context": max(len(row.ids) for row in rows.rows),
+        "rows": name,
+        "rows_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "labels": list(labels),
+    }
+    outcome = run_worker(
+        "distill2edge.verify.classifier_worker", spec, directory, model.slug, threads=threads, on_progress=advance
+    )
+    if isinstance(outcome, Crash) and outcome.environment:
+        raise EnvironmentFault(f"{model.id} can't run here: {outcome.words}", where=str(model.path))
+    return outcome
+
+
+def _document(
+    models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], rows: Encodings, spec: Verify, seed: int
+) -> dict[str, Any]:
+    truth = np.array([row.label for row in rows.rows])
+    logprob = {
+        name: scores.log_softmax(np.asarray(outcome["logits"], dtype=np.float32))
+        for name, outcome in outcomes.items()
+        if not isinstance(outcome, Crash)
+    }
+    dense = {model.role: logprob.get(model.id) for model in models if model.is_reference}
+    figures: dict[str, Outcome] = {}
+    for name, outcome in outcomes.items():
+        figures[name] = outcome if isinstance(outcome, Crash) else _figures(name, logprob[name], truth, dense)
+    entries = []
+    for model in models:
+        mine = figures[model.id]
+        found = entry(model, mine, figures["teacher"], "accuracy", seed)
+        if not isinstance(mine, Crash):
+            found["macro_f1"] = mine["macro_f1"]
+            found["top1_teacher"] = mine["top1_teacher"]
+        entries.append(found)
+    gates = judge(entries, spec)
+    return {
+        "schema_version": 1,
+        "metric": "accuracy",
+        "rows": len(truth),
+        "tokens": len(truth),
+        "unit": "text",
+        "definitions": DEFINITIONS,
+        "models": entries,
+        "gates": [gate.as_dict() for gate in gates],
+        "verdict": verdict(gates),
+        "correct": {
+            name: [int(value) for value in one["score"]] for name, one in figures.items() if not isinstance(one, Crash)
+        },
+    }
+
+
+def _figures(
+    name: str, logprob: scores.Floats, truth: NDArray[np.int64], dense: Mapping[str, scores.Floats | None]
+) -> dict[str, Any]:
+    """What `entry` reads: lists over texts, each text one position."""
+    predicted = logprob.argmax(axis=1)
+    teacher, student = dense.get("teacher"), dense.get("student")
+    against_student = student is not None and name.startswith("student/")
+    return {
+        "score": (predicted == truth).astype(float).tolist(),
+        "tokens": [1.0] * len(truth),
+        "length": None,
+        "counts": [1] * len(truth),
+        "nll": None,
+        "kl_teacher": fidelity.kl_divergence(teacher, logprob).tolist()
+        if teacher is not None and name != "teacher"
+        else None,
+        "kl_student": fidelity.kl_divergence(student, logprob).tolist() if against_student else None,
+        "top1_student": fidelity.agreement(student, logprob).tolist() if against_student else None,
+        "top1_teacher": None
+        if teacher is None or name == "teacher"
+        else float(fidelity.agreement(teacher, logprob).mean()),
+        "macro_f1": macro_f1(predicted, truth, logprob.shape[1]),
+    }
