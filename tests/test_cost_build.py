@@ -105,9 +105,38 @@ def test_an_api_is_billed_by_the_request(bench: Document, verify: Document) -> N
 
 def test_given_tokens_are_used(bench: Document, verify: Document) -> None:
     given = {"input": 100, "cached": 900, "output": 10, "counted_with": "own count"}
-    cost = build_cost(Cost.model_validate(API), bench, verify, {}, given)
+    cost = build_cost(Cost.model_validate({**API, "tokens": given}), bench, verify, {})
     assert cost["tokens"] == {"input": 100.0, "cached": 900.0, "output": 10.0, "counted_with": "own count"}
     assert cost["cells"][0]["at_utilisation"] == pytest.approx(1000 * (100 * 0.2 + 900 * 0.02 + 10 * 1.2) / 1e6)
+
+
+def test_tokens_without_an_api_are_refused() -> None:
+    with pytest.raises(ValueError, match="only an API bills by the token"):
+        Cost.model_validate({"tokens": {"input": 1, "output": 1, "counted_with": "own count"}})
+
+
+def test_the_saving_is_shown_busy_and_idle_and_at_a_lower_price(bench: Document, verify: Document) -> None:
+    tokens = {"input": 2000, "output": 100, "counted_with": "own count"}
+    comparison = made.cost(bench, verify, **API, tokens=tokens)["comparison"]
+    busy = comparison["by_utilisation"]
+    assert list(busy) == ["0.05", "0.2", "0.5", "1.0"]
+    assert busy["0.2"]["saving"] == pytest.approx(comparison["saving"])
+    assert busy["0.2"]["break_even_requests"] == pytest.approx(comparison["break_even_requests"])
+    savings = [at["saving"] for at in busy.values()]
+    assert savings == sorted(savings)
+    for at in busy.values():  # at the cut that erases it, both cost the same
+        assert at["teacher_per_1000"] * (1 - at["price_cut_that_erases"]) == pytest.approx(at["student_per_1000"])
+    cuts = comparison["by_price_cut"]
+    assert cuts["0"]["saving"] == pytest.approx(comparison["saving"])
+    assert [cut for cut, at in cuts.items() if at["break_even_requests"] is None] == [
+        cut for cut in cuts if float(cut) >= comparison["teacher_price_drop_that_erases"]
+    ]
+
+
+def test_the_api_and_the_model_measured_here_are_told_apart(bench: Document, verify: Document) -> None:
+    notes = made.cost(bench, verify, **API)["notes"]
+    assert any("not OpenAI gpt-5.6-luna, whose quality" in note for note in notes)
+    assert not any("whose quality" in note for note in made.cost(bench, verify)["notes"])
 
 
 def test_an_api_that_is_cheaper_never_breaks_even(bench: Document, verify: Document) -> None:

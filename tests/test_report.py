@@ -220,6 +220,20 @@ def test_only_verify_is_enough() -> None:
     assert "## Speed" not in render_markdown(report)
 
 
+def test_a_teacher_at_an_api_is_compared_by_what_a_request_costs_there() -> None:
+    tokens = {"input": 2000, "cached": 500, "output": 100, "counted_with": "own count"}
+    api = {"teacher": {"api": "openai-gpt-5.6-luna"}, "tokens": tokens}
+    report = made.report(with_cost=api)
+    comparison = report["cost"]["comparison"]
+    for words in (Page(render_html(report)).words, render_markdown(report)):
+        assert "OpenAI gpt-5.6-luna at 2,000 tokens in and 500 cached and 100 out for each request" in words
+        assert "If the teacher's price falls" in words
+        assert "By utilisation" in words
+        assert text.percent(comparison["saving"]) in words
+        assert text.percent(comparison["teacher_price_drop_that_erases"]) in words
+    assert "1,000 requests at OpenAI gpt-5.6-luna" in Page(render_html(report)).words  # the headline's tile
+
+
 def test_no_gates_and_no_models() -> None:
     verify = {"metric": "accuracy", "rows": 1, "tokens": 1, "models": [], "gates": [], "verdict": "pass"}
     report = build_report(made.run(), made.data(), None, None, None, None, [], verify, None, None)

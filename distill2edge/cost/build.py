@@ -8,6 +8,7 @@ from typing import Any
 from distill2edge.cost import model
 from distill2edge.cost.catalogue import Catalogue, Device, Rented
 from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
+from distill2edge.cost.sensitivity import by_price_cut, by_utilisation
 from distill2edge.recipe import schema
 from distill2edge.schemes import PLAIN_SUFFIX
 
@@ -32,7 +33,6 @@ def build_cost(
     bench: dict[str, Any],
     verify: dict[str, Any],
     stage_seconds: dict[str, float],
-    tokens: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The cost document of one run.
 
@@ -41,8 +41,6 @@ def build_cost(
         bench: bench.json.
         verify: verify.json; its gates say which files may be compared.
         stage_seconds: wall seconds of each stage, as first computed (a cached stage keeps its own time).
-        tokens: mean tokens of a request for API prices: {"input", "cached", "output", "counted_with"}. None takes
-            the workload of bench, counted with the teacher's tokenizer.
 
     Returns:
         cost.json, schema version 1. `cells` holds one entry for each model and place that can be priced;
@@ -56,7 +54,7 @@ def build_cost(
     notes: list[str] = []
     workload = _workload(bench)
     name = str(workload.get("name", ""))
-    counted = _tokens(tokens, workload, teacher_spot, notes)
+    counted = _tokens(recipe_cost.tokens, workload, teacher_spot, notes)
     same_spot = student_spot if teacher_spot.kind == "api" else teacher_spot
 
     machine = {**bench.get("machine", {}), "threads": bench.get("threads")}
@@ -71,6 +69,8 @@ def build_cost(
         and (priced := _price(cell, spot, name, utilisation, machine, recipe_cost.requests_per_month)) is not None
     ]
     if teacher_spot.kind == "api":
+        if any(_role(str(cell.get("model"))) == "teacher" for cell in bench.get("cells", [])):
+            notes.append(f"the teacher measured here is not {teacher_spot.label}, whose quality was not measured")
         cells.insert(0, _price_api(teacher_spot, counted, utilisation))
 
     admitted = _admitted(verify)
@@ -112,14 +112,9 @@ def _workload(bench: dict[str, Any]) -> dict[str, Any]:
     return (task or workloads or [{}])[0]
 
 
-def _tokens(given: dict[str, Any] | None, workload: dict[str, Any], teacher: Spot, notes: list[str]) -> Tokens:
+def _tokens(given: schema.RequestTokens | None, workload: dict[str, Any], teacher: Spot, notes: list[str]) -> Tokens:
     if given is not None:
-        counted = Tokens(
-            float(given["input"]),
-            float(given.get("cached", 0)),
-            float(given["output"]),
-            str(given.get("counted_with", "not said")),
-        )
+        counted = Tokens(given.input, given.cached, given.output, given.counted_with)
     else:
         counted = Tokens(
             float(workload.get("prompt_tokens") or 0),
@@ -290,10 +285,8 @@ def _comparison(
         "saving_same_box": same,
         "break_even_requests": requests,
         "break_even_months": None if requests is None else requests / requests_per_month,
-        "break_even_by_utilisation": {
-            u: model.break_even_requests(one_off_usd, cost, student["cost_per_1000"][u])
-            for u, cost in teacher["cost_per_1000"].items()
-        },
+        "by_utilisation": by_utilisation(teacher["cost_per_1000"], student["cost_per_1000"], one_off_usd),
+        "by_price_cut": by_price_cut(c_teacher, c_student, one_off_usd),
         "teacher_price_drop_that_erases": model.price_drop_that_erases(c_teacher, c_student),
         "teacher_price_drop_that_erases_in_a_year": model.price_drop_that_erases(
             c_teacher, c_student, one_off_usd, 12.0 * requests_per_month

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from distill2edge.recipe.schema import LATER
+from distill2edge.recipe.section import LATER
 
 
 def canonical(section: BaseModel | None, exclude: set[str] | None = None) -> Any:

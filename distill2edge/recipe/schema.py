@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.scratch import Scratch, StudentModel, TeacherModel
-from distill2edge.recipe.section import Section
+from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.verifiers import VerifierSpec
 from distill2edge.schemes import PLAIN_SUFFIX, Scheme, parse_scheme
 
-LATER = "later"
-"""Marks a field that came after the first stores: at its default it is no part of a stage's key (see `canonical`)."""
-
+__all__ = ["Cost", "Place"]  # and what is defined here
 
 # --- data -------------------------------------------------------------------
 
@@ -324,30 +323,6 @@ class Bench(Section):
         None,
         description="device of the price catalogue that this machine is: its watts give the energy where no meter does",
     )
-
-
-class Place(Section):
-    """Where a model is served: exactly one of the fields."""
-
-    rented: str | None = Field(None, description="machine of the price catalogue")
-    device: str | None = Field(None, description="owned device of the price catalogue")
-    api: str | None = Field(None, description="API model of the price catalogue (teacher only)")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Place:
-        if sum(value is not None for value in (self.rented, self.device, self.api)) != 1:
-            raise ValueError("name exactly one of rented, device, api")
-        return self
-
-
-class Cost(Section):
-    """The price side of the comparison; measured speed comes from bench."""
-
-    teacher: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
-    student: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
-    utilisation: float = Field(0.2, gt=0, le=1, description="share of the time the machine is busy")
-    requests_per_month: int = Field(100_000, ge=1)
-    prices: str | None = Field(None, description="YAML file that overrides entries of the price catalogue")
 
 
 class Recipe(Section):

@@ -232,6 +232,7 @@ def _headline(
         "teacher_cost_per_1000": comparison.get("teacher_per_1000"),
         "break_even_requests": comparison.get("break_even_requests"),
         "student_place": comparison.get("student_place"),
+        "teacher_place": comparison.get("teacher_place"),
         "same_place": comparison.get("student_place") == comparison.get("teacher_place"),
     }
 

@@ -64,6 +64,46 @@ def four_table(report: Document) -> Table | None:
     return Table("Four cells", ["which", "cell", "box", f"at {cost.get('utilisation', 0):.0%} busy"], rows, left=3)
 
 
+def busy_table(report: Document) -> Table | None:
+    """The comparison at every utilisation: it is the assumption that moves the saving most."""
+    comparison = (report["cost"] or {}).get("comparison") or {}
+    rows = [
+        row(
+            f"{float(u):.0%}",
+            text.usd(at["teacher_per_1000"]),
+            text.usd(at["student_per_1000"]),
+            text.percent(at["saving"]),
+            _requests(at["break_even_requests"]),
+            text.percent(at["price_cut_that_erases"]),
+        )
+        for u, at in (comparison.get("by_utilisation") or {}).items()
+    ]
+    head = ["busy", "teacher, 1,000 requests", "student, 1,000 requests", "saved", "break-even requests",
+            "teacher's price cut that erases it"]  # fmt: skip
+    return Table("By utilisation", head, rows, left=1) if rows else None
+
+
+def price_cut_table(report: Document) -> Table | None:
+    """The saving if the teacher gets cheaper and the student does not."""
+    cost = report["cost"] or {}
+    rows = [
+        row(
+            "as it is" if float(cut) == 0 else f"{float(cut):.0%} less",
+            text.usd(at["teacher_per_1000"]),
+            text.percent(at["saving"]),
+            _requests(at["break_even_requests"]),
+        )
+        for cut, at in ((cost.get("comparison") or {}).get("by_price_cut") or {}).items()
+    ]
+    head = ["teacher's price", "teacher, 1,000 requests", "saved", "break-even requests"]
+    note = f"At {cost.get('utilisation', 0):.0%} busy. Below zero the student is the dearer one."
+    return Table("If the teacher's price falls", head, rows, left=1, note=note) if rows else None
+
+
+def _requests(value: Any) -> str:
+    return "never" if value is None else text.count(value)
+
+
 UNITS = {
     "usd_per_hour": "US$ an hour",
     "usd_per_kwh": "US$ per kWh",

@@ -76,6 +76,9 @@ def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
     saving, same = headline["saving"], headline["saving_same_box"]
     student, teacher = text.usd(headline["cost_per_1000"]), text.usd(headline["teacher_cost_per_1000"])
     prices = f"{student} against {teacher} per 1,000 requests"
+    if str(headline.get("teacher_place")).startswith("api:"):  # what is paid today; no box is shared with it
+        prices = f"{prices} at {_label(report, headline['teacher_place'])}"
+        return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
     if headline["same_place"] or same is None:
         return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
     place = _place(report, headline)
@@ -87,8 +90,12 @@ def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
 
 
 def _place(report: Document, headline: Document) -> str:
+    return _label(report, headline["student_place"])
+
+
+def _label(report: Document, place: str) -> str:
     cells = (report["cost"] or {}).get("cells") or []
-    return next((str(cell["label"]) for cell in cells if cell["place"] == headline["student_place"]), "its own box")
+    return next((str(cell["label"]) for cell in cells if cell["place"] == place), "its own box")
 
 
 def cost_sentences(report: Document) -> list[str]:
@@ -116,11 +123,20 @@ def cost_sentences(report: Document) -> list[str]:
         if same is not None:
             box = (cost["four_cells"].get("teacher_same_box") or {}).get("label")
             said.append(f"Both on {box} and {busy}, the student {_saves(same)} of what the teacher costs.")
-        said.append(
-            f"The student on {labels[comparison['student_place']]} against the teacher on "
-            f"{labels[comparison['teacher_place']]}, both {busy} and both at the speed of the bench machine, "
-            f"{_saves(saving)}; {bounds}."
-        )
+        if comparison["teacher_place"].startswith("api:"):
+            counted = cost["tokens"]
+            cached = f" and {text.number(counted['cached'])} cached" if counted["cached"] else ""
+            said.append(
+                f"The student on {labels[comparison['student_place']]}, {busy}, against "
+                f"{labels[comparison['teacher_place']]} at {text.number(counted['input'])} tokens in{cached} and "
+                f"{text.number(counted['output'])} out for each request, {_saves(saving)}; {bounds}."
+            )
+        else:
+            said.append(
+                f"The student on {labels[comparison['student_place']]} against the teacher on "
+                f"{labels[comparison['teacher_place']]}, both {busy} and both at the speed of the bench machine, "
+                f"{_saves(saving)}; {bounds}."
+            )
     said.append(f"Compared are {comparison['teacher']} and {comparison['student']}, the cheapest that pass.")
     requests = comparison.get("break_even_requests")
     spent = text.seconds((one_off.get("seconds") or {}).get("total"))

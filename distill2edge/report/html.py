@@ -77,6 +77,8 @@ def render_html(report: Document) -> str:
         speedups=tables.speedup_table(report),
         cost_table=cost_tables.cost_table(report),
         four=cost_tables.four_table(report),
+        busy=cost_tables.busy_table(report),
+        price_cuts=cost_tables.price_cut_table(report),
         prices=cost_tables.prices_table(report),
         survival=tables.survival_table(report),
         stages=tables.stages_table(report),

@@ -94,6 +94,8 @@ def render_markdown(report: Document) -> str:
         "## Cost",
         "\n".join(escape(sentence) for sentence in facts.cost_sentences(report)),
         render_table(cost_tables.four_table(report)),
+        render_table(cost_tables.busy_table(report)),
+        render_table(cost_tables.price_cut_table(report)),
         render_table(cost_tables.cost_table(report)),
         render_table(cost_tables.prices_table(report)),
         "\n".join(f"- {escape(note)}" for note in cost.get("notes", [])),

@@ -1,0 +1,51 @@
+"""The recipe's section on prices: where teacher and student are served, and how busy they are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from distill2edge.recipe.section import LATER, Section
+
+
+class Place(Section):
+    """Where a model is served: exactly one of the fields."""
+
+    rented: str | None = Field(None, description="machine of the price catalogue")
+    device: str | None = Field(None, description="owned device of the price catalogue")
+    api: str | None = Field(None, description="API model of the price catalogue (teacher only)")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Place:
+        if sum(value is not None for value in (self.rented, self.device, self.api)) != 1:
+            raise ValueError("name exactly one of rented, device, api")
+        return self
+
+
+class RequestTokens(Section):
+    """Tokens of one request as an API bills it: its instruction and examples count, which a student does without."""
+
+    input: float = Field(ge=0, description="not cached")
+    cached: float = Field(0.0, ge=0, description="those the API has read before, at its price for them")
+    output: float = Field(ge=0)
+    counted_with: str = Field(min_length=1, description="whose tokenizer counted, or how it was estimated")
+
+
+class Cost(Section):
+    """The price side of the comparison; measured speed comes from bench."""
+
+    teacher: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
+    student: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
+    utilisation: float = Field(0.2, gt=0, le=1, description="share of the time the machine is busy")
+    requests_per_month: int = Field(100_000, ge=1)
+    prices: str | None = Field(None, description="YAML file that overrides entries of the price catalogue")
+    tokens: Annotated[RequestTokens | None, LATER] = Field(
+        None, description="of a request to an API teacher; null: those of the bench's workload, in the teacher's tokens"
+    )
+
+    @model_validator(mode="after")
+    def _tokens_are_billed(self) -> Cost:
+        if self.tokens is not None and self.teacher.api is None:
+            raise ValueError("only an API bills by the token: set cost.teacher: {api: ...}, or take cost.tokens out")
+        return self
