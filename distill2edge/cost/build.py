@@ -10,6 +10,7 @@ from distill2edge.cost.catalogue import Catalogue, Device, Rented
 from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
 from distill2edge.cost.sensitivity import by_price_cut, by_utilisation
 from distill2edge.recipe import schema
+from distill2edge.recipe.costs import RequestTokens
 from distill2edge.schemes import PLAIN_SUFFIX
 
 SCHEMA_VERSION = 1
@@ -112,7 +113,7 @@ def _workload(bench: dict[str, Any]) -> dict[str, Any]:
     return (task or workloads or [{}])[0]
 
 
-def _tokens(given: schema.RequestTokens | None, workload: dict[str, Any], teacher: Spot, notes: list[str]) -> Tokens:
+def _tokens(given: RequestTokens | None, workload: dict[str, Any], teacher: Spot, notes: list[str]) -> Tokens:
     if given is not None:
         counted = Tokens(given.input, given.cached, given.output, given.counted_with)
     else:
