@@ -8,6 +8,7 @@ from typing import Any
 
 from distill2edge import steps
 from distill2edge.errors import UserError
+from distill2edge.on_policy import WARM, add_on_policy
 from distill2edge.pipeline import Stage
 from distill2edge.progress import Progress
 from distill2edge.recipe.canonical import canonical
@@ -101,13 +102,14 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         section["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
     student = add("student", section, (data, teacher), partial(steps.write_student, recipe))
 
-    arms = [("", recipe.distill, recipe.signal.kind, signal)]
+    first = "" if recipe.distill.on_policy is None else WARM
+    arms = [(first, recipe.distill, recipe.signal.kind, signal)]
     if recipe.distill.control:
         arms.append((" control", control_of(recipe.distill), GoldSignal().kind, ()))
     merged: list[str] = []
     for suffix, training, kind, read in arms:
         section = {
-            "distill": canonical(training, {"control"}),
+            "distill": canonical(training, {"control", "on_policy"}),
             "lora": canonical(recipe.student.lora),
             "rows": rows,
         }
@@ -120,6 +122,8 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         merged.append(
             add(f"merge{suffix}", {"rows": rows}, (data, student, trained), partial(steps.write_merge, recipe, trained))
         )
+    if recipe.distill.on_policy is not None:
+        merged[0] = add_on_policy(add, recipe, rows, data, teacher, merged[0])
 
     exports = []
     for role, source, schemes in (
@@ -156,7 +160,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
 
 def control_of(distill: Distill) -> Distill:
     """The same training without the teacher: cross-entropy on the data's own responses."""
-    return distill.model_copy(update={"loss": Loss(ce=1.0), "control": False})
+    return distill.model_copy(update={"loss": Loss(ce=1.0), "control": False, "on_policy": None})
 
 
 def _export(

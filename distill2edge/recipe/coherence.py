@@ -21,6 +21,7 @@ def check(recipe: Recipe) -> None:
     if recipe.task == "seq2seq":
         _check_seq2seq(recipe)
     _check_calibration(recipe)
+    _check_on_policy(recipe)
     for text in (*recipe.export, *recipe.verify.teacher_schemes):
         parse_scheme(text)
     if len(set(recipe.export)) != len(recipe.export):
@@ -82,3 +83,16 @@ def _check_calibration(recipe: Recipe) -> None:
         raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {recipe.task}: use none")
     if not recipe.data.splits.calibration:
         raise ValueError("quantize.calibration: imatrix needs rows: raise data.splits.calibration")
+
+
+def _check_on_policy(recipe: Recipe) -> None:
+    if recipe.distill.on_policy is None:
+        return
+    if recipe.task != "causal-lm":
+        raise ValueError(f"distill.on_policy is for task causal-lm, not {recipe.task}: leave it out")
+    if recipe.signal.kind != "logits":
+        raise ValueError("distill.on_policy: the teacher scores tokens: use signal: {kind: logits}")
+    if recipe.teacher.backend == "llama.cpp":
+        raise ValueError("distill.on_policy runs its teacher in transformers: leave teacher.backend out")
+    if recipe.data.template == "text":
+        raise ValueError("distill.on_policy needs prompts to answer: set data.template: chat or plain")

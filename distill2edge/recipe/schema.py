@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from distill2edge.recipe.costs import Cost, Place
+from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.scratch import Scratch, StudentModel, TeacherModel
 from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.verifiers import VerifierSpec
@@ -275,6 +276,9 @@ class Distill(Training):
     chunk: int = Field(256, ge=1, description="supervised positions whose logits are in memory at once")
     control: bool = Field(
         False, description="also train the same student on the data's own responses without the teacher, and compare"
+    )
+    on_policy: Annotated[OnPolicy | None, LATER] = Field(
+        None, description="then rounds in which the student writes and the teacher scores each token; null: none"
     )
 
 

@@ -1,0 +1,32 @@
+"""The recipe's `distill.on_policy`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from distill2edge.recipe.section import Section
+
+
+class OnPolicy(Section):
+    """After the training on the data: the student writes, the teacher scores each token, the student learns from it.
+
+    GKD (Agarwal et al. 2024, arXiv 2306.13649): a student trained on the teacher's prefixes alone never sees its own
+    mistakes. Here the student of one round writes, and the next is trained on that; the first is the warm start.
+    """
+
+    rounds: int = Field(2, ge=1, le=16, description="times that the student writes anew")
+    rows: int = Field(512, ge=1, description="prompts of a round; rounds take them in turn from the train split")
+    max_new_tokens: int = Field(64, ge=1)
+    temperature: float = Field(1.0, gt=0, description="of the student's sampling; it is no loss temperature")
+    forward_kl: float = Field(0.0, ge=0)
+    reverse_kl: float = Field(1.0, ge=0)
+    jsd: float = Field(0.0, ge=0)
+    jsd_beta: float = Field(0.5, gt=0, lt=1)
+    epochs: float = Field(1.0, gt=0, description="over the rows of one round")
+    learning_rate: float | None = Field(None, gt=0, description="null: a fifth of the warm start's")
+
+    @model_validator(mode="after")
+    def _compares(self) -> OnPolicy:
+        if self.forward_kl + self.reverse_kl + self.jsd == 0:
+            raise ValueError("distill.on_policy compares nothing with the teacher: give reverse_kl, jsd or forward_kl")
+        return self
