@@ -6,7 +6,8 @@ products in what this processor computes best in, AdamW) on the same token ids w
 and the tail, or all of them. Two scopes: the whole step, and the loss alone, from hidden states to their gradient.
 
 `dense` makes all logits, as a causal model's forward pass does, then selects the supervised ones. `recompute` is our
-chunked loss with its logits recomputed in the backward pass: the alternative that was not chosen.
+chunked loss with its logits recomputed in the backward pass: the alternative that was not chosen. `ours, checkpointed`
+is ours with `gradient_checkpointing`, which trades time for the layers' activations.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ BATCH, LENGTH, TOP_K, TEMPERATURE, CHUNK, RANK = 16, 128, 64, 2.0, 256, 64
 SCOPES = ("step", "loss")
 SHARES = {"all": 1.0, "quarter": 0.25}
 SEED = 0
+CHECKPOINTED = "ours, checkpointed"
 
 
 def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, steps: int) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, step
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     dtype = compute_dtype("auto")
-    student: Any = load_student(model_dir, Lora(rank=RANK, alpha=2 * RANK), dtype)
+    student: Any = load_student(model_dir, Lora(rank=RANK, alpha=2 * RANK), dtype, checkpointing=arm == CHECKPOINTED)
     weights = Weights(ce=0.5, forward_kl=0.5)
     model = DistillModel(student, weights, TEMPERATURE, CHUNK, dtype).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
@@ -211,17 +213,19 @@ def measure(sampler: Sampler, rounds: int) -> None:
     speed: dict[str, Any] = {}
     for scope in SCOPES:
         for share in SHARES:
-            arms = ["ours", "dense"] + (["recompute"] if scope == "loss" else [])
+            arms = ["ours", "dense", "recompute" if scope == "loss" else CHECKPOINTED]
             runs = {arm: (lambda arm=arm, scope=scope, share=share: sampler.run(scope, share, arm)) for arm in arms}
             times = interleave(runs, rounds, warmup=0, log=lambda line, at=f"{scope}, {share}": print(at, line))
             # tokens/s of one arm over the other = seconds of the other over the one.
             speed[f"{scope}, {share}"] = ratio(times, "dense", "ours")
+            if scope == "step":
+                speed[f"{scope}, {share}, checkpointed"] = ratio(times, "dense", CHECKPOINTED)
             if scope == "loss":
                 metrics[f"loss, {share}: speed, ours / recompute"] = ratio(times, "recompute", "ours")
 
-    def memory(scope: str, share: str, key: str) -> Any:
-        cells = {arm: [s[key] for s in sampler.raw[f"{scope}, {share}, {arm}"]] for arm in ("ours", "dense")}
-        return ratio(cells, "ours", "dense")
+    def memory(scope: str, share: str, key: str, ours: str = "ours") -> Any:
+        cells = {arm: [s[key] for s in sampler.raw[f"{scope}, {share}, {arm}"]] for arm in (ours, "dense")}
+        return ratio(cells, ours, "dense")
 
     bars = []
     for scope in SCOPES:
@@ -239,6 +243,14 @@ def measure(sampler: Sampler, rounds: int) -> None:
             bars.append(bar(f"{name}: peak memory", over, "<=", 0.5, unit="x", note=note))
             bars.append(bar(f"{name}: tokens/s", speed[f"{scope}, {share}"], ">=", 1.0, unit="x"))
             metrics[f"{scope}, {share}: whole-process peak, ours / dense"] = whole
+            if scope == "step":
+                name += ", ours with gradient checkpointing"
+                bars.append(
+                    bar(f"{name}: peak memory", memory(scope, share, "over_model_bytes", CHECKPOINTED), "<=", 0.5)
+                )
+                metrics[f"{scope}, {share}: tokens/s, ours with checkpointing / dense"] = speed[
+                    f"{scope}, {share}, checkpointed"
+                ]
     for cell, samples in sampler.raw.items():
         metrics[cell] = {
             "tokens_per_s": summary([s["tokens"] / s["step_s"] for s in samples]),

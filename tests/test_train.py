@@ -427,3 +427,30 @@ def test_validation_keeps_the_best_weights(student, tmp_path):
     with torch.no_grad():
         loss = distill(**collate([examples[i] for i in range(12)], EOS))["loss"].item()
     assert loss == pytest.approx(best["loss"], rel=1e-3)
+
+
+# --- gradient checkpointing ----------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_gradient_checkpointing_keeps_less_and_trains_the_same(student, tmp_path, lora):
+    from distill2edge.distill.train import load_student
+
+    def kept(checkpointing: bool) -> int:
+        model = load_student(student, lora, torch.float32, checkpointing=checkpointing).train()
+        total = 0
+
+        def pack(value: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += value.nbytes
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            model.get_decoder()(torch.arange(3, 67)[None])
+        return total
+
+    assert kept(True) < 0.5 * kept(False)
+    for name, on in (("plain", False), ("checkpointed", True)):
+        run(student, tmp_path / name, settings(gradient_checkpointing=on), lora=lora)
+    plain, checkpointed = weights(tmp_path / "plain"), weights(tmp_path / "checkpointed")
+    assert all(torch.allclose(plain[name], checkpointed[name], atol=1e-6) for name in plain)

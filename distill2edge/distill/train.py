@@ -82,7 +82,7 @@ def train(
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     transformers.set_seed(seed)
     dtype = compute_dtype(training.dtype, default_device())
-    student = load_student(model_dir, lora, dtype)
+    student = load_student(model_dir, lora, dtype, checkpointing=training.gradient_checkpointing)
     pairs = bool(getattr(student.config, "is_encoder_decoder", False))
     kind = Seq2SeqDistillModel if pairs else DistillModel
     model = kind(student, weights, reader.temperature if reader else 1.0, chunk, dtype)
@@ -105,14 +105,22 @@ def train(
     return facts_of(record)
 
 
-def load_student(model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype) -> nn.Module:
-    """The model to train: frozen in `dtype` with float32 adapters, or float32 in full (products under autocast)."""
+def load_student(
+    model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype, *, checkpointing: bool = False
+) -> nn.Module:
+    """The model to train: frozen in `dtype` with float32 adapters, or float32 in full (products under autocast).
+
+    Args:
+        checkpointing: keep the inputs of each layer alone, and run it again in the backward pass.
+    """
     import torch
 
     base = load_model(model_dir, dtype=dtype if lora else torch.float32)
     if getattr(base.config, "quantization_config", None) is not None:
         raise UserError("the base is quantized", where=str(model_dir), fix="train from 16 or 32-bit weights")
     base.config.use_cache = False
+    if checkpointing:
+        base.activation_checkpointing_enable({"use_reentrant": False})
     if lora is None:
         return base
     from peft import LoraConfig, get_peft_model

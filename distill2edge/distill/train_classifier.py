@@ -78,7 +78,9 @@ def train_classifier(
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     transformers.set_seed(seed)
-    student = load_classifier(model_dir, lora, attention=loss.attention > 0)
+    student = load_classifier(
+        model_dir, lora, attention=loss.attention > 0, checkpointing=training.gradient_checkpointing
+    )
     classes = int(student.config.num_labels)
     reader = None
     if loss.needs_logits:
@@ -112,11 +114,14 @@ def train_classifier(
     return facts_of(record)
 
 
-def load_classifier(model_dir: Path, lora: schema.Lora | None, *, attention: bool = False) -> nn.Module:
+def load_classifier(
+    model_dir: Path, lora: schema.Lora | None, *, attention: bool = False, checkpointing: bool = False
+) -> nn.Module:
     """The classifier to train, in float32: in full, or adapters and the head.
 
     Args:
         attention: its attention maps are read, which the fast kernels do not give.
+        checkpointing: as `distill.train.load_student`.
 
     Raises:
         UserError: modules that LoRA can't be put on.
@@ -125,6 +130,8 @@ def load_classifier(model_dir: Path, lora: schema.Lora | None, *, attention: boo
 
     options = {"attn_implementation": "eager"} if attention else {}
     base = load_model(model_dir, dtype=torch.float32, **options)
+    if checkpointing:
+        base.activation_checkpointing_enable({"use_reentrant": False})
     if lora is None:
         return base  # type: ignore[no-any-return]
     from peft import LoraConfig, get_peft_model

@@ -97,6 +97,9 @@ class Training(Section):
         "auto", description="auto: bfloat16 where the processor computes in it, else float32"
     )
     checkpoints: int = Field(4, ge=0, description="checkpoints over the run, to resume from")
+    gradient_checkpointing: Annotated[bool, LATER] = Field(
+        False, description="compute activations again in the backward pass: about a third slower, much less memory"
+    )
 
 
 class Fit(Training):
