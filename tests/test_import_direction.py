@@ -31,6 +31,7 @@ TOP = {
     "plan",
     "stages",
     "steps",
+    "on_policy",
     "pipeline",
     "chat",
     "doctor",
