@@ -27,6 +27,8 @@ from distill2edge.runtimes import open_runtime
 from distill2edge.tasks.classification import load_tokenizer
 
 RECIPE = ROOT / "recipes" / "distilbert" / "movies.yaml"
+PRETRAIN = RECIPE.with_name("pretrain.yaml")
+PRETRAINED = "student, masked-token distillation then labels"
 SEEDS = (0, 1, 2)
 TEXTS, ROUNDS, CONTEXT = 200, 15, 64
 # arm: stage kind, which of its artifacts, its model file, runtime
@@ -39,11 +41,10 @@ ARMS = {
 }
 
 
-def stages(kind: str, seed: int, store: Path | None) -> dict[str, Path]:
+def stages(kind: str, seed: int, store: Path | None, recipe: Path = RECIPE) -> dict[str, Path]:
     """Artifacts of one kind of stage, by the stage's name, from the store or made now."""
-    return {
-        done.stage.name: done.artifact.path for done in run_until(kind, RECIPE, [f"seed={seed}"], store, None, False)
-    }
+    found = run_until(kind, recipe, [f"seed={seed}"], store, None, False)
+    return {done.stage.name: done.artifact.path for done in found}
 
 
 def baseline(rows_dir: Path) -> list[int]:
@@ -99,15 +100,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if options.only is not None:
-        stages("verify", options.only, options.store)
+        for recipe in (RECIPE, PRETRAIN):
+            stages("verify", options.only, options.store, recipe)
         return
-    found = [
-        json.loads((stages("verify", seed, options.store)["verify"] / "verify.json").read_text()) for seed in SEEDS
-    ]
+
+    def scores(recipe: Path) -> list[dict[str, Any]]:
+        paths = [stages("verify", seed, options.store, recipe)["verify"] / "verify.json" for seed in SEEDS]
+        return [json.loads(path.read_text()) for path in paths]
+
+    found = scores(RECIPE)
     correct = {name: [item for document in found for item in document["correct"][name]] for name in found[0]["correct"]}
     correct["TF-IDF + logistic regression"] = [
         item for seed in SEEDS for item in baseline(stages("data", seed, options.store)["data"])
     ]
+    correct[PRETRAINED] = [item for document in scores(PRETRAIN) for item in document["correct"]["student"]]
     models = {model["id"]: model for model in found[0]["models"]}
     student = "student/onnx:int8"
     kept = paired([correct["student"]], [correct["teacher"]], ratio=True)
@@ -152,6 +158,7 @@ def main() -> None:
             "paired": {
                 "student - teacher": paired([correct["student"]], [correct["teacher"]]),
                 "student - control": paired([correct["student"]], [correct["control"]]),
+                "masked-token distillation then labels - control": paired([correct[PRETRAINED]], [correct["control"]]),
                 "student - TF-IDF": paired([correct["student"]], [correct["TF-IDF + logistic regression"]]),
             },
             "models": {

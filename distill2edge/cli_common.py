@@ -16,6 +16,7 @@ STAGES = {
     "teacher": "Fetch the teacher through the licence gate, as safetensors.",
     "fit": "Fit the teacher to the task, where the recipe asks for it.",
     "signal": "Cache the teacher's logits, or the responses it writes.",
+    "pretrain": "Distil an encoder on masked tokens, where the recipe asks for it.",
     "student": "Initialise the student.",
     "distill": "Train the student on the teacher's signal.",
     "merge": "Merge the adapter into full-precision weights.",

@@ -23,6 +23,7 @@ VERSIONS = {
     "teacher": 2,
     "fit": 1,
     "signal": 1,
+    "pretrain": 1,
     "student": 1,
     "distill": 1,
     "merge": 1,
@@ -95,12 +96,17 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         parents = (data, teacher) if recipe.signal.kind != "text" else tuple(dict.fromkeys((data, base, teacher)))
         signal = (add("signal", section, parents, partial(steps.write_signal, recipe)),)
 
+    pretrained = ()
+    if recipe.student.pretrain is not None:
+        section = {"pretrain": canonical(recipe.student.pretrain), "init": canonical(recipe.student.init), "rows": rows}
+        pretrained = (add("pretrain", section, (data, base), partial(steps.write_pretrain, recipe)),)
+
     section = {"init": canonical(recipe.student.init)}
     if recipe.task != "causal-lm":
         section |= {"vocabulary": recipe.student.vocabulary, "rows": rows}
     if not own_layers:
         section["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
-    student = add("student", section, (data, teacher), partial(steps.write_student, recipe))
+    student = add("student", section, (data, teacher, *pretrained), partial(steps.write_student, recipe))
 
     first = "" if recipe.distill.on_policy is None else WARM
     arms = [(first, recipe.distill, recipe.signal.kind, signal)]

@@ -66,6 +66,13 @@ def write_signal(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress)
     return task_of(recipe).signal(recipe, teacher_model(inputs), facts, rows_dir(inputs), work, progress)
 
 
+def write_pretrain(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+    """The `pretrain` stage: an encoder's layers, distilled on masked tokens."""
+    from distill2edge.tasks.classification import pretrain
+
+    return pretrain(recipe, inputs["teacher"].path / "model", rows_dir(inputs), work, progress)
+
+
 def write_student(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) -> Facts:
     """The `student` stage."""
     init, checkpoint = recipe.student.init, None
@@ -80,6 +87,8 @@ def write_student(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress
         else:
             fetch_model(init.model, init.revision, fetched, progress, where="student.init.model")
         checkpoint = fetched / "model"
+    if "pretrain" in inputs:
+        checkpoint = inputs["pretrain"].path / "model"
     facts = task_of(recipe).student(recipe, teacher_model(inputs), checkpoint, rows_dir(inputs), work, progress)
     shutil.rmtree(work / "checkpoint", ignore_errors=True)
     return facts

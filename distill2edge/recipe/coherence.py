@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill2edge.recipe.schema import Recipe
+from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.schemes import parse_scheme
 
@@ -18,6 +18,8 @@ def check(recipe: Recipe) -> None:
         _check_classification(recipe)
     elif recipe.student.vocabulary == "trim":
         raise ValueError("student.vocabulary: trim needs task: classification, for now; set vocabulary: keep")
+    if recipe.student.pretrain is not None:
+        _check_pretrain(recipe)
     if recipe.task == "seq2seq":
         _check_seq2seq(recipe)
     _check_calibration(recipe)
@@ -62,6 +64,17 @@ def _check_classification(recipe: Recipe) -> None:
         raise ValueError("task classification is measured on its own texts: set bench: {workloads: [task]}")
     if recipe.teacher.backend == "llama.cpp":
         raise ValueError("task classification runs its teacher in transformers: leave teacher.backend out")
+
+
+def _check_pretrain(recipe: Recipe) -> None:
+    spec = recipe.student.pretrain
+    if recipe.task != "classification":
+        raise ValueError(f"student.pretrain is for the encoders of task classification, not {recipe.task}")
+    if not isinstance(recipe.student.init, FromTeacher) or recipe.student.init.select == "similarity":
+        raise ValueError("student.pretrain: the student takes layers of the teacher: select even or first, or a list")
+    assert spec is not None
+    if not spec.soft and not spec.masked and not spec.cosine:
+        raise ValueError("student.pretrain: every weight is zero")
 
 
 def _check_seq2seq(recipe: Recipe) -> None:

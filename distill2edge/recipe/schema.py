@@ -8,8 +8,10 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.on_policy import OnPolicy
+from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.scratch import Scratch, StudentModel, TeacherModel
 from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.training import Training
 from distill2edge.recipe.verifiers import VerifierSpec
 from distill2edge.schemes import PLAIN_SUFFIX, Scheme, parse_scheme
 
@@ -78,27 +80,6 @@ class Lora(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear", description="all-linear, or the names of the modules to adapt"
-    )
-
-
-class Training(Section):
-    """What every training stage shares."""
-
-    epochs: float = Field(1.0, gt=0)
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
-    learning_rate: float = Field(5e-4, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    batch_size: int = Field(16, ge=1, description="rows per device and micro-batch")
-    gradient_accumulation: int = Field(1, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the processor computes in it, else float32"
-    )
-    checkpoints: int = Field(4, ge=0, description="checkpoints over the run, to resume from")
-    gradient_checkpointing: Annotated[bool, LATER] = Field(
-        False, description="compute activations again in the backward pass: about a third slower, much less memory"
     )
 
 
@@ -229,6 +210,9 @@ class Student(Section):
     init: Init
     vocabulary: Annotated[Literal["keep", "trim"], LATER] = Field(
         "keep", description="trim: only the tokens that the training rows use, single characters and special tokens"
+    )
+    pretrain: Annotated[Pretrain | None, LATER] = Field(
+        None, description="of an encoder: masked-language-model distillation from the unfitted teacher first"
     )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 

@@ -11,7 +11,7 @@ from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import Progress
-from distill2edge.recipe.schema import Distill, FromTeacher, Loss, Recipe
+from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
 from distill2edge.tasks.base import SURVIVAL, Facts
 
 if TYPE_CHECKING:
@@ -59,6 +59,24 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
     return cache_labels(teacher, rows, work, progress)
 
 
+def pretrain(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+    """Layers of the unfitted teacher, distilled on masked tokens of the train split."""
+    from distill2edge.student.layers import check_layers, evenly
+    from distill2edge.student.pretrain import pretrain as pretrain_encoder
+
+    spec, init = recipe.student.pretrain, recipe.student.init
+    assert spec is not None
+    assert isinstance(init, FromTeacher)
+    total = int(read_json(base / "config.json")["num_hidden_layers"])
+    check_layers(init.layers, total)
+    if not isinstance(init.layers, int):
+        kept = list(init.layers)
+    else:
+        kept = list(range(init.layers)) if init.select == "first" else evenly(total, init.layers)
+    texts = {split: [row.ids for row in encode(recipe, rows_dir, base, split)] for split in ("train", "validation")}
+    return pretrain_encoder(base, kept, texts["train"], texts["validation"], spec, recipe.seed, work, progress)
+
+
 def student(
     recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
 ) -> Facts:
@@ -67,13 +85,19 @@ def student(
     from distill2edge.student.init import init_student
 
     check_head(teacher, labels_of(recipe), "teacher.model")
+    section = recipe.student
     if checkpoint is not None:
         headed = work / "headed"
         with_head(checkpoint, labels_of(recipe), headed, recipe.seed, "student.init.model")
-        checkpoint = headed
+    if section.pretrain is not None:
+        section = section.model_copy(update={"init": FromModel(model="pretrained")})  # type: ignore[call-arg]
     rows = encode(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
-    facts = init_student(recipe.student, teacher, rows, work, progress, checkpoint, same_vocabulary=False)
+    place = None if checkpoint is None else headed
+    facts = init_student(section, teacher, rows, work, progress, place, same_vocabulary=False)
     shutil.rmtree(work / "headed", ignore_errors=True)
+    if section.pretrain is not None and checkpoint is not None:
+        facts["layers"] = read_json(checkpoint.parent / "pretrain.json")["layers"]
+        write_json(work / "student.json", facts)
     if recipe.student.vocabulary == "trim":
         facts |= _trim(rows_dir, work, progress)
         write_json(work / "student.json", facts)

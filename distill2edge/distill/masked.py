@@ -1,0 +1,155 @@
+"""Masked-language-model distillation of an encoder: which tokens are masked, the loss, and the batches it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from distill2edge.distill.batches import IGNORED
+from distill2edge.distill.losses import Weights, cross_entropy, distillation_loss
+
+
+def mask_tokens(
+    ids: Tensor, special: Tensor, mask_id: int, vocabulary: int, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Choose tokens to predict: 80% become the mask, 10% another token, 10% stay (Devlin et al. 2019, section 3.1).
+
+    Args:
+        ids: [L].
+        special: [L], true where a token must stay.
+        share: of the other tokens; at least one is chosen where there is one.
+
+    Returns:
+        what the model reads [L]; the tokens to predict [L], `IGNORED` elsewhere.
+    """
+    able = (~special).nonzero()[:, 0]
+    labels = torch.full_like(ids, IGNORED)
+    if not len(able):
+        return ids, labels
+    count = max(1, round(share * len(able)))
+    chosen = able[torch.randperm(len(able), generator=generator)[:count]]
+    labels[chosen] = ids[chosen]
+    read, fate = ids.clone(), torch.rand(count, generator=generator)
+    read[chosen[fate < 0.8]] = mask_id
+    other = chosen[(fate >= 0.8) & (fate < 0.9)]
+    read[other] = torch.randint(vocabulary, (len(other),), generator=generator)
+    return read, labels
+
+
+class MaskedTexts(Dataset[dict[str, Any]]):
+    """Every text `variants` times, each time masked elsewhere. What is masked depends on seed, text and variant."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], tokenizer: Any, share: float, variants: int, seed: int) -> None:
+        special = torch.zeros(len(tokenizer), dtype=torch.bool)
+        special[list(tokenizer.all_special_ids)] = True
+        self.texts, self.variants, self.share, self.seed = texts, variants, share, seed
+        self.special, self.mask_id, self.vocabulary = special, int(tokenizer.mask_token_id), len(tokenizer)
+        self.lengths = [len(text) for text in texts] * variants
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        ids = torch.tensor(self.texts[number % len(self.texts)])
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        read, labels = mask_tokens(ids, self.special[ids], self.mask_id, self.vocabulary, self.share, generator)
+        return {"ids": read, "labels": labels}
+
+
+def collate_masked(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """Pad on the right; input_ids, attention_mask and labels, each [B, L] int64."""
+    shape = (len(items), max(len(item["ids"]) for item in items))
+    ids, mask, labels = torch.full(shape, pad), torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
+    for row, item in enumerate(items):
+        length = len(item["ids"])
+        ids[row, :length], mask[row, :length], labels[row, :length] = item["ids"], 1, item["labels"]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class MaskedModel(nn.Module):
+    """A masked language model and its loss in one module.
+
+    The loss of a masked token is masked x CE + soft x T^2 x KL(teacher || student) + cosine x the mean distance of the
+    last hidden states over the batch's real tokens (Sanh et al. 2019, section 3).
+
+    Attributes:
+        student: a Hugging Face masked language model.
+    """
+
+    accepts_loss_kwargs = True  # the Trainer then hands over the global count of masked tokens
+
+    def __init__(
+        self,
+        student: Any,
+        teacher: Any | None,
+        dtype: torch.dtype,
+        *,
+        soft: float = 0.0,
+        masked: float = 1.0,
+        cosine: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
+        """`teacher` is frozen and runs beside the student, where a term needs it."""
+        super().__init__()
+        self.student, self.config, self.dtype = student, student.config, dtype
+        self.weights, self.cosine, self.temperature = Weights(ce=masked, forward_kl=soft), cosine, temperature
+        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is no part of this module
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Products in `dtype` while the block runs."""
+        device = next(self.student.parameters()).device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss of a batch; loss is the sum over it / the count of the step, sum is undivided, count of this batch."""
+        chosen = labels != IGNORED
+        with self.autocast():
+            logits, last = predict(self.student, input_ids, attention_mask, chosen)
+        targets, log_p = labels[chosen], None
+        distance = torch.zeros((), device=logits.device)
+        if self._beside:
+            teacher = self._beside[0].to(logits.device)
+            with torch.no_grad(), self.autocast():
+                theirs, their_last = predict(teacher, input_ids, attention_mask, chosen)
+            log_p = torch.log_softmax(theirs.float() / self.temperature, -1)
+            real = attention_mask.bool()
+            distance = 1 - functional.cosine_similarity(last[real].float(), their_last[real].float(), dim=-1).mean()
+        each = distillation_loss(logits.float(), targets, log_p, self.weights, self.temperature)
+        total = each.sum() + self.cosine * distance * len(targets)
+        count = torch.tensor(len(targets), device=logits.device)
+        items = count if num_items_in_batch is None else num_items_in_batch
+        with torch.no_grad():
+            ce = cross_entropy(logits.float(), targets).sum()
+        return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
+
+
+def predict(model: Any, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits at the chosen positions [P, V], and all last hidden states [B, L, D].
+
+    The head is most of a small encoder's work, so it sees the chosen positions alone.
+    """
+    states: list[Tensor] = []
+
+    def select(module: nn.Module, inputs: Any, output: Any) -> Any:
+        states.append(output.last_hidden_state)
+        output.last_hidden_state = output.last_hidden_state[chosen][None]
+        return output
+
+    handle = getattr(model, model.base_model_prefix).register_forward_hook(select)
+    try:
+        logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[0]
+    finally:
+        handle.remove()
+    return logits, states[0]

@@ -1,0 +1,152 @@
+"""Task-agnostic distillation of an encoder: fewer layers of the unfitted teacher, trained on masked tokens."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.distill.loop import facts_of, run_training
+from distill2edge.errors import UserError
+from distill2edge.files import read_json, write_json
+from distill2edge.precision import compute_dtype, default_device
+from distill2edge.progress import Progress
+from distill2edge.recipe.pretrain import Pretrain
+from distill2edge.recipe.training import Training
+
+if TYPE_CHECKING:
+    from distill2edge.distill.masked import MaskedModel
+
+_BATCH = 64  # of the held-out texts
+
+
+def pretrain(
+    base: Path,
+    kept: Sequence[int],
+    texts: Sequence[Sequence[int]],
+    validation: Sequence[Sequence[int]],
+    spec: Pretrain,
+    seed: int,
+    work: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write `work/model`: the kept layers of `base`, distilled on masked tokens, and `pretrain.json`.
+
+    Resumes as `distill.train.train`, the teacher's own training too.
+
+    Args:
+        base: the unfitted teacher, an encoder.
+        kept: its layers that the student is made of.
+        texts, validation: token ids.
+
+    Returns:
+        facts: layers, student and teacher (facts of their training), accuracy of both on the validation's masked
+        tokens.
+
+    Raises:
+        UserError: no masked language model can be made of it, or it has no head and is not to be trained.
+    """
+    import torch
+    from transformers import AutoTokenizer, set_seed
+
+    from distill2edge.distill.masked import MaskedModel, MaskedTexts, collate_masked
+    from distill2edge.runtimes.threads import available_threads
+    from distill2edge.student.layers import keep_layers
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
+    set_seed(seed)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    if tokenizer.mask_token_id is None:
+        raise UserError("its tokenizer has no mask token", where="student.pretrain", fix="leave it out")
+    trained, distilled = work / "teacher", work / "student"
+    facts: dict[str, Any] = {"schema_version": 1, "layers": list(kept), "teacher": None}
+
+    def run(model: MaskedModel, training: Training, place: Path) -> dict[str, Any]:
+        if (place / "train.json").is_file() and (place / "model").is_dir():
+            return facts_of(read_json(place / "train.json"))
+        variants = math.ceil(training.epochs)
+        rows = MaskedTexts(texts, tokenizer, spec.mask, variants, seed)
+        pad = tokenizer.pad_token_id or 0
+        record = run_training(
+            model,
+            rows,
+            MaskedTexts(validation, tokenizer, spec.mask, 1, seed) if validation else None,
+            partial(collate_masked, pad=pad),
+            training.model_copy(update={"epochs": training.epochs / variants}),
+            place / "model",
+            "training loss",
+            seed,
+            progress,
+        )
+        return facts_of(record)
+
+    teacher = _load(base, headless=spec.teacher is not None)
+    if spec.teacher is not None:
+        dtype = compute_dtype(spec.teacher.dtype, default_device())
+        facts["teacher"] = run(MaskedModel(teacher, None, dtype), spec.teacher, trained)
+        teacher = _load(trained / "model")
+    teacher.eval().requires_grad_(False)
+    student = _load(trained / "model" if spec.teacher is not None else base)
+    keep_layers(student, kept)
+    dtype = compute_dtype(spec.dtype, default_device())
+    weights = {"soft": spec.soft, "masked": spec.masked, "cosine": spec.cosine, "temperature": spec.temperature}
+    facts["student"] = run(MaskedModel(student, teacher, dtype, **weights), spec, distilled)
+    if validation:
+        rows = MaskedTexts(validation, tokenizer, spec.mask, 1, seed)
+        models = {"student": _load(distilled / "model").eval(), "teacher": teacher}
+        facts["accuracy"] = {name: masked_accuracy(model, rows) for name, model in models.items()}
+    (distilled / "model").rename(work / "model")
+    for leftover in (trained, distilled):
+        shutil.rmtree(leftover, ignore_errors=True)
+    write_json(work / "pretrain.json", facts)
+    return facts
+
+
+def masked_accuracy(model: Any, rows: Any) -> float:
+    """Share of the masked tokens of a `MaskedTexts` whose logit is the greatest."""
+    import torch
+
+    from distill2edge.distill.batches import IGNORED
+    from distill2edge.distill.masked import collate_masked, predict
+
+    right = total = 0
+    for begin in range(0, len(rows), _BATCH):
+        batch = collate_masked([rows[at] for at in range(begin, min(begin + _BATCH, len(rows)))], 0)
+        chosen = batch["labels"] != IGNORED
+        with torch.inference_mode():
+            logits, _ = predict(model, batch["input_ids"], batch["attention_mask"], chosen)
+        right += int((logits.argmax(-1) == batch["labels"][chosen]).sum())
+        total += int(chosen.sum())
+    return right / total
+
+
+def _load(directory: Path, *, headless: bool = False) -> Any:
+    """A masked language model in float32.
+
+    Args:
+        headless: a head may be missing, and is then new.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    kind: Any = AutoModelForMaskedLM
+    try:
+        model, report = kind.from_pretrained(
+            directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except ValueError as error:
+        raise UserError(
+            f"no masked language model can be made of this: {str(error).splitlines()[0]}",
+            where="student.pretrain",
+            fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
+        ) from error
+    if report["missing_keys"] and not headless:
+        raise UserError(
+            "the teacher has no head for masked tokens",
+            where="student.pretrain",
+            fix="train one first: student.pretrain.teacher: {epochs: 1}",
+        )
+    return model
