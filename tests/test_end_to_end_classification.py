@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny import tiny_bert
+from tiny import tiny_bert, tiny_recipe
 
 from distill2edge.cli import main
 
@@ -33,7 +33,7 @@ distill:
   batch_size: 8
   gradient_accumulation: 2
   control: true
-export: [onnx:int8, gguf:F16]
+export: [onnx:int8, onnx:int8-dynamic, gguf:F16]
 verify: {{rows: 12}}
 bench: {{workloads: [task], rounds: 1, requests: 2}}
 """
@@ -70,9 +70,19 @@ def models(root: Path) -> dict[str, dict[str, Any]]:
 
 def test_the_files_keep_the_student_s_class_distribution(finished: Path) -> None:
     found = models(finished)
-    assert found.keys() == {"teacher", "student", "control", "student/onnx:int8", "student/gguf:F16"}
+    assert found.keys() == {
+        "teacher",
+        "student",
+        "control",
+        "student/onnx:int8",
+        "student/onnx:int8-dynamic",
+        "student/gguf:F16",
+    }
     assert found["student/gguf:F16"]["kl_student"]["value"] < 1e-4
     assert found["student/onnx:int8"]["kl_student"]["value"] < 0.05
+    assert found["student/onnx:int8-dynamic"]["kl_student"]["value"] < 0.05
+    types = json.loads((finished / "out" / "exports" / "tiny-onnx-int8-dynamic" / "export.json").read_text())["types"]
+    assert types["int8"]["weights"] > 0.9 * sum(entry["weights"] for entry in types.values())
     assert all(model["error"] is None for model in found.values())
 
 
@@ -150,6 +160,14 @@ def test_labels_that_are_not_the_teacher_s_are_refused(finished: Path, tmp_path:
     result = run(finished, "--set", f"teacher={{model: {tmp_path / 'other'}}}", command="signal")
     assert result.exit_code == 2
     assert "labels are bad, fine; the data has good" in result.stderr
+
+
+def test_dynamic_int8_is_refused_where_it_loses_too_much(tmp_path: Path) -> None:
+    tiny_recipe(tmp_path)
+    args = ["run", str(tmp_path / "tiny.yaml"), "--set", "export=[onnx:int8-dynamic]"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 2
+    assert "use onnx:int8" in result.stderr
 
 
 def test_a_head_of_another_size_is_refused(finished: Path, tmp_path: Path) -> None:

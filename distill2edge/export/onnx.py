@@ -11,7 +11,7 @@ from distill2edge.errors import UserError
 from distill2edge.export import genai_config, onnx_file, onnx_graph
 from distill2edge.files import write_json
 from distill2edge.runtimes.onnx_seq2seq import START
-from distill2edge.schemes import ONNX, Scheme
+from distill2edge.schemes import DYNAMIC, ONNX, Scheme
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -46,6 +46,7 @@ def export_onnx(
         known = ", ".join(f"onnx:{name}" for name in ONNX)
         raise UserError(f"{scheme} is not an ONNX scheme", fix=f"use one of {known}")
     # imported here: this module must load without onnxruntime
+    from distill2edge.export.onnx_dynamic import quantize_dynamic
     from distill2edge.export.onnx_quantize import Tally, apply_scheme
 
     work.mkdir(parents=True, exist_ok=True)
@@ -54,9 +55,14 @@ def export_onnx(
         progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
         graphs, built = _graphs(kind, model_dir, Path(scratch))
         tally = Tally()
-        for model in graphs.values():
+        for name, model in graphs.items():
             progress.say(f"  storing its weights as {scheme.name}")
-            apply_scheme(model, scheme.name, tally)
+            if str(scheme) != DYNAMIC:
+                apply_scheme(model, scheme.name, tally)
+            elif kind == "classifier":
+                graphs[name] = quantize_dynamic(model, Path(scratch), tally)
+            else:
+                raise UserError(f"{scheme} is for classifiers, not for a {kind}", where="export", fix="use onnx:int8")
         properties = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
         if kind == "seq2seq":
             properties[START] = str(_start(model_dir))

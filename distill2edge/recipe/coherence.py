@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch
-from distill2edge.schemes import parse_scheme
+from distill2edge.schemes import DYNAMIC, parse_scheme
 
 
 def check(recipe: Recipe) -> None:
@@ -25,7 +25,8 @@ def check(recipe: Recipe) -> None:
     _check_calibration(recipe)
     _check_on_policy(recipe)
     for text in (*recipe.export, *recipe.verify.teacher_schemes):
-        parse_scheme(text)
+        if str(parse_scheme(text)) == DYNAMIC and recipe.task != "classification":
+            raise ValueError(f"{DYNAMIC} is for task classification: a decoder loses too much by it, use onnx:int8")
     if len(set(recipe.export)) != len(recipe.export):
         raise ValueError("export names a scheme twice")
 
