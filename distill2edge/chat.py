@@ -143,6 +143,8 @@ def _gguf_speaker(path: Path, threads: int) -> Speaker:
     file = read_gguf(path)
     tokenizer: Any = build_tokenizer(file, special_ids(file))
     template = file.get("tokenizer.chat_template")
+    pairs = file.architecture == "t5" and file.get("tokenizer.ggml.add_eos_token")
+    after = [int(file.require("tokenizer.ggml.eos_token_id"))] if pairs else []
     stops = {file.get("tokenizer.ggml.eos_token_id"), file.get("tokenizer.ggml.eot_token_id")}
 
     def render(messages: list[Message]) -> str:
@@ -158,7 +160,7 @@ def _gguf_speaker(path: Path, threads: int) -> Speaker:
 
     return Speaker(
         open_runtime("llama.cpp", path, threads=threads),
-        lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        lambda text: [*tokenizer(text, add_special_tokens=False)["input_ids"], *after],
         lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
         render if template else None,
         frozenset(int(stop) for stop in stops if stop is not None),

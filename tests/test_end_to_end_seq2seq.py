@@ -25,7 +25,7 @@ data:
 signal: {{kind: logits, top_k: 32}}
 student: {{init: {{from: teacher, layers: 1}}, lora: {{rank: 4, alpha: 8}}}}
 distill: {{loss: {{ce: 0.5, forward_kl: 0.5}}, epochs: 1, learning_rate: 1e-2, batch_size: 16}}
-export: [onnx:int8]
+export: [onnx:int8, gguf:Q8_0]
 verify: {{rows: 8}}
 bench: {{workloads: [task, chat-8-3], rounds: 1, requests: 1}}
 """
@@ -57,7 +57,8 @@ def test_the_exported_file_is_the_merged_student(finished: Path) -> None:
     models = {model["id"]: model for model in report["models"]}
     assert all(model["error"] is None for model in models.values())
     assert report["metric"]["name"] == "exact_match"
-    assert models["student/onnx:int8"]["kl_student"]["value"] < 0.02
+    for name in ("student/onnx:int8", "student/gguf:Q8_0"):
+        assert models[name]["kl_student"]["value"] < 0.02
     assert models["student"]["kl_teacher"]["value"] > 0
     folder = finished / "out" / "exports" / "pairs-onnx-int8"
     assert {"encoder.onnx", "decoder.onnx", "model.onnx.data", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
@@ -70,15 +71,18 @@ def test_a_second_run_reuses_every_stage(finished: Path) -> None:
 
 
 def test_chat_answers_from_the_export(finished: Path) -> None:
-    args = ["chat", str(finished / "out"), "--prompt", "turn 123 around", "--max-tokens", "4"]
-    result = CliRunner().invoke(main, args)
-    assert result.exit_code == 0, result.output
+    asked = ["--prompt", "turn 123 around", "--max-tokens", "4"]
+    said = []
+    for target in ("", "exports/pairs-onnx-int8", "exports/pairs-Q8_0.gguf"):
+        result = CliRunner().invoke(main, ["chat", str(finished / "out" / target), *asked])
+        assert result.exit_code == 0, result.output
+        said.append(result.stdout)
+    assert said[1] == said[2]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("export=[gguf:Q8_0]", "no GGUF writer for encoder-decoders"),
         ("verify.positions=all", "an encoder predicts nothing"),
         ("data.template=text", "needs a source and a target"),
     ],

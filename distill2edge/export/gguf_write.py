@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _GENERAL = {"name": "general.name", "licence": "general.license", "description": "general.description"}
 
 _ALWAYS_F32 = ("position_embd.weight", "token_types.weight")
+_BIAS = ".attn_rel_b.weight"  # of T5's positions: small, added to every score
 
 
 def metadata_fields(meta: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -77,14 +78,15 @@ def write_gguf(
     import gguf
 
     config, family = load_config(model_dir)
-    layers = config.num_hidden_layers
     fields = gguf_config.fields_of(config, family, str(model_dir))
-    names = {theirs: ours for ours, theirs in family.names(layers).items()}
-    if config.tie_word_embeddings:
-        names.pop("lm_head.weight", None)  # llama.cpp uses the embedding where no output tensor is
+    names = {theirs: ours for ours, theirs in family.names_of(config).items()}
     with ExitStack() as stack:
         tensors = open_weights(model_dir, stack)
-        plan = _plan(tensors, names, config.tie_word_embeddings, str(model_dir))
+        # A T5's configuration always says tied; whether it is, its weights say.
+        tied = "lm_head.weight" not in tensors if family.seq2seq else config.tie_word_embeddings
+        if tied:
+            names.pop("lm_head.weight", None)  # llama.cpp uses the embedding where no output tensor is
+        plan = _plan(tensors, names, tied, str(model_dir))
         writer = gguf.GGUFWriter(target, family.architecture, use_temp_file=False)
         writer.add_type("model")
         for key, value in metadata_fields(meta):
@@ -110,6 +112,9 @@ def write_gguf(
             for theirs, ours in plan:
                 array = tensors[theirs].get_tensor(theirs).float().numpy()
                 array = family.to_gguf(ours, array, config.num_attention_heads, _kv_heads(config))
+                if ours == "dec.output_norm.weight" and config.scale_decoder_outputs:
+                    # T5 scales its last hidden state before the head; llama.cpp does not, so the last norm does.
+                    array = array * array.dtype.type(config.d_model**-0.5)
                 writer.write_tensor_data(_encode(array, _type_of(ours, matrix)))
                 task.advance()
         writer.close()
@@ -181,10 +186,10 @@ def _kv_heads(config: Any) -> int:
 
 
 def _type_of(name: str, matrix: Any) -> Any:
-    """The type of a tensor: llama.cpp adds BERT's position and type embeddings as float32."""
+    """The type of a tensor: llama.cpp adds BERT's position and type embeddings, and T5's position bias, as float32."""
     import gguf
 
-    return gguf.GGMLQuantizationType.F32 if name in _ALWAYS_F32 else matrix
+    return gguf.GGMLQuantizationType.F32 if name in _ALWAYS_F32 or name.endswith(_BIAS) else matrix
 
 
 def _announce(writer: Any, name: str, shape: tuple[int, ...], matrix: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from distill2edge.architectures import start_token_id
 from distill2edge.errors import UserError
 from distill2edge.gguf_format.families import Family, llama3_factors
 from distill2edge.gguf_format.reader import GgufFile
@@ -39,6 +40,8 @@ def fields_of(config: Any, family: Family, where: str) -> list[Field]:
 
     if family.classifier:
         return _classifier_fields(config, family.architecture, no)
+    if family.seq2seq:
+        return _seq2seq_fields(config, family.architecture, no)
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     wanted = {"gemma3": ("gelu_pytorch_tanh",)}.get(family.architecture, ("silu", "swish"))
     if activation not in wanted:
@@ -91,6 +94,34 @@ def _classifier_fields(config: Any, arch: str, no: Any) -> list[Field]:
         (f"{arch}.pooling_type", "uint32", POOLING_RANK),
         (f"{arch}.classifier.output_labels", "strings", [config.id2label[i] for i in range(config.num_labels)]),
         ("tokenizer.ggml.token_type_count", "uint32", config.type_vocab_size),
+    ]
+
+
+# llama.cpp's own constant in the buckets of the relative position bias.
+_T5_DISTANCE = 128
+
+
+def _seq2seq_fields(config: Any, arch: str, no: Any) -> list[Field]:
+    # The gate decides it in llama.cpp: GELU (tanh) with one, ReLU without.
+    if config.dense_act_fn != ("gelu_new" if config.is_gated_act else "relu"):
+        raise no(f"activation {config.feed_forward_proj!r}")
+    if config.relative_attention_max_distance != _T5_DISTANCE:
+        raise no(f"relative_attention_max_distance {config.relative_attention_max_distance}")
+    if config.num_decoder_layers > config.num_layers:  # llama.cpp counts both by the encoder's, and stops
+        raise no(f"a decoder of {config.num_decoder_layers} blocks after an encoder of {config.num_layers}")
+    return [
+        (f"{arch}.context_length", "uint32", int(getattr(config, "n_positions", None) or 512)),
+        (f"{arch}.embedding_length", "uint32", config.d_model),
+        (f"{arch}.feed_forward_length", "uint32", config.d_ff),
+        (f"{arch}.block_count", "uint32", config.num_layers),
+        (f"{arch}.decoder_block_count", "uint32", config.num_decoder_layers),
+        (f"{arch}.attention.head_count", "uint32", config.num_heads),
+        (f"{arch}.attention.key_length", "uint32", config.d_kv),
+        (f"{arch}.attention.value_length", "uint32", config.d_kv),
+        (f"{arch}.attention.layer_norm_epsilon", "float32", config.layer_norm_epsilon),
+        (f"{arch}.attention.layer_norm_rms_epsilon", "float32", config.layer_norm_epsilon),
+        (f"{arch}.attention.relative_buckets_count", "uint32", config.relative_attention_num_buckets),
+        (f"{arch}.decoder_start_token_id", "uint32", start_token_id(config)),
     ]
 
 

@@ -57,6 +57,16 @@ _BERT_TOP = {
 }
 
 
+_T5_ATTENTION = {f"attn_{part}": f"SelfAttention.{part}" for part in "qkvo"}
+_T5_CROSS = {f"cross_attn_{part}": f"EncDecAttention.{part}" for part in "qkvo"}
+_T5_TOP = {
+    "token_embd": "shared",
+    "output": "lm_head",
+    "enc.output_norm": "encoder.final_layer_norm",
+    "dec.output_norm": "decoder.final_layer_norm",
+}
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture in both formats.
@@ -68,6 +78,7 @@ class Family:
         top: the same names for tensors outside the blocks.
         layer: Hugging Face name of the list of blocks.
         classifier: an encoder with a sequence-classification head; written only.
+        seq2seq: an encoder and a decoder; written only.
     """
 
     architecture: str
@@ -79,6 +90,11 @@ class Family:
     top: dict[str, str] = field(default_factory=lambda: dict(_TOP))
     layer: str = "model.layers"
     classifier: bool = False
+    seq2seq: bool = False
+
+    def names_of(self, config: Any) -> dict[str, str]:
+        """`names` for a configuration."""
+        return self.names(config.num_hidden_layers)
 
     def names(self, layers: int) -> dict[str, str]:
         """GGUF tensor name -> Hugging Face tensor name, for every tensor such a model may have."""
@@ -117,12 +133,43 @@ class Family:
         return {"attn_q": heads, "attn_k": kv_heads}.get(part, 0)
 
 
+@dataclass(frozen=True)
+class T5Family(Family):
+    """T5: an encoder and a decoder of their own depths, in Hugging Face's sublayers 0, (1,) and 1 or 2."""
+
+    def names_of(self, config: Any) -> dict[str, str]:
+        """GGUF tensor name -> Hugging Face tensor name."""
+        pairs = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in self.top.items()}
+        for half, depth in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
+            short = half[:3]
+            for layer in range(depth):
+                for ours, theirs in self._block(half == "decoder", bool(config.is_gated_act)).items():
+                    pairs[f"{short}.blk.{layer}.{ours}.weight"] = f"{half}.block.{layer}.layer.{theirs}.weight"
+            # The first block's position bias serves the whole half.
+            bias = f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+            pairs[f"{short}.blk.0.attn_rel_b.weight"] = bias
+        return pairs
+
+    @staticmethod
+    def _block(decoder: bool, gated: bool) -> dict[str, str]:
+        found = {"attn_norm": "0.layer_norm"} | {ours: f"0.{theirs}" for ours, theirs in _T5_ATTENTION.items()}
+        if decoder:
+            found |= {"cross_attn_norm": "1.layer_norm"} | {ours: f"1.{theirs}" for ours, theirs in _T5_CROSS.items()}
+        last = 2 if decoder else 1
+        dense = (
+            {"ffn_gate": "wi_0", "ffn_up": "wi_1", "ffn_down": "wo"} if gated else {"ffn_up": "wi", "ffn_down": "wo"}
+        )
+        found |= {ours: f"{last}.DenseReluDense.{theirs}" for ours, theirs in dense.items()}
+        return found | {"ffn_norm": f"{last}.layer_norm"}
+
+
 FAMILIES = (
     Family("llama", ("llama", "mistral"), "Llama, SmolLM and Mistral", _PRE_NORM, permuted=True),
     Family("qwen2", ("qwen2",), "Qwen2 and Qwen2.5", _PRE_NORM),
     Family("qwen3", ("qwen3",), "Qwen3", {**_PRE_NORM, **_QK_NORM}),
     Family("gemma3", ("gemma3_text",), "Gemma 3 (text)", _SANDWICH, norm_shift=1.0),
     Family("bert", ("bert",), "BERT classifiers", _BERT, top=_BERT_TOP, layer="bert.encoder.layer", classifier=True),
+    T5Family("t5", ("t5",), "T5", {}, top=_T5_TOP, seq2seq=True),
 )
 
 
@@ -138,7 +185,8 @@ def by_model_type(model_type: str) -> Family | None:
 
 def by_architecture(architecture: str) -> Family | None:
     """The family of a GGUF `general.architecture` that can be read back (decoders)."""
-    return next((family for family in FAMILIES if family.architecture == architecture and not family.classifier), None)
+    decoders = (family for family in FAMILIES if not family.classifier and not family.seq2seq)
+    return next((family for family in decoders if family.architecture == architecture), None)
 
 
 def llama3_factors(rope: dict[str, Any], head_dim: int) -> np.ndarray:

@@ -83,9 +83,6 @@ def _check_seq2seq(recipe: Recipe) -> None:
         raise ValueError("task: seq2seq needs a source and a target: set data.template: plain")
     if recipe.verify.positions == "all":
         raise ValueError("an encoder predicts nothing: with task: seq2seq set verify.positions: supervised")
-    gguf = [text for text in (*recipe.export, *recipe.verify.teacher_schemes) if text.startswith("gguf:")]
-    if gguf:
-        raise ValueError(f"there is no GGUF writer for encoder-decoders yet: take {gguf[0]} out, ship onnx: schemes")
 
 
 def _check_calibration(recipe: Recipe) -> None:

@@ -70,7 +70,10 @@ def open_runtime(
         return OnnxRuntime(path, threads=threads, device=device, context=context)
     from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
     from distill2edge.runtimes.llama_cpp_classifier import LlamaCppClassifier, output_labels
+    from distill2edge.runtimes.llama_cpp_seq2seq import LlamaCppSeq2Seq, is_seq2seq_file
 
+    if is_seq2seq_file(path):
+        return cast("Runtime", LlamaCppSeq2Seq(path, threads=threads, device=device, context=context))
     if output_labels(path):
         return LlamaCppClassifier(path, threads=threads, device=device, context=context)
     return LlamaCppRuntime(path, threads=threads, device=device, context=context)
