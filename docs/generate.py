@@ -1,4 +1,4 @@
-"""Writes the generated pages (recipe reference, command line) and checks links between pages.
+"""Writes the generated pages (recipe reference, command line, published systems) and checks links between pages.
 
 python docs/generate.py           write
 python docs/generate.py --check   exit 1 if a page is out of date or a link leads nowhere
@@ -15,6 +15,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from systems import systems as made_systems
 
 from distill2edge.cli import main as cli
 from distill2edge.recipe.schema import Recipe
@@ -96,7 +97,12 @@ def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Co
             yield from _commands(child, f"{path} {name}")
 
 
-PAGES = {"recipe-reference.md": recipe_reference, "cli.md": command_line}
+def systems() -> str:
+    """Published systems beside our figures."""
+    return NOTE.replace("code: edit the code", "benchmarks' results: run the benchmark") + made_systems()
+
+
+PAGES = {"recipe-reference.md": recipe_reference, "cli.md": command_line, "systems.md": systems}
 
 
 def broken_links() -> list[str]:
