@@ -20,6 +20,7 @@ STAGES = {
     "student": "Initialise the student.",
     "distill": "Train the student on the teacher's signal.",
     "merge": "Merge the adapter into full-precision weights.",
+    "quantization-aware": "Train the merged student on the grid of a file, where the recipe asks for it.",
     "export": "Write every ONNX and GGUF file that the recipe names.",
     "verify": "Compare each file, in its own runtime, with student and teacher.",
     "bench": "Measure latency, throughput and memory of every file.",

@@ -173,18 +173,25 @@ def _row(
     per_second = speed * _EFFICIENCY
     seconds, memory, disk = _past(stage, store), None, None
     if teacher is not None and student is not None:
-        owner = student if stage.name.startswith(("distill", "merge", "export student")) else teacher
+        owner = (
+            student if stage.name.startswith(("distill", "merge", "quantization-aware", "export student")) else teacher
+        )
         disk = {
             "teacher": 4 * teacher,
             "fit": 4 * teacher,
             "student": 4 * student,
             "merge": 4 * student,
+            "quantization-aware": 4 * student,
             "signal": sizes["train_rows"] * 8 * 260,
             "export": owner,
         }.get(stage.kind, 10_000_000)
         memory = {"teacher": 8 * teacher, "merge": 16 * student, "export": 12 * owner}.get(stage.kind, 4 * owner)
-        if stage.kind in ("fit", "distill"):
-            training = recipe.teacher.fit if stage.kind == "fit" else recipe.distill
+        if stage.kind in ("fit", "distill", "quantization-aware"):
+            training = {
+                "fit": recipe.teacher.fit,
+                "distill": recipe.distill,
+                "quantization-aware": recipe.distill.quantization_aware,
+            }[stage.kind]
             assert training is not None
             seen = tokens * training.epochs
             limit = getattr(training, "max_rows", None)

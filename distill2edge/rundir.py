@@ -14,6 +14,7 @@ from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json, write_text
 from distill2edge.pipeline import Done, Inputs
 from distill2edge.recipe.schema import Recipe
+from distill2edge.schemes import is_compared
 from distill2edge.store import Artifact
 
 Document = dict[str, Any]
@@ -102,7 +103,7 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path) -
     exports = out / "exports"
     shutil.rmtree(exports, ignore_errors=True)
     for name, artifact in artifacts.items():
-        if name.startswith("export student/"):
+        if name.startswith("export student/") and not is_compared(name):
             _publish_export(recipe.name, name.removeprefix("export student/"), artifact, exports)
 
 

@@ -14,7 +14,7 @@ from distill2edge.progress import Progress
 from distill2edge.recipe.canonical import canonical
 from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe
 from distill2edge.recipe.scratch import Scratch
-from distill2edge.schemes import Scheme, parse_scheme
+from distill2edge.schemes import UNTRAINED_SUFFIX, Scheme, parse_scheme
 from distill2edge.store import sha256_of
 
 # Raised when the code of a stage makes another artifact of the same inputs.
@@ -27,6 +27,7 @@ VERSIONS = {
     "student": 1,
     "distill": 1,
     "merge": 1,
+    "quantization-aware": 1,
     "calibration": 1,
     "export": 1,
     "verify": 1,
@@ -115,7 +116,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     merged: list[str] = []
     for suffix, training, kind, read in arms:
         section = {
-            "distill": canonical(training, {"control", "on_policy"}),
+            "distill": canonical(training, {"control", "on_policy", "quantization_aware"}),
             "lora": canonical(recipe.student.lora),
             "rows": rows,
         }
@@ -141,8 +142,25 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
             name = f"calibration {role}"
             calibration = add(name, section, (data, source), partial(steps.write_calibration, recipe, source))
-        for scheme in schemes:
-            parts = _export(recipe, scheme, base, source, role, exporter, calibration)
+        on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
+        # The file that training starts from is written first.
+        for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):
+            model = source
+            if str(scheme) in on_grid:
+                untrained = f"export {role}/{scheme}{UNTRAINED_SUFFIX}"
+                model = add(
+                    f"quantization-aware {scheme}",
+                    {
+                        "training": canonical(recipe.distill.quantization_aware, {"schemes"}),
+                        "loss": canonical(recipe.distill.loss),
+                        "chunk": recipe.distill.chunk,
+                        "signal": recipe.signal.kind,
+                        "rows": rows,
+                    },
+                    (data, source, untrained, *signal),
+                    partial(steps.write_quantization_aware, recipe, scheme, source, untrained),
+                )
+            parts = _export(recipe, scheme, base, model, role, exporter, calibration)
             exports.append(add(f"export {role}/{scheme}", *parts))
     measured = (data, base, teacher, student, *merged, *exports)
     measured = tuple(dict.fromkeys(measured))

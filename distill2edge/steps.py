@@ -139,6 +139,22 @@ def write_calibration(recipe: Recipe, source: str, work: Path, inputs: Inputs, p
     )
 
 
+def write_quantization_aware(
+    recipe: Recipe, scheme: Scheme, source: str, untrained: str, work: Path, inputs: Inputs, progress: Progress
+) -> Facts:
+    """The `quantization-aware` stage of one scheme: the merged student trained on the grid of its untrained file."""
+    from distill2edge.export.grid import of_export
+    from distill2edge.quantize.held import save_grids
+    from distill2edge.tasks.causal_lm import train_on_grid
+
+    student = inputs[source].path / "model"
+    grids = of_export(inputs[untrained].path, student, scheme)
+    signal = inputs["signal"].path if "signal" in inputs else None
+    facts = train_on_grid(recipe, grids, student, signal, rows_dir(inputs), work, progress)
+    save_grids(grids, str(scheme), work)
+    return facts
+
+
 def write_export(
     recipe: Recipe,
     scheme: Scheme,
@@ -163,14 +179,15 @@ def write_export(
         "recipe_key": inputs[source].key,
     }
     model_dir = inputs[source].path / "model"
+    grid = inputs[source].path if source.startswith("quantization-aware ") else None
     if scheme.format == "onnx":
         from distill2edge.export.onnx import export_onnx
 
-        return export_onnx(model_dir, scheme, meta, work, progress)
+        return export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
     from distill2edge.export.gguf import export_gguf
 
     imatrix = inputs[calibration[0]].path / "imatrix.gguf" if calibration else None
-    return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, imatrix=imatrix)
+    return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, imatrix=imatrix, grid=grid)
 
 
 def write_verify(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:

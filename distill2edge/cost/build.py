@@ -11,7 +11,7 @@ from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
 from distill2edge.cost.sensitivity import by_price_cut, by_utilisation
 from distill2edge.recipe import schema
 from distill2edge.recipe.costs import RequestTokens
-from distill2edge.schemes import PLAIN_SUFFIX
+from distill2edge.schemes import is_compared
 
 SCHEMA_VERSION = 1
 
@@ -25,6 +25,7 @@ ONE_OFF = {
     "student": "training",
     "distill": "training",
     "merge": "training",
+    "quantization-aware": "training",
 }
 Cell = dict[str, Any]
 
@@ -205,7 +206,7 @@ def _admitted(verify: dict[str, Any]) -> dict[str, bool]:
     for entry in verify.get("models", []):
         name = str(entry["id"])
         # An arm without calibration is made to compare, not to ship.
-        good = not entry.get("error") and name not in failed and not name.endswith(PLAIN_SUFFIX)
+        good = not entry.get("error") and name not in failed and not is_compared(name)
         if good and floors and name != "teacher":
             retained = (entry.get("retained") or {}).get("value")
             good = retained is not None and retained >= max(floors)

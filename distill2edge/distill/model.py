@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distill2edge.distill.batches import supervised
 from distill2edge.distill.chunked import Head, chunked_loss
 from distill2edge.distill.losses import TopK, Weights
+from distill2edge.distill.stored import StoredWeight, weight_of
 from distill2edge.errors import UserError
 
 
@@ -22,6 +23,7 @@ class DistillModel(nn.Module):
     Attributes:
         student: a Hugging Face causal model, or a PEFT model around one.
         eval_weights: weights of the terms in evaluation mode; those of training unless set.
+        stored_weights: the weights that the student computes with as a file will store them (see `stored.install`).
     """
 
     accepts_loss_kwargs = True  # the Trainer then hands over the global count of supervised tokens
@@ -33,6 +35,7 @@ class DistillModel(nn.Module):
         super().__init__()
         self.student = student
         self.weights = self.eval_weights = weights
+        self.stored_weights: dict[str, StoredWeight] = {}
         self.temperature, self.chunk, self.dtype = temperature, chunk, dtype
         outer: Any = student
         inner: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
@@ -58,7 +61,7 @@ class DistillModel(nn.Module):
         head: Any = self.head
         base = head.get_base_layer() if hasattr(head, "get_base_layer") else head
         hidden = hidden.to(self.dtype)
-        terms = [(hidden, base.weight.to(self.dtype))]
+        terms = [(hidden, weight_of(base).to(self.dtype))]
         if getattr(base, "bias", None) is not None:
             terms.append((hidden.new_ones(len(hidden), 1), base.bias.to(self.dtype)[:, None]))
         for name in getattr(head, "active_adapters", ()):

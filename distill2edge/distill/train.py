@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from distill2edge.data.encode import Encoded
+    from distill2edge.quantize.grids import Held
 
 
 def train(
@@ -34,6 +35,7 @@ def train(
     seed: int,
     work: Path,
     progress: Progress,
+    grids: Mapping[str, Held] | None = None,
 ) -> dict[str, Any]:
     """Train `model_dir` on the rows, and write `work/adapter` (LoRA) or `work/model` (full), and `work/train.json`.
 
@@ -45,6 +47,8 @@ def train(
             with the training loss where all are in the logit cache, else by cross-entropy.
         signal_dir: logit cache that has every training row, or None where `loss` is cross-entropy alone.
         chunk: supervised positions whose logits are in memory at once.
+        grids: weight's name -> the grid that the forward pass rounds it to (quantization-aware training); the weights
+            written are those behind the grid, in full precision.
 
     Returns:
         what train.json holds, with counts in place of its curves.
@@ -65,6 +69,7 @@ def train(
     from distill2edge.distill.model import DistillModel
     from distill2edge.distill.seq2seq import Seq2SeqDistillModel, collate_pairs
     from distill2edge.distill.signal import SignalReader
+    from distill2edge.distill.stored import install
     from distill2edge.runtimes.threads import available_threads
 
     if loss.needs_logits and signal_dir is None:
@@ -82,10 +87,14 @@ def train(
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     transformers.set_seed(seed)
     dtype = compute_dtype(training.dtype, default_device())
-    student = load_student(model_dir, lora, dtype, checkpointing=training.gradient_checkpointing)
+    # A grid is applied to W + B A in full precision: a base in 16 bits would round W first.
+    kept = dtype if grids is None else torch.float32
+    student = load_student(model_dir, lora, kept, checkpointing=training.gradient_checkpointing)
+    stored = {} if grids is None else install(student, grids, dtype)
     pairs = bool(getattr(student.config, "is_encoder_decoder", False))
     kind = Seq2SeqDistillModel if pairs else DistillModel
     model = kind(student, weights, reader.temperature if reader else 1.0, chunk, dtype)
+    model.stored_weights = stored
     model.check_head(torch.tensor([train_rows[0].ids[:16]]))
     pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
     batch = partial(collate_pairs, pad=pad, start=start_token_id(model.config)) if pairs else partial(collate, pad=pad)

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from distill2edge.distill.batches import LengthGrouped
+from distill2edge.distill.stored import follow
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
 from distill2edge.progress import Task
@@ -87,6 +88,11 @@ class DistillTrainer(Trainer):
             self.supervised_seen += int(items or 0)
             self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in samples) * self.args.world_size
         return samples, items
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        follow(made, getattr(self.distilled, "stored_weights", {}).values())
+        return made
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         seen = {"supervised": self.supervised_seen, "tokens": self.tokens_seen, "wall_s": self.wall_s}

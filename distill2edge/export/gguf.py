@@ -12,10 +12,13 @@ from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_vocab, gguf_write
+from distill2edge.export.grid import packed
 from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
+from distill2edge.gguf_format.repack import repack
 from distill2edge.progress import Progress
+from distill2edge.quantize.held import load_grids
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.schemes import GGUF, Scheme
 
@@ -41,6 +44,7 @@ def export_gguf(
     converter: Path | None = None,
     threads: int | None = None,
     imatrix: Path | None = None,
+    grid: Path | None = None,
 ) -> dict[str, Any]:
     """Write `model.gguf` and `export.json` into `work`.
 
@@ -53,10 +57,12 @@ def export_gguf(
         converter: convert_hf_to_gguf.py of a llama.cpp checkout, used instead of the built-in writers.
         threads: threads for quantizing; None takes what this process may use.
         imatrix: importance matrix of this model, as the calibration stage writes it; None rounds without one.
+        grid: directory of the grid that this model was trained on: the file gets its very scales, and no quantizer
+            picks others.
 
     Returns:
         what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer,
-        calibration (`imatrix` or null).
+        calibration (`imatrix` or null), trained (on the grid).
 
     Raises:
         UserError: unsupported architecture or tokenizer, token ids that differ from the original's, or llama.cpp
@@ -87,7 +93,11 @@ def export_gguf(
         progress.say(f"  quantizing to {scheme}")
         part = work / "model.part"
         wanted = FILE_TYPES[scheme.base]
-        isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
+        if grid is not None:
+            grids, _ = load_grids(grid)
+            repack(base, part, packed(grids, model_dir), file_type=wanted)
+        else:
+            isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
         _settle(part, target)
         base.unlink()
     file = read_gguf(target)
@@ -100,6 +110,7 @@ def export_gguf(
             "model's own token ids"
         )
     facts["calibration"] = "imatrix" if imatrix else None
+    facts["trained"] = grid is not None
     facts["converter"] = "built-in" if converter is None else str(converter)
     (work / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     if facts["fallbacks"]:

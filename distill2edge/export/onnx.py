@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def export_onnx(
-    model_dir: Path, scheme: Scheme, meta: dict[str, Any], work: Path, progress: Progress
+    model_dir: Path,
+    scheme: Scheme,
+    meta: dict[str, Any],
+    work: Path,
+    progress: Progress,
+    *,
+    grid: Path | None = None,
 ) -> dict[str, Any]:
     """Export a model and describe what was written.
 
@@ -34,6 +40,7 @@ def export_onnx(
         meta: name, licence, teacher, recipe, recipe_key, description: they go into the graph's metadata.
         work: directory to write into; files of an earlier try are overwritten.
         progress: gets one line per step.
+        grid: directory of the grid that this model was trained on: the file gets its very scales.
 
     Returns:
         the content of export.json.
@@ -42,10 +49,11 @@ def export_onnx(
         UserError: a scheme of another format, or an architecture that cannot be exported.
         EnvironmentFault: a package that the export needs is missing.
     """
-    if scheme.format != "onnx" or scheme.name not in ONNX:
+    if scheme.format != "onnx" or scheme.base not in ONNX:
         known = ", ".join(f"onnx:{name}" for name in ONNX)
         raise UserError(f"{scheme} is not an ONNX scheme", fix=f"use one of {known}")
     # imported here: this module must load without onnxruntime
+    from distill2edge.export.grid import by_row
     from distill2edge.export.onnx_dynamic import quantize_dynamic
     from distill2edge.export.onnx_quantize import Tally, apply_scheme
 
@@ -54,11 +62,11 @@ def export_onnx(
     with tempfile.TemporaryDirectory(dir=work, prefix="scratch-") as scratch:
         progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
         graphs, built = _graphs(kind, model_dir, Path(scratch))
-        tally = Tally()
+        tally, held = Tally(), None if grid is None else by_row(grid, model_dir)
         for name, model in graphs.items():
             progress.say(f"  storing its weights as {scheme.name}")
             if str(scheme) != DYNAMIC:
-                apply_scheme(model, scheme.name, tally)
+                apply_scheme(model, scheme.base, tally, held)
             elif kind == "classifier":
                 graphs[name] = quantize_dynamic(model, Path(scratch), tally)
             else:
@@ -82,6 +90,7 @@ def export_onnx(
         "effective_bits": round(tally.effective_bits, 4),
         "types": tally.types,
         "fallbacks": tally.fallbacks,
+        "trained": grid is not None,
         "tokenizer_files": files,
         "exporter": _versions(kind),
         "meta": meta,

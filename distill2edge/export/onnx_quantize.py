@@ -7,15 +7,19 @@ ONNX Runtime's own kernel. A table that serves both the lookup and the head is s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill2edge.errors import UserError
 from distill2edge.export.onnx_quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from distill2edge.quantize.grids import Held
 
 BLOCK = 32
 BITS = {"int8": 8, "int4-b32": 4}
@@ -117,16 +121,27 @@ def dequantize_blocks(packed: np.ndarray, scales: np.ndarray, width: int, bits: 
     return np.asarray((centred * scales[..., None]).reshape(len(packed), -1)[:, :width])
 
 
-def apply_scheme(model: ir.Model, scheme: str, tally: Tally | None = None) -> Tally:
+def digests(weight: np.ndarray) -> list[bytes]:
+    """A hash of each row's values: a graph joins matrices (query, key and value) and gives them names of its own."""
+    return [hashlib.sha256(row.tobytes()).digest() for row in np.ascontiguousarray(weight, dtype=np.float32)]
+
+
+def apply_scheme(
+    model: ir.Model, scheme: str, tally: Tally | None = None, held: Mapping[bytes, Held] | None = None
+) -> Tally:
     """Rewrite the graph in place.
 
     Args:
         model: graph whose weights are float32 initializers.
         scheme: `fp32`, `fp16`, `int8` or `int4-b32`.
         tally: that of an earlier graph of the same model, to go on with.
+        held: hash of a row -> the grid it was trained on, of one row; None: scales by ONNX Runtime's quantizer.
 
     Returns:
         the tally over every initializer.
+
+    Raises:
+        UserError: a matrix that is to be stored in blocks has no grid in `held`.
     """
     tally = tally or Tally()
     for table in collect_tables(model):
@@ -141,7 +156,7 @@ def apply_scheme(model: ir.Model, scheme: str, tally: Tally | None = None) -> Ta
         else:
             if width % BLOCK:
                 tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {BLOCK}")
-            _store_blocks(model, table, BITS[scheme], tally)
+            _store_blocks(model, table, BITS[scheme], tally, held)
     _sweep(model)
     tally.add_rest(model)
     return tally
@@ -269,11 +284,13 @@ def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
     tally.add("fp16", table.weight, 2 * table.weight.size, (stored.name,))
 
 
-def _store_blocks(model: ir.Model, table: Table, bits: int, tally: Tally) -> None:
+def _store_blocks(
+    model: ir.Model, table: Table, bits: int, tally: Tally, held: Mapping[bytes, Held] | None = None
+) -> None:
     import onnx_ir as ir
 
     rows, width = table.weight.shape
-    packed, scales = quantize_blocks(table.weight, bits)
+    packed, scales = quantize_blocks(table.weight, bits) if held is None else _on_grid(table, held)
     kind = f"int{bits}-b{BLOCK}"
     stored = _initializer(model, f"{table.name}.{kind}", packed)
     scale = _initializer(model, f"{table.name}.scales", scales)
@@ -301,6 +318,19 @@ def _store_blocks(model: ir.Model, table: Table, bits: int, tally: Tally) -> Non
             nodes.append(ir.node("Slice", [lookup.outputs[0], *ends], name=f"{node.name}/unpad"))
         _replace(model, node, nodes)
     tally.add(kind, table.weight, packed.nbytes + scales.nbytes, (stored.name, scale.name))
+
+
+def _on_grid(table: Table, held: Mapping[bytes, Held]) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    from distill2edge.quantize.grids import Held
+
+    rows = [held.get(key) for key in digests(table.weight)]
+    found = [row for row in rows if row is not None]
+    if len(found) < len(rows):
+        raise UserError(f"{table.name} was not trained on a grid", fix="export it with another scheme")
+    grid = Held(found[0].kind, torch.cat([row.scale for row in found]), None, found[0].columns)
+    return grid.onnx(torch.from_numpy(np.ascontiguousarray(table.weight)))
 
 
 # --- small graph edits --------------------------------------------------------

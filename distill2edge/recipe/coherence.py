@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch
-from distill2edge.schemes import DYNAMIC, parse_scheme
+from distill2edge.schemes import DYNAMIC, TRAINABLE, parse_scheme
 
 
 def check(recipe: Recipe) -> None:
@@ -24,6 +24,7 @@ def check(recipe: Recipe) -> None:
         _check_seq2seq(recipe)
     _check_calibration(recipe)
     _check_on_policy(recipe)
+    _check_quantization_aware(recipe)
     for text in (*recipe.export, *recipe.verify.teacher_schemes):
         if str(parse_scheme(text)) == DYNAMIC and recipe.task != "classification":
             raise ValueError(f"{DYNAMIC} is for task classification: a decoder loses too much by it, use onnx:int8")
@@ -107,3 +108,25 @@ def _check_on_policy(recipe: Recipe) -> None:
         raise ValueError("distill.on_policy runs its teacher in transformers: leave teacher.backend out")
     if recipe.data.template == "text":
         raise ValueError("distill.on_policy needs prompts to answer: set data.template: chat or plain")
+
+
+def _check_quantization_aware(recipe: Recipe) -> None:
+    section = recipe.distill.quantization_aware
+    if section is None:
+        return
+    where = "distill.quantization_aware"
+    if recipe.task != "causal-lm":
+        raise ValueError(f"{where} is for task causal-lm, not {recipe.task}: leave it out")
+    if len(set(section.schemes)) != len(section.schemes):
+        raise ValueError(f"{where} names a scheme twice")
+    for text in section.schemes:
+        scheme = str(parse_scheme(text))
+        if scheme not in TRAINABLE:
+            raise ValueError(f"{where}: {scheme} has no grid to train on: one of {', '.join(TRAINABLE)}")
+        if scheme not in map(str, map(parse_scheme, recipe.export)):
+            raise ValueError(f"{where}: {scheme} is trained for, but not exported: add it to export")
+    loss = section.loss or recipe.distill.loss
+    if loss.needs_logits and recipe.signal.kind != "logits":
+        raise ValueError(f"{where}.loss compares with the teacher: use signal: {{kind: logits}}, or loss: {{ce: 1}}")
+    if section.lora is not None and section.lora.dropout:
+        raise ValueError(f"{where}.lora.dropout has no place on a grid: set it to 0")

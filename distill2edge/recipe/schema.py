@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.scratch import Scratch, StudentModel, TeacherModel
 from distill2edge.recipe.section import LATER, Section
-from distill2edge.recipe.training import Training
+from distill2edge.recipe.training import Lora, Loss, QuantizationAware, Training, one_scheme
 from distill2edge.recipe.verifiers import VerifierSpec
-from distill2edge.schemes import PLAIN_SUFFIX, Scheme, parse_scheme
+from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, parse_scheme
 
-__all__ = ["Cost", "Place"]  # and what is defined here
+__all__ = ["LATER", "Cost", "Lora", "Loss", "Place", "Training"]  # and what is defined here
 
 # --- data -------------------------------------------------------------------
 
@@ -70,17 +70,6 @@ class Data(Section):
 
 
 # --- teacher and signal -----------------------------------------------------
-
-
-class Lora(Section):
-    """Low-rank adapters (Hu 2021)."""
-
-    rank: int = Field(64, ge=1, le=1024)
-    alpha: float = Field(128, gt=0, description="the update is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = Field(
-        "all-linear", description="all-linear, or the names of the modules to adapt"
-    )
 
 
 class Fit(Training):
@@ -226,36 +215,6 @@ class Student(Section):
         return self
 
 
-class Loss(Section):
-    """Weights of the terms; they need not sum to one."""
-
-    ce: float = Field(0.0, ge=0, description="cross-entropy on the response tokens")
-    forward_kl: float = Field(0.0, ge=0, description="KL(teacher || student)")
-    reverse_kl: float = Field(0.0, ge=0, description="KL(student || teacher)")
-    jsd: float = Field(0.0, ge=0, description="generalised Jensen-Shannon divergence")
-    jsd_beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in the mixture")
-    hidden: Annotated[float, LATER] = Field(
-        0.0, ge=0, description="distance of hidden states, layer by layer; the teacher runs beside the student"
-    )
-    hidden_kind: Annotated[Literal["cosine", "mse"], LATER] = Field("cosine", description="1 - cosine, or mean square")
-    attention: Annotated[float, LATER] = Field(
-        0.0, ge=0, description="KL(teacher || student) of the attention maps, layer by layer"
-    )
-    layer_map: Annotated[tuple[int, ...] | None, LATER] = Field(
-        None, description="the teacher's layer for each of the student's; null: those the student was made of"
-    )
-
-    @property
-    def needs_logits(self) -> bool:
-        """Whether a term compares with the teacher's distribution."""
-        return self.forward_kl + self.reverse_kl + self.jsd > 0
-
-    @property
-    def needs_layers(self) -> bool:
-        """Whether a term compares inner states, for which the teacher runs beside the student."""
-        return self.hidden + self.attention > 0
-
-
 class Distill(Training):
     """How the student learns."""
 
@@ -266,6 +225,11 @@ class Distill(Training):
     )
     on_policy: Annotated[OnPolicy | None, LATER] = Field(
         None, description="then rounds in which the student writes and the teacher scores each token; null: none"
+    )
+    quantization_aware: Annotated[QuantizationAware | None, BeforeValidator(one_scheme), LATER] = Field(
+        None,
+        description="train once more on the grid of a scheme that ships, or of several; a scheme alone takes the "
+        "defaults; null: the files are rounded from the trained student",
     )
 
 
@@ -338,12 +302,19 @@ class Recipe(Section):
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:
-        """The parsed `export` entries, and the arms without calibration where they are to be compared."""
+        """The parsed `export` entries, and the arms to compare with: not trained on the grid, not calibrated."""
         asked = tuple(parse_scheme(text) for text in self.export)
-        if not (self.quantize.compare and self.calibrates):
-            return asked
-        plain = (parse_scheme(f"{scheme}{PLAIN_SUFFIX}") for scheme in asked if scheme.calibrates)
-        return tuple(dict.fromkeys((*asked, *plain)))
+        untrained = tuple(parse_scheme(f"{scheme}{UNTRAINED_SUFFIX}") for scheme in self.trained_schemes)
+        plain: tuple[Scheme, ...] = ()
+        if self.quantize.compare and self.calibrates:
+            plain = tuple(parse_scheme(f"{scheme}{PLAIN_SUFFIX}") for scheme in asked if scheme.calibrates)
+        return (*asked, *untrained, *plain)
+
+    @property
+    def trained_schemes(self) -> tuple[Scheme, ...]:
+        """Those on whose grid the student is trained once more."""
+        section = self.distill.quantization_aware
+        return () if section is None else tuple(parse_scheme(text) for text in section.schemes)
 
     @property
     def calibrates(self) -> bool:

@@ -1,12 +1,23 @@
-"""What every training section of a recipe shares."""
+"""What the training stages share: optimiser, adapters, loss, and training on the grid of a file."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from distill2edge.recipe.section import LATER, Section
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu 2021)."""
+
+    rank: int = Field(64, ge=1, le=1024)
+    alpha: float = Field(128, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="all-linear, or the names of the modules to adapt"
+    )
 
 
 class Training(Section):
@@ -28,3 +39,54 @@ class Training(Section):
     gradient_checkpointing: Annotated[bool, LATER] = Field(
         False, description="compute activations again in the backward pass: about a third slower, much less memory"
     )
+
+
+class Loss(Section):
+    """Weights of the terms; they need not sum to one."""
+
+    ce: float = Field(0.0, ge=0, description="cross-entropy on the response tokens")
+    forward_kl: float = Field(0.0, ge=0, description="KL(teacher || student)")
+    reverse_kl: float = Field(0.0, ge=0, description="KL(student || teacher)")
+    jsd: float = Field(0.0, ge=0, description="generalised Jensen-Shannon divergence")
+    jsd_beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in the mixture")
+    hidden: Annotated[float, LATER] = Field(
+        0.0, ge=0, description="distance of hidden states, layer by layer; the teacher runs beside the student"
+    )
+    hidden_kind: Annotated[Literal["cosine", "mse"], LATER] = Field("cosine", description="1 - cosine, or mean square")
+    attention: Annotated[float, LATER] = Field(
+        0.0, ge=0, description="KL(teacher || student) of the attention maps, layer by layer"
+    )
+    layer_map: Annotated[tuple[int, ...] | None, LATER] = Field(
+        None, description="the teacher's layer for each of the student's; null: those the student was made of"
+    )
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether a term compares with the teacher's distribution."""
+        return self.forward_kl + self.reverse_kl + self.jsd > 0
+
+    @property
+    def needs_layers(self) -> bool:
+        """Whether a term compares inner states, for which the teacher runs beside the student."""
+        return self.hidden + self.attention > 0
+
+
+class QuantizationAware(Training):
+    """More training after the merge, on the grid of a file that ships: the forward pass computes with the weights as
+    the file will store them. Its signal is the student's own, that of `distill`."""
+
+    schemes: tuple[str, ...] = Field(
+        min_length=1, description="schemes of `export`, each trained for itself: gguf:Q4_0, gguf:IQ4_NL, onnx:int4-b32"
+    )
+    epochs: float = Field(1.0, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+    loss: Loss | None = Field(None, description="weights of the terms; null: those of distill")
+    lora: Lora | None = Field(
+        None, description="an adapter, whose sum with the weights is put on the grid; null trains every weight, "
+        "embeddings and head included"
+    )  # fmt: skip
+
+
+def one_scheme(value: Any) -> Any:
+    """A scheme alone stands for the section with the defaults."""
+    return {"schemes": [value]} if isinstance(value, str) else value

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, cost_tables, facts, tables
+from distill2edge.report import charts, cost_tables, facts, quantization, tables
 
 SCHEMA_VERSION = 1
 ROLES = ("teacher", "student", "control")
@@ -73,6 +73,7 @@ def render_html(report: Document) -> str:
         gates=tables.gates_table(report),
         models=tables.models_table(report),
         files=tables.files_table(report),
+        quantized=quantization.quantization_table(report),
         bench_tables=[t for name in workloads if (t := tables.bench_table(report, name)) is not None],
         speedups=tables.speedup_table(report),
         cost_table=cost_tables.cost_table(report),

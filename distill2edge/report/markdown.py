@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from distill2edge.report import cost_tables, facts, tables
+from distill2edge.report import cost_tables, facts, quantization, tables
 from distill2edge.report.html import check_version
 from distill2edge.report.tables import Table
 
@@ -86,6 +86,7 @@ def render_markdown(report: Document) -> str:
         render_table(tables.samples_table(report)),
         "## Files",
         render_table(tables.files_table(report)),
+        render_table(quantization.quantization_table(report)),
         render_table(tables.survival_table(report)),
         "## Speed and memory",
         f"**{escape(facts.contention(report))}**" if facts.contention(report) else "",

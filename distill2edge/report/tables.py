@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill2edge.report import text
+from distill2edge.schemes import is_compared
 
 Document = dict[str, Any]
 
@@ -142,6 +143,7 @@ def files_table(report: Document) -> Table | None:
             Cell(fallbacks_text(file.get("fallbacks")), "small"),
         )
         for file in report["files"]
+        if not is_compared(str(file["model"]))
     ]
     note = (
         "Bits per weight are effective: of all weights. A fallback is a tensor that could not take the type asked for."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from distill2edge.tasks.base import SURVIVAL, Facts
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded, Row
+    from distill2edge.quantize.grids import Held
 
 
 def fit(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
@@ -120,16 +121,9 @@ def distill(
     """On the teacher's logits, on its text, or on the data's own responses."""
     from distill2edge.distill.train import train
 
-    if kind == "text":
-        from distill2edge.teacher.text import read_responses
-
-        assert signal is not None
-        rows = encode_rows(recipe, read_responses(signal), student)
-    else:
-        rows = encode(recipe, rows_dir, student, "train")
     return train(
         student,
-        rows,
+        _training_rows(recipe, kind, student, signal, rows_dir),
         encode(recipe, rows_dir, student, "validation"),
         signal if kind == "logits" else None,
         training,
@@ -140,6 +134,59 @@ def distill(
         work,
         progress,
     )
+
+
+def train_on_grid(
+    recipe: Recipe,
+    grids: Mapping[str, Held],
+    student: Path,
+    signal: Path | None,
+    rows_dir: Path,
+    work: Path,
+    progress: Progress,
+) -> Facts:
+    """Train the merged student on a grid, with the signal and the rows of `distill`; writes a dense `model/`.
+
+    Args:
+        grids: weight's name -> its grid.
+        student: merged model in full precision, which is what the training starts from.
+    """
+    from distill2edge.distill.train import train
+    from distill2edge.merge import merge
+
+    section = recipe.distill.quantization_aware
+    assert section is not None
+    kind = recipe.signal.kind
+    rows = _training_rows(recipe, kind, student, signal, rows_dir)
+    trained = work / "trained"
+    facts = train(
+        student,
+        rows,
+        encode(recipe, rows_dir, student, "validation"),
+        signal if kind == "logits" else None,
+        section,
+        section.loss or recipe.distill.loss,
+        section.lora,
+        recipe.distill.chunk,
+        recipe.seed,
+        trained,
+        progress,
+        grids,
+    )
+    merged = merge(student, trained, rows[:8], (), work)
+    shutil.copyfile(trained / "train.json", work / "train.json")
+    shutil.rmtree(trained)
+    return {"train": facts, "merge": merged}
+
+
+def _training_rows(recipe: Recipe, kind: str, student: Path, signal: Path | None, rows_dir: Path) -> list[Encoded]:
+    """The train split, or the teacher's responses to it."""
+    if kind != "text":
+        return encode(recipe, rows_dir, student, "train")
+    from distill2edge.teacher.text import read_responses
+
+    assert signal is not None
+    return encode_rows(recipe, read_responses(signal), student)
 
 
 def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:

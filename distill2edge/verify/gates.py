@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from distill2edge.recipe.schema import Verify
-from distill2edge.schemes import PLAIN_SUFFIX
+from distill2edge.schemes import is_compared
 
 LENGTH_LOW, LENGTH_HIGH = 0.9, 1.1
 """A student that keeps its score by answering longer, or in fewer words, is not the same service (MLPerf's bounds)."""
@@ -47,8 +47,8 @@ def judge(models: Sequence[Mapping[str, Any]], verify: Verify) -> list[Gate]:
     """The gates of a recipe, applied to the entries of `verify.json`.
 
     Every student file that ships is held to them (the dense student too where nothing is exported), and so is the
-    dense teacher to running at all. The control, the teacher's own files and the arms without calibration are there to
-    compare with: reported, not held.
+    dense teacher to running at all. The control, the teacher's own files and the arms without calibration or training
+    on the grid are there to compare with: reported, not held.
 
     Args:
         models: entries with id, role, scheme, error and figures.
@@ -56,7 +56,7 @@ def judge(models: Sequence[Mapping[str, Any]], verify: Verify) -> list[Gate]:
     """
     students = [model for model in models if model["role"] == "student"]
     files = [model for model in students if not model["scheme"].startswith("torch:")] or students
-    shipped = [model for model in files if not model["scheme"].endswith(PLAIN_SUFFIX)]
+    shipped = [model for model in files if not is_compared(model["scheme"])]
     held = [model for model in models if model["id"] in {"teacher", "student"} or model in shipped]
     gates = [Gate("loads", model["id"], ">=", 1.0, 0.0 if model["error"] else 1.0) for model in held]
     for model in shipped:

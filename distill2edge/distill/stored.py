@@ -1,0 +1,195 @@
+"""A student that computes with its weights as the file will store them, while its full-precision weights learn.
+
+Straight-through (Bengio 2013, arXiv 1308.3432): the forward pass reads the stored weights, the backward pass hands
+their gradient to the weights behind them as if rounding were not there. With LoRA the grid is applied to W + B A, so
+that merging changes nothing. The stored weights are computed again only when the weights behind them have changed:
+once for each optimizer step, however many micro-batches it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill2edge.errors import UserError
+from distill2edge.quantize.grids import Held
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, stored: Tensor) -> Tensor:
+        ctx.dtype = latent.dtype
+        return stored.view_as(stored)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        return outer[0].to(ctx.dtype), None
+
+
+class _Adapted(torch.autograd.Function):
+    """x Q^T with Q = the stored form of W + s B A; dA and dB as those of plain LoRA, without the gradient of Q."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stored: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        ctx.scaling = scaling
+        ctx.save_for_backward(x, stored, a, b)
+        return x @ stored.T
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None]:
+        x, stored, a, b = ctx.saved_tensors
+        g = outer[0].to(stored.dtype)
+        flat_g, flat_x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+        low_x = flat_x @ a.to(x.dtype).T
+        low_g = flat_g @ b.to(g.dtype)
+        da = (low_g.T @ flat_x).to(a.dtype) * ctx.scaling
+        db = (flat_g.T @ low_x).to(b.dtype) * ctx.scaling
+        return (g @ stored if ctx.needs_input_grad[0] else None), None, da, db, None
+
+
+class StoredWeight:
+    """One matrix: what it is, and what the file would hold of it.
+
+    Attributes:
+        held: the grid.
+        latent: the full-precision weight.
+        low_rank: (A, B, scaling) where the weight is W + scaling B A.
+    """
+
+    def __init__(
+        self, held: Held, latent: nn.Parameter, dtype: torch.dtype, low_rank: tuple[Any, Any, float] | None = None
+    ) -> None:
+        self.held, self.latent, self.dtype, self.low_rank = held, latent, dtype, low_rank
+        self._seen: tuple[int, ...] | None = None
+        self._stored: Tensor | None = None
+        self.computed = 0
+
+    def forget(self) -> None:
+        """Compute the stored weights anew when they are next asked for.
+
+        Changes of the weights behind them are seen by PyTorch's version counters, which its fused optimizers do not
+        raise: `follow` calls this after their steps.
+        """
+        self._stored = None
+
+    def full(self) -> Tensor:
+        """The weight in full precision, the adapter added as a merge adds it."""
+        with torch.no_grad():
+            if self.low_rank is None:
+                return self.latent.detach()
+            a, b, scaling = self.low_rank
+            return self.latent.detach() + (b.weight @ a.weight) * scaling
+
+    def stored(self) -> Tensor:
+        """[rows, columns] in the dtype of the products; no gradient."""
+        parts = [self.latent] if self.low_rank is None else [self.latent, *(p.weight for p in self.low_rank[:2])]
+        versions = tuple(part._version for part in parts)
+        if self._stored is None or versions != self._seen:
+            self._stored, self._seen = self.held.stored(self.full()).to(self.dtype), versions
+            self.computed += 1
+        return self._stored
+
+    def __call__(self) -> Tensor:
+        """The stored weights, whose gradient goes to the latent ones."""
+        stored = self.stored()
+        return _Through.apply(self.latent, stored) if self.latent.requires_grad else stored  # type: ignore[no-any-return, no-untyped-call]
+
+
+def install(student: nn.Module, grids: Mapping[str, Held], dtype: torch.dtype) -> dict[str, StoredWeight]:
+    """Make every module whose weight has a grid compute with it.
+
+    Args:
+        student: a Hugging Face model with float32 weights, or a PEFT model (LoRA, no dropout) around one.
+        grids: name of a weight in the model's state -> its grid. A tied head uses the embedding's.
+        dtype: of the products.
+
+    Returns:
+        name -> the stored weight; a module's is also its attribute `stored_weight`.
+
+    Raises:
+        UserError: a grid without a matrix, or of another shape.
+    """
+    outer: Any = student
+    inner: nn.Module = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+    by_parameter: dict[int, StoredWeight] = {}
+    found: dict[str, StoredWeight] = {}
+    modules = {name: part for name, part in inner.named_modules() if _matrix(part) is not None}
+    for name, module in modules.items():
+        plain = name.removesuffix(".base_layer")
+        held = grids.get(f"{plain}.weight")
+        base, wrapped = _matrix(module), hasattr(module, "base_layer")
+        assert base is not None
+        if held is None and id(base.weight) not in by_parameter:
+            continue
+        if name.endswith(".base_layer"):
+            continue  # its wrapper does the work
+        known = by_parameter.get(id(base.weight))
+        if known is None:
+            assert held is not None
+            if tuple(base.weight.shape) != (len(held.scale), held.columns):
+                raise UserError(f"the grid of {plain} is of another shape", fix="make the grid of this very model")
+            low = _adapter(module) if wrapped else None
+            known = StoredWeight(held, base.weight, dtype, low)
+            by_parameter[id(base.weight)] = known
+            found[f"{plain}.weight"] = known
+        module.stored_weight = known  # type: ignore[assignment]
+        base.stored_weight = known  # type: ignore[assignment]
+        module.forward = _forward_of(module, base, known)
+    missing = sorted(set(grids) - set(found))
+    if missing:
+        raise UserError(f"no matrix {missing[0]} in this model", fix="make the grid of this very model")
+    return found
+
+
+def follow(optimizer: torch.optim.Optimizer, weights: Iterable[StoredWeight]) -> None:
+    """Let stored weights see every step of an optimizer."""
+    held = list(weights)
+
+    def changed(*_: Any) -> None:
+        for weight in held:
+            weight.forget()
+
+    optimizer.register_step_post_hook(changed)
+
+
+def weight_of(module: Any) -> Tensor:
+    """A module's weight as its products should see it."""
+    stored = getattr(module, "stored_weight", None)
+    return module.weight if stored is None else stored()
+
+
+def _matrix(module: nn.Module) -> Any:
+    base: Any = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    return base if isinstance(base, nn.Linear | nn.Embedding) else None
+
+
+def _adapter(module: Any) -> tuple[Any, Any, float]:
+    (name,) = module.active_adapters
+    if getattr(module.lora_dropout[name], "p", 0.0):
+        raise UserError("LoRA dropout has no place on a grid: W + B A is rounded as a whole",
+                        where="student.lora.dropout", fix="set student.lora.dropout: 0")  # fmt: skip
+    return module.lora_A[name], module.lora_B[name], float(module.scaling[name])
+
+
+def _forward_of(module: Any, base: Any, weight: StoredWeight) -> Any:
+    if isinstance(base, nn.Embedding):
+        return lambda ids: F.embedding(ids, weight(), base.padding_idx)
+    if weight.low_rank is None:
+        return lambda x: F.linear(x.to(weight.dtype), weight(), _bias(base, weight))
+
+    def adapted(x: Tensor) -> Tensor:
+        assert weight.low_rank is not None
+        a, b, scaling = weight.low_rank
+        out: Tensor = _Adapted.apply(x.to(weight.dtype), weight.stored(), a.weight, b.weight, scaling)  # type: ignore[no-untyped-call]
+        bias = _bias(base, weight)
+        return out if bias is None else out + bias
+
+    return adapted
+
+
+def _bias(base: Any, weight: StoredWeight) -> Tensor | None:
+    return None if base.bias is None else base.bias.to(weight.dtype)

@@ -1,0 +1,89 @@
+"""Between a file and the grid that a model trains on: the grid of an exported file, and a trained model's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.architectures import load_model
+from distill2edge.export.gguf_write import open_weights
+from distill2edge.quantize.grids import Held
+from distill2edge.quantize.held import Grids, gguf_names, load_grids, of_gguf, to_gguf
+from distill2edge.schemes import Scheme
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def of_export(directory: Path, model_dir: Path, scheme: Scheme) -> Grids:
+    """The grid of an exported file, by the names in the state of the model that it was made of.
+
+    A GGUF's is read from its bytes: types by tensor and scales, calibrated where the file is. An ONNX file's scales
+    are picked anew from the model, by the quantizer that wrote it.
+    """
+    if scheme.format == "gguf":
+        return of_gguf(Path(directory) / "model.gguf", model_dir)
+    import torch
+
+    return of_onnx(load_model(model_dir, dtype=torch.float32), scheme.base)
+
+
+def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) -> Grids:
+    """A grid for every matrix that the ONNX export stores in blocks: linear layers and embeddings, a tied one once.
+
+    Args:
+        model: a torch model.
+        kind: `int4-b32` or `int8`.
+        importance: weight's name -> [columns] mean squared input; None: the scales of ONNX Runtime's own quantizer.
+    """
+    import torch
+
+    from distill2edge.export.onnx_quantize import BITS, SMALLEST, quantize_blocks
+
+    found: Grids = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, torch.nn.Linear | torch.nn.Embedding) or weight.numel() < SMALLEST:
+            continue
+        if id(weight) in seen:
+            continue
+        seen.add(id(weight))
+        matrix = weight.detach().float()
+        if importance is None or f"{name}.weight" not in importance:
+            _, scales = quantize_blocks(matrix.numpy(), BITS[kind])
+            scale = torch.from_numpy(scales.reshape(len(matrix), -1))
+            found[f"{name}.weight"] = Held(kind, scale, None, matrix.shape[1])
+        else:
+            found[f"{name}.weight"] = Held.fitted(matrix, kind, torch.as_tensor(importance[f"{name}.weight"]))
+    return found
+
+
+def packed(grids: Mapping[str, Held], model_dir: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """GGUF tensor name -> (type, bytes) of a model's weights on its grids."""
+    names = {theirs: ours for ours, theirs in gguf_names(model_dir).items()}
+    with ExitStack() as stack:
+        weights = open_weights(Path(model_dir), stack)
+        return {
+            names[name]: (
+                held.kind,
+                to_gguf(model_dir, names[name], held.gguf(weights[name].get_tensor(name).float())),
+            )
+            for name, held in grids.items()
+        }
+
+
+def by_row(directory: Path, model_dir: Path) -> dict[bytes, Held]:
+    """The grid of each row of a trained model's matrices, by the hash of its values."""
+    from distill2edge.export.onnx_quantize import digests
+
+    grids, _ = load_grids(directory)
+    with ExitStack() as stack:
+        weights = open_weights(model_dir, stack)
+        return {
+            key: Held(held.kind, held.scale[row : row + 1], None, held.columns)
+            for name, held in grids.items()
+            for row, key in enumerate(digests(weights[name].get_tensor(name).float().numpy()))
+        }

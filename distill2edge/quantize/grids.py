@@ -1,0 +1,333 @@
+"""Block grids as pure functions: what a weight becomes when a GGUF or an ONNX file stores it.
+
+A block of neighbouring weights shares a scale (and an offset, in the affine kinds); code c stands for
+offset + scale * table[c]. `plain` picks the scales of a block as the target's own quantizer does, to the bit; `fit`
+searches them among multiples of the one that just covers the block, each followed by a weighted least-squares fit
+(the approach of llama.cpp's importance-aware quantizers); `Held` keeps scales that were picked once, so that a weight
+in training moves between the levels of one grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distill2edge.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BLOCK = 32
+_STEPS = 16
+_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One kind of block.
+
+    Attributes:
+        table: value of each code before scaling, ascending.
+        half: scales and offsets are stored in 16 bits.
+        affine: an offset is stored too.
+        uniform: neighbouring levels are one apart.
+    """
+
+    name: str
+    table: tuple[int, ...]
+    half: bool = True
+    affine: bool = False
+
+    @property
+    def uniform(self) -> bool:
+        return self.table[-1] - self.table[0] == len(self.table) - 1
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Index of the level nearest to each unscaled value, in `x`'s dtype where the levels are uniform, else int."""
+        import torch
+
+        if self.uniform:
+            return x.round().clamp_(self.table[0], self.table[-1]).sub_(self.table[0])
+        levels = torch.tensor(self.table, dtype=x.dtype)
+        return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2, out_int32=True)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Unscaled values of codes, float32."""
+        import torch
+
+        if self.uniform:
+            return codes.float() + self.table[0]
+        return torch.tensor(self.table, dtype=torch.float32)[codes.int()]
+
+    def stored(self, scale: Tensor) -> Tensor:
+        """What a scale becomes in the file, as float32."""
+        return scale.half().float() if self.half else scale
+
+    def encode(self, blocks: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+        """Codes of the levels nearest to blocks [..., 32], given scale and offset [...]."""
+        import torch
+
+        # Divided, not multiplied by 1 / scale, which overflows where the scale is denormal. Scale 0 has one level.
+        step = torch.where(scale == 0, torch.full_like(scale, torch.inf), scale)
+        x = blocks if offset is None else blocks - offset[..., None]
+        return self.nearest(x / step[..., None])
+
+    def decode(self, codes: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+        """The weights that codes stand for, float32."""
+        found = self.values(codes) * scale[..., None]
+        return found if offset is None else found + offset[..., None]
+
+    def fit(self, blocks: Tensor, importance: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and offset of each block, as the file holds them, for the least weighted squared error found.
+
+        Args:
+            blocks: [n, 32] float32.
+            importance: broadcasts to [n, 32], positive: what a squared error of each weight costs.
+
+        Returns:
+            scale [n] and offset [n] (None unless affine); a block of zeros has scale 0.
+        """
+        return self._fit_affine(blocks, importance) if self.affine else (self._fit_symmetric(blocks, importance), None)
+
+    def _fit_symmetric(self, block: Tensor, importance: Tensor) -> Tensor:
+        import torch
+
+        weight = importance.expand_as(block)
+        at = block.abs().argmax(-1, keepdim=True)
+        peak = block.gather(-1, at)[..., 0]  # with its sign: the table's longer side takes it
+        best = self.stored(peak / self.table[0])
+        lowest = self._error(block, weight, best, None)
+        for side in (self.table[0], self.table[-1]):
+            for step in range(-_STEPS // 2, _STEPS // 2 + 1):
+                trial = peak / (side + step * abs(side) * 0.025)
+                values = self.values(self.encode(block, trial, None))
+                refit = self.stored((weight * block * values).sum(-1) / (weight * values * values).sum(-1))
+                refit = torch.where(refit.isfinite(), refit, best)
+                error = self._error(block, weight, refit, None)
+                better = error < lowest
+                best, lowest = torch.where(better, refit, best), torch.where(better, error, lowest)
+        return best
+
+    def _fit_affine(self, block: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
+        weight = importance.expand_as(block)
+        low, high = block.amin(-1), block.amax(-1)
+        span, top = high - low, self.table[-1]
+        best, offset = self.stored(span / top), self.stored(low)
+        lowest = self._error(block, weight, best, offset)
+        total = weight.sum(-1)
+        mean_x = (weight * block).sum(-1) / total
+        for step in range(_STEPS + 1):
+            trial = span / (top - 0.2 * top / _STEPS * (step - 2))
+            values = self.values(self.encode(block, trial, low))
+            mean_q = (weight * values).sum(-1) / total
+            centred = values - mean_q[..., None]
+            slope = (weight * centred * (block - mean_x[..., None])).sum(-1) / (weight * centred * centred).sum(-1)
+            slope = self.stored(torch.where(slope.isfinite(), slope, best))
+            start = self.stored(mean_x - slope * mean_q)
+            error = self._error(block, weight, slope, start)
+            better = error < lowest
+            best, offset = torch.where(better, slope, best), torch.where(better, start, offset)
+            lowest = torch.where(better, error, lowest)
+        return best, offset
+
+    def _error(self, block: Tensor, weight: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
+        gap = self.decode(self.encode(block, scale, offset), scale, offset) - block
+        return (weight * gap * gap).sum(-1)
+
+
+GRIDS = {
+    "Q4_0": Grid("Q4_0", tuple(range(-8, 8))),
+    "IQ4_NL": Grid("IQ4_NL", _IQ4),
+    "Q4_1": Grid("Q4_1", tuple(range(16)), affine=True),
+    "Q5_0": Grid("Q5_0", tuple(range(-16, 16))),
+    "Q5_1": Grid("Q5_1", tuple(range(32)), affine=True),
+    "Q8_0": Grid("Q8_0", tuple(range(-127, 128))),
+    "int4-b32": Grid("int4-b32", tuple(range(-8, 8)), half=False),
+    "int8": Grid("int8", tuple(range(-128, 128)), half=False),
+}
+
+
+def plain(weight: Tensor, kind: str) -> Tensor:
+    """What the target's own quantizer stores of a matrix, without calibration; to the bit.
+
+    Sources: ggml's reference quantizers (ggml-quants.c) for Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, and ONNX Runtime's block
+    quantizer (mlas/lib/q4_dq.cpp) for int4-b32 and int8. ggml multiplies and adds in one rounding, hence float64.
+
+    Args:
+        weight: [rows, columns] float32, finite; columns a multiple of 32 except for the ONNX kinds, which pad.
+
+    Returns:
+        [rows, columns] float32.
+
+    Raises:
+        UserError: weights that are not finite, or columns that the type cannot hold.
+    """
+    import torch
+
+    checked(weight, kind)
+    rows, columns = weight.shape
+    pad = -columns % BLOCK
+    blocks = torch.nn.functional.pad(weight.float(), (0, pad)).reshape(rows, -1, BLOCK)
+    grid = GRIDS[kind]
+    if grid.affine:
+        low, high = blocks.amin(-1), blocks.amax(-1)
+        scale = (high - low) / grid.table[-1]
+        offset: Tensor | None = low
+        moved = (blocks - low[..., None]).double()
+        half = 0.5
+    else:
+        at = blocks.abs().argmax(-1, keepdim=True)
+        peak = blocks.gather(-1, at)[..., 0]
+        if not grid.half:  # of two alike, ONNX Runtime takes the negative one, ggml the first
+            low, high = blocks.amin(-1), blocks.amax(-1)
+            peak = torch.where(high.abs() > low.abs(), high, low)
+        scale = peak.abs() / 127 if kind == "Q8_0" else peak / grid.table[0]
+        offset, moved, half = None, blocks.double(), 0.5 - grid.table[0]
+    inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)[..., None]
+    if kind == "Q8_0":
+        x = (blocks * inverse).double()
+        codes = torch.trunc(x + torch.copysign(torch.full_like(x, 0.5), x)).float() - grid.table[0]  # half from zero
+    elif not grid.half:
+        codes = ((blocks * inverse - grid.table[0]).double() + 0.5).trunc().float()
+    else:
+        codes = (moved * inverse.double() + half).float().trunc()
+    # 0 x 1 / a denormal scale; C turns NaN into code 0, and the scale is stored as 0 or as what it is.
+    codes = codes.nan_to_num(0.0).clamp_(0, len(grid.table) - 1)
+    stored = grid.decode(codes, grid.stored(scale), None if offset is None else grid.stored(offset))
+    return stored.reshape(rows, -1)[:, :columns].contiguous()
+
+
+def checked(weight: Tensor, kind: str) -> None:
+    """Refuse what no file can hold.
+
+    Raises:
+        UserError: NaN or Inf, or a row that is no multiple of the block of a GGUF type.
+    """
+    import torch
+
+    if not bool(torch.isfinite(weight).all()):
+        raise UserError("weights that are NaN or Inf cannot be quantized", fix="train again with a smaller rate")
+    if GRIDS[kind].half and weight.shape[1] % BLOCK:
+        raise UserError(f"rows of {weight.shape[1]} weights don't fit {kind}: its blocks have {BLOCK}",
+                        fix="choose an onnx: scheme or F16")  # fmt: skip
+
+
+@dataclass
+class Held:
+    """The scales of one matrix, picked once.
+
+    Attributes:
+        kind: name of a grid.
+        scale: [rows, blocks] float32, as the file holds them.
+        offset: the same, or None.
+        columns: weights of a row; the last block may be longer.
+    """
+
+    kind: str
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+    columns: int
+
+    def __post_init__(self) -> None:
+        """Raises UserError for weights so large that the file's 16-bit scales overflow."""
+        import torch
+
+        for part in (self.scale, self.offset):
+            if part is not None and not bool(torch.isfinite(part).all()):
+                raise UserError(f"weights beyond the 16-bit scales of {self.kind}",
+                                fix="train again with a smaller rate, or choose an onnx: scheme")  # fmt: skip
+
+    @property
+    def grid(self) -> Grid:
+        """The levels."""
+        return GRIDS[self.kind]
+
+    @classmethod
+    def fitted(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> Held:
+        """Scales of the least weighted squared error.
+
+        Args:
+            weight: [rows, columns] float32.
+            importance: [columns] or [rows, columns], positive; None: every weight alike.
+        """
+        import torch
+
+        checked(weight, kind)
+        columns = weight.shape[1]
+        pad = -columns % BLOCK
+        matters = torch.ones(1, columns) if importance is None else importance.reshape(-1, columns).float()
+        scales, offsets = [], []
+        for at in range(0, columns + pad, BLOCK):  # block by block: a search holds few copies at once
+            block = torch.nn.functional.pad(weight[:, at : at + BLOCK].float(), (0, max(0, at + BLOCK - columns)))
+            costs = torch.nn.functional.pad(matters[:, at : at + BLOCK], (0, max(0, at + BLOCK - columns)))
+            scale, offset = GRIDS[kind].fit(block, costs)
+            scales.append(scale)
+            offsets.append(offset)
+        affine = GRIDS[kind].affine
+        return cls(kind, torch.stack(scales, 1), torch.stack(offsets, 1) if affine else None, columns)  # type: ignore[arg-type]
+
+    @classmethod
+    def of_gguf(cls, data: np.ndarray, kind: str) -> Held:
+        """The scales in the bytes [rows, bytes] of a matrix in a GGUF."""
+        import torch
+
+        size = _bytes_of(kind)
+        blocks = np.ascontiguousarray(data).reshape(len(data), -1, size)
+        scale = torch.from_numpy(_floats(blocks[..., :2]))
+        offset = torch.from_numpy(_floats(blocks[..., 2:4])) if GRIDS[kind].affine else None
+        return cls(kind, scale, offset, blocks.shape[1] * BLOCK)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """[rows, blocks, 32], the nearest levels."""
+        import torch
+
+        rows, columns = weight.shape
+        padded = torch.nn.functional.pad(weight, (0, -columns % BLOCK)) if columns % BLOCK else weight
+        return self.grid.encode(padded.reshape(rows, -1, BLOCK), self.scale, self.offset)
+
+    def stored(self, weight: Tensor) -> Tensor:
+        """What the file holds of a matrix on this grid, [rows, columns] float32."""
+        found = self.grid.decode(self.codes(weight), self.scale, self.offset)
+        return found.reshape(len(weight), -1)[:, : self.columns]
+
+    def gguf(self, weight: Tensor) -> np.ndarray:
+        """The bytes of the matrix in a GGUF, [rows, bytes] uint8.
+
+        Layout per block (ggml-common.h): scale, offset if any, the fifth bits if any, then code i in the low nibble
+        of byte i and code i + 16 in the high one; Q8_0 has one signed byte per code.
+        """
+        codes = self.codes(weight).numpy().astype(np.uint8)
+        parts = [_half_bytes(self.scale.numpy())]
+        if self.offset is not None:
+            parts.append(_half_bytes(self.offset.numpy()))
+        if self.kind == "Q8_0":
+            parts.append((codes.astype(np.int16) - 127).astype(np.int8).view(np.uint8))
+        else:
+            if self.kind in ("Q5_0", "Q5_1"):
+                parts.append(np.packbits(codes >> 4, axis=-1, bitorder="little"))
+            low = codes & 0xF
+            parts.append(low[..., :16] | (low[..., 16:] << 4))
+        return np.concatenate(parts, axis=-1).reshape(len(codes), -1)
+
+    def onnx(self, weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Packed [rows, blocks, bytes] uint8 and scales [rows, blocks] of MatMulNBits: neighbouring codes in a byte."""
+        codes = self.codes(weight).numpy().astype(np.uint8)
+        packed = codes if self.kind == "int8" else codes[..., ::2] | (codes[..., 1::2] << 4)
+        return np.ascontiguousarray(packed), np.ascontiguousarray(self.scale.numpy(), dtype=np.float32)
+
+
+def _bytes_of(kind: str) -> int:
+    return {"Q4_0": 18, "IQ4_NL": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34}[kind]
+
+
+def _floats(pair: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pair).view(np.float16)[..., 0].astype(np.float32)
+
+
+def _half_bytes(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values.astype(np.float16)[..., None]).view(np.uint8)
