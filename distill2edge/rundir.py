@@ -55,6 +55,7 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
         bench,
         cost,
         control=read_json(control.path / "train.json") if control else None,
+        rounds=read_json(inputs["rounds"].path / "rounds.json") if "rounds" in inputs else None,
     )
     write_json(work / "report.json", report)
     write_text(work / "report.html", render_html(report))

@@ -14,6 +14,7 @@ from distill2edge.progress import Progress
 from distill2edge.recipe.canonical import canonical
 from distill2edge.recipe.schema import Distill, FromTeacher, GoldSignal, Loss, Recipe
 from distill2edge.recipe.scratch import Scratch
+from distill2edge.rounds import add_rounds
 from distill2edge.schemes import UNTRAINED_SUFFIX, Scheme, parse_scheme
 from distill2edge.store import sha256_of
 
@@ -33,6 +34,7 @@ VERSIONS = {
     "verify": 1,
     "bench": 1,
     "report": 1,
+    "rounds": 1,
 }
 
 
@@ -88,7 +90,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         teacher = add("fit", section, (data, base), partial(steps.write_fit, recipe))
 
     signal = ()
-    if recipe.signal.kind != "gold":
+    if recipe.signal.kind != "gold" and recipe.rounds is None:
         section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
         if recipe.signal.kind == "text":
             section["ledger"] = 2  # what is dropped, and what is written of it
@@ -114,6 +116,12 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     if recipe.distill.control:
         arms.append((" control", control_of(recipe.distill), GoldSignal().kind, ()))
     merged: list[str] = []
+    if recipe.rounds is not None:
+        arms = []
+        assert recipe.signal.kind == "text"
+        read = contents(recipe.signal.verify, progress)
+        final, _ = add_rounds(add, recipe, rows, read, data, base, teacher, student)
+        merged.append(final)
     for suffix, training, kind, read in arms:
         section = {
             "distill": canonical(training, {"control", "on_policy", "quantization_aware"}),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
@@ -15,8 +16,10 @@ from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.reader import read_gguf
 from distill2edge.progress import SilentProgress
+from distill2edge.recipe.scratch import Scratch
 from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
 from distill2edge.schemes import parse_scheme
+from distill2edge.teacher.scratch import train_tokenizer, write_weights
 from tests.tiny import CHAT_TEMPLATE, corpus, tiny_family, tiny_llama, tiny_tokenizer
 
 META = {
@@ -135,6 +138,15 @@ def test_embedding_larger_than_the_vocabulary(tmp_path: Path) -> None:
     rows = logits(tmp_path / "out", cache="f32")
     assert rows.shape[1] == 416
     assert kl(model, rows) < 1e-6
+
+
+def test_a_vocabulary_without_merges_is_tokenized_alike(tmp_path: Path) -> None:
+    train_tokenizer(["12", "34"], 258, tmp_path / "hf", ends_source=False)  # the bytes and nothing else
+    write_weights(Scratch(architecture="llama", layers=1, hidden=32, heads=2), tmp_path / "hf", 0, 64)
+    export(tmp_path / "hf", "gguf:Q8_0", tmp_path / "out")
+    texts = ["12 plus 45: naïve ÿÿ 你好 \n\n  x", "ÿ"]
+    ours = AutoTokenizer.from_pretrained(tmp_path / "hf")(texts).input_ids
+    assert isolated.tokenize(tmp_path / "out/model.gguf", texts) == ours
 
 
 def test_unknown_architecture_names_the_supported_ones(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ TOP = {
     "stages",
     "steps",
     "on_policy",
+    "rounds",
     "pipeline",
     "chat",
     "doctor",

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, text
+from distill2edge.report import charts, facts, text
 from distill2edge.report.build import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import render_html
@@ -208,6 +208,17 @@ def test_missing_arms_render(options: dict[str, bool]) -> None:
     page = Page(render_html(made.report(**options)))
     assert ("without the teacher" in page.words) == options.get("control", True)
     assert render_markdown(made.report(**options))
+
+
+def test_a_student_larger_than_its_teacher_is_said_to_cost_more() -> None:
+    document = made.report()
+    assert "costs more" not in facts.lead(document)
+    for model in document["models"]:
+        if model["role"] == "teacher":
+            model["parameters"] = 12_000_000
+    assert facts.lead(document).endswith(
+        "5.62x the teacher's parameters: in the same runtime the student costs more per request; the gain is quality."
+    )
 
 
 def test_only_verify_is_enough() -> None:

@@ -21,6 +21,9 @@ _BYTE_TOKEN = re.compile(r"^<0x[0-9A-F]{2}>$")
 _CONTROL_LIKE = re.compile(r"^(<\|.*\|>|<unused\d+>)$")
 # Far below any real score: such tokens are matched as a whole, never merged into.
 _NEVER = -10_000.0
+# For a byte-level vocabulary without merges, since llama.cpp loads none without that field: bytes that UTF-8 never has,
+# into a token that is not there.
+_NO_MERGE = "ÿ ÿ"
 
 
 @dataclass
@@ -155,7 +158,7 @@ def _byte_level(tokenizer: Any, spec: dict[str, Any], tokens: list[str], types: 
             fix="give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)",
         )
     pairs = spec["model"]["merges"]
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs] or [_NO_MERGE]
     return Vocabulary("gpt2", pre, tokens, types, merges=merges, flags={"add_space_prefix": False})
 
 

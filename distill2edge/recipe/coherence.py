@@ -22,6 +22,8 @@ def check(recipe: Recipe) -> None:
         _check_pretrain(recipe)
     if recipe.task == "seq2seq":
         _check_seq2seq(recipe)
+    if recipe.rounds is not None:
+        _check_rounds(recipe)
     _check_calibration(recipe)
     _check_on_policy(recipe)
     _check_quantization_aware(recipe)
@@ -84,6 +86,15 @@ def _check_seq2seq(recipe: Recipe) -> None:
         raise ValueError("task: seq2seq needs a source and a target: set data.template: plain")
     if recipe.verify.positions == "all":
         raise ValueError("an encoder predicts nothing: with task: seq2seq set verify.positions: supervised")
+
+
+def _check_rounds(recipe: Recipe) -> None:
+    if recipe.signal.kind != "text" or not recipe.signal.verify:
+        raise ValueError("rounds train on verified text: set signal: {kind: text, verify: [...]}")
+    if recipe.distill.on_policy is not None:
+        raise ValueError("rounds train on the student's own text already: leave distill.on_policy out")
+    if recipe.distill.control or recipe.teacher.backend == "llama.cpp":
+        raise ValueError("rounds have arms of their own: leave distill.control and a llama.cpp backend out")
 
 
 def _check_calibration(recipe: Recipe) -> None:

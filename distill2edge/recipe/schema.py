@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.pretrain import Pretrain
+from distill2edge.recipe.rounds import Rounds
 from distill2edge.recipe.scratch import Scratch, StudentModel, TeacherModel
 from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.training import Lora, Loss, QuantizationAware, Training, one_scheme
@@ -292,6 +293,9 @@ class Recipe(Section):
     signal: Signal = LogitsSignal()  # type: ignore[call-arg]
     student: Student
     distill: Distill = Distill()  # type: ignore[call-arg]
+    rounds: Annotated[Rounds | None, LATER] = Field(
+        None, description="self-improvement: the student writes in the teacher's place; null: one pass from the teacher"
+    )
     export: tuple[str, ...] = Field(
         ("onnx:int8", "onnx:int4-b32", "gguf:Q8_0", "gguf:Q4_K_M"), min_length=1, description="schemes to ship"
     )

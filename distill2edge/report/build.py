@@ -24,6 +24,7 @@ def build_report(
     cost: Document | None,
     *,
     control: Document | None = None,
+    rounds: Document | None = None,
 ) -> Document:
     """Join the documents of one run.
 
@@ -33,6 +34,7 @@ def build_report(
             from `format` and `scheme`.
         verify: verify.json; bench: bench.json; cost: cost.json.
         control: train.json of the control, for its curve.
+        rounds: rounds.json of a recipe with rounds of self-improvement.
 
     Returns:
         report.json, schema version 1. With a failed verdict `headline` and the cost comparison are null.
@@ -74,6 +76,7 @@ def build_report(
         "cost": shown_cost,
         "training": {"student": _training(train), "control": _training(control)},
         "student": student or {},
+        "rounds": _rounds(rounds),
         "merge": merge or {},
         "licence": _licence(teacher),
         "teacher": teacher or {},
@@ -282,6 +285,17 @@ def _training(train: Document | None) -> Document | None:
         return None
     keys = ("log", "eval", "supervised_tokens", "tokens_per_s", "wall_s", "peak_rss_bytes", "dtype")
     return {key: train.get(key) for key in keys}
+
+
+def _rounds(rounds: Document | None) -> Document | None:
+    """Without the rows' own results."""
+    if rounds is None:
+        return None
+    arms = {
+        arm: [{key: value for key, value in item.items() if key != "right"} for item in items]
+        for arm, items in rounds["arms"].items()
+    }
+    return {**rounds, "arms": arms}
 
 
 def _licence(teacher: Document | None) -> Document:

@@ -19,11 +19,24 @@ def lead(report: Document) -> str:
         return "No file that ships could be measured, so there is no headline."
     kept = text.percent(text.value_of(headline["retained"]))
     said = f"{headline['model']} keeps {kept} of the teacher's {text.metric(headline['metric'])}"
+    times = _times_larger(report, headline)
+    if times is not None and times > 1:
+        return (
+            f"{said}. It has {text.ratio(times)} the teacher's parameters: in the same runtime the student costs more "
+            "per request; the gain is quality."
+        )
     if headline["size_ratio"]:
         said += f", is {text.ratio(headline['size_ratio'])} smaller"
     if headline["speedup"]:
         said += f", and {text.ratio(text.value_of(headline['speedup']['ratio']))} as fast"
     return f"{said}."
+
+
+def _times_larger(report: Document, headline: Document) -> float | None:
+    """The student's parameters over the teacher's. More than one is a normal case, with another use."""
+    counts = {str(model["id"]): model.get("parameters") for model in report["models"]}
+    student, teacher = counts.get(str(headline["model"])), counts.get("teacher")
+    return student / teacher if student and teacher else None
 
 
 def tiles(report: Document) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, cost_tables, facts, quantization, tables
+from distill2edge.report import charts, cost_tables, facts, quantization, rounds, tables
 
 SCHEMA_VERSION = 1
 ROLES = ("teacher", "student", "control")
@@ -69,6 +69,8 @@ def render_html(report: Document) -> str:
         kl_chart=charts.kl_chart(report["models"], report["gates"]),
         cost_chart=charts.cost_chart(cost),
         break_even_chart=charts.break_even_chart(cost),
+        rounds_chart=rounds.rounds_chart(report.get("rounds")),
+        rounds_table=rounds.rounds_table(report),
         training_chart=charts.training_chart(report["training"]),
         gates=tables.gates_table(report),
         models=tables.models_table(report),

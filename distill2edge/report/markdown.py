@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from distill2edge.report import cost_tables, facts, quantization, tables
+from distill2edge.report import cost_tables, facts, quantization, rounds, tables
 from distill2edge.report.html import check_version
 from distill2edge.report.tables import Table
 
@@ -100,6 +100,8 @@ def render_markdown(report: Document) -> str:
         render_table(cost_tables.cost_table(report)),
         render_table(cost_tables.prices_table(report)),
         "\n".join(f"- {escape(note)}" for note in cost.get("notes", [])),
+        "## Rounds",
+        render_table(rounds.rounds_table(report)),
         "## Training",
         _list(facts.training_facts(report)),
         "## Licence of the teacher",

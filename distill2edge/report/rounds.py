@@ -1,0 +1,77 @@
+"""Rounds of self-improvement: the curve of each arm, and its table. Reads report.json alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from distill2edge.report import text
+from distill2edge.report.charts import BOTTOM, LEFT, RIGHT, TOP
+from distill2edge.report.svg import Drawing, Scale, fit_scale
+from distill2edge.report.tables import Cell, Table, figure, row
+
+Document = dict[str, Any]
+# The arm that is shipped, the arm without checks, and the model as it was: mark and colour of the three roles.
+_ROLES = {"verified": "student", "unverified": "control", "no self-training": "teacher"}
+_LABEL = 14.0
+"""Height of a label."""
+
+
+def rounds_chart(rounds: Document | None) -> Markup | None:
+    """Score by round, a line for each arm, 95% intervals as thin lines."""
+    if not rounds:
+        return None
+    arms = rounds["arms"]
+    last = max(item["round"] for items in arms.values() for item in items)
+    bounds = [text.bounds(item["score"]) for items in arms.values() for item in items]
+    values = [item["score"]["value"] for items in arms.values() for item in items]
+    values += [value for pair in bounds if pair for value in pair]
+    x_scale, y_scale = Scale(0, last, LEFT + 10, RIGHT - 10), fit_scale(values, BOTTOM, TOP, log=False, pad=0.1)
+    drawing = Drawing("Score by round of self-training")
+    drawing.y_axis(y_scale, LEFT, RIGHT, text.tick, text.metric(rounds["metric"]))
+    for number in range(last + 1):
+        drawing.line(x_scale(number), TOP, x_scale(number), BOTTOM, "grid")
+        drawing.text(x_scale(number), BOTTOM + 17, str(number), "tick", "middle")
+    drawing.line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")
+    drawing.text((LEFT + RIGHT) / 2, BOTTOM + 36, "round (0: before any)", "axis-title", "middle")
+    ends: list[tuple[float, float, str]] = []
+    for arm in sorted(arms, key=list(_ROLES).index, reverse=True):
+        role = _ROLES[arm]
+        at = [(x_scale(item["round"]), y_scale(item["score"]["value"]), item) for item in arms[arm]]
+        drawing.path([(x, y) for x, y, _ in at], f"series {role} bold", arm)
+        for x, y, item in at:
+            interval = text.bounds(item["score"])
+            if interval is not None:
+                drawing.line(x, y_scale(interval[0]), x, y_scale(interval[1]), f"whisker {role}")
+            drawing.marker(x, y, role, f"{arm}, round {item['round']}: {text.interval(item['score'])}")
+        ends.append((at[-1][1], at[-1][0], arm))
+    upper = -_LABEL
+    for y, x, arm in sorted(ends):  # from the top; a label that would cover the one before goes under its line
+        upper = y - 9 if y - 9 - upper >= _LABEL else max(y + 18, upper + _LABEL)
+        drawing.text(x - 8, upper, arm, "label strong", "end")
+    return drawing.render()
+
+
+def rounds_table(report: Document) -> Table | None:
+    """Every arm and round: its score, and of what it wrote how much it trained on."""
+    rounds = report.get("rounds")
+    if not rounds:
+        return None
+    rows = [
+        row(arm, str(item["round"]), figure(item["score"]), _share(item, "passed"), _share(item, "kept"))
+        for arm in sorted(rounds["arms"], key=list(_ROLES).index)
+        for item in rounds["arms"][arm]
+    ]
+    note = (
+        f"{rounds['rows']:,} held-out rows, greedy answers. Round 0 is the model before it trained on its own text. "
+        "Passed: ended, and accepted by every check of the arm. Kept, and trained on: of each answer to a prompt one."
+    )
+    heads = ["arm", "round", text.metric(rounds["metric"]), "passed", "kept"]
+    return Table("Self-training by round", heads, rows, 1, note)
+
+
+def _share(item: Document, part: str) -> Cell:
+    if item.get("written") is None or item.get(part) is None:
+        return Cell("", "weak")
+    return Cell(text.percent(item[part] / item["written"]), beside=f"{item[part]:,} of {item['written']:,}")
