@@ -91,8 +91,8 @@ def _check_seq2seq(recipe: Recipe) -> None:
 def _check_rounds(recipe: Recipe) -> None:
     if recipe.signal.kind != "text" or not recipe.signal.verify:
         raise ValueError("rounds train on verified text: set signal: {kind: text, verify: [...]}")
-    if recipe.distill.on_policy is not None:
-        raise ValueError("rounds train on the student's own text already: leave distill.on_policy out")
+    if recipe.distill.on_policy is not None or recipe.distill.quantization_aware is not None:
+        raise ValueError("rounds train on the student's text alone: leave on_policy and quantization_aware out")
     if recipe.distill.control or recipe.teacher.backend == "llama.cpp":
         raise ValueError("rounds have arms of their own: leave distill.control and a llama.cpp backend out")
 
