@@ -173,9 +173,10 @@ FAMILIES = (
 )
 
 
-def supported() -> str:
-    """The families in words, for messages."""
-    return ", ".join(f"{family.label} ({'/'.join(family.model_types)})" for family in FAMILIES)
+def supported(*, loadable: bool = False) -> str:
+    """The families in words, for messages; with `loadable` those alone that can be read back."""
+    families = FAMILIES if not loadable else tuple(f for f in FAMILIES if by_architecture(f.architecture))
+    return ", ".join(f"{family.label} ({'/'.join(family.model_types)})" for family in families)
 
 
 def by_model_type(model_type: str) -> Family | None:

@@ -43,7 +43,8 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32") -> dict[s
     file = read_gguf(Path(gguf_path))
     family = by_architecture(file.architecture)
     if family is None:
-        raise UserError(f"GGUF architecture {file.architecture!r} cannot be loaded; supported: {supported()}",
+        raise UserError(f"GGUF architecture {file.architecture!r} cannot be loaded; supported: "
+                        f"{supported(loadable=True)}",
                         where=str(gguf_path), fix="use the model's Hugging Face directory instead")  # fmt: skip
     tokens = file.require("tokenizer.ggml.tokens")
     embedding = file.tensors.get("token_embd.weight")
