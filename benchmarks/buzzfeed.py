@@ -80,7 +80,7 @@ def write(
     write_result(
         "buzzfeed",
         "python recipes/buzzfeed/make_data.py && python benchmarks/buzzfeed.py",
-        description="written dates to ISO 8601; a T5 of 3 of its teacher's 8 blocks, three seeds; the 600 held-out "
+        description="written dates to ISO 8601; a T5 of 3 of its teacher's 8 blocks, three seeds; the 400 held-out "
         "dates are the same under all seeds",
         bars=[
             bar("buzzfeed: teacher's exact match, worst seed", min(means["teacher"]), ">=", 0.97),

@@ -20,7 +20,7 @@ def test_dates_have_one_reading_and_no_day_is_on_both_sides(tmp_path: Path) -> N
     train, test = (rows(tmp_path / "a", name) for name in ("train", "test"))
     assert (train, test) == tuple(rows(tmp_path / "b", name) for name in ("train", "test"))
     assert not {row["response"] for row in train} & {row["response"] for row in test}
-    assert len(test) == len({row["response"] for row in test}) == 600
+    assert len(test) == len({row["response"] for row in test}) == 400
     readings: dict[str, set[str]] = {}
     for row in (*train, *test):
         readings.setdefault(row["prompt"], set()).add(row["response"])

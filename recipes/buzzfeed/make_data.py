@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-TRAIN_DAYS, TEST_DAYS, FORMS_OF_A_TRAIN_DAY = 12_000, 600, 2
+TRAIN_DAYS, TEST_DAYS, FORMS_OF_A_TRAIN_DAY = 12_000, 400, 2
 FIRST, LAST = datetime.date(1930, 1, 1), datetime.date(2029, 12, 31)
 
 ENGLISH = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
