@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 
 from distill2edge.distill.inner import attention_divergence, hidden_distance
 from distill2edge.distill.losses import Weights, cross_entropy, distillation_loss
+from distill2edge.distill.module import LossModule
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Inner:
     to_teacher: Tensor | None = None
 
 
-class ClassifierModel(nn.Module):
+class ClassifierModel(LossModule):
     """The student and its loss in one module.
 
     The loss of a text is ce x CE + T^2 x (divergences of the class distributions at T) + hidden x distance of hidden
@@ -50,21 +50,14 @@ class ClassifierModel(nn.Module):
         student: a Hugging Face classifier, or a PEFT model around one.
     """
 
-    accepts_loss_kwargs = True  # the Trainer then hands over the global count of texts
-
     def __init__(
         self, student: nn.Module, weights: Weights, temperature: float, inner: Inner | None, dtype: torch.dtype
     ) -> None:
         """`dtype`: what the matrix products run in (autocast; the weights are float32)."""
-        super().__init__()
-        self.student, self.weights, self.temperature, self.dtype = student, weights, temperature, dtype
+        super().__init__(student, dtype)
+        self.weights, self.temperature = weights, temperature
         self.config = student.config
         self._inner = [] if inner is None else [inner]  # in a list: the teacher is no part of this module
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Products in `dtype` while the block runs."""
-        device = next(self.student.parameters()).device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def forward(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 
 from distill2edge.distill.batches import IGNORED
 from distill2edge.distill.losses import Weights, cross_entropy, distillation_loss
+from distill2edge.distill.module import LossModule
 
 
 def mask_tokens(
@@ -72,7 +72,7 @@ def collate_masked(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tenso
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-class MaskedModel(nn.Module):
+class MaskedModel(LossModule):
     """A masked language model and its loss in one module.
 
     The loss of a masked token is masked x CE + soft x T^2 x KL(teacher || student) + cosine x the mean distance of the
@@ -81,8 +81,6 @@ class MaskedModel(nn.Module):
     Attributes:
         student: a Hugging Face masked language model.
     """
-
-    accepts_loss_kwargs = True  # the Trainer then hands over the global count of masked tokens
 
     def __init__(
         self,
@@ -96,15 +94,10 @@ class MaskedModel(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         """`teacher` is frozen and runs beside the student, where a term needs it."""
-        super().__init__()
-        self.student, self.config, self.dtype = student, student.config, dtype
+        super().__init__(student, dtype)
+        self.config = student.config
         self.weights, self.cosine, self.temperature = Weights(ce=masked, forward_kl=soft), cosine, temperature
         self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is no part of this module
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Products in `dtype` while the block runs."""
-        device = next(self.student.parameters()).device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def forward(
         self,

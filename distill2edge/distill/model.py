@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 from distill2edge.distill.batches import supervised
 from distill2edge.distill.chunked import Head, chunked_loss
 from distill2edge.distill.losses import TopK, Weights
+from distill2edge.distill.module import LossModule
 from distill2edge.distill.stored import StoredWeight, weight_of
 from distill2edge.errors import UserError
 
 
-class DistillModel(nn.Module):
+class DistillModel(LossModule):
     """The student and its loss in one module.
 
     The loss is part of the forward pass so that data-parallel wrappers see every parameter that it uses.
@@ -26,17 +26,14 @@ class DistillModel(nn.Module):
         stored_weights: the weights that the student computes with as a file will store them (see `stored.install`).
     """
 
-    accepts_loss_kwargs = True  # the Trainer then hands over the global count of supervised tokens
-
     def __init__(
         self, student: nn.Module, weights: Weights, temperature: float, chunk: int, dtype: torch.dtype
     ) -> None:
         """`dtype`: what the matrix products run in (autocast where the weights are float32)."""
-        super().__init__()
-        self.student = student
+        super().__init__(student, dtype)
         self.weights = self.eval_weights = weights
         self.stored_weights: dict[str, StoredWeight] = {}
-        self.temperature, self.chunk, self.dtype = temperature, chunk, dtype
+        self.temperature, self.chunk = temperature, chunk
         outer: Any = student
         inner: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
         self.config = inner.config
@@ -46,11 +43,6 @@ class DistillModel(nn.Module):
         # In lists, so that the module does not register what `student` already has.
         self._inner = [inner, inner.get_decoder()]
         self._shape = head_of(inner.config)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Products in `dtype` while the block runs."""
-        device = next(self.student.parameters()).device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, L, D] after the last norm."""

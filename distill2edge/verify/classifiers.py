@@ -18,7 +18,7 @@ from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
-from distill2edge.verify.entries import Outcome, entry
+from distill2edge.verify.entries import Outcome, entry, facts_of
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.worker import write_encodings
 
@@ -92,14 +92,7 @@ def verify_classifiers(
             outcomes[model.id] = outcome
     document = _document(models, outcomes, rows["teacher"], spec, seed)
     write_json(work / "verify.json", document)
-    failed = [gate for gate in document["gates"] if not gate["passed"]]
-    return {
-        "verdict": document["verdict"],
-        "metric": document["metric"],
-        "rows": document["rows"],
-        "tokens": document["tokens"],
-        "failed": [f"{gate['model']}: {gate['name']} {gate['value']} {gate['op']} {gate['target']}" for gate in failed],
-    }
+    return facts_of(document)
 
 
 def macro_f1(predicted: NDArray[np.int64], truth: NDArray[np.int64], classes: int) -> float:

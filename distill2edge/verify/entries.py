@@ -93,3 +93,15 @@ def _over_rows(values: Sequence[float] | None, counts: Sequence[int], seed: int)
 def _exp(value: float) -> float:
     """exp, short of overflow: a perplexity past 1e300 says no more."""
     return math.exp(min(value, 690.0))
+
+
+def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the stage says of verify.json: verdict, metric, rows, tokens, and the gates that failed, as text."""
+    failed = [gate for gate in document["gates"] if not gate["passed"]]
+    return {
+        "verdict": document["verdict"],
+        "metric": document["metric"],
+        "rows": document["rows"],
+        "tokens": document["tokens"],
+        "failed": [f"{gate['model']}: {gate['name']} {gate['value']} {gate['op']} {gate['target']}" for gate in failed],
+    }

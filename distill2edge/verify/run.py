@@ -16,7 +16,7 @@ from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
-from distill2edge.verify.entries import Outcome, entry
+from distill2edge.verify.entries import Outcome, entry, facts_of
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.worker import write_encodings
 
@@ -102,14 +102,7 @@ def verify(
     write_json(work / "verify.json", document)
     for reference in plan.directory.glob("reference-*.f32"):
         reference.unlink()
-    failed = [gate for gate in document["gates"] if not gate["passed"]]
-    return {
-        "verdict": document["verdict"],
-        "metric": document["metric"],
-        "rows": document["rows"],
-        "tokens": document["tokens"],
-        "failed": [f"{gate['model']}: {gate['name']} {gate['value']} {gate['op']} {gate['target']}" for gate in failed],
-    }
+    return facts_of(document)
 
 
 def _order(model: ModelFile) -> tuple[bool, bool, bool]:
