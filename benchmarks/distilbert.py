@@ -101,20 +101,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if options.only is not None:
-        for recipe in (RECIPE, PRETRAIN):
+        for recipe in (RECIPE, PRETRAIN) if options.only == SEEDS[0] else (RECIPE,):
             stages("verify", options.only, options.store, recipe)
         return
 
-    def scores(recipe: Path) -> list[dict[str, Any]]:
-        paths = [stages("verify", seed, options.store, recipe)["verify"] / "verify.json" for seed in SEEDS]
-        return [json.loads(path.read_text()) for path in paths]
+    def scores(recipe: Path, seed: int) -> dict[str, Any]:
+        path = stages("verify", seed, options.store, recipe)["verify"] / "verify.json"
+        return dict(json.loads(path.read_text()))
 
-    found = scores(RECIPE)
+    found = [scores(RECIPE, seed) for seed in SEEDS]
     correct = {name: [item for document in found for item in document["correct"][name]] for name in found[0]["correct"]}
     correct["TF-IDF + logistic regression"] = [
         item for seed in SEEDS for item in baseline(stages("data", seed, options.store)["data"])
     ]
-    correct[PRETRAINED] = [item for document in scores(PRETRAIN) for item in document["correct"]["student"]]
+    pretrained = scores(PRETRAIN, SEEDS[0])["correct"]["student"]
     models = {model["id"]: model for model in found[0]["models"]}
     student = "student/onnx:int8-dynamic"
     kept = paired([correct["student"]], [correct["teacher"]], ratio=True)
@@ -159,9 +159,12 @@ def main() -> None:
             "paired": {
                 "student - teacher": paired([correct["student"]], [correct["teacher"]]),
                 "student - control": paired([correct["student"]], [correct["control"]]),
-                "masked-token distillation then labels - control": paired([correct[PRETRAINED]], [correct["control"]]),
+                f"{PRETRAINED} - control, seed {SEEDS[0]} alone": paired(
+                    [pretrained], [found[0]["correct"]["control"]]
+                ),
                 "student - TF-IDF": paired([correct["student"]], [correct["TF-IDF + logistic regression"]]),
             },
+            f"accuracy of the {PRETRAINED}, seed {SEEDS[0]} alone": statistics.fmean(pretrained),
             "models": {
                 name: {key: model[key] for key in ("parameters", "size_bytes", "kl_student")}
                 for name, model in models.items()
