@@ -1,15 +1,16 @@
 """What the quantization benchmarks share: a reference model that favours no format, text, and KL of a file.
 
 The reference is SmolLM2-135M-Instruct as its package has it (4-bit), dequantized, plus seeded uniform noise of half a
-quantization step: so its weights lie on no grid. Calibration text is film and product reviews, held-out text
-newspaper editorials: another kind of text from another source.
+quantization step: so its weights lie on no grid. Text to calibrate and to train on is film and product reviews,
+held-out text newspaper editorials: another kind of text from another source.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -182,15 +183,7 @@ def calibration_rows(model_dir: Path, tokens: int, progress: Progress) -> list[l
     return windows(model_dir, CALIBRATION, tokens, progress)
 
 
-def each(items: Sequence[Any], label: str, progress: Progress) -> Iterator[Any]:
-    """Items with progress."""
-    with progress.task(label, len(items)) as task:
-        for item in items:
-            yield item
-            task.advance()
-
-
-TRAIN_WINDOW, VALIDATION_WINDOWS = 128, 24
+TRAIN_WINDOW, TRAIN_WINDOWS, VALIDATION_WINDOWS = 128, 1128, 24
 
 
 def training_rows(model_dir: Path, progress: Progress) -> tuple[list[Any], list[Any]]:
@@ -208,7 +201,7 @@ def training_rows(model_dir: Path, progress: Progress) -> tuple[list[Any], list[
     order = np.random.default_rng(SEED).permutation(len(pieces))
     mask = [False] + [True] * (TRAIN_WINDOW - 1)
     rows = [Encoded(example_id(pieces[at], mask), pieces[at], mask) for at in order]
-    return rows[:-VALIDATION_WINDOWS], rows[-VALIDATION_WINDOWS:]
+    return rows[:TRAIN_WINDOWS], rows[-VALIDATION_WINDOWS:]
 
 
 def signal_of(model_dir: Path, rows: Sequence[Any], work: Path, progress: Progress) -> Path:
@@ -219,3 +212,22 @@ def signal_of(model_dir: Path, rows: Sequence[Any], work: Path, progress: Progre
     target = work / f"{model_dir.name}-signal"
     cache_logits(model_dir, rows, LogitsSignal(top_k=64, temperature=1.0), target, progress)
     return target
+
+
+def statistics_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Any, Any]:
+    """Squared inputs and products over 16,384 calibration tokens, and Fisher information over 4,096; kept on disk."""
+    import torch
+
+    from distill2edge.architectures import load_model
+    from distill2edge.quantize.statistics import Statistics, collect, collect_fisher
+
+    rows = calibration_rows(model_dir, 16_384, progress)
+    found = []
+    for name, run in (("grams", partial(collect, grams=True)), ("fisher", partial(collect_fisher, max_tokens=4096))):
+        path = work / f"{model_dir.name}-{name}.pt"
+        if not path.is_file():
+            part = path.with_suffix(".part")
+            torch.save(vars(run(load_model(model_dir, dtype=torch.float32).eval(), rows, progress)), part)
+            part.rename(path)
+        found.append(Statistics(**torch.load(path, weights_only=True)))
+    return found[0], found[1]

@@ -197,7 +197,9 @@ def _row(
             limit = getattr(training, "max_rows", None)
             seen = min(seen, limit * sizes["tokens_per_row"] * training.epochs) if limit else seen
             seconds = 6 * owner * seen / per_second
-            memory = 6 * owner + training.batch_size * recipe.data.max_length * 60_000
+            # In full: weights, gradients, two moments in float32, and the stored form.
+            whole = stage.kind == "quantization-aware" and getattr(training, "lora", None) is None
+            memory = (18 if whole else 6) * owner + training.batch_size * recipe.data.max_length * 60_000
         elif stage.kind == "signal":
             seconds = 2 * teacher * tokens / per_second
     return row | {"seconds": seconds, "memory_bytes": memory, "disk_bytes": disk}

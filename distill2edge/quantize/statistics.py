@@ -1,6 +1,6 @@
-"""What calibration text does to each matrix of a torch model: the squares and products of its inputs.
+"""What calibration text does to each matrix of a torch model: squared inputs, and the Fisher information of weights.
 
-Sums over tokens, gathered by hooks while rows stream through the model one batch after the other.
+Both are sums over tokens, gathered by hooks while rows stream through the model one batch after the other.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ class Statistics:
         squares: [in] float64, squared inputs.
         tokens: inputs seen.
         grams: [in, in] float32, x x^T summed; only where asked for. Layers that share their input share the tensor.
+        fisher: [out, in] float32, squared gradients of the log-likelihood of sampled tokens; only where asked for.
     """
 
     squares: dict[str, torch.Tensor] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     grams: dict[str, torch.Tensor] = field(default_factory=dict)
+    fisher: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def collect(
@@ -72,6 +74,39 @@ def collect(
                 where="quantize.calibration",
                 fix="check the weights for NaN or Inf",
             )
+    return found
+
+
+def collect_fisher(
+    model: Any, rows: Sequence[Sequence[int]], progress: Progress, *, max_tokens: int = 4096, seed: int = 0
+) -> Statistics:
+    """The diagonal of the Fisher information of every linear layer's weights, per token, and the squared inputs.
+
+    Labels are sampled from the model's own predictions, so that 1/2 sum F d^2 estimates the KL (nats per token) that a
+    small change d of the weights causes (Amari's metric; tokens are taken as independent, as in K-FAC).
+
+    Raises:
+        UserError: no rows.
+    """
+    import torch
+
+    found = Statistics()
+    chosen = take(rows, max_tokens)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    embedding = model.get_input_embeddings()
+    with progress.task("measuring sensitivity", len(chosen)) as task, _fisher_hooks(model, found):
+        for row in chosen:
+            ids = torch.tensor([list(row)])
+            inputs = embedding(ids).detach().requires_grad_(True)
+            logits = model(inputs_embeds=inputs, **_no_cache(model)).logits
+            logits = logits.reshape(-1, logits.shape[-1]).float()
+            labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+            torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+            task.advance()
+    for name, value in found.fisher.items():
+        value /= found.tokens[name]
     return found
 
 
@@ -167,6 +202,37 @@ def _hooks(model: Any, found: Statistics, grams: bool) -> Iterator[Callable[[Any
     ]
     try:
         yield see
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _fisher_hooks(model: Any, found: Statistics) -> Iterator[None]:
+    inputs: dict[str, torch.Tensor] = {}
+
+    def before(name: str, x: torch.Tensor) -> None:
+        inputs[name] = x.detach().reshape(-1, x.shape[-1]).float().square()
+
+    def after(name: str, gradient: torch.Tensor) -> None:
+        x = inputs.pop(name)
+        g = gradient.detach().reshape(-1, gradient.shape[-1]).float().square()
+        squares = x.sum(0).double()
+        product = g.T @ x
+        if name in found.fisher:
+            found.fisher[name] += product
+            found.squares[name] += squares
+        else:
+            found.fisher[name], found.squares[name] = product, squares
+        found.tokens[name] = found.tokens.get(name, 0) + len(x)
+
+    handles = []
+    for name, part in _linears(model).items():
+        weight = f"{name}.weight"
+        handles.append(part.register_forward_pre_hook(lambda _, args, name=weight: before(name, args[0])))
+        handles.append(part.register_full_backward_hook(lambda _, __, grads, name=weight: after(name, grads[0])))
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

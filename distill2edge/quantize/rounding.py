@@ -1,0 +1,81 @@
+"""Rounding a matrix onto a block grid with each column's error made good by the columns after it.
+
+GPTQ (Frantar 2022, arXiv 2210.17323, algorithm 1): what rounding a column changes in the layer's output is spread over
+the columns that are not rounded yet, so that the output on the calibration inputs changes least. A block's scale is
+fitted to its columns as they are when their turn comes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distill2edge.errors import UserError
+from distill2edge.quantize.grids import BLOCK, GRIDS, Held, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to it, as in the paper."""
+
+
+def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPING) -> tuple[Tensor, Held]:
+    """Weights moved so that their nearest levels are those of GPTQ, and their grid.
+
+    Args:
+        weight: [rows, columns] float32, columns a multiple of 32.
+        kind: name of a grid.
+        gram: [columns, columns], sum or mean of x x^T over calibration inputs.
+        damping: share of the mean diagonal added to it.
+
+    Returns:
+        moved weights [rows, columns], to store or to train from, and the grid.
+
+    Raises:
+        UserError: weights that are not finite, or a gram matrix that is zero or not finite.
+    """
+    import torch
+
+    checked(weight, kind)
+    grid = GRIDS[kind]
+    left = weight.float().clone()
+    upper = inverse_factor(gram, damping)
+    diagonal = upper.diagonal().clone()
+    moved = torch.empty_like(left)
+    scales, offsets = [], []
+    for at in range(0, left.shape[1], BLOCK):
+        end = at + BLOCK
+        block = left[:, at:end].clone()
+        scale, offset = grid.fit(block, diagonal[at:end].pow(-2))
+        errors = torch.empty_like(block)
+        inner = upper[at:end, at:end]
+        for column in range(BLOCK):
+            value = block[:, column : column + 1]
+            stored = grid.decode(grid.encode(value, scale, offset), scale, offset)
+            moved[:, at + column] = value[:, 0]
+            errors[:, column] = (value - stored)[:, 0] / diagonal[at + column]
+            block[:, column + 1 :] -= torch.outer(errors[:, column], inner[column, column + 1 :])
+        left[:, end:] -= errors @ upper[at:end, end:]
+        scales.append(scale)
+        offsets.append(offset)
+    held = torch.stack([o for o in offsets if o is not None], 1) if grid.affine else None
+    return moved, Held(kind, torch.stack(scales, 1), held, weight.shape[1])
+
+
+def inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """Upper Cholesky factor of the damped gram's inverse, float32.
+
+    Raises:
+        UserError: a gram matrix that is zero or not finite.
+    """
+    import torch
+
+    matrix = gram.double().clone()
+    mean = matrix.diagonal().mean()
+    if not bool(torch.isfinite(matrix).all()) or mean <= 0:
+        raise UserError("the calibration inputs of a layer are zero or not finite", where="quantize.calibration",
+                        fix="give other calibration rows, or set quantize.calibration: none")  # fmt: skip
+    matrix.diagonal().add_(damping * mean)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True).float()
+    return factor
