@@ -15,6 +15,7 @@ STAGES = {
     "data": "Prepare the rows: source, templates, splits, leakage check.",
     "teacher": "Fetch the teacher through the licence gate, as safetensors.",
     "fit": "Fit the teacher to the task, where the recipe asks for it.",
+    "synthesis": "Let the teacher make the rows, where the recipe asks for it; every one is in the ledger.",
     "signal": "Cache the teacher's logits, or the responses it writes.",
     "pretrain": "Distil an encoder on masked tokens, where the recipe asks for it.",
     "student": "Initialise the student.",

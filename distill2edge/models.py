@@ -72,21 +72,23 @@ class Encodings:
 
 
 def check_models(models: Sequence[ModelFile]) -> None:
-    """Refuse lists that could not be compared.
+    """Refuse lists that could not be compared. A teacher behind an endpoint is in none: its files are not here either.
 
     Raises:
-        UserError: two models of one id, or no dense teacher.
+        UserError: two models of one id, files of a teacher without the dense teacher, or nothing dense at all.
     """
     ids = [model.id for model in models]
     twice = sorted({name for name in ids if ids.count(name) > 1})
     if twice:
         raise UserError(f"two models are called {', '.join(twice)}")
-    if not any(model.role == "teacher" and model.is_reference for model in models):
+    dense = {model.role for model in models if model.is_reference}
+    if "teacher" not in dense and ("student" not in dense or any(model.role == "teacher" for model in models)):
         raise UserError("there is no dense teacher to compare with", fix="give the teacher's Hugging Face directory")
 
 
 def encoding_of(role: str, encodings: dict[str, Encodings]) -> Encodings:
-    """The rows a role reads: `student` and `control` share theirs; without one, everybody reads the teacher's."""
+    """The rows a role reads: `student` and `control` share theirs; without one, everybody reads the teacher's (those
+    of an endpoint's student are under `teacher`)."""
     return encodings["teacher"] if role == "teacher" else encodings.get("student", encodings["teacher"])
 
 

@@ -43,6 +43,7 @@ def plan_recipe(
         UserError: as `distill2edge run`, before anything is written.
     """
     from distill2edge.stages import build_stages
+    from distill2edge.teacher.endpoint.estimate import estimate
 
     loaded = load_recipe(recipe, overrides)
     progress = progress_module.for_stream(quiet)
@@ -65,6 +66,7 @@ def plan_recipe(
         "disk_bytes": sum(row["disk_bytes"] or 0 for row in missing),
         "disk_free_bytes": shutil.disk_usage(existing).free,
         "store": str(opened.root),
+        "endpoint": estimate(loaded, sizes["train_rows"], sizes["tokens_per_row"]),
         "basis": {"flops_per_second": speed, "efficiency": _EFFICIENCY, **sizes},
     }
 
@@ -84,6 +86,11 @@ def render_plan(plan: dict[str, Any]) -> str:
         f"{readable_bytes(plan['disk_bytes'])} of disk "
         f"({readable_bytes(plan['disk_free_bytes'])} free in {plan['store']})"
     )
+    if plan.get("endpoint"):
+        from distill2edge.teacher.endpoint.estimate import sentence
+
+        lines.append(sentence(plan["endpoint"]))
+        return "\n".join(lines)
     if plan["basis"]["teacher_parameters"] is None:
         lines.append("the teacher is not here yet: its size, and so the times, are known after `distill2edge teacher`")
     return "\n".join(lines)
@@ -116,10 +123,11 @@ def product_speed() -> float:
 def _sizes(recipe: Recipe, found: dict[str, Artifact | None]) -> dict[str, Any]:
     """Parameters of both models and tokens of the training rows, as far as they are known."""
     teacher_artifact, student_artifact, data = found["teacher"], found["student"], found["data"]
-    teacher = int(teacher_artifact.facts["parameters"]) if teacher_artifact else _parameters(recipe)
+    known = teacher_artifact is not None and recipe.teacher.url is None
+    teacher = int(teacher_artifact.facts["parameters"]) if known else _parameters(recipe)  # type: ignore[union-attr]
     student = int(student_artifact.facts["parameters"]) if student_artifact else None
     layers = None
-    if teacher_artifact:
+    if known:
         config = json.loads((teacher_artifact.path / "model" / "config.json").read_text(encoding="utf-8"))
         layers = config.get("num_hidden_layers")
     init = recipe.student.init
@@ -142,6 +150,8 @@ def _parameters(recipe: Recipe) -> int | None:
     """Of a local file, by its size; of a model made from nothing, by its shape; None for what is not here."""
     if isinstance(recipe.teacher.model, ScratchTeacher):
         return scratch_parameters(recipe.teacher.model)
+    if recipe.teacher.url is not None:
+        return None
     path = Path(recipe.teacher.model).expanduser()
     if path.is_dir():
         return sum(file.stat().st_size for file in path.glob("*.safetensors")) // 2 or None

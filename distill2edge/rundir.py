@@ -35,7 +35,13 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
 
     verify, bench = read_json(inputs["verify"].path / "verify.json"), read_json(inputs["bench"].path / "bench.json")
     seconds = {name: float(artifact.manifest["wall_s"]) for name, artifact in inputs.items()}
-    cost = build_cost(recipe.cost, bench, verify, seconds)
+    ledgers = {
+        name: ledger.summary(ledger.read(artifact.path))
+        for name, artifact in inputs.items()
+        if (artifact.path / ledger.FILE).is_file()
+    }
+    paid = sum(float(found["cost_usd"]) for found in ledgers.values())
+    cost = build_cost(recipe.cost, bench, verify, seconds, paid_usd=paid)
     write_json(work / "cost.json", cost)
     exports = [
         {**read_json(artifact.path / "export.json"), "model": name.removeprefix("export ")}
@@ -45,7 +51,7 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
     control = inputs.get("distill control")
     report = build_report(
         run_document(recipe, inputs),
-        read_json(inputs["data"].path / "data.json"),
+        read_json((inputs["synthesis"] if "synthesis" in inputs else inputs["data"]).path / "data.json"),
         read_json(inputs["teacher"].path / "teacher.json"),
         read_json(inputs["student"].path / "student.json"),
         read_json(inputs["distill"].path / "train.json"),
@@ -56,6 +62,7 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
         cost,
         control=read_json(control.path / "train.json") if control else None,
         rounds=read_json(inputs["rounds"].path / "rounds.json") if "rounds" in inputs else None,
+        ledgers=ledgers,
     )
     write_json(work / "report.json", report)
     write_text(work / "report.html", render_html(report))

@@ -23,6 +23,7 @@ VERSIONS = {
     "data": 1,
     "teacher": 2,
     "fit": 1,
+    "synthesis": 1,
     "signal": 1,
     "pretrain": 1,
     "student": 1,
@@ -52,6 +53,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     from distill2edge.cost.places import check_places, watts_of
     from distill2edge.data.sources import fingerprint as data_fingerprint
     from distill2edge.teacher.load import fingerprint as model_fingerprint
+    from distill2edge.teacher.open import text_backend
     from distill2edge.verifiers.registry import contents
 
     check_places(recipe.cost)  # a misspelt machine must not wait for hours of training
@@ -75,9 +77,12 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         (),
         partial(steps.write_data, recipe),
     )
-    teacher_section = canonical(recipe.teacher, {"fit", "backend"})
+    teacher_section = canonical(recipe.teacher, {"fit", "backend", "endpoint"})
+    endpoint = recipe.teacher.endpoint  # its budget may be raised between two tries: no part of any key
     teacher_section |= {
-        "content": model_fingerprint(recipe.teacher.model, recipe.teacher.revision, progress),
+        "content": endpoint.asked
+        if endpoint is not None
+        else model_fingerprint(recipe.teacher.model, recipe.teacher.revision, progress),
         "derivative": own_layers,
     }
     if isinstance(recipe.teacher.model, Scratch):
@@ -89,14 +94,24 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         section = {"fit": canonical(recipe.teacher.fit), "rows": rows}
         teacher = add("fit", section, (data, base), partial(steps.write_fit, recipe))
 
+    read_from: tuple[str, ...] = (data,)  # whose rows later stages read (`steps.rows_dir`)
+    if recipe.synthesis is not None:
+        section = {"synthesis": canonical(recipe.synthesis), "backend": text_backend(recipe, progress), "rows": rows}
+        parents = tuple(dict.fromkeys((data, base, teacher)))
+        read_from = (data, add("synthesis", section, parents, partial(steps.write_synthesis, recipe)))
+
     signal = ()
     if recipe.signal.kind != "gold" and recipe.rounds is None:
         section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
         if recipe.signal.kind == "text":
             section["ledger"] = 2  # what is dropped, and what is written of it
+            if (backend := text_backend(recipe, progress)) == "llama.cpp":
+                section |= {"backend": backend, "writer": 2}  # raised when other text is written
             if read := contents(recipe.signal.verify, progress):
                 section["read"] = read
-        parents = (data, teacher) if recipe.signal.kind != "text" else tuple(dict.fromkeys((data, base, teacher)))
+        parents = (*read_from, teacher)
+        if recipe.signal.kind == "text":
+            parents = tuple(dict.fromkeys((*read_from, base, teacher)))
         signal = (add("signal", section, parents, partial(steps.write_signal, recipe)),)
 
     pretrained = ()
@@ -109,7 +124,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         section |= {"vocabulary": recipe.student.vocabulary, "rows": rows}
     if not own_layers:
         section["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
-    student = add("student", section, (data, teacher, *pretrained), partial(steps.write_student, recipe))
+    student = add("student", section, (*read_from, teacher, *pretrained), partial(steps.write_student, recipe))
 
     first = "" if recipe.distill.on_policy is None else WARM
     arms = [(first, recipe.distill, recipe.signal.kind, signal)]
@@ -131,11 +146,16 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         trained = add(
             f"distill{suffix}",
             {**section, "signal": kind},
-            (data, student, *((teacher,) if training.loss.needs_layers else ()), *read),
+            (*read_from, student, *((teacher,) if training.loss.needs_layers else ()), *read),
             partial(steps.write_distill, recipe, training, kind),
         )
         merged.append(
-            add(f"merge{suffix}", {"rows": rows}, (data, student, trained), partial(steps.write_merge, recipe, trained))
+            add(
+                f"merge{suffix}",
+                {"rows": rows},
+                (*read_from, student, trained),
+                partial(steps.write_merge, recipe, trained),
+            )
         )
     if recipe.distill.on_policy is not None:
         merged[0] = add_on_policy(add, recipe, rows, data, teacher, merged[0])
@@ -149,7 +169,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         if recipe.calibrates and any(scheme.calibrates for scheme in schemes):
             section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
             name = f"calibration {role}"
-            calibration = add(name, section, (data, source), partial(steps.write_calibration, recipe, source))
+            calibration = add(name, section, (*read_from, source), partial(steps.write_calibration, recipe, source))
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
         # The file that training starts from is written first.
         for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):
@@ -165,12 +185,13 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
                         "signal": recipe.signal.kind,
                         "rows": rows,
                     },
-                    (data, source, untrained, *signal),
+                    (*read_from, source, untrained, *signal),
                     partial(steps.write_quantization_aware, recipe, scheme, source, untrained),
                 )
-            parts = _export(recipe, scheme, base, model, role, exporter, calibration)
+            section, parents, write = _export(recipe, scheme, base, model, role, exporter, calibration)
+            parts = (section, tuple(dict.fromkeys((*parents, *read_from[1:]))), write)  # the rows' summary goes with it
             exports.append(add(f"export {role}/{scheme}", *parts))
-    measured = (data, base, teacher, student, *merged, *exports)
+    measured = (*read_from, base, teacher, student, *merged, *exports)
     measured = tuple(dict.fromkeys(measured))
     verify = add(
         "verify",

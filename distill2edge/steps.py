@@ -43,6 +43,10 @@ def write_teacher(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress
             max_length=recipe.data.max_length,
             seed=recipe.seed,
         )
+    if teacher.url is not None:
+        from distill2edge.teacher.endpoint.record import record_teacher
+
+        return record_teacher(teacher, work, progress)
     own_layers = isinstance(recipe.student.init, FromTeacher)
     return materialise(
         teacher.model,
@@ -58,6 +62,27 @@ def write_teacher(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress
 def write_fit(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) -> Facts:
     """The `fit` stage: trained on the data's own responses, then merged."""
     return task_of(recipe).fit(recipe, inputs["teacher"].path / "model", rows_dir(inputs), work, progress)
+
+
+def write_synthesis(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+    """The `synthesis` stage: rows that the teacher makes, in the layout of the data's."""
+    from distill2edge.ledger import Origin
+    from distill2edge.synthesis.run import synthesise
+    from distill2edge.teacher.open import open_generator
+
+    assert recipe.synthesis is not None
+    where = "synthesis.responses.max_new_tokens"
+    return synthesise(
+        recipe.synthesis,
+        inputs["data"].path,
+        open_generator(recipe, teacher_model(inputs), work, progress, where),
+        work,
+        progress,
+        origin=Origin.of(inputs["teacher"].facts),
+        template=recipe.data.template,
+        system=recipe.data.system,
+        seed=recipe.seed,
+    )
 
 
 def write_signal(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -177,6 +202,7 @@ def write_export(
         "teacher": teacher["source"],
         "recipe": recipe.name,
         "recipe_key": inputs[source].key,
+        **synthetic(inputs),
     }
     model_dir = inputs[source].path / "model"
     grid = inputs[source].path if source.startswith("quantization-aware ") else None
@@ -217,6 +243,16 @@ def teacher_model(inputs: Inputs) -> Path:
     return (inputs["fit"] if "fit" in inputs else inputs["teacher"]).path / "model"
 
 
+def synthetic(inputs: Inputs) -> Facts:
+    """For the metadata of files: what kinds of rows a teacher made, and how many were kept."""
+    if "synthesis" not in inputs:
+        return {}
+    rows = inputs["synthesis"].facts["ledger"]
+    methods = ", ".join(f"{name} {count}" for name, count in rows["methods"].items())
+    human = f"; {rows['not_distillation']} kept rows are not distillation" if rows["not_distillation"] else ""
+    return {"synthetic_rows": f"{rows['kept']} of {rows['rows']} rows kept ({methods}){human}"}
+
+
 def rows_dir(inputs: Inputs) -> Path:
     """Where the splits lie that a stage reads: those of a synthesis, where the recipe has one."""
     return (inputs["synthesis"] if "synthesis" in inputs else inputs["data"]).path
@@ -224,9 +260,11 @@ def rows_dir(inputs: Inputs) -> Path:
 
 def measured(recipe: Recipe, teacher: str, inputs: Inputs) -> tuple[list[ModelFile], dict[str, Encodings]]:
     """Every model that verify and bench look at, and the held-out rows in its tokens."""
-    teacher_parameters = int(inputs["teacher"].facts["parameters"])
     student_parameters = int(inputs["student"].facts["parameters"])
-    models = [_dense("teacher", inputs[teacher].path / "model", teacher_parameters)]
+    teacher_parameters, models = 0, []
+    if recipe.teacher.url is None:
+        teacher_parameters = int(inputs["teacher"].facts["parameters"])
+        models.append(_dense("teacher", inputs[teacher].path / "model", teacher_parameters))
     for name in inputs:
         kind, _, rest = name.partition(" ")
         if kind == "merge":
@@ -246,6 +284,8 @@ def measured(recipe: Recipe, teacher: str, inputs: Inputs) -> tuple[list[ModelFi
             )
     tokenizers = {"teacher": inputs[teacher].path / "model", "student": inputs["student"].path / "model"}
     task, rows = task_of(recipe), rows_dir(inputs)
+    if recipe.teacher.url is not None:  # it has no tokens here: everything is counted in the student's
+        return models, {"teacher": task.held_out(recipe, tokenizers["student"], rows)}
     encodings = {role: task.held_out(recipe, directory, rows) for role, directory in tokenizers.items()}
     if encodings["student"].vocabulary == encodings["teacher"].vocabulary:
         del encodings["student"]

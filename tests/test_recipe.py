@@ -161,3 +161,34 @@ def test_a_missing_recipe_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_recipe(tmp_path / "quickstrat.yaml")
     assert "quickstart.yaml" in caught.value.fix
+
+
+ENDPOINT = """\
+name: served
+teacher: {model: "endpoint:https://host.example/v1", endpoint: {model: m, max_tokens: 1000}, licence: mit}
+data: {source: rows.jsonl}
+signal: {kind: text}
+student: {init: {model: owner/student}}
+distill: {loss: {ce: 1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("signal.kind=logits", "an endpoint gives texts alone"),
+        ("student.init={from: teacher, layers: 2}", "layers and tokenizer are not here"),
+        ("teacher.fit={}", "cannot be fitted"),
+        ("teacher.endpoint=null", "belong together"),
+        ("verify.min_retained=0.9", "compares with a teacher that runs here"),
+        ("verify.teacher_schemes=[gguf:Q8_0]", "cannot be exported"),
+        ("signal.verify=[{kind: likelihood, min_mean_logprob: -1}]", "asks the teacher's weights"),
+    ],
+)
+def test_an_endpoint_gives_texts_and_nothing_else(override: str, said: str) -> None:
+    parse_recipe(ENDPOINT, "served.yaml")
+    with pytest.raises(RecipeErrors) as caught:
+        parse_recipe(
+            ENDPOINT, "served.yaml", [override, "distill.loss={forward_kl: 1}"] if "logits" in override else [override]
+        )
+    assert said in str(caught.value)

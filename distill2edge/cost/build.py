@@ -21,6 +21,7 @@ ONE_OFF = {
     "data": "teacher_generation",
     "teacher": "teacher_generation",
     "signal": "teacher_generation",
+    "synthesis": "teacher_generation",
     "fit": "training",
     "student": "training",
     "distill": "training",
@@ -35,6 +36,7 @@ def build_cost(
     bench: dict[str, Any],
     verify: dict[str, Any],
     stage_seconds: dict[str, float],
+    paid_usd: float = 0.0,
 ) -> dict[str, Any]:
     """The cost document of one run.
 
@@ -43,6 +45,7 @@ def build_cost(
         bench: bench.json.
         verify: verify.json; its gates say which files may be compared.
         stage_seconds: wall seconds of each stage, as first computed (a cached stage keeps its own time).
+        paid_usd: what an endpoint was paid for the rows.
 
     Returns:
         cost.json, schema version 1. `cells` holds one entry for each model and place that can be priced;
@@ -82,7 +85,7 @@ def build_cost(
         "teacher_best_box": _cheapest(cells, "teacher", teacher_spot, admitted, notes),
         "student_best_box": _cheapest(cells, "student", student_spot, admitted, notes),
     }
-    one_off = _one_off(recipe_cost, catalogue, stage_seconds)
+    one_off = _one_off(recipe_cost, catalogue, stage_seconds, paid_usd)
     for cell in cells:
         if cell.get("speed_note") and cell["speed_note"] not in notes:
             notes.append(cell["speed_note"])
@@ -238,7 +241,9 @@ def _brief(cell: Cell | None) -> dict[str, Any] | None:
     }
 
 
-def _one_off(recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict[str, float]) -> dict[str, Any]:
+def _one_off(
+    recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict[str, float], paid_usd: float
+) -> dict[str, Any]:
     """F: the seconds of each stage at the price of a rented machine."""
     names = [place.rented for place in (recipe_cost.teacher, recipe_cost.student) if place.rented]
     name = names[0] if names else "cpu-2-vcpu"
@@ -249,6 +254,8 @@ def _one_off(recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict
         kind = "evaluation" if "control" in stage else ONE_OFF.get(word, "evaluation")
         seconds[kind] += spent
     usd = {kind: spent / model.SECONDS_PER_HOUR * machine.usd_per_hour.value for kind, spent in seconds.items()}
+    usd["teacher_generation"] += paid_usd
+    paid = f"; and ${paid_usd:.4f} paid to the teacher's endpoint" if paid_usd else ""
     return {
         "teacher_generation_usd": usd["teacher_generation"],
         "training_usd": usd["training"],
@@ -256,7 +263,7 @@ def _one_off(recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict
         "total_usd": sum(usd.values()),
         "seconds": {**seconds, "total": sum(seconds.values())},
         "machine": f"rented:{name}",
-        "note": f"machine time at the price of {machine.label}; people's time is not counted",
+        "note": f"machine time at the price of {machine.label}{paid}; people's time is not counted",
     }
 
 

@@ -158,6 +158,27 @@ def encode_prompts(
     return [head + ids for ids in _tokenize(tokenizer, texts)]
 
 
+def encode_messages(
+    conversations: Sequence[Sequence[tuple[str, str]]], tokenizer: PreTrainedTokenizerBase, template: str
+) -> list[list[int]]:
+    """Token ids of each conversation of (role, content), up to where the assistant's next message begins.
+
+    With template `plain` the contents follow each other, a blank line between them.
+
+    Raises:
+        UserError: as `prompt_text`.
+    """
+    if template == "chat":
+        texts = [
+            _apply_template(tokenizer, [{"role": r, "content": c} for r, c in messages], generation=True)
+            for messages in conversations
+        ]
+    else:
+        texts = ["\n\n".join(content for _, content in messages) for messages in conversations]
+    head = _head(tokenizer, template)
+    return [head + ids for ids in _tokenize(tokenizer, texts)]
+
+
 def encode_choices(
     row: Row,
     choices: Sequence[str],

@@ -60,7 +60,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
 
     work.mkdir(parents=True, exist_ok=True)
     for name in SPLITS:
-        _write(work / f"{name}.parquet", [item.row for item in splits[name]])
+        write_split(work / f"{name}.parquet", [item.row for item in splits[name]])
     facts = {
         "schema_version": 1,
         "source": data.source,
@@ -235,7 +235,13 @@ def _check_leakage(splits: dict[str, list[_Item]], data: schema.Data, progress: 
     return facts
 
 
-def _write(path: Path, rows: list[Row]) -> None:
+def describe_rows(rows: list[Row]) -> dict[str, Any]:
+    """Count and content hash of a split, as data.json has them."""
+    return {"rows": len(rows), "sha256": hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()}
+
+
+def write_split(path: Path, rows: list[Row]) -> None:
+    """Write one split, whole or not at all; `data.encode.read_rows` reads it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -27,6 +27,10 @@ def check(recipe: Recipe) -> None:
     _check_calibration(recipe)
     _check_on_policy(recipe)
     _check_quantization_aware(recipe)
+    if recipe.teacher.url is not None:
+        _check_endpoint(recipe)
+    if recipe.synthesis is not None:
+        _check_synthesis(recipe)
     for text in (*recipe.export, *recipe.verify.teacher_schemes):
         if str(parse_scheme(text)) == DYNAMIC and recipe.task != "classification":
             raise ValueError(f"{DYNAMIC} is for task classification: a decoder loses too much by it, use onnx:int8")
@@ -104,7 +108,7 @@ def _check_calibration(recipe: Recipe) -> None:
         return
     if recipe.task != "causal-lm":
         raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {recipe.task}: use none")
-    if not recipe.data.splits.calibration:
+    if not recipe.calibration_rows:
         raise ValueError("quantize.calibration: imatrix needs rows: raise data.splits.calibration")
 
 
@@ -141,3 +145,35 @@ def _check_quantization_aware(recipe: Recipe) -> None:
         raise ValueError(f"{where}.loss compares with the teacher: use signal: {{kind: logits}}, or loss: {{ce: 1}}")
     if section.lora is not None and section.lora.dropout:
         raise ValueError(f"{where}.lora.dropout has no place on a grid: set it to 0")
+
+
+def _check_endpoint(recipe: Recipe) -> None:
+    """An endpoint gives texts and nothing else: no weights, no distributions, no tokenizer."""
+    writes = recipe.signal.kind == "text" or (recipe.signal.kind == "gold" and recipe.synthesis is not None)
+    if not writes or recipe.task == "classification":
+        raise ValueError("an endpoint gives texts alone: use signal: {kind: text} with distill.loss: {ce: 1}")
+    init = recipe.student.init
+    if isinstance(init, FromTeacher) or isinstance(init.model, Scratch):
+        raise ValueError("an endpoint's layers and tokenizer are not here: give student.init a model of its own")
+    if recipe.verify.teacher_schemes:
+        raise ValueError("an endpoint's model cannot be exported: take verify.teacher_schemes out")
+    if recipe.verify.min_retained is not None:
+        raise ValueError(
+            "verify.min_retained compares with a teacher that runs here: with an endpoint set max_kl or min_top1"
+        )
+    if recipe.signal.kind == "text":
+        for spec in recipe.signal.verify:
+            if spec.kind == "likelihood" or (spec.kind == "judge" and spec.model is None):
+                raise ValueError(
+                    f"signal.verify: {spec.kind} asks the teacher's weights, and an endpoint has none here"
+                    + (": give the judge a model" if spec.kind == "judge" else "")
+                )
+
+
+def _check_synthesis(recipe: Recipe) -> None:
+    if recipe.task != "causal-lm":
+        raise ValueError(f"synthesis is for task causal-lm, not {recipe.task}: leave it out")
+    if recipe.data.choices is not None:
+        raise ValueError("synthesis writes open responses: take data.choices out")
+    if recipe.rounds is not None or recipe.distill.on_policy is not None:
+        raise ValueError("synthesis makes the rows once: leave rounds and distill.on_policy out")

@@ -112,6 +112,7 @@ def _document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Pat
 _BRANCHES = {
     *("FromTeacher", "FromModel", "Scratch", "name"),
     *("LogitsSignal", "TextSignal", "LabelsSignal", "GoldSignal", "logits", "text", "labels", "gold"),
+    *("self-instruct", "evolve", "reverse"),
     *("exact", "numeric", "python", "json-schema", "regex", "majority", "likelihood", "judge"),
 }
 

@@ -10,13 +10,15 @@ from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.rounds import Rounds
-from distill2edge.recipe.scratch import Scratch, StudentModel, TeacherModel
+from distill2edge.recipe.scratch import Scratch, StudentModel
 from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.synthesis import Synthesis
+from distill2edge.recipe.teacher import Fit, Teacher
 from distill2edge.recipe.training import Lora, Loss, QuantizationAware, Training, one_scheme
 from distill2edge.recipe.verifiers import VerifierSpec
 from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, parse_scheme
 
-__all__ = ["LATER", "Cost", "Lora", "Loss", "Place", "Training"]  # and what is defined here
+__all__ = ["LATER", "Cost", "Fit", "Lora", "Loss", "Place", "Training"]  # and what is defined here
 
 # --- data -------------------------------------------------------------------
 
@@ -71,45 +73,6 @@ class Data(Section):
 
 
 # --- teacher and signal -----------------------------------------------------
-
-
-class Fit(Training):
-    """A short fit of the teacher to the task, on the data's own responses."""
-
-    max_rows: int | None = Field(None, ge=1, description="training rows to use; null uses all")
-    lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
-
-
-class Teacher(Section):
-    """The model that gives the signal."""
-
-    model: TeacherModel = Field(
-        description="hub id | local directory | file.gguf | bundled:NAME | a model made from nothing: "
-        "{architecture: llama, layers: 4, hidden: 128, heads: 4}"
-    )
-    revision: str | None = Field(None, description="commit of a hub model")
-    backend: Literal["auto", "transformers", "llama.cpp"] = Field(
-        "auto", description="what runs it for the signal; auto: transformers"
-    )
-    licence: str | None = Field(None, description="SPDX or table name, when the model does not say it")
-    accept_licence: str | None = Field(
-        None, min_length=12, description="written reason to go on where the gate says deny or unknown"
-    )
-    fit: Fit | None = Field(None, description="fit the teacher to the task first; null uses it as it is")
-
-    @model_validator(mode="after")
-    def _scratch_is_trained(self) -> Teacher:
-        if not isinstance(self.model, Scratch):
-            return self
-        if self.fit is None:
-            raise ValueError("a teacher made from nothing knows nothing: add teacher.fit")
-        if self.fit.lora is not None:
-            raise ValueError("a teacher made from nothing is trained whole: set teacher.fit.lora: null")
-        if self.backend == "llama.cpp":
-            raise ValueError("a teacher made from nothing has no GGUF file: set teacher.backend: transformers")
-        if self.revision is not None:
-            raise ValueError("a teacher made from nothing has no revision: leave teacher.revision out")
-        return self
 
 
 class LogitsSignal(Section):
@@ -290,6 +253,9 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     teacher: Teacher
     data: Data
+    synthesis: Annotated[Synthesis | None, LATER] = Field(
+        None, description="rows that the teacher makes of the data's; null: the data's own rows"
+    )
     signal: Signal = LogitsSignal()  # type: ignore[call-arg]
     student: Student
     distill: Distill = Distill()  # type: ignore[call-arg]
@@ -321,9 +287,15 @@ class Recipe(Section):
         return () if section is None else tuple(parse_scheme(text) for text in section.schemes)
 
     @property
+    def calibration_rows(self) -> int:
+        """Rows of the calibration split: those of a synthesis, where it holds some out."""
+        made = self.synthesis.held_out.calibration if self.synthesis is not None else 0
+        return made or self.data.splits.calibration
+
+    @property
     def calibrates(self) -> bool:
         """Whether GGUF files below 8 bits are rounded with an importance matrix."""
-        able = self.task == "causal-lm" and self.data.splits.calibration > 0
+        able = self.task == "causal-lm" and self.calibration_rows > 0
         return self.quantize.calibration == "imatrix" or (self.quantize.calibration == "auto" and able)
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ def build_report(
     *,
     control: Document | None = None,
     rounds: Document | None = None,
+    ledgers: dict[str, Document] | None = None,
 ) -> Document:
     """Join the documents of one run.
 
@@ -35,6 +36,7 @@ def build_report(
         verify: verify.json; bench: bench.json; cost: cost.json.
         control: train.json of the control, for its curve.
         rounds: rounds.json of a recipe with rounds of self-improvement.
+        ledgers: by stage, the summary of the synthetic rows that it wrote.
 
     Returns:
         report.json, schema version 1. With a failed verdict `headline` and the cost comparison are null.
@@ -81,6 +83,7 @@ def build_report(
         "licence": _licence(teacher),
         "teacher": teacher or {},
         "data": data or {},
+        "ledgers": ledgers or {},
         "leakage": (data or {}).get("leakage"),
         "samples": verify.get("samples", []),
         "stages": run.get("stages", []),

@@ -57,6 +57,8 @@ def render_card(report: Document) -> str:
             f"- {escape(name)}: {escape(_public(value) if name == 'source' else value)}"
             for name, value in facts.data_facts(report)
         ),
+        "## Synthetic rows" if report.get("ledgers") else "",
+        "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts.ledger_facts(report)),
         "## Use",
         _use(report),
         "## Limits",
@@ -111,6 +113,11 @@ def front_matter(report: Document) -> Document:
             "schema_version": report["schema_version"],
         },
     }
+    if report.get("ledgers"):
+        front["distill2edge"]["synthetic_rows"] = {
+            stage: {key: rows[key] for key in ("rows", "kept", "dropped", "methods", "not_distillation")}
+            for stage, rows in report["ledgers"].items()
+        }
     results = _results(report, dataset)
     if results:
         front["model-index"] = [{"name": str(report["name"]), "results": results}]

@@ -224,6 +224,42 @@ def licence_facts(report: Document) -> list[tuple[str, str, str | None]]:
     return found
 
 
+NOT_DISTILLATION = "not distillation"
+
+
+def ledger_facts(report: Document) -> list[Pair]:
+    """The synthetic rows: how many were kept, why others were not, by which method, and whether it is distillation."""
+    found = []
+    for stage, rows in (report.get("ledgers") or {}).items():
+        head = f"{stage}: "
+        dropped = ", ".join(f"{reason} {text.count(number)}" for reason, number in rows["dropped"].items())
+        methods = ", ".join(f"{name} {text.count(number)}" for name, number in rows["methods"].items())
+        found += [
+            (f"{head}rows kept", f"{text.count(rows['kept'])} of {text.count(rows['rows'])}"),
+            (f"{head}rows dropped", dropped or "none"),
+            (f"{head}methods", methods),
+        ]
+        human = int(rows["not_distillation"])
+        taught = int(rows["kept"]) - human
+        said = f"{text.count(taught)} kept rows are responses of the teacher"
+        if human:
+            said += (
+                f"; {text.count(human)} are {NOT_DISTILLATION}: human texts with instructions that the teacher wrote "
+                "for them"
+            )
+        found.append((f"{head}distillation", said))
+        highest = (rows.get("overlap") or {}).get("highest")
+        if highest is not None:
+            found.append((f"{head}highest overlap with a test row", text.number(highest)))
+        if rows.get("cost_usd"):
+            found.append((f"{head}paid to the endpoint", text.usd(rows["cost_usd"])))
+        verifiers = rows.get("verifiers") or {}
+        for name, counts in verifiers.items():
+            said = f"accepted {text.count(counts['accepted'])}, refused {text.count(counts['refused'])}"
+            found.append((f"{head}verifier {name}", said))
+    return found
+
+
 def data_facts(report: Document) -> list[Pair]:
     """Source, licence, counts and leakage of the data."""
     data = report["data"]

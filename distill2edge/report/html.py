@@ -92,6 +92,7 @@ def render_html(report: Document) -> str:
         merge_facts=facts.merge_facts(report),
         licence_facts=facts.licence_facts(report),
         data_facts=facts.data_facts(report),
+        ledger_facts=facts.ledger_facts(report),
         environment_facts=facts.environment_facts(report),
         contention=facts.contention(report),
         formulas={**report["bench"].get("formulas", {}), **cost.get("formulas", {})},

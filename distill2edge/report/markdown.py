@@ -108,6 +108,8 @@ def render_markdown(report: Document) -> str:
         _list(facts.licence_facts(report)),
         "## Data",
         _list(facts.data_facts(report)),
+        "## Synthetic rows" if facts.ledger_facts(report) else "",
+        _list(facts.ledger_facts(report)),
         "## Reproduce",
         block(str(report["reproduce"]["command"])) if report["reproduce"]["command"] else "",
         _list(facts.environment_facts(report)),

@@ -154,6 +154,32 @@ class LlamaCppRuntime:
         self._length += 1
         return self._outputs(1)[0].copy()
 
+    def clear(self) -> None:
+        """Forget every sequence."""
+        self._reset()
+
+    def step(self, feeds: Sequence[tuple[int, Sequence[int], int]]) -> np.ndarray:
+        """One pass over tokens of several sequences, whose cached tokens stay.
+
+        Args:
+            feeds: (sequence, tokens, how many tokens the sequence holds already).
+
+        Returns:
+            [len(feeds), V] float32: the next token of each; a view that the next call overwrites.
+        """
+        at = 0
+        for sequence, ids, start in feeds:
+            flags = np.zeros(len(ids), dtype=bool)
+            flags[-1] = True
+            self._buffers.fill(at, sequence, self._tokens(ids), start, flags)
+            at += len(ids)
+        self._run(at)
+        return self._outputs(len(feeds))
+
+    def forget(self, sequence: int) -> None:
+        """Free what the cache holds of one sequence."""
+        self._api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
     def close(self) -> None:
         """Free the context and the model. Closing twice does nothing."""
         if self._context:

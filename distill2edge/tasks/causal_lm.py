@@ -49,20 +49,18 @@ def fit(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progre
 
 def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress) -> Facts:
     """The teacher's logits on train and validation rows, or the responses it writes."""
-    from distill2edge.teacher.load import gguf_of
-
-    # A fit changes the weights: the original GGUF would silently be another teacher, so the backend refuses it.
-    llama = recipe.teacher.backend == "llama.cpp" and recipe.teacher.fit is None
-    gguf = gguf_of(recipe.teacher.model, progress) if llama and isinstance(recipe.teacher.model, str) else None
     if recipe.signal.kind == "logits":
         from distill2edge.teacher.logits import cache_logits
+        from distill2edge.teacher.open import teacher_gguf
 
+        gguf = teacher_gguf(recipe, progress) if recipe.teacher.backend == "llama.cpp" else None
         rows = [*encode(recipe, rows_dir, teacher, "train"), *encode(recipe, rows_dir, teacher, "validation")]
         return cache_logits(
             teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
         )
     from distill2edge.data.encode import read_rows
     from distill2edge.ledger import Origin
+    from distill2edge.teacher.open import open_generator
     from distill2edge.teacher.text import write_responses
     from distill2edge.verifiers.registry import Tools, opened
     from distill2edge.verifiers.run import check_of
@@ -71,7 +69,7 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
     tools = Tools(teacher, recipe.data.template, recipe.data.system, work, progress)
     with opened(recipe.signal.verify, tools) as verifiers:
         facts = write_responses(
-            teacher,
+            None,
             read_rows(rows_dir, "train"),
             recipe.signal,
             work,
@@ -79,8 +77,7 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
             template=recipe.data.template,
             system=recipe.data.system,
             seed=recipe.seed,
-            backend=recipe.teacher.backend,
-            gguf_path=gguf,
+            generator=open_generator(recipe, teacher, work, progress),
             origin=Origin.of(origin),
             test=read_rows(rows_dir, "test"),
             check=check_of(verifiers),

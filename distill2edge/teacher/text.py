@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distill2edge import ledger
-from distill2edge.architectures import is_encoder_decoder
-from distill2edge.data.encode import Row, encode_prompts, row_id, stop_token_ids
+from distill2edge.data.encode import Row, row_id
 from distill2edge.data.filters import refusal
 from distill2edge.data.leakage import overlaps
-from distill2edge.data.pairs import encode_sources
 from distill2edge.errors import UserError
 from distill2edge.files import write_text
 from distill2edge.progress import Progress
-from distill2edge.teacher.writers import Writer, open_writer
+from distill2edge.teacher.generate import Answer, Ask, Generator, LocalGenerator, drop_reason
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal
 
-SHARD_ROWS = 64
 DROPS = ("truncated", "empty", "refusal")
 
 
@@ -55,7 +52,7 @@ Check: TypeAlias = Callable[[Mapping[int, Sequence[Text]], Path, Progress], tupl
 
 
 def write_responses(
-    model_dir: Path,
+    model_dir: Path | None,
     rows: Sequence[Row],
     signal: TextSignal,
     work: Path,
@@ -70,22 +67,27 @@ def write_responses(
     test: Sequence[Row] = (),
     check: Check | None = None,
     method: str = "text",
+    generator: Generator | None = None,
 ) -> dict[str, Any]:
     """Write `shard-00000.jsonl`, ..., check what was written, and write the ledger.
 
-    A line has id of the data's row, prompt, response, finish (`stop` or `length`), prompt_tokens, tokens; the samples
-    of one prompt follow each other. A shard is written whole or not at all, so a killed run loses one shard at most.
-    What is drawn depends on the seed and the shard alone, so a resumed run draws the same.
+    A line has id of the data's row, prompt, response, finish (`stop`, `length`, `filtered`, `refused: ...`),
+    prompt_tokens, tokens, cost_usd; the samples of one prompt follow each other. A shard is written whole or not at
+    all, so a killed run loses one shard at most (and of an endpoint's answers none). What is drawn depends on the seed
+    and the shard alone, so a resumed run draws the same.
 
     Args:
+        model_dir: the teacher; None where `generator` is given.
         origin: the teacher, for the ledger; the directory's name where there is none.
         test: held-out rows, whose overlap with each written row the ledger states.
         check: the verifiers; None where there are none.
         method: for the ledger.
+        generator: what writes; None runs `model_dir` here. It is closed at the end.
 
     Returns:
         counts: rows, written, truncated, empty, refusal, duplicate, refused (by a verifier), tokens; the ledger's
-        summary; and with a check `verify`: its facts, and how many prompts were left without a response.
+        summary; of an endpoint `endpoint`: what it was paid; and with a check `verify`: its facts, and how many
+        prompts were left without a response.
 
     Raises:
         UserError: template `text`, llama.cpp without a GGUF, a prompt too long for the teacher, or no usable response.
@@ -94,35 +96,33 @@ def write_responses(
         raise UserError(
             "template text has no prompts to answer", where="data.template", fix="set chat or plain, or signal: logits"
         )
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    stop = stop_token_ids(tokenizer, template)
-    context = _context(model_dir)
-    pairs = is_encoder_decoder(model_dir)
-    writer: Writer | None = None
-    with progress.task("teacher writes", len(rows)) as task:
-        for number, begin in enumerate(range(0, len(rows), SHARD_ROWS)):
-            shard, path = rows[begin : begin + SHARD_ROWS], work / f"shard-{number:05d}.jsonl"
-            if not path.is_file():
-                if writer is None:
-                    writer = open_writer(model_dir, tokenizer, signal, stop, backend, gguf_path)
-                texts = [row.prompt for row in shard]
-                prompts = (
-                    encode_sources(texts, tokenizer) if pairs else encode_prompts(texts, tokenizer, template, system)
-                )
-                _check_room(prompts, shard, context, signal)
-                asked = [pair for pair in zip(shard, prompts, strict=True) for _ in range(signal.samples)]
-                answers = writer([prompt for _, prompt in asked], (seed * 1_000_003 + number) % (1 << 31))
-                lines = ((*pair, answer) for pair, answer in zip(asked, answers, strict=True))
-                write_text(path, "".join(_line(*line, tokenizer, stop) for line in lines))
-            task.advance(len(shard))
+    if generator is None:
+        if model_dir is None:
+            raise ValueError("give model_dir, or a generator")
+        generator = LocalGenerator(model_dir, template=template, backend=backend, gguf_path=gguf_path)
+    head = (("system", system),) if system and template == "chat" else ()
+    step = generator.shard_rows
+    try:
+        with progress.task("teacher writes", len(rows) * signal.samples) as task:
+            for number, begin in enumerate(range(0, len(rows), step)):
+                shard, path = rows[begin : begin + step], work / f"shard-{number:05d}.jsonl"
+                if path.is_file():
+                    task.advance(len(shard) * signal.samples)
+                    continue
+                asked = [(row, sample) for row in shard for sample in range(signal.samples)]
+                asks = [Ask((*head, ("user", row.prompt)), str(sample) if sample else "") for row, sample in asked]
+                answers = generator.generate(asks, signal, (seed * 1_000_003 + number) % (1 << 31), task.advance)
+                write_text(path, "".join(_line(row, one) for (row, _), one in zip(asked, answers, strict=True)))
+    finally:
+        generator.close()
     records = list(_records(work))
     checked, found = _check(records, rows, check, work, progress)
-    settings = {**signal.model_dump(mode="json", exclude={"kind", "verify"}), "seed": seed, "backend": backend}
+    settings = {**signal.model_dump(mode="json", exclude={"kind", "verify"}), "seed": seed, "backend": generator.name}
     written = _enter(records, checked, origin or ledger.Origin(model_dir.name), settings, test, method)
     ledger.write(work, written)
     facts = _count(written, records, checked)
+    if generator.facts:
+        facts["endpoint"] = generator.facts
     if check is not None:
         answered = {record["id"] for record, row in zip(records, written, strict=True) if row.kept}
         facts["verify"] = {**found, "prompts": len(rows), "prompts_without_a_response": len(rows) - len(answered)}
@@ -197,6 +197,7 @@ def _enter(
                 overlap=overlap if test else None,
                 prompt_tokens=record.get("prompt_tokens", 0),
                 response_tokens=record["tokens"],
+                cost_usd=record.get("cost_usd", 0.0),
                 parent=record["id"],
                 created=created,
             )
@@ -208,7 +209,7 @@ def _count(
     written: Sequence[ledger.LedgerRow], records: Sequence[dict[str, Any]], checked: Sequence[Checked]
 ) -> dict[str, Any]:
     counts = Counter(
-        "written" if row.kept else "refused" if item.dropped_because else row.dropped_because
+        "written" if row.kept else "refused" if item.dropped_because else ledger.reason_kind(row.dropped_because)
         for row, item in zip(written, checked, strict=True)
     )
     names = ("written", *DROPS, "duplicate", "refused")
@@ -226,41 +227,21 @@ def _records(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _drop(record: dict[str, Any]) -> str | None:
-    if record["finish"] != "stop":
-        return "truncated"
+    if ended := drop_reason(record["finish"]):
+        return ended
     if not record["response"].strip():
         return "empty"
     return "refusal" if refusal(record["response"]) else None
 
 
-def _line(row: Row, prompt: Sequence[int], ids: list[int], tokenizer: Any, stop: tuple[int, ...]) -> str:
-    ended = bool(ids) and ids[-1] in stop
-    text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+def _line(row: Row, answer: Answer) -> str:
     record = {
         "id": row.id,
         "prompt": row.prompt,
-        "response": text,
-        "finish": "stop" if ended else "length",
-        "prompt_tokens": len(prompt),
-        "tokens": len(ids),
+        "response": answer.text,
+        "finish": answer.finish,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens": answer.tokens,
+        "cost_usd": answer.cost_usd,
     }
     return json.dumps(record, ensure_ascii=True) + "\n"
-
-
-def _context(model_dir: Path) -> int:
-    """Tokens that the teacher can look at."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model_dir, local_files_only=True).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
-
-
-def _check_room(prompts: Sequence[Sequence[int]], rows: Sequence[Row], context: int, signal: TextSignal) -> None:
-    for prompt, row in zip(prompts, rows, strict=True):
-        if len(prompt) + signal.max_new_tokens > context:
-            raise UserError(
-                f"a prompt of {len(prompt)} tokens and {signal.max_new_tokens} new ones do not fit the teacher's "
-                f"context of {context}: {row.prompt[:80]!r}",
-                where="signal.max_new_tokens",
-                fix="lower it, or leave such rows out with data.filter",
-            )

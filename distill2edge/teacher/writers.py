@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,22 +14,39 @@ from distill2edge.teacher.backends import load_frozen, needs_gguf
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal
+    from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
 
 _BATCH, _MOST = 16, 256  # prompts in one pass: at least, and at most
 _TOKENS = 4096  # of all prompts of a pass with their answers, where that gives more than `_BATCH`
+SEQUENCES = 8  # texts that llama.cpp writes at once
+_LLAMA_BATCH = 512  # tokens of a llama.cpp pass; a longer prompt raises it
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a text is drawn: temperature 0 is greedy; top_p is nucleus sampling (Holtzman 2020)."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 class Writer(Protocol):
     """A loaded model that writes."""
 
-    def __call__(self, prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
-        """Generated ids of each prompt; the stop token, where one came, is the last."""
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | TextSignal | None = None
+    ) -> list[list[int]]:
+        """Generated ids of each prompt; the stop token, where one came, is the last.
+
+        `sampling` replaces what the writer was opened with.
+        """
 
 
 def open_writer(
     model_dir: Path,
     tokenizer: Any,
-    signal: TextSignal,
+    signal: TextSignal | Sampling,
     stop: tuple[int, ...],
     backend: str,
     gguf_path: Path | None,
@@ -47,33 +65,39 @@ def open_writer(
         return _transformers(model_dir, tokenizer, signal, stop)
     if gguf_path is None:
         raise needs_gguf()
-    return _llama_cpp(gguf_path, signal, stop)
+    return LlamaWriter(gguf_path, stop, signal)
 
 
-def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tuple[int, ...]) -> Writer:
+def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling, stop: tuple[int, ...]) -> Writer:
     import torch
     from transformers import GenerationConfig
 
     device = default_device()
     model = load_frozen(model_dir, compute_dtype("auto", device), device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
-    sampling: dict[str, Any] = {"do_sample": False}
-    if signal.temperature > 0:
-        sampling = {"do_sample": True, "temperature": signal.temperature, "top_p": signal.top_p, "top_k": 0}
-    # The whole configuration: a model's own defaults (penalties, top_k) would make another signal than the recipe says.
     pairs = bool(model.config.is_encoder_decoder)  # then the output is a start token and the answer alone
-    if pairs:
-        sampling["decoder_start_token_id"] = start_token_id(model.config)
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=signal.max_new_tokens, eos_token_id=list(stop) or None, pad_token_id=pad, **sampling
-    )
-    model.generation_config = config
 
-    def write(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
+    def configure(drawn: TextSignal | Sampling) -> Any:
+        sampling: dict[str, Any] = {"do_sample": False}
+        if drawn.temperature > 0:
+            sampling = {"do_sample": True, "temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
+        if pairs:
+            sampling["decoder_start_token_id"] = start_token_id(model.config)
+        # The whole configuration: a model's own defaults (penalties, top_k) would make another signal than the recipe.
+        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=drawn.max_new_tokens, eos_token_id=list(stop) or None, pad_token_id=pad, **sampling
+        )
+        return model.generation_config
+
+    def write(
+        prompts: Sequence[Sequence[int]], seed: int, sampling: TextSignal | Sampling | None = None
+    ) -> list[list[int]]:
+        drawn = sampling or signal
+        config = configure(drawn)
         torch.manual_seed(seed)
         answers: list[list[int]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
-        longest = max(map(len, prompts)) + signal.max_new_tokens
+        longest = max(map(len, prompts)) + drawn.max_new_tokens
         size = max(_BATCH, min(_MOST, _TOKENS // longest))
         for begin in range(0, len(prompts), size):
             numbers = order[begin : begin + size]
@@ -91,38 +115,66 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal, stop: tup
     return write
 
 
-def _llama_cpp(path: Path, signal: TextSignal, stop: tuple[int, ...]) -> Writer:
-    import numpy as np
+class LlamaWriter:
+    """A GGUF in llama.cpp, several texts at once; each has a random stream of its own, so order changes nothing.
 
-    from distill2edge.runtimes import open_runtime
-    from distill2edge.runtimes.base import Runtime
-    from distill2edge.runtimes.threads import available_threads
+    Args:
+        stop: ids that end a text.
+        signal: how texts are drawn.
+        sequences: texts at once.
+    """
 
-    runtime: Runtime | None = None
-    held = 0
+    def __init__(
+        self, path: Path, stop: Sequence[int], signal: TextSignal | Sampling, sequences: int = SEQUENCES
+    ) -> None:
+        self._path, self._stop, self._signal, self._sequences = path, tuple(stop), signal, sequences
+        self._runtime: LlamaCppRuntime | None = None
 
-    def write(prompts: Sequence[Sequence[int]], seed: int) -> list[list[int]]:
-        nonlocal runtime, held
-        needed = max(map(len, prompts)) + signal.max_new_tokens
-        if runtime is None or needed > held:
-            if runtime is not None:
-                runtime.close()
-            held = max(2 * held, needed, 512)
-            runtime = open_runtime("llama.cpp", path, threads=available_threads(), context=held)
-        random = np.random.default_rng(seed)
-        answers = []
-        for prompt in prompts:
-            ids: list[int] = []
-            logits = runtime.prefill(prompt)
-            while len(ids) < signal.max_new_tokens:
-                ids.append(draw_token(logits, signal.temperature, signal.top_p, random))
-                if ids[-1] in stop:
-                    break
-                logits = runtime.decode(ids[-1])
-            answers.append(ids)
-        return answers
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], seed: int, sampling: TextSignal | Sampling | None = None
+    ) -> list[list[int]]:
+        """As `Writer`."""
+        import numpy as np
 
-    return write
+        from distill2edge.runtimes.llama_batch import generate_many
+
+        if not prompts:
+            return []
+        drawn = sampling or self._signal
+        longest = max(map(len, prompts))
+        runtime = self._open(longest, longest + drawn.max_new_tokens)
+        randoms: dict[int, np.random.Generator] = {}
+
+        def draw(number: int, logits: np.ndarray) -> int:
+            if number not in randoms:
+                randoms[number] = np.random.default_rng((seed, number))
+            return draw_token(logits, drawn.temperature, drawn.top_p, randoms[number])
+
+        return generate_many(runtime, prompts, drawn.max_new_tokens, self._stop, draw)
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self._runtime is not None:
+            self._runtime.close()
+            self._runtime = None
+
+    def _open(self, longest: int, context: int) -> LlamaCppRuntime:
+        from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
+        from distill2edge.runtimes.threads import available_threads
+
+        held = self._runtime
+        if held is None or context > held.context or longest > held.batch:
+            self.close()
+            context = max(512, 1 << (context - 1).bit_length())
+            self._runtime = LlamaCppRuntime(
+                self._path,
+                threads=available_threads(),
+                context=context,
+                batch=max(_LLAMA_BATCH, 1 << (longest + self._sequences - 1).bit_length()),
+                sequences=self._sequences,
+            )
+        assert self._runtime is not None
+        return self._runtime
 
 
 def _padded(values: Sequence[int], width: int, pad: int, right: bool) -> list[int]:

@@ -1,0 +1,1 @@
+"""Rows that a teacher makes: self-instruct, evolved instructions, instructions for human texts."""
