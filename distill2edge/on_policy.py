@@ -55,7 +55,11 @@ def add_on_policy(add: Add, recipe: Recipe, rows: Any, data: str, teacher: str, 
             (data, teacher, model),
             partial(_write_signal, recipe, teacher, model, number),
         )
-        section = {"distill": canonical(training, {"control"}), "lora": canonical(recipe.student.lora), "rows": rows}
+        section = {
+            "distill": canonical(training, {"control", "quantization_aware"}),
+            "lora": canonical(recipe.student.lora),
+            "rows": rows,
+        }
         trained = add(
             f"distill{suffix}",
             {**section, "signal": "logits", "round": number},
