@@ -43,7 +43,7 @@ from distill2edge.quantize.sensitivity import options
 from distill2edge.recipe.schema import Loss, Training
 from distill2edge.schemes import Scheme, parse_scheme
 
-STOCK = ("Q4_0", "IQ4_NL", "IQ4_XS", "Q4_K_M", "Q5_K_M")
+STOCK = ("Q4_0", "IQ4_XS", "Q4_K_M")
 BUDGETS = {"92 MB": 92_000_000, "Q4_K_M's size": 105_454_016}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

@@ -15,6 +15,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from quantization import figures, picture
 from systems import systems as made_systems
 
 from distill2edge.cli import main as cli
@@ -102,7 +103,13 @@ def systems() -> str:
     return NOTE.replace("code: edit the code", "benchmarks' results: run the benchmark") + made_systems()
 
 
-PAGES = {"recipe-reference.md": recipe_reference, "cli.md": command_line, "systems.md": systems}
+PAGES = {
+    "recipe-reference.md": recipe_reference,
+    "cli.md": command_line,
+    "systems.md": systems,
+    "quantization-figures.md": figures,
+    "quantization.svg": picture,
+}
 
 
 def broken_links() -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
+from distill2edge.quantize import ggml
 from distill2edge.quantize.grids import BLOCK, GRIDS, Held, checked
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
     for at in range(0, left.shape[1], BLOCK):
         end = at + BLOCK
         block = left[:, at:end].clone()
-        scale, offset = grid.fit(block, diagonal[at:end].pow(-2))
+        scale, offset = _fit(block, kind, diagonal[at:end].pow(-2))
         errors = torch.empty_like(block)
         inner = upper[at:end, at:end]
         for column in range(BLOCK):
@@ -60,6 +61,14 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
         offsets.append(offset)
     held = torch.stack([o for o in offsets if o is not None], 1) if grid.affine else None
     return moved, Held(kind, torch.stack(scales, 1), held, weight.shape[1])
+
+
+def _fit(block: Tensor, kind: str, costs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Scale and offset of blocks [rows, 32]: of GGUF types by ggml's own search, which is compiled."""
+    if not GRIDS[kind].half:
+        return GRIDS[kind].fit(block, costs)
+    held = Held.of_gguf(ggml.quantize(block.numpy(), kind, costs.numpy()), kind)
+    return held.scale[:, 0], None if held.offset is None else held.offset[:, 0]
 
 
 def inverse_factor(gram: Tensor, damping: float) -> Tensor:
