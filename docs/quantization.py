@@ -71,7 +71,8 @@ def picture() -> str:
             parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#444">{tick:g}</text>')
     parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle" fill="#222">MB</text>')
     parts.append('<text x="6" y="16" fill="#222">KL to full precision, nats per token</text>')
-    for index, (way, colour) in enumerate(COLOURS.items()):
+    present = {name.rpartition(", ")[2] for name in found}
+    for index, (way, colour) in enumerate((w, c) for w, c in COLOURS.items() if w in present):
         at = 330 + index * 105
         parts.append(f'<circle cx="{at}" cy="12" r="5" fill="{colour}"/><text x="{at + 9}" y="16">{way}</text>')
     for name, f in found.items():
