@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.gguf_format.reader import check_gguf
 from distill2edge.runtimes.base import check_request
+from distill2edge.runtimes.llama_library import LlamaModel
 
-_LOG: deque[str] = deque(maxlen=12)
 _CACHE_TYPES = {"f16": 1, "f32": 0}
-_callback: Any = None  # llama.cpp holds the pointer, so the object must live as long as the process
 
 
-class LlamaCppRuntime:
+class LlamaCppRuntime(LlamaModel):
     """One GGUF in llama.cpp.
 
     Args:
@@ -38,8 +33,6 @@ class LlamaCppRuntime:
         EnvironmentFault: llama-cpp-python or the device is missing, or there is no memory for the context.
     """
 
-    name = "llama.cpp"
-
     def __init__(
         self,
         path: str | Path,
@@ -52,23 +45,15 @@ class LlamaCppRuntime:
         use_mmap: bool = True,
         cache: str = "f16",
     ) -> None:
-        self.path = model_file(Path(path))
-        check_gguf(self.path)
-        self._api = api = _library()
+        super().__init__(path, device, use_mmap=use_mmap)
         self.context, self.batch, self.sequences = context, min(batch, context * sequences), sequences
-        params = api.llama_model_default_params()
-        params.n_gpu_layers = _gpu_layers(api, device)
-        params.load_mode = api.LLAMA_LOAD_MODE_MMAP if use_mmap else api.LLAMA_LOAD_MODE_NONE
-        _LOG.clear()
-        self._model = api.llama_model_load_from_file(str(self.path).encode(), params)
-        if not self._model:
-            raise UserError(f"llama.cpp cannot load this file: {_last_words()}", where=str(self.path),
-                            fix="export the model again, or download the file again")  # fmt: skip
-        self._context = self._open_context(threads, device, _CACHE_TYPES[cache])
-        self._memory = api.llama_get_memory(self._context)
-        self._vocabulary = api.llama_model_get_vocab(self._model)
-        self.vocab_size = int(api.llama_vocab_n_tokens(self._vocabulary))
-        self._buffers = _Batch(api, self.batch, sequences)
+        params = self._api.llama_context_default_params()
+        params.type_k = params.type_v = _CACHE_TYPES[cache]
+        params.offload_kqv = params.op_offload = device != "cpu"
+        # One cache for all sequences: short ones of different lengths then share a pass.
+        params.kv_unified = True
+        self._open_context(threads, context, params, self.batch, sequences)
+        self._memory = self._api.llama_get_memory(self._context)
         self._length = 0
 
     def logits(self, ids: Sequence[int], positions: Sequence[int]) -> np.ndarray:
@@ -180,54 +165,11 @@ class LlamaCppRuntime:
         """Free what the cache holds of one sequence."""
         self._api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def close(self) -> None:
-        """Free the context and the model. Closing twice does nothing."""
-        if self._context:
-            self._api.llama_free(self._context)
-            self._context = None
-        if self._model:
-            self._api.llama_model_free(self._model)
-            self._model = None
-
     # --- inside -------------------------------------------------------------------
-
-    def _open_context(self, threads: int, device: str, cache_type: int) -> Any:
-        params = self._api.llama_context_default_params()
-        params.n_ctx = self.context * self.sequences
-        params.n_batch = params.n_ubatch = self.batch
-        params.n_seq_max = self.sequences
-        params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = cache_type
-        params.offload_kqv = params.op_offload = device != "cpu"
-        params.no_perf = True
-        # One cache for all sequences: short ones of different lengths then share a pass.
-        params.kv_unified = True
-        opened = self._api.llama_init_from_model(self._model, params)
-        if not opened:
-            words = _last_words()
-            self._api.llama_model_free(self._model)
-            self._model = None
-            raise EnvironmentFault(f"llama.cpp cannot open a context of {self.context} tokens: {words}",
-                                   where=str(self.path), fix="ask for a smaller context")  # fmt: skip
-        return opened
-
-    def _tokens(self, ids: Sequence[int]) -> np.ndarray:
-        tokens = np.asarray(ids, dtype=np.int32)
-        if len(tokens) and not (tokens.min() >= 0 and tokens.max() < self.vocab_size):
-            raise ValueError(f"a token id is outside the vocabulary of {self.vocab_size}")
-        return tokens
 
     def _reset(self) -> None:
         self._api.llama_memory_clear(self._memory, False)
         self._length = 0
-
-    def _run(self, count: int) -> None:
-        batch = self._buffers.struct
-        batch.n_tokens = count
-        status = self._api.llama_decode(self._context, batch)
-        if status != 0:
-            raise UserError(f"llama_decode returned {status}: {_last_words()}", where=str(self.path),
-                            fix="ask for a larger context, or shorten the prompt")  # fmt: skip
 
     def _run_group(self, group: list[tuple[np.ndarray, np.ndarray]], held: int) -> list[np.ndarray]:
         self._reset()
@@ -246,98 +188,3 @@ class LlamaCppRuntime:
         address = ctypes.addressof(pointer.contents)
         raw = (ctypes.c_float * (count * self.vocab_size)).from_address(address)
         return np.frombuffer(raw, dtype=np.float32).reshape(count, self.vocab_size)
-
-
-class _Batch:
-    """A reusable `llama_batch` over numpy arrays."""
-
-    def __init__(self, api: Any, size: int, sequences: int) -> None:
-        self.token = np.zeros(size, dtype=np.int32)
-        self.position = np.zeros(size, dtype=np.int32)
-        self.count = np.ones(size, dtype=np.int32)
-        self.flag = np.zeros(size, dtype=np.int8)
-        self._ids = np.arange(sequences, dtype=np.int32)
-        # seq_id is an array of pointers, each to the one id of that token's sequence.
-        self._pointers = np.full(size, self._ids.ctypes.data, dtype=np.uintp)
-        self.struct = api.llama_batch(
-            n_tokens=0,
-            token=_pointer(self.token, ctypes.c_int32),
-            embd=None,
-            pos=_pointer(self.position, ctypes.c_int32),
-            n_seq_id=_pointer(self.count, ctypes.c_int32),
-            seq_id=ctypes.cast(self._pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=_pointer(self.flag, ctypes.c_int8),
-        )
-
-    def fill(self, at: int, sequence: int, tokens: np.ndarray, start: int, flags: np.ndarray) -> None:
-        """Put one sequence's tokens at batch index `at`; the first has position `start` in its sequence."""
-        end = at + len(tokens)
-        self.token[at:end] = tokens
-        self.position[at:end] = np.arange(start, start + len(tokens), dtype=np.int32)
-        self.flag[at:end] = flags
-        self._pointers[at:end] = self._ids.ctypes.data + sequence * self._ids.itemsize
-
-    def fill_one(self, token: int, position: int) -> None:
-        """Put a single token of sequence 0 whose logits are wanted."""
-        self.token[0] = token
-        self.position[0] = position
-        self.flag[0] = 1
-        self._pointers[0] = self._ids.ctypes.data
-
-
-def model_file(path: Path) -> Path:
-    """The `.gguf` of an export directory, or the file itself.
-
-    Raises:
-        UserError: it does not exist.
-    """
-    file = path / "model.gguf" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError("no such GGUF file", where=str(file), fix="give the directory that holds model.gguf")
-    return file
-
-
-def _pointer(array: np.ndarray, kind: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
-
-
-def _library() -> Any:
-    """llama_cpp with its log going to the last-words buffer.
-
-    Raises:
-        EnvironmentFault: it is not installed, or its shared library does not load.
-    """
-    global _callback
-    try:
-        import llama_cpp
-    except (ImportError, OSError, RuntimeError) as error:
-        raise EnvironmentFault(f"llama-cpp-python cannot be loaded: {error}",
-                               fix="pip install llama-cpp-python") from error  # fmt: skip
-    if _callback is None:
-        _callback = llama_cpp.llama_log_callback(_keep)
-        llama_cpp.llama_backend_init()
-    llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
-    return llama_cpp
-
-
-def _keep(level: int, text: bytes, data: Any) -> None:
-    line = text.decode("utf-8", "replace").strip()
-    if line and line.strip("."):
-        _LOG.append(line)
-
-
-def _last_words() -> str:
-    return " | ".join(list(_LOG)[-6:]) or "it gave no reason"
-
-
-def _gpu_layers(api: Any, device: str) -> int:
-    if device == "cpu":
-        return 0
-    if device != "cuda":
-        raise UserError(f"unknown device {device!r} for llama.cpp", fix="cpu or cuda")
-    if not api.llama_supports_gpu_offload():
-        raise EnvironmentFault(
-            "this llama-cpp-python was built for the CPU only",
-            fix='CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir llama-cpp-python',
-        )
-    return -1
