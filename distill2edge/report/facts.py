@@ -17,6 +17,9 @@ def lead(report: Document) -> str:
         if report["verdict"]["result"] == "fail":
             return "No headline and no saving are claimed for a student that failed."
         return "No file that ships could be measured, so there is no headline."
+    if headline["retained"] is None:  # a teacher behind an endpoint is not scored
+        score = text.number(text.value_of(headline["score"]))
+        return f"{headline['model']} scores {score} ({text.metric(headline['metric'])}); the teacher was not measured."
     kept = text.percent(text.value_of(headline["retained"]))
     said = f"{headline['model']} keeps {kept} of the teacher's {text.metric(headline['metric'])}"
     times = _times_larger(report, headline)
