@@ -65,7 +65,8 @@ def rounds_table(report: Document) -> Table | None:
     ]
     note = (
         f"{rounds['rows']:,} held-out rows, greedy answers. Round 0 is the model before it trained on its own text. "
-        "Passed: ended, and accepted by every check of the arm. Kept, and trained on: of each answer to a prompt one."
+        "Shares are of the answers it wrote. Passed: ended, and accepted by every check of the arm. Kept: trained on, "
+        "equal answers to a prompt once."
     )
     heads = ["arm", "round", text.metric(rounds["metric"]), "passed", "kept"]
     return Table("Self-training by round", heads, rows, 1, note)
@@ -74,4 +75,4 @@ def rounds_table(report: Document) -> Table | None:
 def _share(item: Document, part: str) -> Cell:
     if item.get("written") is None or item.get(part) is None:
         return Cell("", "weak")
-    return Cell(text.percent(item[part] / item["written"]), beside=f"{item[part]:,} of {item['written']:,}")
+    return Cell(text.percent(item[part] / item["written"]), beside=f"{item[part]:,}")
