@@ -1,0 +1,110 @@
+"""A larger student on its teacher's verified outputs, over three seeds, beside what else it could learn from.
+
+python recipes/nemotron/make_data.py && python benchmarks/nemotron.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, bar, paired, summary, write_result
+from sums import nearest, worst_seed
+
+from distill2edge.data.encode import read_rows
+from distill2edge.pipeline import Done
+from distill2edge.recipe.load import load_recipe
+from distill2edge.rounds import exact_match
+from distill2edge.run import run_until
+
+RECIPE = ROOT / "recipes" / "nemotron" / "nemotron.yaml"
+SEEDS = (0, 1, 2)
+# The student of each arm is the same, and so is its training: only the rows differ.
+ARMS = {
+    "verified": (),
+    "unverified": ("signal.verify=[]",),
+    "unverified, greedy": ("signal.verify=[]", "signal.samples=1", "signal.temperature=0"),
+    "the teacher's 300 labels": ("data.splits.train=300", "signal={kind: gold}"),
+}
+
+
+def main() -> None:
+    """Run what is not in the store, score every model on the same rows, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, default=None)
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    options = parser.parse_args()
+    right: dict[str, list[list[float]]] = {}
+    facts: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        found, seen = _run(seed, options.store)
+        facts.append(seen)
+        for name, rows in found.items():
+            right.setdefault(name, []).append(rows)
+        print(seed, {name: _mean(seeds[-1]) for name, seeds in right.items()}, flush=True)
+    if tuple(options.seeds) != SEEDS:
+        return
+    pairs = [("verified", "teacher"), ("verified", "unverified"), ("verified", "unverified, greedy")]
+    others = [("unverified", "teacher"), ("unverified, greedy", "teacher"), ("the teacher's 300 labels", "teacher")]
+    write_result(
+        "nemotron",
+        "python recipes/nemotron/make_data.py && python benchmarks/nemotron.py",
+        description="sums of two numbers; a student of five times the teacher's parameters; the 1,000 held-out sums "
+        "are the same under all seeds",
+        bars=[
+            bar(
+                f"nemotron: {a} student - {b}, exact match, worst seed, low end of 95%",
+                worst_seed(right[a], right[b]).low,
+                ">",
+                0.0,
+            )
+            for a, b in pairs
+        ],
+        samples={
+            **{f"exact match, {name}": [_mean(seed) for seed in seeds] for name, seeds in right.items()},
+            "validation loss at its least": [seen["validation"] for seen in facts],
+        },
+        metrics={
+            "exact_match": {name: summary([_mean(seed) for seed in seeds]) for name, seeds in right.items()},
+            "paired, mean over seeds, interval over items": {
+                f"{a} - {b}": paired(right[a], right[b]) for a, b in (*pairs, *others)
+            },
+            "the same, the seed whose interval begins lowest": {
+                f"{a} - {b}": worst_seed(right[a], right[b]) for a, b in pairs
+            },
+            "signal": [seen["signal"] for seen in facts],
+            "parameters": facts[0]["parameters"],
+        },
+        seeds=SEEDS,
+    )
+
+
+def _run(seed: int, store: Path | None) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Which held-out rows each model of one seed gets right, and what to know of the run."""
+    recipe = load_recipe(RECIPE, [f"seed={seed}"])
+
+    def stages(kind: str, *more: str) -> dict[str, Done]:
+        done = run_until(kind, RECIPE, [f"seed={seed}", "distill.control=false", *more], store, None, False)
+        return {item.stage.name: item for item in done}
+
+    data, fit = stages("data")["data"].artifact.path, stages("fit")["fit"].artifact.path
+    rows = read_rows(data, "test")[: recipe.verify.rows]
+    right = {"nearest labelled sum": nearest(recipe, data), "teacher": exact_match(recipe, fit / "model", rows)}
+    validation = {}
+    for name, more in ARMS.items():
+        validation[name] = stages("distill", *more)["distill"].artifact.facts["validation_loss"]
+        merged = stages("merge", *more)["merge"].artifact.path
+        right[name] = exact_match(recipe, merged / "model", rows)
+    signal = stages("signal")["signal"].artifact.facts
+    parameters = {kind: stages(kind)[kind].artifact.facts["parameters"] for kind in ("teacher", "student")}
+    kept = {key: signal[key] for key in ("rows", "duplicate", "written", "verify")}
+    return right, {"validation": validation, "signal": kept, "parameters": parameters}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()
