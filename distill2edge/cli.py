@@ -39,7 +39,12 @@ def main(debug: bool) -> None:
 
 @main.command()
 @recipe_options
-@click.option("--force", multiple=True, type=click.Choice(list(STAGES)), help="Make this stage again; repeatable.")
+@click.option(
+    "--force",
+    multiple=True,
+    type=click.Choice(list(STAGES)),
+    help="Make this stage again, and what reads it; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
     """Run a RECIPE to its report. Finished stages are reused.

@@ -60,19 +60,22 @@ def run_stages(
     """Run or reuse every stage in order.
 
     Args:
-        force: kinds whose artifacts are made again.
+        force: kinds whose artifacts are made again, and with them what reads them: a measurement differs each time.
 
     Raises:
         UserError: from a stage. What was finished before stays in the store.
     """
     keys = keys_of(stages, seed)
     done: dict[str, Done] = {}
+    again: set[str] = set()
     for number, stage in enumerate(stages, 1):
         head = f"[{number}/{len(stages)}] {stage.name}"
         found = store.get(stage.kind, keys[stage.name], progress.warn)
-        if found is not None and stage.kind in force:
-            store.remove(found.path)
-            found = None
+        if stage.kind in force or not again.isdisjoint(stage.parents):
+            again.add(stage.name)
+            if found is not None:
+                store.remove(found.path)
+                found = None
         if found is not None:
             progress.say(f"{head}: reused")
             done[stage.name] = Done(stage, found, cached=True)

@@ -70,12 +70,12 @@ def test_what_is_finished_before_a_failure_is_kept(tmp_path: Path) -> None:
     assert calls == ["distill", "export x"]
 
 
-def test_a_forced_stage_is_made_again(tmp_path: Path) -> None:
+def test_a_forced_stage_is_made_again_with_what_reads_it(tmp_path: Path) -> None:
     calls: list[str] = []
     run(graph(calls), tmp_path)
     calls.clear()
     run(graph(calls), tmp_path, force=frozenset({"distill"}))
-    assert calls == ["distill"]
+    assert calls == ["distill", "export x"]
 
 
 def test_a_damaged_entry_is_recomputed(tmp_path: Path) -> None:
