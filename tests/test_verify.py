@@ -243,8 +243,13 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, models: dict[str, Pa
     options: dict[str, Any] = {
         "spec": Verify(), "template": "chat", "seed": 0, "work": tmp_path, "progress": SilentProgress()
     }  # fmt: skip
+    # A student alone is that of a teacher behind an endpoint; a control, or a teacher's file, has nothing beside it.
+    control = _file(models["student"], "control", "control", "torch:fp32")
     with pytest.raises(UserError, match="no dense teacher"):
-        verify([student], {"teacher": full}, **options)
+        verify([control], {"teacher": full}, **options)
+    file = _file(models["teacher"], "teacher/gguf:Q8_0", "teacher", "gguf:Q8_0")
+    with pytest.raises(UserError, match="no dense teacher"):
+        verify([student, file], {"teacher": full}, **options)
     with pytest.raises(UserError, match="two models are called"):
         verify([teacher, teacher], {"teacher": full}, **options)
     with pytest.raises(UserError, match="different held-out rows"):
