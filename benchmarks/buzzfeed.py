@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None, help="run directory of the first seed")
-    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS), help="others than all write no result")
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     options = parser.parse_args()
     scores: dict[str, list[list[float]]] = {name: [] for name in MODELS}
     seconds: list[dict[str, float]] = []
@@ -56,15 +56,14 @@ def main() -> None:
         work = {**stages("fit"), **stages("signal"), **stages("distill"), **stages("verify")}
         seconds.append({name: done.artifact.manifest["wall_s"] for name, done in work.items()})
         print(seed, {name: round(float(np.mean(found[-1])), 4) for name, found in scores.items()}, flush=True)
-    if tuple(options.seeds) != SEEDS:
-        return
     train = read_rows(stages("data")["data"].artifact.path, "train")
     simple = {"dateutil": [by_dateutil(rows)], "nearest training row": [nearest(train, rows)]}
-    report = run_recipe(RECIPE, [], options.store, options.out, False).report
-    write(scores, simple, seconds, report, tokens_of(rows))
+    report = run_recipe(RECIPE, [f"seed={options.seeds[0]}"], options.store, options.out, False).report
+    write(options.seeds, scores, simple, seconds, report, tokens_of(rows))
 
 
 def write(
+    seeds: list[int],
     scores: dict[str, list[list[float]]],
     simple: dict[str, list[list[float]]],
     seconds: list[dict[str, float]],
@@ -79,15 +78,16 @@ def write(
     assert abs(stated.tokens.input / tokens["input"] - 1) < 0.02, f"the recipe states other tokens: {tokens}"
     assert abs(stated.tokens.output / tokens["output"] - 1) < 0.02, f"the recipe states other tokens: {tokens}"
     kept_blocks = len(report["student"]["layers"]) + len(report["student"]["decoder_layers"])
+    few = "" if len(seeds) >= len(SEEDS) else f"{len(seeds)} of {len(SEEDS)} seeds: a first figure, not yet a claim"
     blocks = report["student"]["of"] + report["student"]["decoder_of"]
     write_result(
         "buzzfeed",
         "python recipes/buzzfeed/make_data.py && python benchmarks/buzzfeed.py",
-        description="written dates to ISO 8601; a T5 of 3 of its teacher's 8 blocks, three seeds; the 400 held-out "
-        "dates are the same under all seeds",
+        description="written dates to ISO 8601; a T5 of 3 of its teacher's 8 blocks; the 400 held-out dates are the "
+        "same under all seeds",
         bars=[
-            bar("buzzfeed: teacher's exact match, worst seed", min(means["teacher"]), ">=", 0.97),
-            bar("buzzfeed: student / teacher, exact match", kept, ">=", 0.97),
+            bar("buzzfeed: teacher's exact match, worst seed", min(means["teacher"]), ">=", 0.97, note=few),
+            bar("buzzfeed: student / teacher, exact match", kept, ">=", 0.97, note=few),
             bar("buzzfeed: share of the teacher's blocks", kept_blocks / blocks, "<=", 0.5),
             bar("buzzfeed: onnx:int8 - student, exact match", paired(scores["int8"], scores["student"]), ">=", -0.005),
             bar("buzzfeed: gguf:Q8_0 - student, exact match", paired(scores["q8"], scores["student"]), ">=", -0.005),
@@ -104,7 +104,7 @@ def write(
             "paired, mean over seeds, interval over items": {
                 "student - control": paired(scores["student"], scores["control"]),
                 "student - teacher": paired(scores["student"], scores["teacher"]),
-                "student - dateutil": paired(scores["student"], simple["dateutil"] * len(SEEDS)),
+                "student - dateutil": paired(scores["student"], simple["dateutil"] * len(seeds)),
                 "int8 - student": paired(scores["int8"], scores["student"]),
                 "q8 - student": paired(scores["q8"], scores["student"]),
             },
@@ -122,14 +122,14 @@ def write(
                 "against every API of the catalogue": against_all(comparison, tokens),
             },
         },
-        seeds=SEEDS,
+        seeds=seeds,
     )  # fmt: skip
 
 
 def scores_by_id(directory: Path, name: str, ids: Sequence[str]) -> list[float]:
     """The verify stage's score of each row of a model, in the order of `ids`."""
     rows = json.loads((directory / "rows-teacher.json").read_text(encoding="utf-8"))["rows"]
-    found = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))["score"]
+    found = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))["result"]["score"]
     by_id = {row["row"]: score for row, score in zip(rows, found, strict=True)}
     return [by_id[each] for each in ids]
 
