@@ -6,9 +6,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-ONNX = ("fp32", "fp16", "int8", "int4-b32", "int8-dynamic")
+ONNX = ("fp32", "fp16", "int8", "int4-b32")
 DYNAMIC = "onnx:int8-dynamic"
-"""Of classifiers alone."""
+"""Of classifiers alone, beside those of every model."""
 GGUF = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1",
     "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
@@ -53,7 +53,7 @@ class Scheme:
         return f"{self.format}-{self.name}"
 
 
-ALL = tuple(Scheme("onnx", name) for name in ONNX) + tuple(Scheme("gguf", name) for name in GGUF)
+ALL = tuple(Scheme("onnx", name) for name in (*ONNX, "int8-dynamic")) + tuple(Scheme("gguf", name) for name in GGUF)
 
 
 def is_compared(name: str) -> bool:

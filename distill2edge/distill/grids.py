@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill2edge.schemes import Scheme
+from distill2edge.schemes import DYNAMIC, Scheme
 
 
 class Grid(NamedTuple):
@@ -62,8 +62,11 @@ def rounding_step(weight: Tensor, scheme: Scheme) -> float:
         # Values of one binade are 2^(exponent - mantissa bits) apart.
         _, exponent = torch.frexp(weight)
         return _rms(torch.ldexp(torch.ones_like(weight), exponent - 1 - _MANTISSA[scheme.name]))
-    grid = _ONNX[scheme.name] if scheme.format == "onnx" else _gguf(scheme.name, weight.shape[1])
     columns = weight.shape[1]
+    if str(scheme) == DYNAMIC:
+        grid = Grid(columns, 254, True)  # one scale for each output
+    else:
+        grid = _ONNX[scheme.name] if scheme.format == "onnx" else _gguf(scheme.name, columns)
     if columns % grid.block:
         weight = torch.nn.functional.pad(weight, (0, grid.block - columns % grid.block))
     blocks = weight.float().reshape(weight.shape[0], -1, grid.block)

@@ -49,7 +49,7 @@ def export_onnx(
         UserError: a scheme of another format, or an architecture that cannot be exported.
         EnvironmentFault: a package that the export needs is missing.
     """
-    if scheme.format != "onnx" or scheme.base not in ONNX:
+    if scheme.format != "onnx" or (scheme.base not in ONNX and str(scheme) != DYNAMIC):
         known = ", ".join(f"onnx:{name}" for name in ONNX)
         raise UserError(f"{scheme} is not an ONNX scheme", fix=f"use one of {known}")
     # imported here: this module must load without onnxruntime
