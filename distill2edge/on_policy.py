@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge import steps
 from distill2edge.errors import UserError
 from distill2edge.files import write_text
 from distill2edge.pipeline import Inputs
@@ -67,7 +68,7 @@ def add_on_policy(add: Add, recipe: Recipe, rows: Any, data: str, teacher: str, 
             partial(_write_distill, recipe, training, model, signal, number),
         )
         model = add(
-            f"merge{suffix}", {"rows": rows}, (data, model, trained), partial(_write_merge, recipe, model, trained)
+            f"merge{suffix}", {"rows": rows}, (data, model, trained), partial(steps.write_merge, recipe, model, trained)
         )
     return model
 
@@ -91,11 +92,10 @@ def _write_signal(
 ) -> Facts:
     """What the student writes, and the teacher's distribution at each token of it; also on the validation rows."""
     from distill2edge.data.encode import read_rows
-    from distill2edge.steps import rows_dir
     from distill2edge.tasks.causal_lm import encode
     from distill2edge.teacher.logits import cache_logits
 
-    spec, rows = recipe.distill.on_policy, rows_dir(inputs)
+    spec, rows = recipe.distill.on_policy, steps.rows_dir(inputs)
     assert spec is not None
     assert isinstance(recipe.signal, LogitsSignal)
     student_dir, teacher_dir = inputs[model].path / "model", inputs[teacher].path / "model"
@@ -167,14 +167,13 @@ def _write_distill(
     progress: Progress,
 ) -> Facts:
     from distill2edge.distill.train import train
-    from distill2edge.steps import rows_dir
     from distill2edge.tasks.causal_lm import encode
 
     model_dir, written = inputs[model].path / "model", inputs[signal].path
     return train(
         model_dir,
         read_written(written),
-        encode(recipe, rows_dir(inputs), model_dir, "validation"),
+        encode(recipe, steps.rows_dir(inputs), model_dir, "validation"),
         written,
         training,
         training.loss,
@@ -184,10 +183,3 @@ def _write_distill(
         work,
         progress,
     )
-
-
-def _write_merge(recipe: Recipe, model: str, trained: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-    from distill2edge.steps import rows_dir
-    from distill2edge.tasks.causal_lm import merge
-
-    return merge(recipe, inputs[model].path / "model", inputs[trained].path, rows_dir(inputs), work)

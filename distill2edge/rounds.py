@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distill2edge import steps
 from distill2edge.files import write_json
 from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
@@ -62,10 +63,13 @@ def add_rounds(
                 f"distill{suffix}",
                 {**section, "rows": rows, "signal": "text", "round": number},
                 (data, model, signal),
-                partial(_write_distill, own, model, signal),
+                partial(steps.write_distill, own, own.distill, "text", model, signal),
             )
             last = add(
-                f"merge{suffix}", {"rows": rows}, (data, model, trained), partial(_write_merge, own, model, trained)
+                f"merge{suffix}",
+                {"rows": rows},
+                (data, model, trained),
+                partial(steps.write_merge, own, model, trained),
             )
             merged[arm].append(last)
             signals[arm].append(signal)
@@ -84,25 +88,8 @@ def _of_round(recipe: Recipe, arm: str, number: int) -> Recipe:
 
 
 def _write_signal(recipe: Recipe, model: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-    from distill2edge.steps import rows_dir
-
     model_dir = inputs[model].path / "model"
-    return task_of(recipe).signal(recipe, model_dir, inputs["teacher"].facts, rows_dir(inputs), work, progress)
-
-
-def _write_distill(recipe: Recipe, model: str, signal: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-    from distill2edge.steps import rows_dir
-
-    model_dir, text = inputs[model].path / "model", inputs[signal].path
-    return task_of(recipe).distill(
-        recipe, recipe.distill, "text", model_dir, None, text, rows_dir(inputs), work, progress
-    )
-
-
-def _write_merge(recipe: Recipe, model: str, trained: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-    from distill2edge.steps import rows_dir
-
-    return task_of(recipe).merge(recipe, inputs[model].path / "model", inputs[trained].path, rows_dir(inputs), work)
+    return task_of(recipe).signal(recipe, model_dir, inputs["teacher"].facts, steps.rows_dir(inputs), work, progress)
 
 
 def _write_scores(
@@ -116,9 +103,8 @@ def _write_scores(
     """`rounds.json`: the exact match of every model of every arm on the held-out rows, row by row."""
     from distill2edge.bench.statistics import mean_interval
     from distill2edge.data.encode import read_rows
-    from distill2edge.steps import rows_dir
 
-    rows = read_rows(rows_dir(inputs), "test")[: recipe.verify.rows]
+    rows = read_rows(steps.rows_dir(inputs), "test")[: recipe.verify.rows]
     right: dict[str, list[float]] = {}
     with progress.task("score rounds", len({name for names in merged.values() for name in names})) as task:
         for name in dict.fromkeys(name for names in merged.values() for name in names):

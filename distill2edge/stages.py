@@ -147,14 +147,14 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             f"distill{suffix}",
             {**section, "signal": kind},
             (*read_from, student, *((teacher,) if training.loss.needs_layers else ()), *read),
-            partial(steps.write_distill, recipe, training, kind),
+            partial(steps.write_distill, recipe, training, kind, student, read[0] if read else None),
         )
         merged.append(
             add(
                 f"merge{suffix}",
                 {"rows": rows},
                 (*read_from, student, trained),
-                partial(steps.write_merge, recipe, trained),
+                partial(steps.write_merge, recipe, student, trained),
             )
         )
     if recipe.distill.on_policy is not None:

@@ -120,27 +120,32 @@ def write_student(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress
 
 
 def write_distill(
-    recipe: Recipe, training: Distill, kind: str, work: Path, inputs: Inputs, progress: Progress
+    recipe: Recipe,
+    training: Distill,
+    kind: str,
+    student: str,
+    signal: str | None,
+    work: Path,
+    inputs: Inputs,
+    progress: Progress,
 ) -> Facts:
-    """The `distill` stage, and its control."""
-    signal = inputs.get("signal") if kind != "gold" else None
+    """A `distill` stage, its control's too; `student` and `signal` name the stages it reads, None without a teacher."""
     return task_of(recipe).distill(
         recipe,
         training,
         kind,
-        inputs["student"].path / "model",
+        inputs[student].path / "model",
         teacher_model(inputs) if "fit" in inputs or "teacher" in inputs else None,
-        signal.path if signal is not None else None,
+        inputs[signal].path if signal is not None else None,
         rows_dir(inputs),
         work,
         progress,
     )
 
 
-def write_merge(recipe: Recipe, trained: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-    """The `merge` stage."""
-    student = inputs["student"].path / "model"
-    return task_of(recipe).merge(recipe, student, inputs[trained].path, rows_dir(inputs), work)
+def write_merge(recipe: Recipe, student: str, trained: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+    """A `merge` stage: `student` and `trained` name the stages of the model and of what was trained on it."""
+    return task_of(recipe).merge(recipe, inputs[student].path / "model", inputs[trained].path, rows_dir(inputs), work)
 
 
 def write_calibration(recipe: Recipe, source: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:

@@ -11,7 +11,6 @@ from distill2edge.errors import UserError
 from distill2edge.report import charts, cost_tables, facts, quantization, rounds, tables
 
 SCHEMA_VERSION = 1
-ROLES = ("teacher", "student", "control")
 Document = dict[str, Any]
 
 

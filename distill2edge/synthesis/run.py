@@ -199,12 +199,11 @@ def _ledger(
 ) -> list[ledger.LedgerRow]:
     places = {row.id: name for name in SPLITS for row in splits[name]}
     near = overlaps((item.text for item, _, _ in entries), [row.prompt for row in splits["test"]])
-    created = ledger.now()
+    created, drawn = ledger.now(), spec.responses.model_dump(mode="json")
     rows = []
     for (item, answer, fault), overlap in zip(entries, near, strict=True):
         identity = row_id(item.text, item.response or "")
         split = places.get(identity, "") if not fault else ""
-        drawn = spec.responses.model_dump(mode="json")
         rows.append(
             ledger.LedgerRow.make(
                 item.text,
