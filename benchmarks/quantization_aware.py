@@ -31,15 +31,13 @@ from distill2edge.files import write_json
 from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.families import by_model_type
 from distill2edge.gguf_format.imatrix import Importance, write_imatrix
-from distill2edge.gguf_format.reader import read_gguf
-from distill2edge.gguf_format.repack import repack
+from distill2edge.gguf_format.repack import overhead, repack
 from distill2edge.progress import Progress, for_stream
-from distill2edge.quantize import ggml
 from distill2edge.quantize.grids import Held
 from distill2edge.quantize.held import load_grids, save_grids, to_gguf
 from distill2edge.quantize.mix import choose
-from distill2edge.quantize.rounding import compensated
-from distill2edge.quantize.sensitivity import options
+from distill2edge.quantize.rounding import compensated, rounded
+from distill2edge.quantize.sensitivity import KINDS, options
 from distill2edge.recipe.schema import Loss, Training
 from distill2edge.schemes import Scheme, parse_scheme
 
@@ -51,11 +49,11 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 class Bench:
     """The reference, its statistics, and the figures found so far (kept on disk by file name)."""
 
-    def __init__(self, work: Path, progress: Progress) -> None:
+    def __init__(self, work: Path, progress: Progress, name: str = "quantization-aware") -> None:
         self.progress = progress
         self.model_dir = reference(work, progress)
         self.fidelity = Fidelity(self.model_dir, work, progress)
-        self.work, self.shared = work / "quantization-aware", work
+        self.work, self.shared = work / name, work
         self.work.mkdir(exist_ok=True)
         self.weights = {n: w for n, w in load_file(self.model_dir / "model.safetensors").items() if w.ndim > 1}
         self.squares, self.fisher = statistics_of(self.model_dir, work, progress)
@@ -106,17 +104,20 @@ class Bench:
             isolated.quantize(self.base, path, FILE_TYPES[kind], threads=1, imatrix=self.imatrix() if imatrix else None)
         return path
 
-    def mix(self, budget: int) -> dict[str, str]:
-        """Weight -> type under a budget for the whole file."""
-        path = self.work / "options.json"
+    def options(self) -> dict[str, dict[str, tuple[int, float]]]:
+        """Weight -> type -> bytes and expected KL, kept on disk."""
+        path = self.work / f"options-{len(KINDS)}.json"
         if not path.is_file():
             fisher = {n: self.fisher.fisher[HEAD if n == EMBEDDING else n].numpy() for n in self.weights}
-            found = options(self.weights, fisher, {n: self.importance(n) for n in self.weights})
-            write_json(path, found)
-        table = {n: {k: (int(b), float(c)) for k, (b, c) in o.items()} for n, o in json.loads(path.read_text()).items()}
-        file = read_gguf(self.base)
-        rest = file.size - sum(t.size for t in file.tensors.values() if len(t.shape) > 1) + 2000
-        chosen = choose(table, budget - rest)
+            importance = {n: self.importance(n) for n in self.weights}
+            write_json(path, options(self.weights, fisher, importance, grams=frozenset(self.squares.grams)))
+        found = json.loads(path.read_text())
+        return {n: {k: (int(b), float(c)) for k, (b, c) in kinds.items()} for n, kinds in found.items()}
+
+    def mix(self, budget: int) -> dict[str, str]:
+        """Weight -> type under a budget for the whole file."""
+        table = self.options()
+        chosen = choose(table, budget - overhead(self.base, frozenset(self.names[n] for n in self.weights)))
         self.expected = sum(table[n][k][1] for n, k in chosen.items())
         return chosen
 
@@ -127,12 +128,8 @@ class Bench:
             return path
         tensors = {}
         for name, kind in types.items():
-            weight = self.weights[name]
-            if how == "compensated" and name in self.squares.grams:
-                moved, held = compensated(torch.from_numpy(weight), kind, self.squares.grams[name])
-                data = held.gguf(moved)
-            else:
-                data = ggml.quantize(weight, kind, None if how == "plain" else self.importance(name))
+            gram = self.squares.grams.get(name) if how == "compensated" else None
+            data = rounded(self.weights[name], kind, None if how == "plain" else self.importance(name), gram)
             tensors[self.names[name]] = (kind, to_gguf(self.model_dir, self.names[name], data))
         repack(self.base, path, tensors)
         return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.sampling import draw_token
+from distill2edge.schemes import parse_scheme
 
 Message = dict[str, str]
 
@@ -81,6 +83,8 @@ def choose_file(target: Path, scheme: str | None) -> Path:
     found = sorted(exports.iterdir(), key=_weight)
     if scheme is None:
         return _smallest_passed(target, found)
+    with suppress(ValueError):  # names what is there, below
+        scheme = str(parse_scheme(scheme))
     name = scheme.partition(":")[2]
     slug = scheme.replace(":", "-")
     for path in found:

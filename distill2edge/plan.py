@@ -184,7 +184,11 @@ def _row(
     seconds, memory, disk = _past(stage, store), None, None
     if teacher is not None and student is not None:
         owner = (
-            student if stage.name.startswith(("distill", "merge", "quantization-aware", "export student")) else teacher
+            student
+            if stage.name.startswith(
+                ("distill", "merge", "quantization-aware", "sensitivity student", "export student")
+            )
+            else teacher
         )
         disk = {
             "teacher": 4 * teacher,
@@ -194,8 +198,9 @@ def _row(
             "quantization-aware": 4 * student,
             "signal": sizes["train_rows"] * 8 * 260,
             "export": owner,
+            "sensitivity": 4 * owner,  # products of inputs: about the weights' own size in decoders
         }.get(stage.kind, 10_000_000)
-        memory = {"teacher": 8 * teacher, "merge": 16 * student, "export": 12 * owner}.get(stage.kind, 4 * owner)
+        memory = {"teacher": 8 * teacher, "merge": 16 * student, "export": 12 * owner, "sensitivity": 12 * owner}.get(stage.kind, 4 * owner)
         if stage.kind in ("fit", "distill", "quantization-aware"):
             training = {
                 "fit": recipe.teacher.fit,
@@ -212,6 +217,8 @@ def _row(
             memory = (18 if whole else 6) * owner + training.batch_size * recipe.data.max_length * 60_000
         elif stage.kind == "signal":
             seconds = 2 * teacher * tokens / per_second
+        elif stage.kind == "sensitivity" and seconds is None:  # forward; forward and backward on a quarter
+            seconds = (2 + 6 / 4) * owner * recipe.quantize.max_tokens / per_second
     return row | {"seconds": seconds, "memory_bytes": memory, "disk_bytes": disk}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,41 @@ TRAINABLE = (
     "gguf:Q4_0", "gguf:Q4_1", "gguf:Q5_0", "gguf:Q5_1", "gguf:Q8_0", "gguf:IQ4_NL", "onnx:int8", "onnx:int4-b32",
 )  # fmt: skip
 """Schemes whose grid a model can be trained on."""
+
+
+MIX = "mix-"
+"""Begins the name of a type for each tensor, chosen under a limit: `gguf:mix-90MB`, `gguf:mix-kl0.05`."""
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The limit of a mix: either bytes of the whole file, or nats per token to the model it is made of."""
+
+    budget: int | None = None
+    max_kl: float | None = None
+
+    def __str__(self) -> str:
+        """The scheme's name, one for each limit: `mix-90MB`, `mix-100MiB`, `mix-90500001B`, `mix-kl0.05`."""
+        if self.budget is None:
+            return f"{MIX}kl{self.max_kl:g}"
+        for unit, name in ((10**9, "GB"), (10**6, "MB"), (2**20, "MiB"), (10**3, "kB")):
+            if self.budget % unit == 0:
+                return f"{MIX}{self.budget // unit}{name}"
+        return f"{MIX}{self.budget}B"
+
+
+def parse_bytes(text: str | int) -> int:
+    """`90MB` (10^6 bytes), `85.8 MiB` (2^20), `1GB`, `92000000`: bytes, a part of one left out.
+
+    Raises:
+        ValueError: no size above zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    unit = _UNITS.get((found[2] or "B").upper().replace("BYTES", "B")) if found else None
+    if found is None or unit is None or float(found[1]) * unit < 1:
+        raise ValueError(f"{text!r} is no size: write 90MB, 85MiB, 1GB, or bytes")
+    return int(round(float(found[1]) * unit, 3))
 
 
 @dataclass(frozen=True)
@@ -44,8 +80,17 @@ class Scheme:
 
     @property
     def calibrates(self) -> bool:
-        """Whether an importance matrix changes the file: llama.cpp ignores it at 8 bits and above."""
-        return self.format == "gguf" and not self.plain and self.base not in UNCALIBRATED
+        """Whether an importance matrix changes the file: llama.cpp ignores it at 8 bits and above, and a mix has
+        statistics of its own."""
+        return self.format == "gguf" and not self.plain and self.base not in UNCALIBRATED and not self.mix
+
+    @property
+    def mix(self) -> Mix | None:
+        """The limit under which each tensor gets a type of its own; None where the scheme names the types."""
+        if self.format != "gguf" or not self.name.startswith(MIX):
+            return None
+        limit = self.name.removeprefix(MIX)
+        return Mix(max_kl=float(limit[2:])) if limit.startswith("kl") else Mix(budget=parse_bytes(limit))
 
     @property
     def slug(self) -> str:
@@ -61,9 +106,23 @@ def is_compared(name: str) -> bool:
     return name.endswith((PLAIN_SUFFIX, UNTRAINED_SUFFIX))
 
 
+def mix_scheme(limit: str) -> Scheme:
+    """The scheme of `90MB` or `kl0.05`.
+
+    Raises:
+        ValueError: neither a size nor a KL above zero.
+    """
+    if limit.startswith("kl"):
+        found = re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", limit[2:])
+        if found is None or float(limit[2:]) <= 0:
+            raise ValueError(f"{limit[2:]!r} is no KL above zero: write gguf:{MIX}kl0.05")
+        return Scheme("gguf", str(Mix(max_kl=float(limit[2:]))))
+    return Scheme("gguf", str(Mix(budget=parse_bytes(limit))))
+
+
 def parse_scheme(text: str) -> Scheme:
     """Read `onnx:int8` or `gguf:Q4_0`; `gguf:Q4_0-plain` is the same without calibration, `-untrained` the same of
-    the student before it was trained on the grid.
+    the student before it was trained on the grid. `gguf:mix-90MB` and `gguf:mix-kl0.05` are mixes (`Mix`).
 
     Raises:
         ValueError: unknown scheme; the message names the nearest and all known ones.
@@ -71,6 +130,8 @@ def parse_scheme(text: str) -> Scheme:
     for scheme in ALL:
         if str(scheme).lower() == text.lower():
             return scheme
+    if text.lower().startswith(f"gguf:{MIX}"):
+        return mix_scheme(text.lower().removeprefix(f"gguf:{MIX}"))
     if text.endswith(PLAIN_SUFFIX):
         scheme = parse_scheme(text.removesuffix(PLAIN_SUFFIX))
         if scheme.calibrates:

@@ -31,6 +31,7 @@ VERSIONS = {
     "merge": 1,
     "quantization-aware": 1,
     "calibration": 1,
+    "sensitivity": 1,
     "export": 1,
     "verify": 1,
     "bench": 1,
@@ -170,6 +171,11 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
             name = f"calibration {role}"
             calibration = add(name, section, (*read_from, source), partial(steps.write_calibration, recipe, source))
+        sensitivity = None
+        if any(scheme.mix for scheme in schemes):
+            section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
+            name = f"sensitivity {role}"
+            sensitivity = add(name, section, (*read_from, source), partial(steps.write_sensitivity, recipe, source))
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
         # The file that training starts from is written first.
         for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):
@@ -188,7 +194,14 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
                     (*read_from, source, untrained, *signal),
                     partial(steps.write_quantization_aware, recipe, scheme, source, untrained),
                 )
-            section, parents, write = _export(recipe, scheme, base, model, role, exporter, calibration)
+            if scheme.mix:
+                section, parents, write = _export(recipe, scheme, base, model, role, exporter, sensitivity)
+                if scheme.mix.max_kl is not None:  # it is measured on rows, as verify will
+                    measure = {"positions": recipe.verify.positions, "max_tokens": recipe.verify.max_tokens}
+                    section |= {"rows": rows, "measure": measure}
+                parents = (*parents, *read_from)
+            else:
+                section, parents, write = _export(recipe, scheme, base, model, role, exporter, calibration)
             parts = (section, tuple(dict.fromkeys((*parents, *read_from[1:]))), write)  # the rows' summary goes with it
             exports.append(add(f"export {role}/{scheme}", *parts))
     measured = (*read_from, base, teacher, student, *merged, *exports)
@@ -223,13 +236,13 @@ def _export(
     source: str,
     role: str,
     exporter: tuple[Path, str] | None,
-    calibration: str | None,
+    statistics: str | None,
 ) -> tuple[Any, tuple[str, ...], Any]:
     section = {"scheme": str(scheme), "name": recipe.name, "description": recipe.description, "role": role}
     converter = None
     if exporter is not None and scheme.format == "gguf":
         converter, section["converter"] = exporter
-    used = (calibration,) if calibration is not None and scheme.calibrates else ()
+    used = (statistics,) if statistics is not None and (scheme.calibrates or scheme.mix) else ()
     write = partial(steps.write_export, recipe, scheme, source, role, converter, used)
     return section, tuple(dict.fromkeys((base, source, *used))), write
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill2edge.files import read_json
 from distill2edge.models import TORCH, Encodings, ModelFile
@@ -15,6 +16,10 @@ from distill2edge.recipe.scratch import Scratch, ScratchTeacher
 from distill2edge.schemes import Scheme
 from distill2edge.tasks import task_of
 from distill2edge.tasks.base import Facts
+
+if TYPE_CHECKING:
+    from distill2edge.export.mix import MixExport
+    from distill2edge.quantize.divergence import Row
 
 
 def write_data(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -169,6 +174,25 @@ def write_calibration(recipe: Recipe, source: str, work: Path, inputs: Inputs, p
     )
 
 
+def write_sensitivity(recipe: Recipe, source: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+    """The `sensitivity` stage: what a mix of types is chosen and rounded by, on the calibration split."""
+    from distill2edge.data.encode import read_rows
+    from distill2edge.quantize.weigh import write_sensitivity as weigh
+    from distill2edge.tasks.causal_lm import encode_rows
+
+    model_dir, rows = inputs[source].path / "model", rows_dir(inputs)
+    encoded = encode_rows(recipe, read_rows(rows, "calibration"), model_dir)
+    return weigh(
+        model_dir,
+        {item.row: item.ids for item in encoded},
+        {row.id for row in read_rows(rows, "test")},
+        work,
+        progress,
+        max_tokens=recipe.quantize.max_tokens,
+        dataset=recipe.data.source,
+    )
+
+
 def write_quantization_aware(
     recipe: Recipe, scheme: Scheme, source: str, untrained: str, work: Path, inputs: Inputs, progress: Progress
 ) -> Facts:
@@ -196,7 +220,7 @@ def write_export(
     inputs: Inputs,
     progress: Progress,
 ) -> Facts:
-    """The `export` stage of one scheme; `calibration` names the stage whose importance matrix it uses, if any."""
+    """The `export` stage of one scheme; `calibration` names the stage whose statistics it uses, if any."""
     teacher = inputs["teacher"].facts
     licence = teacher.get("licence") or {}
     meta = {
@@ -217,6 +241,10 @@ def write_export(
         return export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
     from distill2edge.export.gguf import export_gguf
 
+    if scheme.mix:
+        meta["scheme"] = str(scheme)
+        mix = _mix(recipe, scheme, model_dir, inputs[calibration[0]].path, rows_dir(inputs))
+        return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, mix=mix)
     imatrix = inputs[calibration[0]].path / "imatrix.gguf" if calibration else None
     return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, imatrix=imatrix, grid=grid)
 
@@ -261,6 +289,25 @@ def synthetic(inputs: Inputs) -> Facts:
 def rows_dir(inputs: Inputs) -> Path:
     """Where the splits lie that a stage reads: those of a synthesis, where the recipe has one."""
     return (inputs["synthesis"] if "synthesis" in inputs else inputs["data"]).path
+
+
+def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Path, rows: Path) -> MixExport:
+    """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
+    from distill2edge.data.encode import read_rows
+    from distill2edge.export.mix import MixExport
+    from distill2edge.tasks.causal_lm import encode_rows
+    from distill2edge.verify.fidelity import choose_positions
+
+    assert scheme.mix is not None
+    name = "validation" if read_rows(rows, "validation") else "calibration"
+    which = recipe.verify.positions
+
+    def measured_rows() -> list[Row]:
+        encoded = encode_rows(recipe, read_rows(rows, name), model_dir)
+        spans = choose_positions(encoded, recipe.verify.max_tokens, which)
+        return [(encoded[span.row].ids, span.positions) for span in spans]
+
+    return MixExport(scheme.mix, sensitivity, measured_rows, name, which)
 
 
 def measured(recipe: Recipe, teacher: str, inputs: Inputs) -> tuple[list[ModelFile], dict[str, Encodings]]:

@@ -13,6 +13,7 @@ from typing import Any
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_vocab, gguf_write
 from distill2edge.export.grid import packed
+from distill2edge.export.mix import MixExport
 from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
@@ -45,6 +46,7 @@ def export_gguf(
     threads: int | None = None,
     imatrix: Path | None = None,
     grid: Path | None = None,
+    mix: MixExport | None = None,
 ) -> dict[str, Any]:
     """Write `model.gguf` and `export.json` into `work`.
 
@@ -59,17 +61,18 @@ def export_gguf(
         imatrix: importance matrix of this model, as the calibration stage writes it; None rounds without one.
         grid: directory of the grid that this model was trained on: the file gets its very scales, and no quantizer
             picks others.
+        mix: of a scheme that is one: its limit, and what its types are chosen by.
 
     Returns:
         what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer,
-        calibration (`imatrix` or null), trained (on the grid).
+        calibration (`imatrix`, `sensitivity` or null), trained (on the grid); of a mix also what `MixExport.write` says.
 
     Raises:
         UserError: unsupported architecture or tokenizer, token ids that differ from the original's, or llama.cpp
             refused; its last words are in the message.
         EnvironmentFault: no disk space, or llama-cpp-python is missing.
     """
-    if scheme.format != "gguf" or scheme.base not in FILE_TYPES:
+    if scheme.format != "gguf" or (scheme.base not in FILE_TYPES and (mix is None or scheme.mix is None)):
         raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {', '.join(f'gguf:{name}' for name in GGUF)}")
     model_dir, work = Path(model_dir), Path(work)
     if converter is None:
@@ -87,16 +90,19 @@ def export_gguf(
             _convert(converter, model_dir, part, kind, meta, work)
         _settle(part, base)
     imatrix = imatrix if scheme.calibrates else None
+    more: dict[str, Any] = {}
     if scheme.name in PLAIN:
         base.rename(target)
     else:
         progress.say(f"  quantizing to {scheme}")
         part = work / "model.part"
-        wanted = FILE_TYPES[scheme.base]
-        if grid is not None:
+        if mix is not None:
+            more = mix.write(model_dir, base, part, work, progress)
+        elif grid is not None:
             grids, _ = load_grids(grid)
-            repack(base, part, packed(grids, model_dir), file_type=wanted)
+            repack(base, part, packed(grids, model_dir), file_type=FILE_TYPES[scheme.base])
         else:
+            wanted = FILE_TYPES[scheme.base]
             isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
         _settle(part, target)
         base.unlink()
@@ -112,11 +118,12 @@ def export_gguf(
     facts["calibration"] = "imatrix" if imatrix else None
     facts["trained"] = grid is not None
     facts["converter"] = "built-in" if converter is None else str(converter)
+    facts |= more
     (work / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     if facts["fallbacks"]:
         progress.say(
             f"  {scheme}: {len(facts['fallbacks'])} tensors fell back to a larger type (rows that are not a multiple "
-            f"of {_SUPER_BLOCK}): {facts['effective_bits']:.2f} bits per weight"
+            f"of {32 if scheme.mix else _SUPER_BLOCK}): {facts['effective_bits']:.2f} bits per weight"
         )
     return facts
 
@@ -136,7 +143,7 @@ def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:
         entry = types.setdefault(name, {"tensors": 0, "bytes": 0})
         entry["tensors"] += 1
         entry["bytes"] += info.size
-        quantized = scheme.name not in PLAIN and len(info.shape) > 1
+        quantized = scheme.name not in PLAIN and not scheme.mix and len(info.shape) > 1
         if quantized and info.shape[-1] % _SUPER_BLOCK and name != scheme.base and name in _FALLBACK_OF:
             fallbacks.append({"tensor": info.name, "wanted": _FALLBACK_OF[name], "used": name})
     size = sum(info.size for info in file.tensors.values())

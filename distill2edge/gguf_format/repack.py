@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,20 @@ from distill2edge.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
+
+_ALIGNMENT = 32
+
+
+def overhead(source: Path, tensors: Collection[str]) -> int:
+    """Bytes that `repack` writes beside the tensors that it replaces: header, key-values, and what it copies.
+
+    `overhead` and the replaced tensors' bytes, each padded to 32, add up to the size of the new file.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    kept = sum(-(-tensor.n_bytes // _ALIGNMENT) * _ALIGNMENT for tensor in reader.tensors if tensor.name not in tensors)
+    return int(reader.data_offset) + int(kept)
 
 
 def repack(

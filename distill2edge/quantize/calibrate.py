@@ -12,7 +12,7 @@ from distill2edge.files import read_json, write_json
 from distill2edge.gguf_format.families import by_model_type, refuse
 from distill2edge.gguf_format.imatrix import Importance, write_imatrix
 from distill2edge.progress import Progress
-from distill2edge.quantize.statistics import FEW_TOKENS, collect
+from distill2edge.quantize.statistics import FEW_TOKENS, Statistics, collect
 
 
 def write_importance(
@@ -43,6 +43,31 @@ def write_importance(
     """
     import torch
 
+    check_disjoint(rows, held_out)
+    names = gguf_names(model_dir)
+    found = collect(
+        load_model(model_dir, dtype=torch.float32).eval(), list(rows.values()), progress, max_tokens=max_tokens
+    )
+    importance = importance_of(found, names, dataset)
+    tokens = enough(importance, progress)
+    write_imatrix(Path(work) / "imatrix.gguf", importance)
+    facts = {
+        "schema_version": 1,
+        "rows": len(rows),
+        "tokens": tokens,
+        "tensors": len(importance.sums),
+        "few": tokens < FEW_TOKENS,
+    }
+    write_json(Path(work) / "calibration.json", facts)
+    return facts
+
+
+def check_disjoint(rows: Collection[str], held_out: Collection[str]) -> None:
+    """Refuse calibration rows that evaluate too.
+
+    Raises:
+        UserError: ids that are in both.
+    """
     shared = sorted(set(rows) & set(held_out))
     if shared:
         raise UserError(
@@ -50,19 +75,20 @@ def write_importance(
             where="data.splits.calibration",
             fix="remove duplicates from the data, or set quantize.calibration: none",
         )
-    names = gguf_names(model_dir)
-    found = collect(
-        load_model(model_dir, dtype=torch.float32).eval(), list(rows.values()), progress, max_tokens=max_tokens
-    )
+
+
+def importance_of(found: Statistics, names: Mapping[str, str], dataset: str) -> Importance:
+    """Squared inputs by the names of a GGUF."""
     sums = {names[name]: value.numpy() for name, value in found.squares.items() if name in names}
-    counts = {names[name]: found.tokens[name] for name in found.squares if name in names}
-    tokens = max(counts.values())
+    return Importance(sums, {names[name]: found.tokens[name] for name in found.squares if name in names}, [dataset])
+
+
+def enough(importance: Importance, progress: Progress) -> int:
+    """Calibration tokens; warned of where they are few."""
+    tokens = max(importance.counts.values())
     if tokens < FEW_TOKENS:
         progress.warn(f"only {tokens} calibration tokens: {FEW_TOKENS:,} or more give steadier statistics")
-    write_imatrix(Path(work) / "imatrix.gguf", Importance(sums, counts, [dataset]))
-    facts = {"schema_version": 1, "rows": len(rows), "tokens": tokens, "tensors": len(sums), "few": tokens < FEW_TOKENS}
-    write_json(Path(work) / "calibration.json", facts)
-    return facts
+    return tokens
 
 
 def gguf_names(model_dir: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from distill2edge.quantize import ggml
 from distill2edge.quantize.grids import BLOCK, GRIDS, Held, checked
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 DAMPING = 0.01
@@ -61,6 +62,27 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
         offsets.append(offset)
     held = torch.stack([o for o in offsets if o is not None], 1) if grid.affine else None
     return moved, Held(kind, torch.stack(scales, 1), held, weight.shape[1])
+
+
+def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: Tensor | None) -> np.ndarray:
+    """The bytes of a matrix in a GGUF type: compensated where the type has a grid and the inputs are known, else by
+    ggml's own search, weighted by importance.
+
+    Args:
+        weight: [rows, columns] float32.
+        kind: a ggml type.
+        importance: [columns] mean squared inputs; None: every weight alike.
+        gram: [columns, columns], as for `compensated`; None where there is none.
+
+    Returns:
+        [rows, row bytes] uint8.
+    """
+    import torch
+
+    if gram is None or kind not in GRIDS or not bool(gram.diagonal().any()):
+        return ggml.quantize(weight, kind, importance)
+    moved, held = compensated(torch.from_numpy(weight), kind, gram)
+    return held.gguf(moved)
 
 
 def _fit(block: Tensor, kind: str, costs: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,7 @@
 """What each type would cost each tensor, without running the model again for each.
 
 To second order, a change d of the weights moves the output distribution by KL = 1/2 d' F d, with F the Fisher
-information; its diagonal alone is kept. `benchmarks/quantization_aware.py` compares the sum with the KL of the file.
+information; its diagonal alone is kept. `benchmarks/sensitivity.py` compares it with the KL of files.
 """
 
 from __future__ import annotations
@@ -10,11 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.quantize import ggml
+from distill2edge.quantize.grids import GRIDS
 
 if TYPE_CHECKING:
     import numpy as np
 
-KINDS = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+KINDS = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0")
+"""Types that a mix may use; those with blocks of 256 weights only where the columns fit."""
+FALLBACK = "F16"
+"""Of a matrix whose columns no block fits (no multiple of 32), as llama.cpp does."""
+COMPENSATED = 0.8
+"""KL that is left where errors are compensated, over that of rounding by importance; the diagonal cannot show it.
+Source: `benchmarks/results/quantization_aware.json`, the mix at 92 MB: 0.0496 and 0.0631 nats."""
 
 
 def options(
@@ -22,6 +29,7 @@ def options(
     fisher: Mapping[str, np.ndarray],
     importance: Mapping[str, np.ndarray],
     kinds: Sequence[str] = KINDS,
+    grams: frozenset[str] = frozenset(),
 ) -> dict[str, dict[str, tuple[int, float]]]:
     """Tensor -> type -> (bytes, expected KL in nats per token), for `mix.choose`.
 
@@ -29,16 +37,30 @@ def options(
         weights: name -> [rows, columns] float32.
         fisher: name -> the diagonal per token, in the weight's shape.
         importance: name -> [columns], what the types are rounded by.
-        kinds: ggml types whose blocks the columns fit.
+        kinds: ggml types.
+        grams: names whose errors can be compensated.
     """
-    found: dict[str, dict[str, tuple[int, float]]] = {}
-    for name, weight in weights.items():
-        columns = weight.shape[1]
-        found[name] = {}
-        for kind in kinds:
-            if columns % ggml.block(kind):
-                continue
-            stored = ggml.dequantize(ggml.quantize(weight, kind, importance[name]), kind, columns)
-            loss = 0.5 * float((fisher[name] * (stored - weight) ** 2).sum())
-            found[name][kind] = (len(weight) * ggml.row_bytes(kind, columns), loss)
+    return {
+        name: option(weight, fisher[name], importance[name], kinds, compensates=name in grams)
+        for name, weight in weights.items()
+    }
+
+
+def option(
+    weight: np.ndarray,
+    fisher: np.ndarray,
+    importance: np.ndarray | None,
+    kinds: Sequence[str] = KINDS,
+    *,
+    compensates: bool = False,
+) -> dict[str, tuple[int, float]]:
+    """One tensor's part of `options`: the types whose blocks fit, or `FALLBACK` alone."""
+    rows, columns = weight.shape
+    found: dict[str, tuple[int, float]] = {}
+    for kind in [kind for kind in kinds if columns % ggml.block(kind) == 0] or [FALLBACK]:
+        stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, columns)
+        loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
+        if compensates and kind in GRIDS:
+            loss *= COMPENSATED
+        found[kind] = (ggml.padded(rows * ggml.row_bytes(kind, columns)), loss)
     return found

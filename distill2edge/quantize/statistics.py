@@ -5,7 +5,7 @@ Both are sums over tokens, gathered by hooks while rows stream through the model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ def collect(
     progress: Progress,
     *,
     max_tokens: int = 16_384,
-    grams: bool = False,
+    grams: bool | Collection[str] = False,
 ) -> Statistics:
     """Squared inputs of every linear layer over calibration rows.
 
@@ -52,7 +52,8 @@ def collect(
         model: a torch model in eval mode, decoder or encoder.
         rows: token ids.
         max_tokens: rows beyond this many tokens are left out.
-        grams: also keep x x^T, for rounding that compensates its errors.
+        grams: also keep x x^T, for rounding that compensates its errors: of all layers but the head, or of those
+            weights' names.
 
     Raises:
         UserError: no rows, or activations that are not finite.
@@ -78,11 +79,18 @@ def collect(
 
 
 def collect_fisher(
-    model: Any, rows: Sequence[Sequence[int]], progress: Progress, *, max_tokens: int = 4096, seed: int = 0
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    progress: Progress,
+    *,
+    max_tokens: int = 4096,
+    seed: int = 0,
+    only: Collection[str] | None = None,
 ) -> Statistics:
-    """The diagonal of the Fisher information of every linear layer's weights, per token, and the squared inputs.
+    """The diagonal of the Fisher information per token, and the squared inputs, of every linear layer and the embedding.
 
-    Labels are sampled from the model's own predictions, so that 1/2 sum F d^2 estimates the KL (nats per token) that a
+    A tied embedding has an entry for each of its two uses: their sum is that of the matrix.
+    `only` names the weights to keep, so that a large model goes in parts; each part has the same labels. Labels are sampled from the model's own predictions, so that 1/2 sum F d^2 estimates the KL (nats per token) that a
     small change d of the weights causes (Amari's metric; tokens are taken as independent, as in K-FAC).
 
     Raises:
@@ -96,7 +104,8 @@ def collect_fisher(
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     embedding = model.get_input_embeddings()
-    with progress.task("measuring sensitivity", len(chosen)) as task, _fisher_hooks(model, found):
+    looked_up = next(f"{name}.weight" for name, part in model.named_modules() if part is embedding)
+    with progress.task("measuring sensitivity", len(chosen)) as task, _fisher_hooks(model, found, only):
         for row in chosen:
             ids = torch.tensor([list(row)])
             inputs = embedding(ids).detach().requires_grad_(True)
@@ -104,10 +113,23 @@ def collect_fisher(
             logits = logits.reshape(-1, logits.shape[-1]).float()
             labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
             torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+            if only is None or looked_up in only:
+                _add_looked_up(found, looked_up, embedding, ids[0], inputs.grad[0])
             task.advance()
     for name, value in found.fisher.items():
         value /= found.tokens[name]
     return found
+
+
+def _add_looked_up(found: Statistics, name: str, embedding: Any, ids: torch.Tensor, gradient: torch.Tensor) -> None:
+    """The squared gradients of the embedding's rows; Gemma scales what it looks up."""
+    import torch
+
+    if name not in found.fisher:
+        found.fisher[name] = torch.zeros(embedding.weight.shape)
+    scaled = gradient.float() * float(getattr(embedding, "embed_scale", 1.0))
+    found.fisher[name].index_add_(0, ids, scaled.square())
+    found.tokens[name] = found.tokens.get(name, 0) + len(ids)
 
 
 def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
@@ -169,7 +191,7 @@ def _linears(model: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _hooks(model: Any, found: Statistics, grams: bool) -> Iterator[Callable[[Any], None]]:
+def _hooks(model: Any, found: Statistics, grams: bool | Collection[str]) -> Iterator[Callable[[Any], None]]:
     """Forward hooks that add up inputs; yields a function that takes the mask [B, T] of the next pass."""
     state: dict[str, Any] = {}
 
@@ -184,7 +206,7 @@ def _hooks(model: Any, found: Statistics, grams: bool) -> Iterator[Callable[[Any
         squares = flat.square().sum(0).double()
         found.squares[name] = found.squares[name] + squares if name in found.squares else squares
         found.tokens[name] = found.tokens.get(name, 0) + len(flat)
-        if not grams or name.endswith("lm_head.weight"):
+        if not (grams if isinstance(grams, bool) else name in grams) or name.endswith("lm_head.weight"):
             return
         if state["last"] is x:  # query, key and value read one input, and so do gate and up
             found.grams[name] = found.grams[state["last_gram"]]
@@ -208,7 +230,7 @@ def _hooks(model: Any, found: Statistics, grams: bool) -> Iterator[Callable[[Any
 
 
 @contextmanager
-def _fisher_hooks(model: Any, found: Statistics) -> Iterator[None]:
+def _fisher_hooks(model: Any, found: Statistics, only: Collection[str] | None) -> Iterator[None]:
     inputs: dict[str, torch.Tensor] = {}
 
     def before(name: str, x: torch.Tensor) -> None:
@@ -229,6 +251,8 @@ def _fisher_hooks(model: Any, found: Statistics) -> Iterator[None]:
     handles = []
     for name, part in _linears(model).items():
         weight = f"{name}.weight"
+        if only is not None and weight not in only:
+            continue
         handles.append(part.register_forward_pre_hook(lambda _, args, name=weight: before(name, args[0])))
         handles.append(part.register_full_backward_hook(lambda _, __, grads, name=weight: after(name, grads[0])))
     try:

@@ -25,6 +25,7 @@ def check(recipe: Recipe) -> None:
     if recipe.rounds is not None:
         _check_rounds(recipe)
     _check_calibration(recipe)
+    _check_mix(recipe)
     _check_on_policy(recipe)
     _check_quantization_aware(recipe)
     if recipe.teacher.url is not None:
@@ -34,7 +35,7 @@ def check(recipe: Recipe) -> None:
     for text in (*recipe.export, *recipe.verify.teacher_schemes):
         if str(parse_scheme(text)) == DYNAMIC and recipe.task != "classification":
             raise ValueError(f"{DYNAMIC} is for task classification: a decoder loses too much by it, use onnx:int8")
-    if len(set(recipe.export)) != len(recipe.export):
+    if len({str(parse_scheme(text)) for text in recipe.export}) != len(recipe.export):
         raise ValueError("export names a scheme twice")
 
 
@@ -110,6 +111,17 @@ def _check_calibration(recipe: Recipe) -> None:
         raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {recipe.task}: use none")
     if not recipe.calibration_rows:
         raise ValueError("quantize.calibration: imatrix needs rows: raise data.splits.calibration")
+
+
+def _check_mix(recipe: Recipe) -> None:
+    """A mix weighs its types by what the model does on the calibration rows."""
+    mixes = [text for text in (*recipe.export, *recipe.verify.teacher_schemes) if parse_scheme(text).mix]
+    if not mixes:
+        return
+    if recipe.task != "causal-lm":
+        raise ValueError(f"{mixes[0]}: a mix of types is for task causal-lm, not {recipe.task}: name a stock scheme")
+    if not recipe.calibration_rows:
+        raise ValueError(f"{mixes[0]}: a mix of types needs calibration rows: raise data.splits.calibration")
 
 
 def _check_on_policy(recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from distill2edge.recipe.costs import Cost, Place
+from distill2edge.recipe.entries import ExportEntry
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.rounds import Rounds
@@ -262,8 +263,12 @@ class Recipe(Section):
     rounds: Annotated[Rounds | None, LATER] = Field(
         None, description="self-improvement: the student writes in the teacher's place; null: one pass from the teacher"
     )
-    export: tuple[str, ...] = Field(
-        ("onnx:int8", "onnx:int4-b32", "gguf:Q8_0", "gguf:Q4_K_M"), min_length=1, description="schemes to ship"
+    export: tuple[ExportEntry, ...] = Field(
+        ("onnx:int8", "onnx:int4-b32", "gguf:Q8_0", "gguf:Q4_K_M"),
+        min_length=1,
+        description="schemes to ship; {format: gguf, budget: 90MB} (also gguf:mix-90MB) chooses a type for each "
+        "tensor so that the whole file fits, {format: gguf, max_kl: 0.05} (gguf:mix-kl0.05) the smallest file of that "
+        "KL to the student",
     )
     quantize: Annotated[Quantize, LATER] = Quantize()  # type: ignore[call-arg]
     verify: Verify = Verify()  # type: ignore[call-arg]

@@ -73,6 +73,7 @@ def build_report(
             "workload": workload,
             "latency": pareto(_latency_points(models), higher),
             "size": pareto(_size_points(models), higher),
+            "kl": pareto(_kl_points(models, files), higher_is_better=False),
         },
         "bench": bench,
         "cost": shown_cost,
@@ -164,6 +165,20 @@ def _size_points(models: list[Document]) -> list[Document]:
         {**_point(model), "id": model["id"], "x": {"value": model["size_bytes"] / 1e6}}
         for model in models
         if not model.get("error") and model.get("size_bytes") and value_of(model.get("score")) is not None
+    ]
+
+
+def _kl_points(models: list[Document], files: list[Document]) -> list[Document]:
+    """Size against KL to the student of its quantized files, where a mix of types is among them."""
+    if not any(file.get("mix") for file in files):
+        return []
+    return [
+        {**_point(model), "id": model["id"], "x": {"value": model["size_bytes"] / 1e6}, "y": model["kl_student"]}
+        for model in models
+        if model.get("role") == "student"
+        and not model.get("error")
+        and model.get("size_bytes")
+        and (value_of(model.get("kl_student")) or 0) > 0
     ]
 
 

@@ -65,6 +65,13 @@ def render_html(report: Document) -> str:
             x_unit="ms per request",
         ),
         size_chart=charts.pareto_chart(pareto["size"], metric, x_title="megabytes on disk", x_unit="MB"),
+        mix_chart=charts.pareto_chart(
+            pareto.get("kl", []),
+            {"name": "kl_student", "higher_is_better": False},
+            x_title="megabytes on disk",
+            x_unit="MB",
+        ),
+        frontier=quantization.frontier_table(report),
         kl_chart=charts.kl_chart(report["models"], report["gates"]),
         cost_chart=charts.cost_chart(cost),
         break_even_chart=charts.break_even_chart(cost),

@@ -87,6 +87,7 @@ def render_markdown(report: Document) -> str:
         "## Files",
         render_table(tables.files_table(report)),
         render_table(quantization.quantization_table(report)),
+        render_table(quantization.frontier_table(report)),
         render_table(tables.survival_table(report)),
         "## Speed and memory",
         f"**{escape(facts.contention(report))}**" if facts.contention(report) else "",

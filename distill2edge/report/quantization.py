@@ -1,4 +1,4 @@
-"""Plain, calibrated and trained, side by side for each scheme."""
+"""Plain, calibrated and trained, side by side for each scheme; a mix of types against the stock ones."""
 
 from __future__ import annotations
 
@@ -46,6 +46,38 @@ def quantization_table(report: Document) -> Table | None:
         "trained once more on the grid of the file. Only one of each ships."
     )
     return Table("What calibration and training on the grid bring", head, rows, left=2, note=note)
+
+
+def frontier_table(report: Document) -> Table | None:
+    """Size, KL and speed of every file, and which of them no other beats in all three; None without a mix of types."""
+    points = report["pareto"].get("kl") or []
+    if not points:
+        return None
+    places = [
+        (
+            float(text.value_of(point["x"]) or 0),
+            float(text.value_of(point["y"]) or 0),
+            -float(text.value_of(decode(report, str(point["id"]))) or 0),
+        )
+        for point in points
+    ]
+
+    def beaten(place: tuple[float, float, float]) -> bool:
+        return any(other != place and all(a <= b for a, b in zip(other, place, strict=True)) for other in places)
+
+    rows = [
+        row(
+            Cell(str(point["id"]), "mono"),
+            f"{place[0]:.1f} MB",
+            figure(point["y"]),
+            text.number(decode(report, str(point["id"]))),
+            "" if beaten(place) else "yes",
+        )
+        for point, place in zip(points, places, strict=True)
+    ]
+    note = "On the front: no other file here is as small, as close to the student and as fast."
+    head = ["file", "size", "KL to student", "decode tokens/s", "on the front"]
+    return Table("Size, fidelity and speed", head, rows, note=note)
 
 
 def base(name: str) -> str:

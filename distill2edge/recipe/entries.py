@@ -1,0 +1,59 @@
+"""An entry of `export`: the name of a scheme, or a mix under a limit written as a section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from distill2edge.schemes import Mix, Scheme, parse_bytes
+
+_FIX = "write {format: gguf, budget: 90MB} or {format: gguf, max_kl: 0.05}"
+
+
+def entry_name(value: Any) -> Any:
+    """The scheme's name of a section; anything else as it is.
+
+    Raises:
+        ValueError: a section with other keys, with both limits or none, or a limit that is none.
+    """
+    if not isinstance(value, dict):
+        return value
+    if strange := sorted(map(str, set(value) - {"format", "budget", "max_kl"})):
+        raise ValueError(f"unknown key {strange[0]!r}: {_FIX}")
+    if value.get("format") != "gguf":
+        raise ValueError(f"a mix is written as gguf, not as {value.get('format')!r}: {_FIX}")
+    given = {key: value[key] for key in ("budget", "max_kl") if value.get(key) is not None}
+    if len(given) != 1:
+        raise ValueError(f"a mix has one limit, its budget or its max_kl: {_FIX}")
+    if "budget" in given:
+        if isinstance(given["budget"], bool) or not isinstance(given["budget"], str | int):
+            raise ValueError(f"{given['budget']!r} is no size: write 90MB, 85MiB, 1GB, or bytes")
+        return str(Scheme("gguf", str(Mix(budget=parse_bytes(given["budget"])))))
+    limit = given["max_kl"]
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < float("inf"):
+        raise ValueError(f"{limit!r} is no KL above zero, in nats per token: {_FIX}")
+    return str(Scheme("gguf", str(Mix(max_kl=limit))))
+
+
+ExportEntry = Annotated[
+    str,
+    BeforeValidator(entry_name),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {
+                        "format": {"const": "gguf"},
+                        "budget": {"type": ["string", "integer"], "description": "bytes of the whole file: 90MB"},
+                        "max_kl": {"type": "number", "exclusiveMinimum": 0, "description": "nats per token"},
+                    },
+                    "required": ["format"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]

@@ -1,0 +1,236 @@
+"""A recipe with a mix of types: under a budget of bytes, under a KL, and what is said where nothing meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gguf
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_llama, tiny_recipe
+
+from distill2edge.chat import choose_file
+from distill2edge.cli import main
+from distill2edge.errors import UserError
+from distill2edge.export.gguf import export_gguf
+from distill2edge.export.mix import MixExport
+from distill2edge.gguf_format.reader import read_gguf
+from distill2edge.gguf_format.repack import overhead
+from distill2edge.progress import SilentProgress
+from distill2edge.quantize import budget
+from distill2edge.quantize.weigh import read_sensitivity, write_sensitivity
+from distill2edge.recipe.load import parse_recipe
+from distill2edge.schemes import Mix, Scheme, parse_bytes, parse_scheme
+
+ROWS = {f"row{n}": [(7 * n + 3 * i) % 397 + 3 for i in range(40)] for n in range(8)}
+BUDGET = "70kB"
+MORE = (
+    "--set", f"export=[{{format: gguf, budget: {BUDGET}}}, 'gguf:mix-kl0.2', gguf:Q8_0, gguf:Q4_0]",
+    "--set", "verify.positions=all",
+)  # fmt: skip
+
+
+def run(root: Path, *more: str) -> tuple[Path, object]:
+    arguments = ["run", str(root / "tiny.yaml"), "--store", str(root / "store"), "--out", str(root / "out"), *more]
+    return root / "out", CliRunner().invoke(main, arguments)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("run")
+    tiny_recipe(found)
+    _, result = run(found, *MORE)
+    assert result.exit_code == 0, result.output
+    return found
+
+
+def exports(out: Path) -> dict[str, dict]:
+    return {item["model"]: item for item in json.loads((out / "report.json").read_text())["files"]}
+
+
+def test_the_file_fits_its_budget_and_beats_the_stock_type(root: Path) -> None:
+    out = root / "out"
+    path = out / "exports/tiny-mix-70kB.gguf"
+    assert path.stat().st_size <= parse_bytes(BUDGET)
+    mix = exports(out)["student/gguf:mix-70kB"]
+    assert mix["size_bytes"] == path.stat().st_size
+    types = {name: gguf.GGMLQuantizationType(info.type).name for name, info in read_gguf(path).tensors.items()}
+    assert {name: types[name] for name in mix["mix"]["types"]} == mix["mix"]["types"]
+    assert read_gguf(path).get("distill2edge.scheme") == "gguf:mix-70kB"
+    assert mix["mix"]["nearest_stock"]["scheme"].startswith("gguf:")
+    models = {model["id"]: model for model in json.loads((out / "report.json").read_text())["models"]}
+    ours, stock = models["student/gguf:mix-70kB"], models["student/gguf:Q4_0"]
+    assert ours["kl_student"]["value"] < stock["kl_student"]["value"]
+
+
+def test_the_measured_kl_is_under_the_limit_and_its_rows_are_named(root: Path) -> None:
+    mix = exports(root / "out")["student/gguf:mix-kl0.2"]["mix"]
+    assert mix["measured"]["kl"] <= 0.2
+    assert mix["measured"]["rows"] == "validation"
+    assert mix["measured"]["which_positions"] == "all"
+    passed = [each for each in mix["measured"]["tried"] if each["kl"] <= 0.2]
+    assert min(each["size_bytes"] for each in passed) == exports(root / "out")["student/gguf:mix-kl0.2"]["size_bytes"]
+
+
+def test_the_report_draws_kl_against_size(root: Path) -> None:
+    report = json.loads((root / "out/report.json").read_text())
+    assert {point["id"] for point in report["pareto"]["kl"]} >= {"student/gguf:mix-70kB", "student/gguf:Q8_0"}
+    assert "KL against size" in (root / "out/report.html").read_text()
+    assert "Size, fidelity and speed" in (root / "out/report.md").read_text()
+
+
+def test_chat_finds_the_file_however_its_limit_is_written(root: Path) -> None:
+    assert choose_file(root / "out", "gguf:mix-70000").name == "tiny-mix-70kB.gguf"
+
+
+def test_what_nothing_meets_is_refused_with_the_nearest(root: Path) -> None:
+    _, result = run(root, "--set", "export=[gguf:mix-20kB]")
+    assert result.exit_code == 2
+    assert "no file of this model fits in 20,000 bytes: the smallest types need" in result.output
+    _, result = run(root, "--set", "export=[gguf:mix-kl1e-9]", "--set", "verify.positions=all")
+    assert result.exit_code == 2
+    assert "no mix of types has a KL of at most 1e-09 nats per token: the nearest has" in result.output
+
+
+def test_a_budget_that_is_too_large_takes_q8_0_and_says_so(root: Path) -> None:
+    out, result = run(root, "--set", "export=[gguf:mix-1MB]")
+    assert result.exit_code == 0, result.output
+    mix = exports(out)["student/gguf:mix-1MB"]["mix"]
+    assert set(mix["types"].values()) == {"Q8_0"}
+    assert "Q8_0 it is" in mix["note"]
+
+
+@pytest.fixture(scope="module")
+def weighed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("weighed")
+    # 48 columns are no multiple of 32; 256 take every type
+    tiny_llama(root / "model", hidden=48, tied=False)
+    write_sensitivity(root / "model", ROWS, (), root, SilentProgress(), max_tokens=256, dataset="rows")
+    return root / "model", root
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(0, 1))
+def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
+    weighed: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, share: float
+) -> None:
+    model, sensitivity = weighed
+    work = tmp_path_factory.mktemp("export")
+    options = read_sensitivity(sensitivity).options
+    facts = export_gguf(model, Scheme("gguf", "F32"), {"name": "x"}, work / "base", SilentProgress())
+    rest = overhead(work / "base/model.gguf", frozenset(options))
+    assert rest + sum(shape.size for name, shape in read_gguf(work / "base/model.gguf").tensors.items()
+                      if name in options) == facts["size_bytes"]  # fmt: skip
+    low = rest + budget.smallest_bytes(options)
+    high = rest + budget.bytes_of(options, budget.best_types(options))
+    limit = Mix(budget=low + round(share * (high - low)))
+    mix = MixExport(limit, sensitivity, lambda: [], "validation", "all")
+    found = export_gguf(model, Scheme("gguf", str(limit)), {"name": "x"}, work, SilentProgress(), mix=mix)
+    assert limit.budget is not None
+    assert found["size_bytes"] == (work / "model.gguf").stat().st_size <= limit.budget
+    assert {each["used"] for each in found["fallbacks"]} == {"F16"}
+    assert not (work / "rounded").exists()
+
+
+table = st.dictionaries(
+    st.sampled_from("xyzw"),
+    st.dictionaries(st.sampled_from("abcd"), st.tuples(st.integers(1, 50), st.floats(0.001, 1)), min_size=1),
+    min_size=1,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(table, st.floats(0.01, 4), st.floats(0.3, 3))
+def test_the_mix_under_a_kl_passes_and_the_best_types_are_not_overlooked(
+    options: dict[str, dict[str, tuple[int, float]]], limit: float, ratio: float
+) -> None:
+    def measure(types: dict[str, str]) -> float:
+        return ratio * budget.expected_kl(options, types)
+
+    if ratio * budget.expected_kl(options, budget.best_types(options)) > limit:
+        with pytest.raises(UserError, match="the nearest has"):
+            budget.smallest_under(options, limit, measure)
+        return
+    best, tried = budget.smallest_under(options, limit, measure)
+    assert best.kl <= limit
+    assert best.bytes == min(each.bytes for each in tried if each.kl <= limit)
+    assert len(tried) <= budget.TRIES + 1
+
+
+def test_statistics_in_parts_are_those_of_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_llama(tmp_path / "model")
+    found = []
+    for room in (1 << 30, 60_000):
+        monkeypatch.setattr("distill2edge.quantize.weigh.ROOM", room)
+        work = tmp_path / str(room)
+        work.mkdir()
+        write_sensitivity(tmp_path / "model", ROWS, (), work, SilentProgress(), max_tokens=256, dataset="rows")
+        found.append(read_sensitivity(work))
+    assert len(list((tmp_path / "60000").glob("grams-*"))) > 1
+    for name, kinds in found[0].options.items():
+        assert found[1].options[name] == {kind: (size, pytest.approx(loss, rel=1e-4)) for kind, (size, loss) in kinds.items()}
+        gram, other = found[0].gram(name), found[1].gram(name)
+        assert (gram is None) == (other is None)
+        assert gram is None or float((gram - other).abs().max()) <= 1e-3 * float(gram.abs().max())
+    with pytest.raises(UserError, match="1 calibration rows are held-out rows too"):
+        write_sensitivity(tmp_path / "model", ROWS, ("row1",), tmp_path, SilentProgress(), max_tokens=256, dataset="r")
+
+
+RECIPE = """\
+name: m
+teacher: {{model: owner/teacher}}
+data: {{source: rows.jsonl}}
+student: {{init: {{from: teacher, layers: 2}}}}
+export: [{entry}]
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ("{format: gguf, budget: 90MB}", "gguf:mix-90MB"),
+        ("{format: gguf, budget: 92000000}", "gguf:mix-92MB"),
+        ("{format: gguf, budget: 85.5 MiB}", "gguf:mix-89653248B"),
+        ("{format: gguf, budget: 1GiB}", "gguf:mix-1024MiB"),
+        ("{format: gguf, budget: 1.5 GB}", "gguf:mix-1500MB"),
+        ("{format: gguf, max_kl: 0.05}", "gguf:mix-kl0.05"),
+        ("gguf:mix-90mb", "gguf:mix-90MB"),
+        ("gguf:mix-KL0.050", "gguf:mix-kl0.05"),
+    ],
+)
+def test_a_limit_has_one_name(entry: str, name: str) -> None:
+    recipe = parse_recipe(RECIPE.format(entry=entry, more=""), "m.yaml")
+    assert [str(scheme) for scheme in recipe.schemes] == [name]
+    assert str(parse_scheme(name)) == name
+    assert not recipe.schemes[0].calibrates
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("{format: gguf}", "one limit, its budget or its max_kl"),
+        ("{format: gguf, budget: 90MB, max_kl: 0.1}", "one limit, its budget or its max_kl"),
+        ("{format: onnx, budget: 90MB}", "written as gguf, not as 'onnx'"),
+        ("{format: gguf, buget: 90MB}", "unknown key 'buget'"),
+        ("{format: gguf, budget: 90 parsecs}", "'90 parsecs' is no size"),
+        ("{format: gguf, max_kl: -1}", "-1 is no KL above zero"),
+        ("gguf:mix-kl0", "is no KL above zero"),
+        ("gguf:mix-big", "'big' is no size"),
+        ("gguf:mix-90MB, gguf:mix-90000kB", "names a scheme twice"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused_when_the_recipe_is_read(entry: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_recipe(RECIPE.format(entry=entry, more=""), "m.yaml")
+
+
+def test_a_mix_needs_calibration_rows_and_a_decoder() -> None:
+    text = RECIPE.format(entry="gguf:mix-90MB", more="")
+    with pytest.raises(UserError, match="needs calibration rows"):
+        parse_recipe(text.replace("rows.jsonl", "rows.jsonl, splits: {calibration: 0}"), "m.yaml")
+    with pytest.raises(UserError, match="for task causal-lm"):
+        parse_recipe(RECIPE.format(entry="gguf:mix-90MB", more="task: seq2seq"), "m.yaml")
