@@ -200,7 +200,9 @@ def _row(
             "export": owner,
             "sensitivity": 4 * owner,  # products of inputs: about the weights' own size in decoders
         }.get(stage.kind, 10_000_000)
-        memory = {"teacher": 8 * teacher, "merge": 16 * student, "export": 12 * owner, "sensitivity": 12 * owner}.get(stage.kind, 4 * owner)
+        memory = {"teacher": 8 * teacher, "merge": 16 * student, "export": 12 * owner, "sensitivity": 12 * owner}.get(
+            stage.kind, 4 * owner
+        )
         if stage.kind in ("fit", "distill", "quantization-aware"):
             training = {
                 "fit": recipe.teacher.fit,

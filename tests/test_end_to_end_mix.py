@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_llama, tiny_recipe
@@ -33,16 +33,16 @@ MORE = (
 )  # fmt: skip
 
 
-def run(root: Path, *more: str) -> tuple[Path, object]:
-    arguments = ["run", str(root / "tiny.yaml"), "--store", str(root / "store"), "--out", str(root / "out"), *more]
-    return root / "out", CliRunner().invoke(main, arguments)
+def call(root: Path, command: str, *more: str) -> Result:
+    out = ["--out", str(root / "out")] if command == "run" else []
+    return CliRunner().invoke(main, [command, str(root / "tiny.yaml"), "--store", str(root / "store"), *out, *more])
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("run")
     tiny_recipe(found)
-    _, result = run(found, *MORE)
+    result = call(found, "run", *MORE)
     assert result.exit_code == 0, result.output
     return found
 
@@ -87,18 +87,19 @@ def test_chat_finds_the_file_however_its_limit_is_written(root: Path) -> None:
 
 
 def test_what_nothing_meets_is_refused_with_the_nearest(root: Path) -> None:
-    _, result = run(root, "--set", "export=[gguf:mix-20kB]")
+    result = call(root, "export", "--set", "export=[gguf:mix-20kB]")
     assert result.exit_code == 2
     assert "no file of this model fits in 20,000 bytes: the smallest types need" in result.output
-    _, result = run(root, "--set", "export=[gguf:mix-kl1e-9]", "--set", "verify.positions=all")
+    result = call(root, "export", "--set", "export=[gguf:mix-kl1e-9]", "--set", "verify.positions=all")
     assert result.exit_code == 2
     assert "no mix of types has a KL of at most 1e-09 nats per token: the nearest has" in result.output
 
 
 def test_a_budget_that_is_too_large_takes_q8_0_and_says_so(root: Path) -> None:
-    out, result = run(root, "--set", "export=[gguf:mix-1MB]")
+    result = call(root, "export", "--set", "export=[gguf:mix-1MB]")
     assert result.exit_code == 0, result.output
-    mix = exports(out)["student/gguf:mix-1MB"]["mix"]
+    found = [json.loads(path.read_text()) for path in (root / "store/export").rglob("export.json")]
+    (mix,) = [each["mix"] for each in found if each["scheme"] == "gguf:mix-1MB"]
     assert set(mix["types"].values()) == {"Q8_0"}
     assert "Q8_0 it is" in mix["note"]
 
@@ -112,25 +113,31 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "model", root
 
 
-@settings(max_examples=8, deadline=None)
+@pytest.fixture(scope="module")
+def base(weighed: tuple[Path, Path]) -> tuple[Path, int]:
+    model, root = weighed
+    facts = export_gguf(model, Scheme("gguf", "F32"), {"name": "x"}, root / "base", SilentProgress())
+    return root / "base/model.gguf", facts["size_bytes"]
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.floats(0, 1))
 def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
-    weighed: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, share: float
+    weighed: tuple[Path, Path], base: tuple[Path, int], share: float
 ) -> None:
     model, sensitivity = weighed
-    work = tmp_path_factory.mktemp("export")
+    work = base[0].parent
     options = read_sensitivity(sensitivity).options
-    facts = export_gguf(model, Scheme("gguf", "F32"), {"name": "x"}, work / "base", SilentProgress())
-    rest = overhead(work / "base/model.gguf", frozenset(options))
-    assert rest + sum(shape.size for name, shape in read_gguf(work / "base/model.gguf").tensors.items()
-                      if name in options) == facts["size_bytes"]  # fmt: skip
+    rest = overhead(base[0], frozenset(options))
+    tensors = read_gguf(base[0]).tensors
+    assert rest + sum(tensors[name].size for name in options) == base[1]
     low = rest + budget.smallest_bytes(options)
     high = rest + budget.bytes_of(options, budget.best_types(options))
     limit = Mix(budget=low + round(share * (high - low)))
     mix = MixExport(limit, sensitivity, lambda: [], "validation", "all")
-    found = export_gguf(model, Scheme("gguf", str(limit)), {"name": "x"}, work, SilentProgress(), mix=mix)
+    found = mix.write(model, base[0], work / "mix.gguf", work, SilentProgress())  # asserts the predicted size
     assert limit.budget is not None
-    assert found["size_bytes"] == (work / "model.gguf").stat().st_size <= limit.budget
+    assert (work / "mix.gguf").stat().st_size <= limit.budget
     assert {each["used"] for each in found["fallbacks"]} == {"F16"}
     assert not (work / "rounded").exists()
 
@@ -171,7 +178,9 @@ def test_statistics_in_parts_are_those_of_one_pass(tmp_path: Path, monkeypatch: 
         found.append(read_sensitivity(work))
     assert len(list((tmp_path / "60000").glob("grams-*"))) > 1
     for name, kinds in found[0].options.items():
-        assert found[1].options[name] == {kind: (size, pytest.approx(loss, rel=1e-4)) for kind, (size, loss) in kinds.items()}
+        assert found[1].options[name] == {
+            kind: (size, pytest.approx(loss, rel=1e-4)) for kind, (size, loss) in kinds.items()
+        }
         gram, other = found[0].gram(name), found[1].gram(name)
         assert (gram is None) == (other is None)
         assert gram is None or float((gram - other).abs().max()) <= 1e-3 * float(gram.abs().max())

@@ -65,7 +65,8 @@ def export_gguf(
 
     Returns:
         what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer,
-        calibration (`imatrix`, `sensitivity` or null), trained (on the grid); of a mix also what `MixExport.write` says.
+        calibration (`imatrix`, `sensitivity` or null), trained (on the grid); of a mix also what
+        `MixExport.write` says.
 
     Raises:
         UserError: unsupported architecture or tokenizer, token ids that differ from the original's, or llama.cpp

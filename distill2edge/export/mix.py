@@ -37,7 +37,7 @@ FILE_TYPES = {
 }  # fmt: skip
 # Stock schemes: what most matrices get, and with rows that are no multiple of 256; the head is Q6_K, or Q8_0.
 _STOCK = {
-    "Q2_K": ("Q2_K", "Q4_0"), "Q3_K_M": ("Q3_K", "IQ4_NL"), "IQ4_XS": ("IQ4_XS", "IQ4_NL"), "Q4_0": ("Q4_0", "Q4_0"),
+    "Q2_K": ("Q2_K", "Q4_0"), "Q3_K_M": ("Q4_K", "Q4_0"), "IQ4_XS": ("IQ4_XS", "IQ4_NL"), "Q4_0": ("Q4_0", "Q4_0"),
     "IQ4_NL": ("IQ4_NL", "IQ4_NL"), "Q4_K_M": ("Q4_K", "Q5_0"), "Q4_1": ("Q4_1", "Q4_1"), "Q5_0": ("Q5_0", "Q5_0"),
     "Q5_K_M": ("Q5_K", "Q5_1"), "Q5_1": ("Q5_1", "Q5_1"), "Q6_K": ("Q6_K", "Q8_0"), "Q8_0": ("Q8_0", "Q8_0"),
 }  # fmt: skip

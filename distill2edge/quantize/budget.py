@@ -1,9 +1,10 @@
-"""The smallest mix of types whose measured KL is under a limit: the expected one proposes, a few measurements decide."""
+"""The smallest mix of types whose measured KL is under a limit: the expected KL proposes, measurements decide."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from distill2edge.errors import UserError
 from distill2edge.quantize.mix import Options, choose, hull
@@ -61,7 +62,7 @@ def frontier(options: Options) -> list[tuple[int, float]]:
     steps = [
         ((here[2] - there[2]) / (there[1] - here[1]), there[1] - here[1], here[2] - there[2])
         for points in hulls.values()
-        for here, there in zip(points, points[1:], strict=False)
+        for here, there in pairwise(points)
     ]
     found = [(int(size), float(loss))]
     for _, more, less in sorted(steps, reverse=True):  # a hull's own steps come in their order: it is convex

@@ -87,11 +87,14 @@ def collect_fisher(
     seed: int = 0,
     only: Collection[str] | None = None,
 ) -> Statistics:
-    """The diagonal of the Fisher information per token, and the squared inputs, of every linear layer and the embedding.
+    """The diagonal of the Fisher information per token, and the squared inputs, of linear layers and the embedding.
 
-    A tied embedding has an entry for each of its two uses: their sum is that of the matrix.
-    `only` names the weights to keep, so that a large model goes in parts; each part has the same labels. Labels are sampled from the model's own predictions, so that 1/2 sum F d^2 estimates the KL (nats per token) that a
-    small change d of the weights causes (Amari's metric; tokens are taken as independent, as in K-FAC).
+    Labels are sampled from the model's own predictions, so that 1/2 sum F d^2 estimates the KL (nats per token) that a
+    small change d of the weights causes (Amari's metric; tokens are taken as independent, as in K-FAC). A tied
+    embedding has an entry for each of its two uses: their sum is that of the matrix.
+
+    Args:
+        only: names of the weights to keep, so that a large model goes in parts; each part has the same labels.
 
     Raises:
         UserError: no rows.
