@@ -107,6 +107,27 @@ def test_a_file_equal_to_its_student_has_no_divergence(verified: dict[str, Any])
     assert _entry(verified, "teacher")["retained"] is None
 
 
+def test_agreement_with_the_teacher_is_that_of_brute_force(verified: dict[str, Any], models: dict[str, Path]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    first = []
+    for name in ("teacher", "student"):
+        model = AutoModelForCausalLM.from_pretrained(models[name])
+        tops: list[int] = []
+        for row in _choices(_rows(30)).head(24).rows:
+            with torch.inference_mode():
+                logits = model(torch.tensor([row.ids])).logits[0]
+            tops += [int(logits[t - 1].argmax()) for t in range(row.prompt_length, len(row.ids))]
+        first.append(np.array(tops[:40]))
+    share = float((first[0] == first[1]).mean())
+    for name in ("student", "student/onnx:int8"):
+        found = _entry(verified, name)["top1_teacher"]
+        assert (found["value"], found["n"]) == (pytest.approx(share), 40)
+        assert found["low"] <= share <= found["high"]
+    assert _entry(verified, "teacher")["top1_teacher"] is None
+
+
 def test_accuracy_is_that_of_brute_force(verified: dict[str, Any], models: dict[str, Path]) -> None:
     import torch
     from transformers import AutoModelForCausalLM

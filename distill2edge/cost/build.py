@@ -7,11 +7,10 @@ from typing import Any
 
 from distill2edge.cost import model
 from distill2edge.cost.catalogue import Catalogue, Device, Rented
+from distill2edge.cost.compare import Cell, admitted, choose, comparison, pair, role_of
 from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
-from distill2edge.cost.sensitivity import by_price_cut, by_utilisation
 from distill2edge.recipe import schema
 from distill2edge.recipe.costs import RequestTokens
-from distill2edge.schemes import is_compared
 
 SCHEMA_VERSION = 1
 
@@ -28,7 +27,6 @@ ONE_OFF = {
     "merge": "training",
     "quantization-aware": "training",
 }
-Cell = dict[str, Any]
 
 
 def build_cost(
@@ -69,21 +67,29 @@ def build_cost(
         priced
         for cell in bench.get("cells", [])
         for spot in places.values()
-        if spot.id in (same_spot.id, (student_spot if _role(str(cell.get("model"))) == "student" else teacher_spot).id)
+        if spot.id
+        in (same_spot.id, (student_spot if role_of(str(cell.get("model"))) == "student" else teacher_spot).id)
         and spot.kind != "api"
         and (priced := _price(cell, spot, name, utilisation, machine, recipe_cost.requests_per_month)) is not None
     ]
     if teacher_spot.kind == "api":
-        if any(_role(str(cell.get("model"))) == "teacher" for cell in bench.get("cells", [])):
+        if any(role_of(str(cell.get("model"))) == "teacher" for cell in bench.get("cells", [])):
             notes.append(f"the teacher measured here is not {teacher_spot.label}, whose quality was not measured")
         cells.insert(0, _price_api(teacher_spot, counted, utilisation))
 
-    admitted = _admitted(verify)
+    good = admitted(verify)
+
+    def side(role: str, spot: Spot) -> list[Cell]:
+        return choose(cells, role, spot.id, spot.label, good, notes)
+
+    same_box = side("teacher", same_spot), side("student", same_spot)
+    best_box = side("teacher", teacher_spot), side("student", student_spot)
+    near, far = pair(*same_box, notes), pair(*best_box, notes)
     four = {
-        "teacher_same_box": _cheapest(cells, "teacher", same_spot, admitted, notes),
-        "student_same_box": _cheapest(cells, "student", same_spot, admitted, notes),
-        "teacher_best_box": _cheapest(cells, "teacher", teacher_spot, admitted, notes),
-        "student_best_box": _cheapest(cells, "student", student_spot, admitted, notes),
+        "teacher_same_box": near[0],
+        "student_same_box": near[1],
+        "teacher_best_box": far[0],
+        "student_best_box": far[1],
     }
     one_off = _one_off(recipe_cost, catalogue, stage_seconds, paid_usd)
     for cell in cells:
@@ -104,7 +110,9 @@ def build_cost(
         "cells": cells,
         "four_cells": {key: _brief(cell) for key, cell in four.items()},
         "one_off": one_off,
-        "comparison": _comparison(four, one_off["total_usd"], recipe_cost.requests_per_month, notes),
+        "comparison": comparison(
+            best_box, same_box, verify.get("models", []), one_off["total_usd"], recipe_cost.requests_per_month, notes
+        ),
         "formulas": dict(model.FORMULAS),
         "notes": list(dict.fromkeys(notes)),
     }
@@ -141,7 +149,7 @@ def _price(
     cell: dict[str, Any], spot: Spot, workload: str, utilisation: float, machine: dict[str, Any], volume: int
 ) -> Cell | None:
     """One measured cell at one place; None where it says nothing about that place."""
-    role = _role(str(cell.get("model", "")))
+    role = role_of(str(cell.get("model", "")))
     if cell.get("error") or role == "control" or not spot.runs(str(cell.get("device", "cpu"))):
         return None
     speed = ((cell.get("workloads") or {}).get(workload) or {}).get("requests_per_s") or {}
@@ -195,39 +203,6 @@ def _price_api(spot: Spot, tokens: Tokens, utilisation: float) -> Cell:
     }
 
 
-def _role(name: str) -> str:
-    return name.split("/", 1)[0].split("@", 1)[0]
-
-
-def _admitted(verify: dict[str, Any]) -> dict[str, bool]:
-    """Which models may stand for their side: no error, no failed gate. The teacher's files and the dense student, which
-    no gate holds, must keep what the student's files must: cheap because bad is no rival, and no student."""
-    gates = verify.get("gates", [])
-    failed = {gate["model"] for gate in gates if not gate.get("passed")}
-    floors = [gate["target"] for gate in gates if "retained" in str(gate.get("name")) and gate.get("op") == ">="]
-    admitted = {}
-    for entry in verify.get("models", []):
-        name = str(entry["id"])
-        # An arm without calibration is made to compare, not to ship.
-        good = not entry.get("error") and name not in failed and not is_compared(name)
-        if good and floors and name != "teacher":
-            retained = (entry.get("retained") or {}).get("value")
-            good = retained is not None and retained >= max(floors)
-        admitted[name] = good
-    return admitted
-
-
-def _cheapest(cells: list[Cell], role: str, spot: Spot, admitted: dict[str, bool], notes: list[str]) -> Cell | None:
-    """The best runtime and file of one side at one place."""
-    here = [cell for cell in cells if _role(cell["model"]) == role and cell["place"] == spot.id]
-    good = [cell for cell in here if cell["cell"] == spot.id or admitted.get(cell["model"], False)]
-    if here and not good:
-        notes.append(f"no {role} file passed its gates, so none is compared")
-    elif not here:
-        notes.append(f"no {role} cell could be priced at {spot.label}")
-    return min(good, key=lambda cell: float(cell["at_utilisation"]), default=None)
-
-
 def _brief(cell: Cell | None) -> dict[str, Any] | None:
     if cell is None:
         return None
@@ -264,42 +239,6 @@ def _one_off(
         "seconds": {**seconds, "total": sum(seconds.values())},
         "machine": f"rented:{name}",
         "note": f"machine time at the price of {machine.label}{paid}; people's time is not counted",
-    }
-
-
-def _comparison(
-    four: dict[str, Cell | None], one_off_usd: float, requests_per_month: int, notes: list[str]
-) -> dict[str, Any] | None:
-    teacher, student = four["teacher_best_box"], four["student_best_box"]
-    if teacher is None or student is None:
-        notes.append("teacher and student cannot be compared by cost: one of them has no priced cell")
-        return None
-    c_teacher, c_student = teacher["at_utilisation"], student["at_utilisation"]
-    requests = model.break_even_requests(one_off_usd, c_teacher, c_student)
-    same_teacher, same_student = four["teacher_same_box"], four["student_same_box"]
-    same = None
-    if same_teacher is not None and same_student is not None:
-        same = model.saving(same_teacher["at_utilisation"], same_student["at_utilisation"])
-    return {
-        "teacher": teacher["cell"],
-        "student": student["cell"],
-        "teacher_place": teacher["place"],
-        "student_place": student["place"],
-        "teacher_per_1000": c_teacher,
-        "student_per_1000": c_student,
-        "saving": model.saving(c_teacher, c_student),
-        # The worst and best that the price bounds allow, taken against each other.
-        "saving_low": model.saving(teacher["low"], student["high"]),
-        "saving_high": model.saving(teacher["high"], student["low"]),
-        "saving_same_box": same,
-        "break_even_requests": requests,
-        "break_even_months": None if requests is None else requests / requests_per_month,
-        "by_utilisation": by_utilisation(teacher["cost_per_1000"], student["cost_per_1000"], one_off_usd),
-        "by_price_cut": by_price_cut(c_teacher, c_student, one_off_usd),
-        "teacher_price_drop_that_erases": model.price_drop_that_erases(c_teacher, c_student),
-        "teacher_price_drop_that_erases_in_a_year": model.price_drop_that_erases(
-            c_teacher, c_student, one_off_usd, 12.0 * requests_per_month
-        ),
     }
 
 

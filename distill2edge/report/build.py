@@ -6,6 +6,7 @@ from typing import Any
 
 from distill2edge.report.frontier import pareto
 from distill2edge.report.text import value_of
+from distill2edge.rivals import is_rival, quality_floor
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
@@ -221,12 +222,15 @@ def _headline(
     ]
     files = [model for model in shipped if not str(model.get("scheme", "")).startswith("torch")] or shipped
     comparison = (cost or {}).get("comparison") or {}
-    wanted = str(comparison.get("student", "")).split("@", 1)[0]
-    chosen = next((model for model in files if model["id"] == wanted), None)
+    # What is compared may be the dense student, where the teacher ran in PyTorch alone: the file to quote ships.
+    cells = [str(comparison.get("student", "")), str((comparison.get("shipped") or {}).get("cell", ""))]
+    by_cell = {cell: model for cell in reversed(cells) for model in files if model["id"] == cell.split("@", 1)[0]}
+    wanted = next((cell for cell in cells if cell in by_cell), None)
+    chosen = by_cell.get(wanted or "")
     chosen = chosen or min(files, key=lambda model: _best_latency(model) or float("inf"), default=None)
     if chosen is None:
         return None
-    cell = str(comparison.get("student", "")) if chosen["id"] == wanted else _best_cell(chosen)
+    cell = wanted or _best_cell(chosen)
     teacher = by_id.get("teacher", {})
     rivals = _rivals(models, gates)
     speedup = _speedup(bench, cell, workload, {str(model["id"]) for model in rivals})
@@ -248,6 +252,8 @@ def _headline(
         "latency_ms": next((c["latency_ms"] for c in chosen["cells"] if c["id"] == cell), None),
         "speedup": speedup,
         "saving": comparison.get("saving"),
+        "saving_of": comparison.get("student"),
+        "saving_against": comparison.get("teacher"),
         "saving_same_box": comparison.get("saving_same_box"),
         "cost_per_1000": comparison.get("student_per_1000"),
         "teacher_cost_per_1000": comparison.get("teacher_per_1000"),
@@ -263,15 +269,8 @@ def _rivals(models: list[Document], gates: list[Document]) -> list[Document]:
 
     The student is quoted against the smallest and the fastest of them: the teacher's file is quantized for free.
     """
-    floors = [gate["target"] for gate in gates if "retained" in str(gate.get("name")) and gate.get("op") == ">="]
-
-    def good(model: Document) -> bool:
-        if model.get("role") != "teacher" or model.get("error") or not model.get("size_bytes"):
-            return False
-        retained = value_of(model.get("retained"))
-        return model["id"] == "teacher" or not floors or (retained is not None and retained >= max(floors))
-
-    return [model for model in models if good(model)]
+    floor = quality_floor(gates)
+    return [model for model in models if is_rival(model, floor) and model.get("size_bytes")]
 
 
 def _best_cell(model: Document) -> str | None:

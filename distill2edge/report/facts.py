@@ -24,15 +24,44 @@ def lead(report: Document) -> str:
     said = f"{headline['model']} keeps {kept} of the teacher's {text.metric(headline['metric'])}"
     times = _times_larger(report, headline)
     if times is not None and times > 1:
-        return (
-            f"{said}. It has {text.ratio(times)} the teacher's parameters: in the same runtime the student costs more "
-            "per request; the gain is quality."
-        )
+        return f"{said}. It has {text.ratio(times)} the teacher's parameters. {_price_of_size(report)}"
     if headline["size_ratio"]:
         said += f", is {text.ratio(headline['size_ratio'])} smaller"
     if headline["speedup"]:
         said += f", and {text.ratio(text.value_of(headline['speedup']['ratio']))} as fast"
     return f"{said}."
+
+
+def _price_of_size(report: Document) -> str:
+    """What a student larger than its teacher costs, as measured: like for like, and by its file."""
+    comparison = (report["cost"] or {}).get("comparison") or {}
+    split = comparison.get("split")
+    if split is None:
+        return "The gain is quality; what its size costs per request was not measured in a runtime that both have."
+    added = 1 / split["model"] - 1
+    like = f"like for like ({_like(split)})"
+    if added <= 0:
+        return f"Yet {like} it {_saves(-added)} of the teacher's cost per request."
+    said = f"The gain is quality: {like} the student costs {text.percent(added)} more per request"
+    if (comparison.get("saving_same_box") or 0) > 0:
+        return f"{said}; only another runtime or quantization of its file makes it cheaper."
+    return f"{said}."
+
+
+def _like(split: Document) -> str:
+    """How the step of a split is like the teacher's cell."""
+    return f"both in {split['runtime']}" + (", the same quantization" if split["same"] == "scheme" else "")
+
+
+def split_sentence(split: Document | None) -> str:
+    """The model's part of a ratio of costs, and that of runtime and quantization; empty where it is all the model's."""
+    if split is None or abs(split["rest"] - 1) < 0.005:
+        return ""
+    return (
+        f"Of the {text.ratio(split['model'] * split['rest'])} lower cost the student's model gives "
+        f"{text.ratio(split['model'])} ({_like(split)}: {split['cell']}), its runtime and quantization "
+        f"{text.ratio(split['rest'])}."
+    )
 
 
 def _times_larger(report: Document, headline: Document) -> float | None:
@@ -92,6 +121,8 @@ def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
     saving, same = headline["saving"], headline["saving_same_box"]
     student, teacher = text.usd(headline["cost_per_1000"]), text.usd(headline["teacher_cost_per_1000"])
     prices = f"{student} against {teacher} per 1,000 requests"
+    if headline.get("saving_of") and headline["saving_of"] != headline["cell"]:
+        prices += f", {headline['saving_of']} against {headline['saving_against']}: the runtime that both have"
     if str(headline.get("teacher_place")).startswith("api:"):  # what is paid today; no box is shared with it
         prices = f"{prices} at {_label(report, headline['teacher_place'])}"
         return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
@@ -153,7 +184,7 @@ def cost_sentences(report: Document) -> list[str]:
                 f"{labels[comparison['teacher_place']]}, both {busy} and both at the speed of the bench machine, "
                 f"{_saves(saving)}; {bounds}."
             )
-    said.append(f"Compared are {comparison['teacher']} and {comparison['student']}, the cheapest that pass.")
+    said += _compared(comparison)
     requests = comparison.get("break_even_requests")
     spent = text.seconds((one_off.get("seconds") or {}).get("total"))
     made = f"Making it took {text.usd(one_off.get('total_usd'))} ({spent})"
@@ -167,6 +198,29 @@ def cost_sentences(report: Document) -> list[str]:
     if drop is not None:
         said.append(
             f"The saving is gone if the teacher's price falls by {text.percent(drop)} and the student's does not."
+        )
+    return said
+
+
+def _compared(comparison: Document) -> list[str]:
+    """Which cells stand for the two sides, and what of the difference is the model's."""
+    said = [f"Compared are {comparison['teacher']} and {comparison['student']}, the cheapest that pass"]
+    shipped = comparison.get("shipped")
+    runtime = comparison.get("student_runtime")
+    apart = shipped is not None and shipped["cell"] != comparison["student"]
+    said[0] += f" in {runtime}, which both were measured in." if apart else "."
+    if parts := split_sentence(comparison.get("split")):
+        said.append(parts)
+    if apart and shipped is not None:
+        said.append(
+            f"The file that ships, {shipped['cell']}, costs {text.usd(shipped['per_1000'])} per 1,000 requests: "
+            f"against this teacher it {_saves(shipped['saving'])}. {split_sentence(shipped['split'])}".rstrip()
+        )
+    split = comparison.get("split")
+    if comparison.get("student_is_larger") and split is not None and split["model"] < 1:
+        said.append(
+            f"The student is larger than its teacher and, {_like(split)}, costs {text.percent(1 / split['model'] - 1)} "
+            "more per request: where it is cheaper, its runtime or quantization makes it so, not the model."
         )
     return said
 

@@ -110,6 +110,7 @@ def models_table(report: Document) -> Table:
                 text.number(model.get("kl_student_p99")),
                 figure(model.get("top1_student"), text.percent),
                 figure(model.get("kl_teacher")),
+                figure(model.get("top1_teacher"), text.percent),
                 figure(model.get("perplexity"), lambda x: text.number(x, 4)),
                 figure(model.get("output_length_ratio")),
                 text.count(model.get("parameters")),
@@ -119,12 +120,13 @@ def models_table(report: Document) -> Table:
         )
     head = [
         "model", text.metric(metric["name"]), "retained", "KL to student", "p99 KL", "top-1 agreement",
-        "KL to teacher", "perplexity", "length ratio", "parameters", "size", "gates",
+        "KL to teacher", "agreement with teacher", "perplexity", "length ratio", "parameters", "size", "gates",
     ]  # fmt: skip
     note = (
         f"{text.count(metric.get('rows'))} held-out rows, {text.count(metric.get('tokens'))} positions compared; "
         f"95% intervals under the figures. KL in nats per {metric.get('unit') or 'token'}, "
-        "from the reference to the file. "
+        "from the reference to the file. Top-1 agreement: with the merged student; agreement with teacher: share of "
+        "the positions where the teacher's most likely token is the model's. "
         "Retained is the score over the teacher's on the same rows."
     )
     return Table("", head, rows, note=note)

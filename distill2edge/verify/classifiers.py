@@ -149,7 +149,6 @@ def _document(
         found = entry(model, mine, figures["teacher"], "accuracy", seed)
         if not isinstance(mine, Crash):
             found["macro_f1"] = mine["macro_f1"]
-            found["top1_teacher"] = mine["top1_teacher"]
         entries.append(found)
     gates = judge(entries, spec)
     return {
@@ -186,8 +185,8 @@ def _figures(
         else None,
         "kl_student": fidelity.kl_divergence(student, logprob).tolist() if against_student else None,
         "top1_student": fidelity.agreement(student, logprob).tolist() if against_student else None,
-        "top1_teacher": None
-        if teacher is None or name == "teacher"
-        else float(fidelity.agreement(teacher, logprob).mean()),
+        "top1_teacher": fidelity.agreement(teacher, logprob).tolist()
+        if teacher is not None and name != "teacher"
+        else None,
         "macro_f1": macro_f1(predicted, truth, logprob.shape[1]),
     }

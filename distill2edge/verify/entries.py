@@ -39,7 +39,7 @@ def entry(model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, 
     figures: dict[str, Any] = dict.fromkeys(
         (
             "score", "retained", "output_length_ratio", "kl_teacher", "kl_student", "kl_student_p99", "top1_student",
-            "perplexity",
+            "top1_teacher", "perplexity",
         )
     )  # fmt: skip
     if isinstance(outcome, Crash):
@@ -51,7 +51,7 @@ def entry(model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, 
         figures["retained"] = _retained(outcome, against, metric, seed)
         if outcome["length"] is not None:
             figures["output_length_ratio"] = ratio_interval(outcome["length"], against["length"], seed=seed)
-    for key in ("kl_teacher", "kl_student", "top1_student"):
+    for key in ("kl_teacher", "kl_student", "top1_student", "top1_teacher"):
         figures[key] = _over_rows(outcome[key], outcome["counts"], seed)
     tail = outcome["kl_student"]
     if tail is not None and len(tail) >= _TAIL_NEEDS:

@@ -29,6 +29,7 @@ DEFINITIONS = {
     "kl_teacher": "mean KL(teacher || model), nats per token",
     "kl_student": "mean KL(merged student || file), nats per token",
     "top1_student": "share of positions at which file and merged student put the same token first",
+    "top1_teacher": "share of the same positions at which model and teacher put the same token first",
     "interval": "95%, percentile bootstrap over rows, paired where two models are compared",
     "gates": "hold the value itself, not the end of its interval",
 }
@@ -135,6 +136,7 @@ def _run(
         "limit": _limit(mine),
         "max_tokens": plan.verify.max_tokens,
         "positions": plan.verify.positions,
+        "figures": 2,  # raised when the worker counts something else: what an earlier try left is counted anew
         "write_reference": own if writes else None,
         "teacher_reference": _reference("teacher", model, models, outcomes, plan),
         "student_reference": _reference("student", model, models, outcomes, plan),

@@ -29,7 +29,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
 
     Returns:
         Lists over rows (`score`, `tokens`, `length` or null), over compared rows (`counts`), and over compared
-        positions (`nll`, `kl_teacher`, `kl_student`, `top1_student`; the last three null without a reference).
+        positions (`nll`, and null without a reference: `kl_teacher`, `kl_student`, `top1_student`, `top1_teacher`).
     """
     here = Path(spec["result"]).parent
     encodings = read_encodings(here / spec["rows"], tuple(spec["stop"]))
@@ -44,7 +44,8 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         path = here / spec["write_reference"]
         mine = fidelity.create_reference(path, fidelity.count_positions(spans), runtime.vocab_size)
     out: dict[str, list[float]] = {
-        key: [] for key in ("score", "tokens", "length", "nll", "kl_teacher", "kl_student", "top1_student")
+        key: []
+        for key in ("score", "tokens", "length", "nll", "kl_teacher", "kl_student", "top1_student", "top1_teacher")
     }
     for index, row in enumerate(encodings.rows):
         span = spans[index] if index < len(spans) else None
@@ -65,6 +66,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     absent = {
         "length": spec["metric"] != "exact_match",
         "kl_teacher": references["teacher_reference"] is None,
+        "top1_teacher": references["teacher_reference"] is None,
         "kl_student": references["student_reference"] is None,
         "top1_student": references["student_reference"] is None,
     }
@@ -113,8 +115,7 @@ def _compare(
             continue
         there = reference[span.start : span.start + len(span.positions)]
         out[f"kl_{name}"] += fidelity.kl_divergence(there, logprob).tolist()
-        if name == "student":
-            out["top1_student"] += fidelity.agreement(there, logprob).tolist()
+        out[f"top1_{name}"] += fidelity.agreement(there, logprob).tolist()
 
 
 def _score(
