@@ -203,18 +203,15 @@ def main() -> None:
     samples, busy = speed({n: files[n] for n in list(files)[:2]}, chosen.rounds, chosen.steps)
     plain, mixed = list(files)[:2]
     against = ratio(samples, mixed, plain)
-    print(
-        f"decode tokens per second of processor time, mix / plain: {against.value:.3f} [{against.low:.3f}, {against.high:.3f}]",
-        flush=True,
-    )
+    print(f"decode, mix / plain: {against.value:.3f} [{against.low:.3f}, {against.high:.3f}]", flush=True)
     best = list(files)[-1]
     options = f"--train {chosen.train} " if chosen.train else ""
     path = write_result(
         "onnx_mix",
         f"python benchmarks/onnx_mix.py {options}--rounds {chosen.rounds} --steps {chosen.steps}",
         description="SmolLM2-135M (noise of half a step on its packaged weights) against its ONNX files: KL on 3,072 "
-        "held-out tokens of newspaper editorials, in ONNX Runtime. Decode speed is per second of processor time, on one "
-        "thread",
+        "held-out tokens of newspaper editorials, in ONNX Runtime. Decode speed is per second of processor time, "
+        "on one thread",
         bars=[
             bar("ONNX of at most 90 MB: mean KL to full precision", figures[best]["kl"], "<=", 0.10, unit="nats",
                 note=best),
