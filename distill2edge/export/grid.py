@@ -75,15 +75,21 @@ def packed(grids: Mapping[str, Held], model_dir: Path) -> dict[str, tuple[str, n
         }
 
 
-def by_row(directory: Path, model_dir: Path) -> dict[bytes, Held]:
-    """The grid of each row of a trained model's matrices, by the hash of its values."""
+def by_row(directory: Path, model_dir: Path) -> dict[bytes, dict[str, Held]]:
+    """The grids of each row of a trained model's matrices, by the hash of its values and by kind.
+
+    A graph joins matrices that read one input into one table, and knows them by their rows alone. Rows that are alike
+    (of zeros) may lie in tables of several kinds.
+    """
     from distill2edge.export.onnx_quantize import digests
 
     grids, _ = load_grids(directory)
+    found: dict[bytes, dict[str, Held]] = {}
     with ExitStack() as stack:
         weights = open_weights(model_dir, stack)
-        return {
-            key: Held(held.kind, held.scale[row : row + 1], None, held.columns)
-            for name, held in grids.items()
-            for row, key in enumerate(digests(weights[name].get_tensor(name).float().numpy()))
-        }
+        for name, held in grids.items():
+            for row, key in enumerate(digests(weights[name].get_tensor(name).float().numpy())):
+                offset = None if held.offset is None else held.offset[row : row + 1]
+                one = Held(held.kind, held.scale[row : row + 1], offset, held.columns)
+                found.setdefault(key, {})[held.kind] = one
+    return found

@@ -1,7 +1,8 @@
 """Puts the weights of an fp32 graph into a scheme: fp16, or 8/4-bit blocks of 32, the embedding and the head included.
 
 Block-wise weights become `MatMulNBits` (a matrix product) and `GatherBlockQuantized` (a table lookup), rounded by
-ONNX Runtime's own kernel. A table that serves both the lookup and the head is stored once.
+ONNX Runtime's own kernel, or onto grids given for them: then each table has the bits, blocks, zero points and scales of
+its own. A table that serves both the lookup and the head is stored once.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def digests(weight: np.ndarray) -> list[bytes]:
 
 
 def apply_scheme(
-    model: ir.Model, scheme: str, tally: Tally | None = None, held: Mapping[bytes, Held] | None = None
+    model: ir.Model, scheme: str, tally: Tally | None = None, held: Mapping[bytes, Mapping[str, Held]] | None = None
 ) -> Tally:
     """Rewrite the graph in place.
 
@@ -135,13 +136,13 @@ def apply_scheme(
         model: graph whose weights are float32 initializers.
         scheme: `fp32`, `fp16`, `int8` or `int4-b32`.
         tally: that of an earlier graph of the same model, to go on with.
-        held: hash of a row -> the grid it was trained on, of one row; None: scales by ONNX Runtime's quantizer.
+        held: hash of a row -> kind -> the grid it was trained on, of one row; None: scales by ONNX Runtime's quantizer.
 
     Returns:
         the tally over every initializer.
 
     Raises:
-        UserError: a matrix that is to be stored in blocks has no grid in `held`.
+        UserError: a matrix that is to be stored in blocks has no grid in `held`, or rows of several kinds.
     """
     tally = tally or Tally()
     for table in collect_tables(model):
@@ -154,9 +155,10 @@ def apply_scheme(
         elif scheme == "fp16":
             _store_half(model, table, tally)
         else:
-            if width % BLOCK:
-                tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {BLOCK}")
-            _store_blocks(model, table, BITS[scheme], tally, held)
+            blocks = _rounded(table, BITS[scheme]) if held is None else _on_grid(table, held)
+            if width % blocks.size:
+                tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {blocks.size}")
+            _store_blocks(model, table, blocks, tally)
     _sweep(model)
     tally.add_rest(model)
     return tally
@@ -284,53 +286,87 @@ def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
     tally.add("fp16", table.weight, 2 * table.weight.size, (stored.name,))
 
 
-def _store_blocks(
-    model: ir.Model, table: Table, bits: int, tally: Tally, held: Mapping[bytes, Held] | None = None
-) -> None:
-    import onnx_ir as ir
+@dataclass
+class Blocks:
+    """A table in blocks of `size` codes of `bits` bits.
 
-    rows, width = table.weight.shape
-    packed, scales = quantize_blocks(table.weight, bits) if held is None else _on_grid(table, held)
-    kind = f"int{bits}-b{BLOCK}"
-    stored = _initializer(model, f"{table.name}.{kind}", packed)
-    scale = _initializer(model, f"{table.name}.scales", scales)
-    for node in table.products:
-        attributes = {"K": width, "N": rows, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_INT8}
-        product = ir.node(
-            "MatMulNBits", [node.inputs[0], stored, scale], attributes, domain=_MICROSOFT, name=f"{node.name}/{kind}"
-        )
-        _replace(model, node, [product])
-    for node in table.lookups:
-        flat = _initializer(model, f"{table.name}.flat", np.array([rows, -1], dtype=np.int64))
-        view = ir.node("Reshape", [stored, flat], name=f"{node.name}/flat")
-        attributes = {"bits": bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
-        lookup = ir.node(
-            "GatherBlockQuantized",
-            [view.outputs[0], node.inputs[1], scale],
-            attributes,
-            domain=_MICROSOFT,
-            name=f"{node.name}/{kind}",
-        )
-        nodes = [view, lookup]
-        if width % BLOCK:
-            ends = [_initializer(model, f"{table.name}.{key}", np.array([at], dtype=np.int64))
-                    for key, at in (("start", 0), ("end", width), ("axis", -1))]  # fmt: skip
-            nodes.append(ir.node("Slice", [lookup.outputs[0], *ends], name=f"{node.name}/unpad"))
-        _replace(model, node, nodes)
-    tally.add(kind, table.weight, packed.nbytes + scales.nbytes, (stored.name, scale.name))
+    `packed` [rows, blocks, bytes] uint8; `scales` [rows, blocks] float32, or float16, which are widened when a session
+    loads the file; `zeros` [rows, bytes] uint8, packed like the codes, or None: 2^(bits - 1) stands for 0.
+    """
+
+    kind: str
+    bits: int
+    size: int
+    packed: np.ndarray
+    scales: np.ndarray
+    zeros: np.ndarray | None = None
 
 
-def _on_grid(table: Table, held: Mapping[bytes, Held]) -> tuple[np.ndarray, np.ndarray]:
+def _rounded(table: Table, bits: int) -> Blocks:
+    return Blocks(f"int{bits}-b{BLOCK}", bits, BLOCK, *quantize_blocks(table.weight, bits))
+
+
+def _on_grid(table: Table, held: Mapping[bytes, Mapping[str, Held]]) -> Blocks:
     import torch
 
     from distill2edge.quantize.grids import Held
 
-    rows = [held.get(key) for key in digests(table.weight)]
-    found = [row for row in rows if row is not None]
-    if len(found) < len(rows):
+    rows = [held.get(key, {}) for key in digests(table.weight)]
+    if not all(rows):
         raise UserError(f"{table.name} was not trained on a grid", fix="export it with another scheme")
-    grid = Held(found[0].kind, torch.cat([row.scale for row in found]), None, found[0].columns)
-    return grid.onnx(torch.from_numpy(np.ascontiguousarray(table.weight)))
+    common = set(rows[0]).intersection(*rows)
+    if not common:
+        raise UserError(
+            f"{table.name} joins matrices whose grids are of several kinds",
+            fix="give matrices that read one input (query, key, value) grids of one kind",
+        )
+    kind = min(common)
+    found = [row[kind] for row in rows]
+    offsets = [row.offset for row in found if row.offset is not None]
+    grid = Held(kind, torch.cat([row.scale for row in found]), torch.cat(offsets) if offsets else None,
+                found[0].columns)  # fmt: skip
+    packed, scales, zeros = grid.onnx(torch.from_numpy(np.ascontiguousarray(table.weight)))
+    levels = grid.grid
+    name = kind if levels.half else f"int{levels.bits}-b{levels.block}"
+    return Blocks(name, levels.bits, levels.block, packed, scales, zeros)
+
+
+def _store_blocks(model: ir.Model, table: Table, blocks: Blocks, tally: Tally) -> None:
+    import onnx_ir as ir
+
+    rows, width = table.weight.shape
+    kind, parts = blocks.kind, [blocks.packed, blocks.scales]
+    stored = _initializer(model, f"{table.name}.{kind}", blocks.packed)
+    scale = known = _initializer(model, f"{table.name}.scales", blocks.scales)
+    if blocks.scales.dtype == np.float16:
+        # Folded when a session is made: kernels pack weights whose scales are constants.
+        cast = ir.node("Cast", [known], {"to": ir.DataType.FLOAT}, name=f"{table.name}.scales/Cast")
+        model.graph.insert_before((table.lookups + table.products)[0], cast)
+        scale = cast.outputs[0]
+    extra: list[ir.Value] = []
+    if blocks.zeros is not None:
+        parts.append(blocks.zeros)
+        extra.append(_initializer(model, f"{table.name}.zeros", blocks.zeros))
+    common = {"bits": blocks.bits, "block_size": blocks.size}
+    for node in table.products:
+        attributes = {"K": width, "N": rows, **common, "accuracy_level": ACCURACY_INT8}
+        inputs = [node.inputs[0], stored, scale, *extra]
+        product = ir.node("MatMulNBits", inputs, attributes, domain=_MICROSOFT, name=f"{node.name}/{kind}")
+        _replace(model, node, [product])
+    for node in table.lookups:
+        flat = _initializer(model, f"{table.name}.flat", np.array([rows, -1], dtype=np.int64))
+        view = ir.node("Reshape", [stored, flat], name=f"{node.name}/flat")
+        attributes = {**common, "gather_axis": 0, "quantize_axis": 1}
+        inputs = [view.outputs[0], node.inputs[1], scale, *extra]
+        lookup = ir.node("GatherBlockQuantized", inputs, attributes, domain=_MICROSOFT, name=f"{node.name}/{kind}")
+        nodes = [view, lookup]
+        if width % blocks.size:
+            ends = [_initializer(model, f"{table.name}.{key}", np.array([at], dtype=np.int64))
+                    for key, at in (("start", 0), ("end", width), ("axis", -1))]  # fmt: skip
+            nodes.append(ir.node("Slice", [lookup.outputs[0], *ends], name=f"{node.name}/unpad"))
+        _replace(model, node, nodes)
+    names = (stored.name, known.name, *(value.name for value in extra))
+    tally.add(kind, table.weight, sum(part.nbytes for part in parts), names)
 
 
 # --- small graph edits --------------------------------------------------------

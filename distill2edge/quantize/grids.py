@@ -1,10 +1,10 @@
 """Block grids as pure functions: what a weight becomes when a GGUF or an ONNX file stores it.
 
 A block of neighbouring weights shares a scale (and an offset, in the affine kinds); code c stands for
-offset + scale * table[c]. `plain` picks the scales of a block as the target's own quantizer does, to the bit; `fit`
-searches them among multiples of the one that just covers the block, each followed by a weighted least-squares fit
-(the approach of llama.cpp's importance-aware quantizers); `Held` keeps scales that were picked once, so that a weight
-in training moves between the levels of one grid.
+offset + scale * table[c], and in the kinds with a zero point z for (c - z) * scale. `plain` picks the scales of a block
+as the target's own quantizer does, to the bit; `fit` searches them among multiples of the one that just covers the
+block, each followed by a weighted least-squares fit (the approach of llama.cpp's importance-aware quantizers); `Held`
+keeps scales that were picked once, so that a weight in training moves between the levels of one grid.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BLOCK = 32
 _STEPS = 16
+_ZERO_STEPS = 12
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -33,6 +34,9 @@ class Grid:
         table: value of each code before scaling, ascending.
         half: scales and offsets are stored in 16 bits.
         affine: an offset is stored too.
+        zeros: a zero point is stored too: the code that stands for 0, a whole number in the table.
+        onnx: of ONNX Runtime's MatMulNBits and GatherBlockQuantized, which pad the last block; else of a GGUF.
+        block: weights that share a scale.
         uniform: neighbouring levels are one apart.
     """
 
@@ -40,6 +44,14 @@ class Grid:
     table: tuple[int, ...]
     half: bool = True
     affine: bool = False
+    zeros: bool = False
+    onnx: bool = False
+    block: int = BLOCK
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return (len(self.table) - 1).bit_length()
 
     @property
     def uniform(self) -> bool:
@@ -67,16 +79,22 @@ class Grid:
         return scale.half().float() if self.half else scale
 
     def encode(self, blocks: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
-        """Codes of the levels nearest to blocks [..., 32], given scale and offset [...]."""
+        """Codes of the levels nearest to blocks [..., block], given scale and offset, or zero point, [...]."""
         import torch
 
         # Divided, not multiplied by 1 / scale, which overflows where the scale is denormal. Scale 0 has one level.
         step = torch.where(scale == 0, torch.full_like(scale, torch.inf), scale)
+        if self.zeros:
+            assert offset is not None
+            return (blocks / step[..., None]).round_().add_(offset[..., None]).clamp_(0, self.table[-1])
         x = blocks if offset is None else blocks - offset[..., None]
         return self.nearest(x / step[..., None])
 
     def decode(self, codes: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
         """The weights that codes stand for, float32."""
+        if self.zeros:
+            assert offset is not None
+            return (codes.float() - offset[..., None]) * scale[..., None]
         found = self.values(codes) * scale[..., None]
         return found if offset is None else found + offset[..., None]
 
@@ -84,12 +102,14 @@ class Grid:
         """Scale and offset of each block, as the file holds them, for the least weighted squared error found.
 
         Args:
-            blocks: [n, 32] float32.
-            importance: broadcasts to [n, 32], positive: what a squared error of each weight costs.
+            blocks: [n, block] float32.
+            importance: broadcasts to [n, block], positive: what a squared error of each weight costs.
 
         Returns:
-            scale [n] and offset [n] (None unless affine); a block of zeros has scale 0.
+            scale [n] and offset or zero point [n] (None where the kind has neither); a block of zeros has scale 0.
         """
+        if self.zeros:
+            return self._fit_zeros(blocks, importance)
         return self._fit_affine(blocks, importance) if self.affine else (self._fit_symmetric(blocks, importance), None)
 
     def _fit_symmetric(self, block: Tensor, importance: Tensor) -> Tensor:
@@ -135,6 +155,31 @@ class Grid:
             lowest = torch.where(better, error, lowest)
         return best, offset
 
+    def _fit_zeros(self, block: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
+        weight = importance.expand_as(block)
+        # 0 is a level, so the range that is covered has it inside.
+        low, high = block.amin(-1).clamp_max(0), block.amax(-1).clamp_min(0)
+        top = self.table[-1]
+        scale = self.stored((high - low) / top)
+        zero = (-low / torch.where(scale == 0, torch.ones_like(scale), scale)).round().clamp(0, top)
+        lowest = self._error(block, weight, scale, zero)
+        best = scale
+        for step in range(-2, _ZERO_STEPS - 2):
+            trial = (high - low) / top * (1 - step * 0.03)
+            centre = (top - (high + low) / torch.where(trial == 0, torch.ones_like(trial), trial)) / 2
+            for shift in (-0.5, 0.5) if step >= 0 else (0.0,):
+                there = (centre + shift).round().clamp(0, top)
+                values = self.encode(block, trial, there) - there[..., None]
+                refit = self.stored((weight * block * values).sum(-1) / (weight * values * values).sum(-1))
+                refit = torch.where(refit.isfinite(), refit, scale)
+                error = self._error(block, weight, refit, there)
+                better = error < lowest
+                best, zero = torch.where(better, refit, best), torch.where(better, there, zero)
+                lowest = torch.where(better, error, lowest)
+        return best, zero
+
     def _error(self, block: Tensor, weight: Tensor, scale: Tensor, offset: Tensor | None) -> Tensor:
         gap = self.decode(self.encode(block, scale, offset), scale, offset) - block
         return (weight * gap * gap).sum(-1)
@@ -147,8 +192,16 @@ GRIDS = {
     "Q5_0": Grid("Q5_0", tuple(range(-16, 16))),
     "Q5_1": Grid("Q5_1", tuple(range(32)), affine=True),
     "Q8_0": Grid("Q8_0", tuple(range(-127, 128))),
-    "int4-b32": Grid("int4-b32", tuple(range(-8, 8)), half=False),
-    "int8": Grid("int8", tuple(range(-128, 128)), half=False),
+    "int4-b32": Grid("int4-b32", tuple(range(-8, 8)), half=False, onnx=True),
+    "int8": Grid("int8", tuple(range(-128, 128)), half=False, onnx=True),
+}
+GRIDS |= {  # scales in 16 bits, which the graph widens when a session loads it
+    f"uint4-b{block}-f16": Grid(f"uint4-b{block}-f16", tuple(range(16)), zeros=True, onnx=True, block=block)
+    for block in (16, 32, 64, 128)
+}
+GRIDS |= {
+    f"int8-b{block}-f16": Grid(f"int8-b{block}-f16", tuple(range(-128, 128)), onnx=True, block=block)
+    for block in (64, 128)
 }
 
 
@@ -166,9 +219,12 @@ def plain(weight: Tensor, kind: str) -> Tensor:
 
     Raises:
         UserError: weights that are not finite, or columns that the type cannot hold.
+        ValueError: a kind that no stock quantizer writes.
     """
     import torch
 
+    if GRIDS[kind].onnx and GRIDS[kind].half:
+        raise ValueError(f"{kind} has no quantizer but Held.fitted")
     checked(weight, kind)
     rows, columns = weight.shape
     pad = -columns % BLOCK
@@ -183,7 +239,7 @@ def plain(weight: Tensor, kind: str) -> Tensor:
     else:
         at = blocks.abs().argmax(-1, keepdim=True)
         peak = blocks.gather(-1, at)[..., 0]
-        if not grid.half:  # of two alike, ONNX Runtime takes the negative one, ggml the first
+        if grid.onnx:  # of two alike, ONNX Runtime takes the negative one, ggml the first
             low, high = blocks.amin(-1), blocks.amax(-1)
             peak = torch.where(high.abs() > low.abs(), high, low)
         scale = peak.abs() / 127 if kind == "Q8_0" else peak / grid.table[0]
@@ -192,7 +248,7 @@ def plain(weight: Tensor, kind: str) -> Tensor:
     if kind == "Q8_0":
         x = (blocks * inverse).double()
         codes = torch.trunc(x + torch.copysign(torch.full_like(x, 0.5), x)).float() - grid.table[0]  # half from zero
-    elif not grid.half:
+    elif grid.onnx:
         codes = ((blocks * inverse - grid.table[0]).double() + 0.5).trunc().float()
     else:
         codes = (moved * inverse.double() + half).float().trunc()
@@ -212,7 +268,7 @@ def checked(weight: Tensor, kind: str) -> None:
 
     if not bool(torch.isfinite(weight).all()):
         raise UserError("weights that are NaN or Inf cannot be quantized", fix="train again with a smaller rate")
-    if GRIDS[kind].half and weight.shape[1] % BLOCK:
+    if not GRIDS[kind].onnx and weight.shape[1] % BLOCK:
         raise UserError(f"rows of {weight.shape[1]} weights don't fit {kind}: its blocks have {BLOCK}",
                         fix="choose an onnx: scheme or F16")  # fmt: skip
 
@@ -224,7 +280,7 @@ class Held:
     Attributes:
         kind: name of a grid.
         scale: [rows, blocks] float32, as the file holds them.
-        offset: the same, or None.
+        offset: the same, or None; the zero points of a kind that has them.
         columns: weights of a row; the last block may be longer.
     """
 
@@ -258,18 +314,18 @@ class Held:
         import torch
 
         checked(weight, kind)
-        columns = weight.shape[1]
-        pad = -columns % BLOCK
+        columns, size = weight.shape[1], GRIDS[kind].block
+        pad = -columns % size
         matters = torch.ones(1, columns) if importance is None else importance.reshape(-1, columns).float()
         scales, offsets = [], []
-        for at in range(0, columns + pad, BLOCK):  # block by block: a search holds few copies at once
-            block = torch.nn.functional.pad(weight[:, at : at + BLOCK].float(), (0, max(0, at + BLOCK - columns)))
-            costs = torch.nn.functional.pad(matters[:, at : at + BLOCK], (0, max(0, at + BLOCK - columns)))
+        for at in range(0, columns + pad, size):  # block by block: a search holds few copies at once
+            block = torch.nn.functional.pad(weight[:, at : at + size].float(), (0, max(0, at + size - columns)))
+            costs = torch.nn.functional.pad(matters[:, at : at + size], (0, max(0, at + size - columns)))
             scale, offset = GRIDS[kind].fit(block, costs)
             scales.append(scale)
             offsets.append(offset)
-        affine = GRIDS[kind].affine
-        return cls(kind, torch.stack(scales, 1), torch.stack(offsets, 1) if affine else None, columns)  # type: ignore[arg-type]
+        second = GRIDS[kind].affine or GRIDS[kind].zeros
+        return cls(kind, torch.stack(scales, 1), torch.stack(offsets, 1) if second else None, columns)  # type: ignore[arg-type]
 
     @classmethod
     def of_gguf(cls, data: np.ndarray, kind: str) -> Held:
@@ -283,12 +339,13 @@ class Held:
         return cls(kind, scale, offset, blocks.shape[1] * BLOCK)
 
     def codes(self, weight: Tensor) -> Tensor:
-        """[rows, blocks, 32], the nearest levels."""
+        """[rows, blocks, block], the nearest levels."""
         import torch
 
         rows, columns = weight.shape
-        padded = torch.nn.functional.pad(weight, (0, -columns % BLOCK)) if columns % BLOCK else weight
-        return self.grid.encode(padded.reshape(rows, -1, BLOCK), self.scale, self.offset)
+        size = self.grid.block
+        padded = torch.nn.functional.pad(weight, (0, -columns % size)) if columns % size else weight
+        return self.grid.encode(padded.reshape(rows, -1, size), self.scale, self.offset)
 
     def stored(self, weight: Tensor) -> Tensor:
         """What the file holds of a matrix on this grid, [rows, columns] float32."""
@@ -314,11 +371,27 @@ class Held:
             parts.append(low[..., :16] | (low[..., 16:] << 4))
         return np.concatenate(parts, axis=-1).reshape(len(codes), -1)
 
-    def onnx(self, weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Packed [rows, blocks, bytes] uint8 and scales [rows, blocks] of MatMulNBits: neighbouring codes in a byte."""
+    def onnx(self, weight: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """What MatMulNBits and GatherBlockQuantized read; of 4-bit codes two neighbours share a byte, the first low.
+
+        Returns:
+            packed codes [rows, blocks, bytes] uint8, scales [rows, blocks] as stored (float16 or float32), and packed
+            zero points [rows, bytes] uint8, or None where 2^(bits - 1) stands for 0.
+        """
         codes = self.codes(weight).numpy().astype(np.uint8)
-        packed = codes if self.kind == "int8" else codes[..., ::2] | (codes[..., 1::2] << 4)
-        return np.ascontiguousarray(packed), np.ascontiguousarray(self.scale.numpy(), dtype=np.float32)
+        scales = self.scale.numpy().astype(np.float16 if self.grid.half else np.float32)
+        zeros = None
+        if self.grid.zeros:
+            assert self.offset is not None
+            zeros = self._nibbles(self.offset.numpy().astype(np.uint8))
+        return self._nibbles(codes), np.ascontiguousarray(scales), zeros
+
+    def _nibbles(self, codes: np.ndarray) -> np.ndarray:
+        if self.grid.bits == 8:
+            return np.ascontiguousarray(codes)
+        if codes.shape[-1] % 2:
+            codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
+        return np.ascontiguousarray(codes[..., ::2] | (codes[..., 1::2] << 4))
 
 
 def _bytes_of(kind: str) -> int:

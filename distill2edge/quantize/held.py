@@ -79,10 +79,11 @@ def of_gguf(path: Path, model_dir: Path) -> Grids:
         if kind in ("F32", "F16", "BF16"):
             continue
         if kind not in GRIDS:
+            known = ", ".join(f"gguf:{name}" for name, grid in GRIDS.items() if not grid.onnx)
             raise UserError(
                 f"{ours} is stored as {kind}, whose grid cannot be trained on",
                 where="distill.quantization_aware",
-                fix=f"a scheme of {', '.join(f'gguf:{name}' for name in GRIDS if GRIDS[name].half)}, or onnx:int4-b32",
+                fix=f"a scheme of {known}, or onnx:int4-b32",
             )
         raw = _raw(file, info).reshape(info.shape[0], -1)
         held = Held.of_gguf(raw, kind)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import BLOCK, GRIDS, Held, checked
+from distill2edge.quantize.grids import GRIDS, Held, checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
     """Weights moved so that their nearest levels are those of GPTQ, and their grid.
 
     Args:
-        weight: [rows, columns] float32, columns a multiple of 32.
+        weight: [rows, columns] float32, columns a multiple of the grid's block.
         kind: name of a grid.
         gram: [columns, columns], sum or mean of x x^T over calibration inputs.
         damping: share of the mean diagonal added to it.
@@ -34,24 +34,33 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
         moved weights [rows, columns], to store or to train from, and the grid.
 
     Raises:
-        UserError: weights that are not finite, or a gram matrix that is zero or not finite.
+        UserError: weights that are not finite, columns that the grid cannot hold, or a gram matrix that is zero or not
+            finite.
     """
+    return compensate(weight, kind, inverse_factor(gram, damping))
+
+
+def compensate(weight: Tensor, kind: str, upper: Tensor) -> tuple[Tensor, Held]:
+    """`compensated`, given what `inverse_factor` makes of the gram: several types of one matrix share it."""
     import torch
 
     checked(weight, kind)
     grid = GRIDS[kind]
+    size = grid.block
+    if weight.shape[1] % size:
+        raise UserError(f"rows of {weight.shape[1]} weights don't fit {kind}: its blocks have {size}",
+                        fix="choose a type of smaller blocks")  # fmt: skip
     left = weight.float().clone()
-    upper = inverse_factor(gram, damping)
     diagonal = upper.diagonal().clone()
     moved = torch.empty_like(left)
     scales, offsets = [], []
-    for at in range(0, left.shape[1], BLOCK):
-        end = at + BLOCK
+    for at in range(0, left.shape[1], size):
+        end = at + size
         block = left[:, at:end].clone()
         scale, offset = _fit(block, kind, diagonal[at:end].pow(-2))
         errors = torch.empty_like(block)
         inner = upper[at:end, at:end]
-        for column in range(BLOCK):
+        for column in range(size):
             value = block[:, column : column + 1]
             stored = grid.decode(grid.encode(value, scale, offset), scale, offset)
             moved[:, at + column] = value[:, 0]
@@ -60,7 +69,7 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
         left[:, end:] -= errors @ upper[at:end, end:]
         scales.append(scale)
         offsets.append(offset)
-    held = torch.stack([o for o in offsets if o is not None], 1) if grid.affine else None
+    held = torch.stack([o for o in offsets if o is not None], 1) if grid.affine or grid.zeros else None
     return moved, Held(kind, torch.stack(scales, 1), held, weight.shape[1])
 
 
@@ -86,8 +95,8 @@ def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: 
 
 
 def _fit(block: Tensor, kind: str, costs: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Scale and offset of blocks [rows, 32]: of GGUF types by ggml's own search, which is compiled."""
-    if not GRIDS[kind].half:
+    """Scale and offset of blocks [rows, block]: of GGUF types by ggml's own search, which is compiled."""
+    if GRIDS[kind].onnx:
         return GRIDS[kind].fit(block, costs)
     held = Held.of_gguf(ggml.quantize(block.numpy(), kind, costs.numpy()), kind)
     return held.scale[:, 0], None if held.offset is None else held.offset[:, 0]
