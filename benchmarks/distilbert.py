@@ -1,7 +1,8 @@
-"""DistilBERT's three figures at once, on movie polarity with MiniLM as the teacher, over two seeds.
+"""DistilBERT's three figures at once, on movie polarity with MiniLM as the teacher, over three seeds.
 
 python benchmarks/distilbert.py            # trains what is not in the store, then times
 python benchmarks/distilbert.py --only 1   # puts one seed into the store, writes nothing
+python benchmarks/distilbert.py --add 2    # one seed beside those of the result file, whose rows and times are kept
 
 Every seed has splits of its own, so the paired test pools the seeds' held-out rows. Times are of seed 0's models: one
 text at a time, the held-out texts in turn, arms interleaved.
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, bar, interleave, paired, ratio, summary, write_result
+from common import RESULTS, ROOT, bar, interleave, paired, ratio, summary, write_result
 
 from distill2edge.bench import contention
 from distill2edge.data.encode import read_rows
@@ -27,8 +28,9 @@ from distill2edge.runtimes import open_runtime
 from distill2edge.tasks.classification import load_tokenizer
 
 RECIPE = ROOT / "recipes" / "distilbert" / "movies.yaml"
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 TEXTS, ROUNDS, CONTEXT = 200, 9, 64
+SECONDS, CORRECT, TFIDF = "seconds per text, ", "correct, ", "TF-IDF + logistic regression"
 # arm: stage kind, which of its artifacts, its model file, runtime
 ARMS = {
     "teacher, torch fp32": ("fit", None, "model", "torch"),
@@ -59,6 +61,11 @@ def baseline(rows_dir: Path) -> list[int]:
     model.fit([row.prompt for row in train], [row.label for row in train])
     found = model.predict([row.prompt for row in test])
     return [int(label == row.label) for label, row in zip(found, test, strict=True)]
+
+
+def of_samples(samples: dict[str, list[Any]], what: str) -> dict[str, list[Any]]:
+    """The samples of a kind, by what they are of."""
+    return {name.removeprefix(what): values for name, values in samples.items() if name.startswith(what)}
 
 
 def seconds_per_text(runtime: Any, texts: list[list[int]]) -> Callable[[], float]:
@@ -96,24 +103,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=None)
     parser.add_argument("--only", type=int, default=None, metavar="SEED", help="fill the store for this seed and stop")
+    parser.add_argument("--add", type=int, default=None, metavar="SEED", help="to those of the result file")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if options.only is not None:
         stages("verify", options.only, options.store)
         return
 
-    found = [
-        json.loads((stages("verify", seed, options.store)["verify"] / "verify.json").read_text()) for seed in SEEDS
-    ]
-    correct = {name: [item for document in found for item in document["correct"][name]] for name in found[0]["correct"]}
-    correct["TF-IDF + logistic regression"] = [
-        item for seed in SEEDS for item in baseline(stages("data", seed, options.store)["data"])
-    ]
-    models = {model["id"]: model for model in found[0]["models"]}
+    seeds, correct = list(SEEDS), {}
+    if options.add is not None:
+        kept_file = json.loads((RESULTS / "distilbert.json").read_text(encoding="utf-8"))
+        seeds = [*kept_file["seeds"], options.add]
+        assert len(set(seeds)) == len(seeds), f"seed {options.add} is in the result file"
+        correct = of_samples(kept_file["samples"], CORRECT)
+        samples, busy = of_samples(kept_file["samples"], SECONDS), kept_file["metrics"]["contention"]
+        models, threads = kept_file["metrics"]["models"], kept_file["metrics"]["threads"]
+    for seed in seeds if options.add is None else [options.add]:
+        verified = stages("verify", seed, options.store)["verify"]
+        document = json.loads((verified / "verify.json").read_text(encoding="utf-8"))
+        document["correct"][TFIDF] = baseline(stages("data", seed, options.store)["data"])
+        for name, items in document["correct"].items():
+            correct[name] = [*correct.get(name, []), *items]
+        if seed == 0:
+            models = {model["id"]: model for model in document["models"]}
+    if options.add is None:
+        threads = options.threads
+        samples, busy = timings(options.store, threads)
     student = "student/onnx:int8-dynamic"
     kept = paired([correct["student"]], [correct["teacher"]], ratio=True)
     fewer = 1 - models["student"]["parameters"] / models["teacher"]["parameters"]
-    samples, busy = timings(options.store, options.threads)
     same = ratio(samples, "teacher, torch fp32", "student, torch fp32")
     shipped = ratio(samples, "teacher, torch fp32", "student, onnx:int8-dynamic")
     lost = paired([correct["student"]], [correct[student]])
@@ -121,7 +139,7 @@ def main() -> None:
         "distilbert",
         "python benchmarks/distilbert.py",
         description="movie polarity, MiniLM fitted, its student of three layers with a trimmed vocabulary; "
-        f"{len(SEEDS)} seeds, {len(correct['student'])} held-out rows; times at batch 1, {options.threads} thread(s)",
+        f"{len(seeds)} seeds, {len(correct['student'])} held-out rows; times at batch 1, {threads} thread(s)",
         bars=[
             bar("distilbert: student's accuracy over the teacher's", kept, ">=", 0.97, unit="x"),
             bar("distilbert: parameters saved", fewer, ">=", 0.40),
@@ -136,16 +154,16 @@ def main() -> None:
             bar("distilbert: accuracy that onnx:int8-dynamic loses to the student", lost, "<=", 0.005),
         ],
         samples={
-            **{f"seconds per text, {arm}": values for arm, values in samples.items()},
-            **{f"correct, {name}": items for name, items in correct.items()},
+            **{f"{SECONDS}{arm}": values for arm, values in samples.items()},
+            **{f"{CORRECT}{name}": items for name, items in correct.items()},
         },
         metrics={
             "accuracy": {
                 name: {
                     "all": statistics.fmean(items),
                     "seeds": [
-                        statistics.fmean(items[at : at + len(items) // len(SEEDS)])
-                        for at in range(0, len(items), len(items) // len(SEEDS))
+                        statistics.fmean(items[at : at + len(items) // len(seeds)])
+                        for at in range(0, len(items), len(items) // len(seeds))
                     ],
                 }
                 for name, items in correct.items()
@@ -153,7 +171,7 @@ def main() -> None:
             "paired": {
                 "student - teacher": paired([correct["student"]], [correct["teacher"]]),
                 "student - control": paired([correct["student"]], [correct["control"]]),
-                "student - TF-IDF": paired([correct["student"]], [correct["TF-IDF + logistic regression"]]),
+                "student - TF-IDF": paired([correct["student"]], [correct[TFIDF]]),
             },
             "models": {
                 name: {key: model[key] for key in ("parameters", "size_bytes", "kl_student")}
@@ -167,9 +185,10 @@ def main() -> None:
                 }
                 for arm, values in samples.items()
             },
+            "threads": threads,
             "contention": busy,
         },
-        seeds=SEEDS,
+        seeds=seeds,
     )
 
 
