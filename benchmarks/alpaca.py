@@ -27,7 +27,8 @@ def main() -> None:
     write_result(
         "alpaca",
         "distill2edge run recipes/alpaca/alpaca.yaml && python benchmarks/alpaca.py runs/alpaca",
-        description="self-instruct, evolve and reverse by SmolLM2-135M-Instruct; a student of its lowest 24 layers",
+        description="self-instruct, evolve and reverse by SmolLM2-135M-Instruct; a student of "
+        f"{len(report['student']['layers'])} of its {report['student']['of']} layers",
         bars=[
             bar(
                 "alpaca: student / teacher, likelihood of the teacher's held-out answers",
