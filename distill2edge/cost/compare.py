@@ -81,17 +81,12 @@ def pair(teachers: Sequence[Cell], students: Sequence[Cell], notes: list[str]) -
     student = next((cell for cell in students if runtime_of(cell["model"]) in known), None)
     if student is None or student is not cheapest:
         there = runtime_of(cheapest["model"])
-        said = (
-            f"compared is {student['cell']}, in a runtime that both have"
-            if student
-            else "so the two are not compared by cost"
-        )
         said = "so the two are not compared by cost"
         if student is not None:
             said = f"compared is {student['cell']}, in a runtime that both have"
         notes.append(
-            f"{cheapest['cell']} is the student's cheapest, but no file of the teacher that keeps its quality was measured "
-            f"in {there}: {said}; verify.teacher_schemes: [{scheme_of(cheapest['model'])}] measures it there"
+            f"{cheapest['cell']} is the student's cheapest, but no file of the teacher that keeps its quality was "
+            f"measured in {there}: {said}; verify.teacher_schemes: [{scheme_of(cheapest['model'])}] measures it there"
         )
     return teacher, student
 
