@@ -207,7 +207,9 @@ def main() -> None:
     """All arms, then the bars."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=default_work(), help="where models, signals and files are kept")
-    parser.add_argument("--steps", type=int, default=120, help="of 4 x 128 tokens; half as many at Q4_K_M's size, a third in ONNX")
+    parser.add_argument(
+        "--steps", type=int, default=120, help="of 4 x 128 tokens; half as many at Q4_K_M's size, a third in ONNX"
+    )
     parser.add_argument("--untrained", action="store_true", help="leave the training out")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from distill2edge.data.encode import (
     stop_token_ids,
     wants_bos,
 )
+from distill2edge.data.pairs import encode_pairs
 from distill2edge.errors import UserError
 
 
@@ -140,6 +141,36 @@ def test_long_rows_are_dropped_and_counted_and_none_left_is_an_error(tokenizer: 
     with pytest.raises(UserError, match="longer than 8 tokens"):
         encode_rows(rows[1:], tokenizer, "plain", None, 8)
     assert encode_rows([], tokenizer, "plain", None, 8) == []
+
+
+@pytest.fixture(scope="module")
+def words() -> Any:
+    """A vocabulary of four words: anything else is the unknown token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    model = models.WordLevel({"[UNK]": 0, "</s>": 1, "good": 2, "film": 3, "fine": 4, "bad": 5}, unk_token="[UNK]")
+    built = Tokenizer(model)
+    built.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=built, unk_token="[UNK]", eos_token="</s>", pad_token="</s>")
+
+
+def test_a_response_that_the_student_cannot_write_is_dropped_and_counted(words: Any) -> None:
+    counts: Counter[str] = Counter()
+    rows = [row("good film", " fine"), row("good film", " \u826f\u3044"), row("a strange prompt", " bad")]
+    examples = encode_rows(rows, words, "plain", None, 50, counts=counts)
+    assert [example.row for example in examples] == [rows[0].id, rows[2].id]  # what is read may be unknown
+    assert counts["unencodable"] == 1
+    with pytest.raises(UserError, match="1 whose response the student's tokenizer cannot encode") as caught:
+        encode_rows(rows[1:2], words, "plain", None, 50)
+    assert caught.value.where == "student.init"
+
+
+def test_pairs_drop_a_target_that_cannot_be_written(words: Any) -> None:
+    counts: Counter[str] = Counter()
+    rows = [row("good film", "fine"), row("good film", "\u826f\u3044")]
+    assert [pair.row for pair in encode_pairs(rows, words, 50, counts=counts)] == [rows[0].id]
+    assert counts["unencodable"] == 1
 
 
 def test_no_chat_template_is_a_user_error_with_the_fix(bare: Any) -> None:

@@ -218,14 +218,15 @@ def encode_rows(
     *,
     counts: Counter[str] | None = None,
 ) -> list[Encoded]:
-    """Tokens and masks of rows, in order; rows longer than `max_length` tokens are left out.
+    """Tokens and masks of rows, in order; left out are rows longer than `max_length` tokens, and those whose response
+    the tokenizer cannot encode: a student would learn to answer with the unknown token.
 
     The response's tokens and its end token are supervised (the end token also where pad == eos). Template `text`
     has no prompt: every token but the first is supervised.
 
     Args:
-        counts: filled with `rows`, `too_long`, `empty`, `boundary` (rows whose prompt and response had to be
-            tokenized apart) and `supervised_tokens`.
+        counts: filled with `rows`, `too_long`, `empty`, `unencodable`, `boundary` (rows whose prompt and response had
+            to be tokenized apart) and `supervised_tokens`.
 
     Raises:
         UserError: no row is left; a chat template is missing or refuses the messages; or in most rows the response
@@ -246,6 +247,8 @@ def encode_rows(
             example = _example(row, head + prompt, response + tail)
             if example is None:
                 counts["empty"] += 1
+            elif unencodable(tokenizer, response):
+                counts["unencodable"] += 1
             elif len(example.ids) > max_length:
                 counts["too_long"] += 1
             else:
@@ -259,12 +262,26 @@ def encode_rows(
             fix="move a space at the end of data.prompt to the start of data.response and of each of data.choices",
         )
     if rows and not encoded:
-        raise UserError(
-            f"no row is left: {counts['too_long']} longer than {max_length} tokens, {counts['empty']} empty",
-            where="data.max_length",
-            fix="raise data.max_length, or choose another response template",
-        )
+        raise none_left(counts, max_length, "raise data.max_length, or choose another response template")
     return encoded
+
+
+def unencodable(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+    """Whether a text became unknown tokens. A token that is also the end or the padding tells nothing."""
+    unknown = tokenizer.unk_token_id
+    return unknown not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id) and unknown in ids
+
+
+def none_left(counts: Counter[str], max_length: int, fix: str) -> UserError:
+    """The error where every row was left out; `fix` is for rows that are too long."""
+    said = f"no row is left: {counts['too_long']} longer than {max_length} tokens, {counts['empty']} empty"
+    if counts["unencodable"] <= max(counts["too_long"], counts["empty"]):
+        return UserError(said, where="data.max_length", fix=fix)
+    return UserError(
+        f"{said}, {counts['unencodable']} whose response the student's tokenizer cannot encode",
+        where="student.init",
+        fix="take a student whose vocabulary covers the teacher's language and script",
+    )
 
 
 def _example(row: Row, prompt: list[int], response: list[int]) -> Encoded | None:

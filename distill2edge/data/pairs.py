@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.data.encode import Encoded, Row, example_id
+from distill2edge.data.encode import Encoded, Row, example_id, none_left, unencodable
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ def encode_targets(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 def encode_pairs(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, *, counts: Counter[str] | None = None
 ) -> list[Encoded]:
-    """Tokens and masks of rows, in order; pairs of more than `max_length` tokens together are left out.
+    """Tokens and masks of rows, in order; left out are pairs of more than `max_length` tokens together, and those
+    whose target the tokenizer cannot encode.
 
     Args:
-        counts: filled with `rows`, `too_long`, `empty` and `supervised_tokens`.
+        counts: filled with `rows`, `too_long`, `empty`, `unencodable` and `supervised_tokens`.
 
     Raises:
         UserError: no row is left.
@@ -58,6 +59,8 @@ def encode_pairs(
         for row, source, target in zip(batch, sources, targets, strict=True):
             if not source or not target:
                 counts["empty"] += 1
+            elif unencodable(tokenizer, target):
+                counts["unencodable"] += 1
             elif len(source) + len(target) > max_length:
                 counts["too_long"] += 1
             else:
@@ -66,11 +69,7 @@ def encode_pairs(
                 encoded.append(Encoded(example_id(ids, mask), ids, mask, row.label, row.id))
     counts["rows"] += len(rows)
     if rows and not encoded:
-        raise UserError(
-            f"no row is left: {counts['too_long']} longer than {max_length} tokens, {counts['empty']} empty",
-            where="data.max_length",
-            fix="raise data.max_length: it counts source and target together",
-        )
+        raise none_left(counts, max_length, "raise data.max_length: it counts source and target together")
     return encoded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def distill(
 
     return train(
         student,
-        _training_rows(recipe, kind, student, signal, rows_dir),
+        _training_rows(recipe, kind, student, signal, rows_dir, progress),
         encode(recipe, rows_dir, student, "validation"),
         signal if kind == "logits" else None,
         training,
@@ -154,7 +155,7 @@ def train_on_grid(
     section = recipe.distill.quantization_aware
     assert section is not None
     kind = recipe.signal.kind
-    rows = _training_rows(recipe, kind, student, signal, rows_dir)
+    rows = _training_rows(recipe, kind, student, signal, rows_dir, progress)
     trained = work / "trained"
     facts = train(
         student,
@@ -176,14 +177,23 @@ def train_on_grid(
     return {"train": facts, "merge": merged}
 
 
-def _training_rows(recipe: Recipe, kind: str, student: Path, signal: Path | None, rows_dir: Path) -> list[Encoded]:
-    """The train split, or the teacher's responses to it."""
-    if kind != "text":
-        return encode(recipe, rows_dir, student, "train")
+def _training_rows(
+    recipe: Recipe, kind: str, student: Path, signal: Path | None, rows_dir: Path, progress: Progress
+) -> list[Encoded]:
+    """The train split, or the teacher's responses to it; says how many the student's tokenizer cannot encode."""
+    from distill2edge.data.encode import read_rows
     from distill2edge.teacher.text import read_responses
 
-    assert signal is not None
-    return encode_rows(recipe, read_responses(signal), student)
+    counts: Counter[str] = Counter()
+    if kind == "text":
+        assert signal is not None
+        rows = read_responses(signal)
+    else:
+        rows = read_rows(rows_dir, "train")
+    encoded = encode_rows(recipe, rows, student, counts)
+    if lost := counts["unencodable"]:
+        progress.warn(f"{lost} of {len(rows)} training rows are left out: the student's tokenizer cannot encode them")
+    return encoded
 
 
 def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
@@ -252,15 +262,18 @@ def encode(recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[
     return encode_rows(recipe, read_rows(rows_dir, split), model_dir)
 
 
-def encode_rows(recipe: Recipe, rows: Sequence[Row], model_dir: Path) -> list[Encoded]:
+def encode_rows(
+    recipe: Recipe, rows: Sequence[Row], model_dir: Path, counts: Counter[str] | None = None
+) -> list[Encoded]:
     """Rows in the tokens of a model; as pairs of source and target, where it is an encoder-decoder."""
     from distill2edge.data.encode import encode_rows as encode_data
     from distill2edge.data.pairs import encode_pairs
 
     data = recipe.data
     if is_encoder_decoder(model_dir):
-        return encode_pairs(rows, load_tokenizer(model_dir), data.max_length)
-    return encode_data(rows, load_tokenizer(model_dir), data.template, data.system, data.max_length)
+        return encode_pairs(rows, load_tokenizer(model_dir), data.max_length, counts=counts)
+    tokenizer = load_tokenizer(model_dir)
+    return encode_data(rows, tokenizer, data.template, data.system, data.max_length, counts=counts)
 
 
 def load_tokenizer(model_dir: Path) -> Any:
