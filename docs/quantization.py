@@ -41,6 +41,10 @@ def figures() -> str:
     for bar in document["bars"]:
         verdict = "met" if bar["met"] else "**missed**"
         lines.append(f"- {bar['name']}: {bar['value']:.4g} ({bar['op']} {bar['target']:.3g}): {verdict}; {bar['note']}")
+    if curves := document["metrics"]["curves"]:
+        lines += ["", "KL on validation rows (torch, top 64 and tail) against tokens trained on the grid:", ""]
+    for name, points in curves.items():
+        lines.append(f"- {name}: " + ", ".join(f"{p['tokens'] / 1000:.0f}k {p['kl']:.4f}" for p in points))
     return "\n".join([*lines, "", f"Command: `{document['command']}`", ""])
 
 
