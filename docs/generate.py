@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -72,7 +72,17 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [found for part in getattr(annotation, "__args__", ()) for found in _models(part)]
 
 
+def _bare(annotation: Any) -> Any:
+    """A type without the validators of its parts, whose names hold an address in memory."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return tuple[tuple(_bare(part) for part in get_args(annotation))]
+    return annotation
+
+
 def _type(annotation: Any) -> str:
+    annotation = _bare(annotation)
     models = _models(annotation)
     if models:
         return " or ".join(dict.fromkeys(f"{model.__name__}" for model in models))
