@@ -33,10 +33,10 @@ from distill2edge.gguf_format.families import by_model_type
 from distill2edge.gguf_format.imatrix import Importance, write_imatrix
 from distill2edge.gguf_format.repack import overhead, repack
 from distill2edge.progress import Progress, for_stream
-from distill2edge.quantize.grids import Held
 from distill2edge.quantize.held import load_grids, save_grids, to_gguf
 from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import compensated, rounded
+from distill2edge.quantize.scales import Held
 from distill2edge.quantize.sensitivity import KINDS, options
 from distill2edge.recipe.schema import Loss, Training
 from distill2edge.schemes import Scheme, parse_scheme

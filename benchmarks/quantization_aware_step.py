@@ -25,7 +25,7 @@ from distill2edge.distill.train import load_student
 from distill2edge.precision import compute_dtype
 from distill2edge.progress import for_stream
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import Held
+from distill2edge.quantize.scales import Held
 from distill2edge.recipe.schema import Lora
 
 ROWS, RANK = 4, 64

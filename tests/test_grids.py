@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from distill2edge.errors import UserError
 from distill2edge.export.onnx_quantize import BITS, dequantize_blocks, quantize_blocks
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import GRIDS, Grid, Held, plain
+from distill2edge.quantize.grids import GRIDS, Grid, plain
+from distill2edge.quantize.scales import Held
 
 GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 ONNX = ("int4-b32", "int8")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from distill2edge.architectures import load_model
 from distill2edge.errors import UserError
 from distill2edge.progress import SilentProgress
-from distill2edge.quantize.grids import Held
 from distill2edge.quantize.mix import choose, hull
 from distill2edge.quantize.rounding import compensated
+from distill2edge.quantize.scales import Held
 from distill2edge.quantize.sensitivity import options
 from distill2edge.quantize.statistics import collect_fisher
 from tests.tiny import tiny_llama

@@ -19,9 +19,10 @@ from distill2edge.errors import UserError
 from distill2edge.export.onnx import export_onnx
 from distill2edge.progress import SilentProgress
 from distill2edge.quantize import onnx_mix
-from distill2edge.quantize.grids import GRIDS, Held, plain
+from distill2edge.quantize.grids import GRIDS, plain
 from distill2edge.quantize.held import Grids, load_grids, save_grids
 from distill2edge.quantize.rounding import compensated
+from distill2edge.quantize.scales import Held
 from distill2edge.quantize.statistics import Statistics, collect, collect_fisher
 from distill2edge.runtimes import open_runtime
 from distill2edge.schemes import parse_scheme

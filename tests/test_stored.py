@@ -18,8 +18,8 @@ from distill2edge.export.gguf import export_gguf
 from distill2edge.export.grid import of_gguf, of_onnx
 from distill2edge.export.onnx import export_onnx
 from distill2edge.progress import SilentProgress
-from distill2edge.quantize.grids import Held
 from distill2edge.quantize.held import load_grids, save_grids
+from distill2edge.quantize.scales import Held
 from distill2edge.recipe.schema import LogitsSignal, Lora, Loss, Training
 from distill2edge.runtimes import open_runtime
 from distill2edge.schemes import parse_scheme

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill2edge.errors import UserError
-from distill2edge.quantize.grids import Held
+from distill2edge.quantize.scales import Held
 
 
 class _Through(torch.autograd.Function):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from distill2edge.data.encode import Encoded
-    from distill2edge.quantize.grids import Held
+    from distill2edge.quantize.scales import Held
 
 
 def train(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.architectures import load_model
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.quantize.grids import Held
 from distill2edge.quantize.held import Grids, gguf_names, load_grids, of_gguf, to_gguf
+from distill2edge.quantize.scales import Held
 from distill2edge.schemes import Scheme
 
 if TYPE_CHECKING:

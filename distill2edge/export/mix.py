@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.gguf_format.repack import overhead, repack
+from distill2edge.gguf_format.repack import overhead, padded, repack
 from distill2edge.progress import Progress
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import ggml
@@ -191,7 +191,7 @@ def nearest_stock(
         for name, (rows, columns) in shapes.items():
             pair = ("Q6_K", "Q8_0") if name == head and main != "Q8_0" else (main, fallback)
             kind = next((kind for kind in pair if columns % ggml.block(kind) == 0), FALLBACK)
-            total += ggml.padded(rows * ggml.row_bytes(kind, columns))
+            total += padded(rows * ggml.row_bytes(kind, columns))
         return total
 
     sizes = {f"gguf:{name}": estimate(*pair) for name, pair in _STOCK.items()}

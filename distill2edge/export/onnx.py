@@ -55,7 +55,8 @@ def export_onnx(
     # imported here: this module must load without onnxruntime
     from distill2edge.export.grid import by_row
     from distill2edge.export.onnx_dynamic import quantize_dynamic
-    from distill2edge.export.onnx_quantize import Tally, apply_scheme
+    from distill2edge.export.onnx_quantize import apply_scheme
+    from distill2edge.export.onnx_tally import Tally
 
     work.mkdir(parents=True, exist_ok=True)
     kind = model_kind(model_dir)

@@ -9,8 +9,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.export.onnx_quantize import SMALLEST, Tally
+from distill2edge.export.onnx_quantize import SMALLEST
 from distill2edge.export.onnx_quiet import quiet
+from distill2edge.export.onnx_tally import Tally
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distill2edge.errors import UserError
+from distill2edge.export.onnx_edit import attribute, follow, initializer, replace, sweep
 from distill2edge.export.onnx_quiet import quiet
+from distill2edge.export.onnx_tally import Tally
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from distill2edge.quantize.grids import Held
+    from distill2edge.quantize.scales import Held
 
 BLOCK = 32
 BITS = {"int8": 8, "int4-b32": 4}
@@ -29,53 +31,6 @@ ACCURACY_INT8 = 4
 SMALLEST = 2048
 """Weights; a smaller matrix stays in fp32 (a classifier of three labels, a table of token types)."""
 _MICROSOFT = "com.microsoft"
-
-
-@dataclass
-class Tally:
-    """What became of each weight.
-
-    `types`: type -> {tensors, weights, bytes}; `fallbacks`: matrices that the scheme names but that were left in
-    fp32 or padded, each {tensor, shape, reason}.
-    """
-
-    types: dict[str, dict[str, int]] = field(default_factory=dict)
-    fallbacks: list[dict[str, Any]] = field(default_factory=list)
-    _counted: set[str] = field(default_factory=set)
-    _seen: set[bytes] = field(default_factory=set)
-
-    def add(self, kind: str, weights: np.ndarray, size: int, names: tuple[str | None, ...] = ()) -> None:
-        """Count one tensor: `size` bytes, scales included, in the initializers `names` of the present graph.
-
-        The same weights in a second graph are stored once, and counted once.
-        """
-        self._counted.update(str(name) for name in names)
-        digest = hashlib.sha256(f"{kind} {weights.shape}".encode() + np.ascontiguousarray(weights).tobytes()).digest()
-        if digest in self._seen:
-            return
-        self._seen.add(digest)
-        entry = self.types.setdefault(kind, {"tensors": 0, "weights": 0, "bytes": 0})
-        entry["tensors"] += 1
-        entry["weights"] += weights.size
-        entry["bytes"] += size
-
-    def add_rest(self, model: ir.Model) -> None:
-        """Count the initializers of a graph that nobody has counted, as what they are, and close the graph."""
-        for name, value in model.graph.initializers.items():
-            if name not in self._counted and value.const_value is not None:
-                array = value.const_value.numpy()
-                self.add("fp32" if array.dtype == np.float32 else str(array.dtype), array, array.nbytes)
-        self._counted.clear()
-
-    def fall_back(self, tensor: str, shape: tuple[int, ...], reason: str) -> None:
-        """Name a matrix that the scheme did not take as it is."""
-        self.fallbacks.append({"tensor": tensor, "shape": list(shape), "reason": reason})
-
-    @property
-    def effective_bits(self) -> float:
-        """Stored bits per weight over every tensor of the file, scales and fp32 leftovers included."""
-        weights = sum(entry["weights"] for entry in self.types.values())
-        return 8 * sum(entry["bytes"] for entry in self.types.values()) / max(weights, 1)
 
 
 @dataclass
@@ -159,7 +114,7 @@ def apply_scheme(
             if width % blocks.size:
                 tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {blocks.size}")
             _store_blocks(model, table, blocks, tally)
-    _sweep(model)
+    sweep(model)
     tally.add_rest(model)
     return tally
 
@@ -175,7 +130,7 @@ def collect_tables(model: ir.Model) -> list[Table]:
     """
     tables: list[Table] = []
     for node in list(model.graph):
-        if node.op_type == "Gather" and _attribute(node, "axis", 0) == 0:
+        if node.op_type == "Gather" and attribute(node, "axis", 0) == 0:
             found = _constant_matrix(node.inputs[0])
             if found:
                 _table_of(tables, *found).lookups.append(node)
@@ -218,22 +173,22 @@ def _split(model: ir.Model, node: ir.Node) -> ir.Node | None:
 
     found = _constant_matrix(node.inputs[1])
     odd = ("transA", "transBatchA", "transBatchB")
-    if not found or any(_attribute(node, key, 0) for key in odd) or _attribute(node, "beta", 1.0) != 1:
+    if not found or any(attribute(node, key, 0) for key in odd) or attribute(node, "beta", 1.0) != 1:
         return None
     name, matrix = found
-    if _attribute(node, "transB", 0):
+    if attribute(node, "transB", 0):
         matrix = matrix.T
     left, new = node.inputs[0], []
-    alpha = _attribute(node, "alpha", 1.0)
+    alpha = attribute(node, "alpha", 1.0)
     if alpha != 1:
-        scale = _initializer(model, f"{node.name}.alpha", np.array(alpha, dtype=np.float32))
+        scale = initializer(model, f"{node.name}.alpha", np.array(alpha, dtype=np.float32))
         new.append(ir.node("Mul", [left, scale], name=f"{node.name}/Mul"))
         left = new[-1].outputs[0]
-    product = ir.node("MatMul", [left, _initializer(model, f"{name}.kn", matrix)], name=f"{node.name}/MatMul")
+    product = ir.node("MatMul", [left, initializer(model, f"{name}.kn", matrix)], name=f"{node.name}/MatMul")
     new.append(product)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         new.append(ir.node("Add", [product.outputs[0], node.inputs[2]], name=f"{node.name}/Add"))
-    _replace(model, node, new)
+    replace(model, node, new)
     return product
 
 
@@ -246,14 +201,14 @@ def _store_float(model: ir.Model, table: Table) -> None:
 
     if not (table.lookups and table.products):
         return
-    rows = _initializer(model, f"{table.name}.rows", table.weight)
+    rows = initializer(model, f"{table.name}.rows", table.weight)
     for node in table.lookups:
         node.replace_input_with(0, rows)
     for node in table.products:
         fused = ir.node(
             "FusedMatMul", [node.inputs[0], rows], {"transB": 1}, domain=_MICROSOFT, name=f"{node.name}/transposed"
         )
-        _replace(model, node, [fused])
+        replace(model, node, [fused])
 
 
 def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
@@ -268,11 +223,11 @@ def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
     tied = bool(table.lookups and table.products)
     by_rows = bool(table.lookups)
     matrix = table.weight if by_rows else table.weight.T
-    stored = _initializer(model, f"{table.name}.fp16", matrix.astype(np.float16))
+    stored = initializer(model, f"{table.name}.fp16", matrix.astype(np.float16))
     for node in table.lookups:
         node.replace_input_with(0, stored)
         wide = ir.node("Cast", [node.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{node.name}/Cast")
-        _follow(model, node, wide)
+        follow(model, node, wide)
     if table.products:
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, name=f"{table.name}/Cast")
         model.graph.insert_before(table.products[0], cast)
@@ -280,7 +235,7 @@ def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
             if tied:
                 inputs, extra = [node.inputs[0], cast.outputs[0]], {"transB": 1}
                 fused = ir.node("FusedMatMul", inputs, extra, domain=_MICROSOFT, name=f"{node.name}/transposed")
-                _replace(model, node, [fused])
+                replace(model, node, [fused])
             else:
                 node.replace_input_with(1, cast.outputs[0])
     tally.add("fp16", table.weight, 2 * table.weight.size, (stored.name,))
@@ -309,7 +264,7 @@ def _rounded(table: Table, bits: int) -> Blocks:
 def _on_grid(table: Table, held: Mapping[bytes, Mapping[str, Held]]) -> Blocks:
     import torch
 
-    from distill2edge.quantize.grids import Held
+    from distill2edge.quantize.scales import Held
 
     rows = [held.get(key, {}) for key in digests(table.weight)]
     if not all(rows):
@@ -336,8 +291,8 @@ def _store_blocks(model: ir.Model, table: Table, blocks: Blocks, tally: Tally) -
 
     rows, width = table.weight.shape
     kind, parts = blocks.kind, [blocks.packed, blocks.scales]
-    stored = _initializer(model, f"{table.name}.{kind}", blocks.packed)
-    scale = known = _initializer(model, f"{table.name}.scales", blocks.scales)
+    stored = initializer(model, f"{table.name}.{kind}", blocks.packed)
+    scale = known = initializer(model, f"{table.name}.scales", blocks.scales)
     if blocks.scales.dtype == np.float16:
         # Folded when a session is made: kernels pack weights whose scales are constants.
         cast = ir.node("Cast", [known], {"to": ir.DataType.FLOAT}, name=f"{table.name}.scales/Cast")
@@ -346,82 +301,24 @@ def _store_blocks(model: ir.Model, table: Table, blocks: Blocks, tally: Tally) -
     extra: list[ir.Value] = []
     if blocks.zeros is not None:
         parts.append(blocks.zeros)
-        extra.append(_initializer(model, f"{table.name}.zeros", blocks.zeros))
+        extra.append(initializer(model, f"{table.name}.zeros", blocks.zeros))
     common = {"bits": blocks.bits, "block_size": blocks.size}
     for node in table.products:
         attributes = {"K": width, "N": rows, **common, "accuracy_level": ACCURACY_INT8}
         inputs = [node.inputs[0], stored, scale, *extra]
         product = ir.node("MatMulNBits", inputs, attributes, domain=_MICROSOFT, name=f"{node.name}/{kind}")
-        _replace(model, node, [product])
+        replace(model, node, [product])
     for node in table.lookups:
-        flat = _initializer(model, f"{table.name}.flat", np.array([rows, -1], dtype=np.int64))
+        flat = initializer(model, f"{table.name}.flat", np.array([rows, -1], dtype=np.int64))
         view = ir.node("Reshape", [stored, flat], name=f"{node.name}/flat")
         attributes = {**common, "gather_axis": 0, "quantize_axis": 1}
         inputs = [view.outputs[0], node.inputs[1], scale, *extra]
         lookup = ir.node("GatherBlockQuantized", inputs, attributes, domain=_MICROSOFT, name=f"{node.name}/{kind}")
         nodes = [view, lookup]
         if width % blocks.size:
-            ends = [_initializer(model, f"{table.name}.{key}", np.array([at], dtype=np.int64))
+            ends = [initializer(model, f"{table.name}.{key}", np.array([at], dtype=np.int64))
                     for key, at in (("start", 0), ("end", width), ("axis", -1))]  # fmt: skip
             nodes.append(ir.node("Slice", [lookup.outputs[0], *ends], name=f"{node.name}/unpad"))
-        _replace(model, node, nodes)
+        replace(model, node, nodes)
     names = (stored.name, known.name, *(value.name for value in extra))
     tally.add(kind, table.weight, sum(part.nbytes for part in parts), names)
-
-
-# --- small graph edits --------------------------------------------------------
-
-
-def _attribute(node: ir.Node, name: str, default: Any) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.value
-
-
-def _initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    import onnx_ir as ir
-
-    known = model.graph.initializers.get(name)
-    if known is not None:
-        return known
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    model.graph.register_initializer(value)
-    return value
-
-
-def _replace(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
-    """Put `new` where `old` was; the last one's output takes the name, shape and users of the old one's."""
-    source, target = old.outputs[0], new[-1].outputs[0]
-    target.shape, target.type = source.shape, source.type
-    model.graph.insert_before(old, new)
-    for node, position in list(source.uses()):
-        node.replace_input_with(position, target)
-    for position, output in enumerate(model.graph.outputs):
-        if output is source:
-            model.graph.outputs[position] = target
-    name, source.name = source.name, f"{source.name}/replaced"
-    target.name = name
-    model.graph.remove(old, safe=True)
-
-
-def _follow(model: ir.Model, node: ir.Node, after: ir.Node) -> None:
-    """Insert `after`, which widens fp16, behind `node` and hand it the users of node's output."""
-    import onnx_ir as ir
-
-    source, target = node.outputs[0], after.outputs[0]
-    users = [(user, position) for user, position in source.uses() if user is not after]
-    target.shape, target.type = source.shape, source.type
-    source.type = ir.TensorType(ir.DataType.FLOAT16)
-    model.graph.insert_after(node, after)
-    for user, position in users:
-        user.replace_input_with(position, target)
-
-
-def _sweep(model: ir.Model) -> None:
-    """Drop nodes and initializers that nothing reads any more."""
-    for node in reversed(list(model.graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            model.graph.remove(node, safe=True)
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del model.graph.initializers[name]

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _ALIGNMENT = 32
 
 
+def padded(size: int) -> int:
+    """Bytes of a tensor in a GGUF, where each starts at a multiple of 32."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
 def overhead(source: Path, tensors: Collection[str]) -> int:
     """Bytes that `repack` writes beside the tensors that it replaces: header, key-values, and what it copies.
 
@@ -23,7 +28,7 @@ def overhead(source: Path, tensors: Collection[str]) -> int:
     import gguf
 
     reader = gguf.GGUFReader(source)
-    kept = sum(-(-tensor.n_bytes // _ALIGNMENT) * _ALIGNMENT for tensor in reader.tensors if tensor.name not in tensors)
+    kept = sum(padded(tensor.n_bytes) for tensor in reader.tensors if tensor.name not in tensors)
     return int(reader.data_offset) + int(kept)
 
 

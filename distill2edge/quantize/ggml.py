@@ -16,7 +16,6 @@ from distill2edge.errors import EnvironmentFault, UserError
 
 # Types whose rows a GGUF of ours may hold, from small to large; the block is what a row must be a multiple of.
 TYPES = ("Q2_K", "Q3_K", "Q4_0", "IQ4_NL", "IQ4_XS", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "F16")
-_ALIGNMENT = 32
 
 
 def block(kind: str) -> int:
@@ -46,11 +45,6 @@ def row_bytes(kind: str, columns: int) -> int:
     if columns % weights:
         raise ValueError(f"{columns} columns are no multiple of {kind}'s block of {weights}")
     return columns // weights * size
-
-
-def padded(size: int) -> int:
-    """Bytes of a tensor in a GGUF, where each starts at a multiple of 32."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def quantize(weights: np.ndarray, kind: str, importance: np.ndarray | None = None) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.files import replacing
-from distill2edge.quantize.grids import GRIDS, Held
+from distill2edge.quantize.grids import GRIDS
+from distill2edge.quantize.scales import Held
 
 if TYPE_CHECKING:
     import numpy as np

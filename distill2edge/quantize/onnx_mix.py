@@ -12,15 +12,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.quantize.grids import GRIDS, Held
+from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.mix import choose
-from distill2edge.quantize.rounding import compensate, inverse_factor
+from distill2edge.quantize.rounding import DAMPING, compensate, compensated, inverse_factor
+from distill2edge.quantize.scales import Held
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = tuple(name for name, grid in GRIDS.items() if grid.onnx and grid.half)
-DAMPING = 0.01
 _JOINED = re.compile(r"^(.*)\.[qkv]_proj\.weight$")
 _SAMPLED, _SAMPLED_LOOKUP = 128, 4096
 """Rows of a matrix that its losses are measured on, evenly spaced: of a product, of a matrix without a gram."""
@@ -121,7 +121,7 @@ def rounded(
     for name, kind in kinds.items():
         weight = weights[name].float()
         if name in grams:
-            moved[name], grids[name] = compensate(weight, kind, inverse_factor(grams[name], DAMPING))
+            moved[name], grids[name] = compensated(weight, kind, grams[name])
         else:
             moved[name], grids[name] = weight, Held.fitted(weight, kind, inputs[name])
     return moved, grids

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import GRIDS, Held, checked
+from distill2edge.quantize.grids import GRIDS, checked
+from distill2edge.quantize.scales import Held
 
 if TYPE_CHECKING:
     import numpy as np

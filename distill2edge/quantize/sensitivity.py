@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from distill2edge.gguf_format.repack import padded
 from distill2edge.quantize import ggml
 from distill2edge.quantize.grids import GRIDS
 
@@ -62,5 +63,5 @@ def option(
         loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
         if compensates and kind in GRIDS:
             loss *= COMPENSATED
-        found[kind] = (ggml.padded(rows * ggml.row_bytes(kind, columns)), loss)
+        found[kind] = (padded(rows * ggml.row_bytes(kind, columns)), loss)
     return found

@@ -16,7 +16,7 @@ from distill2edge.tasks.base import SURVIVAL, Facts
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded, Row
-    from distill2edge.quantize.grids import Held
+    from distill2edge.quantize.scales import Held
 
 
 def fit(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:

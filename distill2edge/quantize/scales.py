@@ -1,0 +1,149 @@
+"""The scales of one matrix, picked once: a weight in training moves between the levels of one grid, and the file gets
+these very scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distill2edge.errors import UserError
+from distill2edge.quantize.grids import BLOCK, GRIDS, Grid, checked
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass
+class Held:
+    """The scales of one matrix, picked once.
+
+    Attributes:
+        kind: name of a grid.
+        scale: [rows, blocks] float32, as the file holds them.
+        offset: the same, or None; the zero points of a kind that has them.
+        columns: weights of a row; the last block may be longer.
+    """
+
+    kind: str
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+    columns: int
+
+    def __post_init__(self) -> None:
+        """Raises UserError for weights so large that the file's 16-bit scales overflow."""
+        import torch
+
+        for part in (self.scale, self.offset):
+            if part is not None and not bool(torch.isfinite(part).all()):
+                raise UserError(f"weights beyond the 16-bit scales of {self.kind}",
+                                fix="train again with a smaller rate, or choose an onnx: scheme")  # fmt: skip
+
+    @property
+    def grid(self) -> Grid:
+        """The levels."""
+        return GRIDS[self.kind]
+
+    @classmethod
+    def fitted(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> Held:
+        """Scales of the least weighted squared error.
+
+        Args:
+            weight: [rows, columns] float32.
+            importance: [columns] or [rows, columns], positive; None: every weight alike.
+        """
+        import torch
+
+        checked(weight, kind)
+        columns, size = weight.shape[1], GRIDS[kind].block
+        pad = -columns % size
+        matters = torch.ones(1, columns) if importance is None else importance.reshape(-1, columns).float()
+        scales, offsets = [], []
+        for at in range(0, columns + pad, size):  # block by block: a search holds few copies at once
+            block = torch.nn.functional.pad(weight[:, at : at + size].float(), (0, max(0, at + size - columns)))
+            costs = torch.nn.functional.pad(matters[:, at : at + size], (0, max(0, at + size - columns)))
+            scale, offset = GRIDS[kind].fit(block, costs)
+            scales.append(scale)
+            offsets.append(offset)
+        second = GRIDS[kind].affine or GRIDS[kind].zeros
+        return cls(kind, torch.stack(scales, 1), torch.stack(offsets, 1) if second else None, columns)  # type: ignore[arg-type]
+
+    @classmethod
+    def of_gguf(cls, data: np.ndarray, kind: str) -> Held:
+        """The scales in the bytes [rows, bytes] of a matrix in a GGUF."""
+        import torch
+
+        size = _bytes_of(kind)
+        blocks = np.ascontiguousarray(data).reshape(len(data), -1, size)
+        scale = torch.from_numpy(_floats(blocks[..., :2]))
+        offset = torch.from_numpy(_floats(blocks[..., 2:4])) if GRIDS[kind].affine else None
+        return cls(kind, scale, offset, blocks.shape[1] * BLOCK)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """[rows, blocks, block], the nearest levels."""
+        import torch
+
+        rows, columns = weight.shape
+        size = self.grid.block
+        padded = torch.nn.functional.pad(weight, (0, -columns % size)) if columns % size else weight
+        return self.grid.encode(padded.reshape(rows, -1, size), self.scale, self.offset)
+
+    def stored(self, weight: Tensor) -> Tensor:
+        """What the file holds of a matrix on this grid, [rows, columns] float32."""
+        found = self.grid.decode(self.codes(weight), self.scale, self.offset)
+        return found.reshape(len(weight), -1)[:, : self.columns]
+
+    def gguf(self, weight: Tensor) -> np.ndarray:
+        """The bytes of the matrix in a GGUF, [rows, bytes] uint8.
+
+        Layout per block (ggml-common.h): scale, offset if any, the fifth bits if any, then code i in the low nibble
+        of byte i and code i + 16 in the high one; Q8_0 has one signed byte per code.
+        """
+        codes = self.codes(weight).numpy().astype(np.uint8)
+        parts = [_half_bytes(self.scale.numpy())]
+        if self.offset is not None:
+            parts.append(_half_bytes(self.offset.numpy()))
+        if self.kind == "Q8_0":
+            parts.append((codes.astype(np.int16) - 127).astype(np.int8).view(np.uint8))
+        else:
+            if self.kind in ("Q5_0", "Q5_1"):
+                parts.append(np.packbits(codes >> 4, axis=-1, bitorder="little"))
+            low = codes & 0xF
+            parts.append(low[..., :16] | (low[..., 16:] << 4))
+        return np.concatenate(parts, axis=-1).reshape(len(codes), -1)
+
+    def onnx(self, weight: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """What MatMulNBits and GatherBlockQuantized read; of 4-bit codes two neighbours share a byte, the first low.
+
+        Returns:
+            packed codes [rows, blocks, bytes] uint8, scales [rows, blocks] as stored (float16 or float32), and packed
+            zero points [rows, bytes] uint8, or None where 2^(bits - 1) stands for 0.
+        """
+        codes = self.codes(weight).numpy().astype(np.uint8)
+        scales = self.scale.numpy().astype(np.float16 if self.grid.half else np.float32)
+        zeros = None
+        if self.grid.zeros:
+            assert self.offset is not None
+            zeros = self._nibbles(self.offset.numpy().astype(np.uint8))
+        return self._nibbles(codes), np.ascontiguousarray(scales), zeros
+
+    def _nibbles(self, codes: np.ndarray) -> np.ndarray:
+        if self.grid.bits == 8:
+            return np.ascontiguousarray(codes)
+        if codes.shape[-1] % 2:
+            codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
+        return np.ascontiguousarray(codes[..., ::2] | (codes[..., 1::2] << 4))
+
+
+def _bytes_of(kind: str) -> int:
+    return {"Q4_0": 18, "IQ4_NL": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34}[kind]
+
+
+def _floats(pair: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pair).view(np.float16)[..., 0].astype(np.float32)
+
+
+def _half_bytes(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values.astype(np.float16)[..., None]).view(np.uint8)
