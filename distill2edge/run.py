@@ -115,9 +115,11 @@ def _run(
     converter: Path | None,
 ) -> list[Done]:
     from distill2edge.allocator import keep_freed_memory
+    from distill2edge.runtimes.threads import spin_briefly
     from distill2edge.stages import build_stages
 
     keep_freed_memory()
+    spin_briefly()
     stages = build_stages(recipe, progress, converter)
     wanted = stages if kind is None else upto(stages, kind)
     return run_stages(wanted, Store(store or default_root()), recipe.seed, progress, force)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distill2edge.runtimes.threads import available_threads, cgroup_cores
+from distill2edge.runtimes.threads import available_threads, cgroup_cores, spin_briefly, without_brief_spin
 
 
 def _write(path: Path, text: str) -> None:
@@ -52,3 +52,34 @@ def test_an_affinity_of_one_core_is_one_thread() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "1"
     assert available_threads() >= 1
+
+
+@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "0"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_a_users_own_wait_policy_stays_and_reaches_what_is_timed(own: dict[str, str]) -> None:
+    environment = dict(own)
+    spin_briefly(environment)
+    assert environment == own
+    assert without_brief_spin(environment) == own
+
+
+def test_training_spins_briefly_and_what_is_timed_as_the_runtime_would() -> None:
+    environment = {"HOME": "/root"}
+    spin_briefly(environment)
+    assert environment == {"HOME": "/root", "GOMP_SPINCOUNT": "1000"}
+    assert without_brief_spin(environment) == {"HOME": "/root"}
+
+
+def test_torch_is_loaded_with_the_brief_spin() -> None:
+    code = (
+        "from distill2edge.runtimes.threads import spin_briefly; import sys; assert 'torch' not in sys.modules;"
+        "spin_briefly(); import distill2edge.stages, torch; torch.set_num_threads(2); torch.ones(1000, 1000).sum()"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+        | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+    ).stderr
+    if "GOMP_SPINCOUNT" in shown:  # PyTorch is built with GNU's OpenMP
+        assert "GOMP_SPINCOUNT = '1000'" in shown

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_SPIN, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+_TURNS = "1000"
 _SELF = Path("/proc/self/cgroup")
 
 
@@ -18,6 +20,24 @@ def available_threads() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_cores()
     return max(1, allowed if quota is None else min(allowed, int(quota)))
+
+
+def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let the threads of PyTorch and llama.cpp sleep soon while they wait for one another.
+
+    libgomp lets a waiting thread spin 300,000 turns. Beside any other busy process the spinning uses up its time slice,
+    the scheduler takes the core away in the middle of the next parallel region, and the others spin for it in turn: a
+    training step takes several times as long (`benchmarks/busy_machine.py`). 1,000 turns are what libgomp takes where
+    it knows that there are more threads than cores. Read when libgomp is loaded: call it before PyTorch is imported.
+    A user's own setting stays.
+    """
+    if _SPIN not in environment and _POLICY not in environment:
+        environment[_SPIN] = _TURNS
+
+
+def without_brief_spin(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for processes that are timed: the runtime's own default, as a user's program would have it."""
+    return {name: value for name, value in environment.items() if (name, value) != (_SPIN, _TURNS)}
 
 
 def cgroup_cores(root: Path = _CGROUP, membership: Path = _SELF) -> float | None:

@@ -16,6 +16,7 @@ from distill2edge.isolate import serve
 from distill2edge.models import Encodings
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime, logits_at
+from distill2edge.runtimes.threads import spin_briefly
 from distill2edge.verify import fidelity, scores
 
 
@@ -152,6 +153,7 @@ def _score(
 
 def main() -> None:
     """Entry of the worker process."""
+    spin_briefly()
     serve(work, sys.argv[1:])
 
 
