@@ -18,15 +18,17 @@ from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.isolate import Crash
 from distill2edge.judge import run, worker
 from distill2edge.judge.answers import Written
-from distill2edge.judge.model import open_judge
+from distill2edge.judge.model import open_judge, question
 from distill2edge.judge.pairs import OUTCOMES, SCORES, Outcome, Pair, outcome_of, read_reply, tally
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.pipeline import keys_of
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.judge import PairwiseJudge
 from distill2edge.recipe.load import parse_recipe
+from distill2edge.schemes import parse_scheme
 from distill2edge.teacher.endpoint.estimate import estimate
 from distill2edge.teacher.generate import Answer, Ask
+from distill2edge.teacher.writers import Sampling
 from distill2edge.verify.worker import write_encodings
 
 # --- replies and figures --------------------------------------------------------
@@ -253,6 +255,23 @@ def test_a_judge_without_a_chat_template_is_refused_and_a_random_one_is_not_read
     with pytest.raises(UserError, match="no chat template") as caught:
         open_judge(spec, tmp_path / "b", SilentProgress(), "verify.judge")
     assert caught.value.where == "verify.judge.template"
+
+
+def test_a_judge_in_gguf_is_run_by_llama_cpp_from_its_own_file(tmp_path: Path) -> None:
+    from distill2edge.export.gguf import export_gguf
+
+    tiny_llama(tmp_path / "model", layers=1)
+    meta = {"name": "tiny", "licence": None, "teacher": None, "recipe": None, "recipe_key": None, "description": ""}
+    export_gguf(tmp_path / "model", parse_scheme("gguf:F32"), meta, tmp_path / "gguf", SilentProgress())
+    file = tmp_path / "gguf" / "model.gguf"
+    judge = open_judge(
+        SPEC.model_copy(update={"model": str(file)}), tmp_path, SilentProgress(), "verify.judge", gguf=file
+    )
+    answers = judge.generate([question("film"), question("dog")], Sampling(5), 0)
+    judge.close()
+    assert judge.name == "llama.cpp"
+    assert all(0 < answer.tokens <= 5 for answer in answers)
+    assert not list((tmp_path / "judge").rglob("*.safetensors"))  # it may be large
 
 
 def test_a_file_writes_what_its_model_does_greedily(tmp_path: Path) -> None:

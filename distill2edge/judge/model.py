@@ -44,19 +44,22 @@ def open_judge(
             gate.
         where: the spec's place in the recipe, for errors.
         teacher: Hugging Face directory of what judges where the spec names no model.
-        gguf: the model's own GGUF, where llama.cpp shall run it.
+        gguf: the model's own GGUF, where llama.cpp shall run it; then only its tokenizer is written to `judge/`.
 
     Raises:
         UserError: no such model, or no chat template where `template` is chat.
         EnvironmentFault: it can't be downloaded.
     """
-    model_dir = teacher
-    if spec.model is not None:
+    model_dir = teacher if spec.model is None else work / "judge" / "model"
+    assert model_dir is not None
+    if gguf is not None:
+        from distill2edge.teacher.gguf_load import gguf_to_hf
+
+        gguf_to_hf(gguf, model_dir, weights=False)
+    elif spec.model is not None:
         from distill2edge.teacher.load import fetch_model
 
         fetch_model(spec.model, spec.revision, work / "judge", progress, where=f"{where}.model")
-        model_dir = work / "judge" / "model"
-    assert model_dir is not None
     judge = LocalGenerator(
         model_dir,
         template=spec.template,
