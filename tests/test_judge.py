@@ -86,7 +86,7 @@ def test_figures_are_those_of_their_definition(outcomes: list[Outcome], seed: in
     counts = found["counts"]
     assert sum(counts.values()) == found["pairs"] == len(outcomes)
     readable = len(outcomes) - counts["unreadable"]
-    if not readable:
+    if not readable or (counts["unreadable"] and readable == counts["identical"]):
         assert found["win_rate"] is None
     else:
         ties = counts["tie"] + counts["identical"] + counts["inconsistent"]
@@ -230,7 +230,7 @@ def test_questions_too_long_for_the_judge_are_unreadable(tmp_path: Path, capsys:
     judge = Fake(careful, context=0)
     figures = compare(tmp_path, Fake(teacher_says), judge)["models"][0]
     assert not judge.asked
-    assert (figures["counts"]["unreadable"], figures["win_rate"]["n"]) == (4, 1)
+    assert (figures["counts"]["unreadable"], figures["counts"]["identical"], figures["win_rate"]) == (4, 1, None)
     said = capsys.readouterr().err
     assert "8 of 8 questions are too long for the judge" in said
     assert "can be read in 1 of 5 pairs" in said
@@ -250,7 +250,7 @@ def test_a_judge_without_a_chat_template_is_refused_and_a_random_one_is_not_read
     judge = open_judge(spec, tmp_path / "a", SilentProgress(), "verify.judge")
     figures = compare(tmp_path, Fake(teacher_says), judge, max_new_tokens=3)["models"][0]  # type: ignore[arg-type]
     assert figures["counts"]["unreadable"] == 4
-    assert figures["win_rate"]["value"] == 0.5  # of the identical pair, the only one that counts
+    assert figures["win_rate"] is None  # one pair is identical, but that is no judgement
     (tmp_path / "model" / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="no chat template") as caught:
         open_judge(spec, tmp_path / "b", SilentProgress(), "verify.judge")

@@ -212,8 +212,9 @@ def test_the_judge_has_a_section_with_the_first_pair_of_each_outcome() -> None:
     assert "pairs" not in report["judge"]
     headline = made.report(judged=True)
     assert headline["judge"]["samples"]["model"] == headline["headline"]["model"]
-    headline["judge"]["judge"]["akin"] = ["teacher"]
+    headline["judge"]["judge"] |= {"akin": ["teacher"], "model": "/home/me/judge-8b"}
     assert "The judge is the teacher's own model" in render_markdown(headline)
+    assert "**Judged by judge-8b**" in render_markdown(headline)
     assert "Judged by" not in render_markdown(made.report())
 
 

@@ -85,13 +85,15 @@ def tally(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
     Returns:
         `pairs`; `counts` of each outcome; `win_rate`: (wins + half of the ties of every kind) / readable pairs, and
         `position_bias`: inconsistent / readable pairs that the judge was asked about, both over pairs with their 95%
-        intervals (`mean_interval`), null where there is none.
+        intervals (`mean_interval`), null where there is none. There is no win rate either where identical answers are
+        all that is left, because the judge could be read in no pair.
     """
     scores = [SCORES[outcome] for outcome in outcomes if outcome in SCORES]
     flips = [float(outcome == "inconsistent") for outcome in outcomes if outcome not in ("identical", "unreadable")]
+    unread = outcomes.count("unreadable")
     return {
         "pairs": len(outcomes),
         "counts": {name: outcomes.count(name) for name in OUTCOMES},
-        "win_rate": mean_interval(scores, seed=seed).as_dict() if scores else None,
+        "win_rate": mean_interval(scores, seed=seed).as_dict() if scores and (flips or not unread) else None,
         "position_bias": mean_interval(flips, seed=seed).as_dict() if flips else None,
     }

@@ -58,7 +58,7 @@ def judge_table(report: Document) -> Table | None:
         "model", "win rate", "wins", "losses", "ties", "identical", "inconsistent", "unreadable", "position bias",
         "length ratio",
     ]  # fmt: skip
-    return Table(f"Judged by {judge['judge']['model']}", head, rows, note=_note(judge))
+    return Table(f"Judged by {_public(str(judge['judge']['model']))}", head, rows, note=_note(judge))
 
 
 def judge_samples(report: Document) -> Table | None:
@@ -96,6 +96,11 @@ def _note(judge: Document) -> str:
     for who in spec["akin"]:
         said += f" The judge is the {who}'s own model, and models favour answers of their own."
     return said
+
+
+def _public(model: str) -> str:
+    """A judge's name without the folders of this machine."""
+    return model.rsplit("/", 1)[-1] if model.startswith((".", "/", "~")) or model.endswith(".gguf") else model
 
 
 def _replies(pair: Document) -> str:
