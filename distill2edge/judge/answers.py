@@ -104,7 +104,8 @@ def file_answers(
         task.advance(steps, model.id)
 
     found = run_worker("distill2edge.judge.worker", spec, work, model.slug, threads=threads, on_progress=advance)
-    task.advance(len(prompts.rows) - told, model.id)  # those of an earlier try, or after a crash
+    if told < len(prompts.rows):  # those of an earlier try, or after a crash
+        task.advance(len(prompts.rows) - told, model.id)
     if isinstance(found, Crash):
         if found.environment:
             raise EnvironmentFault(f"{model.id} can't run here: {found.words}", where=str(model.path))
