@@ -24,6 +24,7 @@ STAGES = {
     "quantization-aware": "Train the merged student on the grid of a file, where the recipe asks for it.",
     "export": "Write every ONNX and GGUF file that the recipe names.",
     "verify": "Compare each file, in its own runtime, with student and teacher.",
+    "judge": "Let a model compare the student's answers with the teacher's, where the recipe names one.",
     "bench": "Measure latency, throughput and memory of every file.",
 }
 

@@ -152,7 +152,12 @@ def _parameters(recipe: Recipe) -> int | None:
         return scratch_parameters(recipe.teacher.model)
     if recipe.teacher.url is not None:
         return None
-    path = Path(recipe.teacher.model).expanduser()
+    return _stored_parameters(recipe.teacher.model)
+
+
+def _stored_parameters(model: str) -> int | None:
+    """Of a file or directory that is here, by its size."""
+    path = Path(model).expanduser()
     if path.is_dir():
         return sum(file.stat().st_size for file in path.glob("*.safetensors")) // 2 or None
     return path.stat().st_size * 8 // 5 if path.is_file() else None
@@ -203,6 +208,8 @@ def _row(
         memory = {"teacher": 8 * teacher, "merge": 16 * student, "export": 12 * owner, "sensitivity": 12 * owner}.get(
             stage.kind, 4 * owner
         )
+        if stage.kind == "judge" and (judge := recipe.verify.judge) is not None:
+            memory = 4 * max(teacher, student, _stored_parameters(judge.model) or 0)
         if stage.kind in ("fit", "distill", "quantization-aware"):
             training = {
                 "fit": recipe.teacher.fit,

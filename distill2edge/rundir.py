@@ -41,6 +41,8 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
         if (artifact.path / ledger.FILE).is_file()
     }
     paid = sum(float(found["cost_usd"]) for found in ledgers.values())
+    if "judge" in inputs:  # an endpoint was paid for the answers to compare with
+        paid += float(inputs["judge"].facts.get("endpoint", {}).get("usd", 0.0))
     cost = build_cost(recipe.cost, bench, verify, seconds, paid_usd=paid)
     write_json(work / "cost.json", cost)
     exports = [
@@ -62,6 +64,7 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
         cost,
         control=read_json(control.path / "train.json") if control else None,
         rounds=read_json(inputs["rounds"].path / "rounds.json") if "rounds" in inputs else None,
+        judge=read_json(inputs["judge"].path / "judge.json") if "judge" in inputs else None,
         ledgers=ledgers,
     )
     write_json(work / "report.json", report)
@@ -103,8 +106,10 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path) -
         _link(artifacts["report"].path / name, out / name)
     write_text(out / "recipe.yaml", recipe_text)
     write_json(out / "run.json", run_document(recipe, artifacts))
-    for old in out.glob("ledger-*.parquet"):
+    for old in (*out.glob("ledger-*.parquet"), *out.glob("judge.json")):
         old.unlink()
+    if "judge" in artifacts:
+        _link(artifacts["judge"].path / "judge.json", out / "judge.json")
     for name, artifact in artifacts.items():
         if (artifact.path / ledger.FILE).is_file():
             _link(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill2edge import steps
 from distill2edge.errors import UserError
+from distill2edge.judging import add_judge
 from distill2edge.on_policy import WARM, add_on_policy
 from distill2edge.pipeline import Stage
 from distill2edge.progress import Progress
@@ -34,6 +35,7 @@ VERSIONS = {
     "sensitivity": 1,
     "export": 1,
     "verify": 1,
+    "judge": 1,
     "bench": 1,
     "report": 1,
     "rounds": 1,
@@ -120,12 +122,12 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         section = {"pretrain": canonical(recipe.student.pretrain), "init": canonical(recipe.student.init), "rows": rows}
         pretrained = (add("pretrain", section, (data, base), partial(steps.write_pretrain, recipe)),)
 
-    section = {"init": canonical(recipe.student.init)}
+    begun = {"init": canonical(recipe.student.init)}
     if recipe.task != "causal-lm":
-        section |= {"vocabulary": recipe.student.vocabulary, "rows": rows}
+        begun |= {"vocabulary": recipe.student.vocabulary, "rows": rows}
     if not own_layers:
-        section["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
-    student = add("student", section, (*read_from, teacher, *pretrained), partial(steps.write_student, recipe))
+        begun["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
+    student = add("student", begun, (*read_from, teacher, *pretrained), partial(steps.write_student, recipe))
 
     first = "" if recipe.distill.on_policy is None else WARM
     arms = [(first, recipe.distill, recipe.signal.kind, signal)]
@@ -206,21 +208,24 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             exports.append(add(f"export {role}/{scheme}", *parts))
     measured = (*read_from, base, teacher, student, *merged, *exports)
     measured = tuple(dict.fromkeys(measured))
-    verify = add(
+    add(
         "verify",
-        {"verify": canonical(recipe.verify), "choices": recipe.data.choices, "rows": rows},
+        {"verify": canonical(recipe.verify, {"judge"}), "choices": recipe.data.choices, "rows": rows},
         measured,
         partial(steps.write_verify, recipe, teacher),
     )
-    bench = add(
+    if recipe.verify.judge is not None:
+        contents = {"teacher": teacher_section["content"], "student": begun.get("content")}
+        parents = (*read_from, base, teacher, student, merged[0])
+        add_judge(add, recipe, progress, rows, contents, parents, exports, teacher)
+    add(
         "bench",
         {"bench": canonical(recipe.bench), "cost": canonical(recipe.cost), "rows": rows},
         measured,
         partial(steps.write_bench, recipe, teacher),
     )
     everything = tuple(stage.name for stage in stages)
-    section = {"recipe": canonical(recipe)}
-    add("report", section, (*everything[:-2], verify, bench), partial(steps.write_report, recipe))
+    add("report", {"recipe": canonical(recipe)}, everything, partial(steps.write_report, recipe))
     return stages
 
 

@@ -98,6 +98,8 @@ def _default(field: Any) -> str:
         return "required"
     if isinstance(value, BaseModel):
         return "see below"
+    if isinstance(value, str):
+        value = value.replace("\n", "\\n")  # a line break would end the table
     return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

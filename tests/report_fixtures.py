@@ -307,7 +307,33 @@ def cost(bench_document: Document, verify_document: Document, **section: Any) ->
     return build_cost(Cost.model_validate(section), bench_document, verify_document, STAGE_SECONDS)
 
 
-def report(*, passing: bool = True, with_cost: dict[str, Any] | None = None, **options: bool) -> Document:
+def judge(models: list[Document]) -> Document:
+    """judge.json: the dense student and every file, one of which could not be run; replies that say nothing too."""
+    judged = [model for model in models if model["role"] == "student"]
+    said = {"win": ("[[A]]", "[[B]]"), "loss": ("[[B]]", "[[A]]"), "inconsistent": ("[[A]]", "[[A]]"),
+            "unreadable": ("Answer A, I think", "")}  # fmt: skip
+    pairs = []
+    for number, (outcome, replies) in enumerate(said.items()):
+        answer = {"answer": f"student's answer {number}", "student_first": replies[0], "teacher_first": replies[1]}
+        students = {model["id"]: {**answer, "outcome": outcome} for model in judged if not model["error"]}
+        pairs.append({"row": f"{number:032d}", "prompt": f"prompt {number}", "reference": "gold",
+                      "teacher": f"teacher's answer {number}", "students": students})  # fmt: skip
+    counts = {"win": 1, "loss": 1, "tie": 0, "identical": 0, "inconsistent": 1, "unreadable": 1}
+    figures = {"pairs": 4, "counts": counts, "win_rate": figure(0.5, 0.4, 3), "position_bias": figure(1 / 3, 0.3, 3),
+               "length_ratio": figure(1.1, 0.1, 4), "cut": 2}  # fmt: skip
+    absent = dict.fromkeys(figures)
+    entries = [
+        {"id": model["id"], "scheme": model["scheme"], "runtime": model["runtime"],
+         **(absent if model["error"] else figures), "error": model["error"]}
+        for model in judged
+    ]  # fmt: skip
+    return {"schema_version": 1, "judge": {"model": "owner/judge", "answer_tokens": 128, "akin": []}, "rows": 4,
+            "unanswered": 0, "teacher_cut": 1, "definitions": {}, "models": entries, "pairs": pairs}  # fmt: skip
+
+
+def report(
+    *, passing: bool = True, judged: bool = False, with_cost: dict[str, Any] | None = None, **options: bool
+) -> Document:
     """report.json of a whole run."""
     verify_document = passing_verify(**options) if passing else verify(**options)
     bench_document = bench(verify_document["models"], broken=not passing)
@@ -324,6 +350,7 @@ def report(*, passing: bool = True, with_cost: dict[str, Any] | None = None, **o
         bench_document,
         priced,
         control=train(0.44, 3) if options.get("control", True) else None,
+        judge=judge(verify_document["models"]) if judged else None,
     )
 
 

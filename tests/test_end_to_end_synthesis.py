@@ -1,4 +1,4 @@
-"""A recipe with synthesis, the whole way: the teacher's rows train and test the student, and the report says so."""
+"""A recipe with synthesis and a judge, the whole way: the teacher's rows train and test the student, as reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ signal: {{kind: logits, top_k: 16}}
 student: {{init: {{from: teacher, layers: 1}}, lora: {{rank: 4, alpha: 8}}}}
 distill: {{loss: {{ce: 0.5, forward_kl: 0.5}}, learning_rate: 1e-2, batch_size: 8}}
 export: [gguf:Q8_0]
-verify: {{rows: 2}}
+verify:
+  rows: 2
+  judge: {{model: {judge}, rows: 2, answer_tokens: 6, max_new_tokens: 3, prompt: "{{{{ first }}}}, {{{{ second }}}}?"}}
 bench: {{workloads: [chat-8-3], rounds: 1, requests: 1}}
 """
 WRITING = "{max_new_tokens: 200, temperature: 3.0, top_p: 1.0}"
@@ -45,9 +47,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     tiny_llama(root / "teacher", layers=2)
     (root / "teacher" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    tiny_llama(root / "judge", layers=1, seed=3)
     rows = [{"instruction": f"review film {n} of {n * 37}", "response": f"it is fine {n * 11}"} for n in range(24)]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = RECIPE.format(model=root / "teacher", rows=root / "rows.jsonl", writing=WRITING)
+    text = RECIPE.format(model=root / "teacher", judge=root / "judge", rows=root / "rows.jsonl", writing=WRITING)
     (root / "made.yaml").write_text(text)
     return root
 
@@ -71,6 +74,26 @@ def test_rows_of_the_teacher_reach_training_verification_report_card_and_file(pl
         assert "not distillation" in text, name
     made = read_gguf(place / "out" / "exports" / "made-Q8_0.gguf").get("distill2edge.synthetic_rows")
     assert made.startswith(f"{rows['kept']} of {rows['rows']} rows kept")
+
+
+def test_the_files_are_judged_in_their_own_runtime_and_a_random_judge_is_not_read(place: Path) -> None:
+    judge = json.loads((place / "out" / "judge.json").read_text())
+    assert [entry["id"] for entry in judge["models"]] == ["student", "student/gguf:Q8_0"]
+    for entry in judge["models"]:
+        assert entry["error"] is None
+        assert entry["pairs"] == 2
+        counts = entry["counts"]
+        assert counts["unreadable"] + counts["identical"] == 2
+    assert judge["judge"]["akin"] == []
+    for pair in judge["pairs"]:
+        for student in pair["students"].values():
+            assert (student["student_first"] is None) == (student["outcome"] == "identical")
+    report = json.loads((place / "out" / "report.json").read_text())
+    assert report["judge"]["models"] == judge["models"]
+    assert "judge" in [stage["stage"] for stage in report["stages"]]
+    assert "## Judge" in (place / "out" / "report.md").read_text()
+    again = run(place, "run", str(place / "made.yaml"), "--out", str(place / "out"))
+    assert "done in" not in again.output
 
 
 def test_the_ledger_of_a_run_answers_why(place: Path) -> None:

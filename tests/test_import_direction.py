@@ -31,6 +31,7 @@ TOP = {
     "plan",
     "stages",
     "steps",
+    "judging",
     "on_policy",
     "rounds",
     "pipeline",

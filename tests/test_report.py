@@ -19,6 +19,7 @@ from distill2edge.report import charts, facts, text
 from distill2edge.report.build import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import render_html
+from distill2edge.report.judge import judge_summary
 from distill2edge.report.markdown import render_markdown
 from distill2edge.report.svg import CHARACTER, Box, Scale, fit_scale, place_labels
 
@@ -162,6 +163,7 @@ def hostile_report() -> Document:
     verify["samples"] = [{"prompt": "ask", "expected": "answer", "outputs": {"student": "said"}}]
     report = build_report(*[_hostile(document) for document in documents], control=made.train())  # type: ignore[arg-type]
     report["licence"]["source"] = "javascript:alert(1)"
+    report["judge"] = made.hostile(judge_summary(made.judge(made.verify()["models"]), None) or {}, XSS)
     report["name"] += XSS
     report["metric"]["name"] += XSS
     return report
@@ -181,7 +183,7 @@ def test_every_string_is_escaped() -> None:
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
         assert not (attributes.get("href") or "").startswith("javascript:")
-    for place in ("ask", "answer", "said"):
+    for place in ("ask", "answer", "said", "student's answer 0", "Answer A, I think"):
         assert f"{place}<script>" in page.words  # shown as text
 
 
@@ -194,6 +196,26 @@ def test_markdown_escapes_too() -> None:
     for line in source.splitlines():
         if line.startswith("| "):  # a pipe of a model's name makes no column
             assert re.search(r"(?<!\\)\|$", line)
+
+
+def test_the_judge_has_a_section_with_the_first_pair_of_each_outcome() -> None:
+    report = made.report(passing=False, judged=True)
+    for words in (Page(render_html(report)).words, render_markdown(report)):
+        assert "Judged by owner/judge" in words
+        assert "could not be run: the runtime died with signal 6" in words
+        assert "50.0%" in words
+        assert "student's answer 3" in words
+        assert "favour answers of their own" not in words
+    samples = report["judge"]["samples"]
+    assert samples["model"] == "student/gguf:Q4_0"  # no headline: the last that ran
+    assert [pair["outcome"] for pair in samples["pairs"]] == ["win", "loss", "inconsistent", "unreadable"]
+    assert "pairs" not in report["judge"]
+    headline = made.report(judged=True)
+    assert headline["judge"]["samples"]["model"] == headline["headline"]["model"]
+    headline["judge"]["judge"] |= {"akin": ["teacher"], "model": "/home/me/judge-8b"}
+    assert "The judge is the teacher's own model" in render_markdown(headline)
+    assert "**Judged by judge-8b**" in render_markdown(headline)
+    assert "Judged by" not in render_markdown(made.report())
 
 
 @pytest.mark.parametrize(

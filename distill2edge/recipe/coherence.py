@@ -28,6 +28,8 @@ def check(recipe: Recipe) -> None:
     _check_mix(recipe)
     _check_on_policy(recipe)
     _check_quantization_aware(recipe)
+    if recipe.verify.judge is not None:
+        _check_judge(recipe)
     if recipe.teacher.url is not None:
         _check_endpoint(recipe)
     if recipe.synthesis is not None:
@@ -157,6 +159,16 @@ def _check_quantization_aware(recipe: Recipe) -> None:
         raise ValueError(f"{where}.loss compares with the teacher: use signal: {{kind: logits}}, or loss: {{ce: 1}}")
     if section.lora is not None and section.lora.dropout:
         raise ValueError(f"{where}.lora.dropout has no place on a grid: set it to 0")
+
+
+def _check_judge(recipe: Recipe) -> None:
+    """A judge reads answers in free text."""
+    if recipe.task == "classification":
+        raise ValueError("verify.judge compares written answers, and a classifier writes none: leave it out")
+    if recipe.data.choices is not None:
+        raise ValueError("verify.judge compares open answers: take data.choices out, or leave the judge out")
+    if recipe.data.template == "text":
+        raise ValueError("verify.judge needs prompts to answer: set data.template: chat or plain")
 
 
 def _check_endpoint(recipe: Recipe) -> None:

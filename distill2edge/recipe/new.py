@@ -37,7 +37,10 @@ distill:
 
 export: [onnx:int8, onnx:int4-b32, gguf:Q8_0, gguf:Q4_K_M]
 
-verify: {{min_retained: 0.95, max_kl: 0.1}}      # a failed gate is exit code 3
+verify:
+  min_retained: 0.95                           # a failed gate is exit code 3
+  max_kl: 0.1
+  # judge: {{model: Qwen/Qwen3-8B}}              # a third model compares answers of the files with the teacher's
 
 bench: {{workloads: [task, chat-128-64], devices: [cpu]}}
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.entries import ExportEntry
+from distill2edge.recipe.judge import PairwiseJudge
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.rounds import Rounds
@@ -224,6 +225,11 @@ class Verify(Section):
     min_top1: float | None = Field(None, gt=0, le=1, description="top-1 agreement of file and merged student")
     teacher_schemes: tuple[str, ...] = Field(
         (), description="quantize the teacher itself too: the rival that any student must beat"
+    )
+    judge: Annotated[PairwiseJudge | None, LATER] = Field(
+        None,
+        description="a model that compares what the merged student and every file that ships write with what the "
+        "teacher writes; null: none",
     )
 
 

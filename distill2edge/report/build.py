@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill2edge.report.frontier import pareto
+from distill2edge.report.judge import judge_summary
 from distill2edge.report.text import value_of
 from distill2edge.rivals import is_rival, quality_floor
 
@@ -26,6 +27,7 @@ def build_report(
     *,
     control: Document | None = None,
     rounds: Document | None = None,
+    judge: Document | None = None,
     ledgers: dict[str, Document] | None = None,
 ) -> Document:
     """Join the documents of one run.
@@ -37,6 +39,7 @@ def build_report(
         verify: verify.json; bench: bench.json; cost: cost.json.
         control: train.json of the control, for its curve.
         rounds: rounds.json of a recipe with rounds of self-improvement.
+        judge: judge.json of a recipe with a judge.
         ledgers: by stage, the summary of the synthetic rows that it wrote.
 
     Returns:
@@ -52,6 +55,7 @@ def build_report(
     metric = str(verify.get("metric", "score"))
     # Every score is made so that more is better: the likelihood of text is exp(-NLL), a probability.
     higher = bool(verify.get("higher_is_better", True))
+    headline = _headline(models, gates, bench, workload, shown_cost, metric) if passed else None
     return {
         "schema_version": SCHEMA_VERSION,
         "name": run.get("name", "run"),
@@ -59,7 +63,7 @@ def build_report(
         "recipe_path": run.get("recipe_path"),
         "seed": run.get("seed"),
         "verdict": _verdict(verify, gates, models),
-        "headline": _headline(models, gates, bench, workload, shown_cost, metric) if passed else None,
+        "headline": headline,
         "gates": gates,
         "metric": {
             "name": metric,
@@ -81,6 +85,7 @@ def build_report(
         "training": {"student": _training(train), "control": _training(control)},
         "student": student or {},
         "rounds": _rounds(rounds),
+        "judge": judge_summary(judge, headline),
         "merge": merge or {},
         "licence": _licence(teacher),
         "teacher": teacher or {},

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from distill2edge.report import facts, tables, text
+from distill2edge.report import facts, judge, tables, text
 from distill2edge.report.html import check_version
 from distill2edge.report.markdown import block, code, escape, render_table
 
@@ -46,6 +46,7 @@ def render_card(report: Document) -> str:
         render_table(tables.files_table(report)),
         "## Quality",
         render_table(tables.models_table(report)),
+        render_table(judge.judge_table(report)),
         "## Licence",
         "\n".join(f"- {escape(name)}: {escape(value)}" for name, value, _ in facts.licence_facts(report))
         or "The teacher's licence is not recorded.",

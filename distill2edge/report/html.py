@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, cost_tables, facts, quantization, rounds, tables
+from distill2edge.report import charts, cost_tables, facts, judge, quantization, rounds, tables
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
@@ -92,6 +92,8 @@ def render_html(report: Document) -> str:
         survival=tables.survival_table(report),
         stages=tables.stages_table(report),
         samples=tables.samples_table(report),
+        judged=judge.judge_table(report),
+        judged_pairs=judge.judge_samples(report),
         cost_sentences=facts.cost_sentences(report),
         cost=cost,
         training_facts=facts.training_facts(report),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from distill2edge.report import cost_tables, facts, quantization, rounds, tables
+from distill2edge.report import cost_tables, facts, judge, quantization, rounds, tables
 from distill2edge.report.html import check_version
 from distill2edge.report.tables import Table
 
@@ -84,6 +84,9 @@ def render_markdown(report: Document) -> str:
         "## Quality",
         render_table(tables.models_table(report)),
         render_table(tables.samples_table(report)),
+        "## Judge",
+        render_table(judge.judge_table(report)),
+        render_table(judge.judge_samples(report)),
         "## Files",
         render_table(tables.files_table(report)),
         render_table(quantization.quantization_table(report)),

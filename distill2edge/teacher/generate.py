@@ -133,6 +133,11 @@ class LocalGenerator:
             done(len(asks))
         return [self._answer(prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model's tokenizer knows how a conversation is written."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
     def fits(self, asks: Sequence[Ask], new: int) -> list[bool]:
         """As `Generator.fits`."""
         return [len(prompt) + new <= self._context for prompt in self._encode(asks)]
@@ -163,7 +168,7 @@ class LocalGenerator:
         for prompt, ask in zip(prompts, asks, strict=True):
             if len(prompt) + new > self._context:
                 raise UserError(
-                    f"a prompt of {len(prompt)} tokens and {new} new ones do not fit the teacher's "
+                    f"a prompt of {len(prompt)} tokens and {new} new ones do not fit the model's "
                     f"context of {self._context}: {ask.messages[-1][1][:80]!r}",
                     where=self._where,
                     fix="lower it, or leave such rows out with data.filter",
@@ -171,7 +176,7 @@ class LocalGenerator:
 
 
 def _context(model_dir: Path) -> int:
-    """Tokens that the teacher can look at."""
+    """Tokens that the model can look at."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True).get_text_config()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 2 << 30
 
 
-def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32") -> dict[str, Any]:
+def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weights: bool = True) -> dict[str, Any]:
     """Write a GGUF as a Hugging Face directory: config, safetensors, tokenizer, generation defaults.
 
     The header is checked before anything is loaded. End, padding and start tokens are the GGUF's own. The rebuilt
@@ -30,10 +30,11 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32") -> dict[s
         gguf_path: the file.
         out_dir: directory to write into; made if missing.
         dtype: float32, bfloat16 or float16.
+        weights: False leaves them out, for what llama.cpp will run from the file itself.
 
     Returns:
-        facts: name, architecture, licence, parameters, layers, vocabulary, bos, eos, pad, add_bos, dtype,
-        quantization (tensor types and counts), texts_compared.
+        facts: name, architecture, licence, parameters (0 without weights), layers, vocabulary, bos, eos, pad, add_bos,
+        dtype, quantization (tensor types and counts), texts_compared.
 
     Raises:
         UserError: damaged file, unsupported architecture or tokenizer, or ids that differ from llama.cpp's.
@@ -64,7 +65,7 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32") -> dict[s
     if words := _differing(AutoTokenizer.from_pretrained(out_dir, local_files_only=True), expected):
         raise UserError(f"transformers reads the saved tokenizer differently: {words}", where=str(gguf_path),
                         fix="use the model's Hugging Face directory instead")  # fmt: skip
-    parameters = _write_weights(file, family, config, out_dir, dtype)
+    parameters = _write_weights(file, family, config, out_dir, dtype) if weights else 0
     return {
         "name": str(file.get("general.name") or file.path.stem),
         "architecture": file.architecture,

@@ -80,22 +80,27 @@ def gguf_of(model: str, progress: Progress) -> Path | None:
     return source.path if source.kind == "gguf" else None
 
 
-def fingerprint(model: str | Scratch, revision: str | None, progress: Progress) -> dict[str, str | None]:
+def fingerprint(
+    model: str | Scratch, revision: str | None, progress: Progress, where: str = WHERE
+) -> dict[str, str | None]:
     """What identifies the weights, for cache keys: a content hash, or the commit of a hub model.
 
     A model made from nothing follows from its section, the seed and the rows, which are in the key already.
+
+    Args:
+        where: the recipe's key, for errors.
 
     Raises:
         UserError, EnvironmentFault: as `materialise`.
     """
     if isinstance(model, Scratch):
         return {"made": "from nothing"}
-    source = resolve(model, progress)
+    source = resolve(model, progress, where)
     if source.bundled:
         return {"sha256": source.bundled.sha256}
     if source.path is None:
-        return {"hub": model, "revision": HubModel(model, revision, WHERE).revision}
-    paths = [source.path] if source.path.is_file() else [source.path / name for name in wanted(source.path, WHERE)]
+        return {"hub": model, "revision": HubModel(model, revision, where).revision}
+    paths = [source.path] if source.path.is_file() else [source.path / name for name in wanted(source.path, where)]
     total = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:

@@ -55,6 +55,13 @@ def text_backend(recipe: Recipe, progress: Progress) -> str:
     return "llama.cpp" if fast else "transformers"
 
 
+def cpu_gguf(model: str, progress: Progress) -> Path | None:
+    """The GGUF behind a model's name, where llama.cpp shall write with it: on a CPU, as `auto` in `text_backend`."""
+    from distill2edge.precision import default_device
+
+    return gguf_of(model, progress) if default_device() == "cpu" else None
+
+
 def teacher_gguf(recipe: Recipe, progress: Progress) -> Path | None:
     """The teacher's own GGUF; None where it has none, or a fit has changed the weights since."""
     teacher = recipe.teacher

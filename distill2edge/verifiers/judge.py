@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.data.templates import Template
+from distill2edge.judge.model import open_judge, question
+from distill2edge.teacher.writers import Sampling
 from distill2edge.verifiers.base import Group, Verdict, accepted, rejected
 
 if TYPE_CHECKING:
@@ -50,37 +52,15 @@ class Judge:
         return accepted(said) if self._accept.match(reply) else rejected(said)
 
 
-def open_judge(spec: JudgeVerifier, teacher: Path, work: Path, progress: Progress) -> Write:
+def judge_from(spec: JudgeVerifier, teacher: Path, work: Path, progress: Progress) -> Write:
     """The judge as a function: the teacher itself, or the model that the spec names.
 
-    Args:
-        teacher: its Hugging Face directory.
-        work: a named model is fetched to `judge/` here; none of its words trains the student, so there is no licence
-            gate.
-
-    Raises:
-        UserError: no such model, or no chat template where `template` is chat.
-        EnvironmentFault: it can't be downloaded.
+    Args, errors: as `judge.model.open_judge`.
     """
-    from transformers import AutoTokenizer
-
-    from distill2edge.data.encode import encode_prompts, stop_token_ids
-    from distill2edge.recipe.schema import TextSignal
-    from distill2edge.teacher.writers import open_writer
-
-    model_dir = teacher
-    if spec.model is not None:
-        from distill2edge.teacher.load import fetch_model
-
-        fetch_model(spec.model, spec.revision, work / "judge", progress, where="signal.verify.model")
-        model_dir = work / "judge" / "model"
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    stop = stop_token_ids(tokenizer, spec.template)
-    greedy = TextSignal(max_new_tokens=spec.max_new_tokens)  # type: ignore[call-arg]
-    writer = open_writer(model_dir, tokenizer, greedy, stop, "transformers", None)
+    judge = open_judge(spec, work, progress, "signal.verify", teacher=teacher)
+    greedy = Sampling(spec.max_new_tokens)
 
     def write(prompts: Sequence[str]) -> list[str]:
-        ids = encode_prompts(prompts, tokenizer, spec.template)
-        return [str(tokenizer.decode(answer, skip_special_tokens=True)) for answer in writer(ids, 0)]
+        return [answer.text for answer in judge.generate(list(map(question, prompts)), greedy, 0)]
 
     return write

@@ -72,7 +72,7 @@ def contents(chosen: Sequence[specs.VerifierSpec], progress: Progress) -> list[A
         if text is not None:
             found.append(hashlib.sha256(text.encode()).hexdigest())
         elif isinstance(spec, specs.JudgeVerifier) and spec.model is not None:
-            found.append(fingerprint(spec.model, spec.revision, progress))
+            found.append(fingerprint(spec.model, spec.revision, progress, f"{WHERE}.model"))
     return found
 
 
@@ -111,9 +111,9 @@ def _open(spec: specs.VerifierSpec, tools: Tools) -> Verifier:
 
         return Likelihood(spec, tools.teacher, tools.template, tools.system)
     if isinstance(spec, specs.JudgeVerifier):
-        from distill2edge.verifiers.judge import Judge, open_judge
+        from distill2edge.verifiers.judge import Judge, judge_from
 
-        return Judge(spec, open_judge(spec, tools.teacher, tools.work, tools.progress))
+        return Judge(spec, judge_from(spec, tools.teacher, tools.work, tools.progress))
     return _sandboxed(spec)
 
 

@@ -14,7 +14,7 @@ _REQUEST = 120  # tokens of what it asks around them
 
 
 def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, Any] | None:
-    """Requests, tokens and dollars of the signal and the synthesis of a recipe; None where no endpoint is asked.
+    """Requests, tokens and dollars of what a recipe asks its teacher for; None where no endpoint is asked.
 
     Every answer is counted at its full length, so the true sum is lower.
 
@@ -45,6 +45,12 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
         requests += asked
         prompt += asked * tokens_per_prompt
         answer += asked * recipe.signal.max_new_tokens
+    if (judge := recipe.verify.judge) is not None:  # the answers that the student's are compared with
+        held_out = recipe.synthesis.held_out.test if recipe.synthesis is not None else 0
+        asked = min(judge.rows, held_out or recipe.data.splits.test)
+        requests += asked
+        prompt += asked * tokens_per_prompt
+        answer += asked * judge.answer_tokens
     prices = prices_of(endpoint)
     usd = None if prices is None else prices.cost(round(prompt), round(answer))
     tokens = round(prompt + answer)
