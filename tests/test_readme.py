@@ -76,7 +76,7 @@ def test_its_table_is_the_result_file() -> None:
         "student": "student",
         "the same student without the teacher": "control",
         "student as GGUF Q8_0": "student/gguf:Q8_0",
-        "student as ONNX int4": "student/onnx:int4-b32",
+        "student as ONNX int8": "student/onnx:int8",
     }
     for label, model in shown.items():
         assert float(rows[label][0]) == pytest.approx(metrics["models"][model]["score"]["value"], abs=5e-4), label
