@@ -18,7 +18,8 @@ UNCALIBRATED = ("F32", "F16", "BF16", "Q8_0")
 PLAIN_SUFFIX, UNTRAINED_SUFFIX = "-plain", "-untrained"
 """Arms made to compare with: no calibration; weights that were not trained on the scheme's grid."""
 TRAINABLE = (
-    "gguf:Q4_0", "gguf:Q4_1", "gguf:Q5_0", "gguf:Q5_1", "gguf:Q8_0", "gguf:IQ4_NL", "onnx:int8", "onnx:int4-b32",
+    "gguf:Q4_0", "gguf:Q4_1", "gguf:Q5_0", "gguf:Q5_1", "gguf:Q8_0", "gguf:IQ4_NL", "gguf:Q4_K_S", "gguf:Q4_K_M",
+    "gguf:Q5_K_S", "gguf:Q5_K_M", "gguf:Q6_K", "onnx:int8", "onnx:int4-b32",
 )  # fmt: skip
 """Schemes whose grid a model can be trained on."""
 

@@ -73,12 +73,17 @@ def test_a_scheme_alone_takes_the_defaults() -> None:
     assert section.lora is None
 
 
+def test_a_mixture_of_k_quants_has_a_grid_to_train_on() -> None:
+    recipe = parse_recipe(RECIPE.format(value="gguf:Q4_K_M"), "q.yaml")
+    assert "gguf:Q4_K_M-untrained" in map(str, recipe.schemes)
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
         ("gguf:IQ4_NL", "is trained for, but not exported"),
         ("gguf:F16", "no grid to train on"),
-        ("gguf:Q4_K_M", "no grid to train on"),
+        ("gguf:Q3_K_M", "no grid to train on"),
         ("gguf:Q4_9", "unknown scheme"),
         ("{schemes: [gguf:Q4_0, gguf:Q4_0]}", "names a scheme twice"),
         ("{schemes: [gguf:Q4_0], lora: {dropout: 0.1}}", "no place on a grid"),

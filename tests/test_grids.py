@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,20 +12,23 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
 from distill2edge.export.onnx_quantize import BITS, dequantize_blocks, quantize_blocks
-from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import GRIDS, Grid, plain
+from distill2edge.quantize import ggml, k_quants
+from distill2edge.quantize.grids import FITTED, GRIDS, Grid, plain
+from distill2edge.quantize.held import load_grids, save_grids
+from distill2edge.quantize.rounding import compensated, rounded
 from distill2edge.quantize.scales import Held
 
 GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+K = k_quants.KINDS
 ONNX = ("int4-b32", "int8")
 MIXED = tuple(name for name, grid in GRIDS.items() if grid.onnx and grid.half)
 
 
 @st.composite
-def matrices(draw: st.DrawFn, odd: bool = False) -> np.ndarray:
+def matrices(draw: st.DrawFn, odd: bool = False, block: int = 32) -> np.ndarray:
     """Random rows at a scale from denormal to huge, with the rows that quantizers trip over."""
     rows = draw(st.integers(1, 6))
-    columns = draw(st.integers(1, 100)) if odd else 32 * draw(st.integers(1, 9))
+    columns = draw(st.integers(1, 100)) if odd else block * draw(st.integers(1, 288 // block + 1))
     scale = 10.0 ** draw(st.integers(-42, 30 if odd else 4))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     found = generator.standard_normal((rows, columns)) * scale
@@ -79,6 +84,103 @@ def test_weights_on_the_grid_stay_where_they_are(weight: np.ndarray, kind: str) 
     np.testing.assert_allclose(held.stored(torch.from_numpy(stored)).numpy(), stored, rtol=1e-6, atol=1e-37)
 
 
+def of_bytes(data: np.ndarray, kind: str) -> Held:
+    """Headers that overflow say nothing of a grid: they are refused, as another test says."""
+    columns = data.shape[1] // ggml.row_bytes(kind, 256) * 256
+    assume(np.isfinite(ggml.dequantize(data, kind, columns)).all())
+    return Held.of_gguf(data, kind)
+
+
+@settings(max_examples=100, deadline=None)
+@given(matrices(block=256), matrices(block=256), st.sampled_from(K))
+def test_what_trains_on_a_k_quants_grid_is_what_the_file_stores(first: np.ndarray, then: np.ndarray, kind: str) -> None:
+    data = ggml.quantize(first, kind)
+    held = of_bytes(data, kind)
+    weight = torch.from_numpy(np.resize(then, first.shape))
+    written = held.gguf(weight)
+    np.testing.assert_array_equal(held.stored(weight).numpy(), ggml.dequantize(written, kind, first.shape[1]))
+    size = ggml.row_bytes(kind, 256)
+    for ours, theirs in zip(written.reshape(-1, size), data.reshape(-1, size), strict=True):
+        np.testing.assert_array_equal(k_quants.header(ours, kind), k_quants.header(theirs, kind))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(K))
+def test_any_bytes_of_a_k_quant_are_read_as_ggml_reads_them(seed: int, kind: str) -> None:
+    """Negative and zero scales too, which ggml's quantizer seldom writes: every header that is finite."""
+    data = np.random.default_rng(seed).integers(0, 256, (3, 2 * ggml.row_bytes(kind, 256)), dtype=np.uint8)
+    held = of_bytes(data, kind)
+    stored = ggml.dequantize(data, kind, 512)
+    again = held.gguf(torch.from_numpy(stored))
+    np.testing.assert_array_equal(ggml.dequantize(again, kind, 512), stored)
+    np.testing.assert_array_equal(again, np.where(one_code_each(held), data, again))
+
+
+@settings(max_examples=100, deadline=None)
+@given(matrices(block=256), st.sampled_from(K), st.booleans())
+def test_a_k_quants_own_weights_are_written_as_the_very_bytes(weight: np.ndarray, kind: str, weighted: bool) -> None:
+    costs = np.random.default_rng(0).random(weight.shape[1], dtype=np.float32) if weighted else None
+    data = ggml.quantize(weight, kind, costs)
+    held = of_bytes(data, kind)
+    stored = ggml.dequantize(data, kind, weight.shape[1])
+    again = held.gguf(torch.from_numpy(stored))
+    np.testing.assert_array_equal(ggml.dequantize(again, kind, weight.shape[1]), stored)
+    np.testing.assert_array_equal(again, np.where(one_code_each(held), data, again))
+    if not weighted:
+        np.testing.assert_array_equal(plain(torch.from_numpy(weight), kind).numpy(), stored)
+
+
+def one_code_each(held: Held) -> np.ndarray:
+    """[rows, bytes]: whether the byte is of a super-block where no two codes stand for one value."""
+    codes = torch.arange(len(held.grid.table)).expand(*held.scale.shape, -1)
+    levels = held.grid.decode(codes, held.scale, held.offset)
+    single = (levels.diff(dim=-1) != 0).all(-1).reshape(len(levels), -1, held.grid.group).all(-1)
+    return single.numpy().repeat(ggml.row_bytes(held.kind, held.grid.multiple), axis=1)
+
+
+@pytest.mark.parametrize("kind", K)
+def test_random_weights_of_a_k_quant_have_one_code_each(kind: str) -> None:
+    """The tests above compare bytes where they can: here they do, everywhere."""
+    weight = np.random.default_rng(0).standard_normal((8, 512)).astype(np.float32)
+    data = ggml.quantize(weight, kind)
+    held = Held.of_gguf(data, kind)
+    assert one_code_each(held).all()
+    again = held.gguf(torch.from_numpy(ggml.dequantize(data, kind, 512)))
+    np.testing.assert_array_equal(again, data)
+
+
+def test_a_grid_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
+    weight = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
+    grids = {f"x.{kind}": Held.fitted(weight, kind) for kind in ("Q4_0", "Q4_1", *K)}
+    save_grids(grids, "gguf:Q4_K_M", tmp_path)
+    again, scheme = load_grids(tmp_path)
+    assert scheme == "gguf:Q4_K_M"
+    for name, held in grids.items():
+        assert (again[name].header is not None) == (held.kind in K)
+        np.testing.assert_array_equal(again[name].gguf(weight), held.gguf(weight))
+
+
+def test_a_k_quant_without_its_header_is_no_grid(tmp_path: Path) -> None:
+    held = Held.fitted(torch.ones(2, 256), "Q4_K")
+    held.header = None
+    save_grids({"x": held}, "gguf:Q4_K_M", tmp_path)
+    with pytest.raises(UserError, match="not a grid: Q4_K lacks a header"):
+        load_grids(tmp_path)
+
+
+@pytest.mark.parametrize("kind", K)
+def test_a_k_quants_scales_are_never_fitted_block_by_block(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = torch.randn(4, 512, generator=generator), torch.randn(600, 512, generator=generator)
+    gram, costs = inputs.T @ inputs, inputs.square().mean(0).numpy()
+    with pytest.raises(ValueError, match="together"):
+        GRIDS[kind].fit(weight[:, : GRIDS[kind].block], torch.ones(1))
+    with pytest.raises(ValueError, match="block by block"):
+        compensated(weight, kind, gram)
+    bytes_of_a_mix = rounded(weight.numpy(), kind, costs, gram)
+    np.testing.assert_array_equal(bytes_of_a_mix, ggml.quantize(weight.numpy(), kind, costs))
+
+
 @settings(max_examples=60, deadline=None)
 @given(matrices(odd=True), st.sampled_from(ONNX))
 def test_a_held_grid_in_onnx_is_what_is_computed(weight: np.ndarray, kind: str) -> None:
@@ -105,8 +207,9 @@ def covering(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
 @pytest.mark.parametrize("kind", GRIDS)
 def test_a_fitted_grid_errs_no_more_than_the_plain_one(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(64, 96, generator=generator)
-    importance = torch.rand(96, generator=generator) ** 3
+    columns = 96 if kind in FITTED else 512
+    weight = torch.randn(64, columns, generator=generator)
+    importance = torch.rand(columns, generator=generator) ** 3
     held = Held.fitted(weight, kind, importance)
 
     def error(stored: torch.Tensor) -> float:
@@ -134,8 +237,14 @@ def test_weights_beyond_the_scales_of_a_type_are_refused() -> None:
         Held.of_gguf(ggml.quantize(weight, "Q4_1"), "Q4_1")
     with pytest.raises(UserError, match="beyond the 16-bit scales of Q4_0"):
         Held.fitted(torch.full((2, 32), 1e30), "Q4_0")
+    for kind in K:
+        with pytest.raises(UserError, match=f"beyond the 16-bit scales of {kind}"):
+            Held.fitted(torch.linspace(-1e15, 1e15, 512).reshape(2, 256), kind)
 
 
 def test_a_row_that_a_type_cannot_hold_is_refused() -> None:
     with pytest.raises(UserError, match="48 weights don't fit Q4_0"):
         plain(torch.ones(2, 48), "Q4_0")
+    for kind in K:
+        with pytest.raises(UserError, match=f"96 weights don't fit {kind}: its blocks have 256"):
+            Held.fitted(torch.ones(2, 96), kind)

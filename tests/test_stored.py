@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,9 @@ from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
 from distill2edge.export.grid import of_gguf, of_onnx
 from distill2edge.export.onnx import export_onnx
+from distill2edge.gguf_format.reader import GgufFile, read_gguf
 from distill2edge.progress import SilentProgress
+from distill2edge.quantize import ggml, k_quants
 from distill2edge.quantize.held import load_grids, save_grids
 from distill2edge.quantize.scales import Held
 from distill2edge.recipe.schema import LogitsSignal, Lora, Loss, Training
@@ -162,8 +166,6 @@ def divergence(dense: torch.nn.Module, path: Path, form: str, data: list[Encoded
 
 
 def test_the_written_file_holds_what_the_forward_pass_saw(model_dir: Path, tmp_path: Path) -> None:
-    from distill2edge.gguf_format.reader import read_gguf
-    from distill2edge.quantize import ggml
     from distill2edge.quantize.held import gguf_names, to_hf
 
     export_gguf(model_dir, parse_scheme("gguf:Q4_0"), {"name": "p"}, tmp_path / "p", SilentProgress())
@@ -181,6 +183,72 @@ def test_the_written_file_holds_what_the_forward_pass_saw(model_dir: Path, tmp_p
         raw = np.fromfile(file.path, dtype=np.uint8, count=info.size, offset=info.offset).reshape(info.shape[0], -1)
         stored = to_hf(model_dir, names[name], ggml.dequantize(raw, held.kind, info.shape[1]))
         np.testing.assert_array_equal(stored, held.stored(state[name]).numpy())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "hidden", "kinds"),
+    [
+        ("gguf:Q4_K_M", 256, {"Q4_K", "Q6_K"}),
+        ("gguf:Q5_K_M", 128, {"Q5_K", "Q6_K", "Q5_1", "Q8_0"}),  # rows of 128 fall back, those of 256 don't
+        ("gguf:Q4_0", 256, {"Q4_0", "Q6_K"}),
+    ],
+)
+def test_k_quants_are_trained_and_written_as_llama_cpp_reads_them(
+    tmp_path: Path, scheme: str, hidden: int, kinds: set[str]
+) -> None:
+    source, model, quiet = tmp_path / "hf", tmp_path / "model", SilentProgress()
+    tiny_llama(source, hidden=hidden, vocabulary=320, scale=0.05)
+    export_gguf(source, parse_scheme(scheme), {"name": "p"}, tmp_path / "plain", quiet)
+    grids = of_gguf(tmp_path / "plain" / "model.gguf", source)
+    assert {held.kind for held in grids.values()} == kinds
+    student = load_student(source, None, torch.float32)
+    weights = install(student, grids, torch.float32)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    follow(optimizer, weights.values())
+    ids, losses = torch.tensor([IDS]), []
+    for _ in range(3):
+        loss = F.cross_entropy(student(ids).logits[0, :-1], ids[0, 1:])
+        losses.append(float(loss.detach()))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+
+    shutil.copytree(source, model)
+    student.save_pretrained(model)
+    save_grids(grids, scheme, tmp_path)
+    export_gguf(model, parse_scheme(scheme), {"name": "t"}, tmp_path / "trained", quiet, grid=tmp_path)
+    before, after = (read_gguf(tmp_path / arm / "model.gguf") for arm in ("plain", "trained"))
+    for name, info in after.tensors.items():
+        kind = next((k for k in k_quants.KINDS if info.type == gguf.GGMLQuantizationType[k]), None)
+        if kind is not None:
+            old, new = (blocks_of(file, name, kind) for file in (before, after))
+            np.testing.assert_array_equal(k_quants.header(new, kind), k_quants.header(old, kind))
+            assert (new != old).any(), name
+
+    runtime = open_runtime("llama.cpp", tmp_path / "trained", threads=1, context=64)
+    theirs = torch.from_numpy(runtime.logits(IDS, range(len(IDS))))
+    runtime.close()
+    with torch.no_grad():
+        ours = student(ids).logits[0]
+        rough = load_model(model, dtype=torch.float32)(ids).logits[0]
+    # llama.cpp also rounds activations, to 8 bits: nearer to the stored weights than these are to the latent ones.
+    assert (theirs - ours).norm() < 0.02 * ours.norm()
+    assert (theirs - ours).norm() < 0.5 * (theirs - rough).norm()
+
+
+def test_a_type_without_a_grid_is_refused_by_name(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "hf", hidden=256, vocabulary=320, layers=1)
+    export_gguf(tmp_path / "hf", parse_scheme("gguf:Q3_K_M"), {"name": "p"}, tmp_path / "p", SilentProgress())
+    with pytest.raises(UserError, match="Q3_K, whose grid cannot be trained on") as refused:
+        of_gguf(tmp_path / "p" / "model.gguf", tmp_path / "hf")
+    assert "gguf:Q4_K_M" in str(refused.value.fix)
+
+
+def blocks_of(file: GgufFile, name: str, kind: str) -> np.ndarray:
+    info = file.tensors[name]
+    data = np.fromfile(file.path, dtype=np.uint8, count=info.size, offset=info.offset)
+    return data.reshape(-1, ggml.row_bytes(kind, 256))
 
 
 def test_a_grid_of_another_model_is_refused(model_dir: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
+from distill2edge.quantize import ggml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class Grid:
         zeros: a zero point is stored too: the code that stands for 0, a whole number in the table.
         onnx: of ONNX Runtime's MatMulNBits and GatherBlockQuantized, which pad the last block; else of a GGUF.
         block: weights that share a scale.
+        group: blocks whose scales are packed together, so that none is picked alone: ggml picks them.
         uniform: neighbouring levels are one apart.
     """
 
@@ -43,6 +45,12 @@ class Grid:
     zeros: bool = False
     onnx: bool = False
     block: int = BLOCK
+    group: int = 1
+
+    @property
+    def multiple(self) -> int:
+        """What the columns of a matrix in a GGUF must be a multiple of."""
+        return self.block * self.group
 
     @property
     def bits(self) -> int:
@@ -103,7 +111,12 @@ class Grid:
 
         Returns:
             scale [n] and offset or zero point [n] (None where the kind has neither); a block of zeros has scale 0.
+
+        Raises:
+            ValueError: a kind whose blocks have no scales of their own (`group`).
         """
+        if self.group > 1:
+            raise ValueError(f"{self.name} packs the scales of {self.group} blocks together: none is fitted alone")
         if self.zeros:
             return self._fit_zeros(blocks, importance)
         return self._fit_affine(blocks, importance) if self.affine else (self._fit_symmetric(blocks, importance), None)
@@ -188,6 +201,9 @@ GRIDS = {
     "Q5_0": Grid("Q5_0", tuple(range(-16, 16))),
     "Q5_1": Grid("Q5_1", tuple(range(32)), affine=True),
     "Q8_0": Grid("Q8_0", tuple(range(-127, 128))),
+    "Q4_K": Grid("Q4_K", tuple(range(16)), affine=True, group=8),
+    "Q5_K": Grid("Q5_K", tuple(range(32)), affine=True, group=8),
+    "Q6_K": Grid("Q6_K", tuple(range(-32, 32)), block=16, group=16),
     "int4-b32": Grid("int4-b32", tuple(range(-8, 8)), half=False, onnx=True),
     "int8": Grid("int8", tuple(range(-128, 128)), half=False, onnx=True),
 }
@@ -199,16 +215,19 @@ GRIDS |= {
     f"int8-b{block}-f16": Grid(f"int8-b{block}-f16", tuple(range(-128, 128)), onnx=True, block=block)
     for block in (64, 128)
 }
+FITTED = frozenset(name for name, grid in GRIDS.items() if grid.group == 1)
+"""Kinds whose scales are fitted block by block."""
 
 
 def plain(weight: Tensor, kind: str) -> Tensor:
     """What the target's own quantizer stores of a matrix, without calibration; to the bit.
 
     Sources: ggml's reference quantizers (ggml-quants.c) for Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, and ONNX Runtime's block
-    quantizer (mlas/lib/q4_dq.cpp) for int4-b32 and int8. ggml multiplies and adds in one rounding, hence float64.
+    quantizer (mlas/lib/q4_dq.cpp) for int4-b32 and int8. ggml multiplies and adds in one rounding, hence float64. The
+    K-quants' search is not written anew: ggml's own runs.
 
     Args:
-        weight: [rows, columns] float32, finite; columns a multiple of 32 except for the ONNX kinds, which pad.
+        weight: [rows, columns] float32, finite; columns a multiple of 32, of 256 for K-quants; the ONNX kinds pad.
 
     Returns:
         [rows, columns] float32.
@@ -223,6 +242,9 @@ def plain(weight: Tensor, kind: str) -> Tensor:
         raise ValueError(f"{kind} has no quantizer but Held.fitted")
     checked(weight, kind)
     rows, columns = weight.shape
+    if kind not in FITTED:
+        data = ggml.quantize(weight.float().numpy(), kind)
+        return torch.from_numpy(ggml.dequantize(data, kind, columns))
     pad = -columns % BLOCK
     blocks = torch.nn.functional.pad(weight.float(), (0, pad)).reshape(rows, -1, BLOCK)
     grid = GRIDS[kind]
@@ -264,6 +286,7 @@ def checked(weight: Tensor, kind: str) -> None:
 
     if not bool(torch.isfinite(weight).all()):
         raise UserError("weights that are NaN or Inf cannot be quantized", fix="train again with a smaller rate")
-    if not GRIDS[kind].onnx and weight.shape[1] % BLOCK:
-        raise UserError(f"rows of {weight.shape[1]} weights don't fit {kind}: its blocks have {BLOCK}",
+    multiple = GRIDS[kind].multiple
+    if not GRIDS[kind].onnx and weight.shape[1] % multiple:
+        raise UserError(f"rows of {weight.shape[1]} weights don't fit {kind}: its blocks have {multiple}",
                         fix="choose an onnx: scheme or F16")  # fmt: skip

@@ -11,20 +11,26 @@ from distill2edge.errors import UserError
 from distill2edge.files import replacing
 from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.scales import Held
+from distill2edge.schemes import TRAINABLE
 
 if TYPE_CHECKING:
     import numpy as np
 
 Grids = dict[str, Held]
 FILE = "grid.safetensors"
+_PARTS = ("scale", "offset", "header")
 
 
 def save_grids(grids: Mapping[str, Held], scheme: str, directory: Path) -> None:
-    """Write `grid.safetensors`: NAME.scale, NAME.offset, and the kinds and columns as metadata."""
+    """Write `grid.safetensors`: NAME.scale, NAME.offset and NAME.header, and the kinds and columns as metadata."""
     from safetensors.torch import save_file
 
-    tensors = {f"{name}.scale": held.scale.contiguous() for name, held in grids.items()}
-    tensors |= {f"{name}.offset": held.offset.contiguous() for name, held in grids.items() if held.offset is not None}
+    tensors = {
+        f"{name}.{part}": values.contiguous()
+        for name, held in grids.items()
+        for part in _PARTS
+        if (values := getattr(held, part)) is not None
+    }
     about = {name: [held.kind, held.columns] for name, held in grids.items()}
     with replacing(Path(directory) / FILE) as temporary:
         save_file(tensors, temporary, metadata={"scheme": scheme, "grids": json.dumps(about)})
@@ -49,6 +55,7 @@ def load_grids(directory: Path) -> tuple[Grids, str]:
                     file.get_tensor(f"{name}.scale"),
                     file.get_tensor(f"{name}.offset") if f"{name}.offset" in names else None,
                     columns,
+                    file.get_tensor(f"{name}.header") if f"{name}.header" in names else None,
                 )
                 for name, (kind, columns) in json.loads(metadata["grids"]).items()
             }
@@ -66,7 +73,6 @@ def of_gguf(path: Path, model_dir: Path) -> Grids:
         UserError: a type whose grid cannot be trained on.
     """
     import gguf
-    import torch
 
     from distill2edge.gguf_format.reader import read_gguf
 
@@ -80,18 +86,13 @@ def of_gguf(path: Path, model_dir: Path) -> Grids:
         if kind in ("F32", "F16", "BF16"):
             continue
         if kind not in GRIDS:
-            known = ", ".join(f"gguf:{name}" for name, grid in GRIDS.items() if not grid.onnx)
             raise UserError(
                 f"{ours} is stored as {kind}, whose grid cannot be trained on",
                 where="distill.quantization_aware",
-                fix=f"a scheme of {known}, or onnx:int4-b32",
+                fix=f"a scheme of {', '.join(TRAINABLE)}",
             )
         raw = _raw(file, info).reshape(info.shape[0], -1)
-        held = Held.of_gguf(raw, kind)
-        held.scale = torch.from_numpy(to_hf(model_dir, ours, held.scale.numpy()))
-        if held.offset is not None:
-            held.offset = torch.from_numpy(to_hf(model_dir, ours, held.offset.numpy()))
-        found[theirs] = held
+        found[theirs] = Held.of_gguf(to_hf(model_dir, ours, raw), kind)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import GRIDS, checked
+from distill2edge.quantize.grids import FITTED, GRIDS, checked
 from distill2edge.quantize.scales import Held
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
 
     Args:
         weight: [rows, columns] float32, columns a multiple of the grid's block.
-        kind: name of a grid.
+        kind: name of a grid whose scales are fitted block by block (`grids.FITTED`).
         gram: [columns, columns], sum or mean of x x^T over calibration inputs.
         damping: share of the mean diagonal added to it.
 
@@ -37,6 +37,7 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
     Raises:
         UserError: weights that are not finite, columns that the grid cannot hold, or a gram matrix that is zero or not
             finite.
+        ValueError: a K-quant: the scales of 256 columns are packed at once, before the errors of the first are spread.
     """
     return compensate(weight, kind, inverse_factor(gram, damping))
 
@@ -46,6 +47,8 @@ def compensate(weight: Tensor, kind: str, upper: Tensor) -> tuple[Tensor, Held]:
     import torch
 
     checked(weight, kind)
+    if kind not in FITTED:
+        raise ValueError(f"the scales of {kind} cannot be fitted block by block")
     grid = GRIDS[kind]
     size = grid.block
     if weight.shape[1] % size:
@@ -75,8 +78,8 @@ def compensate(weight: Tensor, kind: str, upper: Tensor) -> tuple[Tensor, Held]:
 
 
 def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: Tensor | None) -> np.ndarray:
-    """The bytes of a matrix in a GGUF type: compensated where the type has a grid and the inputs are known, else by
-    ggml's own search, weighted by importance.
+    """The bytes of a matrix in a GGUF type: compensated where the type's scales are fitted block by block and the
+    inputs are known, else by ggml's own search, weighted by importance.
 
     Args:
         weight: [rows, columns] float32.
@@ -89,7 +92,7 @@ def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: 
     """
     import torch
 
-    if gram is None or kind not in GRIDS or not bool(gram.diagonal().any()):
+    if gram is None or kind not in FITTED or not bool(gram.diagonal().any()):
         return ggml.quantize(weight, kind, importance)
     moved, held = compensated(torch.from_numpy(weight), kind, gram)
     return held.gguf(moved)

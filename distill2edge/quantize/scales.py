@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.quantize.grids import BLOCK, GRIDS, Grid, checked
+from distill2edge.quantize import ggml, k_quants
+from distill2edge.quantize.grids import FITTED, GRIDS, Grid, checked
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +26,22 @@ class Held:
         scale: [rows, blocks] float32, as the file holds them.
         offset: the same, or None; the zero points of a kind that has them.
         columns: weights of a row; the last block may be longer.
+        header: [rows, super-blocks, bytes] uint8, of a K-quant: the bytes that scale and offset were read from.
     """
 
     kind: str
     scale: torch.Tensor
     offset: torch.Tensor | None
     columns: int
+    header: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for weights so large that the file's 16-bit scales overflow."""
+        """Raises UserError for weights so large that the file's 16-bit scales overflow, ValueError for a K-quant
+        without header: its scales alone cannot be written."""
         import torch
 
+        if (self.kind in k_quants.KINDS) != (self.header is not None):
+            raise ValueError(f"{self.kind} {'lacks a' if self.header is None else 'has no'} header")
         for part in (self.scale, self.offset):
             if part is not None and not bool(torch.isfinite(part).all()):
                 raise UserError(f"weights beyond the 16-bit scales of {self.kind}",
@@ -48,7 +54,7 @@ class Held:
 
     @classmethod
     def fitted(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> Held:
-        """Scales of the least weighted squared error.
+        """Scales of the least weighted squared error; of a K-quant those that ggml's own search finds.
 
         Args:
             weight: [rows, columns] float32.
@@ -57,6 +63,9 @@ class Held:
         import torch
 
         checked(weight, kind)
+        if kind not in FITTED:
+            given = None if importance is None else importance.float().numpy()
+            return cls.of_gguf(ggml.quantize(weight.float().numpy(), kind, given), kind)
         columns, size = weight.shape[1], GRIDS[kind].block
         pad = -columns % size
         matters = torch.ones(1, columns) if importance is None else importance.reshape(-1, columns).float()
@@ -75,11 +84,16 @@ class Held:
         """The scales in the bytes [rows, bytes] of a matrix in a GGUF."""
         import torch
 
-        size = _bytes_of(kind)
-        blocks = np.ascontiguousarray(data).reshape(len(data), -1, size)
-        scale = torch.from_numpy(_floats(blocks[..., :2]))
-        offset = torch.from_numpy(_floats(blocks[..., 2:4])) if GRIDS[kind].affine else None
-        return cls(kind, scale, offset, blocks.shape[1] * BLOCK)
+        grid = GRIDS[kind]
+        blocks = np.ascontiguousarray(data).reshape(len(data), -1, ggml.row_bytes(kind, grid.multiple))
+        columns = blocks.shape[1] * grid.multiple
+        if kind in k_quants.KINDS:
+            header = k_quants.header(blocks, kind)
+            scale, offset = k_quants.scales(header, kind)
+            second = None if offset is None else torch.from_numpy(offset)
+            return cls(kind, torch.from_numpy(scale), second, columns, torch.from_numpy(header))
+        second = torch.from_numpy(_floats(blocks[..., 2:4])) if grid.affine else None
+        return cls(kind, torch.from_numpy(_floats(blocks[..., :2])), second, columns)
 
     def codes(self, weight: Tensor) -> Tensor:
         """[rows, blocks, block], the nearest levels."""
@@ -99,9 +113,13 @@ class Held:
         """The bytes of the matrix in a GGUF, [rows, bytes] uint8.
 
         Layout per block (ggml-common.h): scale, offset if any, the fifth bits if any, then code i in the low nibble
-        of byte i and code i + 16 in the high one; Q8_0 has one signed byte per code.
+        of byte i and code i + 16 in the high one; Q8_0 has one signed byte per code. K-quants: `k_quants.pack`.
         """
         codes = self.codes(weight).numpy().astype(np.uint8)
+        if self.header is not None:
+            header = self.header.numpy()
+            packed = k_quants.pack(header, codes.reshape(*header.shape[:2], k_quants.SUPER), self.kind)
+            return packed.reshape(len(codes), -1)
         parts = [_half_bytes(self.scale.numpy())]
         if self.offset is not None:
             parts.append(_half_bytes(self.offset.numpy()))
@@ -135,10 +153,6 @@ class Held:
         if codes.shape[-1] % 2:
             codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
         return np.ascontiguousarray(codes[..., ::2] | (codes[..., 1::2] << 4))
-
-
-def _bytes_of(kind: str) -> int:
-    return {"Q4_0": 18, "IQ4_NL": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34}[kind]
 
 
 def _floats(pair: np.ndarray) -> np.ndarray:

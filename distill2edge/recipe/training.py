@@ -76,7 +76,7 @@ class QuantizationAware(Training):
     the file will store them. Its signal is the student's own, that of `distill`."""
 
     schemes: tuple[str, ...] = Field(
-        min_length=1, description="schemes of `export`, each trained for itself: gguf:Q4_0, gguf:IQ4_NL, onnx:int4-b32"
+        min_length=1, description="schemes of `export`, each trained for itself: gguf:Q4_0, gguf:Q4_K_M, onnx:int4-b32"
     )
     epochs: float = Field(1.0, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
