@@ -26,7 +26,7 @@ VERSIONS = {
     "fit": 1,
     "synthesis": 1,
     "signal": 1,
-    "pretrain": 1,
+    "pretrain": 2,
     "student": 1,
     "distill": 1,
     "merge": 1,

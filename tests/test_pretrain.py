@@ -103,6 +103,19 @@ def test_the_student_of_a_classifier_is_pretrained_with_the_teacher_first(place:
     assert config["num_hidden_layers"] == 2
 
 
+@pytest.mark.parametrize("vocabulary", ["keep", "trim"])
+def test_a_pretrained_student_reads_texts_as_its_teacher_does(place: Path, vocabulary: str) -> None:
+    from transformers import AutoTokenizer
+
+    student = until(place, "student", f"student.pretrain={SPEC}", f"student.vocabulary={vocabulary}")["student"]
+    tokens = [
+        AutoTokenizer.from_pretrained(directory).tokenize("the good film and 3 then it")
+        for directory in (place / "teacher", student / "model")
+    ]
+    assert tokens[0] == tokens[1]
+    assert len(set(tokens[1])) > 4
+
+
 def test_training_on_masked_tokens_lowers_their_loss(place: Path, tmp_path: Path) -> None:
     from distill2edge.progress import SilentProgress
     from distill2edge.recipe.pretrain import Pretrain

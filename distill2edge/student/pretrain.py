@@ -54,6 +54,7 @@ def pretrain(
 
     from distill2edge.distill.masked import MaskedModel, MaskedTexts, collate_masked
     from distill2edge.runtimes.threads import available_threads
+    from distill2edge.student.init import copy_tokenizer
     from distill2edge.student.layers import keep_layers
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
@@ -98,6 +99,7 @@ def pretrain(
         rows = MaskedTexts(validation, tokenizer, spec.mask, 1, seed)
         models = {"student": _load(distilled / "model").eval(), "teacher": teacher}
         facts["accuracy"] = {name: masked_accuracy(model, rows) for name, model in models.items()}
+    copy_tokenizer(Path(base), distilled / "model")
     (distilled / "model").rename(work / "model")
     for leftover in (trained, distilled):
         shutil.rmtree(leftover, ignore_errors=True)

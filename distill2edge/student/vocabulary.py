@@ -168,8 +168,9 @@ def unseen_facts(counts: Unseen) -> dict[str, Any]:
 
 
 def _spec(tokenizer: Any, model_dir: Path) -> dict[str, Any]:
+    # Without the file transformers makes an empty tokenizer of the config, and says nothing.
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    if backend is None or not any((model_dir / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise UserError("only fast tokenizers (tokenizer.json) can be trimmed", where=str(model_dir),
                         fix="save the tokenizer as a fast one, or set vocabulary: keep")  # fmt: skip
     spec: dict[str, Any] = json.loads(backend.to_str())
