@@ -15,7 +15,7 @@ from distill2edge.cli import main
 RECIPE = """\
 name: tiny
 task: classification
-teacher: {{model: {model}, fit: {{epochs: 12, learning_rate: 3e-3, batch_size: 8, lora: {{rank: 4, alpha: 8}}}}}}
+teacher: {{model: {model}, fit: {{epochs: 20, learning_rate: 3e-3, batch_size: 8, lora: {{rank: 4, alpha: 8}}}}}}
 data:
   source: {rows}
   template: plain
@@ -29,6 +29,7 @@ signal: {{kind: labels, temperature: 2.0}}
 student: {{init: {{from: teacher, layers: 2}}, vocabulary: trim, lora: null}}
 distill:
   loss: {{ce: 0.5, forward_kl: 0.5, hidden: 1.0, attention: 0.1}}
+  epochs: 6
   learning_rate: 1e-3
   batch_size: 8
   gradient_accumulation: 2
