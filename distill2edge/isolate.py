@@ -19,7 +19,6 @@ from typing import Any
 
 from distill2edge.errors import EXIT_ENVIRONMENT, EXIT_USAGE, UserError
 from distill2edge.files import write_text
-from distill2edge.runtimes.threads import without_brief_spin
 
 SPAWNED_AT = "DISTILL2EDGE_SPAWNED_AT"
 """Environment variable of a worker: `time.monotonic()` of the parent just before it was started."""
@@ -140,7 +139,7 @@ def _run(
 ) -> _Ended:
     root = str(Path(__file__).resolve().parent.parent)
     environment = {
-        **without_brief_spin(os.environ),
+        **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",

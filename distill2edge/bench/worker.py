@@ -18,6 +18,7 @@ from distill2edge.bench.energy import Meter
 from distill2edge.isolate import SPAWNED_AT, serve
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime
+from distill2edge.runtimes.threads import spin_as_usual
 
 
 def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
@@ -102,6 +103,7 @@ def _measure(runtime: Runtime, requests: list[dict[str, Any]], spec: dict[str, A
 
 def main() -> None:
     """Entry of the worker process."""
+    spin_as_usual()
     serve(work, sys.argv[1:])
 
 

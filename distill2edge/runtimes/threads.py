@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -35,9 +35,10 @@ def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
         environment[_SPIN] = _TURNS
 
 
-def without_brief_spin(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for processes that are timed: the runtime's own default, as a user's program would have it."""
-    return {name: value for name, value in environment.items() if (name, value) != (_SPIN, _TURNS)}
+def spin_as_usual(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Take `spin_briefly` back, for a process that is timed: the default, as a user's own program would have it."""
+    if environment.get(_SPIN) == _TURNS:
+        del environment[_SPIN]
 
 
 def cgroup_cores(root: Path = _CGROUP, membership: Path = _SELF) -> float | None:

@@ -13,7 +13,6 @@ from distill2edge.errors import UserError
 from distill2edge.isolate import serve
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Classifier
-from distill2edge.runtimes.threads import spin_briefly
 from distill2edge.verify.worker import read_encodings
 
 
@@ -55,7 +54,6 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
 
 def main() -> None:
     """Entry of the worker process."""
-    spin_briefly()
     serve(work, sys.argv[1:])
 
 

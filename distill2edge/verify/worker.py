@@ -16,7 +16,6 @@ from distill2edge.isolate import serve
 from distill2edge.models import Encodings
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime, logits_at
-from distill2edge.runtimes.threads import spin_briefly
 from distill2edge.verify import fidelity, scores
 
 
@@ -153,7 +152,6 @@ def _score(
 
 def main() -> None:
     """Entry of the worker process."""
-    spin_briefly()
     serve(work, sys.argv[1:])
 
 
