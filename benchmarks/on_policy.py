@@ -1,24 +1,33 @@
 """On-policy rounds after a warm start against off-policy training alone, on as many teacher-scored tokens.
 
-python benchmarks/on_policy.py            # trains what is not in the store, then compares
-python benchmarks/on_policy.py --only 1   # puts one seed into the store, writes nothing
+python benchmarks/on_policy.py             # trains what is not in the store, then compares
+python benchmarks/on_policy.py --seeds 3   # a pilot: prints, writes nothing
 
-Off-policy alone trains on 1,024 rows of the data; the other arm on 512 of those, then on 512 texts of its own. Both go
-over their rows as often. The held-out rows are the same.
+Off-policy alone trains on 1,024 rows of the data, twice; the other arm on 512 of those, twice, then in two rounds on
+256 of them again and on 256 texts of its own each. So both have the same count of steps, and the teacher scored as many
+different tokens. The held-out rows are the same. Two divergences are measured there: KL(teacher || student) on the
+data's text, and KL(student || teacher) on what the student itself writes after the same prompts.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
 from common import ROOT, bar, paired, summary, write_result
 
+from distill2edge.recipe.load import load_recipe
 from distill2edge.run import run_until
 
 RECIPE = ROOT / "recipes" / "on-policy" / "sentences.yaml"
 SEEDS = (0, 1, 2)
+OWN_TOKENS = 20
+WARM = "warm start"
+TEXTS = {"data": "KL(teacher || student) on the data", "own": "KL(student || teacher) on the student's own text"}
 ARMS = {"on-policy": (), "off-policy alone": ("data.splits.train=1024", "distill.on_policy=null")}
 
 
@@ -28,26 +37,53 @@ def artifacts(kind: str, arm: str, seed: int, store: Path | None) -> dict[str, A
     return {item.stage.name: item.artifact for item in done}
 
 
-def divergences(teacher_dir: Path, students: dict[str, Path], rows_dir: Path) -> dict[str, list[float]]:
-    """Mean KL(teacher || student) in nats over the response tokens of each held-out row, of each student."""
+def scored_tokens(arm: str, seed: int, store: Path | None) -> int:
+    """Different tokens that the teacher scored for training: of the data, and of what the student wrote."""
+    trained, scored = artifacts("distill", arm, seed, store), artifacts("signal", arm, seed, store)
+    first = trained["distill warm-start" if arm == "on-policy" else "distill"].facts["supervised_tokens"]
+    epochs = load_recipe(RECIPE).distill.epochs
+    return round(first / epochs + sum(item.facts.get("written_tokens", 0) for item in scored.values()))
+
+
+def divergences(
+    teacher_dir: Path, students: dict[str, Path], rows_dir: Path, seed: int
+) -> dict[str, dict[str, list[float]]]:
+    """Of each text and student, nats per token of each held-out row.
+
+    On the `data`'s responses KL(teacher || student); on its `own` texts KL(student || teacher). Rows after whose
+    prompt a student wrote nothing are left out of every student's `own`.
+    """
     import torch
     from transformers import AutoTokenizer
 
     from distill2edge.architectures import load_model, logits_of
-    from distill2edge.data.encode import encode_rows, read_rows
+    from distill2edge.data.encode import encode_rows, read_rows, stop_token_ids
+    from distill2edge.teacher.writers import Sampling, open_writer
 
     tokenizer = AutoTokenizer.from_pretrained(teacher_dir, local_files_only=True)
     rows = encode_rows(read_rows(rows_dir, "test"), tokenizer, "plain", None, 64)
+    prompts = [row.ids[: row.prompt_length] for row in rows]
+    stop = stop_token_ids(tokenizer, "plain")
     teacher = load_model(teacher_dir, dtype=torch.float32).eval()
-    found: dict[str, list[float]] = {}
+    found: dict[str, dict[str, list[float]]] = {"data": {}, "own": {}}
     for name, directory in students.items():
         student = load_model(directory, dtype=torch.float32).eval()
-        found[name] = []
-        for row in rows:
-            at = slice(row.prompt_length - 1, len(row.ids) - 1)
+        writer = open_writer(directory, tokenizer, Sampling(OWN_TOKENS, 1.0), stop, "transformers", None)
+        answers = writer(prompts, seed)
+
+        def both(ids: list[int], begin: int, student: Any = student) -> list[torch.Tensor]:
             with torch.inference_mode():
-                p, q = (torch.log_softmax(logits_of(model, row.ids, 0)[at].float(), -1) for model in (teacher, student))
-            found[name].append(float((p.exp() * (p - q)).sum(-1).mean()))
+                logits = (logits_of(model, ids, 0)[begin - 1 : len(ids) - 1] for model in (teacher, student))
+                return [torch.log_softmax(each.float(), -1) for each in logits]
+
+        found["data"][name], found["own"][name] = [], []
+        for row, prompt, answer in zip(rows, prompts, answers, strict=True):
+            p, q = both(row.ids, row.prompt_length)
+            found["data"][name].append(float((p.exp() * (p - q)).sum(-1).mean()))
+            p, q = both([*prompt, *answer], len(prompt)) if answer else (torch.full((1, 1), torch.nan),) * 2
+            found["own"][name].append(float((q.exp() * (q - p)).sum(-1).mean()))
+    whole = [all(math.isfinite(value) for value in values) for values in zip(*found["own"].values(), strict=True)]
+    found["own"] = {name: list(compress(values, whole)) for name, values in found["own"].items()}
     return found
 
 
@@ -55,50 +91,55 @@ def main() -> None:
     """Train, compare, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=None)
-    parser.add_argument("--only", type=int, default=None, metavar="SEED", help="fill the store for this seed and stop")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="others than these: printed, not written")
     options = parser.parse_args()
-    if options.only is not None:
-        for arm in ARMS:
-            artifacts("merge", arm, options.only, options.store)
-        return
-    kl: dict[str, list[list[float]]] = {name: [] for name in (*ARMS, "warm start")}
+    kl: dict[str, dict[str, list[list[float]]]] = {text: {name: [] for name in (*ARMS, WARM)} for text in TEXTS}
     scored: dict[str, list[int]] = {name: [] for name in ARMS}
-    for seed in SEEDS:
+    for seed in options.seeds:
         students = {}
         for arm in ARMS:
             merged = artifacts("merge", arm, seed, options.store)
             students[arm] = merged["merge"].path / "model"
             if arm == "on-policy":
-                students["warm start"] = merged["merge warm-start"].path / "model"
-            rows = artifacts("distill", arm, seed, options.store).values()
-            scored[arm].append(sum(item.facts["supervised_tokens"] for item in rows))
+                students[WARM] = merged["merge warm-start"].path / "model"
+            scored[arm].append(scored_tokens(arm, seed, options.store))
         teacher = artifacts("teacher", "on-policy", seed, options.store)["teacher"].path / "model"
         data = artifacts("data", "on-policy", seed, options.store)["data"].path
-        for name, items in divergences(teacher, students, data).items():
-            kl[name].append(items)
+        for text, found in divergences(teacher, students, data, seed).items():
+            for name, items in found.items():
+                kl[text][name].append(items)
+                print(f"seed {seed}, {TEXTS[text]}, {name}: {sum(items) / len(items):.4f}", flush=True)
     # Every seed has held-out rows of its own: each row counts once.
-    flat = {name: [[item for seed in seeds for item in seed]] for name, seeds in kl.items()}
-    gain = paired(flat["on-policy"], flat["off-policy alone"])
+    flat = {text: {name: [list(chain(*seeds))] for name, seeds in arms.items()} for text, arms in kl.items()}
+    gains = {text: paired(arms["on-policy"], arms["off-policy alone"]) for text, arms in flat.items()}
+    if tuple(options.seeds) != SEEDS:
+        print(json.dumps(gains))
+        return
+    rows = len(flat["data"]["on-policy"][0])
     write_result(
         "on_policy",
         "python benchmarks/on_policy.py",
-        description="newspaper sentences, SmolLM2-135M to its lowest 16 layers; held-out KL(teacher || student), nats "
-        f"per token; {len(SEEDS)} seeds, {len(flat['on-policy'][0])} rows",
+        description="newspaper sentences, SmolLM2-135M to 27 of its 30 layers; nats per token after held-out prompts; "
+        f"{len(SEEDS)} seeds, {rows} rows",
         bars=[
             bar(
-                "on-policy: held-out KL minus that of off-policy alone, as many teacher-scored tokens",
-                gain, "<=", 0.0, unit="nats",
+                f"on-policy - off-policy alone, as many teacher-scored tokens: held-out {TEXTS[text]}",
+                gains[text], "<=", 0.0, unit="nats",
             )
+            for text in TEXTS
         ],
-        samples={f"KL of each row, {name}": seeds for name, seeds in kl.items()},
+        samples={f"{TEXTS[text]}, {name}": seeds for text, arms in kl.items() for name, seeds in arms.items()},
         metrics={
-            "kl": {name: [summary(items) | {"mean": sum(items) / len(items)} for items in seeds]
-                   for name, seeds in kl.items()},
+            "kl": {text: {name: [summary(items) | {"mean": sum(items) / len(items)} for items in seeds]
+                          for name, seeds in arms.items()} for text, arms in kl.items()},
             "paired": {
-                "on-policy - off-policy alone": gain,
-                "on-policy - warm start": paired(flat["on-policy"], flat["warm start"]),
+                text: {
+                    "on-policy - off-policy alone": gains[text],
+                    "on-policy - warm start": paired(flat[text]["on-policy"], flat[text][WARM]),
+                }
+                for text in TEXTS
             },
-            "teacher-scored tokens trained on": scored,
+            "distinct teacher-scored tokens": scored,
         },
         seeds=SEEDS,
     )  # fmt: skip

@@ -30,7 +30,9 @@ from distill2edge.export.onnx import export_onnx
 from distill2edge.files import write_json
 from distill2edge.progress import Progress, for_stream
 from distill2edge.quantize import onnx_mix
+from distill2edge.quantize.budget import expected_kl
 from distill2edge.quantize.held import load_grids, save_grids
+from distill2edge.quantize.mix import choose
 from distill2edge.recipe.schema import Loss, Training
 from distill2edge.runtimes.onnx_runtime import OnnxRuntime
 from distill2edge.schemes import Scheme
@@ -66,13 +68,16 @@ class Mix:
         """Weight -> type under the budget, and the expected KL."""
         path = self.work / "options.json"
         if not path.is_file():
-            write_json(path, onnx_mix.options(self.weights, self.fisher, self.inputs, self.grams))
+            each = {
+                name: onnx_mix.option(weight, self.fisher[name], self.inputs[name], self.grams.get(name))
+                for name, weight in self.weights.items()
+            }
+            write_json(path, onnx_mix.joined(each))
         table = {g: {k: (int(b), float(c)) for k, (b, c) in o.items()} for g, o in json.loads(path.read_text()).items()}
         facts = json.loads((self.plain() / "export.json").read_text())
         rest = facts["size_bytes"] - facts["types"]["int4-b32"]["bytes"] + GRAPH
-        chosen = onnx_mix.types(table, self.weights, BUDGET - rest)
-        loss = sum(table[group][chosen[names[0]]][1] for group, names in onnx_mix.groups(self.weights).items())
-        return chosen, loss
+        chosen = choose(table, BUDGET - rest)
+        return onnx_mix.by_weight(chosen, self.weights), expected_kl(table, chosen)
 
     def start(self, types: dict[str, str]) -> Path:
         """A model whose nearest levels are the compensated ones, with its grid."""
@@ -80,7 +85,11 @@ class Mix:
         if not (target / "grid.safetensors").is_file():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(self.model_dir, target)
-            moved, grids = onnx_mix.rounded(self.weights, types, self.inputs, self.grams)
+            moved, grids = {}, {}
+            for name, kind in types.items():
+                moved[name], grids[name] = onnx_mix.rounded(
+                    self.weights[name], kind, self.inputs[name], self.grams.get(name)
+                )
             whole = load_file(self.model_dir / "model.safetensors")
             save_file({**whole, **moved}, target / "model.safetensors", metadata={"format": "pt"})
             save_grids(grids, str(SCHEME), target)

@@ -38,7 +38,7 @@ from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import compensated, rounded
 from distill2edge.quantize.scales import Held
 from distill2edge.quantize.sensitivity import KINDS, options
-from distill2edge.recipe.schema import Loss, Training
+from distill2edge.recipe.schema import Lora, Loss, Training
 from distill2edge.schemes import Scheme, parse_scheme
 
 STOCK = ("Q4_0", "IQ4_XS", "Q4_K_M")
@@ -134,9 +134,18 @@ class Bench:
         repack(self.base, path, tensors)
         return path
 
-    def train(self, label: str, start: Path, grids: dict[str, Held], training: Training) -> Path:
-        """Train on a grid; the directory with train.json, grid and `model/`."""
+    def train(
+        self,
+        label: str,
+        start: Path,
+        grids: dict[str, Held],
+        training: Training,
+        loss: Loss | None = None,
+        lora: Lora | None = None,
+    ) -> Path:
+        """Train on a grid, by default every weight by forward KL; the directory with train.json, grid and `model/`."""
         from distill2edge.distill.train import train
+        from distill2edge.merge import merge
 
         work = self.work / label
         work.mkdir(exist_ok=True)
@@ -144,21 +153,22 @@ class Bench:
             save_grids(grids, label, work)
         rows, validation = training_rows(self.model_dir, self.progress)
         signal = signal_of(self.model_dir, [*validation, *rows], self.shared, self.progress)
-        loss = Loss(ce=0, forward_kl=1)
         train(
             start,
             rows,
             validation[:12],
             signal,
             training,
-            loss,
-            None,
+            loss or Loss(ce=0, forward_kl=1),
+            lora,
             512,
             SEED,
             work,
             self.progress,
             load_grids(work)[0],
         )
+        if lora is not None and not (work / "merge.json").is_file():
+            merge(start, work, validation[:2], [], work)
         for path in self.model_dir.iterdir():
             if not (work / "model" / path.name).exists():
                 shutil.copy(path, work / "model" / path.name)

@@ -7,6 +7,7 @@ round the student that writes stays the same, so the samples of a round's last s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from distill2edge.recipe.schema import Distill, LogitsSignal, Loss, Recipe, Text
 from distill2edge.tasks.base import Facts
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.encode import Encoded, Row
 
 Add = Callable[[str, Any, tuple[str, ...], Any], str]
 WARM = " warm-start"
@@ -87,26 +88,40 @@ def turn(count: int, size: int, number: int) -> list[int]:
     return [((number - 1) * size + at) % count for at in range(size)]
 
 
+def kept_response(at: int, share: float) -> bool:
+    """Whether the prompt at place `at` of a round keeps the data's response: `share` of them do, evenly spread."""
+    return math.floor((at + 1) * share) > math.floor(at * share)
+
+
 def _write_signal(
     recipe: Recipe, teacher: str, model: str, number: int, work: Path, inputs: Inputs, progress: Progress
 ) -> Facts:
-    """What the student writes, and the teacher's distribution at each token of it; also on the validation rows."""
-    from distill2edge.data.encode import read_rows
-    from distill2edge.tasks.causal_lm import encode
+    """What the student writes, and the teacher's distribution at each token of it; also on the rows of the data."""
+    from distill2edge.tasks.causal_lm import encode, encode_rows
     from distill2edge.teacher.logits import cache_logits
 
     spec, rows = recipe.distill.on_policy, steps.rows_dir(inputs)
     assert spec is not None
     assert isinstance(recipe.signal, LogitsSignal)
     student_dir, teacher_dir = inputs[model].path / "model", inputs[teacher].path / "model"
-    prompts = [row.prompt for row in read_rows(rows, "train")]
-    chosen = [prompts[at] for at in turn(len(prompts), spec.rows, number)]
-    ended = _write_texts(recipe, spec, student_dir, chosen, number, work, progress)
+    own, asked = _shared(spec, rows, number)
+    ended = _write_texts(recipe, spec, student_dir, [row.prompt for row in asked], number, work, progress)
     written = read_written(work)
-    validation = encode(recipe, rows, teacher_dir, "validation")
-    facts = cache_logits(teacher_dir, [*written, *validation], recipe.signal, work, progress)
+    given = [*encode_rows(recipe, own, teacher_dir), *encode(recipe, rows, teacher_dir, "validation")]
+    facts = cache_logits(teacher_dir, [*written, *given], recipe.signal, work, progress)
     tokens = sum(row.supervised for row in written)
     return {**facts, "written": len(written), "written_tokens": tokens, "ended": ended}
+
+
+def _shared(spec: OnPolicy, rows_dir: Path, number: int) -> tuple[list[Row], list[Row]]:
+    """The rows of a round: those that keep the data's response, and those whose prompt the student answers."""
+    from distill2edge.data.encode import read_rows
+
+    rows = read_rows(rows_dir, "train")
+    taken = [rows[at] for at in turn(len(rows), spec.rows, number)]
+    kept = [kept_response(at + number, spec.data_share) for at in range(len(taken))]
+    own = [row for row, keep in zip(taken, kept, strict=True) if keep]
+    return own, [row for row, keep in zip(taken, kept, strict=True) if not keep]
 
 
 def _write_texts(
@@ -167,13 +182,16 @@ def _write_distill(
     progress: Progress,
 ) -> Facts:
     from distill2edge.distill.train import train
-    from distill2edge.tasks.causal_lm import encode
+    from distill2edge.tasks.causal_lm import encode, encode_rows
 
+    spec, rows = recipe.distill.on_policy, steps.rows_dir(inputs)
+    assert spec is not None
     model_dir, written = inputs[model].path / "model", inputs[signal].path
+    own, _ = _shared(spec, rows, number)
     return train(
         model_dir,
-        read_written(written),
-        encode(recipe, steps.rows_dir(inputs), model_dir, "validation"),
+        [*read_written(written), *encode_rows(recipe, own, model_dir)],
+        encode(recipe, rows, model_dir, "validation"),
         written,
         training,
         training.loss,

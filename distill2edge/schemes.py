@@ -25,7 +25,7 @@ TRAINABLE = (
 
 
 MIX = "mix-"
-"""Begins the name of a type for each tensor, chosen under a limit: `gguf:mix-90MB`, `gguf:mix-kl0.05`."""
+"""Begins the name of a type for each tensor, chosen under a limit: `gguf:mix-90MB`, `onnx:mix-kl0.05`."""
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -88,7 +88,7 @@ class Scheme:
     @property
     def mix(self) -> Mix | None:
         """The limit under which each tensor gets a type of its own; None where the scheme names the types."""
-        if self.format != "gguf" or not self.name.startswith(MIX):
+        if not self.name.startswith(MIX):
             return None
         limit = self.name.removeprefix(MIX)
         return Mix(max_kl=float(limit[2:])) if limit.startswith("kl") else Mix(budget=parse_bytes(limit))
@@ -107,8 +107,8 @@ def is_compared(name: str) -> bool:
     return name.endswith((PLAIN_SUFFIX, UNTRAINED_SUFFIX))
 
 
-def mix_scheme(limit: str) -> Scheme:
-    """The scheme of `90MB` or `kl0.05`.
+def mix_scheme(form: Literal["onnx", "gguf"], limit: str) -> Scheme:
+    """The scheme of a format and `90MB` or `kl0.05`.
 
     Raises:
         ValueError: neither a size nor a KL above zero.
@@ -116,14 +116,14 @@ def mix_scheme(limit: str) -> Scheme:
     if limit.startswith("kl"):
         found = re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", limit[2:])
         if found is None or float(limit[2:]) <= 0:
-            raise ValueError(f"{limit[2:]!r} is no KL above zero: write gguf:{MIX}kl0.05")
-        return Scheme("gguf", str(Mix(max_kl=float(limit[2:]))))
-    return Scheme("gguf", str(Mix(budget=parse_bytes(limit))))
+            raise ValueError(f"{limit[2:]!r} is no KL above zero: write {form}:{MIX}kl0.05")
+        return Scheme(form, str(Mix(max_kl=float(limit[2:]))))
+    return Scheme(form, str(Mix(budget=parse_bytes(limit))))
 
 
 def parse_scheme(text: str) -> Scheme:
     """Read `onnx:int8` or `gguf:Q4_0`; `gguf:Q4_0-plain` is the same without calibration, `-untrained` the same of
-    the student before it was trained on the grid. `gguf:mix-90MB` and `gguf:mix-kl0.05` are mixes (`Mix`).
+    the student before it was trained on the grid. `gguf:mix-90MB` and `onnx:mix-kl0.05` are mixes (`Mix`).
 
     Raises:
         ValueError: unknown scheme; the message names the nearest and all known ones.
@@ -131,8 +131,10 @@ def parse_scheme(text: str) -> Scheme:
     for scheme in ALL:
         if str(scheme).lower() == text.lower():
             return scheme
-    if text.lower().startswith(f"gguf:{MIX}"):
-        return mix_scheme(text.lower().removeprefix(f"gguf:{MIX}"))
+    forms: tuple[Literal["gguf"], Literal["onnx"]] = ("gguf", "onnx")
+    for form in forms:
+        if text.lower().startswith(f"{form}:{MIX}"):
+            return mix_scheme(form, text.lower().removeprefix(f"{form}:{MIX}"))
     if text.endswith(PLAIN_SUFFIX):
         scheme = parse_scheme(text.removesuffix(PLAIN_SUFFIX))
         if scheme.calibrates:

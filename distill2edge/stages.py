@@ -174,10 +174,13 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             name = f"calibration {role}"
             calibration = add(name, section, (*read_from, source), partial(steps.write_calibration, recipe, source))
         sensitivity = None
-        if any(scheme.mix for scheme in schemes):
+        if formats := tuple(sorted({scheme.format for scheme in schemes if scheme.mix})):
             section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
+            if formats != ("gguf",):
+                section["formats"] = formats
             name = f"sensitivity {role}"
-            sensitivity = add(name, section, (*read_from, source), partial(steps.write_sensitivity, recipe, source))
+            weigh = partial(steps.write_sensitivity, recipe, source, formats)
+            sensitivity = add(name, section, (*read_from, source), weigh)
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
         # The file that training starts from is written first.
         for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):

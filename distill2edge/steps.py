@@ -174,7 +174,9 @@ def write_calibration(recipe: Recipe, source: str, work: Path, inputs: Inputs, p
     )
 
 
-def write_sensitivity(recipe: Recipe, source: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+def write_sensitivity(
+    recipe: Recipe, source: str, formats: tuple[str, ...], work: Path, inputs: Inputs, progress: Progress
+) -> Facts:
     """The `sensitivity` stage: what a mix of types is chosen and rounded by, on the calibration split."""
     from distill2edge.data.encode import read_rows
     from distill2edge.quantize.weigh import write_sensitivity as weigh
@@ -190,6 +192,7 @@ def write_sensitivity(recipe: Recipe, source: str, work: Path, inputs: Inputs, p
         progress,
         max_tokens=recipe.quantize.max_tokens,
         dataset=recipe.data.source,
+        formats=formats,
     )
 
 
@@ -235,15 +238,18 @@ def write_export(
     }
     model_dir = inputs[source].path / "model"
     grid = inputs[source].path if source.startswith("quantization-aware ") else None
+    mix = _mix(recipe, scheme, model_dir, inputs[calibration[0]].path, rows_dir(inputs)) if scheme.mix else None
     if scheme.format == "onnx":
         from distill2edge.export.onnx import export_onnx
+        from distill2edge.export.onnx_mix import export_onnx_mix
 
+        if mix is not None:
+            return export_onnx_mix(model_dir, scheme, meta, work, progress, mix)
         return export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
     from distill2edge.export.gguf import export_gguf
 
-    if scheme.mix:
+    if mix is not None:
         meta["scheme"] = str(scheme)
-        mix = _mix(recipe, scheme, model_dir, inputs[calibration[0]].path, rows_dir(inputs))
         return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, mix=mix)
     imatrix = inputs[calibration[0]].path / "imatrix.gguf" if calibration else None
     return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, imatrix=imatrix, grid=grid)

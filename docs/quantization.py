@@ -1,4 +1,4 @@
-"""The picture and the table of docs/quantization.md, from `benchmarks/results/quantization_aware.json`."""
+"""The picture and the table of docs/quantization.md, from the result files of `benchmarks/quantization_aware*.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent.parent / "benchmarks" / "results" / "quantization_aware.json"
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+RESULT, INGREDIENTS = RESULTS / "quantization_aware.json", RESULTS / "quantization_aware_ingredients.json"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 64, 740, 34, 368
 COLOURS = {"plain": "#9a9a9a", "imatrix": "#3b76c4", "compensated": "#7a4fb5", "trained": "#c4472f"}
 
@@ -45,7 +46,29 @@ def figures() -> str:
         lines += ["", "KL on validation rows (torch, top 64 and tail) against tokens trained on the grid:", ""]
     for name, points in curves.items():
         lines.append(f"- {name}: " + ", ".join(f"{p['tokens'] / 1000:.0f}k {p['kl']:.4f}" for p in points))
-    return "\n".join([*lines, "", f"Command: `{document['command']}`", ""])
+    return "\n".join([*lines, "", f"Command: `{document['command']}`", *_ingredients(), ""])
+
+
+def _ingredients() -> list[str]:
+    """What one change of the training brings, arm by arm."""
+    document = json.loads(INGREDIENTS.read_text(encoding="utf-8"))
+    lines = [
+        "",
+        "## What each ingredient of training on a grid brings",
+        "",
+        f"{document['description']}.",
+        "",
+        "| arm | MB | KL before | KL after (standard error) | after / before | own validation loss against tokens |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for name, arm in document["metrics"]["arms"].items():
+        before, after = arm["before"], arm["after"]
+        points = ", ".join(f"{p['tokens'] / 1000:.0f}k {p['kl']:.3f}" for p in arm["curve"])
+        lines.append(
+            f"| {name} | {after['bytes'] / 1e6:.1f} | {before['kl']:.4f} | {after['kl']:.4f} ({after['kl_se']:.4f}) "
+            f"| {arm['kept']:.2f} | {points} |"
+        )
+    return [*lines, "", f"Command: `{document['command']}`"]
 
 
 def picture() -> str:

@@ -26,9 +26,10 @@ from distill2edge.recipe.load import parse_recipe
 from distill2edge.schemes import Mix, Scheme, parse_bytes, parse_scheme
 
 ROWS = {f"row{n}": [(7 * n + 3 * i) % 397 + 3 for i in range(40)] for n in range(8)}
-BUDGET = "70kB"
+BUDGET, ONNX_BUDGET = "70kB", "110kB"
 MORE = (
-    "--set", f"export=[{{format: gguf, budget: {BUDGET}}}, 'gguf:mix-kl0.2', gguf:Q8_0, gguf:Q4_0]",
+    "--set", f"export=[{{format: gguf, budget: {BUDGET}}}, 'gguf:mix-kl0.2', gguf:Q8_0, gguf:Q4_0, "
+    f"{{format: onnx, budget: {ONNX_BUDGET}}}, {{format: onnx, max_kl: 0.2}}, 'onnx:int4-b32']",
     "--set", "verify.positions=all",
 )  # fmt: skip
 
@@ -75,6 +76,25 @@ def test_the_measured_kl_is_under_the_limit_and_its_rows_are_named(root: Path) -
     assert min(each["size_bytes"] for each in passed) == exports(root / "out")["student/gguf:mix-kl0.2"]["size_bytes"]
 
 
+def test_an_onnx_file_fits_its_budget_and_beats_plain_int4(root: Path) -> None:
+    mix = exports(root / "out")["student/onnx:mix-110kB"]
+    directory = root / "out/exports/tiny-onnx-mix-110kB"
+    assert sum((directory / name).stat().st_size for name in ("model.onnx", "model.onnx.data")) == mix["size_bytes"]
+    assert mix["size_bytes"] <= parse_bytes(ONNX_BUDGET)
+    assert not mix["trained"]
+    assert set(mix["mix"]["types"].values()) <= set(mix["types"])
+    models = {model["id"]: model for model in json.loads((root / "out/report.json").read_text())["models"]}
+    ours, plain = models["student/onnx:mix-110kB"], models["student/onnx:int4-b32"]
+    assert ours["kl_student"]["value"] < plain["kl_student"]["value"]
+
+
+def test_an_onnx_file_is_the_smallest_found_under_its_kl(root: Path) -> None:
+    mix = exports(root / "out")["student/onnx:mix-kl0.2"]
+    assert mix["mix"]["measured"]["kl"] <= 0.2
+    passed = [each for each in mix["mix"]["measured"]["tried"] if each["kl"] <= 0.2]
+    assert min(each["size_bytes"] for each in passed) == pytest.approx(mix["size_bytes"], rel=0.1)
+
+
 def test_the_report_draws_kl_against_size(root: Path) -> None:
     report = json.loads((root / "out/report.json").read_text())
     assert {point["id"] for point in report["pareto"]["kl"]} >= {"student/gguf:mix-70kB", "student/gguf:Q8_0"}
@@ -88,6 +108,9 @@ def test_chat_finds_the_file_however_its_limit_is_written(root: Path) -> None:
 
 def test_what_nothing_meets_is_refused_with_the_nearest(root: Path) -> None:
     result = call(root, "export", "--set", "export=[gguf:mix-20kB]")
+    assert result.exit_code == 2
+    assert "no file of this model fits in 20,000 bytes: the smallest types need" in result.output
+    result = call(root, "export", "--set", "export=[onnx:mix-20kB]")
     assert result.exit_code == 2
     assert "no file of this model fits in 20,000 bytes: the smallest types need" in result.output
     result = call(root, "export", "--set", "export=[gguf:mix-kl1e-9]", "--set", "verify.positions=all")
@@ -223,11 +246,12 @@ def test_a_limit_has_one_name(entry: str, name: str) -> None:
     [
         ("{format: gguf}", "one limit, its budget or its max_kl"),
         ("{format: gguf, budget: 90MB, max_kl: 0.1}", "one limit, its budget or its max_kl"),
-        ("{format: onnx, budget: 90MB}", "written as gguf, not as 'onnx'"),
+        ("{format: torch, budget: 90MB}", "written as gguf or onnx, not as 'torch'"),
         ("{format: gguf, buget: 90MB}", "unknown key 'buget'"),
         ("{format: gguf, budget: 90 parsecs}", "'90 parsecs' is no size"),
         ("{format: gguf, max_kl: -1}", "-1 is no KL above zero"),
         ("gguf:mix-kl0", "is no KL above zero"),
+        ("onnx:mix-kl0", "write onnx:mix-kl0.05"),
         ("gguf:mix-big", "'big' is no size"),
         ("gguf:mix-90MB, gguf:mix-90000kB", "names a scheme twice"),
     ],

@@ -12,7 +12,7 @@ from tiny import tiny_recipe
 
 from distill2edge.distill.signal import SignalReader
 from distill2edge.errors import UserError
-from distill2edge.on_policy import read_written, training_of, turn
+from distill2edge.on_policy import kept_response, read_written, training_of, turn
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.load import load_recipe
 from distill2edge.recipe.on_policy import OnPolicy
@@ -83,6 +83,22 @@ def test_rounds_take_the_rows_in_turn(count: int, size: int, rounds: int) -> Non
     flat = [at for one in taken for at in one]
     assert flat == [at % count for at in range(len(flat))]
     assert all(len(set(one)) == len(one) for one in taken)
+
+
+@given(st.integers(0, 200), st.floats(0, 0.99))
+def test_the_share_of_the_data_is_kept_to_a_row(count: int, share: float) -> None:
+    kept = sum(kept_response(at, share) for at in range(count))
+    assert kept == pytest.approx(count * share, abs=1)
+
+
+def test_with_a_share_of_the_data_the_student_writes_the_rest(place: Path) -> None:
+    share = "distill.on_policy.data_share=0.25"
+    signal = until(place, "signal", share)["signal on-policy 2"]
+    written, reader = read_written(signal), SignalReader(signal)
+    assert len(written) <= 18
+    assert len(reader) == len(written) + 6 + 8  # and the data's share, and the rows of validation
+    trained = json.loads((until(place, "distill", share)["distill"] / "train.json").read_text())
+    assert trained["supervised_tokens"] > 4 * sum(row.supervised for row in written)
 
 
 def test_the_rounds_never_train_on_the_student_s_own_words_as_truth() -> None:

@@ -21,6 +21,7 @@ from distill2edge.progress import SilentProgress
 from distill2edge.quantize import onnx_mix
 from distill2edge.quantize.grids import GRIDS, plain
 from distill2edge.quantize.held import Grids, load_grids, save_grids
+from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import compensated
 from distill2edge.quantize.scales import Held
 from distill2edge.quantize.statistics import Statistics, collect, collect_fisher
@@ -181,7 +182,9 @@ def measured(model_dir: Path) -> tuple[dict[str, torch.Tensor], dict, dict, dict
 
 def test_what_a_graph_joins_has_one_type_and_the_choice_fits(measured: tuple) -> None:
     weights, fisher, inputs, grams = measured
-    table = onnx_mix.options(weights, fisher, inputs, grams)
+    table = onnx_mix.joined(
+        {name: onnx_mix.option(weight, fisher[name], inputs[name], grams.get(name)) for name, weight in weights.items()}
+    )
     assert set(table["model.layers.0.self_attn.qkv_proj.weight"]) == {
         "uint4-b16-f16", "uint4-b32-f16", "uint4-b64-f16", "int8-b64-f16"}  # fmt: skip
     for kinds in table.values():
@@ -189,12 +192,17 @@ def test_what_a_graph_joins_has_one_type_and_the_choice_fits(measured: tuple) ->
     least = sum(min(size for size, _ in kinds.values()) for kinds in table.values())
     most = sum(max(size for size, _ in kinds.values()) for kinds in table.values())
     for budget in (least, (least + most) // 2):
-        types = onnx_mix.types(table, weights, budget)
+        types = onnx_mix.by_weight(choose(table, budget), weights)
         assert sum(onnx_mix.size_of(kind, *weights[name].shape) for name, kind in types.items()) <= budget
         for layer in range(2):
             assert len({types[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv"}) == 1
     with pytest.raises(UserError, match="the smallest types need"):
-        onnx_mix.types(table, weights, least - 1)
+        choose(table, least - 1)
+
+
+def rounded(weights: dict, types: dict[str, str], inputs: dict, grams: dict) -> tuple[dict[str, torch.Tensor], Grids]:
+    both = {n: onnx_mix.rounded(weights[n], kind, inputs[n], grams.get(n)) for n, kind in types.items()}
+    return {name: moved for name, (moved, _) in both.items()}, {name: held for name, (_, held) in both.items()}
 
 
 def write_start(model_dir: Path, moved: dict[str, torch.Tensor], grids: Grids, directory: Path) -> None:
@@ -219,7 +227,7 @@ def test_the_file_computes_with_its_grids(model_dir: Path, tmp_path: Path, measu
     types = {n: k if weights[n].shape[1] % GRIDS[k].block == 0 else "uint4-b64-f16" for n, k in types.items()}
     types[EMBEDDING] = embedding
     start = tmp_path / "start"
-    write_start(model_dir, *onnx_mix.rounded(weights, types, inputs, grams), start)
+    write_start(model_dir, *rounded(weights, types, inputs, grams), start)
     facts = export_onnx(start, parse_scheme("onnx:int4-b32"), {"name": "mix"}, tmp_path / "mix", SilentProgress(),
                         grid=start)  # fmt: skip
     assert {kind for kind in facts["types"] if kind in GRIDS} == set(types.values())
@@ -246,7 +254,7 @@ def test_genai_runs_the_file(model_dir: Path, tmp_path: Path, measured: tuple) -
     weights, _, inputs, grams = measured
     start = tmp_path / "start"
     types = dict.fromkeys(weights, "uint4-b32-f16") | {EMBEDDING: "int8-b64-f16"}
-    write_start(model_dir, *onnx_mix.rounded(weights, types, inputs, grams), start)
+    write_start(model_dir, *rounded(weights, types, inputs, grams), start)
     export_onnx(start, parse_scheme("onnx:int4-b32"), {"name": "mix"}, tmp_path / "mix", SilentProgress(), grid=start)
     model = genai.Model(str(tmp_path / "mix"))
     params = genai.GeneratorParams(model)
@@ -287,10 +295,21 @@ def test_a_grid_trains(model_dir: Path, measured: tuple) -> None:
 def test_matrices_that_the_graph_joins_cannot_have_two_types(model_dir: Path, tmp_path: Path, measured: tuple) -> None:
     weights, _, inputs, _ = measured
     types = dict.fromkeys(weights, "uint4-b32-f16") | {"model.layers.0.self_attn.q_proj.weight": "int8-b64-f16"}
-    write_start(model_dir, *onnx_mix.rounded(weights, types, inputs, {}), tmp_path / "start")
+    write_start(model_dir, *rounded(weights, types, inputs, {}), tmp_path / "start")
     with pytest.raises(UserError, match="joins matrices whose grids are of several kinds"):
         export_onnx(tmp_path / "start", parse_scheme("onnx:int4-b32"), {"name": "mix"}, tmp_path / "mix",
                     SilentProgress(), grid=tmp_path / "start")  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [40, 72])
+def test_rows_that_no_block_fills_are_padded_and_not_compensated(columns: int) -> None:
+    weight, gram = torch.randn(6, columns), torch.eye(columns)
+    found = onnx_mix.option(weight, torch.ones_like(weight), torch.ones(columns), gram)
+    assert set(found) == set(onnx_mix.KINDS)
+    for kind in onnx_mix.KINDS:
+        moved, held = onnx_mix.rounded(weight, kind, torch.ones(columns), gram)
+        torch.testing.assert_close(moved, weight)
+        assert held.stored(moved).shape == weight.shape
 
 
 def test_weights_beyond_the_16_bit_scales_are_refused() -> None:

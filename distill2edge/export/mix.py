@@ -1,4 +1,4 @@
-"""A GGUF with a type for each tensor: chosen under bytes or a measured KL, rounded, written, and described."""
+"""A type for each tensor, chosen under bytes or a measured KL; and the GGUF of it, rounded, written and described."""
 
 from __future__ import annotations
 
@@ -77,9 +77,13 @@ class MixExport:
             rounder = stack.enter_context(_Rounder(model_dir, weighed, work / "rounded"))
             note, measured = None, None
             if self.limit.budget is not None:
-                types, note = within(options, self.limit.budget, rest)
+                types, note = within(options, self.limit.budget, rest, "Q8_0")
             else:
-                types, measured = self._under(model_dir, weighed, rounder, rest, work, progress)
+
+                def stored(types: Mapping[str, str]) -> dict[str, torch.Tensor]:
+                    return {weighed.sources[name]: rounder.stored(name, kind) for name, kind in types.items()}
+
+                types, measured = self.under(model_dir, options, stored, rest, work, progress)
             if note:
                 progress.say(f"  {note}")
             wanted = rest + budgets.bytes_of(options, types)
@@ -96,14 +100,8 @@ class MixExport:
             raise AssertionError(f"{size} bytes were written, {wanted} predicted, {limit} allowed")
         return {
             "mix": {
-                "limit": {"budget": self.limit.budget, "max_kl": self.limit.max_kl},
-                "types": types,
-                "histogram": dict(Counter(types.values())),
-                "expected_kl": budgets.expected_kl(options, types),
-                "measured": measured,
-                "note": note,
+                **self.described(weighed, options, types, measured, note),
                 "nearest_stock": nearest_stock(options, rest, size, rounder.shapes),
-                "statistics": dict(weighed.facts),
             },
             "fallbacks": [
                 {"tensor": name, "wanted": "a block of 32", "used": FALLBACK}
@@ -113,10 +111,40 @@ class MixExport:
             "calibration": "sensitivity",
         }
 
-    def _under(
-        self, model_dir: Path, weighed: Weighed, rounder: _Rounder, rest: int, work: Path, progress: Progress
+    def described(
+        self,
+        weighed: Weighed,
+        options: budgets.Options,
+        types: Mapping[str, str],
+        measured: dict[str, Any] | None,
+        note: str | None,
+    ) -> dict[str, Any]:
+        """The choice, for export.json."""
+        return {
+            "limit": {"budget": self.limit.budget, "max_kl": self.limit.max_kl},
+            "types": dict(types),
+            "histogram": dict(Counter(types.values())),
+            "expected_kl": budgets.expected_kl(options, types),
+            "measured": measured,
+            "note": note,
+            "statistics": dict(weighed.facts),
+        }
+
+    def under(
+        self,
+        model_dir: Path,
+        options: budgets.Options,
+        stored: Callable[[Mapping[str, str]], Mapping[str, torch.Tensor]],
+        rest: int,
+        work: Path,
+        progress: Progress,
     ) -> tuple[dict[str, str], dict[str, Any]]:
-        """Types by measured KL, and what was measured on which rows."""
+        """Types by measured KL, and what was measured on which rows.
+
+        Args:
+            stored: types -> name in the model's state -> the weights that a file of these types gives back.
+            rest: bytes of the file beside these tensors.
+        """
         assert self.limit.max_kl is not None
         rows = self.rows()
         divergence = Divergence(model_dir, rows, work, progress)
@@ -130,14 +158,13 @@ class MixExport:
         def measure(types: Mapping[str, str]) -> float:
             nonlocal count
             count += 1
-            stored = {weighed.sources[name]: rounder.stored(name, kind) for name, kind in types.items()}
-            kl = divergence.of(stored, f"measuring mix {count}")
-            size = rest + budgets.bytes_of(weighed.options, types)
+            kl = divergence.of(stored(types), f"measuring mix {count}")
+            size = rest + budgets.bytes_of(options, types)
             progress.say(f"  mix {count}: {size / 1e6:.1f} MB, KL {kl:.4f} nats per token")
             return kl
 
         try:
-            best, tried = budgets.smallest_under(weighed.options, self.limit.max_kl, measure, rest)
+            best, tried = budgets.smallest_under(options, self.limit.max_kl, measure, rest)
         finally:
             divergence.close()
         return dict(best.types), {
@@ -154,11 +181,12 @@ class MixExport:
         }
 
 
-def within(options: budgets.Options, budget: int, rest: int) -> tuple[dict[str, str], str | None]:
+def within(options: budgets.Options, budget: int, rest: int, top: str) -> tuple[dict[str, str], str | None]:
     """Types under a budget for the whole file, and a note where the budget is more than any mix needs.
 
     Args:
         rest: bytes of the file beside these tensors.
+        top: the type that is taken where there is room for it everywhere.
 
     Raises:
         UserError: the smallest possible file is larger; it is named.
@@ -170,10 +198,14 @@ def within(options: budgets.Options, budget: int, rest: int) -> tuple[dict[str, 
             where="export",
             fix=f"raise the budget to {-(-least // 10**6)}MB, or take a smaller student",
         )
-    largest = {name: "Q8_0" if "Q8_0" in kinds else FALLBACK for name, kinds in options.items()}
+    best = budgets.best_types(options)
+    largest = {name: top if top in kinds else best[name] for name, kinds in options.items()}
     needed = rest + budgets.bytes_of(options, largest)
     if needed <= budget:
-        return largest, f"the budget of {budget:,} bytes is more than the {needed:,} of all tensors in Q8_0: Q8_0 it is"
+        return (
+            largest,
+            f"the budget of {budget:,} bytes is more than the {needed:,} of all tensors in {top}: {top} it is",
+        )
     return choose(options, budget - rest), None
 
 

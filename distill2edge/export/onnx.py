@@ -40,7 +40,8 @@ def export_onnx(
         meta: name, licence, teacher, recipe, recipe_key, description: they go into the graph's metadata.
         work: directory to write into; files of an earlier try are overwritten.
         progress: gets one line per step.
-        grid: directory of the grid that this model was trained on: the file gets its very scales.
+        grid: directory of the grid that this model was trained on, or rounded to in a mix: the file gets its very
+            scales.
 
     Returns:
         the content of export.json.
@@ -49,7 +50,8 @@ def export_onnx(
         UserError: a scheme of another format, or an architecture that cannot be exported.
         EnvironmentFault: a package that the export needs is missing.
     """
-    if scheme.format != "onnx" or (scheme.base not in ONNX and str(scheme) != DYNAMIC):
+    given = scheme.mix is not None and grid is not None
+    if scheme.format != "onnx" or (scheme.base not in ONNX and str(scheme) != DYNAMIC and not given):
         known = ", ".join(f"onnx:{name}" for name in ONNX)
         raise UserError(f"{scheme} is not an ONNX scheme", fix=f"use one of {known}")
     # imported here: this module must load without onnxruntime
@@ -91,7 +93,7 @@ def export_onnx(
         "effective_bits": round(tally.effective_bits, 4),
         "types": tally.types,
         "fallbacks": tally.fallbacks,
-        "trained": grid is not None,
+        "trained": grid is not None and scheme.mix is None,
         "tokenizer_files": files,
         "exporter": _versions(kind),
         "meta": meta,

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import DAMPING, compensate, compensated, inverse_factor
 from distill2edge.quantize.scales import Held
 
@@ -45,83 +44,73 @@ def size_of(kind: str, rows: int, columns: int) -> int:
     return rows * (blocks * (grid.block * grid.bits // 8 + (2 if grid.half else 4)) + zeros)
 
 
-def options(
-    weights: Mapping[str, Tensor],
-    fisher: Mapping[str, Tensor],
-    inputs: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
-    kinds: Sequence[str] = KINDS,
-) -> Options:
-    """Group -> type -> (bytes, expected KL in nats per token).
+def option(
+    weight: Tensor, fisher: Tensor, inputs: Tensor | None, gram: Tensor | None, kinds: Sequence[str] = KINDS
+) -> dict[str, tuple[int, float]]:
+    """Type -> (bytes, expected KL in nats per token) of one matrix.
 
     Args:
-        weights: name -> [rows, columns] float32.
-        fisher: name -> the diagonal per token, in the weight's shape.
-        inputs: name -> [columns] mean squared input.
-        grams: name -> [columns, columns] mean of x x^T; matrices without one are rounded by their inputs alone.
-        kinds: names of grids; one whose blocks don't fill a row is left out.
+        weight: [rows, columns] float32.
+        fisher: the diagonal per token, in the weight's shape.
+        inputs: [columns] mean squared input, or None for a table that is only looked up.
+        gram: [columns, columns] mean of x x^T; a matrix without one is rounded by its inputs alone.
+        kinds: names of grids; one whose blocks don't fill a row is left out. Where none does, rows are padded, and
+            rounding is not compensated.
     """
-    import torch
-
-    found: Options = {}
-    for group, names in groups(weights).items():
-        columns = weights[names[0]].shape[1]
-        gram = grams.get(names[0])
-        upper = None if gram is None else inverse_factor(gram, DAMPING)
-        picked = [_spaced(len(weights[name]), _SAMPLED_LOOKUP if gram is None else _SAMPLED) for name in names]
-        matrix = torch.cat([weights[name][rows].float() for name, rows in zip(names, picked, strict=True)])
-        each = torch.cat([fisher[name][rows] for name, rows in zip(names, picked, strict=True)])
-        # What the rows left out would add.
-        share = torch.cat([torch.full((len(rows), 1), len(weights[name]) / len(rows))
-                           for name, rows in zip(names, picked, strict=True)])  # fmt: skip
-        found[group] = {}
-        for kind in kinds:
-            if columns % GRIDS[kind].block:
-                continue
-            if upper is None:
-                gap = Held.fitted(matrix, kind, inputs[names[0]]).stored(matrix) - matrix
-                loss = 0.5 * float((share * each * gap.square()).sum())
-            else:
-                assert gram is not None
-                moved, held = compensate(matrix, kind, upper)
-                gap = held.stored(moved) - matrix
-                outer = each.sum(1, keepdim=True) / inputs[names[0]].sum()
-                loss = 0.5 * float((share * outer * (gap @ gram) * gap).sum())
-            size = sum(size_of(kind, len(weights[name]), columns) for name in names)
-            found[group][kind] = (size, loss)
+    fit = [kind for kind in kinds if _fills(weight, kind)]
+    upper = None if gram is None or not fit else inverse_factor(gram, DAMPING)
+    picked = _spaced(len(weight), _SAMPLED_LOOKUP if gram is None else _SAMPLED)
+    matrix, each = weight[picked].float(), fisher[picked]
+    share = len(weight) / len(picked)  # what the rows left out would add
+    found = {}
+    for kind in fit or kinds:
+        if upper is None:
+            gap = Held.fitted(matrix, kind, inputs).stored(matrix) - matrix
+            loss = 0.5 * share * float((each * gap.square()).sum())
+        else:
+            assert gram is not None
+            assert inputs is not None
+            moved, held = compensate(matrix, kind, upper)
+            gap = held.stored(moved) - matrix
+            outer = each.sum(1, keepdim=True) / inputs.sum()
+            loss = 0.5 * share * float((outer * (gap @ gram) * gap).sum())
+        found[kind] = (size_of(kind, *weight.shape), loss)
     return found
+
+
+def joined(table: Options) -> Options:
+    """Group -> type -> (bytes, expected KL) of options by weight: those of a group add up."""
+    return {
+        group: {
+            kind: (sum(table[name][kind][0] for name in names), sum(table[name][kind][1] for name in names))
+            for kind in table[names[0]]
+        }
+        for group, names in groups(table).items()
+    }
+
+
+def _fills(weight: Tensor, kind: str) -> bool:
+    return weight.shape[1] % GRIDS[kind].block == 0
 
 
 def _spaced(count: int, most: int) -> list[int]:
     return [row * count // min(count, most) for row in range(min(count, most))]
 
 
-def types(table: Options, names: Iterable[str], budget: int) -> dict[str, str]:
-    """Weight -> type within a budget of bytes for all of them.
-
-    Raises:
-        UserError: the smallest types together exceed the budget.
-    """
-    chosen = choose(table, budget)
+def by_weight(chosen: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Weight -> type, of a choice by group."""
     return {name: chosen[group] for group, members in groups(names).items() for name in members}
 
 
-def rounded(
-    weights: Mapping[str, Tensor], kinds: Mapping[str, str], inputs: Mapping[str, Tensor], grams: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Held]]:
-    """Weights to store or to train from, and their grids: compensated where a gram is known, else by inputs alone.
+def rounded(weight: Tensor, kind: str, inputs: Tensor | None, gram: Tensor | None) -> tuple[Tensor, Held]:
+    """A matrix to store or to train from, and its grid: compensated where a gram is known, else by inputs alone.
 
     Args:
-        weights: name -> [rows, columns] float32.
-        kinds: name -> type.
-        inputs, grams: as for `options`.
+        weight: [rows, columns] float32.
+        kind: name of a grid.
+        inputs, gram: as for `option`.
     """
-    moved: dict[str, Tensor] = {}
-    grids: dict[str, Held] = {}
-    for name, kind in kinds.items():
-        weight = weights[name].float()
-        if name in grams:
-            moved[name], grids[name] = compensated(weight, kind, grams[name])
-        else:
-            moved[name], grids[name] = weight, Held.fitted(weight, kind, inputs[name])
-    return moved, grids
+    weight = weight.float()
+    if gram is not None and _fills(weight, kind):
+        return compensated(weight, kind, gram)
+    return weight, Held.fitted(weight, kind, inputs)

@@ -16,7 +16,7 @@ from distill2edge.errors import UserError
 from distill2edge.files import read_json, replacing, write_json
 from distill2edge.gguf_format.imatrix import read_imatrix, write_imatrix
 from distill2edge.progress import Progress
-from distill2edge.quantize import sensitivity
+from distill2edge.quantize import onnx_mix, sensitivity
 from distill2edge.quantize.calibrate import check_disjoint, enough, gguf_names, importance_of
 from distill2edge.quantize.mix import Options
 from distill2edge.quantize.statistics import FEW_TOKENS, collect, collect_fisher
@@ -37,7 +37,8 @@ class Weighed:
     """What the stage wrote; tensors go by their GGUF names.
 
     Attributes:
-        options: tensor -> type -> (bytes, expected KL in nats per token).
+        options: tensor -> type -> (bytes, expected KL in nats per token), of a GGUF.
+        onnx: the same of an ONNX file, by the groups of weights that its graph joins.
         sources: tensor -> its name in the Hugging Face directory.
         importance: tensor -> [columns] mean squared inputs.
         grams: tensor -> (file, key) of its inputs' products.
@@ -45,6 +46,7 @@ class Weighed:
     """
 
     options: Options
+    onnx: Options
     sources: Mapping[str, str]
     importance: Mapping[str, np.ndarray]
     grams: Mapping[str, tuple[Path, str]]
@@ -52,13 +54,12 @@ class Weighed:
 
     def gram(self, name: str) -> torch.Tensor | None:
         """[columns, columns] of one tensor, read from its file."""
-        from safetensors import safe_open
+        path, key = self.grams.get(name, (None, ""))
+        return None if path is None else _gram(path.parent, (path.name, key))
 
-        if name not in self.grams:
-            return None
-        path, key = self.grams[name]
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(key)
+    def inputs(self, name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """[columns] mean squared inputs and [columns, columns] mean of their products, of one tensor."""
+        return _inputs(self.importance.get(name), self.gram(name))
 
 
 def write_sensitivity(
@@ -70,6 +71,7 @@ def write_sensitivity(
     *,
     max_tokens: int,
     dataset: str,
+    formats: Collection[str] = ("gguf",),
 ) -> dict[str, Any]:
     """Write `sensitivity.json`, `imatrix.gguf` and `grams-N.safetensors`.
 
@@ -79,6 +81,7 @@ def write_sensitivity(
         held_out: ids of the rows that evaluate; none of them may calibrate.
         max_tokens: rows beyond this many tokens are left out; a quarter of them give the Fisher information.
         dataset: where the rows come from, for the file's metadata.
+        formats: of the files whose types are weighed, `gguf` or `onnx`.
 
     Returns:
         {schema_version, rows, tokens, fisher_tokens, tensors, few}.
@@ -105,6 +108,7 @@ def write_sensitivity(
     write_imatrix(Path(work) / _IMATRIX, importance)
     means = importance.means()
     options: dict[str, Any] = {}
+    by_weight: dict[str, Any] = {}
     fisher_tokens = max(64, max_tokens // FISHER_SHARE)
     for group in _groups({name: 4 * weights[own[0]].numel() for name, own in parts.items()}):
         only = [source for name in group for source in parts[name]]
@@ -115,12 +119,14 @@ def write_sensitivity(
                 if not found or not all(bool(torch.isfinite(part).all()) for part in found):
                     raise UserError(f"the gradients of {name} are missing or not finite", where=str(model_dir),
                                     fix="check the weights for NaN or Inf, or export a stock scheme")  # fmt: skip
-                options[name] = sensitivity.option(
-                    weights[parts[name][0]].numpy(),
-                    sum(found[1:], found[0]).numpy(),
-                    means.get(name),
-                    compensates=parts[name][0] in where,
-                )
+                source, total = parts[name][0], sum(found[1:], found[0])
+                if "gguf" in formats:
+                    options[name] = sensitivity.option(
+                        weights[source].numpy(), total.numpy(), means.get(name), compensates=source in where
+                    )
+                if "onnx" in formats:
+                    gram = _gram(Path(work), where.get(source))
+                    by_weight[source] = onnx_mix.option(weights[source], total, *_inputs(means.get(name), gram))
                 task.advance(note=name)
     seen = min(fisher_tokens, sum(map(len, chosen)))
     facts = {
@@ -128,12 +134,13 @@ def write_sensitivity(
         "rows": len(rows),
         "tokens": tokens,
         "fisher_tokens": seen,
-        "tensors": len(options),
+        "tensors": len(parts),
         "few": tokens < FEW_TOKENS,
     }
     sources = {name: own[0] for name, own in parts.items()}
     grams = {name: where[source] for name, source in sources.items() if source in where}
-    write_json(Path(work) / _FACTS, {**facts, "options": options, "sources": sources, "grams": grams})
+    tables = {"options": options, "onnx": onnx_mix.joined(by_weight)}
+    write_json(Path(work) / _FACTS, {**facts, **tables, "sources": sources, "grams": grams})
     return facts
 
 
@@ -141,13 +148,35 @@ def read_sensitivity(directory: Path) -> Weighed:
     """What `write_sensitivity` wrote; products of inputs stay on the disk."""
     directory = Path(directory)
     document = read_json(directory / _FACTS)
-    options = {
-        name: {kind: (int(size), float(loss)) for kind, (size, loss) in kinds.items()}
-        for name, kinds in document.pop("options").items()
-    }
+    options, onnx = (
+        {
+            name: {kind: (int(size), float(loss)) for kind, (size, loss) in kinds.items()}
+            for name, kinds in document.pop(table, {}).items()
+        }
+        for table in ("options", "onnx")
+    )
     grams = {name: (directory / file, key) for name, (file, key) in document.pop("grams").items()}
     importance = read_imatrix(directory / _IMATRIX).means()
-    return Weighed(options, document.pop("sources"), importance, grams, document)
+    return Weighed(options, onnx, document.pop("sources"), importance, grams, document)
+
+
+def _gram(directory: Path, where: tuple[str, str] | None) -> torch.Tensor | None:
+    from safetensors import safe_open
+
+    if where is None:
+        return None
+    with safe_open(directory / where[0], framework="pt") as file:
+        return file.get_tensor(where[1])
+
+
+def _inputs(means: np.ndarray | None, gram: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Mean squares and mean products: the products' file has their sum, whose diagonal is that of the squares."""
+    import torch
+
+    if means is None:
+        return None, None
+    squares = torch.from_numpy(means.copy()).clamp_min(1e-12)
+    return squares, None if gram is None else gram * (squares.sum() / gram.diagonal().sum())
 
 
 def _grams(

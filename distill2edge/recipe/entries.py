@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from distill2edge.schemes import Mix, Scheme, parse_bytes
 
-_FIX = "write {format: gguf, budget: 90MB} or {format: gguf, max_kl: 0.05}"
+_FIX = "write {format: gguf, budget: 90MB} or {format: onnx, max_kl: 0.05}"
+_FORMATS = ("gguf", "onnx")
 
 
 def entry_name(value: Any) -> Any:
@@ -21,19 +22,20 @@ def entry_name(value: Any) -> Any:
         return value
     if strange := sorted(map(str, set(value) - {"format", "budget", "max_kl"})):
         raise ValueError(f"unknown key {strange[0]!r}: {_FIX}")
-    if value.get("format") != "gguf":
-        raise ValueError(f"a mix is written as gguf, not as {value.get('format')!r}: {_FIX}")
+    form = value.get("format")
+    if form not in _FORMATS:
+        raise ValueError(f"a mix is written as gguf or onnx, not as {form!r}: {_FIX}")
     given = {key: value[key] for key in ("budget", "max_kl") if value.get(key) is not None}
     if len(given) != 1:
         raise ValueError(f"a mix has one limit, its budget or its max_kl: {_FIX}")
     if "budget" in given:
         if isinstance(given["budget"], bool) or not isinstance(given["budget"], str | int):
             raise ValueError(f"{given['budget']!r} is no size: write 90MB, 85MiB, 1GB, or bytes")
-        return str(Scheme("gguf", str(Mix(budget=parse_bytes(given["budget"])))))
+        return str(Scheme(form, str(Mix(budget=parse_bytes(given["budget"])))))
     limit = given["max_kl"]
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < float("inf"):
         raise ValueError(f"{limit!r} is no KL above zero, in nats per token: {_FIX}")
-    return str(Scheme("gguf", str(Mix(max_kl=limit))))
+    return str(Scheme(form, str(Mix(max_kl=limit))))
 
 
 ExportEntry = Annotated[
@@ -46,7 +48,7 @@ ExportEntry = Annotated[
                 {
                     "type": "object",
                     "properties": {
-                        "format": {"const": "gguf"},
+                        "format": {"enum": list(_FORMATS)},
                         "budget": {"type": ["string", "integer"], "description": "bytes of the whole file: 90MB"},
                         "max_kl": {"type": "number", "exclusiveMinimum": 0, "description": "nats per token"},
                     },

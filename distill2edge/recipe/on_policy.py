@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from distill2edge.recipe.section import Section
+from distill2edge.recipe.section import LATER, Section
 
 
 class OnPolicy(Section):
@@ -16,6 +18,9 @@ class OnPolicy(Section):
 
     rounds: int = Field(2, ge=1, le=16, description="times that the student writes anew")
     rows: int = Field(512, ge=1, description="prompts of a round; rounds take them in turn from the train split")
+    data_share: Annotated[float, LATER] = Field(
+        0.0, ge=0, lt=1, description="of those, the share that keeps the data's own response (1 - lambda of GKD)"
+    )
     max_new_tokens: int = Field(64, ge=1)
     temperature: float = Field(1.0, gt=0, description="of the student's sampling; it is no loss temperature")
     forward_kl: float = Field(0.0, ge=0)

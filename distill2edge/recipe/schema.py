@@ -273,8 +273,8 @@ class Recipe(Section):
         ("onnx:int8", "onnx:int4-b32", "gguf:Q8_0", "gguf:Q4_K_M"),
         min_length=1,
         description="schemes to ship; {format: gguf, budget: 90MB} (also gguf:mix-90MB) chooses a type for each "
-        "tensor so that the whole file fits, {format: gguf, max_kl: 0.05} (gguf:mix-kl0.05) the smallest file of that "
-        "KL to the student",
+        "tensor so that the whole file fits, {format: onnx, max_kl: 0.05} (onnx:mix-kl0.05) the smallest file of that "
+        "KL to the student; both formats take both limits",
     )
     quantize: Annotated[Quantize, LATER] = Quantize()  # type: ignore[call-arg]
     verify: Verify = Verify()  # type: ignore[call-arg]
