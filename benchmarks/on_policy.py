@@ -4,8 +4,8 @@ python benchmarks/on_policy.py             # trains what is not in the store, th
 python benchmarks/on_policy.py --seeds 3   # a pilot: prints, writes nothing
 
 Off-policy alone trains on 512 rows of the data, twice; the other arm on 256 of those, twice, then in two rounds on 128
-of them again and on 128 texts of its own each. So both have the same count of steps, and the teacher scored about as many
-different tokens. The held-out rows are the same. Two divergences are measured there: KL(teacher || student) on the
+of them again and on 128 texts of its own each. So both have the same count of steps, and the teacher scored about as
+many different tokens. The held-out rows are the same. Two divergences are measured there: KL(teacher || student) on the
 data's text, and KL(student || teacher) on what the student itself writes after the same prompts.
 """
 
