@@ -58,7 +58,7 @@ class Mix:
         used = {name: HEAD if name == EMBEDDING else name for name in self.weights}
         self.fisher = {name: fisher.fisher[key] for name, key in used.items()}
         self.inputs = {n: (squares.squares[k] / squares.tokens[k]).float().clamp_min(1e-12) for n, k in used.items()}
-        self.grams = {name: gram / squares.tokens[name] for name, gram in squares.grams.items()}
+        self.grams = {name: squares.grams[key] / squares.tokens[key] for name, key in used.items()}
 
     def plain(self) -> Path:
         """Int4 as ONNX Runtime rounds it."""

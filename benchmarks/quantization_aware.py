@@ -66,16 +66,20 @@ class Bench:
         self._figures = self.work / "figures.json"
         self.figures: dict[str, Any] = json.loads(self._figures.read_text()) if self._figures.is_file() else {}
 
+    def layer(self, name: str) -> str:
+        """The layer that multiplies by a weight: of the tied embedding the head."""
+        return HEAD if name == EMBEDDING else name
+
     def importance(self, name: str) -> np.ndarray:
         """[columns] mean squared input; the tied embedding's as the head."""
-        key = HEAD if name == EMBEDDING else name
+        key = self.layer(name)
         return np.maximum((self.squares.squares[key] / self.squares.tokens[key]).numpy().astype(np.float32), 1e-12)
 
     def imatrix(self) -> Path:
         """llama.cpp's file of the same."""
         path = self.work / "imatrix.gguf"
         if not path.is_file():
-            keys = {n: HEAD if n == EMBEDDING else n for n in self.weights}
+            keys = {n: self.layer(n) for n in self.weights}
             sums = {self.names[n]: self.squares.squares[k].numpy() for n, k in keys.items()}
             counts = {self.names[n]: self.squares.tokens[k] for n, k in keys.items()}
             write_imatrix(path, Importance(sums, counts, ["reviews"]))
@@ -108,9 +112,10 @@ class Bench:
         """Weight -> type -> bytes and expected KL, kept on disk."""
         path = self.work / f"options-{len(KINDS)}.json"
         if not path.is_file():
-            fisher = {n: self.fisher.fisher[HEAD if n == EMBEDDING else n].numpy() for n in self.weights}
+            fisher = {n: self.fisher.fisher[self.layer(n)].numpy() for n in self.weights}
             importance = {n: self.importance(n) for n in self.weights}
-            write_json(path, options(self.weights, fisher, importance, grams=frozenset(self.squares.grams)))
+            grams = {n: k for n in self.weights if (k := self.layer(n)) in self.squares.grams}
+            write_json(path, options(self.weights, fisher, importance, grams=grams))
         found = json.loads(path.read_text())
         return {n: {k: (int(b), float(c)) for k, (b, c) in kinds.items()} for n, kinds in found.items()}
 
@@ -128,7 +133,7 @@ class Bench:
             return path
         tensors = {}
         for name, kind in types.items():
-            gram = self.squares.grams.get(name) if how == "compensated" else None
+            gram = self.squares.grams.get(self.layer(name)) if how == "compensated" else None
             data = rounded(self.weights[name], kind, None if how == "plain" else self.importance(name), gram)
             tensors[self.names[name]] = (kind, to_gguf(self.model_dir, self.names[name], data))
         repack(self.base, path, tensors)
@@ -196,8 +201,8 @@ class Bench:
             whole, grids = load_file(start / "model.safetensors"), {}
             for name, weight in self.weights.items():
                 matrix = torch.from_numpy(weight)
-                if name in self.squares.grams:
-                    moved, grids[name] = compensated(matrix, "int4-b32", self.squares.grams[name])
+                if self.layer(name) in self.squares.grams:
+                    moved, grids[name] = compensated(matrix, "int4-b32", self.squares.grams[self.layer(name)])
                     whole[name] = moved.numpy()
                 else:
                     grids[name] = Held.fitted(matrix, "int4-b32", torch.from_numpy(self.importance(name)))

@@ -223,7 +223,7 @@ def statistics_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Any,
 
     rows = calibration_rows(model_dir, 16_384, progress)
     found = []
-    for name, run in (("grams", partial(collect, grams=True)), ("fisher", partial(collect_fisher, max_tokens=4096))):
+    for name, run in (("products", partial(collect, grams=True)), ("fisher", partial(collect_fisher, max_tokens=4096))):
         path = work / f"{model_dir.name}-{name}.pt"
         if not path.is_file():
             part = path.with_suffix(".part")

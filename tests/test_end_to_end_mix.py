@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
@@ -163,6 +164,19 @@ def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
     assert (work / "mix.gguf").stat().st_size <= limit.budget
     assert {each["used"] for each in found["fallbacks"]} == {"F16"}
     assert not (work / "rounded").exists()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_compensated_and_a_tied_embedding_by_its_inputs(tmp_path: Path, tied: bool) -> None:
+    tiny_llama(tmp_path / "model", tied=tied)
+    write_sensitivity(tmp_path / "model", ROWS, (), tmp_path, SilentProgress(), max_tokens=256, dataset="rows")
+    weighed = read_sensitivity(tmp_path)
+    head = "token_embd.weight" if tied else "output.weight"
+    assert ("token_embd.weight" in weighed.grams) == tied
+    gram = weighed.gram(head)
+    assert gram is not None
+    share = gram.diagonal() / gram.diagonal().sum()
+    np.testing.assert_allclose(share, weighed.importance[head] / weighed.importance[head].sum(), rtol=1e-3)
 
 
 table = st.dictionaries(

@@ -176,7 +176,7 @@ def measured(model_dir: Path) -> tuple[dict[str, torch.Tensor], dict, dict, dict
         weights,
         {name: fisher[key] for name, key in used.items()},
         {name: (squares.squares[key] / squares.tokens[key]).float() for name, key in used.items()},
-        {name: gram / squares.tokens[name] for name, gram in squares.grams.items()},
+        {name: squares.grams[key] / squares.tokens[key] for name, key in used.items()},
     )
 
 

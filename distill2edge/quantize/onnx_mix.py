@@ -3,7 +3,7 @@
 Types are kinds of `grids.GRIDS` with 16-bit scales: 4 bits with zero points or 8 bits, in blocks of several sizes. A
 product's loss is that of its output after compensated rounding, each output weighted by its Fisher information (the
 two factors of K-FAC, Martens 2015, arXiv 1503.05671, of the outputs' one the diagonal alone); a matrix whose inputs'
-products are not known, such as a tied embedding, is judged by the diagonal of the Fisher information of its weights.
+products are not known, such as an embedding that is not tied, is judged by the diagonal of the Fisher information of its weights.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 KINDS = tuple(name for name, grid in GRIDS.items() if grid.onnx and grid.half)
 _JOINED = re.compile(r"^(.*)\.[qkv]_proj\.weight$")
-_SAMPLED, _SAMPLED_LOOKUP = 128, 4096
-"""Rows of a matrix that its losses are measured on, evenly spaced: of a product, of a matrix without a gram."""
+_SAMPLED, _SAMPLED_TABLE, _TALL = 128, 4096, 8
+"""Rows of a matrix that its losses are measured on, evenly spaced: of a product, and of a table, which has no gram or
+so many times more rows than columns."""
 
 Options = dict[str, dict[str, tuple[int, float]]]
 
@@ -59,7 +60,8 @@ def option(
     """
     fit = [kind for kind in kinds if _fills(weight, kind)]
     upper = None if gram is None or not fit else inverse_factor(gram, DAMPING)
-    picked = _spaced(len(weight), _SAMPLED_LOOKUP if gram is None else _SAMPLED)
+    table = gram is None or len(weight) > _TALL * weight.shape[1]  # rows of a vocabulary differ much
+    picked = _spaced(len(weight), _SAMPLED_TABLE if table else _SAMPLED)
     matrix, each = weight[picked].float(), fisher[picked]
     share = len(weight) / len(picked)  # what the rows left out would add
     found = {}

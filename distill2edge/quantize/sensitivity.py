@@ -20,9 +20,16 @@ KINDS = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K", "Q4_1", "Q5_0", "Q5
 """Types that a mix may use; those with blocks of 256 weights only where the columns fit."""
 FALLBACK = "F16"
 """Of a matrix whose columns no block fits (no multiple of 32), as llama.cpp does."""
-COMPENSATED = 0.8
-"""KL that is left where errors are compensated, over that of rounding by importance; the diagonal cannot show it.
-Source: `benchmarks/results/quantization_aware.json`, the mix at 92 MB: 0.0496 and 0.0631 nats."""
+COMPENSATED, COMPENSATED_HEAD = 0.8, 0.5
+"""Share of the KL that is left where errors are compensated, of that of rounding by importance: the diagonal cannot
+show it. The head's, tied or not, is less (docs/log.md). Source of the first: 0.0496 and 0.0631 nats of the mix at 92 MB
+in `benchmarks/quantization_aware.py`, before the head was compensated."""
+HEAD = "lm_head.weight"
+
+
+def left(name: str) -> float:
+    """Share of a compensated matrix's loss that is left; `name` is that of the layer whose inputs are known."""
+    return COMPENSATED_HEAD if name.endswith(HEAD) else COMPENSATED
 
 
 def options(
@@ -30,7 +37,7 @@ def options(
     fisher: Mapping[str, np.ndarray],
     importance: Mapping[str, np.ndarray],
     kinds: Sequence[str] = KINDS,
-    grams: frozenset[str] = frozenset(),
+    grams: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, tuple[int, float]]]:
     """Tensor -> type -> (bytes, expected KL in nats per token), for `mix.choose`.
 
@@ -39,10 +46,11 @@ def options(
         fisher: name -> the diagonal per token, in the weight's shape.
         importance: name -> [columns], what the types are rounded by.
         kinds: ggml types.
-        grams: names whose errors can be compensated.
+        grams: names whose errors can be compensated -> the layers whose inputs are known for it.
     """
+    known = grams or {}
     return {
-        name: option(weight, fisher[name], importance[name], kinds, compensates=name in grams)
+        name: option(weight, fisher[name], importance[name], kinds, left=left(known[name]) if name in known else 1.0)
         for name, weight in weights.items()
     }
 
@@ -53,15 +61,19 @@ def option(
     importance: np.ndarray | None,
     kinds: Sequence[str] = KINDS,
     *,
-    compensates: bool = False,
+    left: float = 1.0,
 ) -> dict[str, tuple[int, float]]:
-    """One tensor's part of `options`: the types whose blocks fit, or `FALLBACK` alone."""
+    """One tensor's part of `options`: the types whose blocks fit, or `FALLBACK` alone.
+
+    Args:
+        left: share of the loss that is left where a type's rounding can be compensated.
+    """
     rows, columns = weight.shape
     found: dict[str, tuple[int, float]] = {}
     for kind in [kind for kind in kinds if columns % ggml.block(kind) == 0] or [FALLBACK]:
         stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, columns)
         loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
-        if compensates and kind in FITTED:
-            loss *= COMPENSATED
+        if kind in FITTED:
+            loss *= left
         found[kind] = (padded(rows * ggml.row_bytes(kind, columns)), loss)
     return found

@@ -52,8 +52,7 @@ def collect(
         model: a torch model in eval mode, decoder or encoder.
         rows: token ids.
         max_tokens: rows beyond this many tokens are left out.
-        grams: also keep x x^T, for rounding that compensates its errors: of all layers but the head, or of those
-            weights' names.
+        grams: also keep x x^T, for rounding that compensates its errors: of all layers, or of those weights' names.
 
     Raises:
         UserError: no rows, or activations that are not finite.
@@ -209,7 +208,7 @@ def _hooks(model: Any, found: Statistics, grams: bool | Collection[str]) -> Iter
         squares = flat.square().sum(0).double()
         found.squares[name] = found.squares[name] + squares if name in found.squares else squares
         found.tokens[name] = found.tokens.get(name, 0) + len(flat)
-        if not (grams if isinstance(grams, bool) else name in grams) or name.endswith("lm_head.weight"):
+        if not (grams if isinstance(grams, bool) else name in grams):
             return
         if state["last"] is x:  # query, key and value read one input, and so do gate and up
             found.grams[name] = found.grams[state["last_gram"]]

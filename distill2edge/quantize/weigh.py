@@ -107,6 +107,8 @@ def write_sensitivity(
     tokens = enough(importance, progress)
     write_imatrix(Path(work) / _IMATRIX, importance)
     means = importance.means()
+    # Of a tied matrix the products are those of the head: a lookup multiplies nothing.
+    grams = {name: where[source] for name, own in parts.items() for source in own if source in where}
     options: dict[str, Any] = {}
     by_weight: dict[str, Any] = {}
     fisher_tokens = max(64, max_tokens // FISHER_SHARE)
@@ -119,13 +121,14 @@ def write_sensitivity(
                 if not found or not all(bool(torch.isfinite(part).all()) for part in found):
                     raise UserError(f"the gradients of {name} are missing or not finite", where=str(model_dir),
                                     fix="check the weights for NaN or Inf, or export a stock scheme")  # fmt: skip
-                source, total = parts[name][0], sum(found[1:], found[0])
+                source, total, products = parts[name][0], sum(found[1:], found[0]), grams.get(name)
                 if "gguf" in formats:
+                    left = 1.0 if products is None else sensitivity.left(products[1])
                     options[name] = sensitivity.option(
-                        weights[source].numpy(), total.numpy(), means.get(name), compensates=source in where
+                        weights[source].numpy(), total.numpy(), means.get(name), left=left
                     )
                 if "onnx" in formats:
-                    gram = _gram(Path(work), where.get(source))
+                    gram = _gram(Path(work), products)
                     by_weight[source] = onnx_mix.option(weights[source], total, *_inputs(means.get(name), gram))
                 task.advance(note=name)
     seen = min(fisher_tokens, sum(map(len, chosen)))
@@ -138,7 +141,6 @@ def write_sensitivity(
         "few": tokens < FEW_TOKENS,
     }
     sources = {name: own[0] for name, own in parts.items()}
-    grams = {name: where[source] for name, source in sources.items() if source in where}
     tables = {"options": options, "onnx": onnx_mix.joined(by_weight)}
     write_json(Path(work) / _FACTS, {**facts, **tables, "sources": sources, "grams": grams})
     return facts
@@ -192,11 +194,7 @@ def _grams(
     from safetensors.torch import save_file
 
     layers = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    sizes = {
-        name: 4 * weight.shape[1] ** 2
-        for name, weight in weights.items()
-        if name in layers and not name.endswith("lm_head.weight")
-    }
+    sizes = {name: 4 * weight.shape[1] ** 2 for name, weight in weights.items() if name in layers}
     where: dict[str, tuple[str, str]] = {}
     found = None
     for number, group in enumerate(_groups(sizes)):
