@@ -3,7 +3,8 @@
 Types are kinds of `grids.GRIDS` with 16-bit scales: 4 bits with zero points or 8 bits, in blocks of several sizes. A
 product's loss is that of its output after compensated rounding, each output weighted by its Fisher information (the
 two factors of K-FAC, Martens 2015, arXiv 1503.05671, of the outputs' one the diagonal alone); a matrix whose inputs'
-products are not known, such as an embedding that is not tied, is judged by the diagonal of the Fisher information of its weights.
+products are not known, such as an embedding that is not tied, is judged by the diagonal of the Fisher information of
+its weights.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def frontier_table(report: Document) -> Table | None:
             Cell(str(point["id"]), "mono"),
             f"{place[0]:.1f} MB",
             figure(point["y"]),
-            text.number(decode(report, str(point["id"]))),
+            figure(decode(report, str(point["id"]))),
             "" if beaten(place) else "yes",
         )
         for point, place in zip(points, places, strict=True)
