@@ -50,7 +50,9 @@ def figures() -> str:
 
 
 def _ingredients() -> list[str]:
-    """What one change of the training brings, arm by arm."""
+    """What one change of the training brings, arm by arm; nothing before the benchmark has been run."""
+    if not INGREDIENTS.is_file():
+        return []
     document = json.loads(INGREDIENTS.read_text(encoding="utf-8"))
     lines = [
         "",
