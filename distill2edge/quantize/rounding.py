@@ -2,7 +2,7 @@
 
 GPTQ (Frantar 2022, arXiv 2210.17323, algorithm 1): what rounding a column changes in the layer's output is spread over
 the columns that are not rounded yet, so that the output on the calibration inputs changes least. A block's scale is
-fitted to its columns as they are when their turn comes.
+fitted to its columns as they are when their turn comes; of a K-quant the scales of a whole super-block are.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _fit(block: Tensor, kind: str, costs: Tensor) -> Held:
     if not grid.onnx:
         return Held.of_gguf(ggml.quantize(block.numpy(), kind, costs.numpy()), kind)
     scale, offset = grid.fit(block, costs)
-    return Held(kind, scale[:, None], offset[:, None] if grid.affine or grid.zeros else None, grid.block)
+    return Held(kind, scale[:, None], None if offset is None else offset[:, None], grid.block)
 
 
 def inverse_factor(gram: Tensor, damping: float) -> Tensor:
