@@ -15,6 +15,7 @@ from distill2edge.export.onnx_quantize import BITS, dequantize_blocks, quantize_
 from distill2edge.quantize import ggml, k_quants
 from distill2edge.quantize.grids import FITTED, GRIDS, Grid, plain
 from distill2edge.quantize.held import load_grids, save_grids
+from distill2edge.quantize.rounding import compensated, rounded
 from distill2edge.quantize.scales import Held
 
 GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -169,8 +170,15 @@ def test_a_k_quant_without_its_header_is_no_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", K)
 def test_a_k_quants_scales_are_never_fitted_block_by_block(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = torch.randn(4, 512, generator=generator), torch.randn(600, 512, generator=generator)
+    gram, costs = inputs.T @ inputs, inputs.square().mean(0).numpy()
     with pytest.raises(ValueError, match="together"):
-        GRIDS[kind].fit(torch.randn(4, GRIDS[kind].block), torch.ones(1))
+        GRIDS[kind].fit(weight[:, : GRIDS[kind].block], torch.ones(1))
+    with pytest.raises(ValueError, match="block by block"):
+        compensated(weight, kind, gram)
+    bytes_of_a_mix = rounded(weight.numpy(), kind, costs, gram)
+    np.testing.assert_array_equal(bytes_of_a_mix, ggml.quantize(weight.numpy(), kind, costs))
 
 
 @settings(max_examples=60, deadline=None)

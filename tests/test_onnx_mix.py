@@ -18,12 +18,11 @@ from distill2edge.distill.stored import install
 from distill2edge.errors import UserError
 from distill2edge.export.onnx import export_onnx
 from distill2edge.progress import SilentProgress
-from distill2edge.quantize import ggml, onnx_mix
+from distill2edge.quantize import onnx_mix
 from distill2edge.quantize.grids import GRIDS, plain
 from distill2edge.quantize.held import Grids, load_grids, save_grids
 from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import compensated
-from distill2edge.quantize.rounding import rounded as to_bytes
 from distill2edge.quantize.scales import Held
 from distill2edge.quantize.statistics import Statistics, collect, collect_fisher
 from distill2edge.runtimes import open_runtime
@@ -135,26 +134,6 @@ def test_compensated_rounding_errs_less_in_what_the_layer_computes(kind: str) ->
         return float(((gap @ gram) * gap).sum())
 
     assert error(held.stored(moved)) < 0.8 * error(Held.fitted(weight, kind, gram.diagonal()).stored(weight))
-
-
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0"])
-def test_compensated_gguf_bytes_err_less_and_are_what_the_grid_holds(kind: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(1024, 512, generator=generator) @ torch.randn(512, 512, generator=generator)
-    weight, gram = torch.randn(24, 512, generator=generator), inputs.T @ inputs / 1024
-
-    def error(stored: torch.Tensor) -> float:
-        gap = stored - weight
-        return float(((gap @ gram) * gap).sum())
-
-    importance = gram.diagonal().numpy()
-    compensating, plainly = (
-        torch.from_numpy(ggml.dequantize(to_bytes(weight.numpy(), kind, importance, known), kind, 512))
-        for known in (gram, None)
-    )
-    assert error(compensating) < 0.8 * error(plainly)
-    moved, held = compensated(weight, kind, gram)
-    torch.testing.assert_close(held.stored(moved), compensating, rtol=0, atol=0)
 
 
 def test_a_row_that_the_blocks_do_not_fill_is_not_compensated() -> None:

@@ -2,7 +2,7 @@
 
 GPTQ (Frantar 2022, arXiv 2210.17323, algorithm 1): what rounding a column changes in the layer's output is spread over
 the columns that are not rounded yet, so that the output on the calibration inputs changes least. A block's scale is
-fitted to its columns as they are when their turn comes; of a K-quant the scales of a whole super-block are.
+fitted to its columns as they are when their turn comes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import GRIDS, checked
+from distill2edge.quantize.grids import FITTED, GRIDS, checked
 from distill2edge.quantize.scales import Held
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
     """Weights moved so that their nearest levels are those of GPTQ, and their grid.
 
     Args:
-        weight: [rows, columns] float32, columns a multiple of the grid's block, of a K-quant's super-block.
-        kind: name of a grid.
+        weight: [rows, columns] float32, columns a multiple of the grid's block.
+        kind: name of a grid whose scales are fitted block by block (`grids.FITTED`).
         gram: [columns, columns], sum or mean of x x^T over calibration inputs.
         damping: share of the mean diagonal added to it.
 
@@ -36,7 +36,9 @@ def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPIN
 
     Raises:
         UserError: weights that are not finite, columns that the grid cannot hold, or a gram matrix that is zero or not
-            finite."""
+            finite.
+        ValueError: a K-quant: the scales of 256 columns are packed at once, before the errors of the first are spread.
+    """
     return compensate(weight, kind, inverse_factor(gram, damping))
 
 
@@ -45,44 +47,39 @@ def compensate(weight: Tensor, kind: str, upper: Tensor) -> tuple[Tensor, Held]:
     import torch
 
     checked(weight, kind)
+    if kind not in FITTED:
+        raise ValueError(f"the scales of {kind} cannot be fitted block by block")
     grid = GRIDS[kind]
-    size = grid.multiple
+    size = grid.block
     if weight.shape[1] % size:
         raise UserError(f"rows of {weight.shape[1]} weights don't fit {kind}: its blocks have {size}",
                         fix="choose a type of smaller blocks")  # fmt: skip
     left = weight.float().clone()
     diagonal = upper.diagonal().clone()
     moved = torch.empty_like(left)
-    parts: list[Held] = []
+    scales, offsets = [], []
     for at in range(0, left.shape[1], size):
         end = at + size
         block = left[:, at:end].clone()
-        held = _fit(block, kind, diagonal[at:end].pow(-2))
+        scale, offset = _fit(block, kind, diagonal[at:end].pow(-2))
         errors = torch.empty_like(block)
         inner = upper[at:end, at:end]
         for column in range(size):
             value = block[:, column : column + 1]
-            scale = held.scale[:, column // grid.block]
-            offset = None if held.offset is None else held.offset[:, column // grid.block]
             stored = grid.decode(grid.encode(value, scale, offset), scale, offset)
             moved[:, at + column] = value[:, 0]
             errors[:, column] = (value - stored)[:, 0] / diagonal[at + column]
             block[:, column + 1 :] -= torch.outer(errors[:, column], inner[column, column + 1 :])
         left[:, end:] -= errors @ upper[at:end, end:]
-        parts.append(held)
-
-    def joined(name: str) -> Tensor | None:
-        found = [getattr(part, name) for part in parts]
-        return None if found[0] is None else torch.cat(found, 1)
-
-    scales = joined("scale")
-    assert scales is not None
-    return moved, Held(kind, scales, joined("offset"), weight.shape[1], joined("header"))
+        scales.append(scale)
+        offsets.append(offset)
+    held = torch.stack([o for o in offsets if o is not None], 1) if grid.affine or grid.zeros else None
+    return moved, Held(kind, torch.stack(scales, 1), held, weight.shape[1])
 
 
 def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: Tensor | None) -> np.ndarray:
-    """The bytes of a matrix in a GGUF type: compensated where the type has a grid (`GRIDS`) and the inputs are known,
-    else by ggml's own search, weighted by importance.
+    """The bytes of a matrix in a GGUF type: compensated where the type's scales are fitted block by block and the
+    inputs are known, else by ggml's own search, weighted by importance.
 
     Args:
         weight: [rows, columns] float32.
@@ -95,19 +92,18 @@ def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: 
     """
     import torch
 
-    if gram is None or kind not in GRIDS or not bool(gram.diagonal().any()):
+    if gram is None or kind not in FITTED or not bool(gram.diagonal().any()):
         return ggml.quantize(weight, kind, importance)
     moved, held = compensated(torch.from_numpy(weight), kind, gram)
     return held.gguf(moved)
 
 
-def _fit(block: Tensor, kind: str, costs: Tensor) -> Held:
-    """Scales of a block, of a K-quant of a super-block: of GGUF types by ggml's own search, which is compiled."""
-    grid = GRIDS[kind]
-    if not grid.onnx:
-        return Held.of_gguf(ggml.quantize(block.numpy(), kind, costs.numpy()), kind)
-    scale, offset = grid.fit(block, costs)
-    return Held(kind, scale[:, None], None if offset is None else offset[:, None], grid.block)
+def _fit(block: Tensor, kind: str, costs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Scale and offset of blocks [rows, block]: of GGUF types by ggml's own search, which is compiled."""
+    if GRIDS[kind].onnx:
+        return GRIDS[kind].fit(block, costs)
+    held = Held.of_gguf(ggml.quantize(block.numpy(), kind, costs.numpy()), kind)
+    return held.scale[:, 0], None if held.offset is None else held.offset[:, 0]
 
 
 def inverse_factor(gram: Tensor, damping: float) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.gguf_format.repack import padded
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import GRIDS
+from distill2edge.quantize.grids import FITTED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +73,7 @@ def option(
     for kind in [kind for kind in kinds if columns % ggml.block(kind) == 0] or [FALLBACK]:
         stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, columns)
         loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
-        if kind in GRIDS:
+        if kind in FITTED:
             loss *= left
         found[kind] = (padded(rows * ggml.row_bytes(kind, columns)), loss)
     return found
