@@ -1,7 +1,7 @@
-"""What 4-bit files keep of the student's task score, trained on their grid, calibrated and plain, from a finished run.
+"""What each file keeps of the student's task score: trained on its grid, calibrated, plain, mixed; of a finished run.
 
-distill2edge run recipes/quantization-aware.yaml
-python benchmarks/quantization_aware_task.py runs/quantization-aware
+distill2edge run recipes/quantization-aware.yaml     # or quantization-mix
+python benchmarks/quantization_task.py runs/quantization-aware
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run directory")
     report: dict[str, Any] = json.loads((parser.parse_args().run / "report.json").read_text(encoding="utf-8"))
+    name = report["name"]
     models = {model["id"]: model for model in report["models"]}
     student = models["student"]["score"]
-    files = {name: model for name, model in models.items() if name.startswith("student/")}
+    files = {model_id: model for model_id, model in models.items() if model_id.startswith("student/")}
     write_result(
-        "quantization_aware_task",
-        "distill2edge run recipes/quantization-aware.yaml && "
-        "python benchmarks/quantization_aware_task.py runs/quantization-aware",
-        description=f"the quickstart's student in 4-bit files: accuracy on {student['n']} held-out reviews against the "
+        f"{name.replace('-', '_')}_task",
+        f"distill2edge run recipes/{name}.yaml && python benchmarks/quantization_task.py runs/{name}",
+        description=f"the quickstart's student in small files: accuracy on {student['n']} held-out reviews against the "
         "student in full precision; one seed",
         bars=[
             bar(
-                f"{name.removeprefix('student/')}: task score / that of the full-precision student",
+                f"{file.removeprefix('student/')}: task score / that of the full-precision student",
                 model["score"]["value"] / student["value"], ">=", 0.99,
                 note=f"{model['score']['value']:.3f} of {student['value']:.3f}",
             )
-            for name, model in files.items()
-            if not is_compared(name)
+            for file, model in files.items()
+            if not is_compared(file)
         ],
         samples={f"seconds {stage['stage']}": [stage["wall_s"]] for stage in report["stages"]},
         metrics={
-            name: {key: model.get(key) for key in ("score", "kl_student", "top1_student", "size_bytes")}
-            for name, model in models.items()
+            model_id: {key: model.get(key) for key in ("score", "kl_student", "top1_student", "size_bytes")}
+            for model_id, model in models.items()
         },
         seeds=[report["seed"]],
     )  # fmt: skip
