@@ -84,7 +84,9 @@ class _Rounder:
 
     def write(self, types: Mapping[str, str], target: Path, progress: Progress) -> Path:
         """A model whose nearest levels are those to store, with its grid."""
-        model: Any = load_model(self._model_dir, dtype=_float32())
+        import torch
+
+        model: Any = load_model(self._model_dir, dtype=torch.float32)
         state, grids = model.state_dict(), {}
         chosen = onnx_mix.by_weight(types, self._names)
         with progress.task("rounding", len(chosen)) as task:
@@ -116,9 +118,3 @@ class _Rounder:
             save_file({"weight": moved.contiguous()}, directory / "moved.safetensors")
             save_grids({source: held}, "onnx:int4-b32", directory)
         return load_file(directory / "moved.safetensors")["weight"], load_grids(directory)[0][source]
-
-
-def _float32() -> torch.dtype:
-    import torch
-
-    return torch.float32

@@ -172,13 +172,16 @@ def _gram(directory: Path, where: tuple[str, str] | None) -> torch.Tensor | None
 
 
 def _inputs(means: np.ndarray | None, gram: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Mean squares and mean products: the products' file has their sum, whose diagonal is that of the squares."""
+    """Mean squares and mean products: the products' file has their sum, whose diagonal is that of the squares. Inputs
+    that were all zero compensate nothing."""
     import torch
 
     if means is None:
         return None, None
     squares = torch.from_numpy(means.copy()).clamp_min(1e-12)
-    return squares, None if gram is None else gram * (squares.sum() / gram.diagonal().sum())
+    if gram is None or not bool(gram.diagonal().any()):
+        return squares, None
+    return squares, gram * (squares.sum() / gram.diagonal().sum())
 
 
 def _grams(
