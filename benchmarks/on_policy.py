@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from itertools import chain, compress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,12 @@ def artifacts(kind: str, arm: str, seed: int, store: Path | None) -> dict[str, A
     """Artifacts of one kind of stage, by the stage's name, from the store or made now."""
     done = run_until(kind, RECIPE, [f"seed={seed}", *ARMS[arm]], store, None, False)
     return {item.stage.name: item.artifact for item in done}
+
+
+def apart(work: Callable[..., Any], *given: Any) -> Any:
+    """What a call returns, made in a process of its own: a seed's training and writing leave gigabytes behind."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, given)
 
 
 def scored_tokens(arm: str, seed: int, store: Path | None) -> int:
@@ -97,14 +105,14 @@ def main() -> None:
     for seed in options.seeds:
         students = {}
         for arm in ARMS:
-            merged = artifacts("merge", arm, seed, options.store)
+            merged = apart(artifacts, "merge", arm, seed, options.store)
             students[arm] = merged["merge"].path / "model"
             if arm == "on-policy":
                 students[WARM] = merged["merge warm-start"].path / "model"
             scored[arm].append(scored_tokens(arm, seed, options.store))
         teacher = artifacts("teacher", "on-policy", seed, options.store)["teacher"].path / "model"
         data = artifacts("data", "on-policy", seed, options.store)["data"].path
-        for text, found in divergences(teacher, students, data, seed).items():
+        for text, found in apart(divergences, teacher, students, data, seed).items():
             for name, items in found.items():
                 kl[text][name].append(items)
                 print(f"seed {seed}, {TEXTS[text]}, {name}: {sum(items) / len(items):.4f}", flush=True)
