@@ -118,6 +118,11 @@ def _shared(spec: OnPolicy, rows_dir: Path, number: int) -> tuple[list[Row], lis
     from distill2edge.data.encode import read_rows
 
     rows = read_rows(rows_dir, "train")
+    if spec.warm_rows is not None and spec.warm_rows < len(rows):
+        scored, fresh = rows[: spec.warm_rows], rows[spec.warm_rows :]
+        keep = round(spec.rows * spec.data_share)
+        own = [scored[at] for at in turn(len(scored), keep, number)]
+        return own, [fresh[at] for at in turn(len(fresh), spec.rows - keep, number)]
     taken = [rows[at] for at in turn(len(rows), spec.rows, number)]
     kept = [kept_response(at + number, spec.data_share) for at in range(len(taken))]
     own = [row for row, keep in zip(taken, kept, strict=True) if keep]

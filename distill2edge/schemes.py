@@ -90,8 +90,13 @@ class Scheme:
         """The limit under which each tensor gets a type of its own; None where the scheme names the types."""
         if not self.name.startswith(MIX):
             return None
-        limit = self.name.removeprefix(MIX)
+        limit = self.base.removeprefix(MIX)
         return Mix(max_kl=float(limit[2:])) if limit.startswith("kl") else Mix(budget=parse_bytes(limit))
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a model can be trained on its grid."""
+        return str(self) in TRAINABLE or self.mix is not None
 
     @property
     def slug(self) -> str:
@@ -131,6 +136,10 @@ def parse_scheme(text: str) -> Scheme:
     for scheme in ALL:
         if str(scheme).lower() == text.lower():
             return scheme
+    if text.endswith(UNTRAINED_SUFFIX):
+        scheme = parse_scheme(text.removesuffix(UNTRAINED_SUFFIX))
+        if scheme.trainable:
+            return Scheme(scheme.format, scheme.name + UNTRAINED_SUFFIX)
     forms: tuple[Literal["gguf"], Literal["onnx"]] = ("gguf", "onnx")
     for form in forms:
         if text.lower().startswith(f"{form}:{MIX}"):
@@ -139,9 +148,6 @@ def parse_scheme(text: str) -> Scheme:
         scheme = parse_scheme(text.removesuffix(PLAIN_SUFFIX))
         if scheme.calibrates:
             return Scheme(scheme.format, scheme.name + PLAIN_SUFFIX)
-    if text.endswith(UNTRAINED_SUFFIX) and text.removesuffix(UNTRAINED_SUFFIX) in TRAINABLE:
-        scheme = parse_scheme(text.removesuffix(UNTRAINED_SUFFIX))
-        return Scheme(scheme.format, scheme.name + UNTRAINED_SUFFIX)
     known = [str(scheme) for scheme in ALL]
     near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""

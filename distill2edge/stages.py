@@ -103,9 +103,11 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         parents = tuple(dict.fromkeys((data, base, teacher)))
         read_from = (data, add("synthesis", section, parents, partial(steps.write_synthesis, recipe)))
 
+    policy = recipe.distill.on_policy
+    scored = {} if policy is None or policy.warm_rows is None else {"scored_rows": policy.warm_rows}
     signal = ()
     if recipe.signal.kind != "gold" and recipe.rounds is None:
-        section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows}
+        section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows, **scored}
         if recipe.signal.kind == "text":
             section["ledger"] = 2  # what is dropped, and what is written of it
             if (backend := text_backend(recipe, progress)) == "llama.cpp":
@@ -129,7 +131,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         begun["content"] = model_fingerprint(recipe.student.init.model, recipe.student.init.revision, progress)  # type: ignore[union-attr]
     student = add("student", begun, (*read_from, teacher, *pretrained), partial(steps.write_student, recipe))
 
-    first = "" if recipe.distill.on_policy is None else WARM
+    first = "" if policy is None else WARM
     arms = [(first, recipe.distill, recipe.signal.kind, signal)]
     if recipe.distill.control:
         arms.append((" control", control_of(recipe.distill), GoldSignal().kind, ()))
@@ -145,6 +147,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             "distill": canonical(training, {"control", "on_policy", "quantization_aware"}),
             "lora": canonical(recipe.student.lora),
             "rows": rows,
+            **scored,
         }
         trained = add(
             f"distill{suffix}",
@@ -160,7 +163,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
                 partial(steps.write_merge, recipe, student, trained),
             )
         )
-    if recipe.distill.on_policy is not None:
+    if policy is not None:
         merged[0] = add_on_policy(add, recipe, rows, data, teacher, merged[0])
 
     exports = []
@@ -184,9 +187,9 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
         # The file that training starts from is written first.
         for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):
-            model = source
+            model, untrained = source, f"export {role}/{scheme}{UNTRAINED_SUFFIX}"
             if str(scheme) in on_grid:
-                untrained = f"export {role}/{scheme}{UNTRAINED_SUFFIX}"
+                weighed = (sensitivity,) if scheme.mix and sensitivity else ()
                 model = add(
                     f"quantization-aware {scheme}",
                     {
@@ -196,10 +199,12 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
                         "signal": recipe.signal.kind,
                         "rows": rows,
                     },
-                    (*read_from, source, untrained, *signal),
-                    partial(steps.write_quantization_aware, recipe, scheme, source, untrained),
+                    (*read_from, source, untrained, *weighed, *signal),
+                    partial(steps.write_quantization_aware, recipe, scheme, source, untrained, weighed),
                 )
-            if scheme.mix:
+            if scheme.mix and model is not source:  # its types are those of the untrained file
+                section, parents, write = _export(recipe, scheme, base, model, role, exporter, untrained)
+            elif scheme.mix:
                 section, parents, write = _export(recipe, scheme, base, model, role, exporter, sensitivity)
                 if scheme.mix.max_kl is not None:  # it is measured on rows, as verify will
                     measure = {"positions": recipe.verify.positions, "max_tokens": recipe.verify.max_tokens}

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.files import read_json
+from distill2edge.files import read_json, write_json
 from distill2edge.models import TORCH, Encodings, ModelFile
 from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
-from distill2edge.schemes import Scheme
+from distill2edge.schemes import UNTRAINED_SUFFIX, Scheme
 from distill2edge.tasks import task_of
 from distill2edge.tasks.base import Facts
 
@@ -197,18 +197,35 @@ def write_sensitivity(
 
 
 def write_quantization_aware(
-    recipe: Recipe, scheme: Scheme, source: str, untrained: str, work: Path, inputs: Inputs, progress: Progress
+    recipe: Recipe,
+    scheme: Scheme,
+    source: str,
+    untrained: str,
+    sensitivity: tuple[str, ...],
+    work: Path,
+    inputs: Inputs,
+    progress: Progress,
 ) -> Facts:
-    """The `quantization-aware` stage of one scheme: the merged student trained on the grid of its untrained file."""
+    """The `quantization-aware` stage of one scheme: the merged student trained on the grid of its untrained file.
+
+    A mix, of which `sensitivity` names the stage it was rounded by, is trained from the weights that its file stores.
+    """
     from distill2edge.export.grid import of_export
+    from distill2edge.export.mix_start import start_of_mix
     from distill2edge.quantize.held import save_grids
     from distill2edge.tasks.causal_lm import train_on_grid
 
-    student = inputs[source].path / "model"
-    grids = of_export(inputs[untrained].path, student, scheme)
+    student, exported = inputs[source].path / "model", inputs[untrained].path
+    if sensitivity:
+        start = work / "start"
+        grids = start_of_mix(scheme, exported, inputs[sensitivity[0]].path, student, start, progress)
+        student = start
+    else:
+        grids = of_export(exported, student, scheme)
     signal = inputs["signal"].path if "signal" in inputs else None
     facts = train_on_grid(recipe, grids, student, signal, rows_dir(inputs), work, progress)
     save_grids(grids, str(scheme), work)
+    shutil.rmtree(work / "start", ignore_errors=True)
     return facts
 
 
@@ -223,7 +240,10 @@ def write_export(
     inputs: Inputs,
     progress: Progress,
 ) -> Facts:
-    """The `export` stage of one scheme; `calibration` names the stage whose statistics it uses, if any."""
+    """The `export` stage of one scheme.
+
+    `calibration` names the stage whose statistics it uses, if any; of a mix that was trained, its untrained file.
+    """
     teacher = inputs["teacher"].facts
     licence = teacher.get("licence") or {}
     meta = {
@@ -238,21 +258,32 @@ def write_export(
     }
     model_dir = inputs[source].path / "model"
     grid = inputs[source].path if source.startswith("quantization-aware ") else None
-    mix = _mix(recipe, scheme, model_dir, inputs[calibration[0]].path, rows_dir(inputs)) if scheme.mix else None
+    if scheme.mix and scheme.format == "gguf":
+        meta["scheme"] = str(scheme)
+    mix = imatrix = None
+    if scheme.mix and grid is None:
+        mix = _mix(recipe, scheme, model_dir, inputs[calibration[0]].path, rows_dir(inputs))
+    elif calibration and not scheme.mix:
+        imatrix = inputs[calibration[0]].path / "imatrix.gguf"
     if scheme.format == "onnx":
         from distill2edge.export.onnx import export_onnx
         from distill2edge.export.onnx_mix import export_onnx_mix
 
         if mix is not None:
             return export_onnx_mix(model_dir, scheme, meta, work, progress, mix)
-        return export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
-    from distill2edge.export.gguf import export_gguf
+        facts = export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
+    else:
+        from distill2edge.export.gguf import export_gguf
 
-    if mix is not None:
-        meta["scheme"] = str(scheme)
-        return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, mix=mix)
-    imatrix = inputs[calibration[0]].path / "imatrix.gguf" if calibration else None
-    return export_gguf(model_dir, scheme, meta, work, progress, converter=converter, imatrix=imatrix, grid=grid)
+        more = {"converter": converter, "imatrix": imatrix, "grid": grid, "mix": mix}
+        facts = export_gguf(model_dir, scheme, meta, work, progress, **more)  # type: ignore[arg-type]
+    if scheme.mix and grid is not None:
+        before = read_json(inputs[calibration[0]].path / "export.json")
+        facts |= {key: before[key] for key in ("mix", "calibration", "fallbacks")}
+        write_json(work / "export.json", facts)
+        if scheme.mix.budget is not None and (over := facts["size_bytes"] - scheme.mix.budget) > 0:
+            progress.warn(f"{scheme}: trained, the file is {over:,} bytes over its budget: norms are no longer alike")
+    return facts
 
 
 def write_verify(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -313,7 +344,7 @@ def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Path, row
         spans = choose_positions(encoded, recipe.verify.max_tokens, which)
         return [(encoded[span.row].ids, span.positions) for span in spans]
 
-    return MixExport(scheme.mix, sensitivity, measured_rows, name, which)
+    return MixExport(scheme.mix, sensitivity, measured_rows, name, which, scheme.name.endswith(UNTRAINED_SUFFIX))
 
 
 def measured(recipe: Recipe, teacher: str, inputs: Inputs) -> tuple[list[ModelFile], dict[str, Encodings]]:

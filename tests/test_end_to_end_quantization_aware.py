@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from tiny import tiny_recipe
 
 from distill2edge.cli import main
 from distill2edge.errors import UserError
+from distill2edge.export.mix_start import start_of_mix
+from distill2edge.export.onnx import export_onnx
+from distill2edge.gguf_format.reader import read_gguf
+from distill2edge.progress import SilentProgress
+from distill2edge.quantize.held import gguf_names, of_gguf, to_hf
 from distill2edge.recipe.load import parse_recipe
+from distill2edge.schemes import parse_bytes, parse_scheme
 
 MORE = (
     "--set", 'export=["gguf:Q4_0", "onnx:int4-b32", "gguf:Q8_0"]',
@@ -56,6 +66,85 @@ def test_the_exports_say_whether_they_were_trained(out: Path) -> None:
     assert arms[:3] == ["plain", "calibrated", "trained (ships)"]
 
 
+MIXES = (
+    "--set", "export=[{format: gguf, budget: 60kB}, {format: onnx, budget: 100kB}]",
+    "--set", "distill.quantization_aware={schemes: [{format: gguf, budget: 60kB}, 'onnx:mix-100kB'], epochs: 4, "
+    "learning_rate: 1e-3, checkpoints: 1}",
+    "--set", "verify.positions=all",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("mixed")
+    tiny_recipe(root)
+    arguments = ["run", str(root / "tiny.yaml"), "--store", str(root / "store"), "--out", str(root / "out"), *MIXES]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return root
+
+
+@pytest.mark.parametrize("scheme", ["gguf:mix-60kB", "onnx:mix-100kB"])
+def test_a_mix_is_trained_in_the_types_and_bytes_of_its_untrained_file(mixed: Path, scheme: str) -> None:
+    report = json.loads((mixed / "out/report.json").read_text())
+    files = {item["model"]: item for item in report["files"]}
+    models = {model["id"]: model for model in report["models"]}
+    after, before = files[f"student/{scheme}"], files[f"student/{scheme}-untrained"]
+    assert after["trained"]
+    assert not before["trained"]
+    assert after["mix"]["types"] == before["mix"]["types"]
+    norms = {"fp32": None, "F32": None}  # alike before the training, an ONNX file has them once
+    assert after["types"] | norms == before["types"] | norms
+    assert abs(after["size_bytes"] - before["size_bytes"]) < 1000
+    assert before["size_bytes"] <= parse_bytes(scheme.partition("mix-")[2])
+    assert (
+        models[f"student/{scheme}"]["kl_student"]["value"]
+        != models[f"student/{scheme}-untrained"]["kl_student"]["value"]
+    )
+    assert "training on the grid bring" in (mixed / "out/report.md").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["gguf:mix-60kB", "onnx:mix-100kB"])
+def test_a_mix_is_trained_from_the_very_weights_of_its_untrained_file(mixed: Path, scheme: str, tmp_path: Path) -> None:
+    exported = one(mixed, "export", "export.json", lambda text: f'{scheme.partition(":")[2]}-untrained"' in text)
+    sensitivity = one(mixed, "sensitivity", "sensitivity.json", lambda _: True)
+    merged = one(mixed, "merge", "model/config.json", lambda _: True)
+    grids = start_of_mix(parse_scheme(scheme), exported, sensitivity, merged / "model", tmp_path, SilentProgress())
+    weights = load_file(tmp_path / "model.safetensors")
+    if scheme.startswith("gguf"):
+        held = of_gguf(exported / "model.gguf", merged / "model")
+        assert held.keys() == grids.keys()
+        for name, grid in held.items():
+            assert torch.equal(grid.stored(weights[name]), grids[name].stored(weights[name]))
+            assert grid.gguf(weights[name]).tobytes() == stored_bytes(exported / "model.gguf", merged / "model", name)
+        return
+    again = export_onnx(
+        tmp_path, parse_scheme(scheme), {"name": "again"}, tmp_path / "onnx", SilentProgress(), grid=tmp_path
+    )
+    assert again["types"] == json.loads((exported / "export.json").read_text())["types"]
+    assert (tmp_path / "onnx/model.onnx.data").read_bytes() == (exported / "model.onnx.data").read_bytes()
+
+
+def one(root: Path, kind: str, file: str, wanted: Callable[[str], bool]) -> Path:
+    """The only artifact of a kind in the store, by a file of it."""
+    found = [
+        path
+        for path in (root / "store" / kind).iterdir()
+        if (path / file).is_file() and wanted((path / file).read_text())
+    ]
+    (path,) = found
+    return path
+
+
+def stored_bytes(path: Path, model_dir: Path, name: str) -> bytes:
+    """A tensor's bytes in a GGUF, in the order of the Hugging Face rows."""
+    file = read_gguf(path)
+    ours = {theirs: ours for ours, theirs in gguf_names(model_dir).items()}[name]
+    info = file.tensors[ours]
+    raw = np.frombuffer(path.read_bytes()[info.offset : info.offset + info.size], np.uint8).reshape(info.shape[0], -1)
+    return to_hf(model_dir, ours, raw).tobytes()
+
+
 RECIPE = """\
 name: q
 teacher: {{model: owner/teacher}}
@@ -85,6 +174,7 @@ def test_a_mixture_of_k_quants_has_a_grid_to_train_on() -> None:
         ("gguf:F16", "no grid to train on"),
         ("gguf:Q3_K_M", "no grid to train on"),
         ("gguf:Q4_9", "unknown scheme"),
+        ("{format: gguf, budget: 90MB}", "is trained for, but not exported"),
         ("{schemes: [gguf:Q4_0, gguf:Q4_0]}", "names a scheme twice"),
         ("{schemes: [gguf:Q4_0], lora: {dropout: 0.1}}", "no place on a grid"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_recipe
 
+from distill2edge.data.encode import read_rows
 from distill2edge.distill.signal import SignalReader
 from distill2edge.errors import UserError
 from distill2edge.on_policy import kept_response, read_written, training_of, turn
@@ -19,6 +20,7 @@ from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.schema import Distill
 from distill2edge.run import run_until
 from distill2edge.stages import build_stages
+from distill2edge.tasks.causal_lm import encode_rows
 
 ROUNDS = "distill.on_policy={rounds: 2, rows: 24, max_new_tokens: 6, epochs: 4, learning_rate: 1e-2}"
 
@@ -99,6 +101,23 @@ def test_with_a_share_of_the_data_the_student_writes_the_rest(place: Path) -> No
     assert len(reader) == len(written) + 6 + 8  # and the data's share, and the rows of validation
     trained = json.loads((until(place, "distill", share)["distill"] / "train.json").read_text())
     assert trained["supervised_tokens"] > 4 * sum(row.supervised for row in written)
+
+
+def test_prompts_beyond_the_warm_rows_cost_no_scoring(place: Path) -> None:
+    warm = ("distill.on_policy.data_share=0.25", "distill.on_policy.warm_rows=16")
+    signals = until(place, "signal", *warm)
+    recipe = load_recipe(place / "tiny.yaml", [ROUNDS, *warm])
+    train = read_rows(until(place, "data", *warm)["data"], "train")
+    teacher = until(place, "teacher", *warm)["teacher"] / "model"
+    scored = SignalReader(signals["signal"])
+    assert len(train) > 16
+    assert len(scored) == 16 + 8  # and the rows of validation
+    fresh = {tuple(row.ids[: row.prompt_length]) for row in encode_rows(recipe, train[16:], teacher)}
+    for number in (1, 2):
+        directory = signals[f"signal on-policy {number}"]
+        written = read_written(directory)
+        assert {tuple(row.ids[: row.prompt_length]) for row in written} <= fresh
+        assert len(SignalReader(directory)) == len(written) + 6 + 8
 
 
 def test_the_rounds_never_train_on_the_student_s_own_words_as_truth() -> None:

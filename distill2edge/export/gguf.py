@@ -13,7 +13,7 @@ from typing import Any
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_vocab, gguf_write
 from distill2edge.export.grid import packed
-from distill2edge.export.mix import MixExport
+from distill2edge.export.mix import MixExport, file_type
 from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
@@ -73,7 +73,8 @@ def export_gguf(
             refused; its last words are in the message.
         EnvironmentFault: no disk space, or llama-cpp-python is missing.
     """
-    if scheme.format != "gguf" or (scheme.base not in FILE_TYPES and (mix is None or scheme.mix is None)):
+    given = scheme.mix is not None and (mix is not None or grid is not None)
+    if scheme.format != "gguf" or (scheme.base not in FILE_TYPES and not given):
         raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {', '.join(f'gguf:{name}' for name in GGUF)}")
     model_dir, work = Path(model_dir), Path(work)
     if converter is None:
@@ -100,8 +101,8 @@ def export_gguf(
         if mix is not None:
             more = mix.write(model_dir, base, part, work, progress)
         elif grid is not None:
-            grids, _ = load_grids(grid)
-            repack(base, part, packed(grids, model_dir), file_type=FILE_TYPES[scheme.base])
+            tensors = packed(load_grids(grid)[0], model_dir)
+            repack(base, part, tensors, file_type=FILE_TYPES.get(scheme.base) or file_type(tensors))
         else:
             wanted = FILE_TYPES[scheme.base]
             isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)

@@ -17,6 +17,7 @@ from distill2edge.progress import Progress
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import ggml
 from distill2edge.quantize.divergence import Divergence, Row
+from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.held import to_gguf
 from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import rounded
@@ -53,6 +54,7 @@ class MixExport:
         rows: what KL is measured on, where it is the limit.
         rows_name: which rows these are: `validation` or `calibration`.
         positions: `supervised` or `all`.
+        trainable: take types with a grid alone, since a model will be trained on it.
     """
 
     limit: Mix
@@ -60,6 +62,7 @@ class MixExport:
     rows: Callable[[], Sequence[Row]]
     rows_name: str
     positions: str
+    trainable: bool = False
 
     def write(self, model_dir: Path, base: Path, part: Path, work: Path, progress: Progress) -> dict[str, Any]:
         """Choose, round and write `part` from the unquantized `base`.
@@ -71,7 +74,7 @@ class MixExport:
             UserError: nothing meets the limit; the nearest is named. A tensor of the file that was not weighed.
         """
         weighed = read_sensitivity(self.sensitivity)
-        options = weighed.options
+        options = on_grids(weighed.options) if self.trainable else weighed.options
         rest = overhead(base, frozenset(options))
         with ExitStack() as stack:
             rounder = stack.enter_context(_Rounder(model_dir, weighed, work / "rounded"))
@@ -93,7 +96,7 @@ class MixExport:
                     data = rounder.data(name, kind)
                     tensors[name] = (kind, to_gguf(model_dir, name, data))
                     task.advance(note=f"{name} {kind}")
-            repack(base, part, tensors, file_type=FILE_TYPES[_most(options, types)])
+            repack(base, part, tensors, file_type=file_type(tensors))
         size = part.stat().st_size
         limit = self.limit.budget
         if size != wanted or (limit is not None and size > limit):
@@ -231,11 +234,24 @@ def nearest_stock(
     return {"scheme": name, "estimated_bytes": sizes[name]}
 
 
-def _most(options: budgets.Options, types: Mapping[str, str]) -> str:
+def on_grids(options: budgets.Options) -> dict[str, dict[str, tuple[int, float]]]:
+    """Those types of a GGUF that a model can be trained on; a matrix that fits no block stays as it is."""
+    return {
+        name: {kind: each for kind, each in kinds.items() if kind in GRIDS or kind == FALLBACK}
+        for name, kinds in options.items()
+    }
+
+
+def file_type(tensors: Mapping[str, tuple[str, np.ndarray]]) -> int:
+    """llama.cpp's number of a file in which most bytes are of one type.
+
+    Args:
+        tensors: name -> (type, its bytes).
+    """
     held: Counter[str] = Counter()
-    for name, kind in types.items():
-        held[kind] += options[name][kind][0]
-    return held.most_common(1)[0][0]
+    for kind, data in tensors.values():
+        held[kind] += data.nbytes
+    return FILE_TYPES[held.most_common(1)[0][0]]
 
 
 class _Rounder:

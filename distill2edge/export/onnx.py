@@ -93,7 +93,7 @@ def export_onnx(
         "effective_bits": round(tally.effective_bits, 4),
         "types": tally.types,
         "fallbacks": tally.fallbacks,
-        "trained": grid is not None and scheme.mix is None,
+        "trained": grid is not None,
         "tokenizer_files": files,
         "exporter": _versions(kind),
         "meta": meta,

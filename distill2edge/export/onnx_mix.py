@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model
 from distill2edge.errors import UserError
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.export.mix import MixExport, within
+from distill2edge.export.mix_start import write_start
 from distill2edge.export.onnx import export_onnx
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
@@ -20,7 +20,6 @@ from distill2edge.quantize import onnx_mix
 from distill2edge.quantize.held import load_grids, save_grids
 from distill2edge.quantize.weigh import Weighed, read_sensitivity
 from distill2edge.schemes import Scheme
-from distill2edge.student.init import copy_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +57,8 @@ def export_onnx_mix(
                 types, note = within(weighed.onnx, budget, rest, TOP)
             else:
                 types, measured = mix.under(model_dir, weighed.onnx, rounder.stored, rest, Path(scratch), progress)
-            start = rounder.write(types, Path(scratch) / "start", progress)
+            start = Path(scratch) / "start"
+            write_start(model_dir, rounder.chosen(types), rounder.rounded, start, progress)
             facts = export_onnx(start, scheme, meta, work, progress, grid=start)
             rest = facts["size_bytes"] - budgets.bytes_of(weighed.onnx, types)
             if budget is None or facts["size_bytes"] <= budget:
@@ -67,7 +67,8 @@ def export_onnx_mix(
             raise AssertionError(f"{facts['size_bytes']} bytes were written, {budget} are allowed")
     if note:
         progress.say(f"  {note}")
-    facts |= {"mix": mix.described(weighed, weighed.onnx, types, measured, note), "calibration": "sensitivity"}
+    described = mix.described(weighed, weighed.onnx, types, measured, note)
+    facts |= {"mix": described, "calibration": "sensitivity", "trained": False}
     write_json(work / "export.json", facts)
     return facts
 
@@ -76,38 +77,26 @@ class _Rounder:
     """Rounds a model's matrices, each in each type once: what came of it is kept in a directory."""
 
     def __init__(self, model_dir: Path, weighed: Weighed, directory: Path, stack: ExitStack) -> None:
-        self._model_dir, self._weighed, self._directory = model_dir, weighed, directory
+        self._weighed, self._directory = weighed, directory
         self._weights = open_weights(model_dir, stack)
         self._names = {source: name for name, source in weighed.sources.items()}
         if missing := sorted(set(self._names) - set(self._weights)):
             raise UserError(f"no weights called {missing[0]}", where=str(model_dir), fix="run the merge stage again")
 
-    def write(self, types: Mapping[str, str], target: Path, progress: Progress) -> Path:
-        """A model whose nearest levels are those to store, with its grid."""
-        import torch
-
-        model: Any = load_model(self._model_dir, dtype=torch.float32)
-        state, grids = model.state_dict(), {}
-        chosen = onnx_mix.by_weight(types, self._names)
-        with progress.task("rounding", len(chosen)) as task:
-            for source, kind in chosen.items():
-                moved, grids[source] = self._rounded(source, kind)
-                state[source].copy_(moved)
-                task.advance(note=f"{source} {kind}")
-        model.save_pretrained(target)
-        copy_tokenizer(self._model_dir, target)
-        save_grids(grids, "onnx:int4-b32", target)
-        return target
+    def chosen(self, types: Mapping[str, str]) -> dict[str, str]:
+        """Weight -> type, of a choice by group."""
+        return onnx_mix.by_weight(types, self._names)
 
     def stored(self, types: Mapping[str, str]) -> dict[str, torch.Tensor]:
         """Weight -> [rows, columns] float32 as a file of these types gives it back."""
         found = {}
-        for source, kind in onnx_mix.by_weight(types, self._names).items():
-            moved, held = self._rounded(source, kind)
+        for source, kind in self.chosen(types).items():
+            moved, held = self.rounded(source, kind)
             found[source] = held.stored(moved)
         return found
 
-    def _rounded(self, source: str, kind: str) -> tuple[torch.Tensor, Held]:
+    def rounded(self, source: str, kind: str) -> tuple[torch.Tensor, Held]:
+        """A matrix moved so that its nearest levels are those to store, and its grid."""
         from safetensors.torch import load_file, save_file
 
         directory = self._directory / f"{source}-{kind}"

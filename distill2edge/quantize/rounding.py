@@ -92,10 +92,27 @@ def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: 
     """
     import torch
 
-    if gram is None or kind not in FITTED or not bool(gram.diagonal().any()):
+    if not _compensable(kind, gram):
         return ggml.quantize(weight, kind, importance)
-    moved, held = compensated(torch.from_numpy(weight), kind, gram)
+    moved, held = to_train(torch.from_numpy(weight), kind, importance, gram)
     return held.gguf(moved)
+
+
+def to_train(weight: Tensor, kind: str, importance: np.ndarray | None, gram: Tensor | None) -> tuple[Tensor, Held]:
+    """What `rounded` stores, as weights to train from: moved where they are compensated, and their grid.
+
+    Args:
+        weight: [rows, columns] float32.
+        kind: a ggml type with a grid (`grids.GRIDS`).
+        importance, gram: as for `rounded`.
+    """
+    if gram is not None and _compensable(kind, gram):
+        return compensated(weight, kind, gram)
+    return weight, Held.of_gguf(ggml.quantize(weight.numpy(), kind, importance), kind)
+
+
+def _compensable(kind: str, gram: Tensor | None) -> bool:
+    return gram is not None and kind in FITTED and bool(gram.diagonal().any())
 
 
 def _fit(block: Tensor, kind: str, costs: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -149,10 +149,10 @@ def _check_quantization_aware(recipe: Recipe) -> None:
     if len(set(section.schemes)) != len(section.schemes):
         raise ValueError(f"{where} names a scheme twice")
     for text in section.schemes:
-        scheme = str(parse_scheme(text))
-        if scheme not in TRAINABLE:
-            raise ValueError(f"{where}: {scheme} has no grid to train on: one of {', '.join(TRAINABLE)}")
-        if scheme not in map(str, map(parse_scheme, recipe.export)):
+        scheme = parse_scheme(text)
+        if not scheme.trainable:
+            raise ValueError(f"{where}: {scheme} has no grid to train on: a mix, or one of {', '.join(TRAINABLE)}")
+        if str(scheme) not in map(str, map(parse_scheme, recipe.export)):
             raise ValueError(f"{where}: {scheme} is trained for, but not exported: add it to export")
     loss = section.loss or recipe.distill.loss
     if loss.needs_logits and recipe.signal.kind != "logits":

@@ -21,6 +21,12 @@ class OnPolicy(Section):
     data_share: Annotated[float, LATER] = Field(
         0.0, ge=0, lt=1, description="of those, the share that keeps the data's own response (1 - lambda of GKD)"
     )
+    warm_rows: Annotated[int | None, LATER] = Field(
+        None,
+        ge=1,
+        description="rows of the train split that the teacher scores for the warm start, and that keep their response; "
+        "the others give the rounds prompts alone, whose responses nobody scores; null: all rows do both",
+    )
     max_new_tokens: int = Field(64, ge=1)
     temperature: float = Field(1.0, gt=0, description="of the student's sampling; it is no loss temperature")
     forward_kl: float = Field(0.0, ge=0)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from distill2edge.recipe.entries import ExportEntry
 from distill2edge.recipe.section import LATER, Section
 
 
@@ -75,8 +76,11 @@ class QuantizationAware(Training):
     """More training after the merge, on the grid of a file that ships: the forward pass computes with the weights as
     the file will store them. Its signal is the student's own, that of `distill`."""
 
-    schemes: tuple[str, ...] = Field(
-        min_length=1, description="schemes of `export`, each trained for itself: gguf:Q4_0, gguf:Q4_K_M, onnx:int4-b32"
+    schemes: tuple[ExportEntry, ...] = Field(
+        min_length=1,
+        description="entries of `export`, each trained for itself: gguf:Q4_0, gguf:Q4_K_M, onnx:int4-b32, "
+        "{format: onnx, budget: 90MB}; a mix is trained from its compensated weights, and a GGUF's takes types with a "
+        "grid alone",
     )
     epochs: float = Field(1.0, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
@@ -88,5 +92,6 @@ class QuantizationAware(Training):
 
 
 def one_scheme(value: Any) -> Any:
-    """A scheme alone stands for the section with the defaults."""
-    return {"schemes": [value]} if isinstance(value, str) else value
+    """A scheme alone, or a mix, stands for the section with the defaults."""
+    mix = isinstance(value, dict) and "format" in value
+    return {"schemes": [value]} if mix or isinstance(value, str) else value

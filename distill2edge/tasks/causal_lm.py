@@ -55,7 +55,8 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
         from distill2edge.teacher.open import teacher_gguf
 
         gguf = teacher_gguf(recipe, progress) if recipe.teacher.backend == "llama.cpp" else None
-        rows = [*encode(recipe, rows_dir, teacher, "train"), *encode(recipe, rows_dir, teacher, "validation")]
+        scored = encode_rows(recipe, _scored_rows(recipe, rows_dir), teacher)
+        rows = [*scored, *encode(recipe, rows_dir, teacher, "validation")]
         return cache_logits(
             teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
         )
@@ -181,7 +182,6 @@ def _training_rows(
     recipe: Recipe, kind: str, student: Path, signal: Path | None, rows_dir: Path, progress: Progress
 ) -> list[Encoded]:
     """The train split, or the teacher's responses to it; says how many the student's tokenizer cannot encode."""
-    from distill2edge.data.encode import read_rows
     from distill2edge.teacher.text import read_responses
 
     counts: Counter[str] = Counter()
@@ -189,11 +189,19 @@ def _training_rows(
         assert signal is not None
         rows = read_responses(signal)
     else:
-        rows = read_rows(rows_dir, "train")
+        rows = _scored_rows(recipe, rows_dir)
     encoded = encode_rows(recipe, rows, student, counts)
     if lost := counts["unencodable"]:
         progress.warn(f"{lost} of {len(rows)} training rows are left out: the student's tokenizer cannot encode them")
     return encoded
+
+
+def _scored_rows(recipe: Recipe, rows_dir: Path) -> list[Row]:
+    """The train split, less the rows that only give on-policy rounds their prompts."""
+    from distill2edge.data.encode import read_rows
+
+    spec = recipe.distill.on_policy
+    return read_rows(rows_dir, "train")[: None if spec is None else spec.warm_rows]
 
 
 def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
