@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from common import bar, interleave, ratio, summary, write_result
 from reference_model import SEED, Fidelity, default_work, reference, signal_of, statistics_of, training_rows
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from distill2edge.architectures import load_model
 from distill2edge.bench import contention
+from distill2edge.export.mix_start import write_start
 from distill2edge.export.onnx import export_onnx
 from distill2edge.files import write_json
 from distill2edge.progress import Progress, for_stream
@@ -84,15 +85,13 @@ class Mix:
         target = self.work / "start"
         if not (target / "grid.safetensors").is_file():
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(self.model_dir, target)
-            moved, grids = {}, {}
-            for name, kind in types.items():
-                moved[name], grids[name] = onnx_mix.rounded(
-                    self.weights[name], kind, self.inputs[name], self.grams.get(name)
-                )
-            whole = load_file(self.model_dir / "model.safetensors")
-            save_file({**whole, **moved}, target / "model.safetensors", metadata={"format": "pt"})
-            save_grids(grids, str(SCHEME), target)
+            write_start(
+                self.model_dir,
+                types,
+                lambda name, kind: onnx_mix.rounded(self.weights[name], kind, self.inputs[name], self.grams.get(name)),
+                target,
+                self.progress,
+            )
         return target
 
     def mixed(self, start: Path) -> Path:

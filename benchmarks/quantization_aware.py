@@ -5,7 +5,8 @@ exported files to it, in llama.cpp and ONNX Runtime, on held-out text of another
 
 Arms: stock types, plain and with an importance matrix; a type for each tensor, chosen by Fisher information under the
 byte budget (`quantize.mix`), rounded plainly, by importance, and with compensated errors (GPTQ); the mix trained on its
-grid (`distill.quantization_aware`'s training). Training goes on where it was stopped; finished parts are kept.
+grid from its compensated weights (`distill.quantization_aware`'s training). Training goes on where it was stopped;
+finished parts are kept.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from reference_model import SEED, Fidelity, default_work, gguf_types, reference,
 from safetensors.numpy import load_file
 
 from distill2edge.export.gguf import FILE_TYPES, export_gguf
-from distill2edge.export.grid import of_gguf, packed
+from distill2edge.export.grid import packed
+from distill2edge.export.mix_start import write_start
 from distill2edge.export.onnx import export_onnx
 from distill2edge.files import write_json
 from distill2edge.gguf_format import isolated
@@ -33,9 +35,11 @@ from distill2edge.gguf_format.families import by_model_type
 from distill2edge.gguf_format.imatrix import Importance, write_imatrix
 from distill2edge.gguf_format.repack import overhead, repack
 from distill2edge.progress import Progress, for_stream
+from distill2edge.quantize import onnx_mix
+from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.held import load_grids, save_grids, to_gguf
 from distill2edge.quantize.mix import choose
-from distill2edge.quantize.rounding import compensated, rounded
+from distill2edge.quantize.rounding import rounded, to_train
 from distill2edge.quantize.scales import Held
 from distill2edge.quantize.sensitivity import KINDS, options
 from distill2edge.recipe.schema import Lora, Loss, Training
@@ -147,8 +151,12 @@ class Bench:
         training: Training,
         loss: Loss | None = None,
         lora: Lora | None = None,
+        rows: list[Any] | None = None,
     ) -> Path:
-        """Train on a grid, by default every weight by forward KL; the directory with train.json, grid and `model/`."""
+        """Train on a grid, by default every weight by forward KL; the directory with train.json, grid and `model/`.
+
+        `rows` take the place of the reviews, with a signal of their own; the validation rows stay.
+        """
         from distill2edge.distill.train import train
         from distill2edge.merge import merge
 
@@ -156,11 +164,12 @@ class Bench:
         work.mkdir(exist_ok=True)
         if not (work / "grid.safetensors").is_file():
             save_grids(grids, label, work)
-        rows, validation = training_rows(self.model_dir, self.progress)
-        signal = signal_of(self.model_dir, [*validation, *rows], self.shared, self.progress)
+        reviews, validation = training_rows(self.model_dir, self.progress)
+        shared = self.shared if rows is None else work
+        signal = signal_of(self.model_dir, [*validation, *(rows or reviews)], shared, self.progress)
         train(
             start,
-            rows,
+            rows or reviews,
             validation[:12],
             signal,
             training,
@@ -190,25 +199,20 @@ class Bench:
             repack(self.base, path, tensors)
         return path
 
-    def onnx_start(self) -> tuple[Path, dict[str, Held]]:
+    def start(self, types: dict[str, str], label: str) -> tuple[Path, dict[str, Held]]:
         """Weights whose nearest levels are the compensated ones, and their grid."""
-        start = self.work / "onnx-start"
-        if not (start / "grid.safetensors").is_file():
-            shutil.rmtree(start, ignore_errors=True)
-            shutil.copytree(self.model_dir, start)
-            from safetensors.numpy import save_file
+        target = self.work / label
+        if (target / "grid.safetensors").is_file():
+            return target, load_grids(target)[0]
+        shutil.rmtree(target, ignore_errors=True)
 
-            whole, grids = load_file(start / "model.safetensors"), {}
-            for name, weight in self.weights.items():
-                matrix = torch.from_numpy(weight)
-                if self.layer(name) in self.squares.grams:
-                    moved, grids[name] = compensated(matrix, "int4-b32", self.squares.grams[self.layer(name)])
-                    whole[name] = moved.numpy()
-                else:
-                    grids[name] = Held.fitted(matrix, "int4-b32", torch.from_numpy(self.importance(name)))
-            save_file(whole, start / "model.safetensors", metadata={"format": "pt"})
-            save_grids(grids, "onnx:int4-b32", start)
-        return start, load_grids(start)[0]
+        def moved(name: str, kind: str) -> tuple[torch.Tensor, Held]:
+            weight, gram = torch.from_numpy(self.weights[name]), self.squares.grams.get(self.layer(name))
+            if GRIDS[kind].onnx:
+                return onnx_mix.rounded(weight, kind, torch.from_numpy(self.importance(name)), gram)
+            return to_train(weight, kind, self.importance(name), gram)
+
+        return target, write_start(self.model_dir, types, moved, target, self.progress)
 
     def onnx(self, model_dir: Path, label: str, grid: Path | None) -> Path:
         """An ONNX int4 export."""
@@ -242,7 +246,7 @@ def main() -> None:
                 f"mix at {size}, {how}", lambda t=types, s=size, h=how: bench.mixed(t, f"mix-{BUDGETS[s]}", h)
             )
     bench.measure("onnx int4, plain", lambda: bench.onnx(bench.model_dir, "onnx-plain", None))
-    start, grids = bench.onnx_start()
+    start, grids = bench.start(dict.fromkeys(bench.weights, "int4-b32"), "onnx-start")
     bench.measure("onnx int4, compensated", lambda: bench.onnx(start, "onnx-compensated", start))
     curves = {} if arguments.untrained else train_all(bench, arguments.steps, start, grids)
     write(bench, curves, expected, arguments.steps)
@@ -252,10 +256,10 @@ def train_all(bench: Bench, steps: int, start: Path, grids: dict[str, Held]) -> 
     """The trained arms; validation KL against tokens of each."""
     curves = {}
     shared = {"epochs": 1, "batch_size": 4, "schedule": "cosine", "checkpoints": 6}
-    for size, (count, rate) in {"92 MB": (steps, 1e-4), "Q4_K_M's size": (steps // 2, 5e-5)}.items():
-        file = bench.mixed(bench.mix(BUDGETS[size]), f"mix-{BUDGETS[size]}", "imatrix")
+    for size, (count, rate) in {"92 MB": (steps, 3e-5), "Q4_K_M's size": (steps // 2, 2e-5)}.items():
+        moved, held = bench.start(bench.mix(BUDGETS[size]), f"start-{BUDGETS[size]}")
         training = Training(max_steps=count, learning_rate=rate, **shared)
-        work = bench.train(f"trained-{BUDGETS[size]}", bench.model_dir, of_gguf(file, bench.model_dir), training)
+        work = bench.train(f"trained-{BUDGETS[size]}", moved, held, training)
         curves[size] = curve(work)
         bench.measure(f"mix at {size}, trained", lambda w=work: bench.trained_gguf(w), tokens_trained=tokens(work))
     training = Training(max_steps=steps // 3, learning_rate=1e-4, **shared)

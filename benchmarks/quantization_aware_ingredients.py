@@ -1,4 +1,4 @@
-"""What each ingredient of training on a grid brings: the start's rounding, how many weights move, the loss, the grid.
+"""What each ingredient of training on a grid brings: start, how many weights move, loss, grid, data.
 
 The reference, the text and the measure are those of `quantization_aware`. The base arm trains every weight by forward
 KL on the grid of the Q4_0 file that was rounded with an importance matrix; each other arm changes one thing of it.
@@ -8,6 +8,7 @@ Training goes on where it was stopped; finished parts are kept.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 import torch
 from common import write_result
 from quantization_aware import Bench, curve, tokens
-from reference_model import SEED, default_work
+from reference_model import SEED, TRAIN_WINDOW, default_work, training_rows
 
+from distill2edge.data.encode import Encoded, example_id
 from distill2edge.export.grid import of_gguf
+from distill2edge.files import write_json
 from distill2edge.progress import for_stream
 from distill2edge.recipe.schema import Lora, Loss, Training
+from distill2edge.teacher.writers import Sampling, open_writer
 
 LORA_RATE = 5e-4
 """An adapter wants a larger rate than the weights themselves; one rate for all ranks, alpha being twice the rank."""
@@ -34,6 +38,7 @@ class Arm:
     rank: int | None = None
     rate: float = 1e-4
     loss: Loss = Loss(ce=0, forward_kl=1)  # type: ignore[call-arg]  # noqa: RUF009
+    own_text: bool = False
 
     @property
     def stock(self) -> str:
@@ -50,18 +55,39 @@ ARMS = {
     "reverse KL": Arm(loss=Loss(ce=0, reverse_kl=1)),  # type: ignore[call-arg]
     "cross-entropy on the text": Arm(loss=Loss(ce=1)),  # type: ignore[call-arg]
     "grid of Q4_K_S": Arm(kind="Q4_K_S"),
+    "text that the model wrote": Arm(own_text=True),
 }
+BATCH = 4
+
+
+def own_text(bench: Bench, count: int) -> list[Encoded]:
+    """Rows that the reference wrote after the first token of a review each, without any data (as LLM-QAT, Liu et al.
+    2023, arXiv 2305.17888, section 3.1); kept on disk."""
+    from transformers import AutoTokenizer
+
+    path = bench.work / f"own-text-{count}.json"
+    if not path.is_file():
+        reviews, _ = training_rows(bench.model_dir, bench.progress)
+        tokenizer = AutoTokenizer.from_pretrained(bench.model_dir, local_files_only=True)
+        drawn = Sampling(TRAIN_WINDOW - 1, temperature=1.0)
+        write = open_writer(bench.model_dir, tokenizer, drawn, (), "transformers", None)
+        prompts = [row.ids[:1] for row in reviews[:count]]
+        answers = write(prompts, SEED)
+        write_json(path, [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
+    mask = [False] + [True] * (TRAIN_WINDOW - 1)
+    return [Encoded(example_id(ids, mask), ids, mask) for ids in json.loads(path.read_text())]
 
 
 def trained(bench: Bench, name: str, arm: Arm, steps: int) -> dict[str, Any]:
     """The figures of one arm: its file before and after, its curve."""
     before = bench.measure(arm.stock, lambda: bench.stock(arm.kind, arm.imatrix))
-    shared = {"epochs": 1, "batch_size": 4, "schedule": "cosine", "checkpoints": 4}
+    shared = {"epochs": 1, "batch_size": BATCH, "schedule": "cosine", "checkpoints": 4}
     training = Training(max_steps=steps, learning_rate=arm.rate, **shared)  # type: ignore[arg-type]
     lora = None if arm.rank is None else Lora(rank=arm.rank, alpha=2 * arm.rank)  # type: ignore[call-arg]
     grids = of_gguf(bench.stock(arm.kind, arm.imatrix), bench.model_dir)
     label = f"{''.join(letter if letter.isalnum() else '-' for letter in name)}-{steps}"
-    work = bench.train(label, bench.model_dir, grids, training, arm.loss, lora)
+    rows = own_text(bench, BATCH * steps) if arm.own_text else None
+    work = bench.train(label, bench.model_dir, grids, training, arm.loss, lora, rows)
     after = bench.measure(f"{name}, {steps} steps", lambda: bench.trained_gguf(work))
     seen = {"curve": curve(work), "tokens": tokens(work), "rate": arm.rate, "start": arm.stock}
     return {"before": before, "after": after, "kept": after["kl"] / before["kl"], **seen}
