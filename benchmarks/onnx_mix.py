@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 
 from distill2edge.architectures import load_model
 from distill2edge.bench import contention
-from distill2edge.export.mix_start import write_start
 from distill2edge.export.onnx import export_onnx
+from distill2edge.export.start import write_start
 from distill2edge.files import write_json
 from distill2edge.progress import Progress, for_stream
 from distill2edge.quantize import onnx_mix

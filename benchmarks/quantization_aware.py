@@ -27,8 +27,8 @@ from safetensors.numpy import load_file
 
 from distill2edge.export.gguf import FILE_TYPES, export_gguf
 from distill2edge.export.grid import packed
-from distill2edge.export.mix_start import write_start
 from distill2edge.export.onnx import export_onnx
+from distill2edge.export.start import write_start
 from distill2edge.files import write_json
 from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.families import by_model_type

@@ -86,6 +86,11 @@ class Scheme:
         return self.format == "gguf" and not self.plain and self.base not in UNCALIBRATED and not self.mix
 
     @property
+    def compensates(self) -> bool:
+        """Whether rounding that compensates its errors changes the file: also ONNX in blocks."""
+        return self.calibrates or (self.format == "onnx" and not self.plain and self.base in ("int8", "int4-b32"))
+
+    @property
     def mix(self) -> Mix | None:
         """The limit under which each tensor gets a type of its own; None where the scheme names the types."""
         if not self.name.startswith(MIX):
@@ -146,7 +151,7 @@ def parse_scheme(text: str) -> Scheme:
             return mix_scheme(form, text.lower().removeprefix(f"{form}:{MIX}"))
     if text.endswith(PLAIN_SUFFIX):
         scheme = parse_scheme(text.removesuffix(PLAIN_SUFFIX))
-        if scheme.calibrates:
+        if scheme.compensates:
             return Scheme(scheme.format, scheme.name + PLAIN_SUFFIX)
     known = [str(scheme) for scheme in ALL]
     near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)

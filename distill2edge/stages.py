@@ -172,8 +172,10 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         ("teacher", teacher, tuple(map(parse_scheme, recipe.verify.teacher_schemes))),
     ):
         calibration = None
-        if recipe.calibrates and any(scheme.calibrates for scheme in schemes):
+        if any(map(recipe.calibrated, schemes)):
             section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
+            if recipe.gptq:
+                section["grams"] = True
             name = f"calibration {role}"
             calibration = add(name, section, (*read_from, source), partial(steps.write_calibration, recipe, source))
         sensitivity = None
@@ -189,7 +191,9 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):
             model, untrained = source, f"export {role}/{scheme}{UNTRAINED_SUFFIX}"
             if str(scheme) in on_grid:
-                weighed = (sensitivity,) if scheme.mix and sensitivity else ()
+                # What its untrained file was rounded by: training starts from the weights that such a file stores.
+                inputs = sensitivity if scheme.mix else calibration if recipe.gptq else None
+                rounded_by = () if inputs is None else (inputs,)
                 model = add(
                     f"quantization-aware {scheme}",
                     {
@@ -199,8 +203,8 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
                         "signal": recipe.signal.kind,
                         "rows": rows,
                     },
-                    (*read_from, source, untrained, *weighed, *signal),
-                    partial(steps.write_quantization_aware, recipe, scheme, source, untrained, weighed),
+                    (*read_from, source, untrained, *rounded_by, *signal),
+                    partial(steps.write_quantization_aware, recipe, scheme, source, untrained, rounded_by),
                 )
             if scheme.mix and model is not source:  # its types are those of the untrained file
                 section, parents, write = _export(recipe, scheme, base, model, role, exporter, untrained)
@@ -255,7 +259,7 @@ def _export(
     converter = None
     if exporter is not None and scheme.format == "gguf":
         converter, section["converter"] = exporter
-    used = (statistics,) if statistics is not None and (scheme.calibrates or scheme.mix) else ()
+    used = (statistics,) if statistics is not None and (recipe.calibrated(scheme) or scheme.mix) else ()
     write = partial(steps.write_export, recipe, scheme, source, role, converter, used)
     return section, tuple(dict.fromkeys((base, source, *used))), write
 

@@ -171,6 +171,7 @@ def write_calibration(recipe: Recipe, source: str, work: Path, inputs: Inputs, p
         progress,
         max_tokens=recipe.quantize.max_tokens,
         dataset=recipe.data.source,
+        grams=recipe.gptq,
     )
 
 
@@ -201,24 +202,28 @@ def write_quantization_aware(
     scheme: Scheme,
     source: str,
     untrained: str,
-    sensitivity: tuple[str, ...],
+    rounded_by: tuple[str, ...],
     work: Path,
     inputs: Inputs,
     progress: Progress,
 ) -> Facts:
     """The `quantization-aware` stage of one scheme: the merged student trained on the grid of its untrained file.
 
-    A mix, of which `sensitivity` names the stage it was rounded by, is trained from the weights that its file stores.
+    Where that file's errors were compensated, `rounded_by` names the stage of what it was rounded by, and the training
+    starts from the weights that the file stores.
     """
     from distill2edge.export.grid import of_export
-    from distill2edge.export.mix_start import start_of_mix
+    from distill2edge.export.start import start_of
+    from distill2edge.quantize.calibrate import read_calibration
     from distill2edge.quantize.held import save_grids
+    from distill2edge.quantize.weigh import read_sensitivity
     from distill2edge.tasks.causal_lm import train_on_grid
 
     student, exported = inputs[source].path / "model", inputs[untrained].path
-    if sensitivity:
-        start = work / "start"
-        grids = start_of_mix(scheme, exported, inputs[sensitivity[0]].path, student, start, progress)
+    if rounded_by:
+        start, directory = work / "start", inputs[rounded_by[0]].path
+        known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
+        grids = start_of(scheme, known, student, start, progress, exported)
         student = start
     else:
         grids = of_export(exported, student, scheme)
@@ -260,22 +265,28 @@ def write_export(
     grid = inputs[source].path if source.startswith("quantization-aware ") else None
     if scheme.mix and scheme.format == "gguf":
         meta["scheme"] = str(scheme)
-    mix = imatrix = None
-    if scheme.mix and grid is None:
+    mix = imatrix = gptq = None
+    if grid is None and scheme.mix:
         mix = _mix(recipe, scheme, model_dir, inputs[calibration[0]].path, rows_dir(inputs))
-    elif calibration and not scheme.mix:
+    elif grid is None and calibration:
+        from distill2edge.quantize.calibrate import read_calibration
+
         imatrix = inputs[calibration[0]].path / "imatrix.gguf"
+        gptq = read_calibration(inputs[calibration[0]].path) if recipe.gptq else None
     if scheme.format == "onnx":
+        from distill2edge.export.gptq import export_onnx_gptq
         from distill2edge.export.onnx import export_onnx
         from distill2edge.export.onnx_mix import export_onnx_mix
 
         if mix is not None:
             return export_onnx_mix(model_dir, scheme, meta, work, progress, mix)
+        if gptq is not None:
+            return export_onnx_gptq(model_dir, scheme, meta, work, progress, gptq)
         facts = export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
     else:
         from distill2edge.export.gguf import export_gguf
 
-        more = {"converter": converter, "imatrix": imatrix, "grid": grid, "mix": mix}
+        more = {"converter": converter, "imatrix": imatrix, "gptq": gptq, "grid": grid, "mix": mix}
         facts = export_gguf(model_dir, scheme, meta, work, progress, **more)  # type: ignore[arg-type]
     if scheme.mix and grid is not None:
         before = read_json(inputs[calibration[0]].path / "export.json")

@@ -18,7 +18,8 @@ from distill2edge.gguf_format.imatrix import Importance, read_imatrix, write_ima
 from distill2edge.gguf_format.reader import read_gguf
 from distill2edge.progress import SilentProgress
 from distill2edge.quantize import ggml
-from distill2edge.quantize.calibrate import gguf_names, write_importance
+from distill2edge.quantize.calibrate import write_importance
+from distill2edge.quantize.inputs import gguf_names
 from distill2edge.quantize.statistics import collect
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.schemes import parse_scheme

@@ -211,7 +211,7 @@ def test_statistics_in_parts_are_those_of_one_pass(tmp_path: Path, monkeypatch: 
     tiny_llama(tmp_path / "model")
     found = []
     for room in (1 << 30, 60_000):
-        monkeypatch.setattr("distill2edge.quantize.weigh.ROOM", room)
+        monkeypatch.setattr("distill2edge.quantize.inputs.ROOM", room)
         work = tmp_path / str(room)
         work.mkdir()
         write_sensitivity(tmp_path / "model", ROWS, (), work, SilentProgress(), max_tokens=256, dataset="rows")

@@ -15,11 +15,14 @@ from tiny import tiny_recipe
 
 from distill2edge.cli import main
 from distill2edge.errors import UserError
-from distill2edge.export.mix_start import start_of_mix
 from distill2edge.export.onnx import export_onnx
+from distill2edge.export.start import start_of
 from distill2edge.gguf_format.reader import read_gguf
 from distill2edge.progress import SilentProgress
+from distill2edge.quantize.calibrate import read_calibration
 from distill2edge.quantize.held import gguf_names, of_gguf, to_hf
+from distill2edge.quantize.inputs import Inputs
+from distill2edge.quantize.weigh import read_sensitivity
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.schemes import parse_bytes, parse_scheme
 
@@ -66,57 +69,77 @@ def test_the_exports_say_whether_they_were_trained(out: Path) -> None:
     assert arms[:3] == ["plain", "calibrated", "trained (ships)"]
 
 
-MIXES = (
-    "--set", "export=[{format: gguf, budget: 60kB}, {format: onnx, budget: 100kB}]",
-    "--set", "distill.quantization_aware={schemes: [{format: gguf, budget: 60kB}, 'onnx:mix-100kB'], epochs: 4, "
-    "learning_rate: 1e-3, checkpoints: 1}",
+COMPENSATED = ("gguf:Q4_0", "onnx:int4-b32", "gguf:mix-60kB", "onnx:mix-100kB")
+LIMITS = "{format: gguf, budget: 60kB}, {format: onnx, budget: 100kB}"
+GPTQ = (
+    "--set", f"export=['gguf:Q4_0', 'onnx:int4-b32', {LIMITS}]",
+    "--set", "distill.quantization_aware={schemes: ['gguf:Q4_0', 'onnx:int4-b32', 'gguf:mix-60kB', "
+    "{format: onnx, budget: 100kB}], epochs: 2, learning_rate: 1e-3, checkpoints: 1}",
+    "--set", "quantize={calibration: gptq, compare: true}",
     "--set", "verify.positions=all",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("mixed")
+def compensated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("compensated")
     tiny_recipe(root)
-    arguments = ["run", str(root / "tiny.yaml"), "--store", str(root / "store"), "--out", str(root / "out"), *MIXES]
+    arguments = ["run", str(root / "tiny.yaml"), "--store", str(root / "store"), "--out", str(root / "out"), *GPTQ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     return root
 
 
-@pytest.mark.parametrize("scheme", ["gguf:mix-60kB", "onnx:mix-100kB"])
-def test_a_mix_is_trained_in_the_types_and_bytes_of_its_untrained_file(mixed: Path, scheme: str) -> None:
-    report = json.loads((mixed / "out/report.json").read_text())
+@pytest.mark.parametrize("scheme", ["gguf:Q4_0", "onnx:int4-b32"])
+def test_compensated_rounding_is_nearer_to_the_student_than_plain(compensated: Path, scheme: str) -> None:
+    report = json.loads((compensated / "out/report.json").read_text())
+    kl = {model["id"]: (model["kl_student"] or {}).get("value") for model in report["models"]}
+    files = {item["model"]: item for item in report["files"]}
+    assert kl[f"student/{scheme}-untrained"] < kl[f"student/{scheme}-plain"]
+    assert files[f"student/{scheme}-untrained"]["calibration"] == "gptq"
+    assert not files[f"student/{scheme}-plain"]["calibration"]
+    table = (compensated / "out/report.md").read_text().partition("training on the grid bring**")[2].splitlines()
+    arms = [line.split(" | ")[1] for line in table if line.startswith(f"| `{scheme}` | ")]
+    assert arms[:3] == ["plain", "calibrated", "trained (ships)"]
+
+
+@pytest.mark.parametrize("scheme", COMPENSATED)
+def test_it_is_trained_in_the_types_and_bytes_of_its_untrained_file(compensated: Path, scheme: str) -> None:
+    report = json.loads((compensated / "out/report.json").read_text())
     files = {item["model"]: item for item in report["files"]}
     models = {model["id"]: model for model in report["models"]}
     after, before = files[f"student/{scheme}"], files[f"student/{scheme}-untrained"]
     assert after["trained"]
     assert not before["trained"]
-    assert after["mix"]["types"] == before["mix"]["types"]
+    assert after.get("mix", {}).get("types") == before.get("mix", {}).get("types")
     norms = {"fp32": None, "F32": None}  # alike before the training, an ONNX file has them once
     assert after["types"] | norms == before["types"] | norms
     assert abs(after["size_bytes"] - before["size_bytes"]) < 1000
-    assert before["size_bytes"] <= parse_bytes(scheme.partition("mix-")[2])
-    assert (
-        models[f"student/{scheme}"]["kl_student"]["value"]
-        != models[f"student/{scheme}-untrained"]["kl_student"]["value"]
-    )
-    assert "training on the grid bring" in (mixed / "out/report.md").read_text()
+    if "mix" in scheme:
+        assert before["size_bytes"] <= parse_bytes(scheme.partition("mix-")[2])
+    kl = [models[f"student/{scheme}{arm}"]["kl_student"]["value"] for arm in ("", "-untrained")]
+    assert kl[0] != kl[1]
 
 
-@pytest.mark.parametrize("scheme", ["gguf:mix-60kB", "onnx:mix-100kB"])
-def test_a_mix_is_trained_from_the_very_weights_of_its_untrained_file(mixed: Path, scheme: str, tmp_path: Path) -> None:
-    exported = one(mixed, "export", "export.json", lambda text: f'{scheme.partition(":")[2]}-untrained"' in text)
-    sensitivity = one(mixed, "sensitivity", "sensitivity.json", lambda _: True)
-    merged = one(mixed, "merge", "model/config.json", lambda _: True)
-    grids = start_of_mix(parse_scheme(scheme), exported, sensitivity, merged / "model", tmp_path, SilentProgress())
+@pytest.mark.parametrize("scheme", COMPENSATED)
+def test_it_is_trained_from_the_very_weights_of_its_untrained_file(
+    compensated: Path, scheme: str, tmp_path: Path
+) -> None:
+    name = f'{scheme.partition(":")[2]}-untrained"'
+    exported = one(compensated, "export", "export.json", lambda text: name in text)
+    merged = one(compensated, "merge", "model/config.json", lambda _: True) / "model"
+    if "mix" in scheme:
+        known: Inputs = read_sensitivity(one(compensated, "sensitivity", "sensitivity.json", lambda _: True))
+    else:
+        known = read_calibration(one(compensated, "calibration", "calibration.json", lambda _: True))
+    grids = start_of(parse_scheme(scheme), known, merged, tmp_path, SilentProgress(), exported)
     weights = load_file(tmp_path / "model.safetensors")
     if scheme.startswith("gguf"):
-        held = of_gguf(exported / "model.gguf", merged / "model")
+        held = of_gguf(exported / "model.gguf", merged)
         assert held.keys() == grids.keys()
         for name, grid in held.items():
             assert torch.equal(grid.stored(weights[name]), grids[name].stored(weights[name]))
-            assert grid.gguf(weights[name]).tobytes() == stored_bytes(exported / "model.gguf", merged / "model", name)
+            assert grid.gguf(weights[name]).tobytes() == stored_bytes(exported / "model.gguf", merged, name)
         return
     again = export_onnx(
         tmp_path, parse_scheme(scheme), {"name": "again"}, tmp_path / "onnx", SilentProgress(), grid=tmp_path

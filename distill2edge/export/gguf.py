@@ -12,6 +12,7 @@ from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_vocab, gguf_write
+from distill2edge.export.gptq import round_again
 from distill2edge.export.grid import packed
 from distill2edge.export.mix import MixExport, file_type
 from distill2edge.gguf_format import isolated
@@ -20,6 +21,7 @@ from distill2edge.gguf_format.reader import GgufFile, read_gguf
 from distill2edge.gguf_format.repack import repack
 from distill2edge.progress import Progress
 from distill2edge.quantize.held import load_grids
+from distill2edge.quantize.inputs import Inputs
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.schemes import GGUF, Scheme
 
@@ -45,6 +47,7 @@ def export_gguf(
     converter: Path | None = None,
     threads: int | None = None,
     imatrix: Path | None = None,
+    gptq: Inputs | None = None,
     grid: Path | None = None,
     mix: MixExport | None = None,
 ) -> dict[str, Any]:
@@ -59,13 +62,14 @@ def export_gguf(
         converter: convert_hf_to_gguf.py of a llama.cpp checkout, used instead of the built-in writers.
         threads: threads for quantizing; None takes what this process may use.
         imatrix: importance matrix of this model, as the calibration stage writes it; None rounds without one.
+        gptq: inputs on the calibration rows, to compensate the errors of rounding by; None leaves them.
         grid: directory of the grid that this model was trained on: the file gets its very scales, and no quantizer
             picks others.
         mix: of a scheme that is one: its limit, and what its types are chosen by.
 
     Returns:
         what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer,
-        calibration (`imatrix`, `sensitivity` or null), trained (on the grid); of a mix also what
+        calibration (`imatrix`, `gptq`, `sensitivity` or null), trained (on the grid); of a mix also what
         `MixExport.write` says.
 
     Raises:
@@ -106,6 +110,8 @@ def export_gguf(
         else:
             wanted = FILE_TYPES[scheme.base]
             isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
+            if gptq is not None:
+                round_again(part, part, model_dir, gptq, progress)
         _settle(part, target)
         base.unlink()
     file = read_gguf(target)
@@ -117,7 +123,7 @@ def export_gguf(
             f"{facts['tokenizer']['texts_compared']} sample texts in other tokens (see export.json); feed it the "
             "model's own token ids"
         )
-    facts["calibration"] = "imatrix" if imatrix else None
+    facts["calibration"] = None if imatrix is None else "imatrix" if gptq is None else "gptq"
     facts["trained"] = grid is not None
     facts["converter"] = "built-in" if converter is None else str(converter)
     facts |= more

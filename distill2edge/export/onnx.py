@@ -94,6 +94,7 @@ def export_onnx(
         "types": tally.types,
         "fallbacks": tally.fallbacks,
         "trained": grid is not None,
+        "calibration": None,
         "tokenizer_files": files,
         "exporter": _versions(kind),
         "meta": meta,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.export.mix import MixExport, within
-from distill2edge.export.mix_start import write_start
 from distill2edge.export.onnx import export_onnx
+from distill2edge.export.start import write_start
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
 from distill2edge.quantize import budget as budgets
@@ -102,7 +102,7 @@ class _Rounder:
         directory = self._directory / f"{source}-{kind}"
         if not directory.is_dir():
             weight = self._weights[source].get_tensor(source)
-            moved, held = onnx_mix.rounded(weight, kind, *self._weighed.inputs(self._names[source]))
+            moved, held = onnx_mix.rounded(weight, kind, *self._weighed.means(self._names[source]))
             directory.mkdir()
             save_file({"weight": moved.contiguous()}, directory / "moved.safetensors")
             save_grids({source: held}, "onnx:int4-b32", directory)

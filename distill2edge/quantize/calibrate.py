@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.architectures import load_model
-from distill2edge.errors import UserError
-from distill2edge.files import read_json, write_json
-from distill2edge.gguf_format.families import by_model_type, refuse
-from distill2edge.gguf_format.imatrix import Importance, write_imatrix
+from distill2edge.files import write_json
+from distill2edge.gguf_format.imatrix import write_imatrix
 from distill2edge.progress import Progress
-from distill2edge.quantize.statistics import FEW_TOKENS, Statistics, collect
+from distill2edge.quantize.inputs import (
+    IMATRIX,
+    Inputs,
+    check_disjoint,
+    enough,
+    gather_inputs,
+    gguf_names,
+    importance_of,
+    read_inputs,
+)
+from distill2edge.quantize.statistics import FEW_TOKENS, collect
+
+_FACTS = "calibration.json"
 
 
 def write_importance(
@@ -24,8 +34,9 @@ def write_importance(
     *,
     max_tokens: int,
     dataset: str,
+    grams: bool = False,
 ) -> dict[str, Any]:
-    """Write `imatrix.gguf` and `calibration.json`.
+    """Write `imatrix.gguf` and `calibration.json`; with `grams` also the products of inputs, for GPTQ.
 
     Args:
         model_dir: merged model.
@@ -45,63 +56,20 @@ def write_importance(
 
     check_disjoint(rows, held_out)
     names = gguf_names(model_dir)
-    found = collect(
-        load_model(model_dir, dtype=torch.float32).eval(), list(rows.values()), progress, max_tokens=max_tokens
-    )
-    importance = importance_of(found, names, dataset)
-    tokens = enough(importance, progress)
-    write_imatrix(Path(work) / "imatrix.gguf", importance)
-    facts = {
-        "schema_version": 1,
-        "rows": len(rows),
-        "tokens": tokens,
-        "tensors": len(importance.sums),
-        "few": tokens < FEW_TOKENS,
-    }
-    write_json(Path(work) / "calibration.json", facts)
+    model, chosen = load_model(model_dir, dtype=torch.float32).eval(), list(rows.values())
+    table: dict[str, Any] = {}
+    if grams:
+        inputs, tokens = gather_inputs(model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset)
+        table, tensors = inputs.table(), len(inputs.importance)
+    else:
+        importance = importance_of(collect(model, chosen, progress, max_tokens=max_tokens), names, dataset)
+        tokens, tensors = enough(importance, progress), len(importance.sums)
+        write_imatrix(Path(work) / IMATRIX, importance)
+    facts = {"schema_version": 1, "rows": len(rows), "tokens": tokens, "tensors": tensors, "few": tokens < FEW_TOKENS}
+    write_json(Path(work) / _FACTS, facts | table)
     return facts
 
 
-def check_disjoint(rows: Collection[str], held_out: Collection[str]) -> None:
-    """Refuse calibration rows that evaluate too.
-
-    Raises:
-        UserError: ids that are in both.
-    """
-    shared = sorted(set(rows) & set(held_out))
-    if shared:
-        raise UserError(
-            f"{len(shared)} calibration rows are held-out rows too, for instance {shared[0]}",
-            where="data.splits.calibration",
-            fix="remove duplicates from the data, or set quantize.calibration: none",
-        )
-
-
-def importance_of(found: Statistics, names: Mapping[str, str], dataset: str) -> Importance:
-    """Squared inputs by the names of a GGUF."""
-    sums = {names[name]: value.numpy() for name, value in found.squares.items() if name in names}
-    return Importance(sums, {names[name]: found.tokens[name] for name in found.squares if name in names}, [dataset])
-
-
-def enough(importance: Importance, progress: Progress) -> int:
-    """Calibration tokens; warned of where they are few."""
-    tokens = max(importance.counts.values())
-    if tokens < FEW_TOKENS:
-        progress.warn(f"only {tokens} calibration tokens: {FEW_TOKENS:,} or more give steadier statistics")
-    return tokens
-
-
-def gguf_names(model_dir: Path) -> dict[str, str]:
-    """Hugging Face weight name -> GGUF tensor name; a tied head is the embedding's tensor.
-
-    Raises:
-        UserError: an architecture without a map.
-    """
-    config = read_json(Path(model_dir) / "config.json")
-    family = by_model_type(config.get("model_type", "unknown"))
-    if family is None:
-        raise refuse(config.get("model_type", "unknown"), str(model_dir))
-    names = {theirs: ours for ours, theirs in family.names(config["num_hidden_layers"]).items()}
-    if config.get("tie_word_embeddings", True) and "lm_head.weight" in names:
-        names["lm_head.weight"] = "token_embd.weight"
-    return names
+def read_calibration(directory: Path) -> Inputs:
+    """What `write_importance` wrote with `grams`."""
+    return read_inputs(directory, _FACTS)

@@ -106,13 +106,14 @@ def _check_rounds(recipe: Recipe) -> None:
 
 def _check_calibration(recipe: Recipe) -> None:
     if recipe.quantize.compare and not recipe.calibrates:
-        raise ValueError("quantize.compare: nothing is calibrated: set quantize.calibration: imatrix")
-    if recipe.quantize.calibration != "imatrix":
+        raise ValueError("quantize.compare: nothing is calibrated: set quantize.calibration: gptq, or imatrix")
+    how = recipe.quantize.calibration
+    if how not in ("imatrix", "gptq"):
         return
     if recipe.task != "causal-lm":
-        raise ValueError(f"quantize.calibration: imatrix is for task causal-lm, not {recipe.task}: use none")
+        raise ValueError(f"quantize.calibration: {how} is for task causal-lm, not {recipe.task}: use none")
     if not recipe.calibration_rows:
-        raise ValueError("quantize.calibration: imatrix needs rows: raise data.splits.calibration")
+        raise ValueError(f"quantize.calibration: {how} needs rows: raise data.splits.calibration")
 
 
 def _check_mix(recipe: Recipe) -> None:

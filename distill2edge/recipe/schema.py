@@ -205,10 +205,12 @@ class Distill(Training):
 class Quantize(Section):
     """How weights are rounded for the files that ship."""
 
-    calibration: Literal["auto", "imatrix", "none"] = Field(
+    calibration: Literal["auto", "imatrix", "gptq", "none"] = Field(
         "none",
         description="imatrix: GGUF types below 8 bits are rounded by what each weight's input is on the calibration "
-        "split; auto: where the task is causal-lm and there is a calibration split",
+        "split; gptq: beyond that each column's error is made good by the columns after it, in GGUF types of 32-weight "
+        "blocks and in onnx:int8 and onnx:int4-b32; auto: imatrix, where the task is causal-lm and there is a "
+        "calibration split",
     )
     max_tokens: int = Field(16_384, ge=64, description="calibration tokens; rows beyond them are left out")
     compare: bool = Field(False, description="also export and measure every calibrated file without calibration")
@@ -288,7 +290,7 @@ class Recipe(Section):
         untrained = tuple(parse_scheme(f"{scheme}{UNTRAINED_SUFFIX}") for scheme in self.trained_schemes)
         plain: tuple[Scheme, ...] = ()
         if self.quantize.compare and self.calibrates:
-            plain = tuple(parse_scheme(f"{scheme}{PLAIN_SUFFIX}") for scheme in asked if scheme.calibrates)
+            plain = tuple(parse_scheme(f"{scheme}{PLAIN_SUFFIX}") for scheme in asked if self.calibrated(scheme))
         return (*asked, *untrained, *plain)
 
     @property
@@ -305,9 +307,18 @@ class Recipe(Section):
 
     @property
     def calibrates(self) -> bool:
-        """Whether GGUF files below 8 bits are rounded with an importance matrix."""
+        """Whether files are rounded by what the calibration rows show."""
         able = self.task == "causal-lm" and self.calibration_rows > 0
-        return self.quantize.calibration == "imatrix" or (self.quantize.calibration == "auto" and able)
+        return self.quantize.calibration in ("imatrix", "gptq") or (self.quantize.calibration == "auto" and able)
+
+    @property
+    def gptq(self) -> bool:
+        """Whether their errors are compensated too."""
+        return self.quantize.calibration == "gptq"
+
+    def calibrated(self, scheme: Scheme) -> bool:
+        """Whether a file of this scheme is: a mix has statistics of its own."""
+        return self.calibrates and (scheme.compensates if self.gptq else scheme.calibrates)
 
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:

@@ -42,8 +42,8 @@ def quantization_table(report: Document) -> Table | None:
         text.metric(report["metric"]["name"]), "retained", "decode tokens/s", "types",
     ]  # fmt: skip
     note = (
-        "Plain: rounded as they are. Calibrated: rounded by an importance matrix of the calibration rows. Trained: "
-        "trained once more on the grid of the file. Only one of each ships."
+        "Plain: rounded as they are. Calibrated: rounded by what the calibration rows show of each weight's input. "
+        "Trained: trained once more on the grid of the file. Only one of each ships."
     )
     return Table("What calibration and training on the grid bring", head, rows, left=2, note=note)
 

@@ -1,0 +1,59 @@
+"""Stock schemes rounded with compensated errors (GPTQ): their types stay, the weights serve the layers' outputs."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from distill2edge.export.gguf_write import open_weights
+from distill2edge.export.onnx import export_onnx
+from distill2edge.export.start import gguf_types, start_of
+from distill2edge.files import write_json
+from distill2edge.gguf_format.repack import repack
+from distill2edge.progress import Progress
+from distill2edge.quantize.grids import FITTED
+from distill2edge.quantize.held import to_gguf
+from distill2edge.quantize.inputs import Inputs
+from distill2edge.quantize.rounding import rounded
+from distill2edge.schemes import Scheme
+
+
+def round_again(path: Path, target: Path, model_dir: Path, inputs: Inputs, progress: Progress) -> None:
+    """Write a GGUF again with its matrices compensated, those whose scales are fitted block by block.
+
+    Args:
+        path: the file as llama.cpp quantized it, by importance; what is not compensated is copied: K-quants, IQ4_XS,
+            and matrices whose inputs are not known.
+        model_dir: the model it was made of.
+        inputs: of the calibration rows.
+    """
+    types = {name: kind for name, kind in gguf_types(path, inputs.grams).items() if kind in FITTED}
+    tensors = {}
+    with ExitStack() as stack, progress.task("compensating", len(types)) as task:
+        weights = open_weights(model_dir, stack)
+        for name, kind in types.items():
+            weight = weights[inputs.sources[name]].get_tensor(inputs.sources[name]).float().numpy()
+            data = rounded(weight, kind, inputs.importance.get(name), inputs.gram(name))
+            tensors[name] = (kind, to_gguf(model_dir, name, data))
+            task.advance(note=f"{name} {kind}")
+    repack(path, target, tensors)
+
+
+def export_onnx_gptq(
+    model_dir: Path, scheme: Scheme, meta: dict[str, Any], work: Path, progress: Progress, inputs: Inputs
+) -> dict[str, Any]:
+    """What `export_onnx` writes in 8- or 4-bit blocks, with compensated errors: `export.json` names the calibration.
+
+    Raises:
+        UserError: what `export_onnx` raises; weights that are not finite.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work, prefix="scratch-") as scratch:
+        start = Path(scratch) / "start"
+        start_of(scheme, inputs, model_dir, start, progress)
+        facts = export_onnx(start, scheme, meta, work, progress, grid=start)
+    facts |= {"calibration": "gptq", "trained": False}
+    write_json(work / "export.json", facts)
+    return facts
