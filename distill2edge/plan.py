@@ -191,7 +191,14 @@ def _row(
         owner = (
             student
             if stage.name.startswith(
-                ("distill", "merge", "quantization-aware", "sensitivity student", "export student")
+                (
+                    "distill",
+                    "merge",
+                    "quantization-aware",
+                    "sensitivity student",
+                    "calibration student",
+                    "export student",
+                )
             )
             else teacher
         )
@@ -204,6 +211,7 @@ def _row(
             "signal": sizes["train_rows"] * 8 * 260,
             "export": owner,
             "sensitivity": 4 * owner,  # products of inputs: about the weights' own size in decoders
+            "calibration": 4 * owner if recipe.gptq else 10_000_000,
         }.get(stage.kind, 10_000_000)
         memory = {"teacher": 8 * teacher, "merge": 16 * student, "export": 12 * owner, "sensitivity": 12 * owner}.get(
             stage.kind, 4 * owner

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill2edge import steps
+from distill2edge import export_steps, steps
 from distill2edge.errors import UserError
 from distill2edge.judging import add_judge
 from distill2edge.on_policy import WARM, add_on_policy
@@ -177,14 +177,16 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             if recipe.gptq:
                 section["grams"] = True
             name = f"calibration {role}"
-            calibration = add(name, section, (*read_from, source), partial(steps.write_calibration, recipe, source))
+            calibration = add(
+                name, section, (*read_from, source), partial(export_steps.write_calibration, recipe, source)
+            )
         sensitivity = None
         if formats := tuple(sorted({scheme.format for scheme in schemes if scheme.mix})):
             section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
             if formats != ("gguf",):
                 section["formats"] = formats
             name = f"sensitivity {role}"
-            weigh = partial(steps.write_sensitivity, recipe, source, formats)
+            weigh = partial(export_steps.write_sensitivity, recipe, source, formats)
             sensitivity = add(name, section, (*read_from, source), weigh)
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
         # The file that training starts from is written first.
@@ -204,7 +206,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
                         "rows": rows,
                     },
                     (*read_from, source, untrained, *rounded_by, *signal),
-                    partial(steps.write_quantization_aware, recipe, scheme, source, untrained, rounded_by),
+                    partial(export_steps.write_quantization_aware, recipe, scheme, source, untrained, rounded_by),
                 )
             if scheme.mix and model is not source:  # its types are those of the untrained file
                 section, parents, write = _export(recipe, scheme, base, model, role, exporter, untrained)
@@ -260,7 +262,7 @@ def _export(
     if exporter is not None and scheme.format == "gguf":
         converter, section["converter"] = exporter
     used = (statistics,) if statistics is not None and (recipe.calibrated(scheme) or scheme.mix) else ()
-    write = partial(steps.write_export, recipe, scheme, source, role, converter, used)
+    write = partial(export_steps.write_export, recipe, scheme, source, role, converter, used)
     return section, tuple(dict.fromkeys((base, source, *used))), write
 
 

@@ -31,6 +31,7 @@ TOP = {
     "plan",
     "stages",
     "steps",
+    "export_steps",
     "judging",
     "on_policy",
     "rounds",
