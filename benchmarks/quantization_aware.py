@@ -3,7 +3,7 @@
 Teacher and student are one model, SmolLM2-135M in full precision (`reference_model`); what is measured is the KL of
 exported files to it, in llama.cpp and ONNX Runtime, on held-out text of another source than all else.
 
-Arms: stock types, plain and with an importance matrix; a type for each tensor, chosen by Fisher information under the
+Arms: stock types, plain, with an importance matrix and compensated; a type for each tensor, chosen by Fisher information under the
 byte budget (`quantize.mix`), rounded plainly, by importance, and with compensated errors (GPTQ); the mix trained on its
 grid from its compensated weights (`distill.quantization_aware`'s training). Training goes on where it was stopped;
 finished parts are kept.
@@ -111,6 +111,11 @@ class Bench:
         if not path.is_file():
             isolated.quantize(self.base, path, FILE_TYPES[kind], threads=1, imatrix=self.imatrix() if imatrix else None)
         return path
+
+    def stock_types(self, kind: str) -> dict[str, str]:
+        """Weight -> the type that a stock file gives it."""
+        found = gguf_types(self.stock(kind, True))
+        return {name: found[self.names[name]] for name in self.weights}
 
     def options(self) -> dict[str, dict[str, tuple[int, float]]]:
         """Weight -> type -> bytes and expected KL, kept on disk."""
@@ -237,6 +242,8 @@ def main() -> None:
     for kind in STOCK:
         for imatrix in (False, True):
             bench.measure(f"{kind}, {'imatrix' if imatrix else 'plain'}", lambda k=kind, i=imatrix: bench.stock(k, i))
+        types = bench.stock_types(kind)
+        bench.measure(f"{kind}, compensated", lambda t=types, k=kind: bench.mixed(t, f"stock-{k}", "compensated"))
     expected = {}
     for size, budget in BUDGETS.items():
         types = bench.mix(budget)
