@@ -3,9 +3,9 @@
 Teacher and student are one model, SmolLM2-135M in full precision (`reference_model`); what is measured is the KL of
 exported files to it, in llama.cpp and ONNX Runtime, on held-out text of another source than all else.
 
-Arms: stock types, plain, with an importance matrix and compensated; a type for each tensor, chosen by Fisher information under the
-byte budget (`quantize.mix`), rounded plainly, by importance, and with compensated errors (GPTQ); the mix trained on its
-grid from its compensated weights (`distill.quantization_aware`'s training). Training goes on where it was stopped;
+Arms: stock types, plain, with an importance matrix and compensated; a type for each tensor, chosen by Fisher
+information under the byte budget (`quantize.mix`), rounded plainly, by importance, and with compensated errors (GPTQ);
+the mix trained on its grid from its compensated weights (`distill.quantization_aware`'s training). Training goes on where it was stopped;
 finished parts are kept.
 """
 
