@@ -5,8 +5,8 @@ exported files to it, in llama.cpp and ONNX Runtime, on held-out text of another
 
 Arms: stock types, plain, with an importance matrix and compensated; a type for each tensor, chosen by Fisher
 information under the byte budget (`quantize.mix`), rounded plainly, by importance, and with compensated errors (GPTQ);
-the mix trained on its grid from its compensated weights (`distill.quantization_aware`'s training). Training goes on where it was stopped;
-finished parts are kept.
+the mix trained on its grid from its compensated weights (`distill.quantization_aware`'s training). Training goes on
+where it was stopped; finished parts are kept.
 """
 
 from __future__ import annotations
