@@ -29,7 +29,7 @@ SEEDS = (0, 1, 2)
 OWN_TOKENS = 20
 WARM = "warm start"
 TEXTS = {"data": "KL(teacher || student) on the data", "own": "KL(student || teacher) on the student's own text"}
-ARMS = {"on-policy": (), "off-policy alone": ("distill.on_policy=null",)}
+ARMS = {"on-policy": (), "off-policy alone": ("data.splits.train=512", "distill.on_policy=null")}
 
 
 def artifacts(kind: str, arm: str, seed: int, store: Path | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,14 @@ def pair_inputs(config: Any, ids: Sequence[int], prompt: int) -> dict[str, Any]:
 
     target = [start_token_id(config), *ids[prompt:]]
     return {"input_ids": torch.tensor([list(ids[:prompt])]), "decoder_input_ids": torch.tensor([target])}
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files and the generation settings as they are: rewriting them could change them."""
+    names = (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+        "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
+    )  # fmt: skip
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

@@ -17,6 +17,7 @@ from distill2edge.tasks.base import Facts
 if TYPE_CHECKING:
     from distill2edge.export.mix import MixExport
     from distill2edge.quantize.divergence import Row
+    from distill2edge.quantize.weigh import Weighed
 
 
 def write_calibration(recipe: Recipe, source: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -89,7 +90,7 @@ def write_quantization_aware(
     if rounded_by:
         start, directory = work / "start", inputs[rounded_by[0]].path
         known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
-        grids = start_of(scheme, known, student, start, progress, exported)
+        grids = start_of(scheme, known, known.model, start, progress, exported)
         student = start
     else:
         grids = of_export(exported, student, scheme)
@@ -115,6 +116,9 @@ def write_export(
 
     `calibration` names the stage whose statistics it uses, if any; of a mix that was trained, its untrained file.
     """
+    from distill2edge.quantize.calibrate import read_calibration
+    from distill2edge.quantize.weigh import read_sensitivity
+
     teacher = inputs["teacher"].facts
     licence = teacher.get("licence") or {}
     meta = {
@@ -133,12 +137,13 @@ def write_export(
         meta["scheme"] = str(scheme)
     mix = imatrix = gptq = None
     if grid is None and scheme.mix:
-        mix = _mix(recipe, scheme, model_dir, inputs[calibration[0]].path, rows_dir(inputs))
+        weighed = read_sensitivity(inputs[calibration[0]].path)
+        mix, model_dir = _mix(recipe, scheme, model_dir, weighed, rows_dir(inputs)), weighed.model
     elif grid is None and calibration:
-        from distill2edge.quantize.calibrate import read_calibration
-
         imatrix = inputs[calibration[0]].path / "imatrix.gguf"
-        gptq = read_calibration(inputs[calibration[0]].path) if recipe.gptq else None
+        if recipe.gptq:
+            gptq = read_calibration(inputs[calibration[0]].path)
+            model_dir = gptq.model
     if scheme.format == "onnx":
         from distill2edge.export.gptq import export_onnx_gptq
         from distill2edge.export.onnx import export_onnx
@@ -163,7 +168,7 @@ def write_export(
     return facts
 
 
-def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Path, rows: Path) -> MixExport:
+def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, weighed: Weighed, rows: Path) -> MixExport:
     """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
     from distill2edge.data.encode import read_rows
     from distill2edge.export.mix import MixExport
@@ -179,4 +184,4 @@ def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Path, row
         spans = choose_positions(encoded, recipe.verify.max_tokens, which)
         return [(encoded[span.row].ids, span.positions) for span in spans]
 
-    return MixExport(scheme.mix, sensitivity, measured_rows, name, which, scheme.name.endswith(UNTRAINED_SUFFIX))
+    return MixExport(scheme.mix, weighed, measured_rows, name, which, scheme.name.endswith(UNTRAINED_SUFFIX))

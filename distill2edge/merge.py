@@ -47,7 +47,7 @@ def merge(
     """
     import torch
 
-    from distill2edge.student.init import copy_tokenizer
+    from distill2edge.architectures import copy_tokenizer
 
     model_dir, trained_dir, work = Path(model_dir), Path(trained_dir), Path(work)
     if not rows:

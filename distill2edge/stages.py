@@ -32,7 +32,7 @@ VERSIONS = {
     "merge": 1,
     "quantization-aware": 1,
     "calibration": 1,
-    "sensitivity": 2,
+    "sensitivity": 3,
     "export": 1,
     "verify": 1,
     "judge": 1,

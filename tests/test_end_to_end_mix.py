@@ -152,17 +152,18 @@ def base(weighed: tuple[Path, Path]) -> tuple[Path, int]:
 def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
     weighed: tuple[Path, Path], base: tuple[Path, int], share: float
 ) -> None:
-    model, sensitivity = weighed
+    _, sensitivity = weighed
     work = base[0].parent
-    options = read_sensitivity(sensitivity).options
+    known = read_sensitivity(sensitivity)
+    options = known.options
     rest = overhead(base[0], frozenset(options))
     tensors = read_gguf(base[0]).tensors
     assert rest + sum(tensors[name].size for name in options) == base[1]
     low = rest + budget.smallest_bytes(options)
     high = rest + budget.bytes_of(options, budget.best_types(options))
     limit = Mix(budget=low + round(share * (high - low)))
-    mix = MixExport(limit, sensitivity, lambda: [], "validation", "all")
-    found = mix.write(model, base[0], work / "mix.gguf", work, SilentProgress())  # asserts the predicted size
+    mix = MixExport(limit, known, lambda: [], "validation", "all")
+    found = mix.write(known.model, base[0], work / "mix.gguf", work, SilentProgress())  # asserts the predicted size
     assert limit.budget is not None
     assert (work / "mix.gguf").stat().st_size <= limit.budget
     assert {each["used"] for each in found["fallbacks"]} == {"F16"}

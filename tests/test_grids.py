@@ -15,7 +15,7 @@ from distill2edge.export.onnx_quantize import BITS, dequantize_blocks, quantize_
 from distill2edge.quantize import ggml, k_quants
 from distill2edge.quantize.grids import FITTED, GRIDS, Grid, plain
 from distill2edge.quantize.held import load_grids, save_grids
-from distill2edge.quantize.rounding import compensated, rounded
+from distill2edge.quantize.rounding import DAMPING, compensated, rounded
 from distill2edge.quantize.scales import Held
 
 GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -169,16 +169,23 @@ def test_a_k_quant_without_its_header_is_no_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", K)
-def test_a_k_quants_scales_are_never_fitted_block_by_block(kind: str) -> None:
+def test_a_k_quants_scales_are_those_of_ggml_and_its_codes_are_compensated(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, inputs = torch.randn(4, 512, generator=generator), torch.randn(600, 512, generator=generator)
-    gram, costs = inputs.T @ inputs, inputs.square().mean(0).numpy()
+    inputs = inputs @ torch.randn(512, 512, generator=generator)
+    gram = inputs.T @ inputs
     with pytest.raises(ValueError, match="together"):
         GRIDS[kind].fit(weight[:, : GRIDS[kind].block], torch.ones(1))
-    with pytest.raises(ValueError, match="block by block"):
-        compensated(weight, kind, gram)
-    bytes_of_a_mix = rounded(weight.numpy(), kind, costs, gram)
-    np.testing.assert_array_equal(bytes_of_a_mix, ggml.quantize(weight.numpy(), kind, costs))
+    moved, held = compensated(weight, kind, gram)
+    costs = gram.diagonal() + DAMPING * gram.diagonal().mean()
+    plain = ggml.quantize(weight.numpy(), kind, costs.numpy())
+    np.testing.assert_array_equal(held.header, Held.of_gguf(plain, kind).header)
+    np.testing.assert_array_equal(rounded(weight.numpy(), kind, None, gram), held.gguf(moved))
+
+    def error(stored: torch.Tensor) -> float:
+        return float(((stored - weight) @ inputs.T).square().sum())
+
+    assert error(held.stored(moved)) < 0.8 * error(torch.from_numpy(ggml.dequantize(plain, kind, 512)))
 
 
 @settings(max_examples=60, deadline=None)

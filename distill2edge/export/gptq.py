@@ -13,7 +13,7 @@ from distill2edge.export.start import gguf_types, start_of
 from distill2edge.files import write_json
 from distill2edge.gguf_format.repack import repack
 from distill2edge.progress import Progress
-from distill2edge.quantize.grids import FITTED
+from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.held import to_gguf
 from distill2edge.quantize.inputs import Inputs
 from distill2edge.quantize.rounding import rounded
@@ -21,15 +21,15 @@ from distill2edge.schemes import Scheme
 
 
 def round_again(path: Path, target: Path, model_dir: Path, inputs: Inputs, progress: Progress) -> None:
-    """Write a GGUF again with its matrices compensated, those whose scales are fitted block by block.
+    """Write a GGUF again with its matrices compensated, those whose types have a grid here.
 
     Args:
-        path: the file as llama.cpp quantized it, by importance; what is not compensated is copied: K-quants, IQ4_XS,
-            and matrices whose inputs are not known.
+        path: the file as llama.cpp quantized it, by importance; what is not compensated is copied: Q2_K, Q3_K,
+            IQ4_XS, and matrices whose inputs are not known.
         model_dir: the model it was made of.
         inputs: of the calibration rows.
     """
-    types = {name: kind for name, kind in gguf_types(path, inputs.grams).items() if kind in FITTED}
+    types = {name: kind for name, kind in gguf_types(path, inputs.grams).items() if kind in GRIDS}
     tensors = {}
     with ExitStack() as stack, progress.task("compensating", len(types)) as task:
         weights = open_weights(model_dir, stack)

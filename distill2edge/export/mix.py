@@ -22,7 +22,7 @@ from distill2edge.quantize.held import to_gguf
 from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import rounded
 from distill2edge.quantize.sensitivity import FALLBACK
-from distill2edge.quantize.weigh import Weighed, read_sensitivity
+from distill2edge.quantize.weigh import Weighed
 from distill2edge.schemes import Mix
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class MixExport:
 
     Attributes:
         limit: bytes of the whole file, or KL to the model.
-        sensitivity: directory of the sensitivity stage.
+        weighed: what the sensitivity stage wrote.
         rows: what KL is measured on, where it is the limit.
         rows_name: which rows these are: `validation` or `calibration`.
         positions: `supervised` or `all`.
@@ -58,7 +58,7 @@ class MixExport:
     """
 
     limit: Mix
-    sensitivity: Path
+    weighed: Weighed
     rows: Callable[[], Sequence[Row]]
     rows_name: str
     positions: str
@@ -73,7 +73,7 @@ class MixExport:
         Raises:
             UserError: nothing meets the limit; the nearest is named. A tensor of the file that was not weighed.
         """
-        weighed = read_sensitivity(self.sensitivity)
+        weighed = self.weighed
         options = on_grids(weighed.options) if self.trainable else weighed.options
         rest = overhead(base, frozenset(options))
         with ExitStack() as stack:

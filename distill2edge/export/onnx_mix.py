@@ -18,7 +18,7 @@ from distill2edge.progress import Progress
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import onnx_mix
 from distill2edge.quantize.held import load_grids, save_grids
-from distill2edge.quantize.weigh import Weighed, read_sensitivity
+from distill2edge.quantize.weigh import Weighed
 from distill2edge.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def export_onnx_mix(
         UserError: nothing meets the limit; the nearest is named. What `export_onnx` raises.
     """
     work.mkdir(parents=True, exist_ok=True)
-    weighed = read_sensitivity(mix.sensitivity)
+    weighed = mix.weighed
     budget = mix.limit.budget
     with tempfile.TemporaryDirectory(dir=work, prefix="scratch-") as scratch, ExitStack() as stack:
         rounder = _Rounder(model_dir, weighed, Path(scratch), stack)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model
+from distill2edge.architectures import copy_tokenizer, load_model
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.files import read_json
 from distill2edge.gguf_format.reader import read_gguf
@@ -17,7 +17,6 @@ from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.held import Grids, save_grids
 from distill2edge.quantize.inputs import Inputs
 from distill2edge.schemes import Scheme
-from distill2edge.student.init import copy_tokenizer
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.rounding import DAMPING, compensate, compensated, inverse_factor
+from distill2edge.quantize.rounding import compensate, compensated, inverse
 from distill2edge.quantize.scales import Held
 
 if TYPE_CHECKING:
@@ -60,20 +60,20 @@ def option(
             rounding is not compensated.
     """
     fit = [kind for kind in kinds if _fills(weight, kind)]
-    upper = None if gram is None or not fit else inverse_factor(gram, DAMPING)
+    known = None if gram is None or not fit else inverse(gram)
     table = gram is None or len(weight) > _TALL * weight.shape[1]  # rows of a vocabulary differ much
     picked = _spaced(len(weight), _SAMPLED_TABLE if table else _SAMPLED)
     matrix, each = weight[picked].float(), fisher[picked]
     share = len(weight) / len(picked)  # what the rows left out would add
     found = {}
     for kind in fit or kinds:
-        if upper is None:
+        if known is None:
             gap = Held.fitted(matrix, kind, inputs).stored(matrix) - matrix
             loss = 0.5 * share * float((each * gap.square()).sum())
         else:
             assert gram is not None
             assert inputs is not None
-            moved, held = compensate(matrix, kind, upper)
+            moved, held = compensate(matrix, kind, known)
             gap = held.stored(moved) - matrix
             outer = each.sum(1, keepdim=True) / inputs.sum()
             loss = 0.5 * share * float((outer * (gap @ gram) * gap).sum())

@@ -6,12 +6,12 @@ information; its diagonal alone is kept. `benchmarks/sensitivity.py` compares it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.gguf_format.repack import padded
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import FITTED
+from distill2edge.quantize.grids import GRIDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,16 +20,9 @@ KINDS = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K", "Q4_1", "Q5_0", "Q5
 """Types that a mix may use; those with blocks of 256 weights only where the columns fit."""
 FALLBACK = "F16"
 """Of a matrix whose columns no block fits (no multiple of 32), as llama.cpp does."""
-COMPENSATED, COMPENSATED_HEAD = 0.8, 0.5
+COMPENSATED = 0.5
 """Share of the KL that is left where errors are compensated, of that of rounding by importance: the diagonal cannot
-show it. The head's, tied or not, is less (docs/log.md). Source of the first: 0.0496 and 0.0631 nats of the mix at 92 MB
-in `benchmarks/quantization_aware.py`, before the head was compensated."""
-HEAD = "lm_head.weight"
-
-
-def left(name: str) -> float:
-    """Share of a compensated matrix's loss that is left; `name` is that of the layer whose inputs are known."""
-    return COMPENSATED_HEAD if name.endswith(HEAD) else COMPENSATED
+show it (docs/log.md)."""
 
 
 def options(
@@ -37,7 +30,7 @@ def options(
     fisher: Mapping[str, np.ndarray],
     importance: Mapping[str, np.ndarray],
     kinds: Sequence[str] = KINDS,
-    grams: Mapping[str, str] | None = None,
+    grams: Collection[str] = (),
 ) -> dict[str, dict[str, tuple[int, float]]]:
     """Tensor -> type -> (bytes, expected KL in nats per token), for `mix.choose`.
 
@@ -46,11 +39,10 @@ def options(
         fisher: name -> the diagonal per token, in the weight's shape.
         importance: name -> [columns], what the types are rounded by.
         kinds: ggml types.
-        grams: names whose errors can be compensated -> the layers whose inputs are known for it.
+        grams: names whose errors can be compensated, since the products of their inputs are known.
     """
-    known = grams or {}
     return {
-        name: option(weight, fisher[name], importance[name], kinds, left=left(known[name]) if name in known else 1.0)
+        name: option(weight, fisher[name], importance[name], kinds, left=COMPENSATED if name in grams else 1.0)
         for name, weight in weights.items()
     }
 
@@ -73,7 +65,7 @@ def option(
     for kind in [kind for kind in kinds if columns % ggml.block(kind) == 0] or [FALLBACK]:
         stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, columns)
         loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
-        if kind in FITTED:
+        if kind in GRIDS:
             loss *= left
         found[kind] = (padded(rows * ggml.row_bytes(kind, columns)), loss)
     return found

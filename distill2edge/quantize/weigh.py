@@ -82,7 +82,9 @@ def write_sensitivity(
     model = load_model(model_dir, dtype=torch.float32).eval()
     parts, weights = matrices(model, names)
     chosen = list(rows.values())
-    inputs, tokens = gather_inputs(model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset)
+    inputs, tokens = gather_inputs(
+        model, model_dir, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset
+    )
     options: dict[str, Any] = {}
     by_weight: dict[str, Any] = {}
     fisher_tokens = max(64, max_tokens // FISHER_SHARE)
@@ -97,7 +99,7 @@ def write_sensitivity(
                                     fix="check the weights for NaN or Inf, or export a stock scheme")  # fmt: skip
                 source, total = parts[name][0], sum(found[1:], found[0])
                 if "gguf" in formats:
-                    left = sensitivity.left(inputs.grams[name][1]) if name in inputs.grams else 1.0
+                    left = sensitivity.COMPENSATED if name in inputs.grams else 1.0
                     options[name] = sensitivity.option(
                         weights[source].numpy(), total.numpy(), inputs.importance.get(name), left=left
                     )
@@ -129,4 +131,4 @@ def read_sensitivity(directory: Path) -> Weighed:
         for table in ("options", "onnx")
     )
     facts = {key: value for key, value in document.items() if key not in ("sources", "grams")}
-    return Weighed(inputs.sources, inputs.importance, inputs.grams, options, onnx, facts)
+    return Weighed(**vars(inputs), options=options, onnx=onnx, facts=facts)

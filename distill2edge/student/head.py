@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill2edge.architectures import is_classifier
+from distill2edge.architectures import copy_tokenizer, is_classifier
 from distill2edge.errors import UserError
 from distill2edge.files import read_json
-from distill2edge.student.init import copy_tokenizer
 
 
 def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, where: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import is_encoder_decoder, load_model, logits_of
+from distill2edge.architectures import copy_tokenizer, is_encoder_decoder, load_model, logits_of
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
@@ -68,17 +68,6 @@ def init_student(
     record = {"schema_version": 1, **facts}
     write_json(work / "student.json", record)
     return record
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files and the generation settings as they are: rewriting them could change them."""
-    names = (
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-        "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
-    )  # fmt: skip
-    for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
 
 
 def _from_checkpoint(checkpoint_dir: Path, work: Path, name: str) -> dict[str, Any]:

@@ -52,9 +52,9 @@ def pretrain(
     import torch
     from transformers import AutoTokenizer, set_seed
 
+    from distill2edge.architectures import copy_tokenizer
     from distill2edge.distill.masked import MaskedModel, MaskedTexts, collate_masked
     from distill2edge.runtimes.threads import available_threads
-    from distill2edge.student.init import copy_tokenizer
     from distill2edge.student.layers import keep_layers
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))

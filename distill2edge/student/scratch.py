@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from distill2edge.architectures import copy_tokenizer
 from distill2edge.recipe.scratch import Scratch
-from distill2edge.student.init import copy_tokenizer
 from distill2edge.teacher.scratch import CONTEXT, emptied, write_weights
 
 
