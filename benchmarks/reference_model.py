@@ -104,7 +104,7 @@ class Fidelity:
             self._make(model_dir, progress)
         self._log = np.load(self._path, mmap_mode="r")
 
-    def of_gguf(self, path: Path, threads: int = 1) -> dict[str, float]:
+    def of_gguf(self, path: Path, threads: int = 1) -> dict[str, Any]:
         """KL and top-1 of a GGUF in llama.cpp."""
         from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
 
@@ -114,7 +114,7 @@ class Fidelity:
         finally:
             runtime.close()
 
-    def of_onnx(self, path: Path, threads: int = 1) -> dict[str, float]:
+    def of_onnx(self, path: Path, threads: int = 1) -> dict[str, Any]:
         """KL and top-1 of an ONNX export in ONNX Runtime."""
         from distill2edge.runtimes.onnx_runtime import OnnxRuntime
 
@@ -124,7 +124,7 @@ class Fidelity:
         finally:
             runtime.close()
 
-    def of_torch(self, model: Any, count: int | None = None) -> dict[str, float]:
+    def of_torch(self, model: Any, count: int | None = None) -> dict[str, Any]:
         """KL and top-1 of a torch model on the first `count` windows."""
         import torch
 
@@ -134,8 +134,8 @@ class Fidelity:
 
         return self.of(run, count)
 
-    def of(self, run: Callable[[Sequence[int]], np.ndarray], count: int | None = None) -> dict[str, float]:
-        """KL in nats per token with its standard error over windows, top-1 agreement and perplexity."""
+    def of(self, run: Callable[[Sequence[int]], np.ndarray], count: int | None = None) -> dict[str, Any]:
+        """KL in nats per token with its standard error over windows and that of each; top-1 agreement, perplexity."""
         import torch
 
         kls, same, nll = [], [], []
@@ -151,6 +151,7 @@ class Fidelity:
             "top1": float(np.mean(same)),
             "perplexity": float(np.exp(np.mean(nll))),
             "tokens": len(kls) * WINDOW,
+            "windows": kls,
         }
 
     def _make(self, model_dir: Path, progress: Progress) -> None:
