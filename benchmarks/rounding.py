@@ -1,14 +1,15 @@
 """Algorithms that round weights to 4 bits, all on one grid: KL of SmolLM2-135M to itself in full precision.
 
     python benchmarks/rounding.py                   # the arms that are not in the work directory yet, then the bar
-    python benchmarks/rounding.py --iterations 200  # AutoRound's default, hours on one core
+    python benchmarks/rounding.py --iterations 200  # AutoRound's default, an hour or more on one core
 
 The grid is ONNX Runtime's `MatMulNBits` with zero points: 16 levels, blocks of 32, scales in 16 bits. The linear layers
 of the decoder blocks are rounded, the embedding and the head are not. Arms: nearest levels between the least and the
 greatest weight of a block, as ONNX Runtime's default; scales fitted by importance and compensated errors (GPTQ), both
 ours; HQQ, as ONNX Runtime has it, whose zero points are floats (of 16 bits here, not 4); AWQ and AutoRound, as the
 library auto-round has them. Reference, text and measure are those of the other quantization benchmarks, in torch with
-dequantized weights. Who calibrates does so on the same windows, AWQ on the first of them.
+dequantized weights. Who calibrates does so on the same windows, AWQ on the first of them; of this model it scales no
+input of the attention's output product, since several heads share a value.
 
 SmoothQuant is left out: it makes activations easier to round, and here none are. No library in the dependency set has
 it for decoders: ONNX Runtime hands it to neural-compressor.
