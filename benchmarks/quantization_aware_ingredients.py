@@ -34,7 +34,7 @@ class Arm:
     """One way of training."""
 
     kind: str = "Q4_0"
-    imatrix: bool = True
+    rounding: str = "imatrix"
     rank: int | None = None
     rate: float = 1e-4
     loss: Loss = Loss(ce=0, forward_kl=1)  # type: ignore[call-arg]  # noqa: RUF009
@@ -43,7 +43,7 @@ class Arm:
     @property
     def stock(self) -> str:
         """Label of the file that it starts from."""
-        return f"{self.kind}, {'imatrix' if self.imatrix else 'plain'}"
+        return f"{self.kind}, {self.rounding}"
 
 
 ARMS = {
@@ -51,7 +51,8 @@ ARMS = {
     "LoRA of rank 8": Arm(rank=8, rate=LORA_RATE),
     "LoRA of rank 32": Arm(rank=32, rate=LORA_RATE),
     "LoRA of rank 128": Arm(rank=128, rate=LORA_RATE),
-    "plainly rounded start": Arm(imatrix=False),
+    "plainly rounded start": Arm(rounding="plain"),
+    "compensated start": Arm(rounding="compensated"),
     "reverse KL": Arm(loss=Loss(ce=0, reverse_kl=1)),  # type: ignore[call-arg]
     "cross-entropy on the text": Arm(loss=Loss(ce=1)),  # type: ignore[call-arg]
     "grid of Q4_K_S": Arm(kind="Q4_K_S"),
@@ -80,14 +81,20 @@ def own_text(bench: Bench, count: int) -> list[Encoded]:
 
 def trained(bench: Bench, name: str, arm: Arm, steps: int) -> dict[str, Any]:
     """The figures of one arm: its file before and after, its curve."""
-    before = bench.measure(arm.stock, lambda: bench.stock(arm.kind, arm.imatrix))
+    types = bench.stock_types(arm.kind)
+    if arm.rounding == "compensated":
+        start, grids = bench.start(types, f"start-{arm.kind}")
+        before = bench.measure(arm.stock, lambda: bench.mixed(types, f"stock-{arm.kind}", arm.rounding))
+    else:
+        file = bench.stock(arm.kind, arm.rounding == "imatrix")
+        start, grids = bench.model_dir, of_gguf(file, bench.model_dir)
+        before = bench.measure(arm.stock, lambda: file)
     shared = {"epochs": 1, "batch_size": BATCH, "schedule": "cosine", "checkpoints": 4}
     training = Training(max_steps=steps, learning_rate=arm.rate, **shared)  # type: ignore[arg-type]
     lora = None if arm.rank is None else Lora(rank=arm.rank, alpha=2 * arm.rank)  # type: ignore[call-arg]
-    grids = of_gguf(bench.stock(arm.kind, arm.imatrix), bench.model_dir)
     label = f"{''.join(letter if letter.isalnum() else '-' for letter in name)}-{steps}"
     rows = own_text(bench, BATCH * steps) if arm.own_text else None
-    work = bench.train(label, bench.model_dir, grids, training, arm.loss, lora, rows)
+    work = bench.train(label, start, grids, training, arm.loss, lora, rows)
     after = bench.measure(f"{name}, {steps} steps", lambda: bench.trained_gguf(work))
     seen = {"curve": curve(work), "tokens": tokens(work), "rate": arm.rate, "start": arm.stock}
     return {"before": before, "after": after, "kept": after["kl"] / before["kl"], **seen}
