@@ -242,8 +242,8 @@ def scaled_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Path, di
     from distill2edge.architectures import copy_tokenizer, load_model
     from distill2edge.quantize.scaling import scale
 
-    target = work / f"{model_dir.name}-scaled"
-    if not (target / "scales.safetensors").is_file():
+    target, beside = work / f"{model_dir.name}-scaled", work / f"{model_dir.name}-scales.safetensors"
+    if not beside.is_file():
         found, _ = statistics_of(model_dir, work, progress)
         model = load_model(model_dir, dtype=torch.float32).eval()
         scales = scale(
@@ -254,8 +254,8 @@ def scaled_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Path, di
         )
         model.save_pretrained(target)
         copy_tokenizer(model_dir, target)
-        save_file({name: factor.clone() for name, factor in scales.items()}, target / "scales.safetensors")
-    return target, load_file(target / "scales.safetensors")
+        save_file({name: factor.clone() for name, factor in scales.items()}, beside)
+    return target, load_file(beside)
 
 
 def scaled_statistics(model_dir: Path, work: Path, progress: Progress) -> tuple[Path, Any, Any]:

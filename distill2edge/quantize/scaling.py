@@ -136,9 +136,9 @@ def _apply(state: Mapping[str, Tensor], pair: Pair, scale: Tensor) -> None:
         source.copy_((source + pair.offset) / rows - pair.offset)
     else:
         source.div_(rows[:, None])
-        bias = state.get(pair.source.removesuffix("weight") + "bias")
-        if bias is not None:
-            bias.div_(rows)
+    bias = state.get(pair.source.removesuffix("weight") + "bias")
+    if bias is not None:
+        bias.div_(rows)
     for name in pair.into:
         state[name].mul_(scale)
 
