@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from common import bar, interleave, ratio, summary, write_result
-from reference_model import SEED, Fidelity, default_work, reference, scaled_statistics, signal_of, training_rows
+from reference_model import SEED, Fidelity, default_work, reference, signal_of, statistics_of, training_rows
 from safetensors.torch import load_file
 
 from distill2edge.architectures import load_model
@@ -54,8 +54,8 @@ class Mix:
         self.shared, self.progress, self.model_dir = work, progress, reference(work, progress)
         self.work = work / "onnx-mix"
         self.work.mkdir(exist_ok=True)
-        self.scaled, squares, fisher = scaled_statistics(self.model_dir, work, progress)
-        self.weights = {n: w for n, w in load_file(self.scaled / "model.safetensors").items() if w.ndim > 1}
+        self.weights = {n: w for n, w in load_file(self.model_dir / "model.safetensors").items() if w.ndim > 1}
+        squares, fisher = statistics_of(self.model_dir, work, progress)
         used = {name: HEAD if name == EMBEDDING else name for name in self.weights}
         self.fisher = {name: fisher.fisher[key] for name, key in used.items()}
         self.inputs = {n: (squares.squares[k] / squares.tokens[k]).float().clamp_min(1e-12) for n, k in used.items()}
@@ -86,7 +86,7 @@ class Mix:
         if not (target / "grid.safetensors").is_file():
             shutil.rmtree(target, ignore_errors=True)
             write_start(
-                self.scaled,
+                self.model_dir,
                 types,
                 lambda name, kind: onnx_mix.rounded(self.weights[name], kind, self.inputs[name], self.grams.get(name)),
                 target,

@@ -4,7 +4,7 @@ Teacher and student are one model, SmolLM2-135M in full precision (`reference_mo
 exported files to it, in llama.cpp and ONNX Runtime, on held-out text of another source than all else.
 
 Arms: stock types, plain, with an importance matrix and compensated; a type for each tensor, chosen by Fisher
-information under the byte budget (`quantize.mix`), rounded plainly, by importance, and scaled (AWQ) with compensated
+information under the byte budget (`quantize.mix`), rounded plainly, by importance, and with compensated
 errors (GPTQ); the mix trained on its grid from those weights (`distill.quantization_aware`'s training). Training goes
 on where it was stopped; finished parts are kept.
 """
@@ -28,7 +28,6 @@ from reference_model import (
     default_work,
     gguf_types,
     reference,
-    scaled_statistics,
     signal_of,
     statistics_of,
     training_rows,
@@ -60,11 +59,6 @@ BUDGETS = {"92 MB": 92_000_000, "Q4_K_M's size": 105_454_016}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def matrices(model_dir: Path) -> dict[str, np.ndarray]:
-    """The weights of a model that are no vectors."""
-    return {n: w for n, w in load_file(model_dir / "model.safetensors").items() if w.ndim > 1}
-
-
 class Bench:
     """The reference, its statistics, and the figures found so far (kept on disk by file name)."""
 
@@ -74,10 +68,11 @@ class Bench:
         self.fidelity = Fidelity(self.model_dir, work, progress)
         self.work, self.shared = work / name, work
         self.work.mkdir(exist_ok=True)
-        self.squares, _ = statistics_of(self.model_dir, work, progress)
-        self.scaled_dir, self.scaled_squares, self.fisher = scaled_statistics(self.model_dir, work, progress)
-        self.weights, self.scaled = matrices(self.model_dir), matrices(self.scaled_dir)
-        self.base, self.scaled_base = self._unquantized(self.model_dir), self._unquantized(self.scaled_dir)
+        self.weights = {n: w for n, w in load_file(self.model_dir / "model.safetensors").items() if w.ndim > 1}
+        self.squares, self.fisher = statistics_of(self.model_dir, work, progress)
+        self.base = work / "base" / "model.gguf"
+        if not self.base.is_file():
+            export_gguf(self.model_dir, parse_scheme("gguf:F32"), {"name": "reference"}, work / "base", progress)
         family = by_model_type("llama")
         assert family is not None
         self.names = {theirs: ours for ours, theirs in family.names(30).items()}
@@ -88,16 +83,10 @@ class Bench:
         """The layer that multiplies by a weight: of the tied embedding the head."""
         return HEAD if name == EMBEDDING else name
 
-    def importance(self, name: str, scaled: bool) -> np.ndarray:
-        """[columns] mean squared input, of the scaled model or as it is; the tied embedding's as the head."""
-        key, found = self.layer(name), self.scaled_squares if scaled else self.squares
-        return np.maximum((found.squares[key] / found.tokens[key]).numpy().astype(np.float32), 1e-12)
-
-    def _unquantized(self, model_dir: Path) -> Path:
-        path = self.shared / f"base-{model_dir.name}" / "model.gguf"
-        if not path.is_file():
-            export_gguf(model_dir, parse_scheme("gguf:F32"), {"name": "reference"}, path.parent, self.progress)
-        return path
+    def importance(self, name: str) -> np.ndarray:
+        """[columns] mean squared input; the tied embedding's as the head."""
+        key = self.layer(name)
+        return np.maximum((self.squares.squares[key] / self.squares.tokens[key]).numpy().astype(np.float32), 1e-12)
 
     def imatrix(self) -> Path:
         """llama.cpp's file of the same."""
@@ -142,9 +131,9 @@ class Bench:
         path = self.work / f"options-{len(KINDS)}.json"
         if not path.is_file():
             fisher = {n: self.fisher.fisher[self.layer(n)].numpy() for n in self.weights}
-            importance = {n: self.importance(n, True) for n in self.weights}
+            importance = {n: self.importance(n) for n in self.weights}
             grams = {n for n in self.weights if self.layer(n) in self.squares.grams}
-            write_json(path, options(self.scaled, fisher, importance, grams=grams))
+            write_json(path, options(self.weights, fisher, importance, grams=grams))
         found = json.loads(path.read_text())
         return {n: {k: (int(b), float(c)) for k, (b, c) in kinds.items()} for n, kinds in found.items()}
 
@@ -160,13 +149,12 @@ class Bench:
         path = self.work / f"{label}-{how}.gguf"
         if path.is_file():
             return path
-        tensors, best = {}, how == "compensated"
-        weights = self.scaled if best else self.weights
+        tensors = {}
         for name, kind in types.items():
-            gram = self.scaled_squares.grams.get(self.layer(name)) if best else None
-            data = rounded(weights[name], kind, None if how == "plain" else self.importance(name, best), gram)
+            gram = self.squares.grams.get(self.layer(name)) if how == "compensated" else None
+            data = rounded(self.weights[name], kind, None if how == "plain" else self.importance(name), gram)
             tensors[self.names[name]] = (kind, to_gguf(self.model_dir, self.names[name], data))
-        repack(self.scaled_base if best else self.base, path, tensors)
+        repack(self.base, path, tensors)
         return path
 
     def train(
@@ -233,12 +221,12 @@ class Bench:
         shutil.rmtree(target, ignore_errors=True)
 
         def moved(name: str, kind: str) -> tuple[torch.Tensor, Held]:
-            weight, gram = torch.from_numpy(self.scaled[name]), self.scaled_squares.grams.get(self.layer(name))
+            weight, gram = torch.from_numpy(self.weights[name]), self.squares.grams.get(self.layer(name))
             if GRIDS[kind].onnx:
-                return onnx_mix.rounded(weight, kind, torch.from_numpy(self.importance(name, True)), gram)
-            return to_train(weight, kind, self.importance(name, True), gram)
+                return onnx_mix.rounded(weight, kind, torch.from_numpy(self.importance(name)), gram)
+            return to_train(weight, kind, self.importance(name), gram)
 
-        return target, write_start(self.scaled_dir, types, moved, target, self.progress)
+        return target, write_start(self.model_dir, types, moved, target, self.progress)
 
     def onnx(self, model_dir: Path, label: str, grid: Path | None) -> Path:
         """An ONNX int4 export."""

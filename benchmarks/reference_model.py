@@ -232,38 +232,3 @@ def statistics_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Any,
             part.rename(path)
         found.append(Statistics(**torch.load(path, weights_only=True)))
     return found[0], found[1]
-
-
-def scaled_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:
-    """The reference scaled for rounding (`quantize.scaling`), and what each matrix's columns were multiplied by."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    from distill2edge.architectures import copy_tokenizer, load_model
-    from distill2edge.quantize.scaling import scale
-
-    target, beside = work / f"{model_dir.name}-scaled", work / f"{model_dir.name}-scales.safetensors"
-    if not beside.is_file():
-        found, _ = statistics_of(model_dir, work, progress)
-        model = load_model(model_dir, dtype=torch.float32).eval()
-        scales = scale(
-            model,
-            lambda name: found.squares[name].float() / found.tokens[name],
-            lambda name: found.grams[name] / found.tokens[name],
-            progress,
-        )
-        model.save_pretrained(target)
-        copy_tokenizer(model_dir, target)
-        save_file({name: factor.clone() for name, factor in scales.items()}, beside)
-    return target, load_file(beside)
-
-
-def scaled_statistics(model_dir: Path, work: Path, progress: Progress) -> tuple[Path, Any, Any]:
-    """The scaled reference, and `statistics_of` as they are of it."""
-    target, scales = scaled_of(model_dir, work, progress)
-    squares, fisher = statistics_of(model_dir, work, progress)
-    for name, factor in scales.items():
-        squares.squares[name] = squares.squares[name] / factor.double().square()
-        fisher.fisher[name] = fisher.fisher[name] / factor.square()
-        squares.grams[name] = squares.grams[name] / factor[:, None] / factor
-    return target, squares, fisher

@@ -5,12 +5,11 @@
 
 The grid is ONNX Runtime's `MatMulNBits` with zero points: 16 levels, blocks of 32, scales in 16 bits. The linear layers
 of the decoder blocks are rounded, the embedding and the head are not. Arms: nearest levels between the least and the
-greatest weight of a block, as ONNX Runtime's default; scales fitted by importance, compensated errors (GPTQ, important
-columns first), and these after scaling, which is what `quantize.calibration: gptq` does, all three ours; HQQ, as ONNX
-Runtime has it, whose zero points are floats (of 16 bits here, not 4); AWQ and AutoRound, as the library auto-round has
-them. Reference, text and measure are those of the other quantization benchmarks, in torch with dequantized weights. Who
-calibrates does so on the same windows, AWQ on the first of them; of this model it scales no input of the attention's
-output product, since several heads share a value.
+greatest weight of a block, as ONNX Runtime's default; scales fitted by importance, and compensated errors (GPTQ,
+important columns first), both ours; HQQ, as ONNX Runtime has it, whose zero points are floats (of 16 bits here, not 4);
+AWQ and AutoRound, as the library auto-round has them. Reference, text and measure are those of the other quantization
+benchmarks, in torch with dequantized weights. Who calibrates does so on the same windows, AWQ on the first of them; of
+this model it scales no input of the attention's output product, since several heads share a value.
 
 SmoothQuant is left out: it makes activations easier to round, and here none are. No library in the dependency set has
 it for decoders: ONNX Runtime hands it to neural-compressor.
@@ -28,7 +27,7 @@ from typing import Any
 
 import torch
 from common import bar, paired, write_result
-from reference_model import SEED, WINDOW, Fidelity, calibration_rows, default_work, reference, scaled_of, statistics_of
+from reference_model import SEED, WINDOW, Fidelity, calibration_rows, default_work, reference, statistics_of
 from safetensors.torch import load_file
 
 from distill2edge.architectures import load_model
@@ -41,9 +40,8 @@ from distill2edge.quantize.scales import Held
 KIND = "uint4-b32-f16"
 GRID = GRIDS[KIND]
 TOKENS, BATCH = 16_384, 8
-OURS, GPTQ, FITTED, NEAREST, HQQ, AWQ, AUTOROUND = (
-    "scaled, compensated errors", "compensated errors (GPTQ)", "scales fitted by importance", "nearest", "HQQ", "AWQ",
-    "AutoRound",
+OURS, FITTED, NEAREST, HQQ, AWQ, AUTOROUND = (
+    "compensated errors (GPTQ)", "scales fitted by importance", "nearest", "HQQ", "AWQ", "AutoRound",
 )  # fmt: skip
 OTHERS = (NEAREST, HQQ, AWQ, AUTOROUND)
 
@@ -54,7 +52,6 @@ class Bench:
     """The reference, what was measured of its inputs, and the figures found so far (kept on disk by arm)."""
 
     def __init__(self, work: Path, progress: Progress) -> None:
-        self._progress = progress
         self.model_dir = reference(work, progress)
         self.rows = calibration_rows(self.model_dir, TOKENS, progress)
         self.fidelity = Fidelity(self.model_dir, work, progress)
@@ -104,15 +101,6 @@ class Bench:
         """Ours: a column's error is made good by the columns after it."""
         moved, held = compensated(weight, KIND, self.grams[name])
         return held.stored(moved)
-
-    def scaled(self) -> Tensors:
-        """Ours: the same after scaling, with the norms that it changed."""
-        directory, scales = scaled_of(self.model_dir, self._path.parent.parent, self._progress)
-        changed = {n: w.float() for n, w in load_file(directory / "model.safetensors").items() if ".layers." in n}
-        for name in self.weights:
-            moved, held = compensated(changed[name], KIND, self.grams[name] / scales[name][:, None] / scales[name])
-            changed[name] = held.stored(moved)
-        return changed
 
     def hqq(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """ONNX Runtime's own, scales and zero points stored in 16 bits."""
@@ -198,8 +186,7 @@ def main() -> None:
     everything = len(bench.rows)
     bench.measure(NEAREST, partial(bench.each, bench.nearest))
     bench.measure(FITTED, partial(bench.each, bench.fitted), windows=everything)
-    bench.measure(GPTQ, partial(bench.each, bench.compensated), windows=everything)
-    bench.measure(OURS, bench.scaled, windows=everything)
+    bench.measure(OURS, partial(bench.each, bench.compensated), windows=everything)
     bench.measure(HQQ, partial(bench.each, bench.hqq))
     windows = arguments.awq_windows
     bench.measure(AWQ, partial(bench.auto_round, awq, windows), windows=windows)
@@ -226,14 +213,14 @@ def write(figures: dict[str, Any], arguments: argparse.Namespace) -> None:
         "newspaper editorials, in torch; calibrated on film and product reviews. Seconds are of one thread on a busy "
         "machine",
         bars=[
-            bar("scaled and GPTQ-compensated / best of the other algorithms, same grid: KL", ratio, "<=", 1.0, unit="x",
+            bar("GPTQ-compensated / best of the other algorithms, same grid: KL", ratio, "<=", 1.0, unit="x",
                 note=f"best: {best}; AutoRound with {arguments.iterations} iterations a block (its default is 200), "
                 f"AWQ on {arguments.awq_windows} of 64 windows; SmoothQuant: no library in the dependency set has it"),
         ],
         samples={f"KL of each window, {arm}": values for arm, values in kls.items()},
         metrics={
             "arms": {arm: {k: v for k, v in found.items() if k != "windows"} for arm, found in figures.items()},
-            "KL of scaled, compensated errors minus that of": {
+            "KL of compensated errors minus that of": {
                 arm: paired([kls[OURS]], [values]) for arm, values in kls.items() if arm != OURS
             },
         },

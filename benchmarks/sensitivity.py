@@ -38,12 +38,12 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     bench = Bench(arguments.work, for_stream(), "mix")
-    model = load_model(bench.scaled_dir, dtype=torch.float32).eval()
+    model = load_model(bench.model_dir, dtype=torch.float32).eval()
     state = model.state_dict()
     start = time.process_time()
     rows = []
     for name, kind in sample(bench, arguments.pairs):
-        weight, importance = bench.scaled[name], bench.importance(name, True)
+        weight, importance = bench.weights[name], bench.importance(name)
         fisher = bench.fisher.fisher[HEAD if name == EMBEDDING else name].numpy()
         _, expected = option(weight, fisher, importance, (kind,))[kind]
         stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, weight.shape[1])

@@ -90,7 +90,7 @@ def write_quantization_aware(
     if rounded_by:
         start, directory = work / "start", inputs[rounded_by[0]].path
         known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
-        grids = start_of(scheme, known, known.model, start, progress, exported)
+        grids = start_of(scheme, known, student, start, progress, exported)
         student = start
     else:
         grids = of_export(exported, student, scheme)
@@ -137,13 +137,10 @@ def write_export(
         meta["scheme"] = str(scheme)
     mix = imatrix = gptq = None
     if grid is None and scheme.mix:
-        weighed = read_sensitivity(inputs[calibration[0]].path)
-        mix, model_dir = _mix(recipe, scheme, model_dir, weighed, rows_dir(inputs)), weighed.model
+        mix = _mix(recipe, scheme, model_dir, read_sensitivity(inputs[calibration[0]].path), rows_dir(inputs))
     elif grid is None and calibration:
         imatrix = inputs[calibration[0]].path / "imatrix.gguf"
-        if recipe.gptq:
-            gptq = read_calibration(inputs[calibration[0]].path)
-            model_dir = gptq.model
+        gptq = read_calibration(inputs[calibration[0]].path) if recipe.gptq else None
     if scheme.format == "onnx":
         from distill2edge.export.gptq import export_onnx_gptq
         from distill2edge.export.onnx import export_onnx

@@ -152,7 +152,7 @@ def base(weighed: tuple[Path, Path]) -> tuple[Path, int]:
 def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
     weighed: tuple[Path, Path], base: tuple[Path, int], share: float
 ) -> None:
-    _, sensitivity = weighed
+    model, sensitivity = weighed
     work = base[0].parent
     known = read_sensitivity(sensitivity)
     options = known.options
@@ -163,7 +163,7 @@ def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
     high = rest + budget.bytes_of(options, budget.best_types(options))
     limit = Mix(budget=low + round(share * (high - low)))
     mix = MixExport(limit, known, lambda: [], "validation", "all")
-    found = mix.write(known.model, base[0], work / "mix.gguf", work, SilentProgress())  # asserts the predicted size
+    found = mix.write(model, base[0], work / "mix.gguf", work, SilentProgress())  # asserts the predicted size
     assert limit.budget is not None
     assert (work / "mix.gguf").stat().st_size <= limit.budget
     assert {each["used"] for each in found["fallbacks"]} == {"F16"}

@@ -132,7 +132,7 @@ def test_it_is_trained_from_the_very_weights_of_its_untrained_file(
         known: Inputs = read_sensitivity(one(compensated, "sensitivity", "sensitivity.json", lambda _: True))
     else:
         known = read_calibration(one(compensated, "calibration", "calibration.json", lambda _: True))
-    grids = start_of(parse_scheme(scheme), known, known.model, tmp_path, SilentProgress(), exported)
+    grids = start_of(parse_scheme(scheme), known, merged, tmp_path, SilentProgress(), exported)
     weights = load_file(tmp_path / "model.safetensors")
     if scheme.startswith("gguf"):
         held = of_gguf(exported / "model.gguf", merged)

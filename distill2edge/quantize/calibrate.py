@@ -59,9 +59,7 @@ def write_importance(
     model, chosen = load_model(model_dir, dtype=torch.float32).eval(), list(rows.values())
     table: dict[str, Any] = {}
     if grams:
-        inputs, tokens = gather_inputs(
-            model, model_dir, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset
-        )
+        inputs, tokens = gather_inputs(model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset)
         table, tensors = inputs.table(), len(inputs.importance)
     else:
         importance = importance_of(collect(model, chosen, progress, max_tokens=max_tokens), names, dataset)

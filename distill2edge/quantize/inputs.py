@@ -1,8 +1,7 @@
 """What each matrix is multiplied with on the calibration rows: mean squared inputs, and the products of inputs.
 
 The squares go into llama.cpp's importance matrix, the products into safetensors: as many tensors at a time as fit in
-`ROOM` bytes, each part in a pass of its own over the rows, so that memory is bounded. The model is then scaled
-(`scaling`) and kept beside them: files are made of that one, whose inputs these are.
+`ROOM` bytes, each part in a pass of its own over the rows, so that memory is bounded.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import copy_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, replacing
 from distill2edge.gguf_format.families import by_model_type, refuse
 from distill2edge.gguf_format.imatrix import Importance, read_imatrix, write_imatrix
 from distill2edge.progress import Progress
-from distill2edge.quantize.scaling import scale
 from distill2edge.quantize.statistics import FEW_TOKENS, Statistics, collect
 
 if TYPE_CHECKING:
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 ROOM = 1 << 30
 """Bytes of statistics in memory at once, beside the model; a single larger tensor still goes through."""
 IMATRIX = "imatrix.gguf"
-_SCALES, _MODEL = "scales.safetensors", "scaled"
 
 
 @dataclass(frozen=True)
@@ -38,24 +34,22 @@ class Inputs:
     Attributes:
         sources: tensor -> its name in the Hugging Face directory; of a tied matrix the first of its two.
         importance: tensor -> [columns] mean squared inputs.
-        grams: tensor -> (file, key) of its inputs' products before scaling, which stay on the disk.
-        scales: tensor -> [columns] that its columns were multiplied by, and its inputs divided.
-        model: directory of the scaled model.
+        grams: tensor -> (file, key) of its inputs' products, which stay on the disk.
     """
 
     sources: Mapping[str, str]
     importance: Mapping[str, np.ndarray]
     grams: Mapping[str, tuple[Path, str]]
-    scales: Mapping[str, torch.Tensor]
-    model: Path
 
     def gram(self, name: str) -> torch.Tensor | None:
-        """[columns, columns], the summed products of one tensor's inputs."""
+        """[columns, columns], the summed products of one tensor's inputs, read from their file."""
+        from safetensors import safe_open
+
         if name not in self.grams:
             return None
-        found = _read(*self.grams[name])
-        factor = self.scales.get(name)
-        return found if factor is None else found / factor[:, None] / factor
+        path, key = self.grams[name]
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(key)
 
     def means(self, name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """[columns] mean squared inputs and [columns, columns] mean of their products, of one tensor.
@@ -79,7 +73,6 @@ class Inputs:
 
 def gather_inputs(
     model: Any,
-    model_dir: Path,
     names: Mapping[str, str],
     rows: Sequence[Sequence[int]],
     work: Path,
@@ -88,11 +81,10 @@ def gather_inputs(
     max_tokens: int,
     dataset: str,
 ) -> tuple[Inputs, int]:
-    """Scale the model; write `imatrix.gguf`, `grams-N.safetensors`, `scales.safetensors` and `scaled/`.
+    """Write `imatrix.gguf` and `grams-N.safetensors`.
 
     Args:
-        model: a torch model in eval mode, in float32; its weights are changed.
-        model_dir: where it was loaded from, for its tokenizer.
+        model: a torch model in eval mode.
         names: Hugging Face weight name -> GGUF tensor name.
         rows: token ids.
         max_tokens: rows beyond this many tokens are left out.
@@ -101,31 +93,14 @@ def gather_inputs(
     Returns:
         what was written, and the calibration tokens.
     """
-    from safetensors.torch import save_file
-
-    work = Path(work)
     parts, weights = matrices(model, names)
-    found, where = _grams(model, weights, rows, work, progress, max_tokens)
-    scales = scale(
-        model,
-        lambda name: found.squares[name].float() / found.tokens[name] if name in found.squares else None,
-        lambda name: _read(*where[name]) / found.tokens[name] if name in where else None,
-        progress,
-    )
-    for name, factor in scales.items():
-        found.squares[name] = found.squares[name] / factor.double().square()
-    importance = importance_of(found, names, dataset)
+    squares, where = _grams(model, weights, rows, Path(work), progress, max_tokens)
+    importance = importance_of(squares, names, dataset)
     tokens = enough(importance, progress)
-    write_imatrix(work / IMATRIX, importance)
-    by_tensor = {names[name]: factor for name, factor in scales.items()}
-    with replacing(work / _SCALES) as temporary:
-        save_file({name: factor.clone() for name, factor in by_tensor.items()}, temporary)
-    model.save_pretrained(work / _MODEL)
-    copy_tokenizer(model_dir, work / _MODEL)
+    write_imatrix(Path(work) / IMATRIX, importance)
     # Of a tied matrix the products are those of the head: a lookup multiplies nothing.
     grams = {name: where[source] for name, own in parts.items() for source in own if source in where}
-    sources = {name: own[0] for name, own in parts.items()}
-    return Inputs(sources, importance.means(), grams, by_tensor, work / _MODEL), tokens
+    return Inputs({name: own[0] for name, own in parts.items()}, importance.means(), grams), tokens
 
 
 def read_inputs(directory: Path, facts: str) -> Inputs:
@@ -134,13 +109,9 @@ def read_inputs(directory: Path, facts: str) -> Inputs:
     Args:
         facts: name of the stage's JSON, which has `Inputs.table`.
     """
-    from safetensors.torch import load_file
-
-    directory = Path(directory)
-    document = read_json(directory / facts)
-    grams = {name: (directory / file, key) for name, (file, key) in document["grams"].items()}
-    importance = read_imatrix(directory / IMATRIX).means()
-    return Inputs(document["sources"], importance, grams, load_file(directory / _SCALES), directory / _MODEL)
+    document = read_json(Path(directory) / facts)
+    grams = {name: (Path(directory) / file, key) for name, (file, key) in document["grams"].items()}
+    return Inputs(document["sources"], read_imatrix(Path(directory) / IMATRIX).means(), grams)
 
 
 def matrices(model: Any, names: Mapping[str, str]) -> tuple[dict[str, list[str]], dict[str, torch.Tensor]]:
@@ -211,13 +182,6 @@ def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         held += size
     if group:
         yield group
-
-
-def _read(path: Path, key: str) -> torch.Tensor:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(key)
 
 
 def _grams(

@@ -82,9 +82,7 @@ def write_sensitivity(
     model = load_model(model_dir, dtype=torch.float32).eval()
     parts, weights = matrices(model, names)
     chosen = list(rows.values())
-    inputs, tokens = gather_inputs(
-        model, model_dir, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset
-    )
+    inputs, tokens = gather_inputs(model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset)
     options: dict[str, Any] = {}
     by_weight: dict[str, Any] = {}
     fisher_tokens = max(64, max_tokens // FISHER_SHARE)
