@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model, logits_of
+from distill2edge.architectures import copy_tokenizer, load_model, logits_of
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.schemes import Scheme
@@ -47,7 +47,6 @@ def merge(
     """
     import torch
 
-    from distill2edge.architectures import copy_tokenizer
 
     model_dir, trained_dir, work = Path(model_dir), Path(trained_dir), Path(work)
     if not rows:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.architectures import copy_tokenizer
 from distill2edge.distill.loop import facts_of, run_training
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json
@@ -52,7 +53,6 @@ def pretrain(
     import torch
     from transformers import AutoTokenizer, set_seed
 
-    from distill2edge.architectures import copy_tokenizer
     from distill2edge.distill.masked import MaskedModel, MaskedTexts, collate_masked
     from distill2edge.runtimes.threads import available_threads
     from distill2edge.student.layers import keep_layers
