@@ -47,7 +47,6 @@ def merge(
     """
     import torch
 
-
     model_dir, trained_dir, work = Path(model_dir), Path(trained_dir), Path(work)
     if not rows:
         raise UserError("there are no rows to compare the merged model on", fix="give data.splits.train some rows")
