@@ -64,6 +64,14 @@ def write_sensitivity(
     )
 
 
+def write_student_signal(recipe: Recipe, source: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+    """The `signal student` stage: the merged student's distributions, which its files are trained to keep."""
+    from distill2edge.tasks.causal_lm import student_signal
+
+    taught = inputs["signal"].path if "signal" in inputs else None
+    return student_signal(recipe, inputs[source].path / "model", taught, rows_dir(inputs), work, progress)
+
+
 def write_quantization_aware(
     recipe: Recipe,
     scheme: Scheme,
@@ -94,8 +102,8 @@ def write_quantization_aware(
         student = start
     else:
         grids = of_export(exported, student, scheme)
-    signal = inputs["signal"].path if "signal" in inputs else None
-    facts = train_on_grid(recipe, grids, student, signal, rows_dir(inputs), work, progress)
+    signal, own = (inputs[name].path if name in inputs else None for name in ("signal", "signal student"))
+    facts = train_on_grid(recipe, grids, student, signal, own, rows_dir(inputs), work, progress)
     save_grids(grids, str(scheme), work)
     shutil.rmtree(work / "start", ignore_errors=True)
     return facts

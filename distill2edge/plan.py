@@ -198,6 +198,7 @@ def _row(
                     "sensitivity student",
                     "calibration student",
                     "export student",
+                    "signal student",
                 )
             )
             else teacher
@@ -233,7 +234,7 @@ def _row(
             whole = stage.kind == "quantization-aware" and getattr(training, "lora", None) is None
             memory = (18 if whole else 6) * owner + training.batch_size * recipe.data.max_length * 60_000
         elif stage.kind == "signal":
-            seconds = 2 * teacher * tokens / per_second
+            seconds = 2 * owner * tokens / per_second
         elif stage.kind == "sensitivity" and seconds is None:  # forward; forward and backward on a quarter
             seconds = (2 + 6 / 4) * owner * recipe.quantize.max_tokens / per_second
     return row | {"seconds": seconds, "memory_bytes": memory, "disk_bytes": disk}

@@ -32,7 +32,7 @@ VERSIONS = {
     "merge": 1,
     "quantization-aware": 1,
     "calibration": 1,
-    "sensitivity": 3,
+    "sensitivity": 4,
     "export": 1,
     "verify": 1,
     "judge": 1,
@@ -175,7 +175,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
         if any(map(recipe.calibrated, schemes)):
             section = {"max_tokens": recipe.quantize.max_tokens, "rows": rows}
             if recipe.gptq:
-                section["grams"] = True
+                section["grams"] = 2  # raised when files are rounded by them in another way
             name = f"calibration {role}"
             calibration = add(
                 name, section, (*read_from, source), partial(export_steps.write_calibration, recipe, source)
@@ -189,6 +189,11 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             weigh = partial(export_steps.write_sensitivity, recipe, source, formats)
             sensitivity = add(name, section, (*read_from, source), weigh)
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
+        compared = signal  # whose distributions the training on a grid compares with
+        if on_grid and (section := recipe.distill.quantization_aware) and section.signal_from == "student":
+            write = partial(export_steps.write_student_signal, recipe, source)
+            parts = {"signal": canonical(recipe.student_signal), "kind": recipe.signal.kind, "rows": rows, **scored}
+            compared = (*signal, add("signal student", parts, (*read_from, source, *signal), write))
         # The file that training starts from is written first.
         for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):
             model, untrained = source, f"export {role}/{scheme}{UNTRAINED_SUFFIX}"
@@ -205,7 +210,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
                         "signal": recipe.signal.kind,
                         "rows": rows,
                     },
-                    (*read_from, source, untrained, *rounded_by, *signal),
+                    (*read_from, source, untrained, *rounded_by, *compared),
                     partial(export_steps.write_quantization_aware, recipe, scheme, source, untrained, rounded_by),
                 )
             if scheme.mix and model is not source:  # its types are those of the untrained file

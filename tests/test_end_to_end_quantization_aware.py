@@ -69,6 +69,25 @@ def test_the_exports_say_whether_they_were_trained(out: Path) -> None:
     assert arms[:3] == ["plain", "calibrated", "trained (ships)"]
 
 
+def test_a_student_taught_by_text_is_trained_to_keep_its_own_distributions(tmp_path: Path) -> None:
+    tiny_recipe(tmp_path)
+    section = "{schemes: ['gguf:Q4_0'], loss: {forward_kl: 1}, signal_from: student, epochs: 4, learning_rate: 1e-3}"
+    more = (
+        "--set", "signal={kind: text, max_new_tokens: 64, temperature: 1, samples: 4}",
+        "--set", "distill.loss={ce: 1}",
+        "--set", f"distill.quantization_aware={section}",
+        "--set", "export=['gguf:Q4_0']",
+        "--set", "verify.positions=all",
+    )  # fmt: skip
+    arguments = [str(tmp_path / "tiny.yaml"), "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"), *more]
+    result = CliRunner().invoke(main, ["run", *arguments])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    kl = {model["id"]: (model["kl_student"] or {}).get("value") for model in report["models"]}
+    assert kl["student/gguf:Q4_0"] < kl["student/gguf:Q4_0-untrained"]
+    assert "signal student" in {stage["stage"] for stage in report["stages"]}
+
+
 COMPENSATED = ("gguf:Q4_0", "onnx:int4-b32", "gguf:mix-60kB", "onnx:mix-100kB")
 LIMITS = "{format: gguf, budget: 60kB}, {format: onnx, budget: 100kB}"
 GPTQ = (
@@ -200,6 +219,7 @@ def test_a_mixture_of_k_quants_has_a_grid_to_train_on() -> None:
         ("{format: gguf, budget: 90MB}", "is trained for, but not exported"),
         ("{schemes: [gguf:Q4_0, gguf:Q4_0]}", "names a scheme twice"),
         ("{schemes: [gguf:Q4_0], lora: {dropout: 0.1}}", "no place on a grid"),
+        ("{schemes: [gguf:Q4_0], loss: {ce: 1}, signal_from: student}", "no term to serve"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_when_the_recipe_is_read(value: str, words: str) -> None:

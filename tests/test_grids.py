@@ -169,7 +169,7 @@ def test_a_k_quant_without_its_header_is_no_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", K)
-def test_a_k_quants_scales_are_those_of_ggml_and_its_codes_are_compensated(kind: str) -> None:
+def test_a_k_quant_is_compensated_in_whole_super_blocks_of_ggmls_scales(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     weight, inputs = torch.randn(4, 512, generator=generator), torch.randn(600, 512, generator=generator)
     inputs = inputs @ torch.randn(512, 512, generator=generator)
@@ -179,7 +179,11 @@ def test_a_k_quants_scales_are_those_of_ggml_and_its_codes_are_compensated(kind:
     moved, held = compensated(weight, kind, gram)
     costs = gram.diagonal() + DAMPING * gram.diagonal().mean()
     plain = ggml.quantize(weight.numpy(), kind, costs.numpy())
-    np.testing.assert_array_equal(held.header, Held.of_gguf(plain, kind).header)
+    first = int(costs.view(-1, 256).mean(1).argmax())  # rounded before any error was spread
+    header = Held.of_gguf(plain, kind).header
+    assert header is not None
+    assert held.header is not None
+    np.testing.assert_array_equal(held.header[:, first], header[:, first])
     np.testing.assert_array_equal(rounded(weight.numpy(), kind, None, gram), held.gguf(moved))
 
     def error(stored: torch.Tensor) -> float:

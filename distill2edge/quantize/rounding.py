@@ -1,10 +1,11 @@
 """Rounding a matrix onto a block grid with each column's error made good by the columns after it.
 
 GPTQ (Frantar 2022, arXiv 2210.17323, algorithm 1): what rounding a column changes in the layer's output is spread over
-the columns that are not rounded yet, so that the output on the calibration inputs changes least. Columns are taken by
-falling mean square of their inputs, so that those that matter most are rounded before errors have gathered; their
-blocks' scales are fitted beforehand, so that the order does not show in the file. (The paper's own code calls these
-`act_order` and `static_groups`; docs/log.md has what they bring.)
+the columns that are not rounded yet, so that the output on the calibration inputs changes least. Blocks of columns are
+taken by falling mean square of their inputs, and so are the columns within each, so that those that matter most are
+rounded before errors have gathered; a block stays whole, so that its scales are fitted when its turn comes, to the
+weights that it then has. (In the paper's own code any column may follow any other, `act_order`, and scales are fitted
+beforehand, `static_groups`; docs/log.md compares.)
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to it, as in the paper."""
-_CHUNK = 64
-"""Columns whose errors reach the columns behind them in one product."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,22 @@ class Inverse:
     """What of a layer's inputs compensation needs; types of one matrix share it.
 
     Attributes:
-        order: [columns], by falling mean square of the inputs.
-        upper: [columns, columns], upper Cholesky factor of the damped gram's inverse, in that order.
-        importance: [columns], the damped diagonal, in the matrix's own order.
+        matrix: [columns, columns] float64, inverse of the damped gram.
+        importance: [columns] float32, the gram's damped diagonal.
     """
 
-    order: Tensor
-    upper: Tensor
+    matrix: Tensor
     importance: Tensor
+
+    def in_order(self, size: int) -> tuple[Tensor, Tensor]:
+        """Columns in the order of rounding, whole blocks of `size`, and the inverse's upper Cholesky factor in it."""
+        import torch
+
+        blocks = self.importance.view(-1, size)
+        within = blocks.argsort(dim=1, descending=True, stable=True)
+        places = within + size * torch.arange(len(blocks))[:, None]
+        order = places[blocks.mean(1).argsort(descending=True, stable=True)].flatten()
+        return order, torch.linalg.cholesky(self.matrix[order][:, order], upper=True).float()
 
 
 def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPING) -> tuple[Tensor, Held]:
@@ -67,29 +74,30 @@ def compensate(weight: Tensor, kind: str, inputs: Inverse) -> tuple[Tensor, Held
 
     checked(weight, kind)
     grid, columns = GRIDS[kind], weight.shape[1]
-    if columns % grid.block:
-        raise UserError(f"rows of {columns} weights don't fit {kind}: its blocks have {grid.block}",
+    size = grid.multiple
+    if columns % size:
+        raise UserError(f"rows of {columns} weights don't fit {kind}: its blocks have {size}",
                         fix="choose a type of smaller blocks")  # fmt: skip
-    held = _fitted(weight, kind, inputs.importance)
-    order, upper = inputs.order, inputs.upper
-    left = weight.float()[:, order]
-    moved = torch.empty_like(left)
-    diagonal, blocks = upper.diagonal(), (order // grid.block).tolist()
-    for at in range(0, columns, _CHUNK):
-        end = min(at + _CHUNK, columns)
+    order, upper = inputs.in_order(size)
+    diagonal, left = upper.diagonal(), weight.float()[:, order]
+    moved, fitted = torch.empty_like(weight, dtype=torch.float32), {}
+    for at in range(0, columns, size):
+        end = at + size
+        block, places = int(order[at]) // size, order[at:end] % size
+        span = slice(block * size, (block + 1) * size)
         chunk = left[:, at:end].clone()
-        errors = torch.empty_like(chunk)
-        for place in range(end - at):
-            value, block = chunk[:, place : place + 1], blocks[at + place]
-            scale, offset = held.scale[:, block], None if held.offset is None else held.offset[:, block]
+        held = fitted[block] = _fitted(chunk[:, places.argsort()], kind, inputs.importance[span])
+        values, errors = torch.empty_like(chunk), torch.empty_like(chunk)
+        for turn, place in enumerate(places.tolist()):
+            value, part = chunk[:, turn : turn + 1], place // grid.block
+            scale, offset = held.scale[:, part], None if held.offset is None else held.offset[:, part]
             stored = grid.decode(grid.encode(value, scale, offset), scale, offset)
-            moved[:, at + place] = value[:, 0]
-            errors[:, place] = (value - stored)[:, 0] / diagonal[at + place]
-            chunk[:, place + 1 :] -= torch.outer(errors[:, place], upper[at + place, at + place + 1 : end])
+            values[:, turn] = value[:, 0]
+            errors[:, turn] = (value - stored)[:, 0] / diagonal[at + turn]
+            chunk[:, turn + 1 :] -= torch.outer(errors[:, turn], upper[at + turn, at + turn + 1 : end])
+        moved[:, order[at:end]] = values
         left[:, end:] -= errors @ upper[at:end, end:]
-    found = torch.empty_like(moved)
-    found[:, order] = moved
-    return found, held
+    return moved, Held.joined([fitted[block] for block in range(len(fitted))])
 
 
 def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: Tensor | None) -> np.ndarray:
@@ -134,11 +142,11 @@ def _fitted(weight: Tensor, kind: str, importance: Tensor) -> Held:
     """Scales by importance: of GGUF types by ggml's own search, which is compiled."""
     if GRIDS[kind].onnx:
         return Held.fitted(weight, kind, importance)
-    return Held.of_gguf(ggml.quantize(weight.float().numpy(), kind, importance.numpy()), kind)
+    return Held.of_gguf(ggml.quantize(weight.numpy(), kind, importance.numpy()), kind)
 
 
 def inverse(gram: Tensor, damping: float = DAMPING) -> Inverse:
-    """The inverse of a layer's damped gram, factored, most important input first.
+    """The inverse of a layer's damped gram.
 
     Raises:
         UserError: a gram matrix that is zero or not finite.
@@ -151,7 +159,4 @@ def inverse(gram: Tensor, damping: float = DAMPING) -> Inverse:
         raise UserError("the calibration inputs of a layer are zero or not finite", where="quantize.calibration",
                         fix="give other calibration rows, or set quantize.calibration: none")  # fmt: skip
     matrix.diagonal().add_(damping * mean)
-    importance = matrix.diagonal().float()
-    order = torch.argsort(importance, descending=True, stable=True)
-    turned = torch.cholesky_inverse(torch.linalg.cholesky(matrix[order][:, order]))
-    return Inverse(order, torch.linalg.cholesky(turned, upper=True).float(), importance)
+    return Inverse(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), matrix.diagonal().float())

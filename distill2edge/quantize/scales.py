@@ -3,6 +3,7 @@ these very scales."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,20 @@ class Held:
             return cls(kind, torch.from_numpy(scale), second, columns, torch.from_numpy(header))
         second = torch.from_numpy(_floats(blocks[..., 2:4])) if grid.affine else None
         return cls(kind, torch.from_numpy(_floats(blocks[..., :2])), second, columns)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Held]) -> Held:
+        """The scales of blocks that stand side by side in each row."""
+        import torch
+
+        def side_by_side(name: str) -> Tensor | None:
+            found = [getattr(part, name) for part in parts]
+            return None if found[0] is None else torch.cat(found, 1)
+
+        scale = side_by_side("scale")
+        assert scale is not None
+        columns = sum(part.columns for part in parts)
+        return cls(parts[0].kind, scale, side_by_side("offset"), columns, side_by_side("header"))
 
     def codes(self, weight: Tensor) -> Tensor:
         """[rows, blocks, block], the nearest levels."""

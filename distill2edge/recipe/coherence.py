@@ -156,8 +156,12 @@ def _check_quantization_aware(recipe: Recipe) -> None:
         if str(scheme) not in map(str, map(parse_scheme, recipe.export)):
             raise ValueError(f"{where}: {scheme} is trained for, but not exported: add it to export")
     loss = section.loss or recipe.distill.loss
-    if loss.needs_logits and recipe.signal.kind != "logits":
-        raise ValueError(f"{where}.loss compares with the teacher: use signal: {{kind: logits}}, or loss: {{ce: 1}}")
+    if loss.needs_logits and section.signal_from == "teacher" and recipe.signal.kind != "logits":
+        raise ValueError(
+            f"{where}.loss compares with the teacher: use signal: {{kind: logits}}, or {where}.signal_from: student"
+        )
+    if not loss.needs_logits and section.signal_from == "student":
+        raise ValueError(f"{where}.signal_from: student has no term to serve: set {where}.loss: {{forward_kl: 1}}")
     if section.lora is not None and section.lora.dropout:
         raise ValueError(f"{where}.lora.dropout has no place on a grid: set it to 0")
 

@@ -300,6 +300,12 @@ class Recipe(Section):
         return () if section is None else tuple(parse_scheme(text) for text in section.schemes)
 
     @property
+    def student_signal(self) -> LogitsSignal:
+        """What is kept of the student's own distributions for training on a grid: they are matched as they are."""
+        top_k = self.signal.top_k if isinstance(self.signal, LogitsSignal) else LogitsSignal().top_k  # type: ignore[call-arg]
+        return LogitsSignal(top_k=top_k, temperature=1.0)
+
+    @property
     def calibration_rows(self) -> int:
         """Rows of the calibration split: those of a synthesis, where it holds some out."""
         made = self.synthesis.held_out.calibration if self.synthesis is not None else 0

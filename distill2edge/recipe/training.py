@@ -74,7 +74,7 @@ class Loss(Section):
 
 class QuantizationAware(Training):
     """More training after the merge, on the grid of a file that ships: the forward pass computes with the weights as
-    the file will store them. Its signal is the student's own, that of `distill`."""
+    the file will store them."""
 
     schemes: tuple[ExportEntry, ...] = Field(
         min_length=1,
@@ -85,6 +85,11 @@ class QuantizationAware(Training):
     epochs: float = Field(1.0, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
     loss: Loss | None = Field(None, description="weights of the terms; null: those of distill")
+    signal_from: Annotated[Literal["teacher", "student"], LATER] = Field(
+        "teacher",
+        description="whose distributions the terms compare with: the teacher's, or those of the student in full "
+        "precision, of which the file is to lose nothing; the latter need no signal of kind logits",
+    )
     lora: Lora | None = Field(
         None, description="an adapter, whose sum with the weights is put on the grid; null trains every weight, "
         "embeddings and head included"

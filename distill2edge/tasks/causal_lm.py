@@ -135,20 +135,38 @@ def distill(
     )
 
 
+def student_signal(
+    recipe: Recipe, student: Path, signal: Path | None, rows_dir: Path, work: Path, progress: Progress
+) -> Facts:
+    """The merged student's logits on the rows it was trained on and on the validation rows.
+
+    Args:
+        signal: the `signal` stage, whose responses are the rows where the teacher wrote them.
+    """
+    from distill2edge.teacher.logits import cache_logits
+
+    rows = _training_rows(recipe, recipe.signal.kind, student, signal, rows_dir, progress)
+    rows += encode(recipe, rows_dir, student, "validation")
+    return cache_logits(student, rows, recipe.student_signal, work, progress)
+
+
 def train_on_grid(
     recipe: Recipe,
     grids: Mapping[str, Held],
     student: Path,
     signal: Path | None,
+    own: Path | None,
     rows_dir: Path,
     work: Path,
     progress: Progress,
 ) -> Facts:
-    """Train the merged student on a grid, with the signal and the rows of `distill`; writes a dense `model/`.
+    """Train the merged student on a grid, with the rows of `distill`; writes a dense `model/`.
 
     Args:
         grids: weight's name -> its grid.
         student: merged model in full precision, which is what the training starts from.
+        signal: of the teacher, as for `distill`.
+        own: the student's own logits, which take the place of the teacher's.
     """
     from distill2edge.distill.train import train
     from distill2edge.merge import merge
@@ -162,7 +180,7 @@ def train_on_grid(
         student,
         rows,
         encode(recipe, rows_dir, student, "validation"),
-        signal if kind == "logits" else None,
+        own or (signal if kind == "logits" else None),
         section,
         section.loss or recipe.distill.loss,
         section.lora,
