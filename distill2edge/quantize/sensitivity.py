@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.gguf_format.repack import padded
 from distill2edge.quantize import ggml
-from distill2edge.quantize.grids import GRIDS
+from distill2edge.quantize.grids import FITTED, GRIDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,9 @@ KINDS = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K", "Q4_1", "Q5_0", "Q5
 """Types that a mix may use; those with blocks of 256 weights only where the columns fit."""
 FALLBACK = "F16"
 """Of a matrix whose columns no block fits (no multiple of 32), as llama.cpp does."""
-COMPENSATED = 0.5
-"""Share of the KL that is left where errors are compensated, of that of rounding by importance: the diagonal cannot
-show it (docs/log.md)."""
+_COMPENSATED, _COMPENSATED_SUPER = 0.5, 0.65
+"""Share of the KL that is left where errors are compensated, of that of rounding by importance, and the same of types
+whose scales are fitted to 256 weights at a time: the diagonal cannot show it (docs/log.md)."""
 
 
 def options(
@@ -42,7 +42,7 @@ def options(
         grams: names whose errors can be compensated, since the products of their inputs are known.
     """
     return {
-        name: option(weight, fisher[name], importance[name], kinds, left=COMPENSATED if name in grams else 1.0)
+        name: option(weight, fisher[name], importance[name], kinds, compensated=name in grams)
         for name, weight in weights.items()
     }
 
@@ -53,19 +53,19 @@ def option(
     importance: np.ndarray | None,
     kinds: Sequence[str] = KINDS,
     *,
-    left: float = 1.0,
+    compensated: bool = False,
 ) -> dict[str, tuple[int, float]]:
     """One tensor's part of `options`: the types whose blocks fit, or `FALLBACK` alone.
 
     Args:
-        left: share of the loss that is left where a type's rounding can be compensated.
+        compensated: whether errors will be, in the types whose rounding can be.
     """
     rows, columns = weight.shape
     found: dict[str, tuple[int, float]] = {}
     for kind in [kind for kind in kinds if columns % ggml.block(kind) == 0] or [FALLBACK]:
         stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, columns)
         loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
-        if kind in GRIDS:
-            loss *= left
+        if compensated and kind in GRIDS:
+            loss *= _COMPENSATED if kind in FITTED else _COMPENSATED_SUPER
         found[kind] = (padded(rows * ggml.row_bytes(kind, columns)), loss)
     return found

@@ -97,9 +97,9 @@ def write_sensitivity(
                                     fix="check the weights for NaN or Inf, or export a stock scheme")  # fmt: skip
                 source, total = parts[name][0], sum(found[1:], found[0])
                 if "gguf" in formats:
-                    left = sensitivity.COMPENSATED if name in inputs.grams else 1.0
+                    able = name in inputs.grams
                     options[name] = sensitivity.option(
-                        weights[source].numpy(), total.numpy(), inputs.importance.get(name), left=left
+                        weights[source].numpy(), total.numpy(), inputs.importance.get(name), compensated=able
                     )
                 if "onnx" in formats:
                     by_weight[source] = onnx_mix.option(weights[source], total, *inputs.means(name))
