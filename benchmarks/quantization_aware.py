@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from common import bar, write_result
 from reference_model import (
+    HELD_OUT_TOKENS,
     SEED,
     Fidelity,
     default_work,
@@ -62,10 +63,12 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 class Bench:
     """The reference, its statistics, and the figures found so far (kept on disk by file name)."""
 
-    def __init__(self, work: Path, progress: Progress, name: str = "quantization-aware") -> None:
+    def __init__(
+        self, work: Path, progress: Progress, name: str = "quantization-aware", held_out: int = HELD_OUT_TOKENS
+    ) -> None:
         self.progress = progress
         self.model_dir = reference(work, progress)
-        self.fidelity = Fidelity(self.model_dir, work, progress)
+        self.fidelity = Fidelity(self.model_dir, work, progress, held_out)
         self.work, self.shared = work / name, work
         self.work.mkdir(exist_ok=True)
         self.weights = {n: w for n, w in load_file(self.model_dir / "model.safetensors").items() if w.ndim > 1}

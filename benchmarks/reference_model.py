@@ -23,6 +23,7 @@ from distill2edge.progress import Progress
 MODEL = "smollm2-135m-instruct"
 SEED = 0
 WINDOW = 256
+HELD_OUT_TOKENS = 3_072
 HELD_OUT, CALIBRATION = ("nyt-sentiment",), ("movie-sentiment", "amazon-sentiment")
 
 
@@ -97,7 +98,7 @@ def windows(model_dir: Path, sources: Sequence[str], tokens: int, progress: Prog
 class Fidelity:
     """KL(reference || file) over held-out windows; the reference's log-probabilities are kept on disk."""
 
-    def __init__(self, model_dir: Path, work: Path, progress: Progress, tokens: int = 3072) -> None:
+    def __init__(self, model_dir: Path, work: Path, progress: Progress, tokens: int = HELD_OUT_TOKENS) -> None:
         self.windows = windows(model_dir, HELD_OUT, tokens, progress)
         self._path = work / f"{model_dir.name}-{tokens}.npy"
         if not self._path.is_file():
