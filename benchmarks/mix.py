@@ -59,7 +59,8 @@ def write(rows: dict[str, dict]) -> None:
         "mix",
         "python benchmarks/mix.py" + ("" if len(rows) == len(STOCK) else f" --only {' '.join(rows)}"),
         description="SmolLM2-135M (noise of half a step on its packaged weights) against its own files: KL on "
-        f"{HELD_OUT_TOKENS:,} held-out tokens of newspaper editorials; both arms calibrated on film and product reviews. One seed, one text",
+        f"{HELD_OUT_TOKENS:,} held-out tokens of newspaper editorials; both arms calibrated on film and product "
+        "reviews. One seed, one text",
         bars=bars,
         samples={f"{kind}, {arm}": [row[arm]["kl"]] for kind, row in rows.items() for arm in ("stock", "mix")},
         metrics={"files": rows},
