@@ -189,11 +189,12 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
             weigh = partial(export_steps.write_sensitivity, recipe, source, formats)
             sensitivity = add(name, section, (*read_from, source), weigh)
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
-        compared = signal  # whose distributions the training on a grid compares with
-        if on_grid and (section := recipe.distill.quantization_aware) and section.signal_from == "student":
-            write = partial(export_steps.write_student_signal, recipe, source)
-            parts = {"signal": canonical(recipe.student_signal), "kind": recipe.signal.kind, "rows": rows, **scored}
-            compared = (*signal, add("signal student", parts, (*read_from, source, *signal), write))
+        compared = signal  # whose distributions training on a grid compares with
+        trained_more = recipe.distill.quantization_aware
+        if on_grid and trained_more is not None and trained_more.signal_from == "student":
+            own = {"signal": canonical(recipe.student_signal), "kind": recipe.signal.kind, "rows": rows, **scored}
+            write_own = partial(export_steps.write_student_signal, recipe, source)
+            compared = (*signal, add("signal student", own, (*read_from, source, *signal), write_own))
         # The file that training starts from is written first.
         for scheme in sorted(schemes, key=lambda scheme, own=on_grid: str(scheme) in own):
             model, untrained = source, f"export {role}/{scheme}{UNTRAINED_SUFFIX}"

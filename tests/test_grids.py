@@ -15,7 +15,7 @@ from distill2edge.export.onnx_quantize import BITS, dequantize_blocks, quantize_
 from distill2edge.quantize import ggml, k_quants
 from distill2edge.quantize.grids import FITTED, GRIDS, Grid, plain
 from distill2edge.quantize.held import load_grids, save_grids
-from distill2edge.quantize.rounding import DAMPING, compensated, rounded
+from distill2edge.quantize.rounding import DAMPING, compensated, inverse, rounded
 from distill2edge.quantize.scales import Held
 
 GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -190,6 +190,22 @@ def test_a_k_quant_is_compensated_in_whole_super_blocks_of_ggmls_scales(kind: st
         return float(((stored - weight) @ inputs.T).square().sum())
 
     assert error(held.stored(moved)) < 0.8 * error(torch.from_numpy(ggml.dequantize(plain, kind, 512)))
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_blocks_are_rounded_whole_and_those_of_large_inputs_first(size: int) -> None:
+    inputs = torch.randn(900, 512, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 4, 512)
+    gram = inputs.T @ inputs
+    order, upper = inverse(gram).in_order(size)
+    blocks = order.view(-1, size)
+    assert torch.equal(blocks // size, (blocks[:, :1] // size).expand(-1, size))
+    assert torch.equal(blocks.sort(1).values.flatten().sort().values, torch.arange(512))
+    squares = gram.diagonal()[order].view(-1, size)
+    assert bool((squares.mean(1).diff() <= 0).all())
+    assert bool((squares.diff(dim=1) <= 0).all())
+    damped = gram.double() + DAMPING * gram.double().diagonal().mean() * torch.eye(512)
+    ours = (upper.T @ upper).double() @ damped[order][:, order]
+    torch.testing.assert_close(ours, torch.eye(512).double(), atol=1e-2, rtol=0)
 
 
 @settings(max_examples=60, deadline=None)
