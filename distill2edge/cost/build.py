@@ -14,12 +14,13 @@ from distill2edge.recipe.costs import RequestTokens
 
 SCHEMA_VERSION = 1
 
-# Which one-off sum a stage belongs to, by the first word of its name. Everything else counts as evaluation,
+# Which one-off sum a stage belongs to, by its name or the first word of it. Everything else counts as evaluation,
 # so that no time is lost; the control is evidence, not part of the student.
 ONE_OFF = {
     "data": "teacher_generation",
     "teacher": "teacher_generation",
     "signal": "teacher_generation",
+    "signal student": "training",
     "synthesis": "teacher_generation",
     "fit": "training",
     "student": "training",
@@ -226,7 +227,7 @@ def _one_off(
     seconds = {"teacher_generation": 0.0, "training": 0.0, "evaluation": 0.0}
     for stage, spent in stage_seconds.items():
         word = re.split(r"[^a-z]", stage, maxsplit=1)[0]
-        kind = "evaluation" if "control" in stage else ONE_OFF.get(word, "evaluation")
+        kind = "evaluation" if "control" in stage else ONE_OFF.get(stage, ONE_OFF.get(word, "evaluation"))
         seconds[kind] += spent
     usd = {kind: spent / model.SECONDS_PER_HOUR * machine.usd_per_hour.value for kind, spent in seconds.items()}
     usd["teacher_generation"] += paid_usd
