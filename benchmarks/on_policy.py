@@ -3,9 +3,10 @@
 python benchmarks/on_policy.py             # trains what is not in the store, then compares
 python benchmarks/on_policy.py --seeds 3   # a pilot of one seed: prints, writes nothing
 
-Off-policy alone trains on 512 rows of the data, twice; the other arm on 256 of those, twice, then in two rounds on 128
-of them again and on 128 texts of its own each. So both have the same count of steps, and the teacher scored about as
-many different tokens. The held-out rows are the same. Two divergences are measured there: KL(teacher || student) on the
+Off-policy alone trains on 512 rows of the data, twice; the other arm on 256 of those, once, then in two rounds on 128
+of them again and on 128 texts of its own each, one and a half times. Its texts follow the prompts of the other 256
+rows, whose responses nobody scores. So both have the same count of steps, and the teacher scored about as many
+different tokens. The held-out rows are the same. Two divergences are measured there: KL(teacher || student) on the
 data's text, and KL(student || teacher) on what the student itself writes after the same prompts.
 """
 
@@ -29,7 +30,7 @@ SEEDS = (0, 1, 2)
 OWN_TOKENS = 20
 WARM = "warm start"
 TEXTS = {"data": "KL(teacher || student) on the data", "own": "KL(student || teacher) on the student's own text"}
-ARMS = {"on-policy": (), "off-policy alone": ("data.splits.train=512", "distill.on_policy=null")}
+ARMS = {"on-policy": (), "off-policy alone": ("distill.epochs=2", "distill.on_policy=null")}
 
 
 def artifacts(kind: str, arm: str, seed: int, store: Path | None) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def scored_tokens(arm: str, seed: int, store: Path | None) -> int:
     """Different tokens that the teacher scored for training: of the data, and of what the student wrote."""
     trained, scored = artifacts("distill", arm, seed, store), artifacts("signal", arm, seed, store)
     first = trained["distill warm-start" if arm == "on-policy" else "distill"].facts["supervised_tokens"]
-    epochs = load_recipe(RECIPE).distill.epochs
+    epochs = load_recipe(RECIPE, ARMS[arm]).distill.epochs
     return round(first / epochs + sum(item.facts.get("written_tokens", 0) for item in scored.values()))
 
 
