@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import bar, write_result
+from common import bar, paired, write_result
 from quantization_aware import Bench
 from reference_model import SEED, default_work
 
@@ -40,8 +40,9 @@ def main() -> None:
             f"mix in {kind}'s bytes", lambda t=types, k=kind: bench.mixed(t, f"mix-{k}", "compensated")
         )
         assert mixed["bytes"] <= stock["bytes"], (kind, mixed["bytes"], stock["bytes"])
-        rows[kind] = {"stock": stock, "mix": mixed, "expected": expected, "ratio": mixed["kl"] / stock["kl"]}
-        print(f"{kind}: {rows[kind]['ratio']:.3f} of the stock type's KL", flush=True)
+        ratio = paired([mixed["windows"]], [stock["windows"]], ratio=True)
+        rows[kind] = {"stock": stock, "mix": mixed, "expected": expected, "ratio": ratio}
+        print(f"{kind}: {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of the stock type's KL", flush=True)
     write(rows)
 
 
