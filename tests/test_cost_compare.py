@@ -69,6 +69,11 @@ def test_a_larger_student_is_not_cheaper_by_its_model_and_the_report_says_so() -
     assert alone["cost"]["comparison"]["saving"] == pytest.approx(-1.0)  # in PyTorch, twice the teacher's cost
     assert [name for name, *_ in facts.tiles(alone)][-2] == "Cost added"
     assert "costs 100.0% more per request" in facts.lead(alone)
+    alone["headline"] |= {"size_ratio": 0.25}
+    alone["headline"]["speedup"] |= {"ratio": {"value": 0.8}, "time_saved": {"value": -0.25}}
+    beside = {name: text for name, _, text in facts.tiles(alone)}
+    assert beside["Size"].startswith("4.00x larger than ")
+    assert beside["Speed-up"].startswith("25% more time, ")
     assert "only another runtime" not in facts.lead(alone)
     rival = document(rivals=True, larger=True)
     assert rival["cost"]["comparison"]["saving"] > 0  # its 4-bit file against the teacher's 8-bit file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -21,7 +22,7 @@ from distill2edge.report.frontier import pareto
 from distill2edge.report.html import render_html
 from distill2edge.report.judge import judge_summary
 from distill2edge.report.markdown import render_markdown
-from distill2edge.report.svg import CHARACTER, Box, Scale, fit_scale, place_labels
+from distill2edge.report.svg import CHARACTER, Box, Drawing, Scale, fit_scale, place_labels
 
 Document = dict[str, Any]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`|[x](javascript:alert(3))"
@@ -359,6 +360,19 @@ def test_scales_hold_their_values_and_have_ticks(values: list[float]) -> None:
     ticks = scale.ticks()
     assert ticks == sorted(ticks)
     assert 1 <= len(ticks) <= 14
+
+
+@given(st.floats(1e-7, 1e5), st.floats(1.5, 1e6))
+def test_numbers_of_an_axis_never_touch(low: float, span: float) -> None:
+    drawing = Drawing("axis")
+    drawing.x_axis(fit_scale([low, low * span], 180, 440, log=True), 100, 0, text.tick, "nats")
+    spots = [
+        (float(x), len(number))
+        for x, number in re.findall(r'<text x="([0-9.]+)"[^>]*class="tick"[^>]*>([^<]+)</text>', str(drawing.render()))
+    ]
+    assert spots
+    for (left, a), (right, b) in itertools.pairwise(spots):
+        assert left + CHARACTER * a / 2 <= right - CHARACTER * b / 2
 
 
 def test_scales_run_the_way_they_are_told() -> None:

@@ -88,17 +88,18 @@ def tiles(report: Document) -> list[tuple[str, str, str]]:
         (
             "Size",
             text.size(headline["size_bytes"]),
-            f"{text.ratio(headline['size_ratio'])} smaller than {headline['teacher_size_of']}, "
+            f"{_either_way(headline['size_ratio'], 'smaller', 'larger')} than {headline['teacher_size_of']}, "
             f"{text.size(headline['teacher_size_bytes'])}",
         ),
     ]
     speedup = headline["speedup"]
     if speedup:
+        saved = text.value_of(speedup.get("time_saved"))
         found.append(
             (
                 "Speed-up",
                 text.ratio(text.value_of(speedup["ratio"])),
-                f"{text.percent(text.value_of(speedup.get('time_saved')), 0)} of the time saved, "
+                f"{text.percent(saved and abs(saved), 0)} {'of the time saved' if (saved or 0) >= 0 else 'more time'}, "
                 f"against {speedup['against']}",
             )
         )
@@ -114,6 +115,12 @@ def tiles(report: Document) -> list[tuple[str, str, str]]:
             )
         )
     return found
+
+
+def _either_way(ratio: Any, above: str, below: str) -> str:
+    """A ratio as a factor above one: `2.00x smaller`, and of 0.5 `2.00x larger`."""
+    factor = text.value_of(ratio)
+    return f"{text.ratio(factor)} {above}" if not factor or factor >= 1 else f"{text.ratio(1 / factor)} {below}"
 
 
 def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:

@@ -113,10 +113,15 @@ class Drawing:
             self.add("circle", title=title, cx=x, cy=y, r=5.5, class_=class_)
 
     def x_axis(self, scale: Scale, y: float, top: float, write: Callable[[float], str], title: str) -> None:
-        """Ticks, their grid lines, and the name of the axis below."""
+        """Ticks, their grid lines, and the name of the axis below. A number that would touch another is left out."""
+        free = -math.inf
         for tick in scale.ticks():
-            self.line(scale(tick), top, scale(tick), y, "grid")
-            self.text(scale(tick), y + 17, write(tick), "tick", "middle")
+            at, number = scale(tick), write(tick)
+            self.line(at, top, at, y, "grid")
+            half = CHARACTER * len(number) / 2
+            if at - half > free:
+                self.text(at, y + 17, number, "tick", "middle")
+                free = at + half + CHARACTER / 2
         self.line(scale.start, y, scale.end, y, "axis")
         self.text((scale.start + scale.end) / 2, y + 36, title, "axis-title", "middle")
 

@@ -28,6 +28,9 @@ def number(value: Any, digits: int = 3) -> str:
 
 def tick(value: float) -> str:
     """A round value on an axis, without needless zeros."""
+    if 0 < abs(value) < 1e-3:
+        digits, power = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:,.6g}" if abs(value) < 1e6 else count(value)
 
 
