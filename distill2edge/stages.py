@@ -37,7 +37,7 @@ VERSIONS = {
     "verify": 1,
     "judge": 1,
     "bench": 1,
-    "report": 1,
+    "report": 2,
     "rounds": 1,
 }
 
