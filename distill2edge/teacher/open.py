@@ -41,8 +41,9 @@ def open_generator(
 def text_backend(recipe: Recipe, progress: Progress) -> str:
     """What runs the teacher when it writes: `transformers`, `llama.cpp` or `endpoint`.
 
-    `auto` takes llama.cpp for an unfitted GGUF on a CPU: the faster one at one text and at eight, in a quarter of the
-    memory. At a shard of 64 transformers is the faster for a small teacher (benchmarks/results/synthesis.json).
+    `auto` takes llama.cpp for an unfitted GGUF on a CPU: the faster one at one text and at a shard of texts that end by
+    themselves, in a quarter of the memory. Where all texts are of one length, a batch of a small teacher is as fast or
+    faster in transformers (benchmarks/results/synthesis.json).
     """
     from distill2edge.precision import default_device
 
