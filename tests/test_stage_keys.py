@@ -31,7 +31,7 @@ EXPECTED = {
     "export student/onnx:int8": "399a8e64",
     "verify": "4df22886",
     "bench": "df0bae66",
-    "report": "abb31f0c",
+    "report": "6a6177d7",
 }
 
 
