@@ -19,6 +19,7 @@ from common import ROOT, bar, paired, write_result
 
 from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
+from distill2edge.recipe.load import load_recipe
 from distill2edge.run import run_until
 from distill2edge.runtimes import open_runtime
 from distill2edge.tasks.classification import load_tokenizer
@@ -51,13 +52,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=None)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of one alone nothing is written")
     options = parser.parse_args()
+    longest = load_recipe(RECIPE).data.max_length
     right: dict[str, list[list[int]]] = {name: [] for name in (TEACHER, *ARMS)}
     for seed in options.seeds:
         models = {arm: made("merge", arm, seed, options.store) for arm in ARMS}
         models[TEACHER] = made("fit", FITTED, seed, options.store)
         rows = read_rows(made("data", FITTED, seed, options.store), "test")
         for name, seeds in right.items():
-            seeds.append(correct(models[name], rows, 64))
+            seeds.append(correct(models[name], rows, longest))
             print(f"seed {seed}, {name}: {sum(seeds[-1]) / len(rows):.4f}", flush=True)
     if len(options.seeds) == 1:
         return
