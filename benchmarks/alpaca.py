@@ -1,70 +1,114 @@
-"""Alpaca's figures from a finished run: what was kept and dropped, and how much of the teacher's answers a student has.
+"""A student of the instructions and answers that its teacher wrote, and one of the text alone, over three seeds.
 
-distill2edge run recipes/alpaca/alpaca.yaml
-python benchmarks/alpaca.py runs/alpaca
+python benchmarks/alpaca.py                                   # on two cores, 40 min of one core for each seed
+python benchmarks/alpaca.py --recipe recipes/alpaca/gpu.yaml  # ten times the rows, on a GPU
+python benchmarks/alpaca.py --seeds 1                         # prints, writes nothing
+
+Every seed writes instructions of its own, so it has held-out rows of its own: each row counts once. What is compared
+is the probability that a model gives to a token of the teacher's held-out answers (geometric mean); intervals are over
+rows, whose tokens go together.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from common import bar, write_result
+from common import ROOT, bar, write_result
+
+from distill2edge.bench.statistics import Figure, mean_interval
+from distill2edge.files import read_json
+from distill2edge.pipeline import Done
+from distill2edge.recipe.load import load_recipe
+from distill2edge.run import run_until
+
+RECIPE = ROOT / "recipes" / "alpaca" / "alpaca.yaml"
+SEEDS = (0, 1, 2)
+ALPACA = "control"
+"""The student that the text alone has taught, as Alpaca did."""
 
 
 def main() -> None:
-    """Read the run's report and ledger, write the result."""
+    """Run what is not in the store up to the verification, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="run directory")
-    report: dict[str, Any] = json.loads((parser.parse_args().run / "report.json").read_text(encoding="utf-8"))
-    models = {model["id"]: model for model in report["models"]}
-    rows = report["ledgers"]["synthesis"]
-    seconds = {stage["stage"]: stage["wall_s"] for stage in report["stages"]}
-    files = {name: model for name, model in models.items() if name.startswith("student/")}
-    gain = models["student"]["score"]["value"] - models["control"]["score"]["value"]
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--store", type=Path, default=None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of one alone nothing is written")
+    options = parser.parse_args()
+    recipe = options.recipe.resolve()
+    found = [_run(recipe, seed, options.store) for seed in options.seeds]
+    names = [name for name in found[0]["scores"] if name != "teacher"]
+    scores = {name: [sum(each["scores"][name]) / sum(each["tokens"]) for each in found] for name in ("teacher", *names)}
+    retained = {name: _ratio(found, name, "teacher") for name in names}
+    gain = _ratio(found, "student", ALPACA)
+    dropped = sum(sum(each["ledger"]["dropped"].values()) for each in found)
+    out = sum(each["ledger"]["rows"] - each["ledger"]["kept"] for each in found)
+    print(json.dumps({name: figure.as_dict() for name, figure in retained.items()}, indent=1), gain, flush=True)
+    if len(options.seeds) == 1:
+        return
+    loaded = load_recipe(recipe)
+    kept = f"{len(found[0]['student']['layers'])} of its {found[0]['student']['of']} layers"
     write_result(
-        "alpaca",
-        "distill2edge run recipes/alpaca/alpaca.yaml && python benchmarks/alpaca.py runs/alpaca",
-        description="self-instruct, evolve and reverse by SmolLM2-135M-Instruct; a student of "
-        f"{len(report['student']['layers'])} of its {report['student']['of']} layers",
+        "alpaca" if recipe == RECIPE else f"alpaca_{recipe.stem}",
+        "python benchmarks/alpaca.py" + ("" if recipe == RECIPE else f" --recipe {recipe.relative_to(ROOT)}"),
+        description=f"{loaded.description}: {kept}; {len(found)} seeds, {retained['student'].n} held-out rows",
         bars=[
-            bar(
-                "alpaca: student / teacher, likelihood of the teacher's held-out answers",
-                models["student"]["retained"]["value"],
-                ">=",
-                0.8,
-                note="one seed; the teacher wrote these answers itself",
-            ),
-            bar(
-                "alpaca: distilled - trained on the text alone (as Alpaca), same likelihood",
-                gain,
-                ">=",
-                0.0,
-                note="one seed, no paired test",
-            ),
-            bar("alpaca: largest KL of a file from the student", max(f["kl_student"]["value"] for f in files.values()),
-                "<=", 0.3, unit="nats"),
-            bar("alpaca: generated rows with a reason in the ledger, of those dropped",
-                sum(rows["dropped"].values()) / max(rows["rows"] - rows["kept"], 1), ">=", 1.0),
+            bar("alpaca: student / teacher, likelihood of the teacher's held-out answers", retained["student"], ">=",
+                0.8, unit="x", note="the teacher wrote these answers itself"),
+            bar("alpaca: distilled / trained on the text alone (as Alpaca), same likelihood", gain, ">=", 1.0,
+                unit="x"),
+            bar("alpaca: largest KL of a file from the student",
+                max(kl for each in found for kl in each["kl_student"].values()), "<=", 0.3, unit="nats"),
+            bar("alpaca: generated rows with a reason in the ledger, of those dropped", dropped / max(out, 1), ">=",
+                1.0),
         ],
-        samples={f"seconds {stage}": [wall] for stage, wall in seconds.items()},
+        samples={f"log-probability per token, {name}": values for name, values in scores.items()},
         metrics={
-            "ledger": rows,
-            "rows": report["data"]["splits"],
-            "metric": report["metric"],
-            "models": {
-                name: {
-                    key: model[key]
-                    for key in ("score", "retained", "kl_teacher", "kl_student", "top1_student", "size_bytes")
-                }
-                for name, model in models.items()
-            },
-            "speedups": report["bench"]["speedups"],
+            "retained": retained,
+            "distilled / text alone": gain,
+            "seeds": [{key: value for key, value in each.items() if key not in ("scores", "tokens")} for each in found],
         },
-        seeds=[report["seed"]],
+        seeds=options.seeds,
     )  # fmt: skip
+
+
+def _run(recipe: Path, seed: int, store: Path | None) -> dict[str, Any]:
+    """Of one seed: log-probability and tokens of each held-out answer under every model, and facts of the run."""
+
+    def stages(kind: str) -> dict[str, Done]:
+        done = run_until(kind, recipe, [f"seed={seed}"], store, None, False)
+        return {item.stage.name: item for item in done}
+
+    verified = stages("verify")["verify"].artifact.path
+    models = {model["id"]: model for model in read_json(verified / "verify.json")["models"]}
+    slugs = {name: name.replace("/", "-").replace(":", "-") for name in models}
+    rows = {name: read_json(verified / "models" / f"{slug}.json") for name, slug in slugs.items()}
+    trained = stages("distill")
+    return {
+        "scores": {name: each["score"] for name, each in rows.items()},
+        "tokens": rows["teacher"]["tokens"],
+        "ledger": stages("synthesis")["synthesis"].artifact.facts["ledger"],
+        "student": stages("student")["student"].artifact.facts,
+        "kl_teacher": {name: model["kl_teacher"]["value"] for name, model in models.items() if model["kl_teacher"]},
+        "kl_student": {name: model["kl_student"]["value"] for name, model in models.items() if model["kl_student"]},
+        "bytes": {name: model["size_bytes"] for name, model in models.items()},
+        "training": {name: item.artifact.facts for name, item in trained.items()},
+        "seconds": {item.stage.name: item.artifact.manifest["wall_s"] for kind in ("synthesis", "signal", "distill")
+                    for item in stages(kind).values()},
+    }  # fmt: skip
+
+
+def _ratio(found: list[dict[str, Any]], a: str, b: str) -> Figure:
+    """The likelihood of a token under `a` over that under `b`, over all rows of all seeds."""
+    apart, tokens = [], []
+    for each in found:
+        for mine, theirs, count in zip(each["scores"][a], each["scores"][b], each["tokens"], strict=True):
+            apart.append((mine - theirs) / count)
+            tokens.append(count)
+    return mean_interval(apart, tokens).map(math.exp)
 
 
 if __name__ == "__main__":

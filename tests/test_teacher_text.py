@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +35,55 @@ def test_a_teacher_that_never_ends_is_refused_with_the_fix(tmp_path: Path) -> No
     assert len(list((tmp_path / "work").glob("shard-*.jsonl"))) == 2
 
 
+def left(work: Path, shard: int, rows: Sequence[Row]) -> None:
+    """A shard that an earlier try has left: a whole answer, a cut one and an empty one in turn."""
+    answers = [("whole", "stop", 2), ("cut", "length", 4), (" ", "stop", 1)]
+    lines = []
+    for number, row in enumerate(rows):
+        response, finish, tokens = answers[number % 3]
+        record = {"id": row.id, "prompt": row.prompt, "response": response, "finish": finish, "tokens": tokens}
+        lines.append(json.dumps(record) + "\n")
+    work.mkdir(exist_ok=True)
+    (work / f"shard-{shard:05d}.jsonl").write_text("".join(lines))
+
+
 def test_finished_shards_are_not_written_again_and_cut_answers_are_dropped(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "model")
     work = tmp_path / "work"
-    work.mkdir()
-    records = [
-        {"id": "1", "prompt": "p", "response": "whole", "finish": "stop", "tokens": 2},
-        {"id": "2", "prompt": "p", "response": "cut", "finish": "length", "tokens": 4},
-        {"id": "3", "prompt": "p", "response": " ", "finish": "stop", "tokens": 1},
-    ]
-    for number in range(2):
-        (work / f"shard-{number:05d}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    left(work, 0, ROWS[:64])
+    left(work, 1, ROWS[64:])
     facts = write(tmp_path / "model", work)
-    assert facts.pop("ledger")["dropped"] == {"truncated": 2, "empty": 2}
+    assert facts.pop("ledger")["dropped"] == {"truncated": 23, "empty": 23}
     assert facts == {
-        "rows": 6,
-        "written": 2,
-        "truncated": 2,
-        "empty": 2,
+        "rows": 70,
+        "written": 24,
+        "truncated": 23,
+        "empty": 23,
         "refusal": 0,
         "duplicate": 0,
         "refused": 0,
-        "tokens": 14,
+        "tokens": 163,
     }
-    assert [row.response for row in read_responses(work)] == ["whole", "whole"]
+    assert [row.response for row in read_responses(work)] == ["whole"] * 24
+
+
+def test_shards_that_were_cut_otherwise_are_written_anew(tmp_path: Path) -> None:
+    """As a try on a GPU leaves them, where more rows make a shard."""
+    tiny_llama(tmp_path / "model")
+    work = tmp_path / "work"
+    left(work, 0, ROWS)
+    left(work, 1, ROWS[64:])
+    left(work, 2, ROWS[:1])
+    facts = write(tmp_path / "model", work)
+    assert facts["rows"] == len(ROWS)
+    shards = [
+        [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(work.glob("shard-*.jsonl"))
+    ]
+    assert [[record["id"] for record in shard] for shard in shards] == [
+        [row.id for row in part] for part in (ROWS[:64], ROWS[64:])
+    ]
+    assert "whole" not in {record["response"] for record in shards[0]}
+    assert shards[1][0]["response"] == "whole"
 
 
 def test_template_text_has_no_prompt_to_answer(tmp_path: Path) -> None:

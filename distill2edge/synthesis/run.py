@@ -25,8 +25,6 @@ from distill2edge.teacher.generate import Answer, Generator
 if TYPE_CHECKING:
     from distill2edge.recipe.synthesis import Synthesis, Writing
 
-_RESPONSES = 64  # rows that are answered between two shards
-
 
 def synthesise(
     spec: Synthesis,
@@ -145,8 +143,9 @@ def _responses(
     waiting = [number for number in waiting if number not in too_long]
     answers: dict[int, Answer] = {}
     with progress.task("the teacher answers", len(waiting)) as task:
-        for begin in range(0, len(waiting), _RESPONSES):
-            part = waiting[begin : begin + _RESPONSES]
+        step = recorded.generator.shard_rows
+        for begin in range(0, len(waiting), step):
+            part = waiting[begin : begin + step]
             asks = [asked[number] for number in part]
             answers |= dict(zip(part, recorded.ask(asks, spec.responses, task.advance), strict=True))
     entries: list[tuple[Candidate, Answer | None, str]] = []

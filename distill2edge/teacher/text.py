@@ -74,7 +74,7 @@ def write_responses(
     A line has id of the data's row, prompt, response, finish (`stop`, `length`, `filtered`, `refused: ...`),
     prompt_tokens, tokens, cost_usd; the samples of one prompt follow each other. A shard is written whole or not at
     all, so a killed run loses one shard at most (and of an endpoint's answers none). What is drawn depends on the seed
-    and the shard alone, so a resumed run draws the same.
+    and the shard alone, so a resumed run draws the same. A shard of other rows is written anew.
 
     Args:
         model_dir: the teacher; None where `generator` is given.
@@ -104,12 +104,15 @@ def write_responses(
     step = generator.shard_rows
     try:
         with progress.task("teacher writes", len(rows) * signal.samples) as task:
-            for number, begin in enumerate(range(0, len(rows), step)):
-                shard, path = rows[begin : begin + step], work / f"shard-{number:05d}.jsonl"
-                if path.is_file():
-                    task.advance(len(shard) * signal.samples)
-                    continue
+            shards = [rows[begin : begin + step] for begin in range(0, len(rows), step)]
+            for stale in sorted(work.glob("shard-*.jsonl"))[len(shards) :]:
+                stale.unlink()
+            for number, shard in enumerate(shards):
+                path = work / f"shard-{number:05d}.jsonl"
                 asked = [(row, sample) for row in shard for sample in range(signal.samples)]
+                if _answers(path, [row.id for row, _ in asked]):
+                    task.advance(len(asked))
+                    continue
                 asks = [Ask((*head, ("user", row.prompt)), str(sample) if sample else "") for row, sample in asked]
                 answers = generator.generate(asks, signal, (seed * 1_000_003 + number) % (1 << 31), task.advance)
                 write_text(path, "".join(_line(row, one) for (row, _), one in zip(asked, answers, strict=True)))
@@ -218,6 +221,13 @@ def _count(
         **{name: counts[name] for name in names},
         "tokens": sum(record["tokens"] for record in records),
     }
+
+
+def _answers(path: Path, ids: Sequence[str]) -> bool:
+    """Whether a shard is there, of these rows: a run that goes on elsewhere (on a GPU) may cut them otherwise."""
+    if not path.is_file():
+        return False
+    return [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()] == list(ids)
 
 
 def _records(directory: Path) -> Iterator[dict[str, Any]]:

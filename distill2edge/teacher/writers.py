@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
 
 _BATCH, _MOST = 16, 256  # prompts in one pass: at least, and at most
-_TOKENS = 4096  # of all prompts of a pass with their answers, where that gives more than `_BATCH`
+# Of all prompts of a pass with their answers, where that gives more than `_BATCH`; on a GPU as many as fit, up to this.
+_TOKENS = {"cpu": 4096, "cuda": 65_536}
 SEQUENCES = 8  # texts that llama.cpp writes at once
 _LLAMA_BATCH = 512  # tokens of a llama.cpp pass; a longer prompt raises it
 
@@ -76,6 +77,7 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling
     model = load_frozen(model_dir, compute_dtype("auto", device), device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
     pairs = bool(model.config.is_encoder_decoder)  # then the output is a start token and the answer alone
+    room = min(_TOKENS[device], _cacheable_tokens(model)) if device == "cuda" else _TOKENS[device]
 
     def configure(drawn: TextSignal | Sampling) -> Any:
         sampling: dict[str, Any] = {"do_sample": False}
@@ -98,7 +100,7 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling
         answers: list[list[int]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
         longest = max(map(len, prompts)) + drawn.max_new_tokens
-        size = max(_BATCH, min(_MOST, _TOKENS // longest))
+        size = max(_BATCH, min(_MOST, room // longest))
         for begin in range(0, len(prompts), size):
             numbers = order[begin : begin + size]
             batch = [prompts[number] for number in numbers]
@@ -113,6 +115,17 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling
         return answers
 
     return write
+
+
+def _cacheable_tokens(model: Any) -> int:
+    """Tokens whose keys and values take half of the GPU's free memory; the rest is for activations and logits."""
+    import torch
+
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    return int(torch.cuda.mem_get_info()[0] // 2 // (kept * model.dtype.itemsize))
 
 
 class LlamaWriter:
