@@ -81,16 +81,18 @@ def divergences(
 
     from distill2edge.architectures import load_model, logits_of
     from distill2edge.data.encode import encode_rows, read_rows, stop_token_ids
+    from distill2edge.precision import default_device
     from distill2edge.teacher.writers import Sampling, open_writer
 
     tokenizer = AutoTokenizer.from_pretrained(teacher_dir, local_files_only=True)
     rows = encode_rows(read_rows(rows_dir, "test"), tokenizer, "plain", None, 64)
     prompts = [row.ids[: row.prompt_length] for row in rows]
     stop = stop_token_ids(tokenizer, "plain")
-    teacher = load_model(teacher_dir, dtype=torch.float32).eval()
+    device = default_device()
+    teacher = load_model(teacher_dir, dtype=torch.float32).eval().to(device)
     found: dict[str, dict[str, list[float]]] = {"data": {}, "own": {}}
     for name, directory in students.items():
-        student = load_model(directory, dtype=torch.float32).eval()
+        student = load_model(directory, dtype=torch.float32).eval().to(device)
         writer = open_writer(directory, tokenizer, Sampling(OWN_TOKENS, 1.0), stop, "transformers", None)
         answers = writer(prompts, seed)
 

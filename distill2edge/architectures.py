@@ -52,10 +52,11 @@ def logits_of(model: Any, ids: Sequence[int], prompt: int) -> Any:
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if type(inner).__name__.endswith("ForSequenceClassification"):
-        return model(torch.tensor([list(ids)])).logits[0]
+        return model(torch.tensor([list(ids)], device=model.device)).logits[0]
     if model.config.is_encoder_decoder:
-        return model(**pair_inputs(model.config, ids, prompt), use_cache=False).logits[0]
-    return model(torch.tensor([list(ids)]), use_cache=False).logits[0]
+        inputs = {name: part.to(model.device) for name, part in pair_inputs(model.config, ids, prompt).items()}
+        return model(**inputs, use_cache=False).logits[0]
+    return model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0]
 
 
 def start_token_id(config: Any) -> int:

@@ -67,7 +67,7 @@ class Grid:
 
         if self.uniform:
             return x.round().clamp_(self.table[0], self.table[-1]).sub_(self.table[0])
-        levels = torch.tensor(self.table, dtype=x.dtype)
+        levels = torch.tensor(self.table, dtype=x.dtype, device=x.device)
         return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2, out_int32=True)
 
     def values(self, codes: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Grid:
 
         if self.uniform:
             return codes.float() + self.table[0]
-        return torch.tensor(self.table, dtype=torch.float32)[codes.int()]
+        return torch.tensor(self.table, dtype=torch.float32, device=codes.device)[codes.int()]
 
     def stored(self, scale: Tensor) -> Tensor:
         """What a scale becomes in the file, as float32."""

@@ -4,7 +4,7 @@ these very scales."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,6 +109,13 @@ class Held:
         assert scale is not None
         columns = sum(part.columns for part in parts)
         return cls(parts[0].kind, scale, side_by_side("offset"), columns, side_by_side("header"))
+
+    def to(self, device: torch.device) -> Held:
+        """The same scales on a device, itself where they are there; the header, which files are packed from, stays."""
+        if self.scale.device == device:
+            return self
+        offset = None if self.offset is None else self.offset.to(device)
+        return replace(self, scale=self.scale.to(device), offset=offset)
 
     def codes(self, weight: Tensor) -> Tensor:
         """[rows, blocks, block], the nearest levels."""

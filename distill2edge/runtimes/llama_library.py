@@ -15,6 +15,7 @@ from distill2edge.gguf_format.reader import check_gguf
 
 _LOG: deque[str] = deque(maxlen=12)
 _callback: Any = None  # llama.cpp holds the pointer, so the object must live as long as the process
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that ends with its first entry
 FLASH_OFF = 0
 """LLAMA_FLASH_ATTN_TYPE_DISABLED."""
 
@@ -41,6 +42,9 @@ class LlamaModel:
         self._api = api = library()
         params = api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers(api, device)
+        if device == "cpu":
+            # A build for GPUs would compute long prompts there, even with no layer of the model on one.
+            params.devices = ctypes.cast(_NO_DEVICES, ctypes.c_void_p)
         params.load_mode = api.LLAMA_LOAD_MODE_MMAP if use_mmap else api.LLAMA_LOAD_MODE_NONE
         _LOG.clear()
         self._model = api.llama_model_load_from_file(str(self.path).encode(), params)

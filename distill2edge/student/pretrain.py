@@ -116,7 +116,8 @@ def masked_accuracy(model: Any, rows: Any) -> float:
 
     right = total = 0
     for begin in range(0, len(rows), _BATCH):
-        batch = collate_masked([rows[at] for at in range(begin, min(begin + _BATCH, len(rows)))], 0)
+        chunk = collate_masked([rows[at] for at in range(begin, min(begin + _BATCH, len(rows)))], 0)
+        batch = {name: part.to(model.device) for name, part in chunk.items()}  # the trainer may have moved the model
         chosen = batch["labels"] != IGNORED
         with torch.inference_mode():
             logits, _ = predict(model, batch["input_ids"], batch["attention_mask"], chosen)
