@@ -85,7 +85,7 @@ def _run(recipe: Path, seed: int, store: Path | None) -> dict[str, Any]:
     verified = stages("verify")["verify"].artifact.path
     models = {model["id"]: model for model in read_json(verified / "verify.json")["models"]}
     slugs = {name: name.replace("/", "-").replace(":", "-") for name in models}
-    rows = {name: read_json(verified / "models" / f"{slug}.json") for name, slug in slugs.items()}
+    rows = {name: read_json(verified / "models" / f"{slug}.json")["result"] for name, slug in slugs.items()}
     trained = stages("distill")
     return {
         "scores": {name: each["score"] for name, each in rows.items()},
