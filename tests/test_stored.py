@@ -105,6 +105,21 @@ def test_an_adapter_learns_as_if_rounding_were_not_there(model_dir: Path) -> Non
     torch.testing.assert_close(a.weight.grad, scaling * b.weight.T @ whole, rtol=1e-4, atol=1e-6)
 
 
+def test_stored_weights_follow_a_student_that_is_moved_to_another_device(model_dir: Path) -> None:
+    """As a trainer moves it to a GPU, after the head was checked; meta stands for any other device."""
+    for kind in ("Q4_0", "IQ4_NL", "Q4_1"):
+        grids = grids_of(model_dir, kind)
+        for lora in (None, Lora(rank=2, alpha=4)):  # type: ignore[call-arg]
+            student = load_student(model_dir, lora, torch.float32)
+            weights = install(student, grids, torch.float32)
+            assert {weight.stored().device.type for weight in weights.values()} == {"cpu"}
+            student.to("meta")  # it gets new parameters; on a GPU the old ones hold other data
+            for weight in weights.values():
+                weight.latent = torch.nn.Parameter(weight.latent.to("meta"))
+            assert {weight.stored().device.type for weight in weights.values()} == {"meta"}
+            assert {held.scale.device.type for held in grids.values()} == {"cpu"}
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_weights_are_put_on_the_grid_once_for_each_step(model_dir: Path, fused: bool) -> None:
     student = load_student(model_dir, None, torch.float32)

@@ -87,7 +87,7 @@ def test_rows_are_the_supervised_positions_and_no_others(
     backend = TransformersBackend(teacher, "float32")
     seen = set()
     for number, found in backend.supervised_logits(examples):
-        torch.testing.assert_close(found, dense[examples[number].id], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.cpu(), dense[examples[number].id], atol=1e-4, rtol=1e-4)
         seen.add(number)
     assert seen == set(range(len(examples)))
 
@@ -103,7 +103,7 @@ def test_bfloat16_keeps_the_head_in_float32(
     for number, found in backend.supervised_logits(examples):
         example = examples[number]
         expected = dense[example.id]
-        ours.append((found - expected).abs().mean())
+        ours.append((found.cpu() - expected).abs().mean())
         with torch.no_grad():
             every = plain(torch.tensor([example.ids])).logits[0].float()
         theirs.append((every[[t - 1 for t, on in enumerate(example.mask) if on]] - expected).abs().mean())
@@ -128,7 +128,7 @@ def test_a_model_that_scales_its_logits_keeps_doing_so(teacher: Path, examples: 
         with torch.no_grad():
             every = model(torch.tensor([example.ids])).logits[0]
         expected = every[[t - 1 for t, on in enumerate(example.mask) if on]]
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_a_second_try_keeps_finished_shards(

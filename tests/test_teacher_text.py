@@ -14,9 +14,16 @@ from distill2edge.data.encode import Row, row_id
 from distill2edge.errors import UserError
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.schema import TextSignal
+from distill2edge.teacher.generate import SHARD_ROWS
 from distill2edge.teacher.text import read_responses, write_responses
 
 ROWS = [Row(row_id(f"q {n}", "a"), f"q {n}", "a") for n in range(70)]
+
+
+@pytest.fixture(autouse=True)
+def shards_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU as well."""
+    monkeypatch.setitem(SHARD_ROWS, "cuda", 64)
 
 
 def write(model: Path, work: Path, length: int = 4, **options: object) -> dict[str, Any]:
