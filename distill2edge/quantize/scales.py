@@ -3,8 +3,9 @@ these very scales."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,8 +115,9 @@ class Held:
         """The same scales on a device, itself where they are there; the header, which files are packed from, stays."""
         if self.scale.device == device:
             return self
-        offset = None if self.offset is None else self.offset.to(device)
-        return replace(self, scale=self.scale.to(device), offset=offset)
+        moved = copy.copy(self)  # checked already
+        moved.scale, moved.offset = self.scale.to(device), None if self.offset is None else self.offset.to(device)
+        return moved
 
     def codes(self, weight: Tensor) -> Tensor:
         """[rows, blocks, block], the nearest levels."""
