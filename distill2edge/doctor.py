@@ -7,9 +7,11 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
+from distill2edge.errors import EnvironmentFault
 from distill2edge.housekeeping import readable_bytes
 from distill2edge.store import default_root
 
@@ -35,7 +37,7 @@ def check_environment() -> list[dict[str, Any]]:
         _memory(),
         _disk(),
         _threads(),
-        _gpu(),
+        *_gpu(),
     ]
     checks += [_hub(), *_bundled()]
     return checks
@@ -98,14 +100,29 @@ def _threads() -> dict[str, Any]:
     return _item("threads", "fine", f"{available_threads()} (affinity and cgroup), {os.cpu_count()} processors")
 
 
-def _gpu() -> dict[str, Any]:
+def _gpu() -> list[dict[str, Any]]:
+    """The GPU, and with one which runtimes were built for it."""
     try:
         import torch
     except (ImportError, OSError):
-        return _item("gpu", "note", "torch does not import")
-    if torch.cuda.is_available():
-        return _item("gpu", "fine", torch.cuda.get_device_name(0))
-    return _item("gpu", "note", "none: training and bench run on the CPU")
+        return [_item("gpu", "note", "torch does not import")]
+    if not torch.cuda.is_available():
+        return [_item("gpu", "note", "none: training and bench run on the CPU")]
+    from distill2edge.runtimes.llama_library import gpu_layers, library
+    from distill2edge.runtimes.onnx_runtime import providers_of
+
+    items = [_item("gpu", "fine", torch.cuda.get_device_name(0))]
+    asked: dict[str, Callable[[], object]] = {
+        "llama.cpp": lambda: gpu_layers(library(), "cuda"),
+        "ONNX Runtime": lambda: providers_of("cuda"),
+    }
+    for name, ask in asked.items():
+        try:
+            ask()
+            items.append(_item(f"{name} on the gpu", "fine", "yes"))
+        except (EnvironmentFault, ImportError, OSError) as error:
+            items.append(_item(f"{name} on the gpu", "note", str(error).splitlines()[0], getattr(error, "fix", "")))
+    return items
 
 
 def _hub() -> dict[str, Any]:

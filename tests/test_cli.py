@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from distill2edge.cli import STAGES, main
+from distill2edge.doctor import check_environment
 
 MINIMAL = """\
 name: x
@@ -92,6 +93,18 @@ def test_doctor_finds_this_environment_complete() -> None:
     assert checks["torch"]["state"] == "fine"
     assert checks["llama-cpp-python"]["state"] == "fine"
     assert all(item["fix"] for item in checks.values() if item["state"] == "missing")
+
+
+def test_doctor_says_which_runtimes_were_built_for_the_gpu_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "A card")
+    monkeypatch.setattr("llama_cpp.llama_supports_gpu_offload", lambda: False)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    checks = {item["name"]: item for item in check_environment()}
+    assert checks["gpu"]["detail"] == "A card"
+    assert checks["ONNX Runtime on the gpu"]["state"] == "fine"
+    assert checks["llama.cpp on the gpu"]["state"] == "note"
+    assert "DGGML_CUDA=on" in checks["llama.cpp on the gpu"]["fix"]
 
 
 def test_an_internal_error_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,12 @@ def last_words() -> str:
 
 
 def gpu_layers(api: Any, device: str) -> int:
+    """Layers that a device (`cpu`, `cuda`) computes: none, or -1 for all.
+
+    Raises:
+        UserError: another device.
+        EnvironmentFault: this llama-cpp-python was built without it.
+    """
     if device == "cpu":
         return 0
     if device != "cuda":

@@ -214,6 +214,23 @@ def model_file(path: Path) -> Path:
     return file
 
 
+def providers_of(device: str) -> list[str]:
+    """The execution providers that a device (`cpu`, `cuda`) stands for.
+
+    Raises:
+        UserError: another device.
+        EnvironmentFault: this onnxruntime was built without it.
+    """
+    import onnxruntime
+
+    known = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    if device not in known:
+        raise UserError(f"unknown device {device!r} for onnxruntime", fix="cpu or cuda")
+    if known[device][0] not in onnxruntime.get_available_providers():
+        raise EnvironmentFault(f"this onnxruntime has no {known[device][0]}", fix="pip install onnxruntime-gpu")
+    return known[device]
+
+
 def open_session(file: Path, *, threads: int, device: str = "cpu") -> Any:
     """An onnxruntime.InferenceSession whose threads stop spinning as soon as a run ends.
 
@@ -223,11 +240,7 @@ def open_session(file: Path, *, threads: int, device: str = "cpu") -> Any:
     """
     import onnxruntime
 
-    providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
-    if device not in providers:
-        raise UserError(f"unknown device {device!r} for onnxruntime", fix="cpu or cuda")
-    if providers[device][0] not in onnxruntime.get_available_providers():
-        raise EnvironmentFault(f"this onnxruntime has no {providers[device][0]}", fix="pip install onnxruntime-gpu")
+    providers = providers_of(device)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -236,7 +249,7 @@ def open_session(file: Path, *, threads: int, device: str = "cpu") -> Any:
     # idle workers otherwise burn a core between two calls, on the account of whoever runs next
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=providers[device])
+        return onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:
         # onnxruntime's exceptions share no public base class
         text = _first_line(error)
