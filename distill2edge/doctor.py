@@ -47,10 +47,11 @@ def render_checks(checks: list[dict[str, Any]]) -> str:
     """A line per check, the fix beneath."""
     mark = {"fine": "ok  ", "note": "note", "missing": "MISSING"}
     lines = []
+    width = max(len(item["name"]) for item in checks) + 2
     for item in checks:
-        lines.append(f"{mark[item['state']]:<8}{item['name']:<22}{item['detail']}")
+        lines.append(f"{mark[item['state']]:<8}{item['name']:<{width}}{item['detail']}")
         if item["fix"]:
-            lines.append(f"{'':<8}{'':<22}fix: {item['fix']}")
+            lines.append(f"{'':<{8 + width}}fix: {item['fix']}")
     missing = sum(item["state"] == "missing" for item in checks)
     lines.append("everything needed is here" if not missing else f"{missing} missing")
     return "\n".join(lines)
