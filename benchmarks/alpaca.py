@@ -93,6 +93,7 @@ def _run(recipe: Path, seed: int, store: Path | None) -> dict[str, Any]:
         "ledger": stages("synthesis")["synthesis"].artifact.facts["ledger"],
         "student": stages("student")["student"].artifact.facts,
         "kl_teacher": {name: model["kl_teacher"]["value"] for name, model in models.items() if model["kl_teacher"]},
+        "top1_teacher": {name: model["top1_teacher"]["value"] for name, model in models.items() if model["top1_teacher"]},
         "kl_student": {name: model["kl_student"]["value"] for name, model in models.items() if model["kl_student"]},
         "bytes": {name: model["size_bytes"] for name, model in models.items()},
         "training": {name: item.artifact.facts for name, item in trained.items()},

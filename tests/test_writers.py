@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tiny import tiny_llama
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig, T5Config
 
 from distill2edge.export.gguf import export_gguf
 from distill2edge.progress import SilentProgress
 from distill2edge.sampling import draw_token
 from distill2edge.schemes import parse_scheme
-from distill2edge.teacher.writers import LlamaWriter, Sampling, open_writer
+from distill2edge.teacher.writers import LlamaWriter, Sampling, cacheable_tokens, open_writer
 
 META = {"name": "tiny", "licence": None, "teacher": None, "recipe": None, "recipe_key": None, "description": ""}
 
@@ -63,3 +65,15 @@ def test_draws_follow_the_distribution_cut_to_its_nucleus(top_p: float) -> None:
     share = np.bincount(drawn, minlength=4) / 4000
     nucleus = {0.3: [0, 1, 0, 0], 0.9: [0.105, 0.526, 0, 0.368], 1.0: [0.1, 0.5, 0.05, 0.35]}[top_p]
     assert np.abs(share - nucleus).max() < 0.03
+
+
+def test_on_a_gpu_a_pass_takes_what_half_of_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LlamaConfig(
+        num_hidden_layers=32, hidden_size=4096, num_attention_heads=32, num_key_value_heads=8, head_dim=128
+    )
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (8 << 30, 80 << 30))
+    # A token of Llama 3 8B in 16 bits: keys and values of 32 layers, 8 heads and 128 dimensions.
+    of_a_token = 2 * 32 * 8 * 128 * 2
+    assert cacheable_tokens(SimpleNamespace(config=config, dtype=torch.bfloat16)) == (4 << 30) // of_a_token
+    t5 = T5Config(num_layers=6, d_model=512, num_heads=8, d_kv=64)
+    assert cacheable_tokens(SimpleNamespace(config=t5, dtype=torch.float32)) == (4 << 30) // (2 * 6 * 8 * 64 * 4)

@@ -77,7 +77,7 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling
     model = load_frozen(model_dir, compute_dtype("auto", device), device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
     pairs = bool(model.config.is_encoder_decoder)  # then the output is a start token and the answer alone
-    room = min(_TOKENS[device], _cacheable_tokens(model)) if device == "cuda" else _TOKENS[device]
+    room = min(_TOKENS[device], cacheable_tokens(model)) if device == "cuda" else _TOKENS[device]
 
     def configure(drawn: TextSignal | Sampling) -> Any:
         sampling: dict[str, Any] = {"do_sample": False}
@@ -117,7 +117,7 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling
     return write
 
 
-def _cacheable_tokens(model: Any) -> int:
+def cacheable_tokens(model: Any) -> int:
     """Tokens whose keys and values take half of the GPU's free memory; the rest is for activations and logits."""
     import torch
 
