@@ -92,9 +92,10 @@ def _run(recipe: Path, seed: int, store: Path | None) -> dict[str, Any]:
         "tokens": rows["teacher"]["tokens"],
         "ledger": stages("synthesis")["synthesis"].artifact.facts["ledger"],
         "student": stages("student")["student"].artifact.facts,
-        "kl_teacher": {name: model["kl_teacher"]["value"] for name, model in models.items() if model["kl_teacher"]},
-        "top1_teacher": {name: model["top1_teacher"]["value"] for name, model in models.items() if model["top1_teacher"]},
-        "kl_student": {name: model["kl_student"]["value"] for name, model in models.items() if model["kl_student"]},
+        **{
+            key: {name: model[key]["value"] for name, model in models.items() if model[key]}
+            for key in ("kl_teacher", "kl_student", "top1_teacher")
+        },
         "bytes": {name: model["size_bytes"] for name, model in models.items()},
         "training": {name: item.artifact.facts for name, item in trained.items()},
         "seconds": {item.stage.name: item.artifact.manifest["wall_s"] for kind in ("synthesis", "signal", "distill")
