@@ -17,10 +17,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, bar, write_result
+from common import ROOT, bar, verified, write_result
 
 from distill2edge.bench.statistics import Figure, mean_interval
-from distill2edge.files import read_json
 from distill2edge.pipeline import Done
 from distill2edge.recipe.load import load_recipe
 from distill2edge.run import run_until
@@ -82,14 +81,11 @@ def _run(recipe: Path, seed: int, store: Path | None) -> dict[str, Any]:
         done = run_until(kind, recipe, [f"seed={seed}"], store, None, False)
         return {item.stage.name: item for item in done}
 
-    verified = stages("verify")["verify"].artifact.path
-    models = {model["id"]: model for model in read_json(verified / "verify.json")["models"]}
-    slugs = {name: name.replace("/", "-").replace(":", "-") for name in models}
-    rows = {name: read_json(verified / "models" / f"{slug}.json")["result"] for name, slug in slugs.items()}
+    models = verified(stages("verify")["verify"].artifact.path)
     trained = stages("distill")
     return {
-        "scores": {name: each["score"] for name, each in rows.items()},
-        "tokens": rows["teacher"]["tokens"],
+        "scores": {name: model["scores"] for name, model in models.items()},
+        "tokens": models["teacher"]["tokens"],
         "ledger": stages("synthesis")["synthesis"].artifact.facts["ledger"],
         "student": stages("student")["student"].artifact.facts,
         **{

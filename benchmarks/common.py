@@ -32,6 +32,7 @@ __all__ = [
     "paired",
     "ratio",
     "summary",
+    "verified",
     "versions",
     "write_result",
 ]
@@ -175,6 +176,16 @@ def write_result(
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Median, least, greatest and number of some samples."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def verified(directory: Path) -> dict[str, dict[str, Any]]:
+    """Of a verify stage's artifact: model -> its entry of verify.json, with `scores` and `tokens` of each row."""
+    models = {model["id"]: model for model in json.loads((directory / "verify.json").read_text())["models"]}
+    for name, model in models.items():
+        slug = name.replace("/", "-").replace(":", "-")
+        rows = json.loads((directory / "models" / f"{slug}.json").read_text())["result"]
+        model |= {"scores": rows["score"], "tokens": rows["tokens"]}
+    return models
 
 
 def _commit() -> str | None:
