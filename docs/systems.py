@@ -18,13 +18,13 @@ What six published systems claim, and what their recipes gave here. Every figure
 
 @dataclass(frozen=True)
 class System:
-    """A published system: its claim, our recipe, and the result file's name."""
+    """A published system: its claim, our recipe, and the names of its result files."""
 
     name: str
     source: str
     claim: str
     recipe: str
-    result: str
+    results: tuple[str, ...]
 
 
 SYSTEMS = (
@@ -32,43 +32,43 @@ SYSTEMS = (
         "DistilBERT",
         "Sanh et al. 2019, arXiv 1910.01108",
         "40% fewer parameters, 97% of GLUE, 1.63x as fast",
-        "recipes/distilbert/movies.yaml",
-        "distilbert",
+        "recipes/distilbert",
+        ("distilbert", "pretrain"),
     ),
     System(
         "Alpaca",
         "Taori et al. 2023",
         "52,000 instructions written by the teacher make a small model follow instructions",
         "recipes/alpaca",
-        "alpaca",
+        ("alpaca",),
     ),
     System(
         "BuzzFeed",
         "BuzzFeed Tech 2023",
         "Flan-T5 with LoRA on generated data: 80% lower cost of inference than the API",
         "recipes/buzzfeed",
-        "buzzfeed",
+        ("buzzfeed",),
     ),
     System(
         "Nemotron",
         "NVIDIA 2024, arXiv 2406.11704",
         "a student larger than its teacher surpasses it",
         "recipes/nemotron",
-        "nemotron",
+        ("nemotron",),
     ),
     System(
         "Llama 3",
         "Grattafiori et al. 2024, arXiv 2407.21783",
         "training on its own output helps a model only when the output is verified",
         "recipes/self-improve",
-        "self_improve",
+        ("self_improve",),
     ),
     System(
         "GKD (on-policy)",
         "Agarwal et al. 2024, arXiv 2306.13649",
         "a student learns best from its own texts, scored by the teacher",
         "recipes/on-policy",
-        "on_policy",
+        ("on_policy", "on_policy_few"),
     ),
 )
 
@@ -77,16 +77,18 @@ def systems() -> str:
     """The page's Markdown: one row per system."""
     lines = ["| system | claim | recipe | measured here | command |", "|---|---|---|---|---|"]
     for system in SYSTEMS:
-        path = RESULTS / f"{system.result}.json"
-        found, command = "not measured yet", ""
-        if path.is_file():
-            document = json.loads(path.read_text(encoding="utf-8"))
-            found = "<br>".join(_bar(bar) for bar in document["bars"])
-            found += f"<br>seeds: {', '.join(map(str, document['seeds']))}"
-            command = f"`{document['command']}`"
+        paths = [RESULTS / f"{name}.json" for name in system.results]
+        documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+        found = "<br>".join(_found(document) for document in documents) or "not measured yet"
+        command = "<br>".join(f"`{document['command']}`" for document in documents)
         where = f"[{system.recipe}](../{system.recipe})" if (ROOT / system.recipe).exists() else f"`{system.recipe}`"
         lines.append(f"| {system.name} ({system.source}) | {system.claim} | {where} | {found} | {command} |")
     return HEAD + "\n" + "\n".join(lines) + "\n"
+
+
+def _found(document: dict[str, Any]) -> str:
+    bars = "<br>".join(_bar(bar) for bar in document["bars"])
+    return f"{bars}<br>seeds: {', '.join(map(str, document['seeds']))}"
 
 
 def _bar(bar: dict[str, Any]) -> str:
