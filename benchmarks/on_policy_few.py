@@ -17,25 +17,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from common import bar, paired, summary, write_result
-from on_policy import RECIPE, SEEDS, TEXTS, WARM, divergences
+from common import ROOT, bar, paired, summary, write_result
+from on_policy import SEEDS, TEXTS, WARM, divergences
 
 from distill2edge.run import run_until
 
-WORDS, PASSES, WARM_PASSES, OWN = 64, 16, 4, 320
-ROUND_PASSES = (PASSES - WARM_PASSES) * WORDS / (WORDS + OWN)
+RECIPE = ROOT / "recipes" / "on-policy" / "few-words.yaml"
+WORDS, PROMPTS, PASSES = 64, 320, 16
+"""Rows with words, further prompts, and passes over the former that make as many tokens as the recipe trains on."""
 ON, OFF = "on-policy", "off-policy alone"
-ARMS = {
-    ON: (
-        f"data.splits.train={WORDS + OWN}",
-        f"distill.epochs={WARM_PASSES}",
-        f"distill.on_policy.warm_rows={WORDS}",
-        f"distill.on_policy.rows={WORDS + OWN}",
-        f"distill.on_policy.data_share={WORDS / (WORDS + OWN)}",
-        f"distill.on_policy.epochs={ROUND_PASSES}",
-    ),
-    OFF: (f"data.splits.train={WORDS}", f"distill.epochs={PASSES}", "distill.on_policy=null"),
-}
+ARMS = {ON: (), OFF: (f"data.splits.train={WORDS}", f"distill.epochs={PASSES}", "distill.on_policy=null")}
 
 
 def of_seed(seed: int, store: Path | None) -> dict[str, dict[str, list[float]]]:
@@ -78,7 +69,7 @@ def main() -> None:
     write_result(
         "on_policy_few",
         "python benchmarks/on_policy_few.py",
-        description=f"newspaper sentences, SmolLM2-135M to 27 of its 30 layers, {WORDS} rows with words and {OWN} "
+        description=f"newspaper sentences, SmolLM2-135M to 27 of its 30 layers, {WORDS} rows with words and {PROMPTS} "
         f"prompts more; nats per token after held-out prompts; {len(found)} seeds, {len(flat['data'][ON][0])} rows",
         bars=[
             bar(f"{ON} - {OFF}, few rows with words: held-out {TEXTS[text]}", gain, "<=", 0.0, unit="nats")
