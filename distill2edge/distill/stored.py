@@ -89,9 +89,7 @@ class StoredWeight:
         parts = [self.latent] if self.low_rank is None else [self.latent, *(p.weight for p in self.low_rank[:2])]
         versions = tuple(part._version for part in parts)
         if self._stored is None or self._stored.device != self.latent.device or versions != self._seen:
-            self.held = self.held.to(
-                self.latent.device
-            )  # where there is a GPU, the trainer has moved the weights to it
+            self.held = self.held.to(self.latent.device)  # the trainer has moved the weights, where there is a GPU
             self._stored, self._seen = self.held.stored(self.full()).to(self.dtype), versions
             self.computed += 1
         return self._stored

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal
     from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
 
-_BATCH, _MOST = 16, 256  # prompts in one pass: at least, and at most
+_BATCH, _MOST = {"cpu": 16, "cuda": 1}, 256  # prompts in one pass: at least, and at most
 # Of all prompts of a pass with their answers, where that gives more than `_BATCH`; on a GPU as many as fit, up to this.
 _TOKENS = {"cpu": 4096, "cuda": 65_536}
 SEQUENCES = 8  # texts that llama.cpp writes at once
@@ -100,7 +100,7 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling
         answers: list[list[int]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number]), number))
         longest = max(map(len, prompts)) + drawn.max_new_tokens
-        size = max(_BATCH, min(_MOST, room // longest))
+        size = max(_BATCH[device], min(_MOST, room // longest))
         for begin in range(0, len(prompts), size):
             numbers = order[begin : begin + size]
             batch = [prompts[number] for number in numbers]
