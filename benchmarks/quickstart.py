@@ -13,7 +13,7 @@ from typing import Any
 
 from common import ROOT, bar, paired, verified, write_result
 
-from distill2edge.bench.statistics import mean_interval, ratio_interval
+from distill2edge.bench.statistics import mean_interval
 from distill2edge.pipeline import Done
 from distill2edge.run import run_until
 
@@ -46,7 +46,8 @@ def main() -> None:
     # Every seed has held-out rows of its own: each row counts once.
     rows = {name: list(chain.from_iterable(each[name]["scores"] for each in found)) for name in found[0]}
     files = [name for name in rows if name.startswith("student/")]
-    retained = {name: ratio_interval(scores, rows["teacher"]) for name, scores in rows.items()}
+    retained = {name: paired([scores], [rows["teacher"]], ratio=True) for name, scores in rows.items()}
+    worst = min(files, key=lambda name: retained[name].value)
     gap = paired([rows["student"]], [rows["control"]])
     write_result(
         "quickstart",
@@ -54,7 +55,9 @@ def main() -> None:
         description=f"movie sentiment, SmolLM2-135M to its lowest layers; {len(SEEDS)} seeds, {gap.n} held-out rows",
         bars=[
             bar("quickstart: stages from an empty store", sum(seconds.values()), "<=", 600, unit="s"),
-            bar("quickstart: least score kept by a file, of any seed",
+            bar(f"quickstart: score kept by the least of the files, {worst.removeprefix('student/')}", retained[worst],
+                ">=", 0.95),
+            bar("quickstart: the same, of any seed",
                 min(each[name]["retained"]["value"] for each in found for name in files), ">=", 0.95),
             bar("quickstart: student - control, accuracy", gap, ">=", 0.0),
         ],
