@@ -81,20 +81,19 @@ def _run(recipe: Path, seed: int, store: Path | None) -> dict[str, Any]:
         return {item.stage.name: item for item in done}
 
     models = verified(stages("verify")["verify"].artifact.path)
-    trained = stages("distill")
+    timed = {kind: stages(kind) for kind in ("synthesis", "signal", "distill")}
     return {
         "scores": {name: model["scores"] for name, model in models.items()},
         "tokens": models["teacher"]["tokens"],
-        "ledger": stages("synthesis")["synthesis"].artifact.facts["ledger"],
+        "ledger": timed["synthesis"]["synthesis"].artifact.facts["ledger"],
         "student": stages("student")["student"].artifact.facts,
         **{
             key: {name: model[key]["value"] for name, model in models.items() if model[key]}
             for key in ("kl_teacher", "kl_student", "top1_teacher")
         },
         "bytes": {name: model["size_bytes"] for name, model in models.items()},
-        "training": {name: item.artifact.facts for name, item in trained.items()},
-        "seconds": {item.stage.name: item.artifact.manifest["wall_s"] for kind in ("synthesis", "signal", "distill")
-                    for item in stages(kind).values()},
+        "training": {name: item.artifact.facts for name, item in timed["distill"].items()},
+        "seconds": {name: item.artifact.manifest["wall_s"] for done in timed.values() for name, item in done.items()},
     }  # fmt: skip
 
 

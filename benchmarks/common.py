@@ -21,6 +21,7 @@ if str(ROOT) not in sys.path:  # a benchmark runs as a script, from a checkout t
 
 from distill2edge.bench.statistics import Figure, difference_interval, interleaved_ratio, ratio_interval  # noqa: E402
 from distill2edge.machine import machine, versions  # noqa: E402  (after the path is set)
+from distill2edge.models import slug_of  # noqa: E402
 
 __all__ = [
     "OPERATORS",
@@ -182,8 +183,7 @@ def verified(directory: Path) -> dict[str, dict[str, Any]]:
     """Of a verify stage's artifact: model -> its entry of verify.json, with `scores` and `tokens` of each row."""
     models = {model["id"]: model for model in json.loads((directory / "verify.json").read_text())["models"]}
     for name, model in models.items():
-        slug = name.replace("/", "-").replace(":", "-")
-        rows = json.loads((directory / "models" / f"{slug}.json").read_text())["result"]
+        rows = json.loads((directory / "models" / f"{slug_of(name)}.json").read_text())["result"]
         model |= {"scores": rows["score"], "tokens": rows["tokens"]}
     return models
 

@@ -35,6 +35,8 @@ RECIPE = ROOT / "recipes" / "on-policy" / "sentences.yaml"
 SEEDS = (0, 1, 2)
 OWN_TOKENS = 20
 WARM = "warm start"
+KL = dict[str, dict[str, list[list[float]]]]
+"""Text -> student -> seed -> nats per token of each held-out row."""
 TEXTS = {"data": "KL(teacher || student) on the data", "own": "KL(student || teacher) on the student's own text"}
 ON, AFTER_ALL, OFF = "on-policy, as many scored", "on-policy, all rows first", "off-policy alone"
 ARMS = {
@@ -112,13 +114,34 @@ def divergences(
     return found
 
 
+def pooled(kl: KL) -> dict[str, dict[str, list[list[float]]]]:
+    """All seeds' rows as one list, for `paired`: every seed has held-out rows of its own, and each row counts once."""
+    return {text: {name: [list(chain(*seeds))] for name, seeds in arms.items()} for text, arms in kl.items()}
+
+
+def samples_of(kl: KL) -> dict[str, list[list[float]]]:
+    """The raw figures of a result file."""
+    return {f"{TEXTS[text]}, {name}": seeds for text, arms in kl.items() for name, seeds in arms.items()}
+
+
+def summaries(kl: KL) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Of each text and student, a summary and the mean for every seed."""
+    return {
+        text: {
+            name: [summary(items) | {"mean": sum(items) / len(items)} for items in seeds]
+            for name, seeds in arms.items()
+        }
+        for text, arms in kl.items()
+    }
+
+
 def main() -> None:
     """Train, compare, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=None)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of one alone nothing is written")
     options = parser.parse_args()
-    kl: dict[str, dict[str, list[list[float]]]] = {text: {name: [] for name in (*ARMS, WARM)} for text in TEXTS}
+    kl: KL = {text: {name: [] for name in (*ARMS, WARM)} for text in TEXTS}
     scored: dict[str, list[int]] = {name: [] for name in ARMS}
     for seed in options.seeds:
         students = {}
@@ -134,8 +157,7 @@ def main() -> None:
             for name, items in found.items():
                 kl[text][name].append(items)
                 print(f"seed {seed}, {TEXTS[text]}, {name}: {sum(items) / len(items):.4f}", flush=True)
-    # Every seed has held-out rows of its own: each row counts once.
-    flat = {text: {name: [list(chain(*seeds))] for name, seeds in arms.items()} for text, arms in kl.items()}
+    flat = pooled(kl)
     gains = {text: {name: paired(arms[a], arms[b]) for name, (a, b) in GAINS.items()} for text, arms in flat.items()}
     if len(options.seeds) == 1:
         print(gains)
@@ -152,10 +174,9 @@ def main() -> None:
             for text in TEXTS
             for name, gain in gains[text].items()
         ],
-        samples={f"{TEXTS[text]}, {name}": seeds for text, arms in kl.items() for name, seeds in arms.items()},
+        samples=samples_of(kl),
         metrics={
-            "kl": {text: {name: [summary(items) | {"mean": sum(items) / len(items)} for items in seeds]
-                          for name, seeds in arms.items()} for text, arms in kl.items()},
+            "kl": summaries(kl),
             "paired": {
                 text: {**gains[text], f"{ON} - {WARM}": paired(flat[text][ON], flat[text][WARM])} for text in TEXTS
             },

@@ -12,13 +12,12 @@ more. The measures are those of `on_policy.py`, on the same held-out rows.
 from __future__ import annotations
 
 import argparse
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, bar, paired, summary, write_result
-from on_policy import SEEDS, TEXTS, WARM, divergences
+from common import ROOT, bar, paired, write_result
+from on_policy import SEEDS, TEXTS, WARM, divergences, pooled, samples_of, summaries
 
 from distill2edge.run import run_until
 
@@ -29,21 +28,27 @@ ON, OFF = "on-policy", "off-policy alone"
 ARMS = {ON: (), OFF: (f"data.splits.train={WORDS}", f"distill.epochs={PASSES}", "distill.on_policy=null")}
 
 
-def of_seed(seed: int, store: Path | None) -> dict[str, dict[str, list[float]]]:
-    """Train what is not in the store: text -> arm -> nats per token of each held-out row."""
+def of_seed(seed: int, store: Path | None) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, int]]]:
+    """Train what is not in the store.
+
+    Returns:
+        text -> arm -> nats per token of each held-out row; arm -> tokens with a teacher's score that it trained on
+        (`trained`), and different ones (`different`).
+    """
 
     def artifacts(kind: str, arm: str) -> dict[str, Any]:
         done = run_until(kind, RECIPE, [f"seed={seed}", *ARMS[arm]], store, None, False)
-        return {item.stage.name: item.artifact.path for item in done}
+        return {item.stage.name: item.artifact for item in done}
 
-    on = artifacts("merge", ON)
-    students = {
-        WARM: on["merge warm-start"] / "model",
-        ON: on["merge"] / "model",
-        OFF: artifacts("merge", OFF)["merge"] / "model",
-    }
-    teacher, data = artifacts("teacher", ON)["teacher"] / "model", artifacts("data", ON)["data"]
-    return divergences(teacher, students, data, seed)
+    on, off = artifacts("merge", ON), artifacts("merge", OFF)
+    students = {WARM: on["merge warm-start"], ON: on["merge"], OFF: off["merge"]}
+    teacher, data = artifacts("teacher", ON)["teacher"].path / "model", artifacts("data", ON)["data"].path
+    trained = {arm: [each.facts["supervised_tokens"] for each in artifacts("distill", arm).values()] for arm in ARMS}
+    words = trained[OFF][0] // PASSES
+    written = artifacts("signal", ON)["signal on-policy 1"].facts["written_tokens"]
+    tokens = {arm: {"trained": sum(counts), "different": words} for arm, counts in trained.items()}
+    tokens[ON]["different"] += written
+    return divergences(teacher, {arm: each.path / "model" for arm, each in students.items()}, data, seed), tokens
 
 
 def main() -> None:
@@ -56,9 +61,8 @@ def main() -> None:
     with get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
         found = pool.starmap(of_seed, [(seed, options.store) for seed in options.seeds], chunksize=1)
     names = (WARM, OFF, ON)
-    kl = {text: {name: [each[text][name] for each in found] for name in names} for text in TEXTS}
-    # Every seed has held-out rows of its own: each row counts once.
-    flat = {text: {name: [list(chain(*seeds))] for name, seeds in arms.items()} for text, arms in kl.items()}
+    kl = {text: {name: [each[text][name] for each, _ in found] for name in names} for text in TEXTS}
+    flat = pooled(kl)
     gains = {text: paired(arms[ON], arms[OFF]) for text, arms in flat.items()}
     for text, arms in kl.items():
         for name, seeds in arms.items():
@@ -75,12 +79,12 @@ def main() -> None:
             bar(f"{ON} - {OFF}, few rows with words: held-out {TEXTS[text]}", gain, "<=", 0.0, unit="nats")
             for text, gain in gains.items()
         ],
-        samples={f"{TEXTS[text]}, {name}": seeds for text, arms in kl.items() for name, seeds in arms.items()},
+        samples=samples_of(kl),
         metrics={
-            "kl": {text: {name: [summary(items) | {"mean": sum(items) / len(items)} for items in seeds]
-                          for name, seeds in arms.items()} for text, arms in kl.items()},
+            "kl": summaries(kl),
             "paired": {text: {f"{ON} - {OFF}": gains[text], f"{ON} - {WARM}": paired(flat[text][ON], flat[text][WARM])}
                        for text in TEXTS},
+            "tokens with a teacher's score": [tokens for _, tokens in found],
         },
         seeds=options.seeds,
     )  # fmt: skip

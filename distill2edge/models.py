@@ -16,6 +16,11 @@ TORCH = "torch:fp32"
 """The scheme of a dense Hugging Face directory in PyTorch."""
 
 
+def slug_of(name: str) -> str:
+    """A model's id as a file name."""
+    return name.replace("/", "-").replace(":", "-")
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """One model as it ships, or the dense model it was made of.
@@ -46,7 +51,7 @@ class ModelFile:
     @property
     def slug(self) -> str:
         """The id as a file name."""
-        return self.id.replace("/", "-").replace(":", "-")
+        return slug_of(self.id)
 
 
 @dataclass(frozen=True)
