@@ -14,7 +14,7 @@ from common import ROOT, bar, write_result
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fuzz import harness  # noqa: E402  (after the path is set)
+from fuzz import harness
 
 
 def main() -> None:

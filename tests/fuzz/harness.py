@@ -70,7 +70,9 @@ def count_of(kind: str) -> int:
     return int(_module(kind).COUNT)
 
 
-def run(kind: str, count: int, seed: int = 0, limit_s: float = 5.0, log: Callable[[str], None] = lambda line: None) -> Summary:
+def run(
+    kind: str, count: int, seed: int = 0, limit_s: float = 5.0, log: Callable[[str], None] = lambda line: None
+) -> Summary:
     """Run cases 0 to `count - 1` of a kind."""
     summary, case = Summary(kind, seed), 0
     context = multiprocessing.get_context("spawn")

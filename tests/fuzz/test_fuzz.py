@@ -1,4 +1,4 @@
-"""Hostile and broken input of every kind: accepted or refused with a reason, never a traceback, a hang, or much memory."""
+"""Hostile and broken input of every kind: accepted or refused with a reason, never a traceback, a hang, much memory."""
 
 from __future__ import annotations
 
