@@ -1,0 +1,304 @@
+"""Which model goes out in which format: one table, read by `recipe check`, `plan`, the start of a run and the exports.
+
+It knows configurations alone (`config.json` as a mapping): no weights, no torch. Every row is held by
+tests/test_export_matrix.py in both directions: what is not refused gives PyTorch's distributions, what is refused
+could not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from distill2edge.errors import UserError
+from distill2edge.schemes import DYNAMIC, Scheme
+
+Config = Mapping[str, Any]
+Kind = Literal["decoder", "classifier", "seq2seq"]
+
+
+class Refusal(NamedTuple):
+    """A scheme that cannot carry a model: why, and what to do."""
+
+    scheme: Scheme
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Carries:
+    """What a format carries of one family (a Hugging Face `model_type`).
+
+    Attributes:
+        label: the family's name for people.
+        ropes: rotary scalings, by `rope_type`; empty: the family has no rotary embedding.
+        windows: sliding-window attention.
+        partial: a rotary embedding of a part of each head.
+        only: field -> the values that are carried.
+        defaults: values of fields that `config.json` may leave out, where transformers' are not None.
+        more: what a field alone does not tell: configuration -> reasons.
+    """
+
+    label: str
+    ropes: tuple[str, ...] = ()
+    windows: bool = False
+    partial: bool = False
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    more: Callable[[Config], Iterable[str]] = lambda config: ()
+
+
+_EVERY_ROPE = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+_GELU_TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+_ACTIVATIONS = ("silu", "swish", "gelu", *_GELU_TANH, "relu", "relu2")
+_SILU = {"hidden_act": ("silu", "swish")}
+
+
+def _onnx(label: str, only: Mapping[str, tuple[Any, ...]] | None = None, **defaults: Any) -> Carries:
+    defaults = {"hidden_act": "silu", **defaults}
+    return Carries(label, _EVERY_ROPE, True, True, {"hidden_act": _ACTIVATIONS, **(only or {})}, defaults)
+
+
+_CAUSAL = {"use_bidirectional_attention": (None, False)}
+_GEMMA = {"hidden_act": "gelu_pytorch_tanh", "head_dim": 256}
+ONNX_DECODERS: Mapping[str, Carries] = {
+    "llama": _onnx("Llama"),
+    "mistral": _onnx("Mistral", sliding_window=4096),
+    "qwen2": _onnx("Qwen2"),
+    "qwen3": _onnx("Qwen3", head_dim=128),
+    "gemma": _onnx("Gemma", _CAUSAL, **_GEMMA),
+    "gemma2": _onnx("Gemma 2", _CAUSAL, **_GEMMA, sliding_window=4096),
+    "gemma3_text": _onnx("Gemma 3 (text)", _CAUSAL, **_GEMMA, sliding_window=4096),
+    "phi": _onnx("Phi", {"qk_layernorm": (None, False)}, hidden_act="gelu_new"),
+    "phi3": _onnx("Phi-3"),
+    "smollm3": _onnx("SmolLM3"),
+    "granite": _onnx("Granite"),
+    "olmo": _onnx("OLMo", {"clip_qkv": (None,)}),
+    "ernie4_5": _onnx("Ernie 4.5", head_dim=128),
+    "nemotron": _onnx("Nemotron", hidden_act="relu2"),
+    "hunyuan_v1_dense": _onnx("Hunyuan (dense)"),
+}
+"""Families of onnxruntime-genai's builder, as `onnx_graph` puts its graphs right."""
+
+
+def _own_yarn(config: Config) -> Iterator[str]:
+    for rope in _ropes(config):
+        own = [key for key in ("attention_factor", "mscale", "beta_fast", "beta_slow") if rope.get(key) is not None]
+        if rope["rope_type"] == "yarn" and own:
+            yield f"a YaRN scaling with factors of its own ({', '.join(own)})"
+
+
+def _gemma3(config: Config) -> Iterator[str]:
+    yield from _own_yarn(config)
+    # llama.cpp scales by the head's width, and tells the 27B by its 62 layers.
+    width = _count(config, "head_dim", 256)
+    across = _count(config, "hidden_size", 2304) // _count(config, "num_attention_heads", 8)
+    wanted = across if config.get("num_hidden_layers") == 62 else width
+    if config["query_pre_attn_scalar"] != wanted:
+        yield f"query_pre_attn_scalar {config['query_pre_attn_scalar']} (llama.cpp uses {wanted})"
+    for kind, rope in _by_kind(config):
+        if kind == "sliding_attention" and rope["rope_type"] != "default":
+            yield f"rotary scaling {rope['rope_type']!r} of the sliding layers"
+
+
+def _bert(config: Config) -> Iterator[str]:
+    names = [name for name in _architectures(config) if name != "BertForSequenceClassification"]
+    # A model without a head, or with another's, gets the right one when it becomes a student.
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        yield f"{', '.join(names)} (not BertForSequenceClassification)"
+
+
+def _t5(config: Config) -> Iterator[str]:
+    words = str(config["feed_forward_proj"])
+    if words not in ("relu", "gated-gelu", "gated-gelu_new"):  # the gate decides it in llama.cpp
+        yield f"activation {words!r}"
+    layers = _count(config, "num_layers", 6)
+    if (
+        decoder := _count(config, "num_decoder_layers", layers)
+    ) > layers:  # llama.cpp counts both by the encoder's, and stops
+        yield f"a decoder of {decoder} blocks after an encoder of {layers}"
+
+
+GGUF: Mapping[str, Carries] = {
+    "llama": Carries("Llama, SmolLM", ("default", "linear", "yarn", "llama3"), only=_SILU,
+                     defaults={"hidden_act": "silu"}, more=_own_yarn),
+    "mistral": Carries("Mistral", ("default", "linear", "yarn", "llama3"), only=_SILU,
+                       defaults={"hidden_act": "silu", "sliding_window": 4096}, more=_own_yarn),
+    "qwen2": Carries("Qwen2 and Qwen2.5", ("default", "linear", "yarn"), only=_SILU,
+                     defaults={"hidden_act": "silu"}, more=_own_yarn),
+    "qwen3": Carries("Qwen3", ("default", "linear", "yarn"), only=_SILU, defaults={"hidden_act": "silu"},
+                     more=_own_yarn),
+    "gemma3_text": Carries("Gemma 3 (text)", ("default", "linear", "yarn"), windows=True,
+                           only={"hidden_act": ("gelu_pytorch_tanh",), "attn_logit_softcapping": (None,), **_CAUSAL},
+                           defaults={**_GEMMA, "sliding_window": 4096, "query_pre_attn_scalar": 256}, more=_gemma3),
+    "bert": Carries("BERT classifiers", only={"hidden_act": ("gelu",), "position_embedding_type": (None, "absolute")},
+                    defaults={"hidden_act": "gelu"}, more=_bert),
+    "t5": Carries("T5", only={"relative_attention_max_distance": (None, 128)},
+                  defaults={"feed_forward_proj": "relu"}, more=_t5),
+}  # fmt: skip
+"""Families of the built-in GGUF writers: what llama.cpp computes of each."""
+
+_KINDS: Mapping[str, Kind] = {"bert": "classifier", "t5": "seq2seq"}
+
+
+def refusals(
+    config: Config, task: str, schemes: Iterable[Scheme], *, length: int | None = None, converter: bool = False
+) -> list[Refusal]:
+    """The schemes that cannot carry a model, each with its first reason.
+
+    Args:
+        config: its `config.json`.
+        task: the recipe's task; a classification gets its head later, whatever the configuration names.
+        schemes: those asked for.
+        length: tokens of the longest text, where it is known.
+        converter: whether GGUF is written by a llama.cpp checkout's converter, which knows more families.
+    """
+    kind = kind_of(config, task)
+    found = []
+    for scheme in schemes:
+        if scheme.format == "gguf" and converter:
+            continue
+        for reason, fix in _reasons(config, kind, scheme, length):
+            found.append(Refusal(scheme, reason, fix))
+            break
+    return found
+
+
+def refuse(config: Config, task: str, scheme: Scheme, where: str, *, converter: bool = False) -> None:
+    """Raise what `refusals` says of one scheme.
+
+    Raises:
+        UserError: the format cannot carry the model.
+    """
+    for refusal in refusals(config, task, [scheme], converter=converter):
+        raise UserError(f"{scheme}: {refusal.reason}", where=where, fix=refusal.fix)
+
+
+def task_of(config: Config) -> str:
+    """The task whose files a directory's configuration gives."""
+    kinds = {"classifier": "classification", "seq2seq": "seq2seq", "decoder": "causal-lm"}
+    return kinds[kind_of(config, "")]
+
+
+def kind_of(config: Config, task: str) -> Kind:
+    """Which graphs a model gives."""
+    names = _architectures(config)
+    if task == "classification" or any(name.endswith("ForSequenceClassification") for name in names):
+        return "classifier"
+    return "seq2seq" if task == "seq2seq" or config.get("is_encoder_decoder") else "decoder"
+
+
+def window_of(config: Config) -> int | None:
+    """Positions that an ONNX file carries; None: no bound is known.
+
+    Under `longrope` every factor changes with the length of the whole text, also of tokens that were read before, which
+    no key-value cache can follow: the file stays within the length of the first factors. `dynamic` is alike.
+    """
+    name = "original_max_position_embeddings"
+    found = [_count(config, "max_position_embeddings", 0)]
+    for rope in _ropes(config):
+        if rope["rope_type"] == "longrope":
+            found.append(_count(rope, name, _count(config, name, 0)))
+    return min((count for count in found if count), default=None)
+
+
+# --- reasons --------------------------------------------------------------------
+
+
+def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> Iterator[tuple[str, str]]:
+    family = str(config.get("model_type") or "unknown")
+    if str(scheme) == DYNAMIC and kind != "classifier":
+        yield f"is for classifiers, not for a {kind}", "use onnx:int8"
+    if scheme.format == "gguf":
+        other = "use ONNX, or give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)"
+        carries = GGUF.get(family)
+        if carries is None or _KINDS.get(family, "decoder") != kind:
+            yield f"a {family} {kind} has no GGUF writer here; supported: {listed(GGUF)}", other
+        else:
+            for reason in _lacks(config, carries):
+                yield f"{reason} cannot be expressed in a {family} GGUF", other
+        return
+    if kind != "decoder":
+        return  # traced from the model itself, and compared with it
+    carries = ONNX_DECODERS.get(family)
+    if carries is None:
+        fix = f"use one of the families {listed(ONNX_DECODERS)}, or export to GGUF"
+        yield f"a {family} decoder has no ONNX exporter here", fix
+        return
+    for reason in _lacks(config, carries):
+        yield f"{reason} cannot be expressed in the ONNX graph of a {family}", "use another model, or export to GGUF"
+    window = window_of(config)
+    if length is not None and window is not None and length > window:
+        fix = f"set data.max_length to {window} or less"
+        yield f"its positions end at {window}, and texts have up to {length} tokens", fix
+
+
+def _lacks(config: Config, carries: Carries) -> Iterator[str]:
+    config = _filled(config, carries)
+    for name, allowed in carries.only.items():
+        if config.get(name) not in allowed:
+            yield f"activation {config[name]!r}" if name == "hidden_act" else f"{name} {config[name]!r}"
+    for rope in _ropes(config) if carries.ropes else ():
+        if rope["rope_type"] not in carries.ropes:
+            yield f"rotary scaling {rope['rope_type']!r}"
+        part = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+        if part != 1.0 and not carries.partial:
+            yield "a rotary embedding of a part of each head"
+    if not carries.windows and _slides(config):
+        yield "sliding-window attention"
+    yield from carries.more(config)
+
+
+def _filled(config: Config, carries: Carries) -> dict[str, Any]:
+    filled = dict(carries.defaults)
+    filled |= {name: value for name, value in config.items() if value is not None or name == "sliding_window"}
+    if filled.get("hidden_activation") is not None:  # Gemma's name for it, the newer of the two
+        filled["hidden_act"] = filled["hidden_activation"]
+    return filled
+
+
+def _slides(config: Config) -> bool:
+    """Whether a layer looks at a window alone."""
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list | tuple):
+        return any(kind == "sliding_attention" for kind in kinds)
+    if "use_sliding_window" in config or config.get("model_type") in ("qwen2", "qwen3", "smollm3"):
+        if not config.get("use_sliding_window") or config.get("sliding_window") is None:
+            return False
+        first = 0 if config.get("model_type") == "smollm3" else _count(config, "max_window_layers", 28)
+        return _count(config, "num_hidden_layers", 32) > first
+    return config.get("sliding_window") is not None
+
+
+def _ropes(config: Config) -> list[dict[str, Any]]:
+    return [rope for _, rope in _by_kind(config)]
+
+
+def _by_kind(config: Config) -> list[tuple[str, dict[str, Any]]]:
+    """Kind of layer -> rotary parameters, from each way that `config.json` writes them; `rope_type` is always there."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(given, Mapping):
+        return [("full_attention", {"rope_type": "default"})]
+    nested = {str(kind): value for kind, value in given.items() if isinstance(value, Mapping)}
+    found = []
+    for kind, rope in (nested or {"full_attention": given}).items():
+        name = rope.get("rope_type") or rope.get("type") or "default"
+        found.append((kind, {**rope, "rope_type": "longrope" if name == "su" else str(name)}))
+    return found
+
+
+def _architectures(config: Config) -> list[str]:
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list | tuple) else []
+
+
+def _count(config: Config, name: str, default: int) -> int:
+    """A number above zero; the default where the field is missing or anything else (loading it says so)."""
+    value = config.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+
+
+def listed(table: Mapping[str, Carries]) -> str:
+    """A table's families in words."""
+    return ", ".join(f"{carries.label} ({name})" for name, carries in table.items())
