@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from distill2edge import ledger
 from distill2edge.errors import UserError
 from distill2edge.ledger import LedgerRow
 from distill2edge.store import Store, default_root
+from distill2edge.terminal import coloured, one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -60,7 +62,7 @@ def select(target: Path, *, dropped: bool | None, reason: str | None, method: st
 def show(rows: Sequence[LedgerRow], limit: int, *, as_json: bool) -> str:
     """A line per row: id, method, kept or why not, prompt and response cut short; or JSON lines of the whole rows."""
     if as_json:
-        return "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows[:limit])
+        return "".join(printable(json.dumps(row.to_json(), ensure_ascii=False)) + "\n" for row in rows[:limit])
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -85,7 +87,7 @@ def stats(target: Path, *, as_json: bool) -> str:
     """The summary of every ledger of a target."""
     found = {path.stem if path.is_file() else path.name: ledger.summary(ledger.read(path)) for path in ledgers(target)}
     if as_json:
-        return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+        return printable(json.dumps(found, indent=2, ensure_ascii=False)) + "\n"
     return "\n".join(_stats(name, facts) for name, facts in found.items())
 
 
@@ -107,7 +109,8 @@ def why(row: str, target: Path | None, root: Path | None, *, as_json: bool) -> s
                 f"{row} begins {len({e.id for e in found})} ids", where="ROW", fix="give more of its digits"
             )
         if found:
-            return json.dumps(found[0].to_json(), indent=2, ensure_ascii=False) + "\n" if as_json else _why(found[0])
+            whole = json.dumps(found[0].to_json(), indent=2, ensure_ascii=False)
+            return printable(whole) + "\n" if as_json else _why(found[0])
     looked = str(target) if target else f"the {len(places)} ledgers of the store"
     raise UserError(f"no row {row!r} in {looked}", where="ROW", fix="distill2edge data show RUN lists the ids")
 
@@ -186,13 +189,13 @@ def _stats(name: str, facts: dict[str, Any]) -> str:
 
 def _line(text: str) -> str:
     """One line without control characters: a model may write anything."""
-    return _safe("".join(char if char.isprintable() else " " for char in text))
+    return _safe(one_line(text))
 
 
 def _safe(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 def _render(table: RenderableType) -> str:
@@ -202,12 +205,5 @@ def _render(table: RenderableType) -> str:
 
     out = StringIO()
     width = shutil.get_terminal_size((110, 24)).columns
-    Console(file=out, width=width, highlight=False, force_terminal=_colour(), soft_wrap=False).print(table)
+    Console(file=out, width=width, highlight=False, force_terminal=coloured(sys.stdout), soft_wrap=False).print(table)
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
-
-
-def _colour() -> bool:
-    import os
-    import sys
-
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ

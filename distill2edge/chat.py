@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from distill2edge.runtimes.base import Runtime
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.sampling import draw_token
 from distill2edge.schemes import parse_scheme
+from distill2edge.terminal import echo
 
 Message = dict[str, str]
 
@@ -57,7 +57,7 @@ def chat_with(
         if prompt is not None:
             _answer(speaker, [{"role": "user", "content": prompt}], chatting, max_tokens, temperature)
             return
-        print(f"talking to {target}: an empty line or Ctrl-D ends", file=sys.stderr)
+        echo(f"talking to {target}: an empty line or Ctrl-D ends", err=True)
         history: list[Message] = []
         while line := _ask():
             history = [*history, {"role": "user", "content": line}] if chatting else [{"role": "user", "content": line}]
@@ -180,9 +180,9 @@ def _answer(speaker: Speaker, messages: list[Message], chatting: bool, max_token
         # Whole characters only: a token may end inside one.
         said = speaker.decode(ids)
         if not said.endswith("\ufffd"):
-            print(said[len(shown) :], end="", flush=True)
+            echo(said[len(shown) :], nl=False)
             shown = said
-    print(flush=True)
+    echo()
     return shown
 
 

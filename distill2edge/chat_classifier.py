@@ -14,6 +14,7 @@ from distill2edge.architectures import is_classifier
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Classifier
 from distill2edge.runtimes.threads import available_threads
+from distill2edge.terminal import echo
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def classify_with(sorter: Sorter, prompt: str | None) -> None:
         if prompt is not None:
             _show(sorter, prompt)
             return
-        print("one text per line: an empty line or Ctrl-D ends", file=sys.stderr)
+        echo("one text per line: an empty line or Ctrl-D ends", err=True)
         for line in sys.stdin:
             if not line.strip():
                 break
@@ -68,4 +69,4 @@ def _show(sorter: Sorter, text: str) -> None:
     share = np.exp(logits - logits.max())
     share /= share.sum()
     for index in np.argsort(-share):
-        print(f"{sorter.runtime.labels[index]}\t{share[index]:.4f}")
+        echo(f"{sorter.runtime.labels[index]}\t{share[index]:.4f}")

@@ -13,6 +13,7 @@ import click
 from distill2edge import errors
 from distill2edge.cli_common import STAGES, Commands, recipe_options
 from distill2edge.cli_data import data as data_commands
+from distill2edge.terminal import echo
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -60,7 +61,7 @@ def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
     from distill2edge.run import run_recipe
 
     result = run_recipe(force=frozenset(force), **options)
-    click.echo(jsonlib.dumps(result.summary(), indent=2) if as_json else result.text())
+    echo(jsonlib.dumps(result.summary(), indent=2) if as_json else result.text())
     sys.exit(errors.EXIT_DONE if result.passed else errors.EXIT_VERDICT)
 
 
@@ -77,7 +78,7 @@ def plan(as_json: bool, **options: Any) -> None:
     from distill2edge.plan import plan_recipe, render_plan
 
     found = plan_recipe(**options)
-    click.echo(jsonlib.dumps(found, indent=2) if as_json else render_plan(found))
+    echo(jsonlib.dumps(found, indent=2) if as_json else render_plan(found))
 
 
 @main.group(cls=Commands)
@@ -92,7 +93,7 @@ def show(path: Path, overrides: tuple[str, ...]) -> None:
     """Print a RECIPE with every default visible."""
     from distill2edge.recipe.load import dump_recipe, load_recipe
 
-    click.echo(dump_recipe(load_recipe(path, overrides)), nl=False)
+    echo(dump_recipe(load_recipe(path, overrides)), nl=False)
 
 
 @recipe.command()
@@ -103,7 +104,7 @@ def check(paths: tuple[Path, ...]) -> None:
 
     for path in paths:
         load_recipe(path)
-        click.echo(f"{path}: fine")
+        echo(f"{path}: fine")
 
 
 @recipe.command()
@@ -117,7 +118,7 @@ def schema() -> None:
     """
     from distill2edge.recipe.load import recipe_schema
 
-    click.echo(recipe_schema())
+    echo(recipe_schema())
 
 
 @recipe.command()
@@ -131,7 +132,7 @@ def new(name: str) -> None:
     """
     from distill2edge.recipe.new import new_recipe
 
-    click.echo(new_recipe(name), nl=False)
+    echo(new_recipe(name), nl=False)
 
 
 def _stage_command(kind: str, text: str) -> None:
@@ -142,7 +143,7 @@ def _stage_command(kind: str, text: str) -> None:
 
         done = run_until(kind, **options)
         for item in done:
-            click.echo(f"{item.stage.name}: {item.artifact.path}")
+            echo(f"{item.stage.name}: {item.artifact.path}")
 
 
 for _kind, _text in STAGES.items():
@@ -168,7 +169,7 @@ def report(target: Path, open_it: bool, as_json: bool) -> None:
     from distill2edge.run import find_run
 
     directory = find_run(target)
-    click.echo((directory / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"), nl=False)
+    echo((directory / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"), nl=False)
     if open_it:
         click.launch((directory / "report.html").resolve().as_uri())
 
@@ -187,7 +188,7 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
     """
     from distill2edge.run import compare_runs
 
-    click.echo(compare_runs(runs, allow=allow_different, html=html, as_json=as_json), nl=False)
+    echo(compare_runs(runs, allow=allow_different, html=html, as_json=as_json), nl=False)
 
 
 @main.command()
@@ -217,7 +218,7 @@ def doctor(as_json: bool) -> None:
     from distill2edge.doctor import check_environment, render_checks
 
     checks = check_environment()
-    click.echo(jsonlib.dumps(checks, indent=2) if as_json else render_checks(checks))
+    echo(jsonlib.dumps(checks, indent=2) if as_json else render_checks(checks))
     sys.exit(errors.EXIT_DONE if all(item["state"] != "missing" for item in checks) else errors.EXIT_ENVIRONMENT)
 
 
@@ -231,9 +232,9 @@ def fetch(names: tuple[str, ...], quiet: bool) -> None:
     from distill2edge.progress import for_stream
 
     if not names:
-        click.echo(describe())
+        echo(describe())
     for name in names:
-        click.echo(fetch_one(name, for_stream(quiet)))
+        echo(fetch_one(name, for_stream(quiet)))
 
 
 @main.group(cls=Commands)
@@ -249,7 +250,7 @@ def store_ls(root: Path | None, as_json: bool) -> None:
     from distill2edge.housekeeping import list_store, render_store
 
     rows = list_store(root)
-    click.echo(jsonlib.dumps(rows, indent=2) if as_json else render_store(rows))
+    echo(jsonlib.dumps(rows, indent=2) if as_json else render_store(rows))
 
 
 @store.command("gc")
@@ -263,7 +264,7 @@ def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) ->
     """Delete unfinished work and artifacts that no kept run uses."""
     from distill2edge.housekeeping import collect_garbage
 
-    click.echo(collect_garbage(root, kept, days, delete=yes))
+    echo(collect_garbage(root, kept, days, delete=yes))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from distill2edge import errors
+from distill2edge import errors, signals
+from distill2edge.files import disk_full, disk_is_full
+from distill2edge.terminal import coloured, printable, tolerant
 
 STAGES = {
     "data": "Prepare the rows: source, templates, splits, leakage check.",
@@ -36,24 +39,36 @@ class Commands(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        root = ctx.find_root()
+        if ctx is not root:  # the outermost group renders
             return super().invoke(ctx)
+        tolerant()
+        debug = bool(root.params.get("debug"))
+        try:
+            with signals.caught():
+                return super().invoke(ctx)
         except errors.UserError as error:
-            if ctx.params.get("debug"):
+            if debug:
                 raise
             _stop(str(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            _stop("stopped: what was finished is kept, the same command goes on from there", 130)
-        except (click.ClickException, click.exceptions.Exit):
+        except (KeyboardInterrupt, click.Abort) as stop:
+            code = stop.exit_code if isinstance(stop, signals.Stopped) else 130
+            _stop("stopped: what was finished is kept, the same command goes on from there", code)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:
-            if ctx.params.get("debug"):
+            if debug:
                 raise
+            if disk_full(error):
+                fault = disk_is_full(getattr(error, "filename", None))
+                _stop(str(fault), fault.exit_code)
             _stop(f"internal error: {type(error).__name__}: {error}\n  fix: run again with --debug and report it", 1)
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {message}", err=True)
+    head = click.style("error", fg="red", bold=True) if coloured(sys.stderr) else "error"
+    with suppress(OSError):  # a terminal that was closed takes no message
+        click.echo(f"{head}: {printable(message)}", err=True)
     sys.exit(code)
 
 

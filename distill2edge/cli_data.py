@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from distill2edge.cli_common import STAGES, Commands, recipe_options
+from distill2edge.terminal import echo
 
 
 class DataCommands(Commands):
@@ -30,7 +31,7 @@ def data_prepare(**options: Any) -> None:
     from distill2edge.run import run_until
 
     for item in run_until("data", **options):
-        click.echo(f"{item.stage.name}: {item.artifact.path}")
+        echo(f"{item.stage.name}: {item.artifact.path}")
 
 
 _TARGET = click.argument("target", type=click.Path(path_type=Path), metavar="RUN|DIR")

@@ -34,9 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except Exception as error:
         if disk_full(error):
-            raise EnvironmentFault(
-                "the disk is full", where=str(path.parent), fix="free some space and run again: finished work is kept"
-            ) from error
+            raise disk_is_full(path.parent) from error
         raise
     finally:
         with suppress(FileNotFoundError):
@@ -48,6 +46,16 @@ def disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"os error {errno.ENOSPC}" in str(error) or os.strerror(errno.ENOSPC) in str(error)
+
+
+def disk_is_full(where: object = None) -> EnvironmentFault:
+    """The error of a full disk; `where` is the place that was written to, as far as it is known."""
+    return EnvironmentFault(
+        "the disk is full",
+        where="" if where is None else str(where),
+        fix="free room (`distill2edge store gc`), or set DISTILL2EDGE_STORE to another disk, and run the same command: "
+        "it goes on from here",
+    )
 
 
 def write_text(path: Path, text: str) -> None:

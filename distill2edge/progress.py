@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from distill2edge.terminal import echo, printable
+
 
 class Task(Protocol):
     """One piece of long work."""
@@ -46,11 +48,7 @@ class PlainTask:
         spent = now - self.start
         left = spent / max(self.done, 1) * max(self.total - self.done, 0)
         tail = f"  {note}" if note else ""
-        print(
-            f"  {self.title}: {self.done}/{self.total}  {spent:.0f}s, {left:.0f}s left{tail}",
-            file=sys.stderr,
-            flush=True,
-        )
+        echo(f"  {self.title}: {self.done}/{self.total}  {spent:.0f}s, {left:.0f}s left{tail}", err=True)
 
 
 class PlainProgress:
@@ -60,10 +58,10 @@ class PlainProgress:
         self.every = every
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        echo(line, err=True)
 
     def warn(self, line: str) -> None:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        echo(f"warning: {line}", err=True)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
@@ -76,7 +74,7 @@ class SilentProgress:
     def say(self, line: str) -> None: ...
 
     def warn(self, line: str) -> None:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        echo(f"warning: {line}", err=True)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
@@ -88,7 +86,7 @@ class _RichTask:
         self.bar, self.handle = bar, handle
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        fields = {"note": note} if note else {}
+        fields = {"note": printable(note)} if note else {}
         self.bar.update(self.handle, advance=steps, **fields)  # type: ignore[attr-defined]
 
 
@@ -101,10 +99,10 @@ class RichProgress:
         self.console = Console(stderr=True, highlight=False)
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(printable(line), markup=False)
 
     def warn(self, line: str) -> None:
-        self.console.print(f"warning: {line}", style="yellow", markup=False)
+        self.console.print(printable(f"warning: {line}"), style="yellow", markup=False)
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Task]:
@@ -118,16 +116,16 @@ class RichProgress:
         from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),  # a title may name a file
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Bar(*columns, console=self.console, transient=True) as bar:
-            yield _RichTask(bar, bar.add_task(title, total=total, note=""))
+            yield _RichTask(bar, bar.add_task(printable(title), total=total, note=""))
 
 
 def for_stream(quiet: bool = False) -> Progress:

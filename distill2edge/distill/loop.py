@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import resource
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
 from distill2edge.recipe import schema
+from distill2edge.signals import Stopped
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train, and write `result` (`adapter` or `model`) and `train.json` beside it.
 
-    Leftovers of a killed try are taken up from their last checkpoint. On Ctrl-C or SIGTERM the step is finished and a
-    checkpoint saved first.
+    Leftovers of a killed try are taken up from their last checkpoint. On a request to end (`signals`) the step is
+    finished and a checkpoint saved first.
 
     Args:
         model: a module with `student`, `dtype`, and a forward pass that returns `loss`, `sum` and `count` of a batch.
@@ -55,7 +55,7 @@ def run_training(
 
     Raises:
         UserError: training diverged.
-        KeyboardInterrupt, SystemExit: stopped by a signal, after the checkpoint.
+        Stopped: by a signal, after the checkpoint.
     """
     import torch
     from transformers import TrainingArguments
@@ -105,9 +105,7 @@ def run_training(
             f"stopped at step {trainer.state.global_step} of {total}; a checkpoint is saved: "
             "run the same command again to go on from there"
         )
-        if steering.stopped_by == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + steering.stopped_by)
+        raise Stopped(steering.stopped_by)
     record = _record(trainer, model.dtype, eval_loss)
     if args.should_save:
         _write(model.student, result)

@@ -39,8 +39,8 @@ def train(
 ) -> dict[str, Any]:
     """Train `model_dir` on the rows, and write `work/adapter` (LoRA) or `work/model` (full), and `work/train.json`.
 
-    Leftovers of a killed try in `work` are taken up from their last checkpoint. On Ctrl-C or SIGTERM the step is
-    finished and a checkpoint saved first.
+    Leftovers of a killed try in `work` are taken up from their last checkpoint. On a request to end (`signals`) the
+    step is finished and a checkpoint saved first.
 
     Args:
         validation_rows: scored at every checkpoint and at the end, the best weights are kept; may be empty. Scored
@@ -55,7 +55,7 @@ def train(
 
     Raises:
         UserError: rows and cache don't fit, modules that don't exist, an architecture that is not supported.
-        KeyboardInterrupt, SystemExit: stopped by a signal, after the checkpoint.
+        Stopped: by a signal, after the checkpoint.
     """
     work = Path(work)
     result = work / ("adapter" if lora else "model")

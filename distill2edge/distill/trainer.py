@@ -32,6 +32,7 @@ from distill2edge.distill.stored import follow
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
 from distill2edge.progress import Task
+from distill2edge.signals import SIGNALS
 
 _WEIGHTS = "trainable.safetensors"
 _COMPLETE = "complete"
@@ -205,7 +206,7 @@ class Steering(TrainerCallback):
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """First Ctrl-C or termination: finish the step and save. A second one is not caught."""
+        """First request to end: finish the step and save. A second one is not caught."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -214,7 +215,7 @@ class Steering(TrainerCallback):
             self.stopped_by = number
             signal.signal(number, before[number])
 
-        before: dict[int, Any] = {int(n): signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[int, Any] = {int(n): signal.getsignal(n) for n in SIGNALS}
         for number in before:
             signal.signal(number, note)
         try:

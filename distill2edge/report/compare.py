@@ -8,6 +8,7 @@ from distill2edge.errors import UserError
 from distill2edge.report import text
 from distill2edge.report.html import check_version, environment
 from distill2edge.report.tables import Cell, Table, row, verdict_cell
+from distill2edge.terminal import one_line
 
 Document = dict[str, Any]
 
@@ -178,8 +179,7 @@ def render_comparison_text(comparison: Document) -> str:
 
 def _plain(cell: Cell) -> str:
     said = f"{cell.text} ({cell.beside})" if cell.beside else cell.text
-    # A name of a model may hold control characters; a terminal must not obey them.
-    return "".join(character if character.isprintable() else "?" for character in said)
+    return one_line(said)
 
 
 def render_comparison_html(comparison: Document) -> str:

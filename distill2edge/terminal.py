@@ -1,0 +1,43 @@
+"""What reaches a terminal: text of models, files and data is shown, never obeyed."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import IO
+
+# Control characters (C0 but tab and newline, DEL, C1), line separators that are none for a terminal, marks that turn
+# the direction of what follows, and halves of surrogate pairs, which have no UTF-8 form.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that steers a terminal as `\u001b`, which keeps JSON the same JSON."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """`printable` on one line, cut to `limit` characters."""
+    line = " ".join(text.split())
+    return printable(line if limit is None or len(line) <= limit else f"{line[: limit - 1]}…")
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print text that may hold anything."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(printable(text) + ("\n" if nl else ""))
+    stream.flush()
+
+
+def coloured(stream: IO[str]) -> bool:
+    """Whether colours may be used: a terminal, and no `NO_COLOR` (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def tolerant() -> None:
+    """Let the standard streams write characters that their encoding lacks as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
