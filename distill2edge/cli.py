@@ -212,6 +212,31 @@ def chat(target: Path, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--scheme", "schemes", multiple=True, help="Only this export; repeatable  [default: all]")
+@click.option("--private", is_flag=True, help="Make the repository private where it is made.")
+@click.option("--allow-failed", is_flag=True, help="Also where the verdict is fail.")
+@click.option("--quiet", "-q", is_flag=True)
+def push(run_dir: Path, repo: str, schemes: tuple[str, ...], private: bool, allow_failed: bool, quiet: bool) -> None:
+    """Upload a RUN's exports, card, report and recipe to a model hub, in one commit.
+
+    The token is read from HF_TOKEN or the hub's own login; HF_ENDPOINT names another hub.
+
+    \b
+    Examples:
+      distill2edge push runs/quickstart me/movie-sentiment --private
+      distill2edge push runs/quickstart me/movie-sentiment --scheme gguf:Q8_0
+    """
+    from distill2edge.progress import for_stream
+    from distill2edge.push import push_run
+
+    click.echo(
+        push_run(run_dir, repo, schemes=schemes, private=private, allow_failed=allow_failed, progress=for_stream(quiet))
+    )
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def doctor(as_json: bool) -> None:
     """Check the environment, and say the fix for what is missing."""

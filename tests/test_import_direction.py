@@ -40,6 +40,7 @@ TOP = {
     "run",
     "rundir",
     "plan",
+    "push",
     "stages",
     "steps",
     "export_steps",

@@ -1,0 +1,96 @@
+"""A finished run, uploaded to a model hub: its exports, its card as README.md, its report and its recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.hub import network_errors
+from distill2edge.progress import Progress
+from distill2edge.rundir import load_report
+
+_DOCUMENTS = {"model_card.md": "README.md", "report.html": "report.html", "recipe.yaml": "recipe.yaml"}
+
+
+def files_to_push(run: Path, schemes: Sequence[str] = ()) -> dict[str, Path]:
+    """Path in the repository -> file of the run, in order.
+
+    Args:
+        schemes: only these exports (`gguf:Q8_0`); empty for all.
+
+    Raises:
+        UserError: no such export, or a run without exports.
+    """
+    exports = run / "exports"
+    found = {str(path.relative_to(exports)): path for path in sorted(exports.rglob("*")) if path.is_file()}
+    if not found:
+        raise UserError("this run has no exports", where=str(run), fix="run its recipe to the end")
+    if schemes:
+        slugs = {scheme: scheme.replace(":", "-") for scheme in schemes}
+        tops = {name.split("/")[0] for name in found}
+        for scheme, slug in slugs.items():
+            if not any(_is_of(top, slug) for top in tops):
+                raise UserError(f"no export {scheme}", where=str(exports), fix=f"there are: {', '.join(sorted(tops))}")
+        found = {n: p for n, p in found.items() if any(_is_of(n.split("/")[0], slug) for slug in slugs.values())}
+    documents = {target: run / name for name, target in _DOCUMENTS.items() if (run / name).is_file()}
+    return {**documents, **found}
+
+
+def push_run(
+    run: Path, repo: str, *, schemes: Sequence[str], private: bool, allow_failed: bool, progress: Progress
+) -> str:
+    """Upload a run in one commit, to a repository that is made where it does not exist; returns the commit's address.
+
+    Raises:
+        UserError: nothing to upload, a run whose verdict failed, a name that is none, a token that may not write.
+        EnvironmentFault: the hub cannot be reached.
+    """
+    verdict = load_report(run)["verdict"]["result"]
+    if verdict != "pass" and not allow_failed:
+        raise UserError(
+            "the verdict of this run is fail", where=str(run), fix="mend what failed, or push it with --allow-failed"
+        )
+    files = files_to_push(run, schemes)
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi()
+    size = sum(path.stat().st_size for path in files.values())
+    progress.say(f"pushing {len(files)} files, {size / 1e6:,.0f} MB, to {api.endpoint}/{repo}")
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        done = api.create_commit(repo, operations, commit_message=f"distill2edge run {_name(run)}")
+    except HFValidationError as error:
+        raise UserError(f"not the name of a repository: {error}", where=repo, fix="OWNER/NAME") from error
+    except HfHubHTTPError as error:
+        raise _refused(error, repo) from error
+    except network_errors() as error:
+        raise EnvironmentFault(
+            f"the hub cannot be reached: {type(error).__name__}: {error}",
+            where=str(api.endpoint),
+            fix="nothing of the run is lost: push again with a network (no HF_HUB_OFFLINE, HF_ENDPOINT for a mirror)",
+        ) from error
+    return str(done.commit_url)
+
+
+def _is_of(top: str, slug: str) -> bool:
+    """Whether an entry of exports/ is that of a scheme: a directory of its name, or a GGUF that ends in it."""
+    return top == slug or top.endswith(f"-{slug.partition('-')[2]}.gguf")
+
+
+def _refused(error: Exception, repo: str) -> UserError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return UserError(
+            f"the hub refuses to write there ({status})",
+            where=repo,
+            fix="set HF_TOKEN to a token with write access, and name an owner that is yours",
+        )
+    return EnvironmentFault(f"the hub refused: {error}", where=repo, fix="try again later; nothing of the run is lost")
+
+
+def _name(run: Path) -> str:
+    return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["name"])
