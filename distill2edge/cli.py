@@ -135,6 +135,20 @@ def new(name: str) -> None:
     echo(new_recipe(name), nl=False)
 
 
+@recipe.command()
+@click.argument("name", required=False)
+def examples(name: str | None) -> None:
+    """List the recipes that come with the package, or print one by its NAME.
+
+    \b
+    Example:
+      distill2edge recipe examples quickstart > quickstart.yaml
+    """
+    from distill2edge.recipe.examples import list_examples, read_example
+
+    click.echo(list_examples() if name is None else read_example(name), nl=name is None)
+
+
 def _stage_command(kind: str, text: str) -> None:
     @main.command(name=kind, help=f"{text}\n\nRuns what it needs first; finished stages are reused.")
     @recipe_options

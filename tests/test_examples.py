@@ -1,0 +1,63 @@
+"""The recipes come with the package, in a checkout and in a wheel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from distill2edge.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["recipe", "examples", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_every_recipe_is_listed_and_printed() -> None:
+    paths = sorted((ROOT / "recipes").rglob("*.yaml"))
+    assert len(paths) > 10
+    lines = call()[1].splitlines()
+    assert [line.split()[0] for line in lines] == sorted(str(p.relative_to(ROOT / "recipes"))[:-5] for p in paths)
+    assert all(len(line.split()) > 5 for line in lines), "each says what it is for"
+    assert call("quickstart") == (0, (ROOT / "recipes" / "quickstart.yaml").read_text(), "")
+
+
+def test_a_misspelt_name_gets_a_hint() -> None:
+    code, _, err = call("quikstart")
+    assert code == 2
+    assert "did you mean quickstart?" in err
+
+
+def test_a_wheel_takes_every_file_beside_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    taken = {
+        path for globs in project["tool"]["setuptools"]["data-files"].values() for g in globs for path in ROOT.glob(g)
+    }
+    kept = subprocess.run(["git", "ls-files", "recipes"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert {ROOT / name for name in kept} <= taken
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_lists_them(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", str(ROOT), "-w", str(tmp_path)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
+    (site,) = (tmp_path / "venv" / "lib").glob("python3.*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(python), "-m", "distill2edge", "recipe", "examples"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == call()[1]
