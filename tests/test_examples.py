@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -48,15 +49,25 @@ def test_a_wheel_takes_every_file_beside_them() -> None:
 
 @pytest.mark.slow
 def test_an_installed_wheel_lists_them(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", str(ROOT), "-w", str(tmp_path)], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    source = tmp_path / "source"  # a build leaves folders in its source
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source)
+    for name in ("distill2edge", "recipes"):
+        shutil.copytree(ROOT / name, source / name)
+
+    def pip(*arguments: str) -> None:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
+        subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+
+    pip("wheel", "--no-deps", str(source), "-w", str(tmp_path))
     (wheel,) = tmp_path.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
+    pip("--python", str(python), "install", "--no-deps", str(wheel))
     (site,) = (tmp_path / "venv" / "lib").glob("python3.*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), "-m", "distill2edge", "recipe", "examples"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
