@@ -145,6 +145,7 @@ def _why(row: LedgerRow) -> str:
         ("made from", row.parent or "nothing of ours"),
         ("written", row.created),
         ("prompt", _safe(row.prompt)),
+        *((("thinking", _safe(row.thinking)),) if row.thinking else ()),
         ("response", _safe(row.response)),
     ]
     for name, value in facts:

@@ -71,6 +71,7 @@ class LedgerRow:
         cost_usd: what an endpoint charged; 0 for a model that runs here.
         parent: id of the row it was made from, where there is one.
         created: UTC time, ISO 8601.
+        thinking: what a reasoning teacher thought aloud before the response; it trains nothing.
     """
 
     id: str
@@ -93,6 +94,7 @@ class LedgerRow:
     cost_usd: float
     parent: str
     created: str
+    thinking: str = ""
 
     @classmethod
     def make(
@@ -113,6 +115,7 @@ class LedgerRow:
         cost_usd: float = 0.0,
         parent: str = "",
         created: str | None = None,
+        thinking: str = "",
     ) -> LedgerRow:
         """A row; it is kept when nothing speaks against it: no `dropped_because`, and no verdict that refuses."""
         refused = next((verdict for verdict in verdicts if not verdict.accepted), None)
@@ -138,6 +141,7 @@ class LedgerRow:
             cost_usd=cost_usd,
             parent=parent,
             created=created or now(),
+            thinking=thinking,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -146,6 +150,7 @@ class LedgerRow:
 
 
 COLUMNS = tuple(field.name for field in fields(LedgerRow))
+_LATER = {"thinking"}  # columns that a ledger of an earlier version lacks
 
 
 def now() -> str:
@@ -227,17 +232,21 @@ def _read(path: Path) -> list[LedgerRow]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=list(COLUMNS))
-    except (pa.ArrowInvalid, KeyError) as error:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"not a ledger: {error}", where=str(path), fix="run the recipe again") from error
-    if table.column_names != list(COLUMNS):
-        missing = sorted(set(COLUMNS) - set(table.column_names))
+    if missing := sorted(set(COLUMNS) - _LATER - set(table.column_names)):
         raise UserError(f"not a ledger: no column {', '.join(missing)}", where=str(path), fix="give ledger.parquet")
     rows = []
-    for record in table.to_pylist():
-        record["settings"] = json.loads(record["settings"])
-        record["verdicts"] = tuple(Verdict(**item) for item in json.loads(record["verdicts"]))
-        rows.append(LedgerRow(**record))
+    try:
+        for record in table.select([name for name in COLUMNS if name in table.column_names]).to_pylist():
+            record["settings"] = json.loads(record["settings"])
+            record["verdicts"] = tuple(Verdict(**item) for item in json.loads(record["verdicts"]))
+            rows.append(LedgerRow(**record))
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise UserError(
+            f"not a ledger: {error}", where=f"{path}: row {len(rows) + 1}", fix="run the recipe again"
+        ) from error
     return rows
 
 

@@ -53,7 +53,7 @@ def add_rounds(
             suffix = "" if plain else f" {arm} {number}"
             model, own = merged[arm][-1], _of_round(recipe, arm, number)
             section = {
-                "signal": canonical(own.signal), "rows": rows, "ledger": 2, "round": number,
+                "signal": canonical(own.signal), "rows": rows, "ledger": 3, "round": number,
                 "read": read if arm == VERIFIED else None,
             }  # fmt: skip
             parents = tuple(dict.fromkeys((data, base, teacher, model)))

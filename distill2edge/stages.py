@@ -24,7 +24,7 @@ VERSIONS = {
     "data": 1,
     "teacher": 2,
     "fit": 1,
-    "synthesis": 1,
+    "synthesis": 2,
     "signal": 1,
     "pretrain": 2,
     "student": 1,
@@ -109,7 +109,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     if recipe.signal.kind != "gold" and recipe.rounds is None:
         section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows, **scored}
         if recipe.signal.kind == "text":
-            section["ledger"] = 2  # what is dropped, and what is written of it
+            section["ledger"] = 3  # what is dropped, and what is written of it
             if (backend := text_backend(recipe, progress)) == "llama.cpp":
                 section |= {"backend": backend, "writer": 2}  # raised when other text is written
             if read := contents(recipe.signal.verify, progress):

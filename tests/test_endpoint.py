@@ -156,7 +156,7 @@ def test_half_a_stream_and_garbage_are_tried_again_and_count_against_the_budget(
         elif number == 2:
             handler.reply(200, b"<html>gateway</html>")
         elif number == 3:
-            handler.reply(200, {"choices": [{"message": {"content": "cut"}, "finish_reason": None}]})
+            handler.reply(200, {"choices": []})
         else:
             echo(handler, body, number)
 
@@ -258,7 +258,11 @@ def test_a_missing_key_and_unsafe_addresses_are_refused(monkeypatch: pytest.Monk
     server.url = "http://example.org/v1"
     with pytest.raises(UserError, match="unencrypted"):
         ask(server, tmp_path)
-    for url in ("ftp://x/v1", "x/v1", "https://user:pw@host/v1", "https://host/v1?key=abc"):
+    for url in (
+        "ftp://x/v1", "x/v1", "https://user:pw@host/v1", "https://host/v1?key=abc", "http://[::1", "https://host:99999/v1",
+        "https://host:port/v1", "https://", "https://ho st/v1", "https://host\x1b[2J/v1", "https://host\n/v1", "https://a..b/v1",
+        "https://[::1]]/v1", "https://host/v1#x", "", "https:///v1", "http://\udcff/v1", "https://" + "a" * 300 + "/v1",
+    ):  # fmt: skip
         with pytest.raises(UserError):
             address(url)
     assert address("https://host/v1/") == "https://host/v1/chat/completions"
@@ -273,10 +277,11 @@ def test_a_missing_key_and_unsafe_addresses_are_refused(monkeypatch: pytest.Monk
         {"model": "m", "max_usd": 1, "input_usd": 1},
         {"model": "m", "max_tokens": 5, "price": "x", "input_usd": 1, "output_usd": 1},
         {"model": "m", "max_tokens": 5, "key_env": "sk-abc"},
+        {"model": "m", "max_tokens": 5, "extra": {"stream": True}},
     ],
 )
 def test_an_endpoint_without_a_budget_or_with_a_key_in_the_recipe_is_no_recipe(section: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"budget|prices|together|not both|pattern"):
+    with pytest.raises(ValueError, match=r"budget|prices|together|not both|pattern|must not hold"):
         Endpoint(**section)
 
 
@@ -332,6 +337,11 @@ def test_waits() -> None:
     assert retry_after("soon") is None
     assert retry_after("nan") is None
     assert retry_after("1e9") == 300
+    # A date without a zone is in UTC, as HTTP has it, wherever this machine is.
+    assert retry_after("Wed, 21 Oct 2026 07:28:00", now=1792567660.0) == pytest.approx(20)
+    for strange in ("Wed, 99 Foo 2026", "Mon, 01 Jan 0000 00:00:00 GMT", "9" * 5000, "-5", "120, 120", "\x00", "1e400"):
+        wait = retry_after(strange)
+        assert wait is None or 0 <= wait <= 300
     assert backoff(0, lambda: 1.0) == 0.5
     assert backoff(30, lambda: 1.0) == 60
     assert 0.05 <= backoff(0) <= 0.5

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from distill2edge.recipe.section import Section
 
 PREFIX = "endpoint:"
+# What a request consists of, and what would give other than one whole answer.
+_OURS = {"messages", "model", "n", "stream", "max_tokens", "max_completion_tokens"}
 
 
 class Endpoint(Section):
@@ -46,6 +48,8 @@ class Endpoint(Section):
             raise ValueError("max_usd needs prices: price (of the catalogue), or input_usd and output_usd")
         if self.max_usd is None and self.max_tokens is None:
             raise ValueError("an endpoint needs a budget: max_usd or max_tokens")
+        if taken := sorted(_OURS & self.extra.keys()):
+            raise ValueError(f"extra must not hold {', '.join(taken)}: the requests have their own")
         return self
 
     @property

@@ -218,6 +218,7 @@ def _ledger(
                 prompt_tokens=item.prompt_tokens + (answer.prompt_tokens if answer else 0),
                 response_tokens=item.tokens + (answer.tokens if answer else 0),
                 cost_usd=item.cost_usd + (answer.cost_usd if answer else 0.0),
+                thinking=answer.thinking if answer else "",
                 parent=item.parent,
                 created=created,
             )

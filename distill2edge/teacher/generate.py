@@ -12,6 +12,7 @@ from distill2edge.data.encode import encode_messages, stop_token_ids
 from distill2edge.data.pairs import encode_sources
 from distill2edge.errors import UserError
 from distill2edge.precision import default_device
+from distill2edge.teacher.thinking import UNCLOSED, split_thinking
 from distill2edge.teacher.writers import Sampling, Writer, open_writer
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class Answer:
     """What the teacher wrote.
 
     Attributes:
-        finish: `stop`; `length` where it was cut; `filtered` or `refused: reason` where an endpoint gave none.
+        finish: `stop`; `length` where it was cut; else why there is no answer (`filtered`, `refused: reason`, ...).
         prompt_tokens, tokens: in the teacher's tokens.
+        thinking: what it thought aloud before; no part of the text.
     """
 
     text: str
@@ -50,6 +52,7 @@ class Answer:
     prompt_tokens: int
     tokens: int
     cost_usd: float = 0.0
+    thinking: str = ""
 
 
 class Generator(Protocol):
@@ -164,7 +167,9 @@ class LocalGenerator:
     def _answer(self, prompt: Sequence[int], ids: list[int]) -> Answer:
         ended = bool(ids) and ids[-1] in self._stop
         text = self._tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-        return Answer(text, "stop" if ended else "length", len(prompt), len(ids))
+        text, thinking, unclosed = split_thinking(text)
+        finish = "length" if not ended else UNCLOSED if unclosed else "stop"
+        return Answer(text, finish, len(prompt), len(ids), thinking=thinking)
 
     def _check_room(self, prompts: Sequence[Sequence[int]], asks: Sequence[Ask], new: int) -> None:
         for prompt, ask in zip(prompts, asks, strict=True):

@@ -71,10 +71,11 @@ def write_responses(
 ) -> dict[str, Any]:
     """Write `shard-00000.jsonl`, ..., check what was written, and write the ledger.
 
-    A line has id of the data's row, prompt, response, finish (`stop`, `length`, `filtered`, `refused: ...`),
-    prompt_tokens, tokens, cost_usd; the samples of one prompt follow each other. A shard is written whole or not at
-    all, so a killed run loses one shard at most (and of an endpoint's answers none). What is drawn depends on the seed
-    and the shard alone, so a resumed run draws the same. A shard of other rows is written anew.
+    A line has id of the data's row, prompt, response, thinking (what the teacher thought aloud: no part of the
+    response), finish (`stop`, `length`, `filtered`, `refused: ...`), prompt_tokens, tokens, cost_usd; the samples of
+    one prompt follow each other. A shard is written whole or not at all, so a killed run loses one shard at most (and
+    of an endpoint's answers none). What is drawn depends on the seed and the shard alone, so a resumed run draws the
+    same. A shard of other rows is written anew.
 
     Args:
         model_dir: the teacher; None where `generator` is given.
@@ -201,6 +202,7 @@ def _enter(
                 prompt_tokens=record.get("prompt_tokens", 0),
                 response_tokens=record["tokens"],
                 cost_usd=record.get("cost_usd", 0.0),
+                thinking=record.get("thinking", ""),
                 parent=record["id"],
                 created=created,
             )
@@ -249,6 +251,7 @@ def _line(row: Row, answer: Answer) -> str:
         "id": row.id,
         "prompt": row.prompt,
         "response": answer.text,
+        "thinking": answer.thinking,
         "finish": answer.finish,
         "prompt_tokens": answer.prompt_tokens,
         "tokens": answer.tokens,

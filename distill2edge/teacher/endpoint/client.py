@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.teacher.endpoint.limits import retry_after
+from distill2edge.teacher.endpoint.reply import Reply, Unreadable, message_of, read_reply
+from distill2edge.terminal import one_line, printable
 
 WHERE = "teacher.endpoint"
 _LARGEST = 16 << 20  # bytes of a response
@@ -18,21 +19,6 @@ _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 _ROW = frozenset({400, 413, 422})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer.
-
-    Attributes:
-        finish: `stop`, `length` or `filtered`.
-        prompt_tokens, tokens: as the endpoint counts them; None where it does not say.
-    """
-
-    text: str
-    finish: str
-    prompt_tokens: int | None
-    tokens: int | None
 
 
 class Again(Exception):
@@ -82,8 +68,11 @@ class Client:
             follow_redirects=False,
         )
 
-    def complete(self, body: Mapping[str, Any]) -> Reply:
+    def complete(self, body: Mapping[str, Any], limit: int | None = None) -> Reply:
         """Send one request, once.
+
+        Args:
+            limit: tokens of the answer that the body asks for.
 
         Raises:
             Again: worth another try.
@@ -91,9 +80,16 @@ class Client:
             UserError: the key, the address or the model is wrong, or there is no credit.
         """
         status, headers, content = self._post(json.dumps(body).encode())
+        said = self._clean(message_of(content))
         if status == 200:
-            return self._reply(content)
-        said = self._message(content)
+            try:
+                found = read_reply(content, limit)
+            except Unreadable as error:
+                shown = self._clean(content.decode("utf-8", "replace"))
+                raise Again("garbage", f"not a chat completion: {error}: {shown}", charged=True) from error
+            if isinstance(found, Reply):
+                return found
+            status, said = found.status, self._clean(found.said)
         if status == 429 and any(code in content.decode("utf-8", "replace") for code in _NO_MONEY):
             raise EnvironmentFault(f"the endpoint says that there is no credit left: {said}", where=WHERE,
                                    fix="top it up, and run the same command: every answer so far is kept")  # fmt: skip
@@ -107,6 +103,8 @@ class Client:
         if status == 404:
             raise UserError(f"the endpoint knows no such address or model (status 404): {said}", where="teacher.model",
                             fix=f"{self.url} was asked; check it, and teacher.endpoint.model")  # fmt: skip
+        if location := headers.get("location"):
+            said = f"it points to {self._clean(location)}, and no key is sent to another address"
         raise UserError(f"the endpoint answers with status {status}: {said}", where="teacher.model",
                         fix=f"{self.url} was asked; give the base address, which ends in /v1 as a rule")  # fmt: skip
 
@@ -134,49 +132,17 @@ class Client:
             raise Again("unreachable", f"{self.url} cannot be reached: {error}") from error
         except httpx2.TimeoutException as error:
             raise Again("timeout", f"no answer within {self._timeout_s:g} s", charged=True) from error
-        except (httpx2.NetworkError, httpx2.ProtocolError) as error:
+        except httpx2.TransportError as error:
             raise Again("cut off", f"the connection broke: {error}", charged=True) from error
         except httpx2.DecodingError as error:
             raise Again("garbage", f"the response cannot be decoded: {error}", charged=True) from error
 
-    def _reply(self, content: bytes) -> Reply:
-        try:
-            document = json.loads(content)
-            choice = document["choices"][0]
-            text = choice["message"].get("content")
-            said = choice.get("finish_reason")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Again("garbage", f"not a chat completion: {self._clean(content)}", charged=True) from error
-        if text is None and choice["message"].get("refusal"):
-            text, said = str(choice["message"]["refusal"]), "stop"
-        if not isinstance(text, str) or said not in ("stop", "length", "content_filter", "eos", "end_turn"):
-            if said == "content_filter":
-                text = ""
-            else:
-                raise Again("garbage", f"an answer without text or without an end: {self._clean(content)}",
-                            charged=True)  # fmt: skip
-        finish = {"length": "length", "content_filter": "filtered"}.get(said, "stop")
-        usage = document.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
-        return Reply(text, finish, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
-
-    def _message(self, content: bytes) -> str:
-        """What the endpoint says of an error."""
-        try:
-            document = json.loads(content)
-        except ValueError:
-            return self._clean(content)
-        error = document.get("error", document) if isinstance(document, dict) else document
-        said = error.get("message", error) if isinstance(error, dict) else error
-        return self._clean(str(said).encode())
-
-    def _clean(self, content: bytes) -> str:
+    def _clean(self, text: str) -> str:
         """A line of it, without the key."""
-        text = content.decode("utf-8", "replace")
         if self._key:
             text = text.replace(self._key, "[key]")
-        text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-        return repr(text[:200]) if text else "(nothing)"
+        line = one_line(text, 200)
+        return f"'{line}'" if line else "(nothing)"
 
 
 def address(url: str) -> str:
@@ -185,10 +151,18 @@ def address(url: str) -> str:
     Raises:
         UserError: not an http(s) address, or one that holds a password or a query.
     """
-    parts = urlsplit(url)
+    import httpx2
+
     where, fix = "teacher.model", "endpoint:https://host/v1"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{url!r} is no http or https address", where=where, fix=fix)
+    try:
+        parts = urlsplit(url)
+        httpx2.URL(url)
+        host = (parts.hostname or "").encode("idna")  # as the resolver will
+        good = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
+    except (ValueError, httpx2.InvalidURL):  # a port that is none, half an IPv6 address, a host that no name can be
+        good = False
+    if not good or url != printable(url) or any(char.isspace() for char in url):
+        raise UserError(f"'{one_line(url, 200)}' is no http or https address", where=where, fix=fix)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(
             "an endpoint's address must hold no password and no query: it is written into files",
@@ -202,7 +176,3 @@ def address(url: str) -> str:
 def messages_of(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     """Pairs as the endpoint's messages."""
     return [{"role": role, "content": content} for role, content in messages]
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

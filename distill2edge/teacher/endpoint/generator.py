@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from distill2edge.recipe.endpoint import Endpoint
 
 _FRAME = 16  # tokens that a chat template may put around a message
+_ROOM = 64 << 10  # bytes that an answer may take in the journal
 _HOPELESS = 5  # refused requests, and not one answered: the recipe is wrong, not the rows
 
 
@@ -52,8 +53,9 @@ class EndpointGenerator:
         self._priced = prices is not None
         self._stop = threading.Event()
         self._limit = RateLimit(endpoint.requests_per_minute, endpoint.tokens_per_minute, sleep=self._stop.wait)
-        self._journal = Journal(work)
-        self._retries, self._lock, self._refused, self._answered = Counter[str](), threading.Lock(), 0, 0
+        self._journal = Journal(work, endpoint.concurrency * _ROOM)
+        self._retries, self._lock = Counter[str](), threading.Lock()
+        self._refused, self._answered, self._unreadable = 0, 0, 0
         for record in (*self._journal.answers.values(), *self._journal.charges):
             self._budget.count(record["cost_usd"], record["prompt_tokens"] + record["tokens"])
         if self._journal.answers:
@@ -122,12 +124,12 @@ class EndpointGenerator:
                 self._limit.take(held.tokens)
                 if self._stop.is_set():
                     return
-                reply = self._client.complete(body)
+                reply = self._client.complete(body, sampling.max_new_tokens)
                 record = self._record(key, reply, most, sampling)
-                self._journal.append(record)
                 used = (record["cost_usd"], record["prompt_tokens"] + record["tokens"])
+                self._journal.append(record)  # before anything else can fail
                 with self._lock:
-                    self._answered += 1
+                    self._answered, self._unreadable = self._answered + 1, 0
                 return
             except Again as fault:
                 if fault.charged:
@@ -140,7 +142,10 @@ class EndpointGenerator:
                 if self._stop.is_set():
                     return
                 if attempt == self._endpoint.retries:
-                    raise self._gives_up(fault) from fault
+                    if not self._may_drop(fault):
+                        raise self._gives_up(fault) from fault
+                    self._journal.append(_dropped(key, fault))
+                    return
                 pause = self._pause(fault, attempt)
             finally:
                 self._budget.settle(held, *used)
@@ -155,6 +160,14 @@ class EndpointGenerator:
             return backoff(attempt)
         self._limit.pause(fault.wait_s)
         return fault.wait_s + backoff(0)
+
+    def _may_drop(self, fault: Again) -> bool:
+        """Whether one row is at fault rather than the server: its reply cannot be read, and those to others can."""
+        if fault.kind != "garbage":
+            return False
+        with self._lock:
+            self._unreadable += 1
+            return self._unreadable < _HOPELESS and bool(self._answered or self._journal.answers)
 
     def _gives_up(self, fault: Again) -> EnvironmentFault:
         tries = self._endpoint.retries + 1
@@ -186,11 +199,12 @@ class EndpointGenerator:
         prompt = most if reply.prompt_tokens is None else reply.prompt_tokens
         tokens = reply.tokens
         if tokens is None:
-            tokens = min(sampling.max_new_tokens, len(reply.text.encode()) + 1)
+            tokens = min(sampling.max_new_tokens, len(reply.text.encode()) + len(reply.thinking.encode()) + 1)
         return {
             "key": key,
             "text": reply.text,
             "finish": reply.finish,
+            "thinking": reply.thinking,
             "prompt_tokens": prompt,
             "tokens": tokens,
             "cost_usd": self._budget.prices.cost(prompt, tokens),
@@ -213,9 +227,8 @@ class EndpointGenerator:
         record = self._journal.answers.get(key)
         if record is None:
             return Answer("", f"refused: {refused[key]}", 0, 0)
-        return Answer(
-            record["text"], record["finish"], record["prompt_tokens"], record["tokens"], record["cost_usd"]
-        )  # fmt: skip
+        counts = record["prompt_tokens"], record["tokens"], record["cost_usd"]
+        return Answer(record["text"], record["finish"], *counts, record.get("thinking", ""))
 
     # --- many -----------------------------------------------------------------------
 
@@ -240,11 +253,19 @@ class EndpointGenerator:
         self, one: Callable[[str, Mapping[str, Any]], None], work: Sequence[tuple[str, Mapping[str, Any]]]
     ) -> None:
         """Every request in a pool of threads; the first error stops the rest, and answers under way are waited for."""
+
+        def guarded(key: str, body: Mapping[str, Any]) -> None:
+            try:
+                one(key, body)
+            except BaseException:
+                self._stop.set()  # at once: what waits in the queue is not sent
+                raise
+
         pool = ThreadPoolExecutor(self._endpoint.concurrency)
         futures: list[Future[None]] = []
         try:
             # The same request twice in one call is asked once.
-            futures = [pool.submit(one, key, body) for key, body in dict(work).items()]
+            futures = [pool.submit(guarded, key, body) for key, body in dict(work).items()]
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             self._stop.set()
@@ -277,7 +298,15 @@ def read_key(name: str | None) -> str | None:
 
 def most_tokens(body: Mapping[str, Any]) -> int:
     """No tokenizer takes more tokens than a text has bytes; with what a template adds."""
-    return sum(len(message["content"].encode()) + _FRAME for message in body["messages"]) + _FRAME
+    return (
+        sum(len(message["content"].encode("utf-8", "surrogatepass")) + _FRAME for message in body["messages"]) + _FRAME
+    )
+
+
+def _dropped(key: str, fault: Again) -> dict[str, Any]:
+    """The journal's line of a row that no reply can be read of; each try is counted in a line of its own."""
+    nothing = {"text": "", "thinking": "", "prompt_tokens": 0, "tokens": 0, "cost_usd": 0.0}
+    return {"key": key, "finish": f"unreadable: {fault.what}", **nothing}
 
 
 def _key(body: Mapping[str, Any], tag: str) -> str:

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC
 
 LONGEST_WAIT_S = 300.0
 _MINUTE = 60.0
@@ -81,9 +82,11 @@ def retry_after(value: str | None, now: float | None = None) -> float | None:
     except ValueError:
         try:
             moment = email.utils.parsedate_to_datetime(value)
-        except ValueError:
+            if moment.tzinfo is None:  # HTTP knows no other zone
+                moment = moment.replace(tzinfo=UTC)
+            seconds = moment.timestamp() - (time.time() if now is None else now)
+        except (ValueError, OverflowError, TypeError):
             return None
-        seconds = moment.timestamp() - (time.time() if now is None else now)
     return min(max(seconds, 0.0), LONGEST_WAIT_S) if seconds == seconds else None
 
 
