@@ -52,7 +52,18 @@ def recipe_reference() -> str:
 
 def command_line() -> str:
     """The help of every command."""
-    lines = ["# Command line", ""]
+    lines = [
+        "# Command line",
+        "",
+        "Shell completion is a line for the shell's start-up file:",
+        "",
+        "```text",
+        'bash  eval "$(_DISTILL2EDGE_COMPLETE=bash_source distill2edge)"',
+        'zsh   eval "$(_DISTILL2EDGE_COMPLETE=zsh_source distill2edge)"',
+        "fish  _DISTILL2EDGE_COMPLETE=fish_source distill2edge | source",
+        "```",
+        "",
+    ]
     for path, command in _commands(cli, "distill2edge"):
         context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
         lines += [f"## {path}", "", "```text", command.get_help(context), "```", ""]

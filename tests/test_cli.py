@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,16 @@ def test_python_dash_m_runs_the_same_command_line() -> None:
     result = subprocess.run([sys.executable, "-m", "distill2edge", "--version"], capture_output=True, text=True)
     assert result.returncode == 0
     assert "distill2edge" in result.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_what_is_typed(shell: str) -> None:
+    """The scripts that docs/cli.md names, and what they ask for: commands that begin with what was typed."""
+    run = [sys.executable, "-c", "from distill2edge.cli import main; main(prog_name='distill2edge')"]
+    script = subprocess.run(run, env={**os.environ, "_DISTILL2EDGE_COMPLETE": f"{shell}_source"}, capture_output=True)
+    assert b"_DISTILL2EDGE_COMPLETE" in script.stdout
+    typed = {"COMP_WORDS": "distill2edge rec", "COMP_CWORD": "rec" if shell == "fish" else "1"}
+    asked = {**os.environ, **typed, "_DISTILL2EDGE_COMPLETE": f"{shell}_complete"}
+    found = subprocess.run(run, env=asked, capture_output=True, text=True).stdout
+    assert "recipe" in found
+    assert "bench" not in found
