@@ -26,6 +26,7 @@ TRAINABLE = (
 
 MIX = "mix-"
 """Begins the name of a type for each tensor, chosen under a limit: `gguf:mix-90MB`, `onnx:mix-kl0.05`."""
+MAX_BUDGET = 10**15  # bytes; no file is larger
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -54,8 +55,8 @@ def parse_bytes(text: str | int) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     unit = _UNITS.get((found[2] or "B").upper().replace("BYTES", "B")) if found else None
-    if found is None or unit is None or float(found[1]) * unit < 1:
-        raise ValueError(f"{text!r} is no size: write 90MB, 85MiB, 1GB, or bytes")
+    if found is None or unit is None or not 1 <= float(found[1]) * unit <= MAX_BUDGET:
+        raise ValueError(f"{str(text)[:40]!r} is no size of a file: write 90MB, 85MiB, 1GB, or bytes")
     return int(round(float(found[1]) * unit, 3))
 
 
@@ -138,6 +139,8 @@ def parse_scheme(text: str) -> Scheme:
     Raises:
         ValueError: unknown scheme; the message names the nearest and all known ones.
     """
+    if len(text) > 64:
+        raise ValueError(f"unknown scheme {text[:40]!r}...: known: {', '.join(map(str, ALL))}")
     for scheme in ALL:
         if str(scheme).lower() == text.lower():
             return scheme

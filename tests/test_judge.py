@@ -306,7 +306,7 @@ quantize: {calibration: imatrix, compare: true}
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("data.choices=[a, b]", "compares open answers: take data.choices out"),
+        ("data.choices=[a, b]", r"compares open answers\n  fix: take data.choices out"),
         ("data.template=text", "needs prompts to answer"),
         ("task=classification", "a classifier writes none"),
         ("verify.judge={}", "required"),

@@ -67,6 +67,55 @@ def test_an_unknown_scheme_names_the_nearest() -> None:
         parse_recipe(MINIMAL + "export: [onnx:int9]\n", "r.yaml")
 
 
+def test_contradictions_of_sections_are_shown_together_with_their_lines() -> None:
+    found = errors_of(
+        "name: x\n"
+        "task: classification\n"
+        "teacher: {model: a, backend: llama.cpp}\n"
+        "data: {source: b}\n"
+        "student: {init: {from: teacher, layers: 3}}\n"
+        "bench: {workloads: [chat-128-64]}\n"
+        "export: [onnx:int8, onnx:int8]\n"
+        "verify: {judge: {model: c}}\n"
+    )
+    assert set(found) == {
+        "r.yaml:1: distill.loss",
+        "r.yaml:1: signal.kind",
+        "r.yaml:3: teacher.backend",
+        "r.yaml:4: data",
+        "r.yaml:4: data.template",
+        "r.yaml:6: bench.workloads",
+        "r.yaml:7: export[1]",
+        "r.yaml:8: verify.judge",
+    }
+    assert found["r.yaml:4: data"].fix == "set data.choices"
+
+
+def test_wrong_keys_do_not_hide_what_else_is_wrong() -> None:
+    found = errors_of(
+        "name: My Name\n"
+        "task: classificaton\n"
+        "teacher: {modle: a}\n"
+        "data: {source: b, choices: [a, a]}\n"
+        "student: {init: {from: teacher, layers: twelve}}\n"
+        "export: [onnx:int3]\n"
+        "verify: {min_retained: 95}\n"
+        "cost: {teacher: {rented: a, device: b}}\n"
+    )
+    assert set(found) == {
+        "r.yaml:1: name",
+        "r.yaml:2: task",
+        "r.yaml:3: teacher.modle",
+        "r.yaml:4: data.choices",
+        "r.yaml:5: student.init.layers",
+        "r.yaml:6: export[0]",
+        "r.yaml:7: verify.min_retained",
+        "r.yaml:8: cost.teacher",
+    }
+    assert found["r.yaml:1: name"].fix == "write name: my-name"
+    assert found["r.yaml:3: teacher.modle"].fix == "did you mean model?"
+
+
 def test_a_loss_that_needs_logits_refuses_another_signal() -> None:
     with pytest.raises(RecipeErrors, match=r"signal: \{kind: logits\}"):
         parse_recipe(MINIMAL + "signal: {kind: text}\n", "r.yaml")

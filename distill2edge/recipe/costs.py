@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.paths import PathText
+from distill2edge.recipe.section import LATER, Problem, Section
 
 
 class Place(Section):
@@ -16,11 +18,10 @@ class Place(Section):
     device: str | None = Field(None, description="owned device of the price catalogue")
     api: str | None = Field(None, description="API model of the price catalogue (teacher only)")
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Place:
+    def problems(self) -> Iterator[Problem]:
+        """One place."""
         if sum(value is not None for value in (self.rented, self.device, self.api)) != 1:
-            raise ValueError("name exactly one of rented, device, api")
-        return self
+            yield Problem((), "a place has one kind", "name exactly one of rented, device, api")
 
 
 class RequestTokens(Section):
@@ -39,13 +40,13 @@ class Cost(Section):
     student: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
     utilisation: float = Field(0.2, gt=0, le=1, description="share of the time the machine is busy")
     requests_per_month: int = Field(100_000, ge=1)
-    prices: str | None = Field(None, description="YAML file that overrides entries of the price catalogue")
+    prices: PathText | None = Field(None, description="YAML file that overrides entries of the price catalogue")
     tokens: Annotated[RequestTokens | None, LATER] = Field(
         None, description="of a request to an API teacher; null: those of the bench's workload, in the teacher's tokens"
     )
 
-    @model_validator(mode="after")
-    def _tokens_are_billed(self) -> Cost:
+    def problems(self) -> Iterator[Problem]:
+        """Tokens are billed by an API, and a student has none."""
         if self.tokens is not None and self.teacher.api is None:
-            raise ValueError("only an API bills by the token: set cost.teacher: {api: ...}, or take cost.tokens out")
-        return self
+            fix = "set cost.teacher: {api: ...}, or take cost.tokens out"
+            yield Problem(("tokens",), "only an API bills by the token", fix)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from distill2edge.recipe.section import Section
+from distill2edge.recipe.section import Problem, Section
 
 PREFIX = "endpoint:"
 # What a request consists of, and what would give other than one whole answer.
@@ -31,26 +32,27 @@ class Endpoint(Section):
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0)
     retries: int = Field(6, ge=0, le=100, description="further tries of one request, with growing pauses")
-    timeout_s: float = Field(120, gt=0, description="seconds for one answer")
+    timeout_s: float = Field(120, gt=0, le=86_400, description="seconds for one answer")
     send_seed: bool = Field(True, description="send `seed`, so that a server that knows it draws the same again")
     limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="how the server calls the limit of an answer"
     )
     extra: dict[str, Any] = Field(default_factory=dict, description="further fields of every request")
 
-    @model_validator(mode="after")
-    def _has_a_budget(self) -> Endpoint:
+    def problems(self) -> Iterator[Problem]:
+        """A budget, and prices that it can be counted with."""
         if (self.input_usd is None) != (self.output_usd is None):
-            raise ValueError("give input_usd and output_usd together")
+            yield Problem((), "one of two prices is missing", "give input_usd and output_usd together")
         if self.price and self.input_usd is not None:
-            raise ValueError("give price, or input_usd and output_usd, not both")
+            yield Problem(("price",), "prices are given twice", "give price, or input_usd and output_usd, not both")
         if self.max_usd is not None and not self.price and self.input_usd is None:
-            raise ValueError("max_usd needs prices: price (of the catalogue), or input_usd and output_usd")
+            fix = "price (of the catalogue), or input_usd and output_usd"
+            yield Problem(("max_usd",), "max_usd needs prices", fix)
         if self.max_usd is None and self.max_tokens is None:
-            raise ValueError("an endpoint needs a budget: max_usd or max_tokens")
+            yield Problem((), "an endpoint needs a budget", "max_usd or max_tokens")
         if taken := sorted(_OURS & self.extra.keys()):
-            raise ValueError(f"extra must not hold {', '.join(taken)}: the requests have their own")
-        return self
+            what = f"extra must not hold {', '.join(taken)}: the requests have their own"
+            yield Problem(("extra",), what, "take it out")
 
     @property
     def asked(self) -> dict[str, Any]:

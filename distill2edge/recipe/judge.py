@@ -7,6 +7,7 @@ from typing import Literal
 from jinja2 import Environment, TemplateSyntaxError, meta
 from pydantic import Field, field_validator
 
+from distill2edge.recipe.paths import PathText
 from distill2edge.recipe.section import Section
 
 WHERE = "verify.judge"
@@ -16,13 +17,15 @@ NAMES = ("prompt", "first", "second", "reference")
 class PairwiseJudge(Section):
     """A model reads the student's and the teacher's answer, in both orders, and says which is better (Zheng 2023)."""
 
-    model: str = Field(
+    model: PathText = Field(
         description="hub id | local directory | file.gguf | bundled:NAME; neither teacher nor student, since a model "
         "favours answers of its own"
     )
     revision: str | None = Field(None, description="commit of a hub model")
     rows: int = Field(40, ge=1, description="held-out prompts; at most the test split")
-    answer_tokens: int = Field(128, ge=1, description="of an answer, at most; student and teacher write greedily")
+    answer_tokens: int = Field(
+        128, ge=1, le=2**20, description="of an answer, at most; student and teacher write greedily"
+    )
     prompt: str = Field(
         "Two assistants answered the same request. Decide which answer is of more help: it should be right, do what "
         "was asked, and be clear. Length alone is no merit, and which of them comes first means nothing."
@@ -32,7 +35,7 @@ class PairwiseJudge(Section):
         "hold [[A]] (first), [[B]] (second) or [[C]] (tie)",
     )
     template: Literal["chat", "plain"] = Field("chat", description="as data.template, of the judge")
-    max_new_tokens: int = Field(16, ge=1, description="of the judge's reply")
+    max_new_tokens: int = Field(16, ge=1, le=2**20, description="of the judge's reply")
 
     @field_validator("prompt")
     @classmethod

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,47 @@ from pydantic import BaseModel, ValidationError
 
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe import yaml12
+from distill2edge.recipe.coherence import unknown_schemes
+from distill2edge.recipe.paths import FOLDER
 from distill2edge.recipe.schema import Recipe
+from distill2edge.recipe.section import COLLECT, Problem, problems_of
+
+
+@dataclass(frozen=True)
+class Read:
+    """A recipe as it stands in its file: built, but perhaps not coherent.
+
+    Attributes:
+        name: how errors call the file.
+        lines: 1-based, of every path in it.
+        overridden: paths that `--set` gave.
+        problems: keys that are unknown, missing or not what they can be, and keys that contradict each other.
+        wrong: paths of the former. The recipe then has a stand-in there, and is good for nothing but further checks.
+    """
+
+    recipe: Recipe | None
+    name: str
+    lines: dict[yaml12.Path, int]
+    overridden: frozenset[yaml12.Path]
+    problems: tuple[Problem, ...]
+    wrong: frozenset[yaml12.Path] = frozenset()
+
+    def errors(self, more: Iterable[Problem] = ()) -> list[UserError]:
+        """Its problems, and further ones that do not follow from those, each once, in the order of their lines."""
+        problems = [*self.problems, *(problem for problem in more if not self.touches(problem.path))]
+        found: dict[tuple[str, str], UserError] = {}
+        for problem in sorted(problems, key=lambda problem: _line(problem.path, self.lines)):
+            where = _where(problem.path, self.name, self.lines, self.overridden)
+            found.setdefault((where, problem.what), UserError(problem.what, where=where, fix=problem.fix))
+        return list(found.values())
+
+    def touches(self, path: yaml12.Path) -> bool:
+        """Whether a key at, above or below the path is wrong already."""
+        return any(path[: len(wrong)] == wrong or wrong[: len(path)] == path for wrong in self.wrong)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe.
+    """Read and check a recipe. Relative paths in it start at its folder.
 
     Args:
         path: the YAML file.
@@ -26,20 +65,88 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: no such file, or not YAML.
         RecipeErrors: all mistakes of the recipe.
     """
-    if not path.is_file():
-        raise UserError("no such recipe", where=str(path), fix=_nearest_recipe(path))
-    return parse_recipe(path.read_text(encoding="utf-8"), str(path), overrides)
+    return _coherent(read_recipe(path, overrides))
 
 
 def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """`load_recipe` on a text; `name` is how errors call it."""
+    """`load_recipe` on a text; `name` is how errors call it. Relative paths in it start at the current directory."""
+    return _coherent(_read(text, name, overrides, None))
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Read:
+    """As `load_recipe`, with all mistakes but those of YAML left to the caller (`Read.errors`), who may find more.
+
+    Raises:
+        UserError: no such file, or not YAML.
+    """
+    if not path.exists():
+        raise UserError("no such recipe", where=str(path), fix=_nearest_recipe(path))
+    return _read(yaml12.read_text(path), str(path), overrides, path.parent)
+
+
+def _coherent(read: Read) -> Recipe:
+    if errors := read.errors():
+        raise RecipeErrors(errors)
+    assert read.recipe is not None
+    return read.recipe
+
+
+def _read(text: str, name: str, overrides: Sequence[str], folder: Path | None) -> Read:
     document, lines = yaml12.parse_document(text, name)
-    for override in overrides:
-        _override(document, override)
+    overridden = frozenset(_override(document, override) for override in overrides)
+    context = {COLLECT: True, FOLDER: folder}
     try:
-        return Recipe.model_validate(document)
+        recipe = Recipe.model_validate(document, context=context)
     except ValidationError as error:
-        raise RecipeErrors(list(_explain(error, name, lines, document))) from None
+        problems = list(_explain(error, document))
+        wrong = frozenset(problem.path for problem in problems)
+        read = Read(_repaired(document, error, context), name, lines, overridden, tuple(problems), wrong)
+        if read.recipe is None:
+            return read
+        # What single sections say stays true; what they ask of each other may not, with a stand-in among them.
+        more = [*problems_of(read.recipe, root=False), *unknown_schemes(read.recipe)]
+        kept = tuple(problem for problem in more if not read.touches(problem.path))
+        return replace(read, problems=(*read.problems, *kept))
+    return Read(recipe, name, lines, overridden, tuple(problems_of(recipe)))
+
+
+# Keys that have no default: what stands in for them while further mistakes are looked for.
+_STAND_INS: dict[yaml12.Path, Any] = {
+    ("name",): "x",
+    ("teacher",): {},
+    ("teacher", "model"): "owner/name",
+    ("data",): {},
+    ("data", "source"): "owner/name",
+    ("student",): {},
+    ("student", "init"): {"model": "owner/name"},
+    ("student", "init", "layers"): 1,
+    ("student", "init", "model"): "owner/name",
+}
+
+
+def _repaired(document: dict[str, Any], error: ValidationError, context: dict[str, Any]) -> Recipe | None:
+    """The recipe without its wrong keys, or with stand-ins; None where that makes none."""
+    whole = copy.deepcopy(document)
+    for _ in range(4):  # what is required is missing once its wrong value is gone
+        for item in error.errors():
+            path = _document_path(item["loc"], whole)
+            if not path:
+                return None
+            here: Any = whole
+            for part in path[:-1]:
+                here = here[part] if isinstance(here, list) or (isinstance(here, dict) and part in here) else None  # type: ignore[index]
+            last = path[-1]
+            if isinstance(here, dict) and path in _STAND_INS:
+                here[last] = copy.deepcopy(_STAND_INS[path])
+            elif isinstance(here, dict):
+                here.pop(last, None)
+            elif isinstance(here, list):
+                return None
+        try:
+            return Recipe.model_validate(whole, context=context)
+        except ValidationError as again:
+            error = again
+    return None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -55,41 +162,60 @@ def recipe_schema() -> str:
     return json.dumps(Recipe.model_json_schema(by_alias=True), indent=2)
 
 
-def _override(document: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    if not equals or not path:
-        raise UserError(f"cannot read {override!r}", where="--set", fix="write --set student.lora.rank=32")
-    *parents, last = path.strip().split(".")
+def _override(document: dict[str, Any], override: str) -> yaml12.Path:
+    """Put one `a.b=VALUE` into the document; returns its path."""
+    written, equals, value = override.partition("=")
+    written = written.strip()
+    parts = written.replace("[", ".").replace("]", "").split(".")  # export[0] as errors write it, or export.0
+    if not equals or not all(parts) or len(parts) > 16:
+        raise UserError(f"cannot read {_shortened(override)}", where="--set", fix="write --set student.lora.rank=32")
     here: Any = document
-    for part in parents:
-        here = here[int(part)] if isinstance(here, list) and part.isdigit() else _step(here, part, path)
-    if isinstance(here, list) and last.isdigit() and int(last) < len(here):
-        here[int(last)] = yaml12.parse_value(value)
-    elif isinstance(here, dict):
-        here[last] = yaml12.parse_value(value)
-    else:
-        raise UserError(f"{path!r} goes into something that is not a section", where="--set")
+    path: list[str | int] = []
+    for depth, part in enumerate(parts):
+        key: str | int = part
+        if isinstance(here, list):
+            key = int(part) if part.isascii() and part.isdigit() and len(part) < 9 else -1
+            if not 0 <= key < len(here):
+                raise UserError(
+                    f"{yaml12.dotted(tuple(path))} has {len(here)} entries, and {part!r} is none of them",
+                    where=f"--set {written}",
+                    fix="count from 0, or give the whole list: --set 'export=[gguf:Q8_0]'",
+                )
+        elif not isinstance(here, dict):
+            above, name = ".".join(parts[:depth]), yaml12.dotted(tuple(path))
+            fix = f"set {above} itself to a section: --set '{above}={{{part}: ...}}'"
+            raise UserError(f"{name} is {_shortened(here)}, not a section", where=f"--set {written}", fix=fix)
+        path.append(key)
+        if depth == len(parts) - 1:
+            here[key] = yaml12.parse_value(value)
+        else:
+            if isinstance(here, dict) and here.get(key) is None:
+                here[key] = {}
+            here = here[key]
+    return tuple(path)
 
 
-def _step(here: Any, part: str, path: str) -> Any:
-    if not isinstance(here, dict):
-        raise UserError(f"{path!r} goes into something that is not a section", where="--set")
-    if not isinstance(here.get(part), dict | list):
-        here[part] = {}
-    return here[part]
+def _where(path: yaml12.Path, name: str, lines: dict[yaml12.Path, int], overridden: frozenset[yaml12.Path]) -> str:
+    """The place of a path: its line, or the `--set` that gave it."""
+    inside = f": {yaml12.dotted(path)}" if path else ""
+    for length in range(len(path), 0, -1):
+        if path[:length] in overridden:
+            return f"--set{inside}"
+    return f"{name}:{_line(path, lines)}{inside}" if path else name
 
 
-def _explain(
-    error: ValidationError, name: str, lines: dict[yaml12.Path, int], document: dict[str, Any]
-) -> Iterable[UserError]:
-    seen: set[tuple[str, str]] = set()
+def _explain(error: ValidationError, document: dict[str, Any]) -> Iterator[Problem]:
+    """One problem for each wrong key: of a union's branches each has something to say, the first is enough."""
+    seen: set[yaml12.Path] = set()
     located = [(_document_path(item["loc"], document), item) for item in error.errors()]
-    for path, item in sorted(located, key=lambda pair: _line(pair[0], lines)):
-        where = f"{name}:{_line(path, lines)}: {yaml12.dotted(path)}" if path else name
-        what, fix = _words(item, path, document)
-        if (where, what) not in seen:
-            seen.add((where, what))
-            yield UserError(what, where=where, fix=fix)
+    misspelt = {
+        (*path[:-1], near) for path, item in located if item["type"] == "extra_forbidden" and (near := _near_key(path))
+    }
+    for path, item in located:
+        if path in seen or (item["type"] == "missing" and path in misspelt):
+            continue  # said already; where a key is misspelt, the unknown one beside it is meant
+        seen.add(path)
+        yield Problem(path, *_words(item, path))
 
 
 def _document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Path:
@@ -123,29 +249,54 @@ def _line(path: yaml12.Path, lines: dict[yaml12.Path, int]) -> int:
     return lines.get(path, 1)
 
 
-def _words(item: Any, path: yaml12.Path, document: Any) -> tuple[str, str]:
+def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
     kind, context = item["type"], item.get("ctx", {})
-    shown = repr(item["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    shown = _shortened(item["input"])
     if kind == "extra_forbidden":
+        near = _near_key(path)
         known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
-        fix = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key {path[-1]!r}", fix
+        fix = f"did you mean {near}?" if near else f"known here: {', '.join(known)}" if known else "take it out"
+        return f"unknown key {_shortened(path[-1])}", fix
     if kind == "missing":
         return "this key is required", "see `distill2edge recipe new` for a complete example"
     if kind == "value_error":
         return str(context["error"]), ""
     if kind == "union_tag_invalid":
-        return f"{context['discriminator']} is {context['tag']!r}", f"one of {context['expected_tags']}"
+        expected = _quoted(context["expected_tags"])
+        near_tag = _near(str(context["tag"]), expected)
+        hint = f"did you mean {near_tag}? " if near_tag else ""
+        return f"{context['discriminator']} is {_shortened(context['tag'])}", f"{hint}one of {', '.join(expected)}"
     if kind == "union_tag_not_found":
         kinds = "logits, text, labels or gold"
         kinds = kinds if path[-1:] == ("signal",) else "the field's other values are in the reference"
         return "which kind is missing", f"add kind: ({kinds})"
     if kind == "literal_error":
-        near = difflib.get_close_matches(str(item["input"]), _quoted(context["expected"]), n=1, cutoff=0.6)
-        return f"{shown} is not one of {context['expected']}", f"did you mean {near[0]}?" if near else ""
+        near_value = _near(str(item["input"]), _quoted(context["expected"]))
+        return f"{shown} is not one of {context['expected']}", f"did you mean {near_value}?" if near_value else ""
+    if kind == "string_pattern_mismatch" and path == ("name",):
+        slug = re.sub(r"[^a-z0-9._-]+", "-", str(item["input"]).lower()).strip("._-")[:64]
+        what = f"{shown} cannot name a run: small letters, digits, and . _ - after the first"
+        return what, f"write name: {slug or 'my-student'}"
+    if kind == "less_than_equal" and context.get("le") == 1:
+        return f"{shown} is more than 1", "it is a share: write 0.95 for 95%"
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        known = _known_keys(path)
+        return f"a section is wanted, got {shown}", f"its keys are {', '.join(known)}" if known else ""
     return f"{item['msg'].lower()}, got {shown}", ""
+
+
+def _shortened(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _near(word: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The known word that is meant, if any looks like it."""
+    return next(iter(difflib.get_close_matches(word[:80], known, n=1, cutoff=cutoff)), None)
+
+
+def _near_key(path: yaml12.Path) -> str | None:
+    return _near(str(path[-1]), _known_keys(path[:-1]))
 
 
 def _quoted(expected: str) -> list[str]:
@@ -168,7 +319,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _nearest_recipe(path: Path) -> str:
+    """Of its folder, or of recipes/; folders below are not walked, they may hold anything."""
     folder = path.parent if path.parent.is_dir() else Path("recipes")
-    names = [str(found) for found in sorted(folder.rglob("*.yaml"))][:50]
-    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else "write one with `distill2edge recipe new`"
+    names = [str(found) for found in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))[:200]]
+    near = _near(str(path), names, cutoff=0.5)
+    return f"did you mean {near}?" if near else "write one with `distill2edge recipe new`"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.section import LATER, Problem, Section
 
 
 class OnPolicy(Section):
@@ -27,17 +28,17 @@ class OnPolicy(Section):
         description="rows of the train split that the teacher scores for the warm start, and that keep their response; "
         "the others give the rounds prompts alone, whose responses nobody scores; null: all rows do both",
     )
-    max_new_tokens: int = Field(64, ge=1)
-    temperature: float = Field(1.0, gt=0, description="of the student's sampling; it is no loss temperature")
+    max_new_tokens: int = Field(64, ge=1, le=2**20)
+    temperature: float = Field(1.0, gt=0, le=100, description="of the student's sampling; it is no loss temperature")
     forward_kl: float = Field(0.0, ge=0)
     reverse_kl: float = Field(1.0, ge=0)
     jsd: float = Field(0.0, ge=0)
     jsd_beta: float = Field(0.5, gt=0, lt=1)
-    epochs: float = Field(1.0, gt=0, description="over the rows of one round")
-    learning_rate: float | None = Field(None, gt=0, description="null: a fifth of the warm start's")
+    epochs: float = Field(1.0, gt=0, le=100_000, description="over the rows of one round")
+    learning_rate: float | None = Field(None, gt=0, lt=10, description="null: a fifth of the warm start's")
 
-    @model_validator(mode="after")
-    def _compares(self) -> OnPolicy:
+    def problems(self) -> Iterator[Problem]:
+        """Something to compare."""
         if self.forward_kl + self.reverse_kl + self.jsd == 0:
-            raise ValueError("distill.on_policy compares nothing with the teacher: give reverse_kl, jsd or forward_kl")
-        return self
+            what = "distill.on_policy compares nothing with the teacher"
+            yield Problem((), what, "give reverse_kl, jsd or forward_kl")

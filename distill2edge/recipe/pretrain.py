@@ -14,7 +14,7 @@ class Pretrain(Training):
     """
 
     mask: float = Field(0.15, gt=0, lt=1, description="share of the tokens to predict")
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(2.0, gt=0, le=100)
     soft: float = Field(5.0, ge=0, description="KL(teacher || student) at the temperature")
     masked: float = Field(2.0, ge=0, description="cross-entropy of the masked tokens")
     cosine: float = Field(1.0, ge=0, description="1 - cosine of the last hidden states")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.entries import ExportEntry
 from distill2edge.recipe.judge import PairwiseJudge
 from distill2edge.recipe.on_policy import OnPolicy
+from distill2edge.recipe.paths import PathText
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.rounds import Rounds
 from distill2edge.recipe.scratch import Scratch, StudentModel
-from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.section import LATER, Problem, Section
 from distill2edge.recipe.synthesis import Synthesis
 from distill2edge.recipe.teacher import Fit, Teacher
 from distill2edge.recipe.training import Lora, Loss, QuantizationAware, Training, one_scheme
@@ -49,7 +51,7 @@ class Leakage(Section):
 class Data(Section):
     """Where the rows come from, and how a row becomes a prompt and a response."""
 
-    source: str = Field(
+    source: PathText = Field(
         description="hub id | path of json, jsonl, csv, parquet or text | package:MODULE/PATH | bundled:NAME"
     )
     config: str | None = Field(None, description="configuration name of a hub data set")
@@ -69,9 +71,15 @@ class Data(Section):
     choices: tuple[str, ...] | None = Field(
         None, min_length=2, description="closed set of responses; the task is then scored by their likelihood"
     )
-    max_length: int = Field(512, ge=8, description="tokens; longer rows are dropped and counted")
+    max_length: int = Field(512, ge=8, le=2**20, description="tokens; longer rows are dropped and counted")
     splits: Splits = Splits()  # type: ignore[call-arg]
     leakage: Leakage = Leakage()  # type: ignore[call-arg]
+
+    def problems(self) -> Iterator[Problem]:
+        """Choices that can be told apart."""
+        choices = self.choices or ()
+        if twice := next((name for name in choices if choices.count(name) > 1), None):
+            yield Problem(("choices",), f"data.choices names {twice!r} twice", "name each once")
 
 
 # --- teacher and signal -----------------------------------------------------
@@ -82,35 +90,36 @@ class LogitsSignal(Section):
 
     kind: Literal["logits"] = "logits"
     top_k: int = Field(64, ge=1, le=4096)
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(2.0, gt=0, le=100)
 
 
 class TextSignal(Section):
     """Responses that the teacher writes."""
 
     kind: Literal["text"] = "text"
-    max_new_tokens: int = Field(128, ge=1)
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    max_new_tokens: int = Field(128, ge=1, le=2**20)
+    temperature: float = Field(0.0, ge=0, le=100, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     samples: Annotated[int, LATER] = Field(1, ge=1, le=256, description="responses to each prompt")
     verify: Annotated[tuple[VerifierSpec, ...], LATER] = Field(
         (), description="checks in this order; a response that one refuses is dropped, counted and explained"
     )
 
-    @model_validator(mode="after")
-    def _samples_differ(self) -> TextSignal:
+    def problems(self) -> Iterator[Problem]:
+        """Samples that differ, and enough of them for a majority."""
         if self.samples > 1 and self.temperature == 0:
-            raise ValueError("samples of a greedy teacher are all alike: set signal.temperature above 0")
+            yield Problem(
+                ("temperature",), "samples of a greedy teacher are all alike", "set signal.temperature above 0"
+            )
         if self.samples < 3 and any(spec.kind == "majority" for spec in self.verify):
-            raise ValueError("a majority needs at least three samples: set signal.samples")
-        return self
+            yield Problem(("samples",), "a majority needs at least three samples", "set signal.samples")
 
 
 class LabelsSignal(Section):
     """Class logits of the whole text, for task classification; the loss compares them at the temperature."""
 
     kind: Literal["labels"] = "labels"
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(2.0, gt=0, le=100)
 
 
 class GoldSignal(Section):
@@ -136,7 +145,22 @@ class FromTeacher(Section):
     select: Literal["even", "first", "similarity"] = Field(
         "even", description="even: evenly spaced; first: the lowest; similarity: drop the block that changes least"
     )
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    def problems(self) -> Iterator[Problem]:
+        """Layers that can be taken at all; how many the teacher has is known later."""
+        for name in ("layers", "decoder_layers"):
+            layers = getattr(self, name)
+            if isinstance(layers, int) and layers < 1:
+                yield Problem((name,), f"{layers} layers make no model", "keep at least one")
+            if isinstance(layers, tuple):
+                twice = sorted({number for number in layers if layers.count(number) > 1})
+                if not layers or min(layers) < 0:
+                    yield Problem((name,), f"{list(layers)} names no layers", "0 is the first; write [0, 2, 4]")
+                elif twice:
+                    yield Problem((name,), f"layer {twice[0]} is named twice", "name each layer once")
+                elif list(layers) != sorted(layers):
+                    yield Problem((name,), "the layers are out of order", f"write {sorted(layers)}")
 
 
 class FromModel(Section):
@@ -171,21 +195,24 @@ class Student(Section):
     )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
-    @model_validator(mode="after")
-    def _scratch_is_trained_whole(self) -> Student:
+    def problems(self) -> Iterator[Problem]:
+        """What a student made from nothing does not have."""
         if isinstance(self.init, FromModel) and isinstance(self.init.model, Scratch):
             if self.lora is not None:
-                raise ValueError("a student made from nothing is trained whole: set student.lora: null")
+                yield Problem(("lora",), "a student made from nothing is trained whole", "set student.lora: null")
             if self.init.revision is not None:
-                raise ValueError("a student made from nothing has no revision: leave student.init.revision out")
-        return self
+                yield Problem(
+                    ("init", "revision"),
+                    "a student made from nothing has no revision",
+                    "leave student.init.revision out",
+                )
 
 
 class Distill(Training):
     """How the student learns."""
 
     loss: Loss = Loss(ce=0.5, forward_kl=0.5)  # type: ignore[call-arg]
-    chunk: int = Field(256, ge=1, description="supervised positions whose logits are in memory at once")
+    chunk: int = Field(256, ge=1, le=2**20, description="supervised positions whose logits are in memory at once")
     control: bool = Field(
         False, description="also train the same student on the data's own responses without the teacher, and compare"
     )
@@ -234,6 +261,16 @@ class Verify(Section):
         "teacher writes; null: none",
     )
 
+    def problems(self) -> Iterator[Problem]:
+        """A share that was meant as one."""
+        if self.min_retained is not None and self.min_retained > 1.5:
+            share = self.min_retained / 100 if self.min_retained <= 150 else 0.95
+            yield Problem(
+                ("min_retained",),
+                f"{self.min_retained:g} times the teacher's score is asked of the student",
+                f"it is a share: write {share:g}",
+            )
+
 
 class Bench(Section):
     """What is measured. Each cell runs in fresh processes, interleaved with the others."""
@@ -242,10 +279,10 @@ class Bench(Section):
         ("task", "chat-128-64"), min_length=1, description="task: held-out prompts; chat-P-N: P tokens in, N out"
     )
     devices: tuple[Literal["cpu", "gpu"], ...] = Field(("cpu",), min_length=1)
-    threads: int | None = Field(None, ge=1, description="null: what affinity and the cgroup allow")
-    rounds: int = Field(3, ge=1, description="fresh processes per cell")
-    requests: int = Field(4, ge=1, description="timed requests per process and workload")
-    warmup: int = Field(1, ge=0)
+    threads: int | None = Field(None, ge=1, le=4096, description="null: what affinity and the cgroup allow")
+    rounds: int = Field(3, ge=1, le=1000, description="fresh processes per cell")
+    requests: int = Field(4, ge=1, le=100_000, description="timed requests per process and workload")
+    warmup: int = Field(1, ge=0, le=1000)
     torch: bool = Field(True, description="measure teacher and student in PyTorch as well")
     machine: Annotated[str | None, LATER] = Field(
         None,
@@ -259,7 +296,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the run directory and the files")
     description: str = ""
     task: Literal["causal-lm", "seq2seq", "classification"] = "causal-lm"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     teacher: Teacher
     data: Data
     synthesis: Annotated[Synthesis | None, LATER] = Field(
@@ -326,9 +363,8 @@ class Recipe(Section):
         """Whether a file of this scheme is: a mix has statistics of its own."""
         return self.calibrates and (scheme.compensates if self.gptq else scheme.calibrates)
 
-    @model_validator(mode="after")
-    def _coherent(self) -> Recipe:
-        from distill2edge.recipe.coherence import check
+    def problems(self) -> Iterator[Problem]:
+        """What its sections ask of each other."""
+        from distill2edge.recipe.coherence import problems
 
-        check(self)
-        return self
+        return problems(self)

@@ -2,13 +2,102 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
 LATER = "later"
 """Marks a field that came after the first stores: at its default it is no part of a stage's key (see `canonical`)."""
 
+COLLECT = "collect"
+"""Of a validation's context: sections are built although they don't hold together; `problems_of` says where."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps a recipe from running.
+
+    Attributes:
+        path: of the key at fault.
+        what: one sentence.
+        fix: what to write in its place.
+    """
+
+    path: tuple[str | int, ...]
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.fix}" if self.fix else self.what
+
+
+class Incoherent(ValueError):
+    """Keys of one section that contradict each other, all of them."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
 
 class Section(BaseModel):
-    """A frozen part of a recipe that refuses unknown keys."""
+    """A frozen part of a recipe that refuses unknown keys, and keys that contradict each other."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def problems(self) -> Iterator[Problem]:
+        """What the keys of this section ask of each other and do not give; paths start at the section."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _holds_together(self, info: ValidationInfo) -> Self:
+        if not (info.context or {}).get(COLLECT) and (found := list(self.problems())):
+            raise Incoherent(found)
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        # Pydantic reads true as 1, and so would train one epoch of `epochs: true`; the word itself is refused.
+        if not isinstance(values, dict):
+            return values
+        numeric = {name for name, field in cls.model_fields.items() if _is_number(field.annotation)}  # type: ignore[arg-type]
+        return {
+            key: str(value).lower() if isinstance(value, bool) and key in numeric else value
+            for key, value in values.items()
+        }
+
+
+def problems_of(section: BaseModel, path: tuple[str | int, ...] = (), root: bool = True) -> Iterator[Problem]:
+    """Every problem of a section and of those in it; paths start at the root.
+
+    Args:
+        root: False leaves out those of the section itself.
+    """
+    if isinstance(section, Section) and root:
+        for problem in section.problems():
+            yield Problem((*path, *problem.path), problem.what, problem.fix)
+    for name, info in type(section).model_fields.items():
+        value, here = getattr(section, name), (*path, info.alias or name)
+        if isinstance(value, BaseModel):
+            yield from problems_of(value, here)
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, BaseModel):
+                    yield from problems_of(item, (*here, index))
+
+
+@cache
+def _is_number(annotation: Any) -> bool:
+    """Whether a field takes numbers, and neither text nor truth values."""
+    types = _types(annotation)
+    return bool(types & {int, float}) and not types & {bool, str, Any}
+
+
+def _types(annotation: Any) -> set[Any]:
+    found = {annotation}
+    for part in get_args(annotation):
+        found |= _types(part)
+    return found

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from distill2edge.recipe.section import Section
+from distill2edge.recipe.section import Problem, Section
 
 
 class Writing(Section):
     """How a text is drawn."""
 
-    max_new_tokens: int = Field(256, ge=1)
-    temperature: float = Field(0.7, ge=0, description="0 is greedy")
+    max_new_tokens: int = Field(256, ge=1, le=2**20)
+    temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1)
 
 
@@ -34,11 +35,10 @@ class SelfInstruct(Section):
     )
     writing: Writing = Writing(max_new_tokens=96, temperature=0.9)  # type: ignore[call-arg]
 
-    @model_validator(mode="after")
-    def _some_seeds(self) -> SelfInstruct:
+    def problems(self) -> Iterator[Problem]:
+        """Examples of people."""
         if self.of_own >= self.shown:
-            raise ValueError("of_own must be below shown: some of the examples must be the data's own")
-        return self
+            yield Problem(("of_own",), "of_own must be below shown", "some of the examples must be the data's own")
 
 
 class Evolve(Section):

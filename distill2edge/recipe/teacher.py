@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from distill2edge.recipe.endpoint import PREFIX, Endpoint
 from distill2edge.recipe.scratch import Scratch, TeacherModel
-from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.section import LATER, Problem, Section
 from distill2edge.recipe.training import Lora, Training
 
 
@@ -45,30 +46,27 @@ class Teacher(Section):
         named = isinstance(self.model, str) and self.model.startswith(PREFIX)
         return str(self.model).removeprefix(PREFIX).strip() if named else None
 
-    @model_validator(mode="after")
-    def _endpoint_is_asked_for_text(self) -> Teacher:
+    def problems(self) -> Iterator[Problem]:
+        """What an endpoint's model, or one made from nothing, does not have."""
         if (self.url is None) != (self.endpoint is None):
-            raise ValueError(
-                "model: endpoint:URL and the section teacher.endpoint belong together: give both, or neither"
-            )
-        if self.url is None:
-            return self
-        if self.fit is not None:
-            raise ValueError("an endpoint's model cannot be fitted: take teacher.fit out")
-        if self.backend != "auto" or self.revision is not None:
-            raise ValueError("an endpoint runs its model itself: leave teacher.backend and teacher.revision out")
-        return self
-
-    @model_validator(mode="after")
-    def _scratch_is_trained(self) -> Teacher:
-        if not isinstance(self.model, Scratch):
-            return self
-        if self.fit is None:
-            raise ValueError("a teacher made from nothing knows nothing: add teacher.fit")
-        if self.fit.lora is not None:
-            raise ValueError("a teacher made from nothing is trained whole: set teacher.fit.lora: null")
-        if self.backend == "llama.cpp":
-            raise ValueError("a teacher made from nothing has no GGUF file: set teacher.backend: transformers")
-        if self.revision is not None:
-            raise ValueError("a teacher made from nothing has no revision: leave teacher.revision out")
-        return self
+            what = "model: endpoint:URL and the section teacher.endpoint belong together"
+            yield Problem(("model" if self.url is None else "endpoint",), what, "give both, or neither")
+        if self.url is not None:
+            if self.fit is not None:
+                yield Problem(("fit",), "an endpoint's model cannot be fitted", "take teacher.fit out")
+            for name in ("backend", "revision"):
+                if getattr(self, name) not in ("auto", None):
+                    yield Problem((name,), "an endpoint runs its model itself", f"leave teacher.{name} out")
+        if isinstance(self.model, Scratch):
+            if self.fit is None:
+                yield Problem(("model",), "a teacher made from nothing knows nothing", "add teacher.fit")
+            elif self.fit.lora is not None:
+                yield Problem(
+                    ("fit", "lora"), "a teacher made from nothing is trained whole", "set teacher.fit.lora: null"
+                )
+            if self.backend == "llama.cpp":
+                what = "a teacher made from nothing has no GGUF file"
+                yield Problem(("backend",), what, "set teacher.backend: transformers")
+            if self.revision is not None:
+                what = "a teacher made from nothing has no revision"
+                yield Problem(("revision",), what, "leave teacher.revision out")

@@ -14,7 +14,7 @@ class Lora(Section):
     """Low-rank adapters (Hu 2021)."""
 
     rank: int = Field(64, ge=1, le=1024)
-    alpha: float = Field(128, gt=0, description="the update is scaled by alpha / rank")
+    alpha: float = Field(128, gt=0, le=10**6, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear", description="all-linear, or the names of the modules to adapt"
@@ -24,19 +24,19 @@ class Lora(Section):
 class Training(Section):
     """What every training stage shares."""
 
-    epochs: float = Field(1.0, gt=0)
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
-    learning_rate: float = Field(5e-4, gt=0)
+    epochs: float = Field(1.0, gt=0, le=100_000)
+    max_steps: int | None = Field(None, ge=1, le=10**9, description="stop after this many optimizer steps")
+    learning_rate: float = Field(5e-4, gt=0, lt=10)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    batch_size: int = Field(16, ge=1, description="rows per device and micro-batch")
-    gradient_accumulation: int = Field(1, ge=1)
+    weight_decay: float = Field(0.0, ge=0, le=100)
+    max_grad_norm: float = Field(1.0, gt=0, le=10**9)
+    batch_size: int = Field(16, ge=1, le=65_536, description="rows per device and micro-batch")
+    gradient_accumulation: int = Field(1, ge=1, le=65_536)
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the processor computes in it, else float32"
     )
-    checkpoints: int = Field(4, ge=0, description="checkpoints over the run, to resume from")
+    checkpoints: int = Field(4, ge=0, le=10_000, description="checkpoints over the run, to resume from")
     gradient_checkpointing: Annotated[bool, LATER] = Field(
         False, description="compute activations again in the backward pass: about a third slower, much less memory"
     )
@@ -82,8 +82,8 @@ class QuantizationAware(Training):
         "{format: onnx, budget: 90MB}; a mix is trained from its compensated weights, and a GGUF's takes types with a "
         "grid alone",
     )
-    epochs: float = Field(1.0, gt=0)
-    learning_rate: float = Field(5e-5, gt=0)
+    epochs: float = Field(1.0, gt=0, le=100_000)
+    learning_rate: float = Field(5e-5, gt=0, lt=10)
     loss: Loss | None = Field(None, description="weights of the terms; null: those of distill")
     signal_from: Annotated[Literal["teacher", "student"], LATER] = Field(
         "teacher",

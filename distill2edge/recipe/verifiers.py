@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator
 
-from distill2edge.recipe.section import Section
+from distill2edge.recipe.paths import PathText
+from distill2edge.recipe.section import Problem, Section
 
 _EXTRACT = (
     "final: \\boxed{...}, else after ####, else after 'answer is', else the last line; last-number; last-line; whole"
@@ -19,8 +21,8 @@ class Limited(Section):
     """What a check may use. It runs in a process of its own, without network, in an empty directory that is deleted."""
 
     seconds: float = Field(5.0, gt=0, le=600, description="wall time of one check; past it the row is dropped")
-    memory_mb: int = Field(512, ge=64, description="address space of one check")
-    file_mb: int = Field(16, ge=1, description="what one check may write")
+    memory_mb: int = Field(512, ge=64, le=2**20, description="address space of one check")
+    file_mb: int = Field(16, ge=1, le=2**20, description="what one check may write")
 
 
 class ExactVerifier(Section):
@@ -45,7 +47,7 @@ class PythonVerifier(Limited):
 
     kind: Literal["python"] = "python"
     code: str | None = Field(None, description="the code itself")
-    file: str | None = Field(None, description="path of a file with the code, in place of `code`")
+    file: PathText | None = Field(None, description="path of a file with the code, in place of `code`")
     share: int = Field(
         1,
         ge=1,
@@ -54,11 +56,10 @@ class PythonVerifier(Limited):
         "response's own code, keep 1, so that it can't touch the next row",
     )
 
-    @model_validator(mode="after")
-    def _one_source(self) -> PythonVerifier:
+    def problems(self) -> Iterator[Problem]:
+        """One source."""
         if (self.code is None) == (self.file is None):
-            raise ValueError("give exactly one of code and file")
-        return self
+            yield Problem((), "its code has one source", "give exactly one of code and file")
 
 
 class JsonSchemaVerifier(Limited):
@@ -66,14 +67,13 @@ class JsonSchemaVerifier(Limited):
 
     kind: Literal["json-schema"] = "json-schema"
     document: dict[str, Any] | None = Field(None, alias="schema", description="the schema itself")
-    file: str | None = Field(None, description="path of a file with the schema, in place of `schema`")
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    file: PathText | None = Field(None, description="path of a file with the schema, in place of `schema`")
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    @model_validator(mode="after")
-    def _one_source(self) -> JsonSchemaVerifier:
+    def problems(self) -> Iterator[Problem]:
+        """One source."""
         if (self.document is None) == (self.file is None):
-            raise ValueError("give exactly one of schema and file")
-        return self
+            yield Problem((), "its schema has one source", "give exactly one of schema and file")
 
 
 class RegexVerifier(Limited):
@@ -89,7 +89,7 @@ class RegexVerifier(Limited):
     def _compiles(cls, pattern: str) -> str:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return pattern
 
@@ -113,7 +113,7 @@ class JudgeVerifier(Section):
     """A model reads prompt and response, and says whether it is right."""
 
     kind: Literal["judge"] = "judge"
-    model: str | None = Field(None, description="as teacher.model; null: the teacher itself")
+    model: PathText | None = Field(None, description="as teacher.model; null: the teacher itself")
     revision: str | None = Field(None, description="commit of a hub model")
     prompt: str = Field(
         "Question:\n{{ prompt }}\n\nAnswer:\n{{ response }}\n\nIs the answer correct? Reply with yes or no.",
@@ -121,7 +121,7 @@ class JudgeVerifier(Section):
     )
     template: Literal["chat", "plain"] = Field("chat", description="as data.template")
     accept: str = Field(r"(?i)\W*(yes|correct|true)\b", description="regular expression that its reply begins with")
-    max_new_tokens: int = Field(8, ge=1)
+    max_new_tokens: int = Field(8, ge=1, le=2**20)
 
     @field_validator("accept")
     @classmethod
