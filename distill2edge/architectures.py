@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from distill2edge.checkpoint import load_checkpoint
+from distill2edge.files import read_object
 
 
 def is_encoder_decoder(model_dir: Path | str) -> bool:
@@ -17,18 +19,19 @@ def is_encoder_decoder(model_dir: Path | str) -> bool:
 def is_classifier(model_dir: Path | str) -> bool:
     """Whether the directory's config.json names a sequence classifier; False without one."""
     names = _config(model_dir).get("architectures")
-    return bool(names) and str(names[0]).endswith("ForSequenceClassification")
+    return isinstance(names, list) and bool(names) and str(names[0]).endswith("ForSequenceClassification")
 
 
 def _config(model_dir: Path | str) -> dict[str, Any]:
     path = Path(model_dir) / "config.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def load_model(model_dir: Path | str, **options: Any) -> Any:
-    """`from_pretrained` of the class with the directory's head. Local files, no remote code.
+    """The model of a directory in the class with its head, every tensor there and none left over.
 
     Raises:
+        UserError: tensors that are missing, unexpected or of another shape.
         ValueError: another kind of model (transformers says which).
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
@@ -38,7 +41,7 @@ def load_model(model_dir: Path | str, **options: Any) -> Any:
         kind = AutoModelForSequenceClassification
     elif is_encoder_decoder(model_dir):
         kind = AutoModelForSeq2SeqLM
-    return kind.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False, **options)
+    return load_checkpoint(kind, model_dir, **options)
 
 
 def logits_of(model: Any, ids: Sequence[int], prompt: int) -> Any:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from distill2edge.architectures import is_encoder_decoder
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
+from distill2edge.gguf_format.isolated import check_loads
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime
 from distill2edge.runtimes.threads import available_threads
@@ -45,6 +47,9 @@ def chat_with(
     from distill2edge.chat_classifier import classify_with, open_sorter
 
     path = choose_file(target, scheme)
+    gguf = path / "model.gguf" if path.is_dir() else path
+    if gguf.suffix == ".gguf" and gguf.is_file():
+        check_loads(gguf)  # llama.cpp ends the process over some damaged files
     sorter = open_sorter(path)
     if sorter is not None:
         classify_with(sorter, prompt)
@@ -106,9 +111,7 @@ def open_speaker(path: Path) -> Speaker:
     kind = "onnxruntime" if any((path / name).is_file() for name in ("model.onnx", "encoder.onnx")) else "torch"
     if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
         raise UserError("no model with a tokenizer here", where=str(path), fix="give an export of `distill2edge run`")
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer: Any = load_tokenizer(path)
 
     def render(messages: list[Message]) -> str:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from distill2edge.architectures import is_classifier
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Classifier
 from distill2edge.runtimes.threads import available_threads
@@ -39,9 +40,7 @@ def open_sorter(path: Path) -> Sorter | None:
         return Sorter(runtime, lambda text: tokenize(gguf, [text])[0])
     if not is_classifier(path):
         return None
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer: Any = load_tokenizer(path)
     kind = "onnxruntime" if (path / "model.onnx").is_file() else "torch"
     runtime = cast("Classifier", open_runtime(kind, path, threads=threads))
     limit: int = runtime.context  # type: ignore[attr-defined]

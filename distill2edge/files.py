@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from distill2edge.errors import EnvironmentFault
+from distill2edge.errors import EnvironmentFault, UserError
 
 
 @contextmanager
@@ -72,3 +72,39 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The value of a JSON file in UTF-8."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+MAX_JSON = 16 << 20
+"""Bytes of a JSON file from elsewhere: far above any real configuration."""
+
+
+def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """The JSON object in a file that somebody else wrote.
+
+    Args:
+        limit: bytes that it may have.
+
+    Raises:
+        UserError: it can't be read, is too large, too deep, no UTF-8, no JSON, no object, or holds NaN.
+    """
+
+    def no_nan(name: str) -> float:
+        if name == "NaN":
+            raise ValueError("it holds NaN")
+        return float(name)
+
+    fix = "get the file again"
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise UserError(f"{size:,} bytes are too many for such a file", where=str(path), fix=fix)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_nan)
+    except OSError as error:
+        raise UserError(f"can't be read: {error.strerror}", where=str(path), fix="check its permissions") from error
+    except RecursionError as error:
+        raise UserError("its brackets are nested too deeply", where=str(path), fix=fix) from error
+    except ValueError as error:
+        raise UserError(f"not readable JSON: {error}", where=str(path), fix=fix) from error
+    if not isinstance(value, dict):
+        raise UserError(f"a JSON object is wanted, not a {type(value).__name__}", where=str(path), fix=fix)
+    return value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.architectures import copy_tokenizer, load_model, logits_of
+from distill2edge.checkpoint import load_adapter
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.schemes import Scheme
@@ -54,9 +55,7 @@ def merge(
         _refuse_quantized(directory)
     base: Any = load_model(model_dir, dtype=torch.float32).eval()
     if (trained_dir / "adapter").is_dir():
-        from peft import PeftModel
-
-        adapted = PeftModel.from_pretrained(base, trained_dir / "adapter").eval()
+        adapted = load_adapter(base, trained_dir / "adapter").eval()
         before = _logits(adapted, rows)
         merged: Any = adapted.merge_and_unload(safe_merge=True)
         del adapted

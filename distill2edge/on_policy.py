@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge import steps
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.files import write_text
 from distill2edge.pipeline import Inputs
@@ -133,13 +134,11 @@ def _write_texts(
     recipe: Recipe, spec: OnPolicy, model_dir: Path, prompts: Sequence[str], number: int, work: Path, progress: Progress
 ) -> int:
     """Shards `written-00000.json` of the student's samples; returns how many ended by themselves."""
-    from transformers import AutoTokenizer
-
     from distill2edge.data.encode import encode_prompts, stop_token_ids
     from distill2edge.teacher.writers import open_writer
 
     data = recipe.data
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    tokenizer: Any = load_tokenizer(model_dir)
     stop = stop_token_ids(tokenizer, data.template)
     sampling = TextSignal(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature)  # type: ignore[call-arg]
     writer, ended = None, 0

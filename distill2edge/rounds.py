@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge import steps
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.files import write_json
 from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
@@ -134,13 +135,11 @@ def _write_scores(
 
 def exact_match(recipe: Recipe, model_dir: Path, rows: Any) -> list[float]:
     """[rows] 1 where the greedy answer is the response, without white space around it."""
-    from transformers import AutoTokenizer
-
     from distill2edge.data.encode import encode_prompts, stop_token_ids
     from distill2edge.teacher.writers import open_writer
 
     assert isinstance(recipe.signal, TextSignal)
-    data, tokenizer = recipe.data, AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    data, tokenizer = recipe.data, load_tokenizer(model_dir)
     stop = stop_token_ids(tokenizer, data.template)
     greedy = TextSignal(max_new_tokens=recipe.signal.max_new_tokens)  # type: ignore[call-arg]
     writer = open_writer(model_dir, tokenizer, greedy, stop, "transformers", None)

@@ -12,9 +12,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "distill2edge"
 FLOOR = {
     "architectures",
+    "checkpoint",
     "errors",
     "files",
     "gguf_format",
+    "model_config",
+    "model_directory",
     "precision",
     "progress",
     "rivals",
@@ -127,7 +130,8 @@ def test_there_is_no_import_cycle_between_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "report.build", "report.html", "report.compare", "cost.build", "recipe.load", "store"]
+    "module",
+    ["cli", "report.build", "report.html", "report.compare", "cost.build", "recipe.load", "store", "teacher.facts"],
 )
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, distill2edge.{module}; heavy = {{'torch', 'transformers', 'onnxruntime', 'llama_cpp'}}; "

@@ -53,7 +53,7 @@ def load_config(model_dir: Path) -> tuple[Any, Family]:
     family = by_model_type(model_type)
     if family is None:
         raise refuse(model_type, str(model_dir))
-    return AutoConfig.from_pretrained(model_dir, local_files_only=True), family
+    return AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True), family
 
 
 def write_gguf(

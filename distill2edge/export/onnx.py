@@ -138,7 +138,7 @@ def _start(model_dir: Path) -> int:
     """The token that a target begins after: the graphs don't say it, and no runtime may guess it."""
     from transformers import AutoConfig
 
-    return start_token_id(AutoConfig.from_pretrained(model_dir, local_files_only=True))
+    return start_token_id(AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True))
 
 
 def _versions(kind: str) -> dict[str, str]:

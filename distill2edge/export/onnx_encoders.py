@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import EnvironmentFault
 from distill2edge.export.onnx_quiet import quiet
 
@@ -31,7 +32,7 @@ def classifier_graph(model_dir: Path) -> ir.Model:
     from transformers import AutoModelForSequenceClassification
 
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(model_dir, dtype=torch.float32).eval()
+        model = load_checkpoint(AutoModelForSequenceClassification, model_dir, dtype=torch.float32).eval()
     ids = _sample(model.config.vocab_size, _LENGTH)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if getattr(model.config, "type_vocab_size", 0) > 1:
@@ -62,7 +63,7 @@ def seq2seq_graphs(model_dir: Path) -> dict[str, ir.Model]:
     from transformers import AutoModelForSeq2SeqLM
 
     with quiet():
-        model = AutoModelForSeq2SeqLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+        model = load_checkpoint(AutoModelForSeq2SeqLM, model_dir, dtype=torch.float32).eval()
     source = _sample(model.config.vocab_size, _LENGTH)
     mask = torch.ones_like(source)
     target = _sample(model.config.vocab_size, _PAST)

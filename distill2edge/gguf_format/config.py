@@ -7,9 +7,13 @@ from typing import Any, Literal
 from distill2edge.architectures import start_token_id
 from distill2edge.errors import UserError
 from distill2edge.gguf_format.families import Family, llama3_factors
+from distill2edge.gguf_format.fields import bad, number, text, whole
 from distill2edge.gguf_format.reader import GgufFile
+from distill2edge.model_config import MAX_COUNT, MAX_POSITIONS, MAX_SIZE
 
 Kind = Literal["uint32", "float32", "string", "bool", "bools", "strings"]
+MAX_BASE = 1e12
+"""Of rotary frequencies."""
 Field = tuple[str, Kind, Any]
 
 # llama.cpp's own default for Gemma 3: every sixth layer looks at the whole context.
@@ -175,20 +179,31 @@ def config_of(file: GgufFile, family: Family, vocab_size: int) -> dict[str, Any]
     Raises:
         UserError: a field is missing, or rotary factors that are not Llama 3.1's.
     """
-    heads = int(file.require(".attention.head_count"))
-    hidden = int(file.require(".embedding_length"))
-    width = int(file.get(".attention.key_length") or file.get(".rope.dimension_count") or hidden // heads)
-    layers = int(file.require(".block_count"))
+    heads = whole(file, ".attention.head_count", 1, MAX_COUNT)
+    hidden = whole(file, ".embedding_length", 1, MAX_SIZE)
+    rotary = whole(file, ".rope.dimension_count", 1, MAX_SIZE, hidden // heads or 1)
+    width = whole(file, ".attention.key_length", 1, MAX_SIZE, rotary)
+    for key, default in ((".attention.value_length", width), (".rope.dimension_count", width)):
+        if whole(file, key, 1, MAX_SIZE, default) != width:
+            raise bad(file, key, f"{file.get(key)} where the heads' keys have {width}: that cannot be loaded here")
+    if whole(file, ".vocab_size", 1, MAX_SIZE, vocab_size) != vocab_size:
+        raise bad(file, ".vocab_size", f"{file.get('.vocab_size')}, but the embedding has {vocab_size} rows")
+    shared = whole(file, ".attention.head_count_kv", 1, heads, heads)
+    if heads % shared:
+        raise bad(file, ".attention.head_count_kv", f"{shared} key-value heads do not divide {heads} heads")
+    if width % 2:
+        raise bad(file, ".attention.key_length", f"{width} is odd: rotary positions turn pairs")
+    layers = whole(file, ".block_count", 1, MAX_COUNT)
     config: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": hidden,
-        "intermediate_size": int(file.require(".feed_forward_length")),
+        "intermediate_size": whole(file, ".feed_forward_length", 1, MAX_SIZE),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": int(file.get(".attention.head_count_kv", heads)),
+        "num_key_value_heads": shared,
         "head_dim": width,
-        "max_position_embeddings": int(file.require(".context_length")),
-        "rms_norm_eps": _short(file.require(".attention.layer_norm_rms_epsilon")),
+        "max_position_embeddings": whole(file, ".context_length", 1, MAX_POSITIONS),
+        "rms_norm_eps": _short(number(file, ".attention.layer_norm_rms_epsilon", 0, 1)),
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
     rope = _rope_of_gguf(file, width)
@@ -199,29 +214,55 @@ def config_of(file: GgufFile, family: Family, vocab_size: int) -> dict[str, Any]
     elif family.architecture == "qwen3":
         config["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
     elif family.architecture == "gemma3":
-        pattern = file.get(".attention.sliding_window_pattern", _GEMMA_PATTERN)
-        if isinstance(pattern, int):
-            pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
+        pattern = _pattern(file, layers)
         config["layer_types"] = ["sliding_attention" if local else "full_attention" for local in pattern]
-        config["sliding_window"] = int(file.get(".attention.sliding_window", 4096))
+        config["sliding_window"] = whole(file, ".attention.sliding_window", 1, MAX_SIZE, 4096)
         config["query_pre_attn_scalar"] = hidden // heads if layers == 62 else width
-        config["final_logit_softcapping"] = file.get(".final_logit_softcapping")
-        local = {"rope_type": "default", "rope_theta": _short(file.get(".rope.freq_base_swa", 10_000.0))}
+        capped = file.get(".final_logit_softcapping") is not None
+        config["final_logit_softcapping"] = number(file, ".final_logit_softcapping", 0, 1e6) if capped else None
+        base = number(file, ".rope.freq_base_swa", 0, MAX_BASE, 10_000.0)
+        local = {"rope_type": "default", "rope_theta": _short(base)}
         config["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     return config
 
 
+def _pattern(file: GgufFile, layers: int) -> list[bool]:
+    """Which layers of a Gemma look at a window alone."""
+    key = ".attention.sliding_window_pattern"
+    if isinstance(file.get(key), list):
+        return _flags(file, key, layers)
+    every = whole(file, key, 1, MAX_COUNT, _GEMMA_PATTERN)
+    return [(layer + 1) % every != 0 for layer in range(layers)]
+
+
+def _flags(file: GgufFile, key: str, count: int) -> list[bool]:
+    value = file.get(key)
+    if len(value) != count or not all(isinstance(each, bool | int) and each in (0, 1) for each in value):
+        raise bad(file, key, f"is no list of {count} true or false")
+    return [bool(each) for each in value]
+
+
 def _rope_of_gguf(file: GgufFile, width: int) -> dict[str, Any]:
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": _short(file.get(".rope.freq_base", 10_000.0))}
-    kind = file.get(".rope.scaling.type", "none")
+    import numpy as np
+
+    base = number(file, ".rope.freq_base", 0, MAX_BASE, 10_000.0)
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": _short(base)}
+    kind = text(file, ".rope.scaling.type", "none")
     if kind in ("linear", "yarn"):
-        rope |= {"rope_type": kind, "factor": _short(file.require(".rope.scaling.factor"))}
+        rope |= {"rope_type": kind, "factor": _short(number(file, ".rope.scaling.factor", 0, 1e6))}
         if kind == "yarn":
-            rope["original_max_position_embeddings"] = int(file.require(".rope.scaling.original_context_length"))
+            original = whole(file, ".rope.scaling.original_context_length", 1, MAX_POSITIONS)
+            rope["original_max_position_embeddings"] = original
     elif kind != "none":
-        raise UserError(f"rotary scaling {kind!r} is not supported", where=str(file.path), fix="use another model")
+        raise bad(file, ".rope.scaling.type", f"rotary scaling {kind[:40]!r} is not supported")
+    for key in (".rope.scale_linear", ".rope.scaling.attn_factor"):
+        if number(file, key, 0, 1e6, 1.0) != 1.0:
+            raise bad(file, key, "a rotary scaling of this kind is not supported")
     if "rope_freqs.weight" in file.tensors:
         factors = file.tensor("rope_freqs.weight")
+        if factors.shape != (width // 2,) or not np.isfinite(factors).all() or factors.min() < 1:
+            raise UserError("tensor rope_freqs.weight is not one factor of 1 or more for each pair of a head",
+                            where=str(file.path), fix="use the model's Hugging Face directory")  # fmt: skip
         rope |= {
             "rope_type": "llama3",
             "factor": float(factors.max()),

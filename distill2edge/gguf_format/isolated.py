@@ -9,15 +9,19 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
 
 _LAST_WORDS = 8
+_SECONDS, _BYTES_PER_SECOND = 4, 25 << 20  # of the processor, for a file somebody else made
+_MEMORY = 8 << 30  # addresses; most of them are the libraries' own
 
 
 def tokenize(path: Path, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
@@ -30,8 +34,19 @@ def tokenize(path: Path, texts: Sequence[str], *, special: bool = True) -> list[
         UserError: llama.cpp cannot load the vocabulary.
         EnvironmentFault: llama-cpp-python is not installed.
     """
-    reply = _call({"do": "tokenize", "path": str(path), "texts": list(texts), "special": special}, str(path))
+    request = {"do": "tokenize", "path": str(path), "texts": list(texts), "special": special}
+    reply = _call(request, str(path), limited=path.stat().st_size)
     return [list(map(int, ids)) for ids in reply["ids"]]
+
+
+def check_loads(path: Path) -> None:
+    """Load a file and compute one token, or one text of a classifier: what would end a process ends that one.
+
+    Raises:
+        UserError: llama.cpp refuses the file, or crashes or takes very long over it.
+        EnvironmentFault: llama-cpp-python is not installed.
+    """
+    _call({"do": "load", "path": str(path)}, str(path), limited=path.stat().st_size)
 
 
 def quantize(
@@ -62,7 +77,14 @@ def quantize(
     _call(request, str(source))
 
 
-def _call(request: dict[str, Any], where: str) -> dict[str, Any]:
+def _call(request: dict[str, Any], where: str, *, limited: int | None = None) -> dict[str, Any]:
+    """Ask a process.
+
+    Args:
+        limited: bytes of a file whose work takes seconds at most: the process is held to that, and to some memory.
+    """
+    if limited is not None:
+        request = {**request, "seconds": _SECONDS + limited // _BYTES_PER_SECOND, "bytes": _MEMORY + 3 * limited}
     package_root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package_root, os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
@@ -83,7 +105,9 @@ def _call(request: dict[str, Any], where: str) -> dict[str, Any]:
             return reply
         what = reply["error"]
     else:
-        what = f"llama.cpp ended with {_signal(done.returncode)}"
+        over = "seconds" in request and -done.returncode in (signal.SIGXCPU, signal.SIGKILL)
+        ended = f"took over {request['seconds']} s" if over else f"ended with {_signal(done.returncode)}"
+        what = f"llama.cpp {ended}"
     tail = " | ".join(words[-_LAST_WORDS:])
     raise UserError(
         f"{what} while asked to {request['do']}" + (f"; its last words: {tail}" if tail else ""),
@@ -98,6 +122,7 @@ def _signal(code: int) -> str:
 
 def _main() -> dict[str, Any]:
     request = json.load(sys.stdin)
+    _limit(request)
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
@@ -106,7 +131,37 @@ def _main() -> dict[str, Any]:
     log = llama_cpp.llama_log_callback(lambda level, text, data: os.write(2, text))
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    return _tokenize(llama_cpp, request) if request["do"] == "tokenize" else _quantize(llama_cpp, request)
+    return {"tokenize": _tokenize, "load": _load, "quantize": _quantize}[request["do"]](llama_cpp, request)
+
+
+def _limit(request: dict[str, Any]) -> None:
+    if "seconds" not in request:
+        return
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
+        resource.setrlimit(resource.RLIMIT_AS, (request["bytes"], request["bytes"]))
+
+
+def _load(api: Any, request: dict[str, Any]) -> dict[str, Any]:
+    params = api.llama_model_default_params()
+    params.n_gpu_layers = 0
+    model = api.llama_model_load_from_file(request["path"].encode(), params)
+    if not model:
+        return {"error": "llama.cpp cannot load the file"}
+    settings = api.llama_context_default_params()
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = 32
+    settings.n_threads = settings.n_threads_batch = 1
+    context = api.llama_init_from_model(model, settings)
+    if not context:
+        return {"error": "llama.cpp cannot open a context"}
+    token = (api.llama_token * 1)(0)
+    batch = api.llama_batch_get_one(token, 1)
+    run = api.llama_encode if api.llama_model_has_encoder(model) else api.llama_decode
+    if (status := run(context, batch)) != 0:
+        return {"error": f"llama.cpp returned {status}"}
+    return {}
 
 
 def _tokenize(api: Any, request: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,11 @@ class GgufFile:
 
     def get(self, key: str, default: Any = None) -> Any:
         """A field; a leading dot stands for the architecture (`.block_count` is `llama.block_count`)."""
-        return self.fields.get(self.architecture + key if key.startswith(".") else key, default)
+        return self.fields.get(self.full_key(key), default)
+
+    def full_key(self, key: str) -> str:
+        """A field's whole name."""
+        return self.architecture + key if key.startswith(".") else key
 
     def require(self, key: str) -> Any:
         """A field that must be there.
@@ -77,8 +81,9 @@ class GgufFile:
         """
         value = self.get(key)
         if value is None:
-            name = self.architecture + key if key.startswith(".") else key
-            raise UserError(f"the GGUF has no field {name}", where=str(self.path), fix="use a complete GGUF file")
+            raise UserError(
+                f"the GGUF has no field {self.full_key(key)}", where=str(self.path), fix="use a complete GGUF file"
+            )
         return value
 
     def tensor(self, name: str) -> np.ndarray:

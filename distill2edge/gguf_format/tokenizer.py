@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from distill2edge.checkpoint import refusals
 from distill2edge.errors import UserError
 from distill2edge.gguf_format import pretokenizers
+from distill2edge.gguf_format.fields import bad, flag, items, text, token_id, whole
 from distill2edge.gguf_format.reader import GgufFile
+from distill2edge.model_config import MAX_POSITIONS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 SPACE = "\u2581"
@@ -31,16 +34,17 @@ class SpecialIds:
 
 
 def special_ids(file: GgufFile) -> SpecialIds:
-    """Read the special tokens. Where the file leaves add_bos open, llama.cpp's default per tokenizer kind counts."""
-    spm = file.require("tokenizer.ggml.model") == "llama"
-    llama3 = pretokenizers.canonical(file.get("tokenizer.ggml.pre", "default")) == "llama-bpe"
-    add_bos = file.get("tokenizer.ggml.add_bos_token", spm or llama3)
+    """Read the special tokens. Where the file leaves add_bos open, llama.cpp's default per tokenizer kind counts.
+
+    Raises:
+        UserError: a field of another type, or an id beyond the vocabulary.
+    """
+    spm = text(file, "tokenizer.ggml.model") == "llama"
+    llama3 = pretokenizers.canonical(text(file, "tokenizer.ggml.pre", "default")) == "llama-bpe"
+    vocabulary = len(items(file, "tokenizer.ggml.tokens", str))
 
     def read(name: str, default: int | None = None) -> int | None:
-        value = file.get(f"tokenizer.ggml.{name}_token_id", default)
-        if value is None or value >= len(file.require("tokenizer.ggml.tokens")):
-            return None
-        return int(value)
+        return token_id(file, name, vocabulary, default)
 
     return SpecialIds(
         bos=read("bos", 1 if spm else None),
@@ -48,8 +52,8 @@ def special_ids(file: GgufFile) -> SpecialIds:
         pad=read("padding"),
         unk=read("unknown", 0 if spm else None),
         eot=read("eot"),
-        add_bos=bool(add_bos),
-        add_eos=bool(file.get("tokenizer.ggml.add_eos_token", False)),
+        add_bos=flag(file, "tokenizer.ggml.add_bos_token", spm or llama3),
+        add_eos=flag(file, "tokenizer.ggml.add_eos_token", False),
     )
 
 
@@ -61,48 +65,62 @@ def build_tokenizer(file: GgufFile, ids: SpecialIds) -> Any:
     """
     from transformers import PreTrainedTokenizerFast
 
-    kind, tokens = file.require("tokenizer.ggml.model"), file.require("tokenizer.ggml.tokens")
-    types = file.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
-    if len(types) != len(tokens) or len(set(tokens)) != len(tokens):
-        raise UserError("the vocabulary is inconsistent: token types or names do not fit", where=str(file.path),
-                        fix="use another GGUF of this model")  # fmt: skip
-    if kind == "gpt2":
-        core = _byte_level(file, tokens)
-    elif kind == "llama":
-        core = _sentencepiece(file, tokens)
-    else:
+    kind, tokens = text(file, "tokenizer.ggml.model"), items(file, "tokenizer.ggml.tokens", str)
+    types = [NORMAL] * len(tokens)
+    if "tokenizer.ggml.token_type" in file.fields:
+        types = items(file, "tokenizer.ggml.token_type", int, len(tokens))
+    if not all(0 <= each <= BYTE for each in types):
+        raise bad(file, "tokenizer.ggml.token_type", f"holds types other than 0 to {BYTE}")
+    if len(set(tokens)) != len(tokens):
+        raise bad(file, "tokenizer.ggml.tokens", "holds a token twice")
+    if kind not in ("gpt2", "llama"):
         raise UserError(
-            f"tokenizer kind {kind!r} cannot be rebuilt (known: gpt2, llama)",
+            f"tokenizer kind {kind[:40]!r} cannot be rebuilt (known: gpt2, llama)",
             where=str(file.path),
             fix="use the model's Hugging Face directory",
         )
-    _mark_special(core, tokens, types)
-    _bos_eos(core, tokens, ids)
+    parts = _byte_level_parts(file) if kind == "gpt2" else _sentencepiece_parts(file, tokens)
+    length = whole(file, ".context_length", 1, MAX_POSITIONS, 1 << 30)
     named = {"bos_token": ids.bos, "eos_token": ids.eos, "pad_token": ids.pad, "unk_token": ids.unk}
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        clean_up_tokenization_spaces=False,
-        model_max_length=int(file.get(".context_length", 1 << 30)),
-        **{name: tokens[value] for name, value in named.items() if value is not None},
-    )
-    template = file.get("tokenizer.chat_template")
+    # Merges of pieces that are no tokens, and the like: the library says which.
+    with refusals("no tokenizer can be made of its vocabulary", file.path):
+        core = _byte_level(file, tokens, *parts) if kind == "gpt2" else _sentencepiece(tokens, *parts)
+        _mark_special(core, tokens, types)
+        _bos_eos(core, tokens, ids)
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            clean_up_tokenization_spaces=False,
+            model_max_length=length,
+            **{name: tokens[value] for name, value in named.items() if value is not None},
+        )
+    template = text(file, "tokenizer.chat_template", "")
     if template:
         fast.chat_template = template
     return fast
 
 
-def _byte_level(file: GgufFile, tokens: list[str]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers
-
-    name = file.get("tokenizer.ggml.pre", "default")
-    key = pretokenizers.canonical(name)
-    if key is None:
+def _byte_level_parts(file: GgufFile) -> tuple[str, list[tuple[str, str]]]:
+    """Pre-tokenizer and merges."""
+    name = text(file, "tokenizer.ggml.pre", "default")
+    if pretokenizers.canonical(name) is None:
         raise UserError(
-            f"pre-tokenizer {name!r} is not known; known: {pretokenizers.known()}",
+            f"pre-tokenizer {name[:40]!r} is not known; known: {pretokenizers.known()}",
             where=str(file.path),
             fix="use the model's Hugging Face directory",
         )
-    merges = [tuple(pair.split(" ", 1)) for pair in file.require("tokenizer.ggml.merges")]
+    merges = []
+    for pair in items(file, "tokenizer.ggml.merges", str):
+        left, space, right = pair.partition(" ")
+        if not (left and space and right):
+            raise bad(file, "tokenizer.ggml.merges", f"{pair[:40]!r} is no pair of pieces")
+        merges.append((left, right))
+    return name, merges
+
+
+def _byte_level(file: GgufFile, tokens: list[str], name: str, merges: list[tuple[str, str]]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    key = pretokenizers.canonical(name)
     core = Tokenizer(
         models.BPE(
             vocab={token: index for index, token in enumerate(tokens)},
@@ -117,12 +135,16 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Any:
     return core
 
 
-def _sentencepiece(file: GgufFile, tokens: list[str]) -> Any:
+def _sentencepiece_parts(file: GgufFile, tokens: list[str]) -> tuple[list[float], bool, int]:
+    """Scores, whether a space goes before a text, and the unknown token's id."""
+    scores = items(file, "tokenizer.ggml.scores", float, len(tokens))
+    prefix = flag(file, "tokenizer.ggml.add_space_prefix", True)
+    return scores, prefix, token_id(file, "unknown", len(tokens), 0) or 0
+
+
+def _sentencepiece(tokens: list[str], scores: list[float], prefix: bool, unknown: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    scores = file.require("tokenizer.ggml.scores")
-    prefix = bool(file.get("tokenizer.ggml.add_space_prefix", True))
-    unknown = file.get("tokenizer.ggml.unknown_token_id", 0)
     core = Tokenizer(
         models.BPE(
             vocab={token: index for index, token in enumerate(tokens)},

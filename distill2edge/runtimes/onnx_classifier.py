@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.model_config import usable_positions
 from distill2edge.runtimes.base import check_request
 from distill2edge.runtimes.onnx_runtime import _first_line, model_file, open_session
 
@@ -54,7 +55,7 @@ class OnnxClassifier:
         count = len(names) or (width if isinstance(width, int) else 2)
         self.labels = [str(names.get(str(index), f"LABEL_{index}")) for index in range(count)]
         self.vocab_size = int(config["vocab_size"]) if "vocab_size" in config else None
-        self.context = min(context, int(config.get("max_position_embeddings", context)))
+        self.context = min(context, usable_positions(config) or context)
 
     def classify(self, ids: Sequence[int]) -> np.ndarray:
         """Class logits [C] float32 of one text; `ids` hold the special tokens.

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.model_config import usable_positions
 from distill2edge.runtimes.base import check_request
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,13 +44,11 @@ class TorchClassifier:
         torch.set_num_threads(threads)
         self.device = torch.device(device)
         kind: Any = AutoModelForSequenceClassification
-        model: Any = kind.from_pretrained(
-            path, dtype=_DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
+        model: Any = load_checkpoint(kind, path, dtype=_DTYPES[dtype])
         self._model = model.to(self.device).eval()
         self.labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         self.vocab_size = int(model.config.vocab_size)
-        self.context = min(context, int(model.config.max_position_embeddings))
+        self.context = min(context, usable_positions(model.config) or context)
 
     @torch.inference_mode()
     def classify(self, ids: Sequence[int]) -> np.ndarray:

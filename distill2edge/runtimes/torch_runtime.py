@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.runtimes.base import check_request
 
@@ -60,9 +61,7 @@ class TorchRuntime:
         torch.set_num_threads(threads)
         self.context = context
         self.device = torch.device(device)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
+        model: Any = load_checkpoint(AutoModelForCausalLM, path, dtype=DTYPES[dtype])
         self._model = model.to(self.device).eval()
         self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])

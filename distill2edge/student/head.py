@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.architectures import copy_tokenizer, is_classifier
+from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import UserError
 from distill2edge.files import read_json
 
@@ -38,13 +39,14 @@ def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, wher
     names = dict(enumerate(labels))
     kind: Any = AutoModelForSequenceClassification
     try:
-        model = kind.from_pretrained(
+        model = load_checkpoint(
+            kind,
             source,
+            new_head=True,
             num_labels=len(labels),
             id2label=names,
             label2id={label: index for index, label in names.items()},
             dtype=torch.float32,
-            local_files_only=True,
         )
     except ValueError as error:
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.architectures import copy_tokenizer, is_encoder_decoder, load_model, logits_of
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
@@ -53,13 +54,9 @@ def init_student(
         if checkpoint_dir is None:
             raise ValueError("checkpoint_dir is needed for a student that starts from a checkpoint")
         if same_vocabulary:
-            from transformers import AutoTokenizer
-
             from distill2edge.teacher.vocabulary import check_same_vocabulary
 
-            teacher, own = (
-                AutoTokenizer.from_pretrained(path, local_files_only=True) for path in (teacher_dir, checkpoint_dir)
-            )
+            teacher, own = (load_tokenizer(path) for path in (teacher_dir, checkpoint_dir))
             check_same_vocabulary(teacher, own)
         name = init.model if isinstance(init.model, str) else "made from nothing"
         facts = _from_checkpoint(checkpoint_dir, work, name)

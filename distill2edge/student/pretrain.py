@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.architectures import copy_tokenizer
+from distill2edge.checkpoint import MissingTensors, load_checkpoint, load_tokenizer
 from distill2edge.distill.loop import facts_of, run_training
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json
@@ -51,7 +52,7 @@ def pretrain(
         UserError: no masked language model can be made of it, or it has no head and is not to be trained.
     """
     import torch
-    from transformers import AutoTokenizer, set_seed
+    from transformers import set_seed
 
     from distill2edge.distill.masked import MaskedModel, MaskedTexts, collate_masked
     from distill2edge.runtimes.threads import available_threads
@@ -59,7 +60,7 @@ def pretrain(
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     set_seed(seed)
-    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer: Any = load_tokenizer(base)
     if tokenizer.mask_token_id is None:
         raise UserError("its tokenizer has no mask token", where="student.pretrain", fix="leave it out")
     trained, distilled = work / "teacher", work / "student"
@@ -137,19 +138,18 @@ def _load(directory: Path, *, headless: bool = False) -> Any:
 
     kind: Any = AutoModelForMaskedLM
     try:
-        model, report = kind.from_pretrained(
-            directory, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        return load_checkpoint(kind, directory, new_head=headless, dtype=torch.float32)
     except ValueError as error:
         raise UserError(
             f"no masked language model can be made of this: {str(error).splitlines()[0]}",
             where="student.pretrain",
             fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
         ) from error
-    if report["missing_keys"] and not headless:
+    except MissingTensors as error:
+        if not error.head_alone:
+            raise
         raise UserError(
             "the teacher has no head for masked tokens",
             where="student.pretrain",
             fix="train one first: student.pretrain.teacher: {epochs: 1}",
-        )
-    return model
+        ) from error

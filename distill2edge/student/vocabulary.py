@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill2edge.checkpoint import load_checkpoint, load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json
 from distill2edge.progress import Progress
@@ -96,13 +97,11 @@ def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progres
     Raises:
         UserError: no texts, a kind of tokenizer that cannot be trimmed yet, or texts whose tokens would change.
     """
-    from transformers import AutoTokenizer
-
     model_dir, target = Path(model_dir), Path(target)
     if not texts:
         raise UserError("there are no texts to keep the tokens of", where="student.vocabulary",
                         fix="give data.splits.train some rows, or set vocabulary: keep")  # fmt: skip
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    tokenizer = load_tokenizer(model_dir)
     spec = _spec(tokenizer, model_dir)
     kind = kind_of(spec)
     keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts))
@@ -116,7 +115,7 @@ def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progres
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     _write_tokenizer(model_dir, target, kind.rewrite(spec, {old: new for new, old in enumerate(keep)}), ids)
-    trimmed = AutoTokenizer.from_pretrained(target, local_files_only=True)
+    trimmed = load_tokenizer(target)
     _check_tokens(tokenizer, trimmed, texts, ids)
     before = model.num_parameters()
     after = _write_model(model, target, ids, tokenizer, texts[:_PROBE_TEXTS])
@@ -186,7 +185,7 @@ def _load_model(model_dir: Path) -> Any:
     if cls is None:
         raise UserError(f"transformers has no class {architectures[0]}", where=str(model_dir / "config.json"),
                         fix="save the model with transformers, or set vocabulary: keep")  # fmt: skip
-    return cls.from_pretrained(model_dir, dtype="auto", local_files_only=True).eval()
+    return load_checkpoint(cls, model_dir, dtype="auto").eval()
 
 
 def _write_tokenizer(model_dir: Path, target: Path, spec: dict[str, Any], ids: IdMap) -> None:
@@ -264,7 +263,7 @@ def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, tokenizer: An
     small.load_state_dict(state)
     small.tie_weights()
     small.save_pretrained(target)
-    saved: Any = type(model).from_pretrained(target, dtype="auto", local_files_only=True).eval()
+    saved: Any = load_checkpoint(type(model), target, dtype="auto").eval()
     new = ids.old_to_new
     with torch.no_grad():
         for line, was in zip(encoded, before, strict=False):

@@ -6,9 +6,10 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distill2edge.architectures import is_encoder_decoder
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Distill, Loss, Recipe
@@ -300,10 +301,3 @@ def encode_rows(
         return encode_pairs(rows, load_tokenizer(model_dir), data.max_length, counts=counts)
     tokenizer = load_tokenizer(model_dir)
     return encode_data(rows, tokenizer, data.template, data.system, data.max_length, counts=counts)
-
-
-def load_tokenizer(model_dir: Path) -> Any:
-    """The tokenizer of a Hugging Face directory."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)

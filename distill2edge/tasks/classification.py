@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from distill2edge.checkpoint import load_config, load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json
+from distill2edge.model_config import usable_positions
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
@@ -194,8 +196,7 @@ def encode(recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[
     from distill2edge.data.encode import read_rows
     from distill2edge.data.encode_texts import encode_texts
 
-    config = read_json(model_dir / "config.json")
-    limit = config.get("max_position_embeddings")
+    limit = usable_positions(load_config(model_dir))
     if limit is not None and recipe.data.max_length > limit:
         raise UserError(
             f"{recipe.data.max_length} tokens: the model reads at most {limit}",
@@ -203,13 +204,6 @@ def encode(recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[
             fix=f"set it to {limit} or less; longer texts are cut",
         )
     return encode_texts(read_rows(rows_dir, split), load_tokenizer(model_dir), recipe.data.max_length)
-
-
-def load_tokenizer(model_dir: Path) -> Any:
-    """The tokenizer of a Hugging Face directory."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
 
 
 def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:

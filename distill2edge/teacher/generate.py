@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distill2edge.architectures import is_encoder_decoder
+from distill2edge.checkpoint import load_config, load_tokenizer
 from distill2edge.data.encode import encode_messages, stop_token_ids
 from distill2edge.data.pairs import encode_sources
 from distill2edge.errors import UserError
+from distill2edge.model_config import usable_positions
 from distill2edge.precision import default_device
 from distill2edge.teacher.thinking import UNCLOSED, split_thinking
 from distill2edge.teacher.writers import Sampling, Writer, open_writer
@@ -108,9 +110,7 @@ class LocalGenerator:
         gguf_path: Path | None = None,
         where: str = "signal.max_new_tokens",
     ) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        self._tokenizer: Any = load_tokenizer(model_dir)
         self._stop = stop_token_ids(self._tokenizer, template)
         self._context = _context(model_dir)
         self._pairs = is_encoder_decoder(model_dir)
@@ -184,7 +184,4 @@ class LocalGenerator:
 
 def _context(model_dir: Path) -> int:
     """Tokens that the model can look at."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model_dir, local_files_only=True).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+    return usable_positions(load_config(model_dir).get_text_config()) or 1 << 30

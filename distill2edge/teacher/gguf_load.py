@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.gguf_format import isolated
+from distill2edge.gguf_format.complete import check_complete
 from distill2edge.gguf_format.config import config_of
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.families import Family, by_architecture, supported
+from distill2edge.gguf_format.fields import items
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
 from distill2edge.gguf_format.tokenizer import SpecialIds, build_tokenizer, special_ids
+from distill2edge.teacher.tokenizer_files import check_template
 
 if TYPE_CHECKING:
     import torch
@@ -37,32 +41,33 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
         dtype, quantization (tensor types and counts), texts_compared.
 
     Raises:
-        UserError: damaged file, unsupported architecture or tokenizer, or ids that differ from llama.cpp's.
+        UserError: a damaged or incomplete file, fields that no model could mean, an unsupported architecture or
+            tokenizer, or ids that differ from llama.cpp's.
     """
-    from transformers import AutoTokenizer
-
     file = read_gguf(Path(gguf_path))
     family = by_architecture(file.architecture)
     if family is None:
         raise UserError(f"GGUF architecture {file.architecture!r} cannot be loaded; supported: "
                         f"{supported(loadable=True)}",
                         where=str(gguf_path), fix="use the model's Hugging Face directory instead")  # fmt: skip
-    tokens = file.require("tokenizer.ggml.tokens")
+    tokens = items(file, "tokenizer.ggml.tokens", str)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or embedding.shape[0] < len(tokens):
         raise UserError("its embedding does not fit its vocabulary", where=str(gguf_path), fix="use a complete GGUF")
+    config = config_of(file, family, embedding.shape[0])
+    check_complete(file, family, config)
     ids = special_ids(file)
+    check_template(file.get("tokenizer.chat_template"), f"{file.path}: tokenizer.chat_template")
     tokenizer = build_tokenizer(file, ids)
     expected = isolated.tokenize(file.path, TEXTS)
     if words := _differing(tokenizer, expected):
         raise UserError(f"the tokenizer rebuilt from the GGUF disagrees with llama.cpp: {words}", where=str(gguf_path),
                         fix="use the model's Hugging Face directory instead")  # fmt: skip
-    config = config_of(file, family, embedding.shape[0])
     out_dir.mkdir(parents=True, exist_ok=True)
     _write_config(out_dir, family, config, ids, dtype)
     tokenizer.save_pretrained(out_dir)
     # transformers may replace a saved pipeline by the one it knows for the model type, so ask it.
-    if words := _differing(AutoTokenizer.from_pretrained(out_dir, local_files_only=True), expected):
+    if words := _differing(load_tokenizer(out_dir), expected):
         raise UserError(f"transformers reads the saved tokenizer differently: {words}", where=str(gguf_path),
                         fix="use the model's Hugging Face directory instead")  # fmt: skip
     parameters = _write_weights(file, family, config, out_dir, dtype) if weights else 0
@@ -109,15 +114,12 @@ def _write_config(out_dir: Path, family: Family, config: dict[str, Any], ids: Sp
 
 def _write_weights(file: GgufFile, family: Family, config: dict[str, Any], out_dir: Path, dtype: str) -> int:
     """Dequantize tensor by tensor into shards of at most SHARD_BYTES; returns the number of weights."""
+    import numpy as np
     import torch
     from safetensors.torch import save_file
 
     kind = getattr(torch, dtype)
     names = family.names(config["num_hidden_layers"])
-    unknown = sorted(set(file.tensors) - set(names) - {"rope_freqs.weight"})
-    if unknown:
-        raise UserError(f"tensors that {family.label} does not have: {', '.join(unknown[:5])}", where=str(file.path),
-                        fix="use the model's Hugging Face directory instead")  # fmt: skip
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     shards: list[dict[str, torch.Tensor]] = [{}]
     where: dict[str, int] = {}
@@ -134,6 +136,9 @@ def _write_weights(file: GgufFile, family: Family, config: dict[str, Any], out_d
             _save_shard(save_file, shards[-1], out_dir, shard_count)
             shards[-1], used = {}, 0
         weight = family.to_hf(ours, file.tensor(ours), heads, kv_heads)
+        if not np.isfinite(weight).all():
+            raise UserError(f"tensor {ours} holds infinite or undefined numbers", where=str(file.path),
+                            fix="use another file of this model")  # fmt: skip
         shards[-1][names[ours]] = torch.from_numpy(weight.copy()).to(kind)
         where[names[ours]] = shard_count + 1
         used, total = used + size, total + info.elements

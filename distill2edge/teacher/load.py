@@ -133,7 +133,8 @@ def materialise(
         the content of `teacher.json`.
 
     Raises:
-        UserError: unknown model, pickle weights only, a quantized or unsupported model, a licence that denies.
+        UserError: unknown model, pickle weights only, a quantized, incomplete, damaged or unsupported model, a licence
+            that denies.
         EnvironmentFault: the hub can't be reached, or the disk is full.
     """
     return _materialise(model, revision, work, progress, (licence, accept_licence, derivative), dtype, WHERE)
@@ -182,6 +183,12 @@ def _materialise(
         directory = hub.download(progress) if hub else source.path
         assert directory is not None
         take(directory, out, where, link=hub is not None or source.bundled is not None)
+    try:
+        described = describe(out, where)
+    except UserError as error:
+        # The user knows the place that it came from, not the copy.
+        error.where = error.where.replace(str(out), model if source.path is None else str(source.path))
+        raise
     facts = {
         "schema_version": 1,
         "name": source.bundled.name if source.bundled else _short_name(model),
@@ -192,7 +199,7 @@ def _materialise(
         "home": source.bundled.home if source.bundled else None,
         "licence": record.to_json() if record else None,
         "gguf": gguf or None,
-        **describe(out, where),
+        **described,
     }
     write_json(work / ("teacher.json" if terms is not None else "checkpoint.json"), facts)
     return facts

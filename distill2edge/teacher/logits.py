@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
@@ -212,7 +213,5 @@ def _path(work: Path, number: int) -> Path:
 
 
 def _vocabulary(model_dir: Path) -> str:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+    tokenizer = load_tokenizer(model_dir)
     return vocabulary_hash(tokenizer)

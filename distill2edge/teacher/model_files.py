@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill2edge.checkpoint import check_tensors, load_config, refusals
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.files import read_object
+from distill2edge.model_config import check_fields, usable_positions
+from distill2edge.model_directory import INDEX, SINGLE, Directory, read_directory, weight_files
+from distill2edge.teacher.tokenizer_files import open_tokenizer
 from distill2edge.teacher.vocabulary import vocabulary_hash
 
 # Everything a model needs and nothing that runs: weights are safetensors, the rest is text.
@@ -19,9 +22,8 @@ SMALL = (
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model",
     "chat_template.jinja", "chat_template.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 )  # fmt: skip
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+_BLOCK = 1 << 24  # weights that are looked at together
 
 
 def wanted(directory: Path, where: str) -> list[str]:
@@ -32,20 +34,8 @@ def wanted(directory: Path, where: str) -> list[str]:
     """
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory} has no config.json", where=where, fix="give a Hugging Face model directory")
-    if (directory / INDEX).is_file():
-        try:
-            weights = sorted(set(json.loads((directory / INDEX).read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{INDEX} is damaged: {error}", where=str(directory), fix="get it again") from error
-        bad = [name for name in weights if not re.fullmatch(r"[\w.-]+\.safetensors", str(name))]
-        missing = [name for name in weights if name not in bad and not (directory / name).is_file()]
-        if bad or missing:
-            what = f"names {bad[0]!r}, no safetensors file" if bad else f"names {missing[0]}, which is missing"
-            raise UserError(f"{INDEX} {what}", where=str(directory), fix="get the model again, all its files")
-        weights.append(INDEX)
-    elif (directory / SINGLE).is_file():
-        weights = [SINGLE]
-    else:
+    weights = weight_files(directory)
+    if not weights:
         pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
         what = f"only pickle weights ({', '.join(pickles[:3])}), which can run code" if pickles else "no weights"
         raise UserError(
@@ -53,12 +43,16 @@ def wanted(directory: Path, where: str) -> list[str]:
             where=where,
             fix="convert them where you trust them: load the model and save_pretrained(...), which writes safetensors",
         )
+    if weights != [SINGLE] or (directory / INDEX).is_file():
+        weights.append(INDEX)
     return [name for name in SMALL if (directory / name).is_file()] + weights
 
 
 def take(directory: Path, out: Path, where: str, *, link: bool) -> None:
     """Bring the files over: hard links from caches that never change a file, copies of the user's own."""
-    for name in wanted(directory, where):
+    names = wanted(directory, where)
+    read_directory(directory)  # before gigabytes are copied
+    for name in names:
         source = (directory / name).resolve()
         if link:
             try:
@@ -75,53 +69,36 @@ def take(directory: Path, out: Path, where: str, *, link: bool) -> None:
 
 
 def describe(out: Path, where: str) -> dict[str, Any]:
-    """Facts of a model directory, without loading the weights.
+    """Facts of a model directory, after every check that its files can be put to.
 
     Raises:
-        UserError: an architecture that is not in transformers, a quantized or damaged model, or no tokenizer.
+        UserError: an architecture that is not in transformers, a quantized or damaged model, tensors that are missing,
+            unexpected, misshapen or not finite, no tokenizer, or one that is hostile or of another model.
     """
-    from safetensors import SafetensorError, safe_open
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        config = AutoConfig.from_pretrained(out, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"not a model that transformers knows without remote code: {str(error).splitlines()[0]}",
-            where=where,
-            fix="take a model whose architecture is part of transformers",
-        ) from error
-    if getattr(config, "quantization_config", None):
+    found = read_directory(out)
+    if found.config.get("quantization_config"):
         raise UserError(
             "the model is quantized already", where=where, fix="take the checkpoint it was quantized from, or a GGUF"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"no usable tokenizer: {str(error).splitlines()[0]}", where=where, fix="put tokenizer.json beside the model"
-        ) from error
-    parameters, types = 0, set()
-    for path in sorted(out.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as shard:
-                for name in shard.keys():  # noqa: SIM118 (not a dict)
-                    piece = shard.get_slice(name)
-                    if not piece.get_dtype().startswith(("F", "BF")):
-                        continue  # position tables of encoders
-                    parameters += math.prod(piece.get_shape())
-                    types.add(piece.get_dtype())
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path.name} is damaged: {error}", where=where, fix="get the file again") from error
+    generation = out / "generation_config.json"
+    if generation.is_file():
+        check_fields(read_object(generation), generation, vocabulary=found.vocabulary)
+    config = load_config(out)
+    tokenizer = open_tokenizer(out, found.vocabulary, where)
+    kind = saved_class(config, out)
+    # A body that was saved without its pooler is whole: nothing here reads what the pooler computes of it.
+    model = check_tensors(kind, out, new_head=not kind.__name__.partition("For")[2], dtype="auto")
+    _check_values(found)
+    _check_tied(getattr(model, "all_tied_weights_keys", {}), found)
     text = config.get_text_config()
     return {
         "architecture": config.model_type,
-        "parameters": parameters,
-        "dtype": sorted(types),
+        "parameters": found.parameters,
+        "dtype": sorted({each.dtype for each in found.tensors.values() if each.dtype.startswith(("F", "BF"))}),
         "layers": getattr(text, "num_hidden_layers", None),
         "hidden": getattr(text, "hidden_size", None),
         "vocabulary": getattr(text, "vocab_size", None),
-        "context": getattr(text, "max_position_embeddings", None),
+        "context": usable_positions(text),
         "tied": bool(getattr(text, "tie_word_embeddings", False)),
         "bos": tokenizer.bos_token_id,
         "eos": tokenizer.eos_token_id,
@@ -129,3 +106,68 @@ def describe(out: Path, where: str) -> dict[str, Any]:
         "chat_template": bool(getattr(tokenizer, "chat_template", None)),
         "vocabulary_hash": vocabulary_hash(tokenizer),
     }
+
+
+def saved_class(config: Any, model_dir: Path) -> Any:
+    """The class of transformers that a directory was saved as, so that its head is looked at too.
+
+    Raises:
+        UserError: transformers has no such class, or none of that name for models.
+    """
+    import transformers
+
+    names = config.architectures or []
+    if not names:
+        return transformers.AutoModelForCausalLM if type(config) in _causal() else transformers.AutoModel
+    cls = getattr(transformers, str(names[0]), None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise UserError(f"transformers has no model class {str(names[0])[:80]!r}",
+                        where=f"{model_dir}/config.json: architectures",
+                        fix="take a model whose architecture is part of transformers")  # fmt: skip
+    return cls
+
+
+def _causal() -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def _check_values(found: Directory) -> None:
+    """Refuse weights that are infinite or undefined: one of them makes every output so."""
+    import torch
+    from safetensors import safe_open
+
+    for file in sorted({each.file for each in found.tensors.values()}):
+        with refusals("can't be read", found.path / file), safe_open(found.path / file, framework="pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 (not a dict)
+                values = shard.get_tensor(name).reshape(-1)
+                if not values.is_floating_point():
+                    continue
+                for begin in range(0, len(values), _BLOCK):
+                    if not torch.isfinite(values[begin : begin + _BLOCK]).all():
+                        raise UserError(
+                            f"tensor {name} holds infinite or undefined numbers",
+                            where=str(found.path / file),
+                            fix="get the model again; its training may have diverged",
+                        )
+
+
+def _check_tied(tied: Mapping[str, str], found: Directory) -> None:
+    """Refuse two tensors that the config says are one, and that differ: runtimes would take one or the other."""
+    import torch
+    from safetensors import safe_open
+
+    for twin, source in tied.items():
+        if twin not in found.tensors or source not in found.tensors:
+            continue
+        pair = []
+        for name in (twin, source):
+            with safe_open(found.path / found.tensors[name].file, framework="pt") as shard:
+                pair.append(shard.get_tensor(name))
+        if not torch.equal(*pair):
+            raise UserError(
+                f"config.json says that {twin} and {source} are one tensor, but they are stored with different values",
+                where=str(found.path / "config.json") + ": tie_word_embeddings",
+                fix="set tie_word_embeddings: false there, if the model was trained so",
+            )

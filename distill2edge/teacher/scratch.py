@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
@@ -148,9 +149,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, out: Path, *, ends_so
 def write_weights(model: Scratch, out: Path, seed: int, context: int) -> None:
     """Random weights (float32) for the tokenizer that lies in `out`, under `transformers`' own initialisation."""
     import torch
-    from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    tokenizer: Any = load_tokenizer(out)
     rows = max(tokenizer.get_vocab().values()) + 1
     torch.manual_seed(seed)
     made = (_llama if model.architecture == "llama" else _t5)(model, tokenizer, rows, context)

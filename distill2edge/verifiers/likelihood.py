@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.verifiers.base import Group, Verdict, accepted, rejected
 
 if TYPE_CHECKING:
@@ -21,14 +22,12 @@ class Likelihood:
     """
 
     def __init__(self, spec: LikelihoodVerifier, model_dir: Path, template: str, system: str | None) -> None:
-        from transformers import AutoTokenizer
-
         from distill2edge.teacher.backends import TransformersBackend
 
         self.name: str = spec.kind
         self._spec = spec
         self._form = (template, system)
-        self._tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        self._tokenizer = load_tokenizer(model_dir)
         self._backend = TransformersBackend(model_dir)
 
     def verify(self, groups: Sequence[Group]) -> list[list[Verdict]]:

@@ -1,0 +1,91 @@
+"""Whether a GGUF has every tensor that its metadata asks for, in the right shape, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from distill2edge.errors import UserError
+from distill2edge.gguf_format.families import Family
+from distill2edge.gguf_format.reader import GgufFile
+
+_FIX = "use a complete GGUF of this model; the file's metadata and tensors must be of one model"
+_ROPE = "rope_freqs.weight"
+
+
+def check_complete(file: GgufFile, family: Family, config: Mapping[str, Any]) -> None:
+    """Refuse tensors that are missing, unexpected or misshapen. No tensor data is read.
+
+    Args:
+        config: as `gguf_format.config.config_of` gives it.
+
+    Raises:
+        UserError: names the tensor, and the field that it belies where it is the number of blocks.
+    """
+    layers = config["num_hidden_layers"]
+    blocks = {int(found[1]) for name in file.tensors if (found := re.match(r"blk\.(\d{1,9})\.", name))}
+    if blocks != set(range(layers)):
+        raise UserError(
+            f"{layers} blocks, but the file has tensors of {len(blocks)}",
+            where=f"{file.path}: {file.full_key('.block_count')}",
+            fix=_FIX,
+        )
+    names = family.names(layers)
+    shapes = _shapes(config)
+    biased = _biases(family, config)
+    required = {
+        name
+        for name in names
+        if name.endswith(".weight") and (name != "output.weight" or not config["tie_word_embeddings"])
+    } | {f"blk.{layer}.{part}.bias" for layer in range(layers) for part in biased}
+    missing = sorted(required - set(file.tensors))
+    if missing:
+        raise UserError(f"tensors are missing: {_some(missing)}", where=str(file.path), fix=_FIX)
+    unexpected = sorted(set(file.tensors) - required - {_ROPE})
+    if unexpected:
+        raise UserError(f"tensors that {family.label} does not have: {_some(unexpected)}", where=str(file.path),
+                        fix="use the model's Hugging Face directory instead")  # fmt: skip
+    for name in sorted(required):
+        part = re.sub(r"^blk\.\d+\.", "", name)
+        wanted = shapes[part.removesuffix(".weight")] if part.endswith(".weight") else shapes[part[:-5]][:1]
+        if file.tensors[name].shape != wanted:
+            raise UserError(
+                f"tensor {name} has the shape {list(file.tensors[name].shape)}, the metadata asks for {list(wanted)}",
+                where=str(file.path),
+                fix=_FIX,
+            )
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Row-major shape of each kind of weight of a decoder."""
+    hidden, width, inner = config["hidden_size"], config["head_dim"], config["intermediate_size"]
+    heads, shared = config["num_attention_heads"] * width, config["num_key_value_heads"] * width
+    norms = ("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "output_norm")
+    return {
+        "token_embd": (config["vocab_size"], hidden),
+        "output": (config["vocab_size"], hidden),
+        "attn_q": (heads, hidden),
+        "attn_k": (shared, hidden),
+        "attn_v": (shared, hidden),
+        "attn_output": (hidden, heads),
+        "ffn_gate": (inner, hidden),
+        "ffn_up": (inner, hidden),
+        "ffn_down": (hidden, inner),
+        "attn_q_norm": (width,),
+        "attn_k_norm": (width,),
+        **dict.fromkeys(norms, (hidden,)),
+    }
+
+
+def _biases(family: Family, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parts of a block that have a bias."""
+    if family.architecture == "qwen2":
+        return ("attn_q", "attn_k", "attn_v")
+    attention = ("attn_q", "attn_k", "attn_v", "attn_output") if config.get("attention_bias") else ()
+    return attention + (("ffn_gate", "ffn_up", "ffn_down") if config.get("mlp_bias") else ())
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
