@@ -95,6 +95,7 @@ def rejected(reason: str, answer: str | None = None) -> Verdict:
 
 
 def one_line(text: str) -> str:
-    """A reason without line breaks, cut to `LONGEST_REASON` characters."""
-    line = " ".join(text.split())
+    """A reason without line breaks and control characters, cut to `LONGEST_REASON` characters."""
+    line = " ".join(text[: 10 * LONGEST_REASON].split())
+    line = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
     return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."

@@ -1,4 +1,4 @@
-"""The parent's side of the jail: start it, ask it, start it again when it dies."""
+"""The product's side of the sandbox: start the guard, ask it, start it again when it dies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +20,13 @@ from distill2edge.verifiers.base import Group, Outcome, Verdict, one_line
 
 _START_S = 60.0  # seconds that the jail may take to start: it imports jsonschema, on a machine that may be busy
 _ROWS = 64  # rows that are sent at once
-_GRACE_S = 15.0  # seconds over a check's own limit after which the jail itself counts as hung
+_GRACE_S = 15.0  # seconds over a check's own limit after which the guard itself counts as hung
+
+ACCEPT_OPTION = "--accept-weak-sandbox"
+"""Of the command line: never a part of a recipe, which may come from elsewhere."""
+
+weak_sandbox_accepted: ContextVar[bool] = ContextVar("weak_sandbox_accepted", default=False)
+"""Whether the user's own command line lets `python` checks run where the kernel allows no namespaces."""
 
 
 class Sandboxed:
@@ -26,10 +34,15 @@ class Sandboxed:
 
     Args:
         name: of the verifier.
-        settings: for `jail.main`: the kind's own (`inside.checker`), `seconds`, `memory_mb`, `file_mb` and `share`.
+        settings: for `jail.guard`: the kind's own, `seconds`, `memory_mb`, `file_mb` and `share`; `namespaces` False
+            does without them, as where the kernel allows none.
 
     Attributes:
-        held: what holds network, files and processes: namespaces, or the audit hook alone.
+        held: what holds network, files and processes: namespaces with a filter of system calls, or the filter alone.
+
+    Raises:
+        EnvironmentFault: the process for the checks does not start, or code would run without namespaces and nobody
+            accepted that.
     """
 
     def __init__(self, name: str, settings: dict[str, Any]) -> None:
@@ -38,7 +51,22 @@ class Sandboxed:
         self._process: subprocess.Popen[bytes] | None = None
         self._rest, self._base = b"", ""
         self.held: dict[str, str] = {}
-        self._start()
+        self._open()
+
+    def _open(self) -> None:
+        """With namespaces where the kernel allows them; without, if that is enough for this kind, or accepted."""
+        runs_code = self._settings["kind"] == "python"
+        if runs_code and not sys.platform.startswith("linux"):
+            raise _refused(f"nothing on {sys.platform} holds the code of a check")
+        fault = "switched off"
+        if self._settings.get("namespaces", True):
+            fault = self._start(namespaces=True)
+        if fault and runs_code and not weak_sandbox_accepted.get():
+            raise _refused(f"the kernel allows no namespaces here ({fault})", weak=True)
+        if fault and (fault := self._start(namespaces=False)):
+            raise EnvironmentFault(
+                f"the process for the checks of {self.name!r} does not start: {fault}", where="signal.verify"
+            )
 
     def verify(self, groups: Sequence[Group]) -> list[list[Verdict]]:
         """As `base.Verifier.verify`. A response that a prompt got twice is checked once."""
@@ -67,7 +95,7 @@ class Sandboxed:
 
     def _checks(self, rows: Sequence[tuple[str, str, str]]) -> list[Verdict]:
         if self._process is None:
-            self._start()
+            self._open()
         items = [dict(zip(("prompt", "response", "reference"), row, strict=True)) for row in rows]
         said = self._ask(items)
         if said is not None:
@@ -78,31 +106,38 @@ class Sandboxed:
             return [self._checks([row])[0] for row in rows]
         return [Verdict("crashed", "the check took the process that runs it along")]
 
-    def _start(self) -> None:
-        # -I: neither the user's site nor PYTHONPATH nor the current directory is in reach of a check; an empty
-        # environment: no key of an API is either.
-        root = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.append({root!r}); from distill2edge.verifiers.jail import main; main()"
+    def _start(self, namespaces: bool) -> str:
+        """Start the guard. Returns why it does not start; empty where it runs."""
+        # -I -S: neither the user's site, nor installed packages, nor PYTHONPATH, nor the current directory; an empty
+        # environment: no key of an API is in reach.
+        here = str(Path(__file__).resolve().parent)
+        code = f"import sys; sys.path.insert(0, {here!r}); from jail.guard import main; sys.path.remove({here!r}); main()"
         self._rest, self._base = b"", tempfile.mkdtemp(prefix="distill2edge-check-")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", code],
+            [sys.executable, "-I", "-S", "-B", "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             cwd="/",
+            start_new_session=True,
         )
-        if not self._write({**self._settings, "base": self._base}) or (held := self._read(_START_S)) is None:
-            self._process.kill()
-            _, errors = self._process.communicate()
-            shutil.rmtree(self._base, ignore_errors=True)
-            lines = errors.decode(errors="replace").strip().splitlines() or ["no last words"]
-            raise EnvironmentFault(
-                f"the process for the checks of {self.name!r} does not start: {lines[-1]}", where="signal.verify"
-            )
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-        self.held = held
+        given = {**self._settings, "base": self._base, "namespaces": namespaces}
+        later = {name: given.pop(name) for name in ("code", "file") if name in given}
+        if given["kind"] == "json-schema":
+            given["site"] = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        said = self._read(_START_S) if self._write(given) else None
+        fault = "" if said is not None else "no last words"
+        if said is not None and not (fault := str(said.get("fault") or "")):
+            self.held = said["held"]
+            self._write(later)
+            return ""
+        self._process.kill()
+        _, errors = self._process.communicate()
+        self._process = None
+        shutil.rmtree(self._base, ignore_errors=True)
+        lines = errors.decode(errors="replace").strip().splitlines()
+        return fault if said is not None or not lines else lines[-1]
 
     def _ask(self, items: list[dict[str, str]]) -> list[dict[str, Any]] | None:
         if not self._write(items):
@@ -141,11 +176,38 @@ class Sandboxed:
         return json.loads(line)
 
 
+def require_walls() -> None:
+    """For before a run: `python` checks can be held here, or the user's command line accepts less.
+
+    Raises:
+        EnvironmentFault: neither.
+    """
+    if (fault := _fault(weak_sandbox_accepted.get())) is not None:
+        raise fault
+
+
+@cache
+def _fault(accepted: bool) -> EnvironmentFault | None:
+    settings = {"kind": "python", "code": "", "file": "", "seconds": 5.0, "memory_mb": 512, "file_mb": 1, "share": 1}
+    try:
+        Sandboxed("python", settings).close()
+    except EnvironmentFault as fault:
+        return fault
+    return None
+
+
+def _refused(why: str, weak: bool = False) -> EnvironmentFault:
+    fix = "run it on Linux with user namespaces: a container or a virtual machine that allows them"
+    if weak:
+        fix += f"; or, for code that you have read, {ACCEPT_OPTION}: a filter of system calls alone then holds it"
+    return EnvironmentFault(f"`python` checks do not run: {why}", where="signal.verify", fix=fix)
+
+
 def _verdict(said: dict[str, Any]) -> Verdict:
     outcome, answer = said.get("outcome"), said.get("answer")
     if outcome not in get_args(Outcome):
         return Verdict("crashed", "the check wrote a verdict that is none")
-    return Verdict(outcome, one_line(str(said.get("reason") or "")), None if answer is None else str(answer))
+    return Verdict(outcome, one_line(str(said.get("reason") or "")), None if answer is None else str(answer)[:1000])
 
 
 def python_check(name: str, code: str, file: str, limits: dict[str, Any], where: str) -> Sandboxed:
