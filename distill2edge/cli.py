@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from distill2edge import errors
-from distill2edge.cli_common import STAGES, Commands, recipe_options
+from distill2edge.cli_common import STAGES, Commands, accept_weak_sandbox, recipe_options
 from distill2edge.cli_data import data as data_commands
 from distill2edge.terminal import echo
 
@@ -98,12 +98,14 @@ def show(path: Path, overrides: tuple[str, ...]) -> None:
 
 @recipe.command()
 @click.argument("paths", type=click.Path(path_type=Path), metavar="RECIPE...", nargs=-1, required=True)
+@accept_weak_sandbox
 def check(paths: tuple[Path, ...]) -> None:
     """Check recipes; every mistake is shown at once."""
     from distill2edge.recipe.load import load_recipe
+    from distill2edge.verifiers.registry import require_walls
 
     for path in paths:
-        load_recipe(path)
+        require_walls(load_recipe(path))
         echo(f"{path}: fine")
 
 

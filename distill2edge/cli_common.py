@@ -72,9 +72,28 @@ def _stop(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def accept_weak_sandbox(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option with which the user's own command line accepts less than the whole sandbox; no recipe can."""
+    from distill2edge.verifiers.sandbox import ACCEPT_OPTION, weak_sandbox_accepted
+
+    def remember(context: click.Context, option: click.Parameter, accepted: bool) -> None:
+        token = weak_sandbox_accepted.set(accepted)
+        context.call_on_close(lambda: weak_sandbox_accepted.reset(token))
+
+    return click.option(
+        ACCEPT_OPTION,
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Run `python` checks where the kernel allows no namespaces, held by a filter of system calls alone. "
+        "Without it such a recipe is refused. Read the code of its checks first.",
+    )(command)
+
+
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The argument and options of every command that takes a recipe."""
     for decorate in (
+        accept_weak_sandbox,
         click.option("--quiet", "-q", is_flag=True, help="Only warnings and the result."),
         click.option("--out", type=click.Path(path_type=Path), help="Run directory  [default: runs/NAME]"),
         click.option("--store", type=click.Path(path_type=Path), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),

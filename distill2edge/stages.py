@@ -57,8 +57,9 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     from distill2edge.data.sources import fingerprint as data_fingerprint
     from distill2edge.teacher.load import fingerprint as model_fingerprint
     from distill2edge.teacher.open import text_backend
-    from distill2edge.verifiers.registry import contents
+    from distill2edge.verifiers.registry import contents, require_walls
 
+    require_walls(recipe)
     check_places(recipe.cost)  # a misspelt machine must not wait for hours of training
     watts_of(recipe.bench, recipe.cost)
     exporter = _exporter(converter)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import socket
+import re
+import struct
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from distill2edge.errors import UserError
+from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.verifiers import JsonSchemaVerifier, PythonVerifier, RegexVerifier
+from distill2edge.verifiers import sandbox
 from distill2edge.verifiers.base import Group, Verdict
 from distill2edge.verifiers.registry import Tools, opened
 from distill2edge.verifiers.sandbox import Sandboxed, python_check
@@ -45,20 +47,23 @@ def runner() -> Iterator[Sandboxed]:
         ("1 / 0", "crashed", "ZeroDivisionError"),
         ("raise SystemExit(0)", "crashed", "SystemExit"),
         ("import os; os._exit(3)", "crashed", "exit code 3"),
-        ("import os; os.abort()", "crashed", "killed by"),
+        ("import os; os.abort()", "crashed", "killed by SIGABRT"),
         ("while True: pass", "timed out", "no verdict after 1 s"),
         ("import time; time.sleep(60)", "timed out", "no verdict"),
         ("x = ' ' * (1 << 30)", "out of memory", "256 MB"),
         ("open('a', 'w').write('x'); assert open('a').read() == 'x'", "accepted", ""),
         ("open('a', 'w').write('x' * (3 << 20))", "crashed", "OSError"),
-        ("import os; os.system('true')", "crashed", "may not use os.system"),
-        ("import subprocess; subprocess.run(['true'])", "crashed", "may not"),
-        ("import os; os.fork()", "crashed", "may not use os.fork"),
-        ("import os; os.kill(os.getppid(), 9)", "crashed", "may not use os.kill"),
-        ("import ctypes", "crashed", "may not import ctypes"),
-        ("open('/etc/passwd').read()", "crashed", "may not read"),
-        ("import os; os.remove('/etc/hostname')", "crashed", "may not use os.remove"),
-        ("import urllib.request as u; u.urlopen('http://127.0.0.1')", "crashed", "may not use socket"),
+        ("import os; assert os.system('true') != 0", "accepted", ""),
+        ("import subprocess; subprocess.run(['true'])", "crashed", "not permitted"),
+        ("import os; os.fork()", "crashed", "not permitted"),
+        ("import os; os.kill(os.getppid(), 9)", "crashed", "not permitted"),
+        ("open('/etc/passwd').read()", "crashed", "No such file"),
+        ("import os; os.remove('/etc/hostname')", "crashed", "No such file"),
+        ("import urllib.request as u; u.urlopen('http://127.0.0.1')", "crashed", "not permitted"),
+        ("import distill2edge", "crashed", "ModuleNotFoundError"),
+        ("import numpy", "crashed", "ModuleNotFoundError"),
+        ("import asyncio; assert asyncio.run(asyncio.sleep(0, 3)) == 3", "accepted", ""),
+        ("import threading as t; w = t.Thread(target=print); w.start(); w.join()", "accepted", ""),
     ],
 )
 def test_what_a_check_may_do(runner: Sandboxed, code: str, outcome: str, reason: str) -> None:
@@ -67,6 +72,84 @@ def test_what_a_check_may_do(runner: Sandboxed, code: str, outcome: str, reason:
     assert (verdict.outcome, verdict.accepted) == (outcome, outcome == "accepted"), verdict
     assert reason in verdict.reason
     assert time.monotonic() - start < 10
+
+
+def one(code: str, response: str, reference: str = "") -> Verdict:
+    verifier = python_check("python", code, "check.py", LIMITS, "here")
+    said = verifier.verify([Group("p", (response,), reference)])[0][0]
+    verifier.close()
+    return said
+
+
+COMPARES = """
+def check(prompt, response, reference):
+    space = {'n': 3}
+    exec(response, space)
+    items = [3, 1, 2]
+    space['sort'](items)
+    stack = space['Stack']()
+    stack.push(7)
+    return items == [1, 2, 3] and space['y'] == 9 and stack.pop() == 7 and list(space['count']()) == [0, 1]
+"""
+RIGHT = """
+y = n * n
+def sort(items):
+    items.sort()
+class Stack(list):
+    def push(self, value):
+        self.append(value)
+def count():
+    yield from range(2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "response", "reference", "outcome"),
+    [
+        (COMPARES, RIGHT, "", "crashed"),  # a kind of list is data: it comes back as a list, without `push`
+        (
+            COMPARES,
+            RIGHT.replace("(list)", "").replace("self.append(value)", "self.pop = lambda: value"),
+            "",
+            "accepted",
+        ),
+        ("def check(p, r, ref):\n    return eval(r) == 7", "3 + 4", "", "accepted"),
+        ("def check(p, r, ref):\n    return eval(r, {'__builtins__': {}, 'x': 3}) == 7", "x + 4", "", "accepted"),
+        ("def check(p, r, ref):\n    exec(r)\n    return locals()['z'] == 3", "z = 3", "", "accepted"),
+        ("def check(p, r, ref):\n    exec(r)\n    return locals()['z'] == 3", "z = len(ref)", "abc", "crashed"),
+        (
+            "def check(p, r, ref):\n    exec(r)\n    return True",
+            "import gc; assert ref",
+            "x; import gc; assert ref",
+            "crashed",
+        ),
+        ("def check(p, r, ref):\n    exec(r, {'f': check})\n    return True", "x = 1", "", "crashed"),
+    ],
+)
+def test_what_a_check_executes_runs_elsewhere_and_comes_back_as_data(
+    code: str, response: str, reference: str, outcome: str
+) -> None:
+    said = one(code, response, reference)
+    assert said.outcome == outcome, said
+
+
+TESTS = "def check(p, r, ref):\n    space = {}\n    exec(r, space)\n    exec(ref, space)\n    return True"
+PRINTS = """
+import contextlib, io
+def check(prompt, response, reference):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(response)
+    return printed.getvalue() == reference
+"""
+
+
+def test_tests_in_the_reference_are_out_of_the_response_s_reach() -> None:
+    tests = "assert f(2) == 4\nassert f(3) == 9"
+    assert one(TESTS, "def f(x):\n    return x * x", tests).outcome == "accepted"
+    assert one(TESTS, "def f(x):\n    return x + 2", tests).outcome == "rejected"
+    same = "class Same(int):\n    def __eq__(self, other):\n        return True\nf = lambda x: Same(5)"
+    assert one(TESTS, same, tests).outcome == "rejected"
+    assert one(PRINTS, "print('hi')", "hi\n").outcome == "accepted"
 
 
 def test_nothing_is_left_of_one_row_for_the_next(runner: Sandboxed) -> None:
@@ -81,31 +164,6 @@ def test_the_environment_with_its_keys_is_out_of_reach(monkeypatch: pytest.Monke
     verdict = ask(fresh, "import os; assert 'SOME_API_KEY' not in os.environ")[0]
     fresh.close()
     assert verdict.accepted
-
-
-def test_the_walls_hold_without_the_hook_where_namespaces_are_allowed(runner: Sandboxed, tmp_path: Path) -> None:
-    if runner.held["network"] != "network namespace" or not runner.held["files"].startswith("read-only"):
-        pytest.skip("no namespaces on this machine: the audit hook holds, which the cases here show")
-    server = socket.create_server(("127.0.0.1", 0))
-    code = f"""
-import os, socket
-from distill2edge.verifiers.walls import cut_off
-cut_off({str(tmp_path)!r}, 1)
-for attempt in (
-    lambda: socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), timeout=2),
-    lambda: open({str(tmp_path.parent / "outside")!r}, 'w'),
-    lambda: open({str(tmp_path / "large")!r}, 'w').write('x' * (2 << 20)),
-):
-    try:
-        attempt()
-    except OSError as error:
-        print(error.strerror)
-    else:
-        print('went through')
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    server.close()
-    assert done.stdout.splitlines() == ["Network is unreachable", "Read-only file system", "No space left on device"]
 
 
 def test_rows_that_share_a_process_are_faster_and_a_bad_one_costs_only_itself() -> None:
@@ -190,13 +248,124 @@ def test_a_check_from_a_file_and_a_file_that_is_not_there(tools: Tools, tmp_path
         pass
 
 
-def test_the_audit_hook_alone_holds_where_there_are_no_namespaces() -> None:
+NO_NAMESPACES = """
+import sys
+sys.path.insert(0, {package!r})
+import platform
+from jail import seccomp, walls
+unshare = {{"x86_64": 272, "aarch64": 97}}[platform.machine()]
+code = [seccomp._op(seccomp._LOAD, 0), seccomp._op(seccomp._EQUAL, unshare, 0, 1),
+        seccomp._op(seccomp._RETURN, seccomp._ERRNO | 1), seccomp._op(seccomp._RETURN, seccomp._ALLOW)]
+walls.libc().prctl(38, 1, 0, 0, 0)
+seccomp.install(b"".join(code))
+import os
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+RECIPE = """
+name: checked
+teacher: {model: bundled:smollm2-135m-instruct}
+data: {source: bundled:movie-sentiment, prompt: "{{ text }}", response: "{{ text }}", splits: {train: 8}}
+signal: {kind: text, verify: [{kind: python, code: "def check(p, r, ref): return True"}]}
+student: {init: {from: teacher, layers: 2}}
+distill: {loss: {ce: 1.0}}
+export: [gguf:Q8_0]
+"""
+
+
+def without_namespaces(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python under a kernel that refuses `unshare`."""
+    package = str(Path(sandbox.__file__).parent)
+    first = [sys.executable, "-c", NO_NAMESPACES.format(package=package)]
+    return subprocess.run([*first, *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", [["recipe", "check"], ["plan"], ["run"], ["signal"], ["data", "prepare"]])
+def test_where_no_namespaces_are_allowed_python_checks_are_refused_before_anything_runs(
+    tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    program = ["-m", "distill2edge", *command, str(tmp_path / "r.yaml")]
+    done = without_namespaces(*program)
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert "the kernel allows no namespaces here" in done.stderr
+    assert "--accept-weak-sandbox" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_user_s_own_command_line_may_accept_that_and_no_recipe_can(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    check = ["-m", "distill2edge", "recipe", "check", str(tmp_path / "r.yaml")]
+    done = without_namespaces(*check, "--accept-weak-sandbox")
+    assert done.returncode == 0, done.stderr
+    for line in ("accept_weak_sandbox: true", "accept-weak-sandbox: true"):
+        (tmp_path / "r.yaml").write_text(RECIPE + line)
+        done = without_namespaces(*check)
+        assert done.returncode == 2
+        assert "accept" in done.stderr
+
+
+def test_without_namespaces_the_filter_alone_holds_once_it_is_accepted() -> None:
     settings = {"kind": "python", "code": RUNS_THE_RESPONSE, "file": "c.py", "namespaces": False, **LIMITS}
-    verifier = Sandboxed("python", settings)
+    with pytest.raises(EnvironmentFault, match="no namespaces"):
+        Sandboxed("python", settings)
+    token = sandbox.weak_sandbox_accepted.set(True)
+    try:
+        verifier = Sandboxed("python", settings)
+    finally:
+        sandbox.weak_sandbox_accepted.reset(token)
     base = Path(verifier._base)
-    assert verifier.held["network"] == "audit hook"
-    rows = ("open('a', 'w').write('x')", "open('/tmp/evil', 'w')", "import socket; socket.socket()", "while 1: pass")
+    assert set(verifier.held.values()) == {"system-call filter"}
+    rows = ("import re, json, math, collections, itertools", "open('a', 'w')", "open('/etc/passwd')", "while 1: pass")
     said = [verdict.outcome for verdict in ask(verifier, *rows)]
     verifier.close()
     assert said == ["accepted", "crashed", "crashed", "timed out"]
     assert not base.exists()
+
+
+def test_checks_that_run_no_code_need_no_namespaces(tools: Tools) -> None:
+    for settings, right, wrong in (
+        ({"kind": "regex", "pattern": "a+", "match": "full", "refuse": False}, "aa", "b"),
+        ({"kind": "json-schema", "schema": {"type": "integer", "minimum": 1}}, "3", "0"),
+    ):
+        verifier = Sandboxed("x", {**settings, "namespaces": False, **LIMITS})
+        assert [verdict.outcome for verdict in ask(verifier, right, wrong)] == ["accepted", "rejected"]
+        verifier.close()
+
+
+def test_on_another_system_python_checks_say_that_nothing_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox.sys, "platform", "darwin")
+    with pytest.raises(EnvironmentFault, match="darwin"):
+        python_check("python", RUNS_THE_RESPONSE, "c.py", LIMITS, "here")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("paths", [True, False])
+def test_the_filter_is_a_program_that_ends_in_a_refusal(machine: str, paths: bool) -> None:
+    from distill2edge.verifiers.jail import seccomp
+
+    code = list(struct.iter_unpack("=HBBI", seccomp.program(machine, 7, paths=paths)))
+    assert len(code) < 4096  # the kernel's limit
+    for place, (operation, true, false, _) in enumerate(code):
+        if operation in (seccomp._EQUAL, seccomp._NOT_BELOW):
+            assert place + 1 + max(true, false) < len(code)
+    assert code[-1] == (seccomp._RETURN, 0, 0, seccomp._ERRNO | 1)
+    with pytest.raises(OSError, match="riscv64"):
+        seccomp.program("riscv64", 7, paths=True)
+
+
+def test_the_filter_s_numbers_are_the_kernel_s() -> None:
+    """Every number against the kernel's own header, where it is installed; what must not be there is not."""
+    from distill2edge.verifiers.jail import seccomp
+
+    headers = {0: Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), 1: Path("/usr/include/asm-generic/unistd.h")}
+    tables = {**seccomp._ALWAYS, **seccomp._PATHS, **seccomp._ABSENT}
+    tables |= {name: numbers for name, (numbers, _) in seccomp._conditional(1).items()}
+    if not all(path.exists() for path in headers.values()):
+        pytest.skip("no kernel headers")
+    for column, path in headers.items():
+        known: dict[str, int] = {}
+        for found in re.finditer(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", path.read_text()):
+            known.setdefault(found[1], int(found[2]))
+        known.setdefault("newfstatat", known.get("fstatat", -1))
+        for name, numbers in tables.items():
+            assert numbers[column] == known.get(name), name

@@ -18,10 +18,10 @@ Extract = Literal["final", "last-number", "last-line", "whole"]
 
 
 class Limited(Section):
-    """What a check may use. It runs in a process of its own, without network, in an empty directory that is deleted."""
+    """What a check may use. It runs in processes of its own, cut off from files, network, environment and others."""
 
     seconds: float = Field(5.0, gt=0, le=600, description="wall time of one check; past it the row is dropped")
-    memory_mb: int = Field(512, ge=64, le=2**20, description="address space of one check")
+    memory_mb: int = Field(512, ge=64, le=2**20, description="address space of each of its processes")
     file_mb: int = Field(16, ge=1, le=2**20, description="what one check may write")
 
 
@@ -42,18 +42,30 @@ class NumericVerifier(Section):
     relative: float = Field(0.0, ge=0, description="difference that is allowed, as a share of the reference")
 
 
+_CODE = (
+    "the code itself. It has the standard library, no files, no network. What it gives to `exec` or `eval` runs in "
+    "another process and comes back as plain data, or as functions that are called over there; text of the reference "
+    "(tests) runs beside the check. Needs Linux with namespaces, or `--accept-weak-sandbox`"
+)
+
+
 class PythonVerifier(Limited):
-    """Python code that defines `check(prompt, response, reference)`; it returns a bool, or a bool and a reason."""
+    """Python code that defines `check(prompt, response, reference)`; it returns a bool, or a bool and a reason.
+
+    What it passes to `exec` or `eval` runs in another process, and comes back as plain data or as functions that are
+    called over there, so that a response can't decide its verdict. Text that stands in the reference, and the check's
+    own, runs beside the check; text put together of a response and anything else is the response's.
+    """
 
     kind: Literal["python"] = "python"
-    code: str | None = Field(None, description="the code itself")
+    code: str | None = Field(None, description=_CODE)
     file: PathText | None = Field(None, description="path of a file with the code, in place of `code`")
     share: int = Field(
         1,
         ge=1,
         le=1024,
         description="checks that one process may do, one after the other: faster, but where the check runs the "
-        "response's own code, keep 1, so that it can't touch the next row",
+        "response's own code, keep 1: the process that executes it is shared too",
     )
 
     def problems(self) -> Iterator[Problem]:

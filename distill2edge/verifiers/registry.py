@@ -14,9 +14,12 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.progress import Progress
 from distill2edge.recipe import verifiers as specs
+from distill2edge.recipe.schema import Recipe
+from distill2edge.verifiers import sandbox
 from distill2edge.verifiers.base import Verifier
 
 WHERE = "signal.verify"
+_SANDBOX = 2  # raised when the same code may give another verdict
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,18 @@ def opened(chosen: Sequence[specs.VerifierSpec], tools: Tools) -> Iterator[list[
         yield found
 
 
+def require_walls(recipe: Recipe) -> None:
+    """For before hours and money: the `python` checks of a recipe, if it has any, can be held on this machine.
+
+    Raises:
+        EnvironmentFault: they can't, and the user's command line does not accept that.
+    """
+    if any(isinstance(spec, specs.PythonVerifier) for spec in getattr(recipe.signal, "verify", ())):
+        sandbox.require_walls()
+
+
 def contents(chosen: Sequence[specs.VerifierSpec], progress: Progress) -> list[Any]:
-    """What the verifiers of a recipe read beside it, for the keys of stages: files, and the weights of a judge.
+    """What verdicts depend on beside the recipe, for the keys of stages: files, the weights of a judge, the sandbox.
 
     Raises:
         UserError: a file or model that does not exist.
@@ -69,6 +82,8 @@ def contents(chosen: Sequence[specs.VerifierSpec], progress: Progress) -> list[A
     found: list[Any] = []
     for spec in chosen:
         text = content_of(spec)
+        if isinstance(spec, specs.PythonVerifier):
+            found.append({"sandbox": _SANDBOX})
         if text is not None:
             found.append(hashlib.sha256(text.encode()).hexdigest())
         elif isinstance(spec, specs.JudgeVerifier) and spec.model is not None:

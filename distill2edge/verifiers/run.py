@@ -70,7 +70,7 @@ def summary(said: Sequence[Said]) -> dict[str, dict[str, int]]:
 
 
 def walls_of(verifiers: Sequence[Verifier]) -> dict[str, dict[str, str]]:
-    """What holds the checks of each verifier that runs in a process of its own: namespaces, or an audit hook."""
+    """What holds the checks of each verifier that runs in processes of its own: namespaces, or a filter alone."""
     return {verifier.name: dict(verifier.held) for verifier in verifiers if hasattr(verifier, "held")}
 
 

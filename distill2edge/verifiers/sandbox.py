@@ -111,7 +111,9 @@ class Sandboxed:
         # -I -S: neither the user's site, nor installed packages, nor PYTHONPATH, nor the current directory; an empty
         # environment: no key of an API is in reach.
         here = str(Path(__file__).resolve().parent)
-        code = f"import sys; sys.path.insert(0, {here!r}); from jail.guard import main; sys.path.remove({here!r}); main()"
+        code = (
+            f"import sys; sys.path.insert(0, {here!r}); from jail.guard import main; sys.path.remove({here!r}); main()"
+        )
         self._rest, self._base = b"", tempfile.mkdtemp(prefix="distill2edge-check-")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-c", code],

@@ -1,4 +1,4 @@
-"""The process that runs what a check passes to `exec` and `eval`. It holds no row, no reference, and no code of the check.
+"""The process that runs what a check passes to `exec` and `eval`. It holds no row and no code of the check.
 
 It answers requests with data. Whatever that code does to its process, it can say no more than what its own functions
 return: the check, in another process, compares.
@@ -62,7 +62,7 @@ class Server:
         if verb == "call":
             positional, named = self._in(rest[0]), self._in(rest[1])
             value = target(*positional, **named)
-            return [self._out(value), [self._changed(each) for each in positional]]
+            return [self._out(value), ["list", [self._changed(each) for each in positional]]]
         if verb == "get":
             return [self._out(getattr(target, self._in(rest[0]))), None]
         if verb == "item":
@@ -134,6 +134,6 @@ def _names(error: BaseException) -> list[str]:
 
 
 def _text(error: BaseException) -> str:
-    with contextlib.suppress(Exception):  # its __str__ is the answer's code too
+    with contextlib.suppress(BaseException):  # its __str__ is the answer's code too
         return str.__str__(str(error))[:_MESSAGE]
     return ""

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from . import walls
 from .answer import serve
 from .kinds import Check
-from .remote import Answer, AnswerEnded, builtins_of
+from .remote import Answer, builtins_of
 
 LONGEST_LINE = 16_384  # bytes: a reason and an answer, every character escaped
 _REASON = 300  # characters
@@ -104,7 +104,7 @@ def _work(channel: int, check: Check | None, answer: Answer | None) -> None:
             answer.run("exec", "pass", {}, None)
         _tell(channel, mark, {"outcome": "ready"})
     elif answer is not None:
-        check = _python(job["code"], job["file"], answer, job["items"])
+        check = _python(job["code"], job["file"], answer)
     for number, item in enumerate(job["items"]):
         assert check is not None
         said = _run(item, check)
@@ -128,19 +128,19 @@ def _ending() -> int | None:
         return None
 
 
-def _python(source: str, name: str, answer: Answer, items: list[dict[str, str]]) -> Check:
+def _python(source: str, name: str, answer: Answer) -> Check:
     """The check of a source text, run anew, module and all, for each row."""
     code = compile(source, name, "exec")
-    own = {text for text in _texts(code)}
+    own = _texts(code)
     row: dict[str, str] = {}
 
     def trusted(text: Any) -> bool:
-        return isinstance(text, str) and (text in own or text in row["reference"] or text in row["prompt"])
+        return isinstance(text, str) and text != row["response"] and (text in own or text in row["reference"])
 
     names = builtins_of(answer, trusted)
 
     def check(prompt: str, response: str, reference: str) -> Any:
-        row.update(prompt=prompt, reference=reference)
+        row.update(response=response, reference=reference)
         module = types.ModuleType("check")
         sys.modules["check"] = module
         module.__dict__["__builtins__"] = names

@@ -1,4 +1,4 @@
-"""The process that the product starts for a verifier's checks, spoken to in lines of JSON. It decides what a verdict is.
+"""The process that the product starts for a verifier's checks, spoken to in lines of JSON.
 
 It runs no code of a check: it starts processes that do (`zygote`), sends each its rows, waits with a clock, and reads
 lines that begin with a mark of its own.
@@ -28,12 +28,12 @@ _PROBE_S = 20.0
 
 # What a check may import where it can open no file: loaded before.
 _PRELOADED = (
-    "abc argparse array ast base64 binascii bisect calendar cmath codecs collections.abc contextlib copy csv dataclasses "
-    "datetime decimal difflib enum fractions functools hashlib heapq hmac html html.parser inspect io itertools json "
-    "keyword locale math numbers operator pprint queue random re secrets shlex statistics string struct sys textwrap "
-    "threading time timeit tokenize traceback types typing unicodedata unittest urllib.parse uuid warnings xml.etree.ElementTree "
-    "zlib"
-).split()
+    "abc argparse array ast base64 binascii bisect calendar cmath codecs collections.abc contextlib copy csv "
+    "dataclasses datetime decimal difflib enum fractions functools hashlib heapq hmac html html.parser inspect io "
+    "itertools json keyword locale math numbers operator pprint queue random re secrets shlex statistics string "
+    "struct sys textwrap threading time timeit tokenize traceback types typing unicodedata unittest urllib.parse "
+    "uuid warnings xml.etree.ElementTree zlib"
+)
 
 Item = dict[str, str]
 Answer = dict[str, Any]
@@ -71,7 +71,7 @@ def _cut_off(settings: Settings) -> dict[str, str]:
     if settings["namespaces"] and settings["walls"]:
         return walls.separate(settings["base"])
     settings["namespaces"] = False
-    for name in _PRELOADED if settings["kind"] == "python" else ():
+    for name in _PRELOADED.split() if settings["kind"] == "python" else ():
         with contextlib.suppress(ImportError):  # a Python built without it
             importlib.import_module(name)
     by = "system-call filter" if settings["walls"] else "nothing: no code of a response runs"
@@ -118,9 +118,7 @@ def _explained(said: Answer, settings: Settings) -> Answer:
 # --- one process ----------------------------------------------------------------
 
 
-def _one_process(
-    job: dict[str, Any], wanted: int, seconds: float, zygote: Zygote
-) -> tuple[list[Answer], Answer]:
+def _one_process(job: dict[str, Any], wanted: int, seconds: float, zygote: Zygote) -> tuple[list[Answer], Answer]:
     """The answers of the first rows, and what went wrong if not all are there."""
     mark = os.urandom(16).hex()
     number, channel = zygote.fork()
@@ -132,7 +130,7 @@ def _one_process(
         except OSError:
             pass  # it ended already, or does not read: what it says, or does not say in time, tells
         answers = reader.read(wanted, seconds)
-    status = zygote.end(number, 0.0 if reader.late else _LAST_WISH)
+    status = zygote.end(number, 0.0 if reader.late or reader.fault else _LAST_WISH)
     if reader.late:
         return answers, {"outcome": "timed out", "reason": f"no verdict after {seconds:g} s"}
     if reader.fault:
@@ -164,7 +162,9 @@ class _Reader:
             except ConnectionError:
                 break
             count += len(part)
-            if not part or count > _MOST:
+            if count > _MOST:
+                self.fault = f"the process wrote more than {_MOST:,} bytes"
+            if not part or self.fault:
                 break
             *lines, rest = (rest + part).split(b"\n")
             rest = rest[: len(self._mark) + LONGEST_LINE + 1]

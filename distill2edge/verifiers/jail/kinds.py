@@ -25,6 +25,7 @@ def checker(settings: dict[str, Any]) -> Check | None:
         return _json_schema(settings["schema"])
     return None
 
+
 def _regex(settings: dict[str, Any]) -> Check:
     import re
 

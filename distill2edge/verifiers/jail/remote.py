@@ -1,7 +1,7 @@
-"""`exec` and `eval` as a check has them: what comes from elsewhere runs in the answer's process, and comes back as data.
+"""`exec` and `eval` as a check has them: what comes from elsewhere runs in the process of an answer.
 
-The check's own text, and that of its data (the prompt, the reference), runs in the check's process: tests that stand in
-the reference are out of the answer's reach.
+The check's own literals, and text that stands in the reference, run in the check's process: tests that come with the
+data are out of the answer's reach.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ class Answer:
                 found[name] = self.encoded(value)
             except TypeError:
                 if not str(name).startswith("__"):
-                    raise TypeError(f"{name!r} in the namespace is not plain data: code runs in another process") from None
+                    raise TypeError(
+                        f"{name!r} in the namespace is not plain data: code runs in another process"
+                    ) from None
         return ["dict", [list(pair) for pair in found.items()]]
 
     def _tag(self, value: Any) -> list[Any] | None:
@@ -225,6 +227,6 @@ def _put_back(mine: Any, theirs: Any) -> None:
     """A mutable argument as the call left it."""
     if isinstance(mine, list) and isinstance(theirs, list):
         mine[:] = theirs
-    elif isinstance(mine, dict) and isinstance(theirs, dict) or isinstance(mine, set) and isinstance(theirs, set):
+    elif isinstance(mine, dict | set) and type(mine) is type(theirs):
         mine.clear()
         mine.update(theirs)

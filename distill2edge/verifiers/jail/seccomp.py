@@ -1,7 +1,7 @@
 """A filter of system calls for a process that runs code from elsewhere: an allow-list in classic BPF.
 
-What is not on the list fails with EPERM, so that code sees a `PermissionError`; calls by another ABI (i386, x32) end the
-process, since their numbers mean other calls. The numbers are those of the kernel's own tables.
+What is not on the list fails with EPERM, so that code sees a `PermissionError`; calls by another ABI (i386, x32) end
+the process, since their numbers mean other calls. The numbers are those of the kernel's own tables.
 """
 
 from __future__ import annotations

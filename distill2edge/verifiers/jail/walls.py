@@ -1,4 +1,4 @@
-"""What the kernel holds a check with: namespaces, capabilities, limits and a filter of system calls. Nothing in Python."""
+"""What the kernel holds a check with: namespaces, capabilities, limits, a filter of system calls. Nothing in Python."""
 
 from __future__ import annotations
 
