@@ -153,3 +153,29 @@ def test_corpus_of_the_tokenizer_is_lossless(full: Path, tmp_path: Path) -> None
     facts = trim_vocabulary(full, corpus(), tmp_path / "all", SilentProgress())
     assert facts["new_size"] <= facts["old_size"]
     assert facts["kind"] == "WordPiece"
+
+
+def test_the_tokenizers_own_truncation_and_padding_cut_nothing(full: Path, tmp_path: Path) -> None:
+    """all-MiniLM-L6-v2 cuts at 128 pieces by its tokenizer.json, and pads to them."""
+    import shutil
+
+    from tokenizers import Tokenizer
+
+    source = tmp_path / "cutting"
+    shutil.copytree(full, source)
+    cutting = Tokenizer.from_file(str(source / "tokenizer.json"))
+    cutting.enable_truncation(8)
+    cutting.enable_padding(length=8, pad_token="[PAD]", pad_id=0)
+    cutting.save(str(source / "tokenizer.json"))
+    text = "the quick brown fox jumps over a lazy dog " * 3 + "and then it sleeps"
+    trim_vocabulary(source, [text], tmp_path / "model", SilentProgress())
+    plain, trimmed = _tokenizers(full, tmp_path / "model")
+    whole = plain(text).input_ids
+    assert len(whole) > 25
+    ids = read_map(tmp_path / "model")
+    assert ids is not None
+    assert ids.to_old(trimmed(text, truncation=True, max_length=100).input_ids) == whole
+    (cut,) = _tokenizers(source)
+    counts = unseen(cut, trimmed, ids, [text, "music"])
+    assert counts.tokens > len(whole) - 2
+    assert counts.changed == 1  # `music` alone

@@ -191,15 +191,18 @@ def _coarse(z: Tensor, targets: Tensor, teacher: TopK | None, plan: _Plan) -> tu
     grad.scatter_add_(-1, at, torch.full_like(total, -weights.ce))
     if teacher is None:
         return loss, ce, grad
-    kept = z.gather(-1, teacher.tokens) / temperature
+    beyond = teacher.tokens >= z.shape[1]  # their mass is in the teacher's tail, and the student has no such tokens
+    tokens = _stand_ins(teacher.tokens, beyond, z.shape[1])
+    kept = z.gather(-1, tokens) / temperature
     u = z.div_(temperature).exp_()
-    kept_mass = kept.exp()
-    u.scatter_(-1, teacher.tokens, 0.0)  # from here on the tail alone
+    kept_mass = kept.exp().masked_fill(beyond, 0.0)
+    # From here on the tail alone. In a row without a kept token every stand-in is token 0, which stays as it is.
+    u.scatter_(-1, tokens, u.gather(-1, tokens) * beyond.all(-1, keepdim=True))
     tail = u.sum(-1, keepdim=True)
     whole = kept_mass.sum(-1, keepdim=True) + tail
     log_whole = whole.log()
     log_p = coarsen_teacher(teacher, z.shape[1]).float()
-    log_q = kept - log_whole
+    log_q = (kept - log_whole).masked_fill(beyond, LOG_ZERO)
     if log_p.shape[1] > log_q.shape[1]:
         log_q = torch.cat([log_q, (tail.log() - log_whole).clamp_min(LOG_ZERO)], -1)
     with torch.enable_grad():
@@ -208,12 +211,18 @@ def _coarse(z: Tensor, targets: Tensor, teacher: TopK | None, plan: _Plan) -> tu
         (g,) = torch.autograd.grad(value.sum(), log_q)
     mean = g.sum(-1, keepdim=True) / whole
     k = kept.shape[1]
-    grad.scatter_add_(-1, teacher.tokens, (g[:, :k] - mean * kept_mass) / temperature)
+    grad.scatter_add_(-1, tokens, (g[:, :k].masked_fill(beyond, 0.0) - mean * kept_mass) / temperature)
     if g.shape[1] > k:
         # An empty tail (underflow) has no probability to move.
         slope = torch.where(tail > 0, g[:, k:] / tail, torch.zeros_like(tail)) - mean
         grad.addcmul_(u, slope / temperature)
     return loss + value.detach(), ce, grad
+
+
+def _stand_ins(tokens: Tensor, beyond: Tensor, vocabulary: int) -> Tensor:
+    """[r, k] ids within the vocabulary: a token beyond it becomes another token of its row, or 0 where it has none."""
+    least = tokens.masked_fill(beyond, vocabulary).amin(-1, keepdim=True)
+    return torch.where(beyond, least % vocabulary, tokens)
 
 
 def _dense(z: Tensor, targets: Tensor, teacher: Tensor, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,10 @@ both log-probabilities at temperature T. All values are in nats. Divergences car
 A top-k signal is compared on k + 1 events: the k tokens, and the rest of the vocabulary as one. The student's share of
 the rest comes from its full log-sum-exp, so nothing is renormalised over k: the coarsened divergence is a lower bound
 of the dense one, and equals it for k = V (data-processing inequality).
+
+Embeddings are padded to round numbers, so a teacher may have ids beyond the student's rows: those of the k are no
+events of the student's, and their mass belongs to the rest. Where the student's whole vocabulary is among the k, there
+is no rest to compare, and the teacher is compared given that it names one of the student's tokens.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ class TopK(NamedTuple):
     """A teacher's distribution at temperature T: its k likeliest tokens, and the mass of all others.
 
     Attributes:
-        tokens: [P, k] int64 token ids, distinct within a row.
+        tokens: [P, k] int64 token ids, distinct within a row; those beyond the student's vocabulary count as the tail.
         log_p: [P, k] float32.
         log_tail: [P] float32; ignored for k = V, where there is no tail.
     """
@@ -137,18 +141,25 @@ def divergence(log_p: Tensor, log_q: Tensor, weights: Weights) -> Tensor:
 
 
 def coarsen_teacher(teacher: TopK, vocabulary: int) -> Tensor:
-    """The teacher's k + 1 events.
+    """The teacher's k + 1 events. A token beyond the vocabulary has none of its own: its mass is in the tail.
 
     Returns:
-        [P, k + 1] with the tail last; [P, k] for k = V.
+        [P, k + 1] with the tail last; [P, k] where the k are the vocabulary.
     """
     positions, k = teacher.tokens.shape
     assert teacher.log_p.shape == (positions, k), (teacher.log_p.shape, teacher.tokens.shape)
     assert teacher.log_tail.shape == (positions,), teacher.log_tail.shape
-    assert k <= vocabulary, (k, vocabulary)
-    if k == vocabulary:
+    beyond = teacher.tokens >= vocabulary
+    if not _has_tail(beyond, vocabulary):
         return teacher.log_p
-    return torch.cat([teacher.log_p, teacher.log_tail[:, None]], -1)
+    kept = teacher.log_p.masked_fill(beyond, LOG_ZERO)
+    folded = torch.logsumexp(teacher.log_p.masked_fill(~beyond, LOG_ZERO), -1)
+    tail = torch.logaddexp(teacher.log_tail, folded)
+    # No student can follow the mass of a tail that it does not have.
+    whole = (~beyond).sum(-1) == vocabulary
+    kept = torch.where(whole[:, None], torch.log_softmax(kept, -1).masked_fill(beyond, LOG_ZERO), kept)
+    tail = tail.masked_fill(whole, LOG_ZERO)
+    return torch.cat([kept, tail[:, None]], -1)
 
 
 def coarsen_student(logits: Tensor, index: Tensor, temperature: float) -> Tensor:
@@ -158,20 +169,29 @@ def coarsen_student(logits: Tensor, index: Tensor, temperature: float) -> Tensor
 
     Args:
         logits: [P, V].
-        index: [P, k] int64, distinct within a row.
+        index: [P, k] int64, distinct within a row; ids of V and above are no events.
 
     Returns:
-        [P, k + 1] float32 with the tail last; [P, k] for k = V.
+        [P, k + 1] float32 with the tail last; [P, k] where the k are the vocabulary.
     """
     assert logits.ndim == 2, logits.shape
     assert index.ndim == 2, index.shape
     assert index.shape[0] == logits.shape[0], (index.shape, logits.shape)
     scaled = logits.float() / temperature
-    events = scaled.gather(-1, index)
-    if index.shape[1] < logits.shape[1]:
-        rest = scaled.scatter(-1, index, -math.inf)
-        events = torch.cat([events, torch.logsumexp(rest, -1, keepdim=True)], -1)
+    vocabulary = logits.shape[1]
+    beyond = index >= vocabulary
+    events = scaled.gather(-1, index.masked_fill(beyond, 0)).masked_fill(beyond, LOG_ZERO)
+    if _has_tail(beyond, vocabulary):
+        named = scaled.new_zeros((len(scaled), vocabulary + 1), dtype=torch.bool)
+        named = named.scatter(-1, index.clamp(max=vocabulary), True)[:, :vocabulary]
+        rest = torch.logsumexp(scaled.masked_fill(named, -math.inf), -1, keepdim=True)
+        events = torch.cat([events, rest.masked_fill(named.all(-1, keepdim=True), LOG_ZERO)], -1)
     return torch.log_softmax(events, -1)
+
+
+def _has_tail(beyond: Tensor, vocabulary: int) -> bool:
+    """Whether the k tokens leave an event for the rest: not where they are the vocabulary, each once."""
+    return beyond.shape[1] != vocabulary or bool(beyond.any())
 
 
 def distillation_loss(

@@ -101,7 +101,7 @@ def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progres
     if not texts:
         raise UserError("there are no texts to keep the tokens of", where="student.vocabulary",
                         fix="give data.splits.train some rows, or set vocabulary: keep")  # fmt: skip
-    tokenizer = load_tokenizer(model_dir)
+    tokenizer = whole_texts(load_tokenizer(model_dir))
     spec = _spec(tokenizer, model_dir)
     kind = kind_of(spec)
     keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts))
@@ -115,7 +115,7 @@ def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progres
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     _write_tokenizer(model_dir, target, kind.rewrite(spec, {old: new for new, old in enumerate(keep)}), ids)
-    trimmed = load_tokenizer(target)
+    trimmed = whole_texts(load_tokenizer(target))
     _check_tokens(tokenizer, trimmed, texts, ids)
     before = model.num_parameters()
     after = _write_model(model, target, ids, tokenizer, texts[:_PROBE_TEXTS])
@@ -145,6 +145,7 @@ def unseen(full: PreTrainedTokenizerBase, trimmed: PreTrainedTokenizerBase, ids:
     """Count what the trimmed vocabulary lost on texts that it was not made of."""
     known = ids.old_to_new
     tokens = lost = unknown = changed = 0
+    full, trimmed = whole_texts(full), whole_texts(trimmed)
     for start in range(0, len(texts), _BATCH):
         part = list(texts[start : start + _BATCH])
         before = full(part, add_special_tokens=False).input_ids
@@ -161,6 +162,15 @@ def unseen(full: PreTrainedTokenizerBase, trimmed: PreTrainedTokenizerBase, ids:
 def unseen_facts(counts: Unseen) -> dict[str, Any]:
     """`Unseen` as JSON."""
     return {**asdict(counts), "rate": counts.rate}
+
+
+def whole_texts(tokenizer: Any) -> Any:
+    """The tokenizer without the truncation and padding that its own tokenizer.json asks for (MiniLM: 128 pieces)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    return tokenizer
 
 
 # --- inside -------------------------------------------------------------------
@@ -249,6 +259,7 @@ def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, tokenizer: An
 
     rows = torch.from_numpy(ids.new_to_old)
     encoded = [tokenizer(text, truncation=True, max_length=64).input_ids for text in probes]
+    whole_texts(tokenizer)  # the library keeps the truncation of the last call
     encoded = [line for line in encoded if line]
     with torch.no_grad():
         before = [model(input_ids=torch.tensor([line])) for line in encoded if not model.config.is_encoder_decoder]

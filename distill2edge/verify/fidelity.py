@@ -90,14 +90,16 @@ def kl_divergence(reference: Floats, logprob: Floats) -> NDArray[np.float64]:
 
     Args:
         reference: [n, V] log-probabilities.
-        logprob: [n, W] log-probabilities of the file. W may differ from V by padding alone: entries past the
-            shorter one must have no probability to speak of, and are left out.
+        logprob: [n, W] log-probabilities of the file. W may differ from V by padding alone, which no tokenizer names:
+            where V is the longer one, the reference is taken given that it names one of the W.
     """
     width = min(reference.shape[1], logprob.shape[1])
     out = np.empty(len(reference))
     for start in range(0, len(reference), _CHUNK):
         p = np.asarray(reference[start : start + _CHUNK, :width], dtype=np.float64)
         q = logprob[start : start + _CHUNK, :width]
+        if width < reference.shape[1]:
+            p = p - np.logaddexp.reduce(p, axis=1, keepdims=True)
         weight = np.exp(p)
         out[start : start + _CHUNK] = (weight * (p - q)).sum(axis=1)
     # KL is never negative; the rounding of two nearly equal distributions is.
