@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -204,10 +203,11 @@ def _weight(path: Path) -> int:
 def _smallest_passed(run: Path, found: list[Path]) -> Path:
     if not found:
         raise UserError("this run has no exports", where=str(run), fix="run its recipe again")
-    report = run / "report.json"
     failed: set[str] = set()
-    if report.is_file():
-        gates = json.loads(report.read_text(encoding="utf-8"))["gates"]
+    if (run / "report.json").is_file():
+        from distill2edge.rundir import load_report
+
+        gates = load_report(run)["gates"]
         failed = {gate["model"].partition("/")[2] for gate in gates if not gate["passed"]}
     for path in found:
         if not any(

@@ -183,9 +183,10 @@ def report(target: Path, open_it: bool, as_json: bool) -> None:
       distill2edge report runs/quickstart --json | jq .verdict
     """
     from distill2edge.run import find_run
+    from distill2edge.rundir import read_page
 
     directory = find_run(target)
-    echo((directory / ("report.json" if as_json else "report.md")).read_text(encoding="utf-8"), nl=False)
+    echo(read_page(directory / ("report.json" if as_json else "report.md")), nl=False)
     if open_it:
         click.launch((directory / "report.html").resolve().as_uri())
 
@@ -289,8 +290,9 @@ def store() -> None:
 def store_ls(root: Path | None, as_json: bool) -> None:
     """List artifacts: stage, key, size, date."""
     from distill2edge.housekeeping import list_store, render_store
+    from distill2edge.progress import SilentProgress
 
-    rows = list_store(root)
+    rows = list_store(root, SilentProgress().warn)
     echo(jsonlib.dumps(rows, indent=2) if as_json else render_store(rows))
 
 
@@ -304,8 +306,9 @@ def store_ls(root: Path | None, as_json: bool) -> None:
 def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
     """Delete unfinished work and artifacts that no kept run uses."""
     from distill2edge.housekeeping import collect_garbage
+    from distill2edge.progress import SilentProgress
 
-    echo(collect_garbage(root, kept, days, delete=yes))
+    echo(collect_garbage(root, kept, days, delete=yes, warn=SilentProgress().warn))
 
 
 if __name__ == "__main__":

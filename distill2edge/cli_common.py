@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +12,7 @@ import click
 
 from distill2edge import errors, signals
 from distill2edge.files import disk_full, disk_is_full
-from distill2edge.terminal import coloured, printable, tolerant
+from distill2edge.terminal import coloured, printable, quiet_libraries, tolerant
 
 STAGES = {
     "data": "Prepare the rows: source, templates, splits, leakage check.",
@@ -45,7 +45,7 @@ class Commands(click.Group):
         tolerant()
         debug = bool(root.params.get("debug"))
         try:
-            with signals.caught():
+            with signals.caught(), nullcontext() if debug else quiet_libraries():
                 return super().invoke(ctx)
         except errors.UserError as error:
             if debug:

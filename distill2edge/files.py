@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
+
+_NO_ROOM = 64 << 10  # bytes
+_FICLONE = 0x40049409  # linux/fs.h
 
 
 @contextmanager
@@ -48,6 +53,11 @@ def disk_full(error: BaseException) -> bool:
     return f"os error {errno.ENOSPC}" in str(error) or os.strerror(errno.ENOSPC) in str(error)
 
 
+def room_is_out(path: Path) -> bool:
+    """Whether the disk of a directory is full now, to the last pages."""
+    return shutil.disk_usage(path).free < _NO_ROOM
+
+
 def disk_is_full(where: object = None) -> EnvironmentFault:
     """The error of a full disk; `where` is the place that was written to, as far as it is known."""
     return EnvironmentFault(
@@ -56,6 +66,39 @@ def disk_is_full(where: object = None) -> EnvironmentFault:
         fix="free room (`distill2edge store gc`), or set DISTILL2EDGE_STORE to another disk, and run the same command: "
         "it goes on from here",
     )
+
+
+def clone(source: Path, target: Path) -> None:
+    """A copy of a file under another name, whole or not at all: without room of its own where the file system can.
+
+    One that is there with the same size and time is left.
+
+    Raises:
+        EnvironmentFault: the disk is full.
+    """
+    status = source.stat()
+    with suppress(OSError):
+        known = target.stat(follow_symlinks=False)
+        if (known.st_size, known.st_mtime_ns, known.st_nlink) == (status.st_size, status.st_mtime_ns, 1):
+            return
+    with replacing(target) as temporary:
+        if not _reflink(source, temporary):
+            shutil.copyfile(source, temporary)
+        os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _reflink(source: Path, target: Path) -> bool:
+    """Let both files share their blocks until one is written (btrfs, XFS and others on Linux)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import fcntl
+
+    with source.open("rb") as origin, target.open("wb") as copy:
+        try:
+            fcntl.ioctl(copy, _FICLONE, origin.fileno())
+        except OSError:
+            return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

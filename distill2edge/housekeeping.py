@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
+from distill2edge.rundir import read_document
 from distill2edge.store import Artifact, Store, default_root
 
 
-def list_store(root: Path | None) -> list[dict[str, Any]]:
-    """One row per artifact, and per piece of unfinished work (key empty)."""
+def list_store(root: Path | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+    """One row per artifact, and per piece of unfinished work (key empty); broken entries are skipped with a warning."""
     store = Store(root or default_root())
+    store.check()
     rows = [
         {
             "stage": artifact.manifest["stage"],
@@ -25,7 +27,7 @@ def list_store(root: Path | None) -> list[dict[str, Any]]:
             "wall_s": artifact.manifest["wall_s"],
             "path": str(artifact.path),
         }
-        for artifact in store.artifacts()
+        for artifact in store.artifacts(warn)
     ]
     for path in store.partials():
         rows.append(
@@ -46,26 +48,35 @@ def render_store(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def collect_garbage(root: Path | None, kept_runs: Iterable[Path], days: int, *, delete: bool) -> str:
+def collect_garbage(
+    root: Path | None,
+    kept_runs: Iterable[Path],
+    days: int,
+    *,
+    delete: bool,
+    warn: Callable[[str], None] = lambda line: None,
+) -> str:
     """Remove unfinished work, and artifacts older than `days` that no kept run names.
 
     Raises:
         UserError: a kept run has no run.json.
     """
     store = Store(root or default_root())
-    kept = {stage["key"] for run in kept_runs for stage in _run(run)["stages"]}
+    store.check()
+    kept = {key for run in kept_runs for key in _keys(run)}
     horizon = time.time() - days * 86400
     doomed: list[tuple[Path, int]] = [(path, _bytes(path)) for path in store.partials()]
     doomed += [
         (artifact.path, artifact.size)
-        for artifact in store.artifacts()
+        for artifact in store.artifacts(warn)
         if artifact.key not in kept and _last_use(artifact) < horizon
     ]
     if delete:
         for path, _ in doomed:
             store.remove(path)
     total = readable_bytes(sum(size for _, size in doomed))
-    free = readable_bytes(shutil.disk_usage(store.root if store.root.exists() else Path.home()).free)
+    place = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
+    free = readable_bytes(shutil.disk_usage(place).free)
     verb = "deleted" if delete else "would delete"
     hint = "" if delete or not doomed else "\nadd --yes to delete"
     lines = [f"  {path}  {readable_bytes(size)}" for path, size in doomed]
@@ -86,15 +97,22 @@ def _last_use(artifact: Artifact) -> float:
     return (artifact.path / "manifest.json").stat().st_mtime
 
 
-def _run(path: Path) -> dict[str, Any]:
-    file = path / "run.json"
+def _keys(run: Path) -> set[str]:
+    """The keys of the artifacts that a run directory was made of."""
+    file = run / "run.json"
     if not file.is_file():
         raise UserError(
-            "not a run directory: no run.json", where=str(path), fix="name a directory such as runs/quickstart"
+            "not a run directory: no run.json", where=str(run), fix="name a directory such as runs/quickstart"
         )
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    stages = read_document(file).get("stages")
+    if not isinstance(stages, list) or not all(isinstance(one, dict) and "key" in one for one in stages):
+        raise UserError("damaged: it names no stages", where=str(file), fix="run its recipe again")
+    return {str(one["key"]) for one in stages}
 
 
 def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(OSError):  # it may go while we look
+            total += file.lstat().st_size if not file.is_dir() else 0
+    return total

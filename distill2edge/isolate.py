@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import EXIT_ENVIRONMENT, EXIT_USAGE, UserError
-from distill2edge.files import write_text
+from distill2edge.files import disk_full, disk_is_full, room_is_out, write_text
+from distill2edge.signals import PARENT, die_with_parent
 
 SPAWNED_AT = "DISTILL2EDGE_SPAWNED_AT"
 """Environment variable of a worker: `time.monotonic()` of the parent just before it was started."""
 
 _LAST_LINES, _LAST_CHARACTERS = 12, 1500
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,8 @@ def run_worker(
     kept = read_result(result, fingerprint)
     if ended.code == 0 and kept is not None:
         return kept
+    if room_is_out(work):  # a library that cannot write may end in any way: no verdict on the file
+        raise disk_is_full(work)
     how = f"said nothing for {silence_s:.0f} s and was ended" if ended.hung else _how(ended.code)
     last = _last_words(log)
     # A UserError's text says all; how the process ended would be noise.
@@ -103,7 +104,7 @@ def serve(work: Callable[[dict[str, Any], Callable[[int], None]], dict[str, Any]
         work: takes the spec and a function to report steps done with; returns the result.
         argv: `[SPEC.json]`.
     """
-    die_with_parent()
+    die_with_parent(int(os.environ[PARENT]) if PARENT in os.environ else None)
     spec = json.loads(Path(argv[0]).read_text())
     # Libraries write to standard output too: keep a copy for the protocol and send theirs to the log.
     channel = os.fdopen(os.dup(1), "w")
@@ -115,17 +116,17 @@ def serve(work: Callable[[dict[str, Any], Callable[[int], None]], dict[str, Any]
 
     try:
         outcome = work(spec, report)
+        text = json.dumps({"fingerprint": spec["fingerprint"], "result": outcome})
+        write_text(Path(spec["result"]), text)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
-    text = json.dumps({"fingerprint": spec["fingerprint"], "result": outcome})
-    write_text(Path(spec["result"]), text)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, so that a killed run leaves no worker computing."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        fault = disk_is_full(Path(spec["result"]).parent)
+        print(fault, file=sys.stderr, flush=True)
+        sys.exit(fault.exit_code)
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _run(
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        PARENT: str(os.getpid()),
     }
     with log.open("wb") as errors:
         environment[SPAWNED_AT] = repr(time.monotonic())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.progress import Progress
-from distill2edge.store import Artifact, Store, make_key
+from distill2edge.store import EVERYTHING, Artifact, Files, Store, make_key
 
 Inputs = Mapping[str, Artifact]
 Write = Callable[[Path, Inputs, Progress], dict[str, Any]]
@@ -26,6 +26,7 @@ class Stage:
         section: the canonical part of the recipe that the artifact depends on.
         parents: names of the stages whose artifacts it reads.
         write: makes the artifact in a directory, and returns its facts.
+        files: what of that directory is the artifact, and what a killed try leaves to the next.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Stage:
     section: Any
     parents: tuple[str, ...]
     write: Write
+    files: Files = EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,25 @@ def keys_of(stages: Sequence[Stage], seed: int) -> dict[str, str]:
 
 
 def run_stages(
-    stages: Sequence[Stage], store: Store, seed: int, progress: Progress, force: frozenset[str] = frozenset()
+    stages: Sequence[Stage],
+    store: Store,
+    seed: int,
+    progress: Progress,
+    force: frozenset[str] = frozenset(),
+    made: Callable[[Done], None] = lambda done: None,
 ) -> list[Done]:
     """Run or reuse every stage in order.
 
     Args:
         force: kinds whose artifacts are made again, and with them what reads them: a measurement differs each time.
+        made: told of every artifact the moment it is there.
 
     Raises:
         UserError: from a stage. What was finished before stays in the store.
     """
     keys = keys_of(stages, seed)
+    if force or not all(store.path(stage.kind, keys[stage.name]).is_dir() for stage in stages):
+        store.prepare()
     done: dict[str, Done] = {}
     again: set[str] = set()
     for number, stage in enumerate(stages, 1):
@@ -79,6 +89,7 @@ def run_stages(
         if found is not None:
             progress.say(f"{head}: reused")
             done[stage.name] = Done(stage, found, cached=True)
+            made(done[stage.name])
             continue
         progress.say(head)
         start = time.monotonic()
@@ -91,9 +102,11 @@ def run_stages(
             seed,
             lambda work, stage=stage, inputs=inputs: stage.write(work, inputs, progress),  # type: ignore[misc]
             progress,
+            stage.files,
         )
         progress.say(f"{head}: done in {time.monotonic() - start:.1f} s")
         done[stage.name] = Done(stage, artifact, cached=False)
+        made(done[stage.name])
     return list(done.values())
 
 

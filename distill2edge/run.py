@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from distill2edge.pipeline import Done, run_stages, upto
 from distill2edge.progress import Progress
 from distill2edge.recipe.load import dump_recipe, load_recipe
 from distill2edge.recipe.schema import Recipe
-from distill2edge.rundir import find_run
+from distill2edge.rundir import Exports, find_run
+from distill2edge.runlog import LoggedProgress, RunLog
 from distill2edge.store import Store, default_root
 
 __all__ = ["Result", "compare_runs", "find_run", "run_recipe", "run_until"]
@@ -83,11 +85,12 @@ def run_recipe(
         UserError: the recipe, the data, a model, a licence; finished stages are kept.
     """
     loaded = load_recipe(recipe, overrides)
-    progress = progress_module.for_stream(quiet)
-    done = _run(loaded, None, store, progress, force, converter)
     directory = out or Path("runs") / loaded.name
     text = recipe.read_text(encoding="utf-8") if not overrides else dump_recipe(loaded)
-    rundir.publish(loaded, text, done, directory)
+    with _logged(loaded, None, directory, quiet) as progress:
+        exports = Exports(directory, loaded.name)
+        done = _run(loaded, None, store, progress, force, converter, directory, exports)
+        rundir.publish(loaded, text, done, directory, exports)
     return Result(directory, rundir.load_report(directory))
 
 
@@ -102,8 +105,24 @@ def run_until(
 ) -> list[Done]:
     """Run the stages of one kind, and what they need; returns those of that kind."""
     loaded = load_recipe(recipe, overrides)
-    done = _run(loaded, kind, store, progress_module.for_stream(quiet), frozenset(), converter)
+    directory = out or Path("runs") / loaded.name
+    with _logged(loaded, kind, directory, quiet) as progress:
+        done = _run(loaded, kind, store, progress, frozenset(), converter, directory, Exports(directory, loaded.name))
     return [item for item in done if item.stage.kind == kind]
+
+
+@contextmanager
+def _logged(recipe: Recipe, kind: str | None, directory: Path, quiet: bool) -> Iterator[Progress]:
+    """What the console is told, which `run.log` of the run directory keeps with the time; also how it ended."""
+    rundir.check(directory)
+    with RunLog(directory / "run.log") as log:
+        log.line(f"--- {recipe.name}: {kind or 'run'}")
+        try:
+            yield LoggedProgress(progress_module.for_stream(quiet), log)
+        except BaseException as error:
+            log.ended(error)
+            raise
+        log.line("--- done")
 
 
 def _run(
@@ -113,6 +132,8 @@ def _run(
     progress: Progress,
     force: frozenset[str],
     converter: Path | None,
+    directory: Path,
+    exports: Exports,
 ) -> list[Done]:
     from distill2edge.allocator import keep_freed_memory
     from distill2edge.runtimes.threads import spin_briefly
@@ -120,9 +141,12 @@ def _run(
 
     keep_freed_memory()
     spin_briefly()
+    opened = Store(store or default_root())
+    opened.check()
     stages = build_stages(recipe, progress, converter)
     wanted = stages if kind is None else upto(stages, kind)
-    return run_stages(wanted, Store(store or default_root()), recipe.seed, progress, force)
+    rundir.prepare(directory)  # after all that can be refused without it
+    return run_stages(wanted, opened, recipe.seed, progress, force, exports.add)
 
 
 def compare_runs(runs: Sequence[Path], *, allow: bool, html: Path | None, as_json: bool) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distill2edge import ledger
-from distill2edge.errors import UserError
-from distill2edge.files import read_json, write_json, write_text
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.files import clone, disk_full, disk_is_full, read_json, write_json, write_text
 from distill2edge.pipeline import Done, Inputs
 from distill2edge.recipe.schema import Recipe
 from distill2edge.schemes import is_compared
-from distill2edge.store import Artifact
 
 Document = dict[str, Any]
 _DOCUMENTS = ("report.json", "report.html", "report.md", "model_card.md")
@@ -95,49 +95,117 @@ def run_document(recipe: Recipe, inputs: Inputs) -> Document:
     }
 
 
-def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path) -> None:
-    """Fill the run directory from the artifacts of a finished run: documents, recipe, files to ship.
+def check(out: Path) -> None:
+    """See that the run directory can be made, without making it: before anything is computed.
 
-    Files are hard links where the file system allows it, so that they cost no room.
+    Raises:
+        UserError: a file stands where it, or a directory above it, should be.
+        EnvironmentFault: it cannot be written.
+    """
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path))
+    if not place.is_dir():
+        raise UserError(
+            "a file stands where the run directory should be", where=str(place), fix="name another with --out"
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _unwritable(place, os.strerror(errno.EACCES))
+
+
+def prepare(out: Path) -> None:
+    """Make the run directory, and see that it can be written.
+
+    Raises:
+        EnvironmentFault: it cannot, or the disk is full.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"?")
+    except OSError as error:
+        if disk_full(error):
+            raise disk_is_full(out) from error
+        raise _unwritable(out, error.strerror or str(error)) from error
+
+
+def _unwritable(path: Path, why: str) -> EnvironmentFault:
+    return EnvironmentFault(f"cannot be written: {why}", where=str(path), fix="name another directory with --out")
+
+
+class Exports:
+    """The files to ship of one run: in `OUT/exports` from the moment they are made, listed in `OUT/exports.json`.
+
+    What an earlier run of other content left there goes when the first file of this one comes.
+
+    Args:
+        name: of the run, which begins the name of each file.
+    """
+
+    def __init__(self, out: Path, name: str) -> None:
+        self._out, self._name = out, name
+        self._entries: list[Document] = []
+
+    def add(self, done: Done) -> None:
+        """Publish an export that ships; other stages' artifacts are none."""
+        if not done.stage.name.startswith("export student/") or is_compared(done.stage.name):
+            return
+        model = done.stage.name.removeprefix("export ")
+        scheme, directory = model.partition("/")[2], self._out / "exports"
+        if scheme.startswith("gguf:"):  # one file with the run's name
+            target = directory / f"{self._name}-{scheme.removeprefix('gguf:')}.gguf"
+            wanted = {target: done.artifact.path / "model.gguf"}
+        else:  # a directory, since its runtimes look for fixed names
+            target = directory / f"{self._name}-{scheme.replace(':', '-')}"
+            names = [entry["path"] for entry in done.artifact.manifest["files"] if entry["path"] != "export.json"]
+            wanted = {target / name: done.artifact.path / name for name in names}
+        path = target.relative_to(self._out).as_posix()
+        self._entries.append({"model": model, "path": path, "key": done.artifact.key, "verified": None})
+        self._remove_others(directory, {*(self._out / entry["path"] for entry in self._entries), *wanted})
+        for file, source in wanted.items():
+            clone(source, file)
+        write_json(self._out / "exports.json", {"schema_version": 1, "files": self._entries})
+
+    def verified(self, report: Document) -> None:
+        """Note which of them kept every gate. None: it was not measured."""
+        failed = {gate["model"] for gate in report["gates"] if not gate["passed"]}
+        measured = {model["id"] for model in report["models"]}
+        for entry in self._entries:
+            entry["verified"] = entry["model"] not in failed if entry["model"] in measured else None
+        write_json(self._out / "exports.json", {"schema_version": 1, "files": self._entries})
+
+    def _remove_others(self, directory: Path, own: set[Path]) -> None:
+        """Remove what is of another run or artifact: all of it before our first file, later what our own replace."""
+        if len(self._entries) > 1:
+            current = self._out / self._entries[-1]["path"]
+            found = [current, *current.rglob("*")] if current.is_dir() and not current.is_symlink() else []
+        else:
+            found = [*directory.rglob("*")] if directory.is_dir() else []
+        for path in sorted(found, reverse=True):
+            if path in own or any(path in mine.parents for mine in own):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
+
+
+def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path, exports: Exports) -> None:
+    """Fill the run directory from the artifacts of a finished run: documents, recipe, what the files to ship passed.
+
+    Everything is a copy (which shares its blocks with the store's file where the file system can): it may be edited.
     """
     artifacts = {item.stage.name: item.artifact for item in done}
-    out.mkdir(parents=True, exist_ok=True)
     for name in _DOCUMENTS:
-        _link(artifacts["report"].path / name, out / name)
+        clone(artifacts["report"].path / name, out / name)
     write_text(out / "recipe.yaml", recipe_text)
     write_json(out / "run.json", run_document(recipe, artifacts))
     for old in (*out.glob("ledger-*.parquet"), *out.glob("judge.json")):
         old.unlink()
     if "judge" in artifacts:
-        _link(artifacts["judge"].path / "judge.json", out / "judge.json")
+        clone(artifacts["judge"].path / "judge.json", out / "judge.json")
     for name, artifact in artifacts.items():
         if (artifact.path / ledger.FILE).is_file():
-            _link(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")
-    exports = out / "exports"
-    shutil.rmtree(exports, ignore_errors=True)
-    for name, artifact in artifacts.items():
-        if name.startswith("export student/") and not is_compared(name):
-            _publish_export(recipe.name, name.removeprefix("export student/"), artifact, exports)
-
-
-def _publish_export(name: str, scheme: str, artifact: Artifact, exports: Path) -> None:
-    """GGUF as one file with the run's name; ONNX as a directory, since its runtimes look for fixed names."""
-    slug = scheme.replace(":", "-")
-    if scheme.startswith("gguf:"):
-        _link(artifact.path / "model.gguf", exports / f"{name}-{scheme.removeprefix('gguf:')}.gguf")
-        return
-    for entry in artifact.manifest["files"]:
-        if entry["path"] != "export.json":
-            _link(artifact.path / entry["path"], exports / f"{name}-{slug}" / entry["path"])
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
+            clone(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")
+    exports.verified(read_json(out / "report.json"))
 
 
 def find_run(target: Path) -> Path:
@@ -163,8 +231,39 @@ def load_report(target: Path) -> Document:
         UserError: nothing was run there, or it is not readable.
     """
     path = find_run(target) / "report.json"
+    from distill2edge.report.check import check_report
+
+    return check_report(read_document(path), str(path))
+
+
+def read_page(path: Path) -> str:
+    """The text of a document of a run directory.
+
+    Raises:
+        UserError: it is missing, or cannot be read.
+    """
+    fix = "run its recipe again"
     try:
-        report: Document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"not JSON: {error}", where=str(path), fix="run the recipe again") from error
-    return report
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=str(path), fix=fix) from error
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(path), fix=fix) from error
+    except UnicodeDecodeError as error:
+        raise UserError("not UTF-8", where=str(path), fix=fix) from error
+
+
+def read_document(path: Path) -> Document:
+    """A JSON object of a run directory.
+
+    Raises:
+        UserError: it is missing, or no JSON object.
+    """
+    fix = "run its recipe again"
+    try:
+        document = json.loads(read_page(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON: {error}", where=str(path), fix=fix) from error
+    if not isinstance(document, dict):
+        raise UserError("not a JSON object", where=str(path), fix=fix)
+    return document

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,9 @@ from typing import NoReturn
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What asks a run to end, on this system."""
+PARENT = "DISTILL2EDGE_PARENT"
+"""Environment variable of a worker: the process id of who started it."""
+_PR_SET_PDEATHSIG = 1
 
 
 class Stopped(KeyboardInterrupt):
@@ -45,6 +51,18 @@ def caught() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, before[number])
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask Linux to end this process when its parent ends, so that a killed run leaves nothing computing.
+
+    Args:
+        parent: its process id; where it has ended before we could ask, this process ends now.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if parent is not None and os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:

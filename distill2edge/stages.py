@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge import export_steps, steps
+from distill2edge.declared import FILES
 from distill2edge.errors import UserError
 from distill2edge.judging import add_judge
 from distill2edge.on_policy import WARM, add_on_policy
@@ -67,7 +68,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
 
     def add(name: str, section: Any, parents: tuple[str, ...], write: Any) -> str:
         kind = name.split(" ")[0]
-        stages.append(Stage(name, kind, VERSIONS[kind], section, parents, write))
+        stages.append(Stage(name, kind, VERSIONS[kind], section, parents, write, FILES[kind]))
         return name
 
     rows = {"template": recipe.data.template, "system": recipe.data.system, "max_length": recipe.data.max_length}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 # Control characters (C0 but tab and newline, DEL, C1), line separators that are none for a terminal, marks that turn
@@ -41,3 +44,22 @@ def tolerant() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what libraries warn of and log from the terminal: `run.log` takes it (`runlog`)."""
+    silent = logging.NullHandler()
+    warned = logging.getLogger("py.warnings")
+    passes = warned.propagate
+    logging.captureWarnings(True)
+    warned.propagate = False
+    for logger in (logging.getLogger(), warned):
+        logger.addHandler(silent)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        warned.propagate = passes
+        for logger in (logging.getLogger(), warned):
+            logger.removeHandler(silent)

@@ -42,6 +42,7 @@ TOP = {
     "browse",
     "run",
     "rundir",
+    "runlog",
     "plan",
     "push",
     "stages",

@@ -18,13 +18,16 @@ import pytest
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.housekeeping import collect_garbage, list_store
 from distill2edge.progress import SilentProgress
-from distill2edge.store import Store, make_key
+from distill2edge.store import Files, Store, make_key
 
 KEY = make_key("data", 1, {"a": 1}, {})
 
 
-def build(store: Store, write: Any, key: str = KEY) -> Any:
-    return store.build("data", key, {}, {"a": 1}, 0, write, SilentProgress())
+SHARDS = Files(resumes=("shard-*",))
+
+
+def build(store: Store, write: Any, key: str = KEY, files: Files = SHARDS) -> Any:
+    return store.build("data", key, {}, {"a": 1}, 0, write, SilentProgress(), files)
 
 
 def write_hello(work: Path) -> dict[str, Any]:
@@ -122,7 +125,7 @@ _SLOW = """
 import sys, time
 from pathlib import Path
 from distill2edge.progress import SilentProgress
-from distill2edge.store import Store
+from distill2edge.store import Files, Store
 def write(work):
     for n in range(1000):
         shard = work / f"shard-{n}"
@@ -134,7 +137,8 @@ def write(work):
                 time.sleep(60)
         if n == 5:
             return {"shards": 6}
-print(Store(Path(sys.argv[1])).build("data", "k" * 64, {}, {}, 0, write, SilentProgress()).facts)
+store, files = Store(Path(sys.argv[1])), Files(resumes=("shard-*",))
+print(store.build("data", "k" * 64, {}, {}, 0, write, SilentProgress(), files).facts)
 """
 
 

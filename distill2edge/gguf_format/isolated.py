@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.files import disk_is_full, room_is_out
+from distill2edge.signals import PARENT, die_with_parent
 
 _LAST_WORDS = 8
 _SECONDS, _BYTES_PER_SECOND = 4, 25 << 20  # of the processor, for a file somebody else made
@@ -86,7 +88,11 @@ def _call(request: dict[str, Any], where: str, *, limited: int | None = None) ->
     if limited is not None:
         request = {**request, "seconds": _SECONDS + limited // _BYTES_PER_SECOND, "bytes": _MEMORY + 3 * limited}
     package_root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package_root, os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        PARENT: str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join([package_root, os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(
         [sys.executable, "-m", __spec__.name if __spec__ else __name__],
         input=json.dumps(request).encode(),
@@ -108,6 +114,8 @@ def _call(request: dict[str, Any], where: str, *, limited: int | None = None) ->
         over = "seconds" in request and -done.returncode in (signal.SIGXCPU, signal.SIGKILL)
         ended = f"took over {request['seconds']} s" if over else f"ended with {_signal(done.returncode)}"
         what = f"llama.cpp {ended}"
+    if request["do"] == "quantize" and room_is_out(Path(request["target"]).parent):
+        raise disk_is_full(Path(request["target"]).parent)
     tail = " | ".join(words[-_LAST_WORDS:])
     raise UserError(
         f"{what} while asked to {request['do']}" + (f"; its last words: {tail}" if tail else ""),
@@ -121,6 +129,7 @@ def _signal(code: int) -> str:
 
 
 def _main() -> dict[str, Any]:
+    die_with_parent(int(os.environ[PARENT]) if PARENT in os.environ else None)
     request = json.load(sys.stdin)
     _limit(request)
     try:

@@ -74,7 +74,7 @@ def _machine(report: Document) -> str:
     if not machine:
         return "not measured"
     gpu = machine.get("gpu")
-    memory = round((machine.get("memory_bytes") or 0) / 2**30)
+    memory = text.number((text.value_of(machine.get("memory_bytes")) or 0) / 2**30, 2)
     parts = [str(machine.get("cpu")), f"{report['bench'].get('threads')} threads", f"{memory} GiB"]
     if gpu:
         parts.append(", ".join(map(str, gpu)) if isinstance(gpu, list) else str(gpu))

@@ -31,9 +31,10 @@ def check_version(report: Document) -> None:
     Raises:
         UserError: the schema version is not ours.
     """
-    if report.get("schema_version") != SCHEMA_VERSION:
+    version = report.get("schema_version")
+    if version != SCHEMA_VERSION:
         raise UserError(
-            f"the report has schema version {report.get('schema_version')!r}, this program reads {SCHEMA_VERSION}",
+            f"the report has schema version {str(version)[:40]!r}, this program reads {SCHEMA_VERSION}",
             fix="write it again with this version: distill2edge run RECIPE",
         )
 
