@@ -89,6 +89,11 @@ def test_model_cards() -> None:
     assert from_card("---\nlicense: mit\n---\n# hello") == [Declared("mit", "model card")]
     assert from_card("---\r\nlicense: mit\r\n---\r\n") == [Declared("mit", "model card")]
     assert from_card("# no front matter\nlicense: mit") == []
+    assert from_card("---\nlicense: mit\ndate: 2026-13-45\n---\n") == [Declared("mit", "model card")]
+    assert from_card("---\nlicense: null\n---\n") == []
+    assert from_card("---\nlicense: mit\na: " + "[" * 30_000 + "\n---\n") == []
+    bomb = "\n".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60))
+    assert from_card(f"---\nlicense: mit\na0: &a0 {{x: 1}}\n{bomb}\n---\n") == [Declared("mit", "model card")]
     assert from_card("---\nlicense: [unclosed\n---\n") == []
     assert from_card("---\n- a list\n---\n") == []
     named = from_front_matter({"license": "other", "license_name": "qwen-research"})

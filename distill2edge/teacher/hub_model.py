@@ -46,7 +46,7 @@ class HubModel:
     def declared(self) -> list[gate.Declared]:
         """What the model card says of the licence."""
         if self._cached and (self._cached / "README.md").is_file():
-            return gate.from_card((self._cached / "README.md").read_text(encoding="utf-8", errors="replace"))
+            return gate.from_card_file(self._cached / "README.md")
         return self._card
 
     def download(self, progress: Progress) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -17,6 +18,7 @@ from distill2edge.progress import Progress
 WHERE = "teacher.licence"
 Verdict = Literal["permit", "conditional", "deny", "unknown"]
 _STRICTNESS = ("permit", "conditional", "unknown", "deny")
+_CARD_BYTES = 1 << 18
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
@@ -183,10 +185,19 @@ def from_card(text: str) -> list[Declared]:
     if not match:
         return []
     try:
-        data = yaml.safe_load(match[1])
-    except yaml.YAMLError:
+        # Every scalar as text: a date that is none is no error, and no merge key can grow the document.
+        data = yaml.load(match[1], Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
         return []
-    return from_front_matter(data) if isinstance(data, dict) else []
+    if not isinstance(data, dict):
+        return []
+    return from_front_matter({key: None if value in ("", "~", "null") else value for key, value in data.items()})
+
+
+def from_card_file(path: Path) -> list[Declared]:
+    """As `from_card`, from a README.md; its front matter is at the start."""
+    with path.open("rb") as file:
+        return from_card(file.read(_CARD_BYTES).decode("utf-8", "replace"))
 
 
 def table() -> list[Terms]:

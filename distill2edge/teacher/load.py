@@ -217,7 +217,7 @@ def _declared(source: ModelSource) -> list[gate.Declared]:
     if source.kind == "directory":
         card = source.path / "README.md"
         if card.is_file():
-            found.extend(gate.from_card(card.read_text(encoding="utf-8", errors="replace")))
+            found.extend(gate.from_card_file(card))
     else:
         from distill2edge.gguf_format.reader import read_gguf
 
