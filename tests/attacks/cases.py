@@ -117,7 +117,7 @@ open('/dev/shm/ESCAPED-{mark}', 'w').write('x')
 open('/tmp/ESCAPED-{mark}', 'w').write('x')
 ## the interpreter's own library
 import json
-open(json.__file__, 'a').write('\\n')
+open(json.__file__, 'a').close()
 ## a lock file beside the library
 open(os.path.dirname(os.__file__) + '/ESCAPED-{mark}', 'w').write('x')
 ## sqlite

@@ -82,7 +82,7 @@ class World:
         if self._tree() != self._before:
             found.append(f"files were changed: {sorted(set(self._tree()) ^ set(self._before))}")
         strange = [str(path) for place in ("/tmp", "/dev/shm") for path in Path(place).glob(f"ESCAPED-{self.mark}")]
-        strange += map(str, Path(os.__file__).parent.glob("ESCAPED-*"))
+        strange += map(str, Path(os.__file__).parent.glob(f"ESCAPED-{self.mark}"))
         if strange:
             found.append(f"files were made: {strange}")
         for path in strange:
@@ -123,7 +123,7 @@ class World:
         found = []
         for path in sorted(self.canary.rglob("*")):
             state = path.lstat()
-            text = path.read_text() if path.is_file() else ""
+            text = repr(path.read_bytes()[:9999]) if path.is_file() and not path.is_symlink() else ""
             attributes = os.listxattr(path) if path.is_file() else []
             found.append(
                 (str(path), state.st_mode, state.st_size, state.st_mtime_ns, state.st_nlink, text, *attributes)

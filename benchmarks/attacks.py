@@ -1,0 +1,86 @@
+"""Hostile checks and responses against the sandbox: as root and as a user without rights, with and without namespaces.
+
+As root it runs all four; as another user, the two that it can. Takes some ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from common import ROOT, bar, write_result
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from attacks import bare, world  # noqa: E402  (after the path is set)
+from attacks.cases import ATTACKS  # noqa: E402
+
+_NOBODY = 65534
+
+
+def main() -> None:
+    """Run every attack everywhere and write results/attacks.json."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    users = [0, _NOBODY] if os.getuid() == 0 else [os.getuid()]
+    found: dict[str, dict[str, Any]] = {}
+    for user in users:
+        for namespaces in (True, False):
+            name = f"{'root' if user == 0 else 'user'}, {'namespaces' if namespaces else 'filter alone'}"
+            for forge in (False, True):
+                what = "forgeries" if forge else "attacks"
+                found[f"{what}, {name}"] = run = _run(user, namespaces, forge)
+                print(f"{what}, {name}: {run['attempts']} attempts, {len(run['escapes'])} escapes", flush=True)
+                print("".join(f"  {escape}\n" for escape in run["escapes"]), end="")
+    without = _without_walls()
+    print(f"without the walls: {without['attacks out']} of {without['attacks tried']} attacks get out, "
+          f"{without['forgeries accepted']} of {without['forgeries tried']} forgeries are accepted")  # fmt: skip
+    bars = [bar("different attacks", len(ATTACKS), ">=", 60)]
+    bars += [bar(f"escapes: {name}", len(run["escapes"]), "<=", 0) for name, run in found.items()]
+    for what, out, tried in (
+        ("attacks", "attacks out", "attacks tried"),
+        ("forgeries", "forgeries accepted", "forgeries tried"),
+    ):
+        share = without[out] / without[tried]
+        bars.append(bar(f"{what} that succeed without the walls, share", share, ">=", 0.5))
+    path = write_result(
+        "attacks",
+        "python benchmarks/attacks.py",
+        description="hostile code against the sandbox of checks; an escape is what the world around it shows",
+        bars=bars,
+        samples={name: {"attempts": run["attempts"], "outcomes": run["outcomes"]} for name, run in found.items()},
+        metrics={"without the walls": without, "held": {name: run.get("held") for name, run in found.items()}},
+    )
+    print(f"written: {path}")
+
+
+def _run(user: int, namespaces: bool, forge: bool) -> dict[str, Any]:
+    spec = json.dumps({"user": user, "namespaces": namespaces, "forge": forge})
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "attacks.world", spec], env=environment, capture_output=True, text=True, check=True
+    )
+    return dict(json.loads(done.stdout))
+
+
+def _without_walls() -> dict[str, Any]:
+    place = world.World()
+    try:
+        held = [attack.name for attack in bare.attacks() if not bare.gets_out(place, attack)]
+    finally:
+        place.close()
+    forged = [(code, attack) for code, attack in bare.forgeries() if bare.is_accepted_naively(code, attack)]
+    return {
+        "attacks tried": len(bare.attacks()),
+        "attacks out": len(bare.attacks()) - len(held),
+        "held by this machine alone": held,
+        "forgeries tried": len(bare.forgeries()),
+        "forgeries accepted": len(forged),
+    }
+
+
+if __name__ == "__main__":
+    main()
