@@ -16,8 +16,8 @@ from common import ROOT, bar, write_result
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from attacks import bare, world  # noqa: E402  (after the path is set)
-from attacks.cases import ATTACKS  # noqa: E402
+from attacks import bare, world
+from attacks.cases import ATTACKS
 
 _NOBODY = 65534
 

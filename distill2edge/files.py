@@ -33,8 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.chmod(0o644)  # mkstemp gives 0600
         temporary.replace(path)
     except Exception as error:
@@ -44,6 +43,26 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk.
+
+    Windows opens no directory, and flushes only what is open for writing: there the system's own journal has to do.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.EACCES, errno.EINVAL):
+            raise
+    finally:
+        os.close(handle)
 
 
 def disk_full(error: BaseException) -> bool:

@@ -29,7 +29,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.files import disk_full, disk_is_full, write_json
+from distill2edge.files import disk_full, disk_is_full, sync, write_json
 from distill2edge.machine import versions
 from distill2edge.progress import Progress
 
@@ -169,7 +169,7 @@ class Store:
                 target = self.path(stage, key)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(work, target)
-                _sync_directory(target.parent)
+                sync(target.parent)
                 return Artifact(target, manifest)
         except UserError:
             raise
@@ -312,8 +312,7 @@ def _within(error: OSError, root: Path) -> bool:
 
 def _entry(directory: Path, file: Path) -> dict[str, Any]:
     # A link to the user's own weights is followed: its target is what the key stands for.
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
+    sync(file)
     status = file.stat()
     return {
         "path": str(file.relative_to(directory)),
@@ -387,11 +386,3 @@ def _directories(path: Path) -> list[Path]:
         return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,10 +14,11 @@ import pytest
 from distill2edge.bench import contention, energy
 from distill2edge.bench.cells import Cell, speedups, summarise
 from distill2edge.bench.run import bench
-from distill2edge.bench.worker import peak_rss_bytes, serve_request
+from distill2edge.bench.worker import serve_request
 from distill2edge.bench.workloads import build_workloads
 from distill2edge.data.encode import Encoded, example_id
 from distill2edge.errors import UserError
+from distill2edge.machine import peak_rss_bytes
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.schema import Bench

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 from distill2edge.bench.contention import Probe
 from distill2edge.bench.energy import Meter
 from distill2edge.isolate import SPAWNED_AT, serve
+from distill2edge.machine import peak_rss_bytes
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.base import Runtime
 from distill2edge.runtimes.threads import spin_as_usual
@@ -66,22 +66,6 @@ def serve_request(runtime: Runtime, ids: list[int], output: int) -> tuple[float,
     for _ in range(output - 1):
         token = int(np.argmax(runtime.decode(token)))
     return first - start, time.perf_counter() - start
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process held.
-
-    From the kernel's high-water mark of this address space: `ru_maxrss` also remembers the parent, whose pages a
-    child has until it starts its own program.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def _measure(runtime: Runtime, requests: list[dict[str, Any]], spec: dict[str, Any]) -> dict[str, Any]:

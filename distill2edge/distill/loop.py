@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import resource
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.files import write_json
+from distill2edge.machine import peak_rss_bytes
 from distill2edge.progress import Progress
 from distill2edge.recipe import schema
 from distill2edge.signals import Stopped
@@ -118,7 +117,6 @@ def _record(trainer: DistillTrainer, dtype: torch.dtype, eval_loss: str) -> dict
     from distill2edge.distill.trainer import log_entries
 
     steps, wall, best = trainer.state.global_step, trainer.wall_s, trainer.load_best()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "schema_version": 1,
         "steps": steps,
@@ -127,7 +125,7 @@ def _record(trainer: DistillTrainer, dtype: torch.dtype, eval_loss: str) -> dict
         "tokens": trainer.tokens_seen,
         "tokens_per_s": trainer.tokens_seen / wall,
         "wall_s": wall,
-        "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        "peak_rss_bytes": peak_rss_bytes(),
         "dtype": str(dtype).removeprefix("torch."),
         "trainable_parameters": sum(p.numel() for p in trainer.distilled.parameters() if p.requires_grad),
         "eval_loss": eval_loss,

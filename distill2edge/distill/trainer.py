@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 import threading
@@ -30,7 +29,7 @@ from transformers import (
 from distill2edge.distill.batches import LengthGrouped
 from distill2edge.distill.stored import follow
 from distill2edge.errors import UserError
-from distill2edge.files import replacing, write_json
+from distill2edge.files import replacing, sync, write_json
 from distill2edge.progress import Task
 from distill2edge.signals import SIGNALS
 
@@ -200,8 +199,7 @@ class Steering(TrainerCallback):
             return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         for path in folder.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
         (folder / _COMPLETE).touch()
 
     @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from distill2edge.export import gguf_vocab, gguf_write
 from distill2edge.export.gptq import round_again
 from distill2edge.export.grid import packed
 from distill2edge.export.mix import MixExport, file_type
+from distill2edge.files import sync
 from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
@@ -253,8 +253,7 @@ def _compare_ids(tokenizer: Any, file: GgufFile, *, strict: bool) -> dict[str, A
 
 def _settle(part: Path, target: Path) -> None:
     """Give a finished file its name, once its bytes are on the disk."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(part)
     part.replace(target)
 
 

@@ -23,6 +23,7 @@ from distill2edge.signals import PARENT, die_with_parent
 
 _LAST_WORDS = 8
 _SECONDS, _BYTES_PER_SECOND = 4, 25 << 20  # of the processor, for a file somebody else made
+_OVER = {f"signal {getattr(signal, name, None)}" for name in ("SIGXCPU", "SIGKILL")}
 _MEMORY = 8 << 30  # addresses; most of them are the libraries' own
 
 
@@ -111,7 +112,7 @@ def _call(request: dict[str, Any], where: str, *, limited: int | None = None) ->
             return reply
         what = reply["error"]
     else:
-        over = "seconds" in request and -done.returncode in (signal.SIGXCPU, signal.SIGKILL)
+        over = "seconds" in request and _signal(done.returncode) in _OVER
         ended = f"took over {request['seconds']} s" if over else f"ended with {_signal(done.returncode)}"
         what = f"llama.cpp {ended}"
     if request["do"] == "quantize" and room_is_out(Path(request["target"]).parent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
 import subprocess
@@ -55,6 +56,12 @@ class Sandboxed:
 
     def _open(self) -> None:
         """With namespaces where the kernel allows them; without, if that is enough for this kind, or accepted."""
+        if not hasattr(os, "fork"):
+            raise EnvironmentFault(
+                f"the checks of {self.name!r} need processes that can be forked, which {sys.platform} has not",
+                where="signal.verify",
+                fix="run it on Linux (WSL 2 will do) or, for checks that run no code, on macOS",
+            )
         runs_code = self._settings["kind"] == "python"
         if runs_code and not sys.platform.startswith("linux"):
             raise _refused(f"nothing on {sys.platform} holds the code of a check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -45,10 +46,8 @@ def gets_out(world: World, attack: Attack) -> bool:
         except subprocess.TimeoutExpired:
             code = -signal.SIGSTOP  # it stopped its parent
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
         errors.seek(0)
         said = errors.read()[-20_000:].decode(errors="replace")

@@ -173,7 +173,8 @@ class World:
             return False
         assert victim.stdin is not None
         assert victim.stdout is not None
-        if self._state_of(victim) != self._victim_state:
+        stopped = psutil.Process(victim.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        if stopped or self._state_of(victim) != self._victim_state:
             return False
         victim.stdin.write("?\n")
         victim.stdin.flush()

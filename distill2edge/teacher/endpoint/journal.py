@@ -75,9 +75,10 @@ class Journal:
 
     def _write(self, line: bytes) -> None:
         assert self._handle is not None
+        os.lseek(self._handle, self._end, os.SEEK_SET)
         written = 0
         while written < len(line):
-            written += os.pwrite(self._handle, line[written:], self._end + written)
+            written += os.write(self._handle, line[written:])
         os.fsync(self._handle)
         self._end += written
 

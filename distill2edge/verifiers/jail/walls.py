@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
-import resource
 import sys
 from typing import Any
 
 from . import seccomp
+
+try:
+    import resource
+except ImportError:  # Windows, where no check runs
+    resource = None  # type: ignore[assignment]
 
 SCRATCH = "/scratch"
 """Where a check may write, inside."""
