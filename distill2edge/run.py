@@ -47,8 +47,8 @@ class Result:
         }
 
     def text(self) -> str:
-        """For people: the verdict, what failed, and where to look."""
-        from distill2edge.report.facts import lead
+        """For people: the verdict, what failed, what to be warned of, and where to look."""
+        from distill2edge.report.facts import lead, warnings
 
         failed = [
             f"  failed: {gate['name']} of {gate['model']}: {gate['value']:.4g}, asked {gate['op']} {gate['target']:.4g}"
@@ -63,6 +63,8 @@ class Result:
             [
                 f"{verdict}  {lead(self.report)}",
                 *failed,
+                *(f"  warning: {warning['text']}" for warning in warnings(self.report)),
+                f"gates   {self.report['verdict']['summary']}",
                 f"report  {self.out / 'report.html'}",
                 f"files   {exports}",
                 f"talk    distill2edge chat {self.out}",

@@ -40,10 +40,10 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
         for name, artifact in inputs.items()
         if (artifact.path / ledger.FILE).is_file()
     }
-    paid = sum(float(found["cost_usd"]) for found in ledgers.values())
+    paid = {name: float(found["cost_usd"]) for name, found in ledgers.items()}
     if "judge" in inputs:  # an endpoint was paid for the answers to compare with
-        paid += float(inputs["judge"].facts.get("endpoint", {}).get("usd", 0.0))
-    cost = build_cost(recipe.cost, bench, verify, seconds, paid_usd=paid)
+        paid["judge"] = float(inputs["judge"].facts.get("endpoint", {}).get("usd", 0.0))
+    cost = build_cost(recipe.cost, bench, verify, seconds, paid)
     write_json(work / "cost.json", cost)
     exports = [
         {**read_json(artifact.path / "export.json"), "model": name.removeprefix("export ")}

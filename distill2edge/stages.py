@@ -35,10 +35,10 @@ VERSIONS = {
     "calibration": 1,
     "sensitivity": 4,
     "export": 1,
-    "verify": 1,
+    "verify": 2,
     "judge": 1,
     "bench": 1,
-    "report": 2,
+    "report": 3,
     "rounds": 1,
 }
 

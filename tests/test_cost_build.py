@@ -9,10 +9,12 @@ import pytest
 import report_fixtures as made
 
 from distill2edge.cost import model
+from distill2edge.cost.buckets import BUCKETS, bucket_of
 from distill2edge.cost.build import build_cost
 from distill2edge.cost.catalogue import load_catalogue
 from distill2edge.errors import UserError
 from distill2edge.recipe.schema import Cost
+from distill2edge.stages import VERSIONS
 
 Document = dict[str, Any]
 DEVICE = {"student": {"device": "raspberry-pi-5"}}
@@ -154,6 +156,48 @@ def test_no_second_of_work_is_lost(bench: Document, verify: Document) -> None:
     assert seconds["training"] == pytest.approx(95 + 4 + 187 + 6)
     assert seconds["teacher_generation"] == pytest.approx(3.1 + 41 + 61)
     assert one_off["total_usd"] == pytest.approx(seconds["total"] / 3600 * 0.096)
+
+
+def test_every_kind_of_stage_has_one_declared_bucket() -> None:
+    assert set(BUCKETS) == set(VERSIONS)
+    with pytest.raises(KeyError):
+        bucket_of("divination")
+
+
+@pytest.mark.parametrize(
+    ("stage", "bucket"),
+    [
+        ("quantization-aware gguf:Q4_0", "training"),
+        ("pretrain", "training"),
+        ("signal student", "training"),
+        ("distill on-policy 1", "training"),
+        ("merge warm-start", "training"),
+        ("distill verified 1", "training"),
+        ("signal verified 1", "teacher_generation"),
+        ("signal unverified 1", "evaluation"),
+        ("distill unverified 2", "evaluation"),
+        ("merge unverified 2", "evaluation"),
+        ("distill control", "evaluation"),
+        ("merge control", "evaluation"),
+        ("calibration student", "export"),
+        ("sensitivity student", "export"),
+        ("export student/gguf:Q4_0", "export"),
+        ("export student/gguf:Q4_0-untrained", "export"),
+        ("export student/gguf:Q4_0-plain", "evaluation"),
+        ("export teacher/gguf:Q4_0", "evaluation"),
+        ("calibration teacher", "evaluation"),
+        ("rounds", "evaluation"),
+    ],
+)
+def test_time_is_booked_where_it_was_spent(bench: Document, verify: Document, stage: str, bucket: str) -> None:
+    seconds = build_cost(Cost(), bench, verify, {stage: 7.0})["one_off"]["seconds"]
+    assert {name: spent for name, spent in seconds.items() if spent} == {bucket: 7.0, "total": 7.0}
+
+
+def test_what_the_judge_was_paid_is_evaluation(bench: Document, verify: Document) -> None:
+    one_off = build_cost(Cost(), bench, verify, {}, {"signal": 2.0, "judge": 1.0})["one_off"]
+    assert (one_off["teacher_generation_usd"], one_off["evaluation_usd"], one_off["total_usd"]) == (2.0, 1.0, 3.0)
+    assert "$3.0000 paid" in one_off["note"]
 
 
 def test_break_even_repays_the_one_off(bench: Document, verify: Document) -> None:

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill2edge.recipe.limits import KlLimits
 from distill2edge.recipe.schema import Verify
+from distill2edge.schemes import ALL, PLAIN_SUFFIX, Scheme
+from distill2edge.verify.baseline import Baseline
 from distill2edge.verify.gates import Gate, judge, verdict
+from distill2edge.verify.warnings import warnings_of
 
 
 def _figure(value: float) -> dict[str, float]:
@@ -79,3 +83,76 @@ def test_a_figure_that_could_not_be_measured_does_not_pass() -> None:
 def test_a_gate_is_its_comparison(value: float, target: float) -> None:
     assert Gate("a", "m", ">=", target, value).passed == (value >= target)
     assert Gate("a", "m", "<=", target, value).passed == (value <= target)
+
+
+# --- limits that hold without being asked for -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scheme", "limit"),
+    [
+        *[(f"onnx:{name}", 1e-3) for name in ("fp32", "fp16")],
+        *[(f"gguf:{name}", 1e-3) for name in ("F32", "F16", "BF16")],
+        *[(name, 0.05) for name in ("onnx:int8", "onnx:int8-dynamic", "gguf:Q8_0")],
+        *[(name, None) for name in ("onnx:int4-b32", "gguf:Q6_K", "gguf:Q4_0", "gguf:mix-90MB", "onnx:mix-kl0.05")],
+    ],
+)
+def test_a_recipe_that_says_nothing_holds_files_by_their_precision(scheme: str, limit: float | None) -> None:
+    def gate_of(kl: float) -> list[Gate]:
+        file = _model(f"student/{scheme}", scheme=scheme, kl_student=_figure(kl))
+        return [gate for gate in judge([TEACHER, STUDENT, file], Verify()) if gate.name == "max_kl"]
+
+    if limit is None:
+        assert gate_of(1.6) == []
+        return
+    (far,), (near,) = gate_of(limit * 1.01), gate_of(limit * 0.99)
+    assert (far.target, far.passed, far.default) == (limit, False, True)
+    assert near.passed
+
+
+def test_every_scheme_has_a_precision() -> None:
+    for scheme in ALL:
+        assert scheme.precision in KlLimits.model_fields
+        assert Scheme(scheme.format, scheme.name + PLAIN_SUFFIX).precision == scheme.precision
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        (0.1, (1e-3, 0.1, 0.1)),  # what is lossless is no further away because others may be
+        (1e-5, (1e-5, 1e-5, 1e-5)),
+        (None, (None, None, None)),
+        ({"lossless": 0.01}, (0.01, 0.05, None)),
+        ({"eight_bits": None, "lower": 0.3}, (1e-3, None, 0.3)),
+    ],
+)
+def test_a_recipe_changes_the_limits(given: Any, limits: tuple[float | None, ...]) -> None:
+    section = Verify(max_kl=given)
+    assert (section.max_kl.lossless, section.max_kl.eight_bits, section.max_kl.lower) == limits
+    assert Verify.model_validate(section.model_dump()) == section
+
+
+@pytest.mark.parametrize("given", [0, -1, float("inf"), float("nan"), "0.1", True, {"lossles": 1}])
+def test_what_is_no_limit_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match="max_kl"):
+        Verify(max_kl=given)
+
+
+NOTHING = Baseline("always 'a', the largest class", [1.0, 0.0], 0.5, (("a", 10), ("b", 10)))
+
+
+def _warned(models: list[dict[str, Any]], verify: Verify, baseline: Baseline = NOTHING, rows: int = 20) -> list[str]:
+    return [warning["text"] for warning in warnings_of(models, verify, baseline, rows, "token")]
+
+
+def test_gates_that_are_off_and_files_far_away_are_told() -> None:
+    far = _model("student/gguf:Q2_K", scheme="gguf:Q2_K", kl_student=_figure(0.51))
+    near = _model("student/gguf:Q4_0", scheme="gguf:Q4_0", kl_student=_figure(0.49))
+    exact = _model("student/gguf:F16", scheme="gguf:F16", kl_student=_figure(1e-6))
+    assert _warned([TEACHER, STUDENT, near, exact], Verify()) == []
+    assert _warned([TEACHER, STUDENT, near, far, exact], Verify()) == [
+        "student/gguf:Q2_K is 0.51 nats per token from its student, and no gate holds it"
+    ]
+    assert _warned([TEACHER, STUDENT, far], Verify(max_kl=0.3)) == []  # a failed gate says it
+    (said,) = _warned([TEACHER, STUDENT, near, exact], Verify(max_kl=None))
+    assert "null for lossless files" in said

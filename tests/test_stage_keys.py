@@ -29,9 +29,9 @@ EXPECTED = {
     "distill control": "2b7261ce",
     "merge control": "ab14e9f7",
     "export student/onnx:int8": "399a8e64",
-    "verify": "4df22886",
+    "verify": "4160a3ad",
     "bench": "df0bae66",
-    "report": "6a6177d7",
+    "report": "cebfecaf",
 }
 
 

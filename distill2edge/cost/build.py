@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from typing import Any
 
 from distill2edge.cost import model
+from distill2edge.cost.buckets import BUCKETS, bucket_of
 from distill2edge.cost.catalogue import Catalogue, Device, Rented
 from distill2edge.cost.compare import Cell, admitted, choose, comparison, pair, role_of
 from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
@@ -14,28 +15,13 @@ from distill2edge.recipe.costs import RequestTokens
 
 SCHEMA_VERSION = 1
 
-# Which one-off sum a stage belongs to, by its name or the first word of it. Everything else counts as evaluation,
-# so that no time is lost; the control is evidence, not part of the student.
-ONE_OFF = {
-    "data": "teacher_generation",
-    "teacher": "teacher_generation",
-    "signal": "teacher_generation",
-    "signal student": "training",
-    "synthesis": "teacher_generation",
-    "fit": "training",
-    "student": "training",
-    "distill": "training",
-    "merge": "training",
-    "quantization-aware": "training",
-}
-
 
 def build_cost(
     recipe_cost: schema.Cost,
     bench: dict[str, Any],
     verify: dict[str, Any],
     stage_seconds: dict[str, float],
-    paid_usd: float = 0.0,
+    paid: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The cost document of one run.
 
@@ -44,7 +30,7 @@ def build_cost(
         bench: bench.json.
         verify: verify.json; its gates say which files may be compared.
         stage_seconds: wall seconds of each stage, as first computed (a cached stage keeps its own time).
-        paid_usd: what an endpoint was paid for the rows.
+        paid: US dollars that an endpoint was paid in a stage, by its name.
 
     Returns:
         cost.json, schema version 1. `cells` holds one entry for each model and place that can be priced;
@@ -92,7 +78,7 @@ def build_cost(
         "teacher_best_box": far[0],
         "student_best_box": far[1],
     }
-    one_off = _one_off(recipe_cost, catalogue, stage_seconds, paid_usd)
+    one_off = _one_off(recipe_cost, catalogue, stage_seconds, paid or {})
     for cell in cells:
         if cell.get("speed_note") and cell["speed_note"] not in notes:
             notes.append(cell["speed_note"])
@@ -218,28 +204,26 @@ def _brief(cell: Cell | None) -> dict[str, Any] | None:
 
 
 def _one_off(
-    recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict[str, float], paid_usd: float
+    recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict[str, float], paid: Mapping[str, float]
 ) -> dict[str, Any]:
     """F: the seconds of each stage at the price of a rented machine."""
     names = [place.rented for place in (recipe_cost.teacher, recipe_cost.student) if place.rented]
     name = names[0] if names else "cpu-2-vcpu"
     machine = catalogue.rented_machine(name)
-    seconds = {"teacher_generation": 0.0, "training": 0.0, "evaluation": 0.0}
+    seconds: dict[str, float] = dict.fromkeys(BUCKETS.values(), 0.0)
     for stage, spent in stage_seconds.items():
-        word = re.split(r"[^a-z]", stage, maxsplit=1)[0]
-        kind = "evaluation" if "control" in stage else ONE_OFF.get(stage, ONE_OFF.get(word, "evaluation"))
-        seconds[kind] += spent
+        seconds[bucket_of(stage)] += spent
     usd = {kind: spent / model.SECONDS_PER_HOUR * machine.usd_per_hour.value for kind, spent in seconds.items()}
-    usd["teacher_generation"] += paid_usd
-    paid = f"; and ${paid_usd:.4f} paid to the teacher's endpoint" if paid_usd else ""
+    for stage, amount in paid.items():
+        usd[bucket_of(stage)] += amount
+    total = sum(paid.values())
+    bill = f"; and ${total:.4f} paid to the teacher's endpoint" if total else ""
     return {
-        "teacher_generation_usd": usd["teacher_generation"],
-        "training_usd": usd["training"],
-        "evaluation_usd": usd["evaluation"],
+        **{f"{bucket}_usd": amount for bucket, amount in usd.items()},
         "total_usd": sum(usd.values()),
         "seconds": {**seconds, "total": sum(seconds.values())},
         "machine": f"rented:{name}",
-        "note": f"machine time at the price of {machine.label}{paid}; people's time is not counted",
+        "note": f"machine time at the price of {machine.label}{bill}; people's time is not counted",
     }
 
 

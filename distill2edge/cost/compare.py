@@ -32,13 +32,17 @@ def runtime_of(name: str) -> str:
 
 def admitted(verify: Mapping[str, Any]) -> dict[str, bool]:
     """Which models may stand for their side: no error, no failed gate, and enough quality. The dense student, which no
-    gate holds, must keep what its files must: cheap because bad is no student, and no rival (`rivals.is_rival`)."""
+    gate holds, must keep what its files must: cheap because bad is no student, and no rival (`rivals.is_rival`). What
+    does not beat a rule without a model stands for nothing."""
     gates = verify.get("gates", [])
     failed = {gate["model"] for gate in gates if not gate.get("passed")}
     floor = quality_floor(gates)
     found = {}
     for entry in verify.get("models", []):
         name = str(entry["id"])
+        if entry.get("above_baseline") is False:
+            found[name] = False
+            continue
         if entry.get("role") == "teacher":
             found[name] = name not in failed and is_rival(entry, floor)
             continue

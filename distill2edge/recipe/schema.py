@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.entries import ExportEntry
 from distill2edge.recipe.judge import PairwiseJudge
+from distill2edge.recipe.limits import KlLimits, kl_limits
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.paths import PathText
 from distill2edge.recipe.pretrain import Pretrain
@@ -250,7 +251,10 @@ class Verify(Section):
     max_tokens: int = Field(2048, ge=1, description="positions compared for KL")
     positions: Literal["supervised", "all"] = "supervised"
     min_retained: float | None = Field(None, gt=0, description="student score / teacher score, of every file")
-    max_kl: float | None = Field(None, gt=0, description="mean KL(merged student || file), nats per token")
+    max_kl: Annotated[KlLimits, BeforeValidator(kl_limits, json_schema_input_type=KlLimits | float | None)] = Field(
+        default_factory=lambda: KlLimits(),  # type: ignore[call-arg]
+        description="KL of a file to the merged student, at most; a number holds every quantized file to it, null none",
+    )
     min_top1: float | None = Field(None, gt=0, le=1, description="top-1 agreement of file and merged student")
     teacher_schemes: tuple[str, ...] = Field(
         (), description="quantize the teacher itself too: the rival that any student must beat"

@@ -6,7 +6,7 @@ from typing import Any
 
 from distill2edge.report.frontier import pareto
 from distill2edge.report.judge import judge_summary
-from distill2edge.report.text import value_of
+from distill2edge.report.text import tick, value_of
 from distill2edge.rivals import is_rival, quality_floor
 
 SCHEMA_VERSION = 1
@@ -43,26 +43,29 @@ def build_report(
         ledgers: by stage, the summary of the synthetic rows that it wrote.
 
     Returns:
-        report.json, schema version 1. With a failed verdict `headline` and the cost comparison are null.
+        report.json, schema version 1. `headline` and the cost comparison are null where the verdict failed, and where
+        a warning of the verdict forbids them (a teacher no better than a rule without a model, a class never seen).
     """
     gates: list[Document] = list(verify.get("gates", []))
-    passed = verify.get("verdict") == "pass"
     bench = bench or {}
+    passed = verify.get("verdict") == "pass"
+    warnings = verdict_warnings(verify, data, bench)
+    withheld = _withheld(passed, warnings)
     workload = main_workload(bench)
     files = [_file(export) for export in exports]
     models = _models(verify, bench, workload, gates)
-    shown_cost = _cost(cost, passed)
+    shown_cost = _cost(cost, withheld)
     metric = str(verify.get("metric", "score"))
     # Every score is made so that more is better: the likelihood of text is exp(-NLL), a probability.
     higher = bool(verify.get("higher_is_better", True))
-    headline = _headline(models, gates, bench, workload, shown_cost, metric) if passed else None
+    headline = None if withheld else _headline(models, gates, bench, workload, shown_cost, metric)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": run.get("name", "run"),
         "created": run.get("created"),
         "recipe_path": run.get("recipe_path"),
         "seed": run.get("seed"),
-        "verdict": _verdict(verify, gates, models),
+        "verdict": {**_verdict(verify, gates, models), "warnings": warnings},
         "headline": headline,
         "gates": gates,
         "metric": {
@@ -71,6 +74,8 @@ def build_report(
             "rows": verify.get("rows"),
             "tokens": verify.get("tokens"),
             "unit": verify.get("unit") or "token",
+            "baseline": verify.get("baseline"),
+            "classes": verify.get("classes") or {},
         },
         "models": models,
         "files": files,
@@ -114,14 +119,44 @@ def _verdict(verify: Document, gates: list[Document], models: list[Document]) ->
     errors = [{"model": model["id"], "error": model["error"]} for model in models if model.get("error")]
     result = "pass" if verify.get("verdict") == "pass" else "fail"
     if not gates:
-        summary = "The recipe sets no gates: everything is reported, nothing is enforced."
+        summary = "No gate holds: everything is reported, nothing is enforced."
     elif result == "pass":
         summary = f"All {len(gates)} gates passed." if len(gates) != 1 else "The only gate passed."
     else:
         summary = f"{len(failed)} of {len(gates)} gates failed."
+    defaults = sorted({float(gate["target"]) for gate in gates if gate.get("default")})
+    if defaults:
+        limits = " and ".join(tick(limit) for limit in defaults)
+        words = ("limits", "are defaults") if len(defaults) > 1 else ("limit", "is the default")
+        summary += f" The {words[0]} on KL of {limits} {words[1]}."
     if errors:
         summary += f" {len(errors)} model{'s' if len(errors) != 1 else ''} could not be run."
     return {"result": result, "summary": summary, "failed_gates": failed, "errors": errors}
+
+
+def verdict_warnings(verify: Document, data: Document | None, bench: Document) -> list[Document]:
+    """What stands beside the verdict: verify's own warnings, classes never trained on, cells of a busy machine.
+
+    Returns:
+        `kind`, `text`, and `headline`: whether a headline may be claimed in spite of it. Those that forbid one first.
+    """
+    found = list(verify.get("warnings", []))
+    choices = (((data or {}).get("splits") or {}).get("train") or {}).get("choices") or {}
+    for label in (label for label, count in choices.items() if not count):
+        text = f"class {label.strip()!r} never occurs in the training rows"
+        found.append({"kind": "class", "text": text, "headline": True})
+    cells = [cell for cell in bench.get("cells", []) if cell.get("contended")]
+    if cells:
+        busy = f"{len(cells)} of {len(bench['cells'])} speeds were measured while the machine was busy with other work"
+        found.append({"kind": "contention", "text": f"{busy}: they are a lower bound", "headline": True})
+    return found
+
+
+def _withheld(passed: bool, warnings: list[Document]) -> str:
+    """Why nothing is claimed; empty where a headline may stand."""
+    if not passed:
+        return "the verdict is fail"
+    return next((str(warning["text"]) for warning in warnings if not warning["headline"]), "")
 
 
 def _models(verify: Document, bench: Document, workload: str | None, gates: list[Document]) -> list[Document]:
@@ -202,11 +237,11 @@ def _scheme(export: Document) -> str:
     return scheme if ":" in scheme else f"{export.get('format', '')}:{scheme}"
 
 
-def _cost(cost: Document | None, passed: bool) -> Document | None:
-    """A student that failed its gates saves nothing: its comparison is withheld."""
-    if cost is None or passed:
+def _cost(cost: Document | None, withheld: str) -> Document | None:
+    """Where no headline may be claimed, no saving is either."""
+    if cost is None or not withheld:
         return cost
-    return {**cost, "comparison": None, "withheld": "the verdict is fail, so no saving is claimed"}
+    return {**cost, "comparison": None, "withheld": f"{withheld}; so no saving is claimed"}
 
 
 def _headline(
@@ -223,7 +258,10 @@ def _headline(
     shipped = [
         model
         for model in models
-        if model.get("role") == "student" and model["passed"] is True and not model.get("error")
+        if model.get("role") == "student"
+        and model["passed"] is True
+        and not model.get("error")
+        and model.get("above_baseline") is not False
     ]
     files = [model for model in shipped if not str(model.get("scheme", "")).startswith("torch")] or shipped
     comparison = (cost or {}).get("comparison") or {}

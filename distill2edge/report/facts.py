@@ -14,12 +14,13 @@ def lead(report: Document) -> str:
     """One sentence under the verdict."""
     headline = report["headline"]
     if headline is None:
-        if report["verdict"]["result"] == "fail":
-            return "No headline and no saving are claimed for a student that failed."
-        return "No file that ships could be measured, so there is no headline."
-    if headline["retained"] is None:  # a teacher behind an endpoint is not scored
+        return _no_headline(report)
+    if headline["retained"] is None:  # a teacher behind an endpoint is not scored; of one that scores 0 nothing is kept
         score = text.number(text.value_of(headline["score"]))
-        return f"{headline['model']} scores {score} ({text.metric(headline['metric'])}); the teacher was not measured."
+        said = f"{headline['model']} scores {score} ({text.metric(headline['metric'])})"
+        if headline["teacher_score"] is None:
+            return f"{said}; the teacher was not measured."
+        return f"{said}; the teacher scores {text.number(text.value_of(headline['teacher_score']))}."
     kept = text.percent(text.value_of(headline["retained"]))
     said = f"{headline['model']} keeps {kept} of the teacher's {text.metric(headline['metric'])}"
     times = _times_larger(report, headline)
@@ -30,6 +31,24 @@ def lead(report: Document) -> str:
     if headline["speedup"]:
         said += f", and {text.ratio(text.value_of(headline['speedup']['ratio']))} as fast"
     return f"{said}."
+
+
+def _no_headline(report: Document) -> str:
+    """Why there is none."""
+    if report["verdict"]["result"] == "fail":
+        return "No headline and no saving are claimed for a student that failed."
+    forbidding = [warning["text"] for warning in warnings(report) if not warning["headline"]]
+    if forbidding:
+        return f"No headline and no saving are claimed: {forbidding[0]}."
+    if any(model.get("role") == "student" and model.get("above_baseline") is False for model in report["models"]):
+        return "No headline is claimed: no file beats what needs no model by more than noise."
+    return "No file that ships could be measured, so there is no headline."
+
+
+def warnings(report: Document) -> list[Document]:
+    """Those of the verdict."""
+    found: list[Document] = report["verdict"].get("warnings") or []
+    return found
 
 
 def _price_of_size(report: Document) -> str:

@@ -68,6 +68,7 @@ def gates_table(report: Document) -> Table | None:
     if not gates:
         return None
     columns = list(dict.fromkeys((gate["name"], gate["op"], gate["target"]) for gate in gates))
+    defaults = {(gate["name"], gate["op"], gate["target"]) for gate in gates if gate.get("default")}
     by_model: dict[str, dict[Any, Document]] = {}
     for gate in gates:
         by_model.setdefault(str(gate["model"]), {})[(gate["name"], gate["op"], gate["target"])] = gate
@@ -81,6 +82,7 @@ def gates_table(report: Document) -> Table | None:
     heads = [
         GATES.get(name, str(name).replace("_", " "))
         + ("" if name == "loads" else f", {sign.get(op, op)} {text.tick(target)}")
+        + (" (default)" if (name, op, target) in defaults else "")
         for name, op, target in columns
     ]
     rows.sort(key=lambda cells: cells[-1].kind != "bad")

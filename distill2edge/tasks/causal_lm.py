@@ -265,6 +265,7 @@ def verify(
         seed=recipe.seed,
         work=work,
         progress=progress,
+        labels=[choice.strip() for choice in recipe.data.choices or ()],
     )
 
 

@@ -18,13 +18,18 @@ from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
+from distill2edge.verify.baseline import balanced_accuracy, largest_class
 from distill2edge.verify.entries import Outcome, entry, facts_of
 from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
 
 DEFINITIONS = {
     "accuracy": "share of texts whose label has the greatest logit",
     "macro_f1": "mean over the labels of 2 TP / (2 TP + FP + FN)",
+    "balanced_accuracy": "mean over the classes that occur of the share of their texts that are right",
+    "baseline": "what needs no model: always the class that most held-out texts have",
+    "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",
     "retained": "accuracy / teacher's accuracy on the same texts",
     "kl_teacher": "mean KL(teacher || model) of the class distributions, nats per text",
     "kl_student": "mean KL(merged student || file) of the class distributions, nats per text",
@@ -60,7 +65,7 @@ def verify_classifiers(
         threads: of each runtime; None takes what affinity and cgroup allow.
 
     Returns:
-        `verdict`, `metric`, `rows`, `tokens` (texts compared) and `failed`: the gates that failed, as text.
+        `verdict`, `metric`, `rows`, `tokens` (texts compared); as text `failed` (the gates that did) and `warnings`.
 
     Raises:
         UserError: models or rows that can't be compared.
@@ -90,7 +95,7 @@ def verify_classifiers(
             if isinstance(outcome, Crash):
                 progress.warn(f"{model.id}: {outcome.words}")
             outcomes[model.id] = outcome
-    document = _document(models, outcomes, rows["teacher"], spec, seed)
+    document = _document(models, outcomes, rows["teacher"], spec, labels, seed)
     write_json(work / "verify.json", document)
     return facts_of(document)
 
@@ -131,7 +136,12 @@ def _run(
 
 
 def _document(
-    models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], rows: Encodings, spec: Verify, seed: int
+    models: Sequence[ModelFile],
+    outcomes: Mapping[str, Outcome],
+    rows: Encodings,
+    spec: Verify,
+    labels: Sequence[str],
+    seed: int,
 ) -> dict[str, Any]:
     truth = np.array([row.label for row in rows.rows])
     logprob = {
@@ -143,12 +153,14 @@ def _document(
     figures: dict[str, Outcome] = {}
     for name, outcome in outcomes.items():
         figures[name] = outcome if isinstance(outcome, Crash) else _figures(name, logprob[name], truth, dense)
+    baseline = largest_class(truth.tolist(), labels)
     entries = []
     for model in models:
         mine = figures[model.id]
-        found = entry(model, mine, figures["teacher"], "accuracy", seed)
+        found = entry(model, mine, figures["teacher"], "accuracy", seed, baseline)
         if not isinstance(mine, Crash):
             found["macro_f1"] = mine["macro_f1"]
+            found["balanced_accuracy"] = balanced_accuracy(mine["score"], truth.tolist())
         entries.append(found)
     gates = judge(entries, spec)
     return {
@@ -159,8 +171,11 @@ def _document(
         "unit": "text",
         "definitions": DEFINITIONS,
         "models": entries,
+        "baseline": baseline.as_dict([1.0] * len(truth), "accuracy", seed),
+        "classes": dict(baseline.classes),
         "gates": [gate.as_dict() for gate in gates],
         "verdict": verdict(gates),
+        "warnings": warnings_of(entries, spec, baseline, len(truth), "text"),
         "correct": {
             name: [int(value) for value in one["score"]] for name, one in figures.items() if not isinstance(one, Crash)
         },

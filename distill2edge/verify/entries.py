@@ -11,6 +11,7 @@ import numpy as np
 from distill2edge.bench.statistics import Figure, difference_interval, mean_interval, percentile, ratio_interval
 from distill2edge.isolate import Crash
 from distill2edge.models import ModelFile
+from distill2edge.verify.baseline import Baseline, is_above, per_unit
 from distill2edge.verify.scores import Metric
 
 Outcome: TypeAlias = Mapping[str, Any] | Crash
@@ -18,7 +19,9 @@ Outcome: TypeAlias = Mapping[str, Any] | Crash
 _TAIL_NEEDS = 100  # positions from which on a 99th percentile is more than the maximum
 
 
-def entry(model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, seed: int) -> dict[str, Any]:
+def entry(
+    model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, seed: int, baseline: Baseline
+) -> dict[str, Any]:
     """One model's figures, with intervals.
 
     Args:
@@ -27,6 +30,7 @@ def entry(model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, 
         teacher: that of the dense teacher, which `retained` is held against.
         metric: of the task.
         seed: of the resampling, the same for all models, so that they are resampled alike.
+        baseline: what a score must beat by more than noise to mean anything.
     """
     head = {
         "id": model.id,
@@ -39,7 +43,7 @@ def entry(model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, 
     figures: dict[str, Any] = dict.fromkeys(
         (
             "score", "retained", "output_length_ratio", "kl_teacher", "kl_student", "kl_student_p99", "top1_student",
-            "top1_teacher", "perplexity",
+            "top1_teacher", "perplexity", "above_baseline",
         )
     )  # fmt: skip
     if isinstance(outcome, Crash):
@@ -58,6 +62,7 @@ def entry(model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, 
         figures["kl_student_p99"] = percentile(tail, 99)
     nll = _over_rows(outcome["nll"], outcome["counts"], seed)
     figures["perplexity"] = nll and nll.map(_exp)
+    figures["above_baseline"] = is_above(outcome["score"], baseline.score, units, metric, seed)
     plain = {key: value.as_dict() if isinstance(value, Figure) else value for key, value in figures.items()}
     return {**head, **plain, "error": None}
 
@@ -66,19 +71,17 @@ def _score(outcome: Mapping[str, Any], units: Sequence[float], metric: Metric, s
     if metric != "neg_log_likelihood":
         return mean_interval(outcome["score"], seed=seed)
     # Per teacher's token: another vocabulary cuts the same text into more or fewer pieces.
-    return mean_interval(_per_unit(outcome, units), units, seed=seed).map(_exp)
+    return mean_interval(per_unit(outcome["score"], units), units, seed=seed).map(_exp)
 
 
 def _retained(outcome: Mapping[str, Any], teacher: Mapping[str, Any], metric: Metric, seed: int) -> Figure | None:
     if metric != "neg_log_likelihood":
         return ratio_interval(outcome["score"], teacher["score"], seed=seed)
     units = teacher["tokens"]
-    gap = difference_interval(_per_unit(outcome, units), _per_unit(teacher, units), units, units, seed=seed)
+    gap = difference_interval(
+        per_unit(outcome["score"], units), per_unit(teacher["score"], units), units, units, seed=seed
+    )
     return gap.map(_exp)  # exp(a) / exp(b)
-
-
-def _per_unit(outcome: Mapping[str, Any], units: Sequence[float]) -> list[float]:
-    return [total / unit for total, unit in zip(outcome["score"], units, strict=True)]
 
 
 def _over_rows(values: Sequence[float] | None, counts: Sequence[int], seed: int) -> Figure | None:
@@ -96,7 +99,8 @@ def _exp(value: float) -> float:
 
 
 def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What the stage says of verify.json: verdict, metric, rows, tokens, and the gates that failed, as text."""
+    """What the stage says of verify.json: verdict, metric, rows, tokens, and as text the gates that failed and what
+    the reader is warned of."""
     failed = [gate for gate in document["gates"] if not gate["passed"]]
     return {
         "verdict": document["verdict"],
@@ -104,4 +108,5 @@ def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
         "rows": document["rows"],
         "tokens": document["tokens"],
         "failed": [f"{gate['model']}: {gate['name']} {gate['value']} {gate['op']} {gate['target']}" for gate in failed],
+        "warnings": [warning["text"] for warning in document["warnings"]],
     }

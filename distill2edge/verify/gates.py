@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from distill2edge.recipe.schema import Verify
-from distill2edge.schemes import is_compared
+from distill2edge.schemes import Precision, is_compared, parse_scheme
 
 LENGTH_LOW, LENGTH_HIGH = 0.9, 1.1
 """A student that keeps its score by answering longer, or in fewer words, is not the same service (MLPerf's bounds)."""
@@ -23,6 +23,7 @@ class Gate:
         model: id of the file.
         op: how the value must stand to the target.
         value: the point estimate; None where it could not be measured, which never passes.
+        default: whether the target is the one that a recipe has without saying so.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Gate:
     op: Literal[">=", "<="]
     target: float
     value: float | None
+    default: bool = False
 
     @property
     def passed(self) -> bool:
@@ -54,16 +56,26 @@ def judge(models: Sequence[Mapping[str, Any]], verify: Verify) -> list[Gate]:
         models: entries with id, role, scheme, error and figures.
         verify: the recipe's section; a gate that is null is not applied.
     """
-    students = [model for model in models if model["role"] == "student"]
-    files = [model for model in students if not model["scheme"].startswith("torch:")] or students
-    shipped = [model for model in files if not is_compared(model["scheme"])]
-    held = [model for model in models if model["id"] in {"teacher", "student"} or model in shipped]
+    ships = shipped(models)
+    held = [model for model in models if model["id"] in {"teacher", "student"} or model in ships]
     gates = [Gate("loads", model["id"], ">=", 1.0, 0.0 if model["error"] else 1.0) for model in held]
-    for model in shipped:
+    for model in ships:
         if model["error"]:
             continue  # its failed `loads` says all there is to say
         gates += _gates_of(model, verify)
     return gates
+
+
+def shipped(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The entries of what ships: the student's files without the arms to compare with, else the dense student."""
+    students = [model for model in models if model["role"] == "student"]
+    files = [model for model in students if precision_of(model) is not None] or students
+    return [model for model in files if not is_compared(model["scheme"])]
+
+
+def precision_of(model: Mapping[str, Any]) -> Precision | None:
+    """That of a file's scheme; None of a dense model, which is no file."""
+    return None if model["scheme"].startswith("torch:") else parse_scheme(model["scheme"]).precision
 
 
 def verdict(gates: Sequence[Gate]) -> Literal["pass", "fail"]:
@@ -75,9 +87,11 @@ def _gates_of(model: Mapping[str, Any], verify: Verify) -> list[Gate]:
     name, gates = model["id"], list[Gate]()
     if verify.min_retained is not None:
         gates.append(Gate("min_retained", name, ">=", verify.min_retained, _value(model, "retained")))
-    if verify.max_kl is not None and not model["scheme"].startswith("torch:"):
-        gates.append(Gate("max_kl", name, "<=", verify.max_kl, _value(model, "kl_student")))
-    if verify.min_top1 is not None and not model["scheme"].startswith("torch:"):
+    precision = precision_of(model)
+    if precision is not None and (limit := verify.max_kl.of(precision)) is not None:
+        default = verify.max_kl.is_default(precision)
+        gates.append(Gate("max_kl", name, "<=", limit, _value(model, "kl_student"), default))
+    if verify.min_top1 is not None and precision is not None:
         gates.append(Gate("min_top1", name, ">=", verify.min_top1, _value(model, "top1_student")))
     if verify.min_retained is not None and model.get("output_length_ratio") is not None:
         length = _value(model, "output_length_ratio")

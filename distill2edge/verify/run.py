@@ -16,14 +16,19 @@ from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
+from distill2edge.verify.baseline import Baseline, balanced_accuracy, commonest_answer, largest_class, unigram
 from distill2edge.verify.entries import Outcome, entry, facts_of
 from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
 
 DEFINITIONS = {
     "accuracy": "share of rows whose right choice has the greatest likelihood, sum of log p over its tokens",
     "exact_match": "share of rows whose greedy answer equals the response, token by token",
     "neg_log_likelihood": "exp(-NLL): geometric mean of the probability of a response token, per teacher's token",
+    "balanced_accuracy": "mean over the classes that occur of the share of their rows that are right",
+    "baseline": "what needs no model: the largest class, the commonest answer, or a unigram model of the other rows",
+    "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",
     "retained": "score / teacher's score on the same rows",
     "output_length_ratio": "mean tokens of the greedy answers / those of the teacher",
     "kl_teacher": "mean KL(teacher || model), nats per token",
@@ -44,6 +49,7 @@ class _Plan:
     verify: Verify
     threads: int
     directory: Path
+    labels: Sequence[str]
 
 
 def verify(
@@ -56,6 +62,7 @@ def verify(
     work: Path,
     progress: Progress,
     threads: int | None = None,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure the models and write `verify.json` into `work`.
 
@@ -68,9 +75,10 @@ def verify(
         work: may hold finished models of an earlier try, which are not run again.
         progress: told of every row.
         threads: of each runtime; None takes what affinity and cgroup allow.
+        labels: names of the closed choices, in their order; none where responses are open.
 
     Returns:
-        `verdict`, `metric`, `rows`, `tokens` and `failed`: the gates that failed, as text.
+        `verdict`, `metric`, `rows`, `tokens`, and as text `failed` (the gates that did) and `warnings`.
 
     Raises:
         UserError: models or rows that can't be compared.
@@ -81,9 +89,8 @@ def verify(
     rows = {role: side.head(spec.rows) for role, side in encodings.items()}
     check_models(models)
     check_encodings(rows)
-    plan = _Plan(
-        rows, scores.choose_metric(rows["teacher"], template), spec, threads or available_threads(), work / "models"
-    )
+    metric = scores.choose_metric(rows["teacher"], template)
+    plan = _Plan(rows, metric, spec, threads or available_threads(), work / "models", labels)
     plan.directory.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
     with progress.task("verify", total=len(models) * len(rows["teacher"].rows)) as task:
@@ -182,20 +189,42 @@ def _context(encodings: Encodings, metric: scores.Metric) -> int:
 
 def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan: _Plan, seed: int) -> dict[str, Any]:
     teacher = outcomes.get("teacher", Crash("the teacher runs behind an endpoint"))
-    entries = [entry(model, outcomes[model.id], teacher, plan.metric, seed) for model in models]
+    rows, metric = plan.encodings["teacher"].rows, plan.metric
+    baseline = _baseline(plan)
+    entries = [entry(model, outcomes[model.id], teacher, metric, seed, baseline) for model in models]
     for model, figures in zip(models, entries, strict=True):
-        if figures["error"] is None and figures["score"] is None:
+        outcome = outcomes[model.id]
+        if isinstance(outcome, Crash):
+            continue
+        if figures["score"] is None:
             raise UserError(f"{model.id} gave no score", where=str(model.path))
-    spans = fidelity.choose_positions(plan.encodings["teacher"].rows, plan.verify.max_tokens, plan.verify.positions)
+        if metric == "accuracy":
+            figures["balanced_accuracy"] = balanced_accuracy(outcome["score"], [row.label for row in rows])
+    spans = fidelity.choose_positions(rows, plan.verify.max_tokens, plan.verify.positions)
     gates = judge(entries, plan.verify)
+    units = [float(sum(row.mask)) for row in rows]
     return {
         "schema_version": 1,
-        "metric": plan.metric,
-        "rows": len(plan.encodings["teacher"].rows),
+        "metric": metric,
+        "rows": len(rows),
         "tokens": fidelity.count_positions(spans),
         "positions": plan.verify.positions,
         "definitions": DEFINITIONS,
         "models": entries,
+        "baseline": baseline.as_dict(units, metric, seed),
+        "classes": dict(baseline.classes),
         "gates": [gate.as_dict() for gate in gates],
         "verdict": verdict(gates),
+        "warnings": warnings_of(entries, plan.verify, baseline, len(rows), "token"),
     }
+
+
+def _baseline(plan: _Plan) -> Baseline:
+    side = plan.encodings["teacher"]
+    if plan.metric == "neg_log_likelihood":
+        return unigram(side.rows)
+    if plan.metric == "exact_match":
+        return commonest_answer([scores.without_stop(row.ids[row.prompt_length :], side.stop) for row in side.rows])
+    count = len(side.choices[0]) if side.choices else 0
+    names = plan.labels or [f"choice {index + 1}" for index in range(count)]
+    return largest_class([row.label for row in side.rows], names)
