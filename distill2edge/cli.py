@@ -13,6 +13,7 @@ import click
 from distill2edge import errors
 from distill2edge.cli_common import STAGES, Commands, accept_weak_sandbox, recipe_options
 from distill2edge.cli_data import data as data_commands
+from distill2edge.distill.tracking import TRACKERS
 from distill2edge.terminal import echo
 
 
@@ -47,6 +48,12 @@ def main(debug: bool) -> None:
     help="Make this stage again, and what reads it; repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(TRACKERS),
+    help="Also send the losses of every training there; repeatable. runs/NAME/train.jsonl has them in any case.",
+)
 def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
     """Run a RECIPE to its report. Finished stages are reused.
 
@@ -55,6 +62,7 @@ def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
       distill2edge run recipes/quickstart.yaml
       distill2edge run recipes/quickstart.yaml --set student.init.layers=8 --set name=smaller
       distill2edge run recipes/quickstart.yaml --force bench
+      distill2edge run recipes/quickstart.yaml --track tensorboard
 
     Exit code 3: the run is complete, but a gate of the recipe failed.
     """

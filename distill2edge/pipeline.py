@@ -92,6 +92,7 @@ def run_stages(
             made(done[stage.name])
             continue
         progress.say(head)
+        progress.stage = stage.name
         start = time.monotonic()
         inputs = {name: done[name].artifact for name in stage.parents}
         artifact = store.build(

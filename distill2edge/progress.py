@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -19,7 +19,13 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where stages report what they do. Stages know only this."""
+    """Where stages report what they do. Stages know only this.
+
+    Attributes:
+        stage: the name of the stage at work, set by who runs it.
+    """
+
+    stage: str
 
     def say(self, line: str) -> None:
         """Print one line."""
@@ -29,6 +35,9 @@ class Progress(Protocol):
 
     def task(self, title: str, total: int) -> AbstractContextManager[Task]:
         """A context manager over one long task of `total` steps."""
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """Take the figures of a training at a step: `step`, and loss, learning rate and tokens, or `eval_loss`."""
 
 
 class PlainTask:
@@ -51,7 +60,16 @@ class PlainTask:
         echo(f"  {self.title}: {self.done}/{self.total}  {spent:.0f}s, {left:.0f}s left{tail}", err=True)
 
 
-class PlainProgress:
+class _NoFigures:
+    """A console shows the loss in a task's note; figures are for files (`runlog`)."""
+
+    stage = ""
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """As `Progress.figures`."""
+
+
+class PlainProgress(_NoFigures):
     """For logs, pipes and tests."""
 
     def __init__(self, every: float = 10.0) -> None:
@@ -68,7 +86,7 @@ class PlainProgress:
         yield PlainTask(title, total, self.every)
 
 
-class SilentProgress:
+class SilentProgress(_NoFigures):
     """For `--quiet`, and for library use."""
 
     def say(self, line: str) -> None: ...
@@ -90,7 +108,7 @@ class _RichTask:
         self.bar.update(self.handle, advance=steps, **fields)  # type: ignore[attr-defined]
 
 
-class RichProgress:
+class RichProgress(_NoFigures):
     """For a terminal."""
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from distill2edge import progress as progress_module
 from distill2edge import rundir
+from distill2edge.distill.tracking import start_tracking
 from distill2edge.pipeline import Done, run_stages, upto
 from distill2edge.progress import Progress
 from distill2edge.recipe.load import dump_recipe, load_recipe
@@ -80,14 +81,19 @@ def run_recipe(
     quiet: bool,
     force: frozenset[str] = frozenset(),
     converter: Path | None = None,
+    track: Sequence[str] = (),
 ) -> Result:
     """Run a recipe to its report and fill the run directory.
+
+    Args:
+        track: experiment trackers that every training reports to (`distill.tracking`).
 
     Raises:
         UserError: the recipe, the data, a model, a licence; finished stages are kept.
     """
     loaded = load_recipe(recipe, overrides)
     directory = out or Path("runs") / loaded.name
+    start_tracking(track, loaded.name, directory)
     text = recipe.read_text(encoding="utf-8") if not overrides else dump_recipe(loaded)
     with _logged(loaded, None, directory, quiet) as progress:
         exports = Exports(directory, loaded.name)
@@ -120,7 +126,7 @@ def _logged(recipe: Recipe, kind: str | None, directory: Path, quiet: bool) -> I
     with RunLog(directory / "run.log") as log:
         log.line(f"--- {recipe.name}: {kind or 'run'}")
         try:
-            yield LoggedProgress(progress_module.for_stream(quiet), log)
+            yield LoggedProgress(progress_module.for_stream(quiet), log, directory / "train.jsonl")
         except BaseException as error:
             log.ended(error)
             raise

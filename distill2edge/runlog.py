@@ -1,11 +1,16 @@
-"""`run.log`: what the console was told, what libraries said to nobody, and how it ended, each with its time."""
+"""What a run directory keeps of a run while it goes on.
+
+`run.log`: what the console was told, what libraries said to nobody, and how it ended, each with its time.
+`train.jsonl`: the figures of every training, a line for each step that was logged: `tail -f`, or pandas.read_json.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -66,10 +71,15 @@ _LOGGERS = ("", "py.warnings", "transformers", "datasets", "huggingface_hub")
 
 
 class LoggedProgress:
-    """A progress that is also written down."""
+    """A progress that is also written down.
 
-    def __init__(self, shown: Progress, log: RunLog) -> None:
-        self._shown, self._log = shown, log
+    Args:
+        figures: the file of the trainings' figures; it is written once its directory is there.
+    """
+
+    def __init__(self, shown: Progress, log: RunLog, figures: Path) -> None:
+        self._shown, self._log, self._figures = shown, log, figures
+        self.stage = ""
 
     def say(self, line: str) -> None:
         """As `Progress.say`."""
@@ -86,6 +96,12 @@ class LoggedProgress:
         """As `Progress.task`."""
         with self._shown.task(title, total) as task:
             yield _LoggedTask(task, self._log, title, total)
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """As `Progress.figures`: one line of JSON. A file that cannot be written stops no run."""
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "stage": self.stage, **values})
+        with suppress(OSError), self._figures.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
 
 class _LoggedTask:

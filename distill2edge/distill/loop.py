@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.distill.tracking import end_tracking, trackers
 from distill2edge.files import write_json
 from distill2edge.machine import peak_rss_bytes
 from distill2edge.progress import Progress
@@ -64,6 +65,7 @@ def run_training(
     work = result.parent
     checkpoints = work / "checkpoints"
     per_step = training.batch_size * training.gradient_accumulation
+    names, project = trackers(progress.stage)
     args = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=training.batch_size,
@@ -77,7 +79,9 @@ def run_training(
         logging_strategy="no",
         save_strategy="no",
         save_total_limit=2,  # the newest may be half written when we are killed
-        report_to="none",
+        report_to=names or "none",
+        run_name=f"{project}/{progress.stage}",
+        project=project,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -95,10 +99,11 @@ def run_training(
     if resume is not None:
         progress.say(f"  going on from {resume.name} of {total} steps")
     with progress.task("train", total) as task:
-        steering = Steering(trainer, task, total, training.checkpoints)
+        steering = Steering(trainer, task, total, training.checkpoints, progress.figures)
         trainer.add_callback(steering)
         with steering.catching():
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    end_tracking(names)
     if steering.stopped_by is not None and trainer.state.global_step < total:
         progress.say(
             f"stopped at step {trainer.state.global_step} of {total}; a checkpoint is saved: "

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,7 @@ from distill2edge.files import replacing, sync, write_json
 from distill2edge.progress import Task
 from distill2edge.signals import SIGNALS
 
+_FIGURES = ("loss", "eval_loss", "learning_rate", "grad_norm", "supervised", "tokens", "wall_s")
 _WEIGHTS = "trainable.safetensors"
 _COMPLETE = "complete"
 _BEST = "best"
@@ -147,10 +148,21 @@ class DistillTrainer(Trainer):
 
 
 class Steering(TrainerCallback):
-    """Decides when to log, evaluate and save; shows progress; stops on a signal with a checkpoint."""
+    """Decides when to log, evaluate and save; shows progress; stops on a signal with a checkpoint.
 
-    def __init__(self, trainer: DistillTrainer, task: Task, total: int, checkpoints: int) -> None:
-        self.trainer, self.task = trainer, task
+    Args:
+        figures: told of every logged step (`Progress.figures`).
+    """
+
+    def __init__(
+        self,
+        trainer: DistillTrainer,
+        task: Task,
+        total: int,
+        checkpoints: int,
+        figures: Callable[[Mapping[str, float]], None],
+    ) -> None:
+        self.trainer, self.task, self.figures = trainer, task, figures
         self.total = total
         self.marks = {round(total * i / (checkpoints + 1)) for i in range(1, checkpoints + 1)} - {0, total}
         self.every = max(1, total // 50)
@@ -184,6 +196,7 @@ class Steering(TrainerCallback):
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
+        self.figures({"step": state.global_step, **{name: logs[name] for name in _FIGURES if name in logs}})
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
