@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import shutil
@@ -174,7 +175,9 @@ def lookup(name: str, *, kinds: tuple[str, ...] = (), where: str = "") -> Bundle
     entry = BUNDLED.get(name)
     fitting = [other.name for other in _ENTRIES if not kinds or other.kind in kinds]
     if entry is None:
-        raise UserError(f"no bundled entry {name!r}", where=where, fix=f"known: {', '.join(fitting)}")
+        near = difflib.get_close_matches(name[:80], fitting, n=1, cutoff=0.5)
+        hint = f"did you mean bundled:{near[0]}? " if near else ""
+        raise UserError(f"no bundled entry {name[:80]!r}", where=where, fix=f"{hint}known: {', '.join(fitting)}")
     if entry.name not in fitting:
         raise UserError(f"bundled:{name} doesn't fit here", where=where, fix=f"those that do: {', '.join(fitting)}")
     return entry

@@ -106,15 +106,32 @@ def show(path: Path, overrides: tuple[str, ...]) -> None:
 
 @recipe.command()
 @click.argument("paths", type=click.Path(path_type=Path), metavar="RECIPE...", nargs=-1, required=True)
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable.")
 @accept_weak_sandbox
-def check(paths: tuple[Path, ...]) -> None:
-    """Check recipes; every mistake is shown at once."""
-    from distill2edge.recipe.load import load_recipe
+def check(paths: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
+    """Check recipes and what they name: data, models, prices, formats. Every mistake is shown at once.
+
+    \b
+    Examples:
+      distill2edge recipe check tickets.yaml
+      distill2edge recipe check recipes/*.yaml
+    """
+    from distill2edge.preflight import checked_recipe, unseen
+    from distill2edge.progress import for_stream
     from distill2edge.verifiers.registry import require_walls
 
+    wrong: list[errors.UserError] = []
     for path in paths:
-        require_walls(load_recipe(path))
-        echo(f"{path}: fine")
+        try:
+            loaded = checked_recipe(path, overrides, for_stream())
+        except errors.UserError as error:
+            wrong += error.errors if isinstance(error, errors.RecipeErrors) else [error]
+            continue
+        require_walls(loaded)
+        left = unseen(loaded)
+        echo(f"{path}: fine" + (f" (not here yet, so not looked at: {', '.join(left)})" if left else ""))
+    if wrong:
+        raise errors.RecipeErrors(wrong)
 
 
 @recipe.command()
@@ -133,16 +150,27 @@ def schema() -> None:
 
 @recipe.command()
 @click.option("--name", default="my-student", show_default=True, help="Name of the run.")
-def new(name: str) -> None:
-    """Print a commented recipe to start from.
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "chat", "causal-lm", "seq2seq"]),
+    help="What the student does  [default: what the file's columns say, else causal-lm]",
+)
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Fill the recipe in from this file.")
+@click.option("--text", metavar="COLUMN", help="The file's column of texts, questions or instructions.")
+@click.option("--label", metavar="COLUMN", help="The file's column of labels or answers.")
+@click.option("--teacher", metavar="MODEL", help="hub id | local directory | file.gguf | bundled:NAME")
+def new(**options: Any) -> None:
+    """Print a commented recipe to start from; with --data one that runs as it is on your own file.
 
     \b
-    Example:
+    Examples:
       distill2edge recipe new --name support-bot > support-bot.yaml
+      distill2edge recipe new --data tickets.csv --name tickets > tickets.yaml
+      distill2edge recipe new --data faq.jsonl --task chat --text question --label answer > faq.yaml
     """
-    from distill2edge.recipe.new import new_recipe
+    from distill2edge.starter import Asked, starter
 
-    echo(new_recipe(name), nl=False)
+    echo(starter(Asked(**options)), nl=False)
 
 
 @recipe.command()

@@ -17,7 +17,7 @@ from typing import Any
 from distill2edge import progress as progress_module
 from distill2edge.housekeeping import readable_bytes
 from distill2edge.pipeline import Stage, keys_of
-from distill2edge.recipe.load import load_recipe
+from distill2edge.preflight import checked_recipe
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import ScratchTeacher
 from distill2edge.store import Artifact, Store, default_root
@@ -45,8 +45,8 @@ def plan_recipe(
     from distill2edge.stages import build_stages
     from distill2edge.teacher.endpoint.estimate import estimate
 
-    loaded = load_recipe(recipe, overrides)
     progress = progress_module.for_stream(quiet)
+    loaded = checked_recipe(recipe, overrides, progress, converter=converter is not None)
     stages = build_stages(loaded, progress, converter)
     keys = keys_of(stages, loaded.seed)
     opened = Store(store or default_root())

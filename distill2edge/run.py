@@ -13,8 +13,9 @@ from distill2edge import progress as progress_module
 from distill2edge import rundir
 from distill2edge.distill.tracking import start_tracking
 from distill2edge.pipeline import Done, run_stages, upto
+from distill2edge.preflight import checked_recipe
 from distill2edge.progress import Progress
-from distill2edge.recipe.load import dump_recipe, load_recipe
+from distill2edge.recipe.load import dump_recipe
 from distill2edge.recipe.schema import Recipe
 from distill2edge.rundir import Exports, find_run
 from distill2edge.runlog import LoggedProgress, RunLog
@@ -91,7 +92,7 @@ def run_recipe(
     Raises:
         UserError: the recipe, the data, a model, a licence; finished stages are kept.
     """
-    loaded = load_recipe(recipe, overrides)
+    loaded = checked_recipe(recipe, overrides, progress_module.for_stream(quiet), converter=converter is not None)
     directory = out or Path("runs") / loaded.name
     start_tracking(track, loaded.name, directory)
     text = recipe.read_text(encoding="utf-8") if not overrides else dump_recipe(loaded)
@@ -112,7 +113,7 @@ def run_until(
     converter: Path | None = None,
 ) -> list[Done]:
     """Run the stages of one kind, and what they need; returns those of that kind."""
-    loaded = load_recipe(recipe, overrides)
+    loaded = checked_recipe(recipe, overrides, progress_module.for_stream(quiet), converter=converter is not None)
     directory = out or Path("runs") / loaded.name
     with _logged(loaded, kind, directory, quiet) as progress:
         done = _run(loaded, kind, store, progress, frozenset(), converter, directory, Exports(directory, loaded.name))

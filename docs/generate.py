@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -89,6 +92,8 @@ def _bare(annotation: Any) -> Any:
         return _bare(get_args(annotation)[0])
     if get_origin(annotation) is tuple:
         return tuple[tuple(_bare(part) for part in get_args(annotation))]
+    if get_origin(annotation) in (Union, UnionType) and not _models(annotation):
+        return reduce(or_, map(_bare, get_args(annotation)))
     return annotation
 
 

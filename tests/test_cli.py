@@ -109,9 +109,9 @@ def test_doctor_says_which_runtimes_were_built_for_the_gpu_there_is(monkeypatch:
 
 
 def test_an_internal_error_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    import distill2edge.recipe.new
+    import distill2edge.starter
 
-    monkeypatch.setattr(distill2edge.recipe.new, "new_recipe", lambda name: 1 / 0)
+    monkeypatch.setattr(distill2edge.starter, "starter", lambda asked: 1 / 0)
     code, _, err = call("recipe", "new")
     assert code == 1
     assert "ZeroDivisionError" in err

@@ -44,6 +44,8 @@ TOP = {
     "rundir",
     "runlog",
     "plan",
+    "preflight",
+    "starter",
     "push",
     "stages",
     "steps",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.load import dump_recipe, load_recipe, parse_recipe, recipe_schema
-from distill2edge.recipe.new import new_recipe
+from distill2edge.recipe.new import New, new_recipe
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -188,11 +188,11 @@ def test_the_json_schema_knows_every_key() -> None:
 
 
 def test_a_new_recipe_passes_the_check() -> None:
-    recipe = parse_recipe(new_recipe("support-bot"), "new")
+    recipe = parse_recipe(new_recipe(New("support-bot")), "new")
     assert recipe.name == "support-bot"
     assert recipe.distill.learning_rate == 1e-3
     with pytest.raises(RecipeErrors):
-        new_recipe("Not A Name")
+        new_recipe(New("Not A Name"))
 
 
 def test_every_recipe_of_the_repository_is_fine() -> None:

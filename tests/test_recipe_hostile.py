@@ -38,6 +38,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]
         ("distill:\n\tepochs: 1\n", 6, "not valid YAML"),
         ("<<: {seed: 1}\n", 5, "merge keys"),
         ("? [a]\n: 1\n", 5, "a key is a list"),
+        ("description: {{ text }}\n", 5, "a template goes into quotes"),
         ("---\nseed: 1\n", 5, "another document"),
         ("description: !!python/object:os.system x\n", 5, "the tag"),
         ("description: !!timestamp 2020-01-01\n", 5, "the tag"),

@@ -54,6 +54,34 @@ class Workload:
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Refuse workloads that cannot be made, before there are rows.
+
+    Raises:
+        UserError: an unknown name, the same one twice, or lengths that no model takes.
+    """
+    if len(set(names)) != len(names):
+        raise UserError("bench.workloads names one twice", where="bench.workloads", fix="name each once")
+    for name in names:
+        if name != "task":
+            _shape(name)
+
+
+def _shape(name: str) -> tuple[int, int]:
+    """Tokens in and out of `chat-P-N`."""
+    shape = _CHAT.fullmatch(name)
+    if not shape:
+        raise UserError(
+            f"unknown workload {name[:60]!r}", where="bench.workloads", fix="task, or chat-P-N (chat-128-64)"
+        )
+    if max(len(shape[1]), len(shape[2])) > 6:
+        raise UserError(f"{name[:60]}: no model reads or writes so much", where="bench.workloads", fix="chat-128-64")
+    prompt, output = int(shape[1]), int(shape[2])
+    if output < 2:
+        raise UserError(f"{name}: one token out has no pace", where="bench.workloads", fix="ask for at least 2")
+    return prompt, output
+
+
 def build_workloads(
     names: Sequence[str], encodings: Mapping[str, Encodings], requests: int, *, seed: int
 ) -> list[Workload]:
@@ -72,8 +100,7 @@ def build_workloads(
     Raises:
         UserError: an unknown name, or the same one twice.
     """
-    if len(set(names)) != len(names):
-        raise UserError("bench.workloads names one twice", fix="name each once")
+    check_names(names)
     count = len(encodings["teacher"].rows)
     chosen = np.random.default_rng(seed).permutation(count)
     rows = [int(chosen[index % count]) for index in range(requests)]
@@ -83,12 +110,7 @@ def build_workloads(
 def _cut(name: str, side: Encodings, rows: Sequence[int]) -> list[Request]:
     if name == "task":
         return [_task(side, index) for index in rows]
-    shape = _CHAT.fullmatch(name)
-    if not shape:
-        raise UserError(f"unknown workload {name!r}", where="bench.workloads", fix="task, or chat-P-N (chat-128-64)")
-    prompt, output = int(shape[1]), int(shape[2])
-    if output < 2:
-        raise UserError(f"{name}: one token out has no pace", where="bench.workloads", fix="ask for at least 2")
+    prompt, output = _shape(name)
     need = prompt * len(rows)
     text: list[int] = []
     while len(text) < need:

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from distill2edge.errors import RecipeErrors, UserError
+from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.yaml12 import Path as KeyPath
-from distill2edge.recipe.yaml12 import parse_document
+from distill2edge.recipe.yaml12 import parse_document, read_text
 
 SECTIONS = ("rented", "api", "devices")
 
@@ -181,13 +182,12 @@ def load_catalogue(override: str | Path | None = None) -> Catalogue:
     if override is None:
         return _validate(base, "prices.yaml", base_lines)
     where = str(override)
-    try:
-        text = Path(override).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(
-            f"cannot read the price file: {reason}", where=where, fix="cost.prices names a YAML file"
-        ) from None
+    written = str(override) if isinstance(override, Path) else override
+    path = locate(written)
+    if not path.exists():
+        fix = f"cost.prices names a YAML file; {tried(written)}"
+        raise UserError("cannot read the price file: No such file", where=where, fix=fix)
+    text = read_text(path)
     extra, lines = parse_document(text, where)
     merged = dict(base)
     for key, value in extra.items():

@@ -18,6 +18,7 @@ from distill2edge.data.readers import reader_of
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.hub import network_errors, offline_mode
 from distill2edge.progress import Progress
+from distill2edge.recipe.paths import locate, tried
 
 Rows = Iterable[dict[str, Any]]
 
@@ -92,6 +93,20 @@ def fingerprint(source: str, revision: str | None = None) -> str | None:
     return _hub_card(source, revision)[0] if _is_hub_id(source) else _hash(_find(source))
 
 
+def local_files(source: str) -> list[Path] | None:
+    """The files behind `data.source`, unopened; None for bundled data and the hub's.
+
+    Raises:
+        UserError, EnvironmentFault: as `open_source`, for what lies here.
+    """
+    if source.startswith("bundled:"):
+        bundled.lookup(source.removeprefix("bundled:"), kinds=("rows",), where=WHERE)
+        return None
+    if source.startswith("package:"):
+        return [_package_file(source.removeprefix("package:"))]
+    return None if _is_hub_id(source) else _find(source)
+
+
 def _open_bundled(name: str, progress: Progress) -> Source:
     entry = bundled.lookup(name, kinds=("rows",), where=WHERE)
     bundled.fetch(name, progress)
@@ -117,13 +132,13 @@ def _package_file(rest: str) -> Path:
 
 
 def _is_hub_id(source: str) -> bool:
-    path = Path(source).expanduser()
+    path = locate(source)
     looks_local = path.exists() or source[:1] in "./~" or "*" in source or path.suffix == ".gz" or reader_of(path)
     return not looks_local and _HUB.fullmatch(source) is not None
 
 
 def _find(source: str) -> list[Path]:
-    path = Path(source).expanduser()
+    path = locate(source)
     if path.is_dir():
         found = sorted(entry for entry in path.iterdir() if entry.is_file() and reader_of(entry))
     elif path.is_file():
@@ -135,7 +150,7 @@ def _find(source: str) -> list[Path]:
         raise UserError(
             f"{source} {what}",
             where=WHERE,
-            fix=f"paths start at the current directory, {Path.cwd()}; a hub id is OWNER/NAME; data that installs as "
+            fix=f"{tried(source)}; a hub id is OWNER/NAME; data that installs as "
             f"a package: {', '.join(f'bundled:{e.name}' for e in bundled.BUNDLED.values() if e.kind == 'rows')}",
         )
     return found

@@ -1,63 +1,238 @@
-"""A commented recipe to start from."""
+"""Commented recipes to start from: the text of one, from what was found out about the data."""
 
 from __future__ import annotations
 
-_TEMPLATE = """\
-# {name}: what it does in one line.
-# Check:  distill2edge recipe check {name}.yaml      Everything that can be set: distill2edge recipe show {name}.yaml
-# Run:    distill2edge run {name}.yaml
+import json
+from dataclasses import dataclass, field
+from typing import Literal
 
-name: {name}
-seed: 0
+from distill2edge.recipe.load import parse_recipe
 
-teacher:
-  model: HuggingFaceTB/SmolLM2-1.7B-Instruct   # hub id | local directory | file.gguf | bundled:NAME
-  # licence: apache-2.0                        # where the model itself does not say it
-  # fit: {{epochs: 1, learning_rate: 5e-4}}      # a short fit to the task first
-
-data:
-  source: rows.jsonl                           # hub id | json, jsonl, csv, parquet, text | package:MODULE/PATH
-  template: chat                               # chat | plain | text
-  prompt: "{{{{ question }}}}"                     # Jinja over a row's fields
-  response: "{{{{ answer }}}}"
-  # choices: ["yes", "no"]                     # a closed set: scored by likelihood
-  splits: {{validation: 200, calibration: 128, test: 500}}
-
-signal: {{kind: logits, top_k: 64, temperature: 2.0}}   # or {{kind: text}}: the teacher writes the responses
-
-student:
-  init: {{from: teacher, layers: 12}}            # the teacher's own layers; or {{model: HuggingFaceTB/SmolLM2-360M}}
-  lora: {{rank: 64, alpha: 128}}                 # null trains every weight
-
-distill:
-  loss: {{ce: 0.5, forward_kl: 0.5}}             # also reverse_kl, jsd
-  epochs: 2
-  learning_rate: 1e-3
-  control: true                                # the same student without the teacher, to show what it brings
-
-export: [onnx:int8, onnx:int4-b32, gguf:Q8_0, gguf:Q4_K_M]
-
-verify:
-  min_retained: 0.95                           # a failed gate is exit code 3
-  max_kl: 0.1
-  # judge: {{model: Qwen/Qwen3-8B}}              # a third model compares answers of the files with the teacher's
-
-bench: {{workloads: [task, chat-128-64], devices: [cpu]}}
-
-cost:
-  teacher: {{rented: cpu-2-vcpu}}
-  student: {{rented: cpu-2-vcpu}}
-"""
+Task = Literal["classification", "chat", "causal-lm", "seq2seq"]
+TASKS: tuple[Task, ...] = ("classification", "chat", "causal-lm", "seq2seq")
 
 
-def new_recipe(name: str) -> str:
-    """The text of a complete recipe called `name`; it passes `recipe check`.
+@dataclass(frozen=True)
+class Data:
+    """What a new recipe says of its rows.
+
+    Attributes:
+        about: comments for the section, a line each.
+        splits: validation, calibration and test rows.
+        train: rows that are left to train on.
+        max_length: tokens.
+        leaking: share of test rows that are in train too, where it is above the recipe's default.
+    """
+
+    source: str
+    prompt: str
+    response: str
+    choices: tuple[str, ...] = ()
+    filter: str | None = None
+    about: tuple[str, ...] = ()
+    splits: tuple[int, int, int] = (64, 64, 240)
+    train: int = 1000
+    take: int | None = None
+    max_length: int = 256
+    leaking: float | None = None
+
+
+_REVIEWS = "film reviews that come with a package; give your own rows with --data FILE"
+_EXAMPLES: dict[Task, Data] = {
+    "classification": Data(
+        source="bundled:movie-sentiment",
+        filter="score >= 1 or score <= -1",
+        prompt="{{ text }}",
+        response="{{ 'positive' if score > 0 else 'negative' }}",
+        choices=("negative", "positive"),
+        about=(_REVIEWS,),
+        take=1000,
+        max_length=64,
+    ),
+    "causal-lm": Data(
+        source="bundled:movie-sentiment",
+        filter="score >= 1 or score <= -1",
+        prompt="Review: {{ text }}\nSentiment:",
+        response="{{ ' positive' if score > 0 else ' negative' }}",
+        choices=(" negative", " positive"),
+        about=(_REVIEWS,),
+        take=1000,
+        max_length=64,
+    ),
+    "chat": Data(
+        source="rows.jsonl",
+        prompt="{{ question }}",
+        response="{{ answer }}",
+        about=("write your own file here, or let --data FILE fill this section in",),
+    ),
+    "seq2seq": Data(
+        source="rows.jsonl",
+        prompt="{{ source }}",
+        response="{{ target }}",
+        about=("write your own file here, or let --data FILE fill this section in",),
+    ),
+}
+_TEACHERS: dict[Task, str] = {
+    "classification": "bundled:all-minilm-l6-v2",
+    "chat": "bundled:smollm2-135m-instruct",
+    "causal-lm": "bundled:smollm2-135m-instruct",
+    "seq2seq": "google/flan-t5-small",
+}
+
+
+@dataclass(frozen=True)
+class New:
+    """A recipe to write.
+
+    Attributes:
+        teacher: its model; null takes one that fits the task.
+        layers: how many the teacher has, where that is known.
+        plain: of a causal-lm: prompt and response as they are, or the response alone (`text`).
+    """
+
+    name: str
+    task: Task = "causal-lm"
+    data: Data | None = None
+    teacher: str | None = None
+    layers: int | None = None
+    plain: Literal["plain", "text"] = "plain"
+    comments: tuple[str, ...] = field(default=())
+
+
+def teacher_of(task: Task) -> str:
+    """The model that a new recipe of this task starts from."""
+    return _TEACHERS[task]
+
+
+def new_recipe(new: New) -> str:
+    """The text of a complete recipe; it parses without an error.
 
     Raises:
         RecipeErrors: the name cannot be a recipe's name.
     """
-    from distill2edge.recipe.load import parse_recipe
-
-    text = _TEMPLATE.format(name=name)
+    data = new.data or _EXAMPLES[new.task]
+    body = _classifier(new, data) if new.task == "classification" else _writer(new, data)
+    text = f"{_head(new)}\n{body}\n{_TAIL}"
     parse_recipe(text, "new recipe")
     return text
+
+
+def _head(new: New) -> str:
+    lines = [
+        f"# {new.name}: what it does in one line.",
+        f"# Check:  distill2edge recipe check {new.name}.yaml     Every key: distill2edge recipe show {new.name}.yaml",
+        f"# Plan:   distill2edge plan {new.name}.yaml             Run: distill2edge run {new.name}.yaml",
+        *(f"# {line}" for line in new.comments),
+        "",
+        f"name: {new.name}",
+        f"task: {'causal-lm' if new.task == 'chat' else new.task}",
+        "seed: 0",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _rows(data: Data, template: str) -> str:
+    lines = ["data:", *(f"  # {line}" for line in data.about), f"  source: {_quoted(data.source)}"]
+    if data.filter:
+        lines.append(f"  filter: {_quoted(data.filter)}")
+    lines.append(f"  template: {template:<20} # chat: the tokenizer's own form; plain: as it is; text: no prompt")
+    if template != "text":
+        lines.append(f"  prompt: {_quoted(data.prompt)}")
+    lines.append(f"  response: {_quoted(data.response)}")
+    if data.choices:
+        lines.append("  choices:" + "".join(f"\n    - {_quoted(choice)}" for choice in data.choices))
+    lines.append(f"  max_length: {data.max_length:<18} # tokens; longer rows are dropped and counted")
+    train = f"train: {data.take}, " if data.take else ""
+    validation, calibration, test = data.splits
+    lines.append(f"  splits: {{{train}validation: {validation}, calibration: {calibration}, test: {test}}}")
+    if data.leaking is not None:
+        lines.append(
+            f"  leakage: {{max_fraction: {data.leaking:g}}}  # that many test rows are nearly in train: those leave it"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _classifier(new: New, data: Data) -> str:
+    epochs = min(max(round(250 * 16 / max(data.train, 1)), 3), 12)
+    layers = new.layers or 6
+    kept = list(range(1, layers, 2)) or [0]
+    return f"""\
+teacher:
+  model: {_quoted(new.teacher or _TEACHERS[new.task])}    # an encoder: hub id | local directory | bundled:NAME
+  # licence: apache-2.0                # where the model itself does not say it
+  fit: {{epochs: {epochs}, learning_rate: 1e-4, batch_size: 16, lora: null}}     # it learns the labels first
+
+{_rows(data, "plain")}
+signal: {{kind: labels, temperature: 2.0}}         # the teacher's class logits
+
+student:
+  init: {{from: teacher, layers: {kept}}}        # the teacher's own layers, 0 is the first
+  lora: null                           # every weight is trained
+
+distill:
+  loss: {{ce: 0.3, forward_kl: 0.7}}     # labels, and the teacher's distribution
+  epochs: {epochs}
+  learning_rate: 2e-4
+  batch_size: 16
+  control: true                        # the same student without the teacher, to show what it brings
+
+export: [onnx:int8, gguf:Q8_0]
+
+verify: {{rows: {data.splits[2]}, min_retained: 0.95}}   # of the teacher's accuracy; a failed gate is exit code 3
+
+bench: {{workloads: [task], rounds: 2}}
+"""
+
+
+def _writer(new: New, data: Data) -> str:
+    template = "chat" if new.task == "chat" else "plain" if new.task == "seq2seq" else new.plain
+    if new.layers:
+        kept = str(max(1, round(new.layers * (0.55 if data.choices else 0.9))))
+    else:
+        kept = {"chat": "27", "causal-lm": "16" if data.choices else "27", "seq2seq": "4"}[new.task]
+    select = ", select: first" if data.choices else ""
+    gates = "{rows: %d, min_retained: 0.95}" if data.choices else "{rows: %d, max_kl: 0.1}"
+    said = "of the teacher's score" if data.choices else "nats per token that a file may lose of the student"
+    workloads = {"chat": "[task, chat-64-32]", "causal-lm": "[task]", "seq2seq": "[task]"}[new.task]
+    return f"""\
+teacher:
+  model: {_quoted(new.teacher or _TEACHERS[new.task])}   # hub id | local directory | file.gguf | bundled:NAME
+  # licence: apache-2.0                # where the model itself does not say it
+  fit: {{epochs: 1, learning_rate: 5e-4, lora: {{rank: 16, alpha: 32}}}}   # a short fit to the task first
+
+{_rows(data, template)}
+signal: {{kind: logits, top_k: 64, temperature: 2.0}}   # or {{kind: text}}: the teacher writes the responses
+
+student:
+  init: {{from: teacher, layers: {kept}{select}}}     # the teacher's own layers; or {{model: owner/name}}
+  lora: {{rank: 32, alpha: 64}}          # null trains every weight
+
+distill:
+  loss: {{ce: 0.5, forward_kl: 0.5}}     # also reverse_kl, jsd
+  epochs: 2
+  learning_rate: 1e-3
+  batch_size: 8
+  control: false                       # true: also the same student without the teacher, to show what it brings
+
+export: [onnx:int8, gguf:Q8_0]
+
+verify: {gates % data.splits[2]}   # {said}; a failed gate is exit code 3
+
+bench: {{workloads: {workloads}, rounds: 2, requests: 2}}
+"""
+
+
+_TAIL = """\
+cost:
+  teacher: {rented: cpu-2-vcpu}        # or {api: NAME}; `cost.prices: FILE` adds prices of your own
+  student: {rented: cpu-2-vcpu}        # or {device: raspberry-pi-5}
+"""
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar: bare where that is safe, else in double quotes, whose escapes are JSON's."""
+    plain = text.replace("/", "").replace("-", "").replace("_", "").replace(".", "").replace(":", "")
+    bare = plain.isascii() and plain.isalnum() and not plain.isdigit() and text[0].isalpha() and not text.endswith(":")
+    reserved = text.lower() in ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+    return text if bare and not reserved else json.dumps(text, ensure_ascii=False)

@@ -29,8 +29,7 @@ class Located(str):
 
 def locate(text: str) -> Path:
     """Where a written path leads: from the recipe's folder; else, where it exists there alone, from the current one."""
-    path = Path(text).expanduser()
-    folder = getattr(text, "folder", None)
+    path, folder = _expanded(text), getattr(text, "folder", None)
     if folder is None or path.is_absolute():
         return path
     beside = Path(folder) / path
@@ -39,7 +38,7 @@ def locate(text: str) -> Path:
 
 def is_astray(text: str) -> bool:
     """Whether a path is found from the current directory alone, so that the recipe works nowhere else."""
-    path, folder = Path(text).expanduser(), getattr(text, "folder", None)
+    path, folder = _expanded(text), getattr(text, "folder", None)
     if folder is None or path.is_absolute():
         return False
     return not _exists(Path(folder) / path) and _exists(path)
@@ -52,6 +51,13 @@ def tried(text: str) -> str:
     if folder is None or Path(folder).resolve() == here:
         return f"paths start at {here}"
     return f"paths start at the recipe's folder, {Path(folder).resolve()} (it is not in {here} either)"
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of a user that this machine does not have
+        return Path(text)
 
 
 def _exists(path: Path) -> bool:

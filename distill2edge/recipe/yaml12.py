@@ -99,6 +99,8 @@ def parse_value(text: str) -> Any:
     Raises:
         UserError: the text is not YAML, or beyond the limits of a document.
     """
+    if text.lstrip().startswith(("{{", "{%")):
+        return text  # a template; as YAML it would be a mapping whose key is one
     try:
         return _parse(text, "--set")[0]
     except UserError as error:
@@ -184,7 +186,8 @@ class _Reader:
         value: dict[str, Any] = {}
         for key, inner in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise self._error("a key is a list or mapping", key, path, "keys are words")
+                fix = 'keys are words; a template goes into quotes: "{{ text }}"'
+                raise self._error("a key is a list or mapping", key, path, fix)
             here = (*path, str(key.value))
             if key.value == "<<":
                 raise self._error("merge keys (<<) are not part of YAML 1.2", key, here, "write the keys out")

@@ -80,7 +80,15 @@ def kind_of(spec: dict[str, Any]) -> Kind:
     Raises:
         UserError: one that cannot be trimmed yet.
     """
-    name = spec["model"]["type"]
+    return kind_named(spec["model"]["type"])
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of a tokenizer whose model has this type in its tokenizer.json.
+
+    Raises:
+        UserError: one that cannot be trimmed yet.
+    """
     if name not in _KINDS:
         raise UserError(
             f"a {name} vocabulary cannot be trimmed yet; supported: {', '.join(_KINDS)}",

@@ -39,7 +39,7 @@ class ModelFacts:
         size_bytes: of the weights' files.
         tied: output head and embedding are one.
         labels: names of the classes of a classifier.
-        config: content of config.json; empty for a GGUF.
+        config: content of config.json; for a GGUF the one that it becomes, empty where it cannot be loaded.
     """
 
     kind: Literal["directory", "gguf"]
@@ -152,7 +152,7 @@ def _of_gguf(file: GgufFile) -> ModelFacts:
         has_tokenizer=vocabulary is not None,
         has_chat_template=bool(file.get("tokenizer.chat_template")),
         labels=tuple(map(str, labels)) if isinstance(labels, list) else (),
-        config={},
+        config={"model_type": family.model_types[0], **config} if family else {},
     )
 
 

@@ -13,6 +13,7 @@ from distill2edge import bundled
 from distill2edge.errors import UserError
 from distill2edge.files import write_json
 from distill2edge.progress import Progress
+from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.teacher import licence as gate
 from distill2edge.teacher.hub_model import HubModel
@@ -50,7 +51,7 @@ def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
         entry = bundled.lookup(name, kinds=("gguf", "model"), where=where)
         kind = "gguf" if entry.kind == "gguf" else "directory"
         return ModelSource(model, kind, bundled.fetch(name, progress), entry)
-    path = Path(model).expanduser()
+    path = locate(model)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return ModelSource(model, "gguf", path)
     if path.is_dir():
@@ -69,7 +70,7 @@ def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
             f"no model {model!r}",
             where=where,
             fix=f"a hub id (OWNER/NAME), a local directory, a .gguf file, or one that installs as a package: {known}; "
-            f"paths start at {Path.cwd()}",
+            f"{tried(model)}",
         )
     return ModelSource(model, "hub")
 
@@ -206,7 +207,7 @@ def _materialise(
 
 
 def _short_name(model: str) -> str:
-    name = Path(model).name or Path(model).resolve().name
+    name = Path(model).name or locate(model).resolve().name
     return name.removesuffix(".gguf").removesuffix(".GGUF")
 
 

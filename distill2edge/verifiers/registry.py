@@ -14,6 +14,7 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.progress import Progress
 from distill2edge.recipe import verifiers as specs
+from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.schema import Recipe
 from distill2edge.verifiers import sandbox
 from distill2edge.verifiers.base import Verifier
@@ -95,17 +96,38 @@ def content_of(spec: specs.VerifierSpec) -> str | None:
     """The text of a file that a spec names, for keys and for the process that reads it; None where it names none.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it cannot be read.
     """
     name = getattr(spec, "file", None)
     if name is None:
         return None
-    path = Path(name).expanduser()
+    path = locate(name)
     if not path.is_file():
-        raise UserError(
-            f"no file {name}", where=f"{WHERE} ({spec.kind})", fix=f"paths start at the current directory, {Path.cwd()}"
-        )
-    return path.read_text(encoding="utf-8")
+        raise UserError(f"no file {name}", where=f"{WHERE} ({spec.kind})", fix=tried(name))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"{name} cannot be read: {reason}", where=f"{WHERE} ({spec.kind})", fix="mend it") from None
+
+
+def check_spec(spec: specs.VerifierSpec) -> None:
+    """Refuse what `opened` would, without a process or a model.
+
+    Raises:
+        UserError: as `opened`.
+    """
+    text = content_of(spec)
+    if isinstance(spec, specs.PythonVerifier):
+        from distill2edge.verifiers.sandbox import check_code
+
+        check_code(text if text is not None else str(spec.code), spec.file or "check.py", f"{WHERE} (python)")
+    elif isinstance(spec, specs.JsonSchemaVerifier):
+        _schema(spec)
+    elif isinstance(spec, specs.JudgeVerifier):
+        from distill2edge.data.templates import Template
+
+        Template(spec.prompt, f"{WHERE}.prompt")
 
 
 def _open(spec: specs.VerifierSpec, tools: Tools) -> Verifier:
@@ -156,7 +178,7 @@ def _schema(spec: specs.JsonSchemaVerifier) -> Any:
     try:
         schema = spec.document if text is None else json.loads(text)
         validator_for(schema).check_schema(schema)
-    except (SchemaError, ValueError) as error:
+    except (SchemaError, ValueError, RecursionError) as error:
         said = error.message if isinstance(error, SchemaError) else str(error)
         raise UserError(f"not a JSON Schema: {said}", where=f"{WHERE} (json-schema)", fix="mend the schema") from error
     return schema

@@ -219,8 +219,8 @@ def _verdict(said: dict[str, Any]) -> Verdict:
     return Verdict(outcome, one_line(str(said.get("reason") or "")), None if answer is None else str(answer)[:1000])
 
 
-def python_check(name: str, code: str, file: str, limits: dict[str, Any], where: str) -> Sandboxed:
-    """`check(prompt, response, reference)` of a source text.
+def check_code(code: str, file: str, where: str) -> None:
+    """Refuse a source text that can be no check; nothing of it runs.
 
     Raises:
         UserError: it does not compile, or defines no `check`.
@@ -229,10 +229,10 @@ def python_check(name: str, code: str, file: str, limits: dict[str, Any], where:
 
     try:
         tree = ast.parse(code, file)
-    except SyntaxError as error:
-        raise UserError(
-            f"not Python: {error.msg} (line {error.lineno})", where=where, fix="mend the code of the check"
-        ) from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # a null byte; nested too deeply
+        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        said = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deeply"
+        raise UserError(f"not Python: {said}{line}", where=where, fix="mend the code of the check") from error
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
               if isinstance(target, ast.Name)}  # fmt: skip
@@ -242,4 +242,13 @@ def python_check(name: str, code: str, file: str, limits: dict[str, Any], where:
             where=where,
             fix="def check(prompt, response, reference): return True or False, or (False, 'why')",
         )
+
+
+def python_check(name: str, code: str, file: str, limits: dict[str, Any], where: str) -> Sandboxed:
+    """`check(prompt, response, reference)` of a source text.
+
+    Raises:
+        UserError: it does not compile, or defines no `check`.
+    """
+    check_code(code, file, where)
     return Sandboxed(name, {"kind": "python", "code": code, "file": file, **limits})

@@ -1,0 +1,59 @@
+"""What can be known of a run before hours are spent on it: data, models, prices and files that a recipe names.
+
+For `recipe check`, `plan` and the start of a run. Nothing is fetched and no weights are loaded; what is not here yet
+(a hub's data, a model that was never downloaded) is left to the stage that brings it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill2edge.errors import RecipeErrors
+from distill2edge.preflight import data, models, places
+from distill2edge.progress import Progress
+from distill2edge.recipe.load import Read, read_recipe
+from distill2edge.recipe.schema import Recipe
+from distill2edge.recipe.section import Problem
+
+__all__ = ["checked_recipe", "problems_of_world", "unseen"]
+
+
+def checked_recipe(path: Path, overrides: Sequence[str], progress: Progress, *, converter: bool = False) -> Recipe:
+    """A recipe that holds together and fits what it names, as far as that is here.
+
+    Args:
+        converter: whether GGUF files will be written by a llama.cpp checkout's converter, which knows more families.
+
+    Raises:
+        UserError: no such file, or not YAML.
+        RecipeErrors: all mistakes that can be known, in the order of their lines.
+    """
+    read = read_recipe(path, overrides)
+    problems, notes = problems_of_world(read, converter=converter)
+    if errors := read.errors(problems):
+        raise RecipeErrors(errors)
+    for note in notes:
+        progress.warn(note)
+    assert read.recipe is not None
+    return read.recipe
+
+
+def problems_of_world(read: Read, *, converter: bool = False) -> tuple[list[Problem], list[str]]:
+    """What a recipe asks of the world and the world does not have, and what its user should know."""
+    recipe = read.recipe
+    if recipe is None:
+        return [], []
+    notes: list[str] = []
+    problems = [*places.problems(recipe), *data.problems(recipe, notes)]
+    # A key that is wrong has a stand-in, from which nothing follows for the others.
+    if not read.wrong:
+        problems += models.problems(recipe, notes, converter=converter)
+    else:
+        problems += models.names(recipe, notes)
+    return problems, notes
+
+
+def unseen(recipe: Recipe) -> list[str]:
+    """What a recipe names and this machine does not have yet: a run fetches it, and looks at it then."""
+    return [*models.unseen(recipe), *data.unseen(recipe)]

@@ -1,0 +1,171 @@
+"""The rows that a recipe names: whether they are here and can be read, and whether they have what its templates ask."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from distill2edge import bundled
+from distill2edge.data.readers import reader_of
+from distill2edge.data.sources import local_files
+from distill2edge.data.templates import Filter, Template
+from distill2edge.errors import UserError
+from distill2edge.preflight.places import said
+from distill2edge.progress import SilentProgress
+from distill2edge.recipe.paths import is_astray
+from distill2edge.recipe.schema import Data, Recipe
+from distill2edge.recipe.section import Problem
+
+_LOOKED_AT = 200  # rows that are read of a large source
+_SMALL = 4 << 20  # bytes of a source that is read to its end, so that its rows are counted
+_RENDERED = 50  # rows that go through the templates
+_BUNDLED_COLUMNS = ("id", "score", "text")
+_TOLERANT = ("is defined", "is not defined", "default(", "|d(", "is undefined")  # a field may be missing
+
+
+def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
+    """What the data stage would refuse, as far as it can be seen in the first rows."""
+    data = recipe.data
+    templates: dict[str, Template | Filter] = {}
+    broken: list[Problem] = []
+    for key in _keys(data):
+        broken += said(("data", key), lambda key=key: templates.update({key: _compiled(data, key)}))  # type: ignore[misc]
+    yield from broken
+    files: list[Path] = []
+    whole = [*said(("data", "source"), lambda: files.extend(local_files(data.source) or ()))]
+    yield from whole
+    if whole:
+        return
+    if is_astray(data.source):
+        notes.append(
+            f"data.source: {data.source} is in the current directory, not beside the recipe: it will not be found "
+            "from elsewhere"
+        )
+    try:
+        rows, complete = _peek(data.source, files)
+    except UserError as error:
+        yield Problem(("data", "source"), f"{error.where}: {error.what}" if error.where else error.what, error.fix)
+        return
+    if not rows:
+        if complete and files:
+            yield Problem(("data", "source"), f"{data.source} is empty", "give a source with rows")
+        return
+    missing = [*_missing(data, templates, rows)]
+    yield from missing
+    if not missing and not broken:
+        yield from _rendered(recipe, templates, rows, complete)
+
+
+def unseen(recipe: Recipe) -> list[str]:
+    """Data that is not here yet."""
+    source = recipe.data.source
+    bundle = source.removeprefix("bundled:") if source.startswith("bundled:") else None
+    here = local_files(source) is not None if bundle is None else bundled.cached_path(bundle) is not None
+    return [] if here else [source]
+
+
+def _keys(data: Data) -> list[str]:
+    keys = ["filter"] if data.filter else []
+    return [*keys, *(["prompt"] if data.template != "text" else []), "response"]
+
+
+def _compiled(data: Data, key: str) -> Template | Filter:
+    source = getattr(data, key)
+    return Filter(source, "data.filter") if key == "filter" else Template(source, f"data.{key}")
+
+
+def _peek(source: str, files: list[Path]) -> tuple[list[dict[str, Any]], bool]:
+    """The first rows of a source, and whether they are all; none of what is not here."""
+    if not files:
+        name = source.removeprefix("bundled:")
+        if not source.startswith("bundled:"):
+            return [], False
+        if bundled.cached_path(name) is None:
+            return [dict.fromkeys(_BUNDLED_COLUMNS)], False
+        return list(islice(bundled.rows(name, SilentProgress()), _LOOKED_AT)), False
+    if any(path.suffix.lower() == ".json" and path.stat().st_size > 50 * _SMALL for path in files):
+        return [], False  # such a file is one value, read as a whole
+    small = sum(path.stat().st_size for path in files) <= _SMALL
+    rows = list(islice(_chain(files), None if small else _LOOKED_AT))
+    return rows, small
+
+
+def _chain(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in files:
+        reader = reader_of(path)
+        if reader is None:
+            raise UserError(
+                f"unknown kind of file {path.suffix!r}", where=str(path), fix="json, jsonl, csv, tsv, parquet or txt"
+            )
+        yield from reader(path)
+
+
+def _missing(data: Data, templates: dict[str, Template | Filter], rows: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Fields that a template names and no row has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    for key, template in templates.items():
+        text = str(getattr(data, key)).replace(" ", "")
+        if any(word.replace(" ", "") in text for word in _TOLERANT):
+            continue
+        for name in sorted(template.fields - set(columns)):
+            near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
+            fix = f"did you mean {near[0]}?" if near else f"name one of those in data.{key}"
+            listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
+            yield Problem(
+                ("data", key), f"no row of {data.source} has a field {name!r}; their fields are {listed}", fix
+            )
+
+
+def _rendered(
+    recipe: Recipe, templates: dict[str, Template | Filter], rows: list[dict[str, Any]], complete: bool
+) -> Iterator[Problem]:
+    """What the first rows become: prompts and responses, of the choices where there are some."""
+    data, usable = recipe.data, 0
+    choices = {text for choice in data.choices or () for text in (choice, choice.strip())}
+    found: dict[str, Problem] = {}
+    for number, row in enumerate(rows, 1):
+        if all(value is None for value in row.values()):
+            return  # bundled rows that are not here: their fields are known, not what is in them
+        try:
+            if "filter" in templates and not templates["filter"].takes(row, number):  # type: ignore[union-attr]
+                continue
+            usable += 1
+            if number > _RENDERED:
+                continue
+            texts = {key: templates[key].render(row, number) for key in templates if key != "filter"}  # type: ignore[union-attr]
+        except UserError as error:
+            key = error.where.removeprefix("data.")
+            found.setdefault(key, Problem(("data", key if key in templates else "source"), error.what, error.fix))
+            if len(found) == len(templates):
+                break
+            continue
+        answer = texts["response"]
+        if choices and answer.strip() and answer not in choices and answer.strip() not in choices:
+            what = f"row {number}: the response {answer[:80]!r} is none of data.choices"
+            fix = "mend the template or data.choices, or leave such rows out with data.filter"
+            found.setdefault("choices", Problem(("data", "response"), what, fix))
+    yield from found.values()
+    if complete and not found:
+        yield from _too_few(recipe, usable)
+
+
+def _too_few(recipe: Recipe, usable: int) -> Iterator[Problem]:
+    splits = recipe.data.splits
+    needed = splits.validation + splits.calibration + splits.test
+    named = recipe.data.split is None and recipe.data.source.startswith(("package:", "bundled:")) is False
+    if usable <= needed and not (named and _has_splits(recipe.data.source)):
+        third = max(usable // 6, 1)
+        yield Problem(
+            ("data", "splits"),
+            f"{usable} rows in {recipe.data.source}, but the splits take {needed} (validation {splits.validation}, "
+            f"calibration {splits.calibration}, test {splits.test}) before training",
+            f"give more rows, or lower them: {{validation: {third}, calibration: {third}, test: {third}}}",
+        )
+
+
+def _has_splits(source: str) -> bool:
+    """Whether the files may be named after splits, whose rows stay where they are."""
+    return len(local_files(source) or ()) > 1

@@ -1,0 +1,195 @@
+"""The models that a recipe names: whether they are here, and whether task, layers, lengths and formats fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from distill2edge import bundled
+from distill2edge.errors import UserError
+from distill2edge.export.support import refusals
+from distill2edge.preflight.places import said
+from distill2edge.progress import SilentProgress
+from distill2edge.recipe.paths import is_astray
+from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
+from distill2edge.recipe.section import Problem
+from distill2edge.schemes import parse_scheme
+from distill2edge.student.trimming import kind_named
+from distill2edge.teacher.glance import Glance, glance, place_of
+from distill2edge.teacher.load import resolve
+
+Path = tuple[str | int, ...]
+_TEACHER, _INIT = ("teacher", "model"), ("student", "init")
+_CLASSIFY = (
+    "task: classification, with data.choices (the labels), data.template: plain, signal: {kind: labels} and "
+    "bench: {workloads: [task]}"
+)
+# Absolute positions: a table with an end. Rotary and relative ones go on, with less quality than before.
+_TABLES = (
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet", "roberta"),
+    *("xlm-roberta", "gpt2", "opt"),
+)
+
+
+def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[Problem]:
+    """What the models that are here cannot do for this recipe."""
+    wrong = [*names(recipe, notes)]
+    yield from wrong
+    bad = {problem.path for problem in wrong}
+    found: dict[Path, Glance | None] = {}
+    for path, model, revision in _named(recipe):
+        if path in bad:
+            continue
+        try:
+            found[path] = glance(model, revision)
+        except UserError as error:
+            yield Problem(path, f"{error.where}: {error.what}" if error.where else error.what, error.fix)
+    teacher = found.get(_TEACHER)
+    student = found.get((*_INIT, "model")) if isinstance(recipe.student.init, FromModel) else teacher
+    for path, each in ((_TEACHER, teacher), ((*_INIT, "model"), found.get((*_INIT, "model")))):
+        if each is not None:
+            task = [*_task(recipe, path, each)]
+            yield from task
+            if task:
+                return  # layers and formats of the wrong task say nothing
+            yield from _reads(recipe, path, each, notes)
+    if teacher is not None:
+        yield from _layers(recipe, teacher)
+    if student is not None:
+        yield from _trimmed(recipe, student)
+        yield from _formats(recipe, student, ("export",), recipe.export, converter)
+    if teacher is not None:
+        path = ("verify", "teacher_schemes")
+        yield from _formats(recipe, teacher, path, recipe.verify.teacher_schemes, converter)
+
+
+def names(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
+    """Names of models that are nowhere."""
+    for path, model, _ in _named(recipe):
+        if model.startswith("bundled:"):
+            name = model.removeprefix("bundled:")
+            yield from said(
+                path, partial(bundled.lookup, name, kinds=("gguf", "model"), where=".".join(map(str, path)))
+            )
+            continue
+        yield from said(path, partial(resolve, model, SilentProgress(), ".".join(map(str, path))))
+        if is_astray(model):
+            where = ".".join(map(str, path))
+            notes.append(
+                f"{where}: {model} is in the current directory, not beside the recipe: write its path from there"
+            )
+
+
+def unseen(recipe: Recipe) -> list[str]:
+    """Models that are not here yet."""
+    return [model for _, model, revision in _named(recipe) if place_of(model, revision) is None]
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[Path, str, str | None]]:
+    """Key, name and revision of every model that runs here."""
+    if isinstance(recipe.teacher.model, str) and recipe.teacher.url is None:
+        yield _TEACHER, recipe.teacher.model, recipe.teacher.revision
+    init = recipe.student.init
+    if isinstance(init, FromModel) and isinstance(init.model, str):
+        yield (*_INIT, "model"), init.model, init.revision
+    if (judge := recipe.verify.judge) is not None:
+        yield ("verify", "judge", "model"), judge.model, judge.revision
+    for index, spec in enumerate(recipe.signal.verify if recipe.signal.kind == "text" else ()):
+        if spec.kind == "judge" and spec.model is not None:
+            yield ("signal", "verify", index, "model"), spec.model, spec.revision
+
+
+def _task(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:
+    """A model that does something else than the task asks."""
+    role, kind = model.facts.role, model.facts.model_type or model.facts.architecture
+    if recipe.task != "classification" and role in ("encoder", "classifier"):
+        what = f"this model ({kind}) reads texts and writes none, and the task is {recipe.task}"
+        yield Problem(path, what, f"set {_CLASSIFY}; or name a model that writes")
+    elif recipe.task == "causal-lm" and role == "encoder-decoder":
+        what = f"this model ({kind}) has an encoder and a decoder, and the task is causal-lm"
+        yield Problem(path, what, "set task: seq2seq, and data.template: plain")
+    elif recipe.task == "seq2seq" and role == "decoder":
+        what = f"this model ({kind}) is a decoder alone, and the task is seq2seq"
+        yield Problem(path, what, "set task: causal-lm, or name a model with an encoder, such as a T5")
+
+
+def _reads(recipe: Recipe, path: Path, model: Glance, notes: list[str]) -> Iterator[Problem]:
+    """Texts as long as the recipe's, in the form that its data has."""
+    facts, length = model.facts, recipe.data.max_length
+    if facts.positions is not None and length > facts.positions:
+        if facts.model_type in _TABLES:
+            what = f"data.max_length is {length}, and this model ({facts.model_type}) has {facts.positions} positions"
+            yield Problem(("data", "max_length"), what, f"write {facts.positions} or less")
+        else:
+            where = ".".join(map(str, path))
+            notes.append(f"data.max_length is {length}, and {where} was made for {facts.positions} tokens")
+    chats = recipe.data.template == "chat" and recipe.task == "causal-lm"
+    if chats and facts.has_tokenizer and not facts.has_chat_template:
+        what = f"the tokenizer of {'.'.join(map(str, path))} has no chat template"
+        yield Problem(("data", "template"), what, "set data.template: plain, or name an instruct model")
+
+
+def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
+    """Layers that the teacher has."""
+    init, total = recipe.student.init, teacher.facts.layers
+    taken = total
+    if isinstance(init, FromTeacher):
+        for name, layers, count in (
+            ("layers", init.layers, total),
+            ("decoder_layers", init.decoder_layers, teacher.decoder_layers),
+        ):
+            if layers is None or count is None:
+                continue
+            if isinstance(layers, int) and layers > count:
+                yield Problem((*_INIT, name), f"{layers} layers: the teacher has {count}", f"give 1 to {count}")
+            beyond = [] if isinstance(layers, int) else [layer for layer in layers if layer >= count]
+            if beyond:
+                what = f"layer {beyond[0]} is out of range: the teacher has {count} layers"
+                yield Problem((*_INIT, name), what, f"use 0 to {count - 1}")
+        taken = init.layers if isinstance(init.layers, int) else len(init.layers)
+    mapped = recipe.distill.loss.layer_map
+    if mapped is None or total is None:
+        return
+    where = ("distill", "loss", "layer_map")
+    if wrong := [layer for layer in mapped if not 0 <= layer < total]:
+        yield Problem(
+            where, f"layer {wrong[0]} is out of range: the teacher has {total} layers", f"use 0 to {total - 1}"
+        )
+    if isinstance(init, FromTeacher) and len(mapped) != taken:
+        what = f"{len(mapped)} layers for a student of {taken}"
+        yield Problem(where, what, "name a teacher's layer for each of the student's")
+
+
+def _trimmed(recipe: Recipe, student: Glance) -> Iterator[Problem]:
+    """A vocabulary that can be trimmed."""
+    if recipe.student.vocabulary == "trim" and (kind := student.tokenizer) is not None:
+        yield from said(("student", "vocabulary"), partial(kind_named, kind))
+
+
+def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], converter: bool) -> Iterator[Problem]:
+    """Formats that carry the model."""
+    config = _as_exported(recipe, model, path)
+    if not config:
+        return
+    for index, text in enumerate(texts):
+        length = recipe.data.max_length if path == ("export",) else None
+        for refusal in refusals(config, recipe.task, [parse_scheme(text)], length=length, converter=converter):
+            yield Problem((*path, index), f"{refusal.scheme}: {refusal.reason}", refusal.fix)
+
+
+def _as_exported(recipe: Recipe, model: Glance, path: Path) -> dict[str, Any]:
+    """The configuration that an export will see: the teacher's with as many layers as are taken."""
+    config = dict(model.text)
+    init = recipe.student.init
+    if path == ("export",) and isinstance(init, FromTeacher) and config:
+        layers = init.layers if isinstance(init.layers, int) else len(init.layers)
+        if isinstance(kinds := config.get("layer_types"), list) and layers < len(kinds):
+            return config  # which kinds stay depends on the layers that are chosen
+        for name in ("num_hidden_layers", "num_layers"):
+            if name in config:
+                config[name] = layers
+        if "num_decoder_layers" in config:
+            deep = init.decoder_layers if init.decoder_layers is not None else init.layers
+            config["num_decoder_layers"] = deep if isinstance(deep, int) else len(deep)
+    return config
