@@ -1,4 +1,4 @@
-"""What `recipe check`, `plan` and a run's start say before hours are spent: data, models, prices, formats, addresses."""
+"""What `recipe check`, `plan` and a run's start say before hours are spent: data, models, prices and formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ CLASSIFY = """\
 name: x
 task: classification
 teacher: {model: teacher, fit: {}}
-data: {source: rows.jsonl, template: plain, choices: [a, b], splits: {validation: 4, calibration: 4, test: 8}, max_length: 32}
+data:
+  {source: rows.jsonl, template: plain, choices: [a, b], splits: {validation: 4, calibration: 4, test: 8}, max_length: 32}
 signal: {kind: labels}
 student: {init: {from: teacher, layers: 1}}
 bench: {workloads: [task]}
