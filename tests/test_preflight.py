@@ -31,7 +31,11 @@ name: x
 task: classification
 teacher: {model: teacher, fit: {}}
 data:
-  {source: rows.jsonl, template: plain, choices: [a, b], splits: {validation: 4, calibration: 4, test: 8}, max_length: 32}
+  source: rows.jsonl
+  template: plain
+  choices: [a, b]
+  max_length: 32
+  splits: {validation: 4, calibration: 4, test: 8}
 signal: {kind: labels}
 student: {init: {from: teacher, layers: 1}}
 bench: {workloads: [task]}

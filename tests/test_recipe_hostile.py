@@ -53,17 +53,22 @@ BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]
 def test_hostile_yaml_is_refused_at_once_with_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(MINIMAL + text)
-    start = time.monotonic()
-    tracemalloc.start()
+    start = time.process_time()  # of this process: the machine may be busy
     with pytest.raises(UserError) as caught:
         load_recipe(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    assert time.process_time() - start < 3
     assert said in str(caught.value)
     assert f"{path}:{line}" in str(caught.value)
     assert "fix:" in str(caught.value)
-    assert time.monotonic() - start < 5
-    assert peak < 100e6
+
+
+def test_aliases_cost_no_memory() -> None:
+    tracemalloc.start()
+    with pytest.raises(UserError, match="unfold"):
+        parse_recipe(MINIMAL + BOMB, "r.yaml")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-be", "utf-32"])
