@@ -23,6 +23,7 @@ FLOOR = {
     "rivals",
     "schemes",
     "signals",
+    "templating",
     "terminal",
 }
 # A leaf may import the floor and its own package; the verb packages may not import each other's callers.

@@ -12,9 +12,11 @@ _DOING = (
     r"(?:help|assist|answer|provide|comply|fulfil|fulfill|complete|respond|do that|do this|generate|create|write|"
     r"give|offer|support|engage|discuss|access|browse|open|see|view|process|continue)"
 )
+_POLITE = r"(?:(?:unfortunately|sorry|apologies|hello|hi)[,.!:]? +)*"
 # Only the opening is looked at: a text about refusing is none.
 _REFUSAL = re.compile(
-    rf"^(?:(?:unfortunately|sorry|apologies|hello|hi|thank you[^.!]*)[,.!:]? +)*"
+    # One thanks of any length, with other words of politeness around it: two nested repeats would take for ever.
+    rf"^{_POLITE}(?:thank you[^.!]*[,.!:]? +)?{_POLITE}(?:thank you[^.!]*[,.!:]? +)?"
     rf"(?:(?:i(?:'m| am)|we(?:'re| are)) (?:(?:very|so|really) )?sorry|i apologi[sz]e|my apologies"
     rf"|(?:{_CANNOT})(?: \w+)?(?: \w+)? {_DOING}\b"
     r"|as an? (?:ai|artificial intelligence|language model|large language model|virtual assistant)\b"

@@ -15,6 +15,8 @@ _FRAME_ROWS = 20  # below this many held-out rows the share says nothing
 
 # Scripts written without spaces: each character counts as a word.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# In ASCII alone, all but letters and digits: a table is four times as fast as the expression below.
+_BETWEEN = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
@@ -50,6 +52,8 @@ class LeakageReport:
 
 def words(text: str) -> list[str]:
     """Words in normal form: NFKC, case folded, punctuation and spacing gone; emoji and the like are kept if alone."""
+    if text.isascii():
+        return text.lower().translate(_BETWEEN).split() or text.lower().split()
     folded = unicodedata.normalize("NFKC", text).casefold()
     return _WORD.findall(folded) or folded.split()
 

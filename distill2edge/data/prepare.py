@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distill2edge.data import leakage
-from distill2edge.data.encode import SPLITS, Row, row_id
+from distill2edge.data.checks import check_classes, check_prompts
+from distill2edge.data.encode import SPLITS, Row
+from distill2edge.data.rows import Dropped, Rows
+from distill2edge.data.selection import Item, Selection
 from distill2edge.data.sources import POOL, Source, open_source
-from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
 from distill2edge.progress import Progress
 from distill2edge.recipe import schema
 
 _HELD_OUT = ("test", "validation", "calibration")
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A row, and its content without the words of the template, by which duplicates are found."""
-
-    row: Row
-    content: str
+_SPARE = 64  # rows held beyond those wanted, in place of those that leak
+_TELL = 200_000  # rows between two lines about a long source
 
 
 def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dict[str, Any]:
@@ -34,33 +30,47 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
 
     Rows go to splits by a hash of seed and content, so the same rows in another order give the same splits, and rows
     with the same content land in the same split. Splits that the source has keep their rows. Rows with the same
-    prompt and response are taken once.
+    prompt and response are taken once. Every row is read and checked; memory holds those that are wanted.
 
     Returns:
         the content of `data.json`.
 
     Raises:
-        UserError: a missing or empty source, a field that a template names and a row lacks, a response that is no
-            choice, too few rows, or test rows in train beyond `leakage.max_fraction`.
+        UserError: a missing or empty source, a field that a template names and a row lacks, a value that is no text, a
+            response that is no choice or stands in the prompt, too few rows, one class alone, or test rows in train
+            beyond `leakage.max_fraction`.
         EnvironmentFault: the source can't be reached.
     """
+    rows = Rows(data)
     source = open_source(data.source, data.config, data.split, progress, data.revision)
     if source.ignored and data.split is None:
         progress.warn(f"{data.source}: splits not used: {', '.join(source.ignored)} (data.split takes one)")
-    dropped: Counter[str] = Counter()
-    read: dict[str, int] = {}
-    pools = _read(data, source, dropped, read)
-    splits = _split(pools, data.splits, seed, data.source)
-    report = _check_leakage(splits, data, progress)
+    wanted = _wanted(data.splits, source)
+    spare = _SPARE + sum(wanted.values()) // 4
+    while True:
+        found = _read(rows, data, source, seed, spare, progress)
+        splits = _split(found, data.splits, data.source)
+        report = _check_leakage(splits, data)
+        short = data.splits.train is not None and len(splits["train"]) < data.splits.train
+        if not (short and found.let_go):
+            break
+        spare *= 8  # so many rows leak that those held are not enough
+    _refuse_leakage(report, data, progress)
     if data.splits.train is not None:
-        dropped["not_needed"] += max(len(splits["train"]) - data.splits.train, 0)
         splits["train"] = splits["train"][: data.splits.train]
     if not splits["train"]:
         raise UserError("no training row is left", where="data", fix="lower data.splits, or mend the leakage")
+    kept = {name: [item.row for item in splits[name]] for name in SPLITS}
+    dropped = found.dropped
+    dropped.counts["leaking"] = report.facts["dropped"]
+    dropped.counts["not_needed"] = found.usable - sum(map(len, kept.values())) - report.facts["dropped"]
+    if data.template != "text" and not data.choices:
+        check_prompts(kept["train"], data.leakage.response_in_prompt, shared=rows.shared)
+    warnings = check_classes(kept, data.choices, found.labels, progress) if data.choices else []
 
     work.mkdir(parents=True, exist_ok=True)
     for name in SPLITS:
-        write_split(work / f"{name}.parquet", [item.row for item in splits[name]])
+        write_split(work / f"{name}.parquet", kept[name])
     facts = {
         "schema_version": 1,
         "source": data.source,
@@ -71,87 +81,108 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
         "sha256": source.sha256,
         "licence": source.licence,
         "seed": seed,
-        "read": read,
-        "dropped": dict(sorted(dropped.items())),
-        "splits": {name: _describe(splits[name], data.choices) for name in SPLITS},
-        "leakage": report,
+        "read": found.read,
+        "dropped": {reason: count for reason, count in sorted(dropped.counts.items()) if count},
+        "dropped_examples": dropped.examples,
+        "splits": {name: _describe(kept[name], data.choices) for name in SPLITS},
+        "leakage": report.facts,
+        "warnings": warnings,
     }
+    if data.choices:
+        facts["classes"] = {choice: found.labels[index] for index, choice in enumerate(data.choices)}
     write_json(work / "data.json", facts)
-    counts = ", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS)
-    progress.say(f"data: {counts}; leaking test rows: {report['exact']} exact, {report['near']} near")
+    counts = ", ".join(f"{name} {len(kept[name]):,}" for name in SPLITS)
+    leaks = f"leaking test rows: {report.facts['exact']} exact, {report.facts['near']} near"
+    progress.say(f"data: {counts}; {leaks}")
+    if told := dropped.text():
+        progress.say(f"data: of {sum(found.read.values()):,} rows not taken: {told}")
     return facts
 
 
 # --- rows -------------------------------------------------------------------
 
 
-def _read(data: schema.Data, source: Source, dropped: Counter[str], read: dict[str, int]) -> dict[str, list[_Item]]:
-    prompt = Template(data.prompt, "data.prompt") if data.template != "text" else None
-    response = Template(data.response, "data.response")
-    takes = Filter(data.filter, "data.filter") if data.filter else None
-    fields = sorted((prompt or response).fields)
-    pools: dict[str, list[_Item]] = {}
-    for split, rows in source.splits.items():
-        seen: set[str] = set()
-        pool = pools.setdefault(split, [])
-        number = 0
-        for number, fields_of_row in enumerate(rows, 1):
-            if takes and not takes.takes(fields_of_row, number):
-                dropped["filter"] += 1
-                continue
-            question = prompt.render(fields_of_row, number) if prompt else ""
-            answer = response.render(fields_of_row, number)
-            if not answer.strip() or (prompt and not question.strip()):
-                dropped["empty"] += 1
-                continue
-            label = -1
-            if data.choices:
-                label = _label(answer, data.choices, number)
-                answer = data.choices[label]
-            row = Row(row_id(question, answer), question, answer, label)
-            if row.id in seen:
-                dropped["duplicate"] += 1
-                continue
-            seen.add(row.id)
-            pool.append(_Item(row, "\n".join(str(fields_of_row[name]) for name in fields if name in fields_of_row)))
-        read[split] = number
-    if not any(read.values()):
+@dataclass
+class _Found:
+    """What a pass over the source found.
+
+    Attributes:
+        pools: the rows that are held, by split of the source.
+        read: rows read, by split.
+        labels: rows of each class.
+    """
+
+    pools: dict[str, Selection]
+    dropped: Dropped = field(default_factory=Dropped)
+    read: dict[str, int] = field(default_factory=dict)
+    labels: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def usable(self) -> int:
+        """Rows that could have been taken."""
+        return sum(pool.added for pool in self.pools.values())
+
+    @property
+    def let_go(self) -> bool:
+        """Whether there are more rows to train on than those held."""
+        return any(pool.full for name, pool in self.pools.items() if name in (POOL, "train"))
+
+
+def _wanted(sizes: schema.Splits, source: Source) -> dict[str, int]:
+    """Rows that each pool must give to the held-out splits."""
+    own: dict[str, int] = {name: getattr(sizes, name) for name in ("validation", "test") if name in source.splits}
+    rest = sum(getattr(sizes, name) for name in _HELD_OUT if name not in own)
+    return {name: own.get(name, rest) for name in source.splits}
+
+
+def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, progress: Progress) -> _Found:
+    wanted, train = _wanted(data.splits, source), data.splits.train
+    found = _Found({})
+    for split, fields in source.splits.items():
+        room: int | None = wanted[split]
+        if split in (POOL, "train"):
+            room = None if train is None else wanted[split] + train + spare
+        pool = found.pools[split] = Selection(seed, room)
+        name = split if len(source.splits) > 1 else ""
+        for number, item in rows.items(_told(fields, split, found.read, progress), found.dropped, name):
+            if pool.add(item):
+                found.labels[item.row.label] += 1
+            else:
+                found.dropped.add("duplicate", name, number)
+    if not any(found.read.values()):
         raise UserError(f"{data.source} is empty", where="data.source", fix="give a source with rows")
-    if not any(pools.values()):
+    if not found.usable:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.dropped.counts.items()))
         raise UserError(
-            f"no row is left of {sum(read.values())}: {_reasons(dropped)}", where="data", fix="mend data.filter"
+            f"no row is left of {sum(found.read.values())}: {reasons}", where="data", fix="mend data.filter"
         )
-    return pools
+    return found
 
 
-def _label(answer: str, choices: tuple[str, ...], number: int) -> int:
-    for text in (answer, answer.strip()):
-        for index, choice in enumerate(choices):
-            if text in (choice, choice.strip()):
-                return index
-    raise UserError(
-        f"row {number}: the response {answer[:80]!r} is none of the choices ({', '.join(map(repr, choices))})",
-        where="data.response",
-        fix="mend the template or data.choices, or leave such rows out with data.filter",
-    )
-
-
-def _reasons(dropped: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+def _told(rows: Any, split: str, read: dict[str, int], progress: Progress) -> Iterator[Any]:
+    """The rows, counted in `read`; a line now and then."""
+    read[split] = 0
+    for number, row in enumerate(rows, 1):
+        read[split] = number
+        if number % _TELL == 0:
+            progress.say(f"data: {number:,} rows read")
+        yield row
 
 
 # --- splits -----------------------------------------------------------------
 
 
-def _split(pools: dict[str, list[_Item]], sizes: schema.Splits, seed: int, source: str) -> dict[str, list[_Item]]:
+def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, list[Item]]:
     """Each split's rows, in the order of their hash."""
-    splits: dict[str, list[_Item]] = {name: [] for name in SPLITS}
-    pool = _in_hash_order([*pools.get(POOL, []), *pools.get("train", [])], seed)
+    splits: dict[str, list[Item]] = {name: [] for name in SPLITS}
     wanted = {name: getattr(sizes, name) for name in _HELD_OUT}
-    for name in ("validation", "test"):
-        if name in pools:
-            splits[name] = [item for group in _in_hash_order(pools[name], seed) for item in group][: wanted[name]]
+    pool: list[list[Item]] = []
+    for name, selection in found.pools.items():
+        if name in ("validation", "test"):
+            splits[name] = [item for group in selection.groups() for item in group][: wanted[name]]
             wanted[name] = 0
+        else:
+            pool = list(selection.groups())
     needed = sum(wanted.values())
     available = sum(len(group) for group in pool)
     if available <= needed:
@@ -170,21 +201,10 @@ def _split(pools: dict[str, list[_Item]], sizes: schema.Splits, seed: int, sourc
     return splits
 
 
-def _in_hash_order(items: Iterable[_Item], seed: int) -> list[list[_Item]]:
-    """Groups of rows with the same content, in an order that depends on seed and content alone."""
-    groups: dict[bytes, list[_Item]] = {}
-    for item in items:
-        normal = leakage.normal_form(item.content) or item.row.id
-        key = hashlib.sha256(f"{seed}\0{normal}".encode("utf-8", "surrogatepass")).digest()
-        groups.setdefault(key, []).append(item)
-    return [sorted(groups[key], key=lambda item: item.row.id) for key in sorted(groups)]
-
-
-def _describe(items: list[_Item], choices: tuple[str, ...] | None) -> dict[str, Any]:
-    total = hashlib.sha256("".join(item.row.id for item in items).encode()).hexdigest()
-    facts: dict[str, Any] = {"rows": len(items), "sha256": total}
+def _describe(rows: list[Row], choices: tuple[str, ...] | None) -> dict[str, Any]:
+    facts = describe_rows(rows)
     if choices:
-        labels = Counter(item.row.label for item in items)
+        labels = Counter(row.label for row in rows)
         facts["choices"] = {choice: labels[index] for index, choice in enumerate(choices)}
     return facts
 
@@ -192,8 +212,15 @@ def _describe(items: list[_Item], choices: tuple[str, ...] | None) -> dict[str, 
 # --- leakage ----------------------------------------------------------------
 
 
-def _check_leakage(splits: dict[str, list[_Item]], data: schema.Data, progress: Progress) -> dict[str, Any]:
-    """Compare train, validation and calibration with test; drop leaking rows from them, or refuse."""
+@dataclass
+class _Leaks:
+    found: leakage.LeakageReport
+    test: list[str]
+    facts: dict[str, Any]
+
+
+def _check_leakage(splits: dict[str, list[Item]], data: schema.Data) -> _Leaks:
+    """Compare train, validation and calibration with test, and drop leaking rows from them."""
     limits = data.leakage
     test = [item.content for item in splits["test"]]
     seen = [(name, item) for name in SPLITS if name != "test" for item in splits[name]]
@@ -213,16 +240,6 @@ def _check_leakage(splits: dict[str, list[_Item]], data: schema.Data, progress: 
             for leak in found.leaks[:5]
         ],
     }  # fmt: skip
-    if found.fraction > limits.max_fraction:
-        first = found.leaks[0]
-        raise UserError(
-            f"{found.exact + found.near} of {found.test_rows} test rows are in the training rows "
-            f"({found.exact} exact, {found.near} near duplicates): {found.fraction:.1%}, and "
-            f"{limits.max_fraction:.1%} is allowed; for instance {test[first.test][:100]!r}",
-            where="data.leakage",
-            fix="take the duplicates out of the source, or raise data.leakage.max_fraction to drop them from the "
-            "training rows here",
-        )
     if found.leaks and limits.action == "drop":
         leaking = {leak.train for leak in found.leaks}
         kept = [pair for index, pair in enumerate(seen) if index not in leaking]
@@ -230,9 +247,23 @@ def _check_leakage(splits: dict[str, list[_Item]], data: schema.Data, progress: 
             if name != "test":
                 splits[name] = [item for split, item in kept if split == name]
         facts["dropped"] = len(leaking)
-    elif found.leaks:
+    return _Leaks(found, test, facts)
+
+
+def _refuse_leakage(report: _Leaks, data: schema.Data, progress: Progress) -> None:
+    found, limits = report.found, data.leakage
+    if found.fraction > limits.max_fraction:
+        first = found.leaks[0]
+        raise UserError(
+            f"{found.exact + found.near} of {found.test_rows} test rows are in the training rows "
+            f"({found.exact} exact, {found.near} near duplicates): {found.fraction:.1%}, and "
+            f"{limits.max_fraction:.1%} is allowed; for instance {report.test[first.test][:100]!r}",
+            where="data.leakage",
+            fix="take the duplicates out of the source, or raise data.leakage.max_fraction to drop them from the "
+            "training rows here",
+        )
+    if found.leaks and limits.action == "keep":
         progress.warn(f"{found.exact + found.near} test rows are in the training rows, and leakage.action keeps them")
-    return facts
 
 
 def describe_rows(rows: list[Row]) -> dict[str, Any]:

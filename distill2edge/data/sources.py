@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import importlib.resources
-import importlib.util
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from distill2edge import bundled
+from distill2edge.data.lines import reading
 from distill2edge.data.readers import reader_of
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.hub import network_errors, offline_mode
@@ -119,34 +119,71 @@ def _open_package(rest: str) -> Source:
 
 
 def _package_file(rest: str) -> Path:
+    """A file in an installed package; nothing of the package is imported."""
     module, _, inside = rest.partition("/")
     parts = PurePosixPath(inside).parts
-    if not module or not parts or ".." in parts:
+    if not module or not parts or ".." in parts or parts[0] == "/" or "\0" in inside:
         raise UserError(f"package:{rest} is not package:MODULE/PATH", where=WHERE, fix="package:nltk/data/rows.jsonl")
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module) or importlib.util.find_spec(module) is None:
+    directories = _package_directories(module) if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module) else []
+    if not directories:
         raise EnvironmentFault(f"no installed package {module!r}", where=WHERE, fix="install it with pip")
-    path = Path(str(importlib.resources.files(module).joinpath(*parts)))
-    if not path.is_file():
-        raise UserError(f"package {module} holds no file {inside}", where=WHERE, fix="check the path in the package")
-    return path
+    for directory in directories:
+        path = directory.joinpath(*parts)
+        if path.is_file():
+            return path
+    raise UserError(f"package {module} holds no file {inside}", where=WHERE, fix="check the path in the package")
+
+
+def _package_directories(module: str) -> list[Path]:
+    """Where a package's files lie, by the import system's own search. `importlib.util.find_spec` is not asked: for
+    `a.b` it imports `a`, and a recipe must not name code to run."""
+    first, *inner = module.split(".")
+    for finder in sys.meta_path:
+        spec = finder.find_spec(first, None) if hasattr(finder, "find_spec") else None
+        if spec is not None:
+            roots = [Path(place) for place in spec.submodule_search_locations or ()]
+            found = [root.joinpath(*inner) for root in roots]
+            return [directory for directory in found if directory.is_dir()]
+    return []
 
 
 def _is_hub_id(source: str) -> bool:
-    path = locate(source)
+    path = _local(source)
     looks_local = path.exists() or source[:1] in "./~" or "*" in source or path.suffix == ".gz" or reader_of(path)
     return not looks_local and _HUB.fullmatch(source) is not None
 
 
+def _local(source: str) -> Path:
+    """A source as a path.
+
+    Raises:
+        UserError: it can be none.
+    """
+    try:
+        path = locate(source)
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{source[:100]!r} cannot be a path: {reason}", where=WHERE, fix="check data.source") from error
+    return path
+
+
 def _find(source: str) -> list[Path]:
-    path = locate(source)
+    path = _local(source)
     if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if entry.is_file() and reader_of(entry))
+        with _listing(path):
+            found = sorted(entry for entry in path.iterdir() if entry.is_file() and reader_of(entry))
     elif path.is_file():
         found = [path]
     else:
-        found = [Path(name) for name in sorted(glob.glob(str(path)))]
+        # What is no plain file (a broken link, a pipe, a directory) is left out: opening it may wait for ever.
+        found = [Path(name) for name in sorted(glob.glob(str(path))) if Path(name).is_file()]
     if not found:
         what = "holds no json, jsonl, csv, tsv, parquet or text file" if path.is_dir() else "does not exist"
+        if path.is_symlink():
+            what = "is a link that leads to no file"
+        elif path.exists() and not path.is_dir():
+            what = "is no plain file"
         raise UserError(
             f"{source} {what}",
             where=WHERE,
@@ -154,6 +191,16 @@ def _find(source: str) -> list[Path]:
             f"a package: {', '.join(f'bundled:{e.name}' for e in bundled.BUNDLED.values() if e.kind == 'rows')}",
         )
     return found
+
+
+@contextmanager
+def _listing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"it cannot be read: {error.strerror}", where=str(path), fix="check the directory's permissions"
+        ) from error
 
 
 def _open_files(paths: list[Path], kind: str) -> Source:
@@ -205,6 +252,7 @@ def _hub_card(source: str, revision: str | None) -> tuple[str | None, Any, bool]
 
 def _open_hub(source: str, config: str | None, asked: str | None) -> Source:
     from datasets import DatasetDict, load_dataset
+    from datasets.exceptions import DatasetsError
 
     revision, licence, online = _hub_card(source, asked)
     try:
@@ -219,6 +267,11 @@ def _open_hub(source: str, config: str | None, asked: str | None) -> Source:
         ) from error
     except ValueError as error:  # a configuration that does not exist, or is needed
         raise UserError(str(error), where="data.config", fix="set data.config to one of those named") from error
+    except DatasetsError as error:
+        reason = error.__cause__ or error
+        raise UserError(
+            f"the data set cannot be read: {str(reason)[:300]}", where=WHERE, fix="check it on the hub"
+        ) from error
     assert isinstance(found, DatasetDict)
     licence = licence[0] if isinstance(licence, list) and licence else licence
     return Source("hub", cast("dict[str, Rows]", dict(found)), revision=revision, licence=cast("str | None", licence))
@@ -271,6 +324,7 @@ def _chain(paths: list[Path]) -> Callable[[], Iterator[dict[str, Any]]]:
 def _hash(paths: list[Path]) -> str:
     total = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
-            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        with reading(path), open(path, "rb") as file:
+            total.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
+            total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

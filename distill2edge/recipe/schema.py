@@ -47,6 +47,23 @@ class Leakage(Section):
     action: Literal["drop", "keep"] = Field(
         "drop", description="drop leaking rows from train when they stay under the limit, or keep them"
     )
+    response_in_prompt: Annotated[float, LATER] = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of rows whose prompt may hold the response before we refuse; 1 where answers are meant to "
+        "be copied out of the prompt; a closed set of choices is not looked at",
+    )
+
+
+def _quoted(choices: Any) -> Any:
+    """Refuse choices that YAML reads as something else than texts, and show them in quotes."""
+    if not isinstance(choices, list | tuple) or all(isinstance(choice, str) for choice in choices):
+        return choices
+    if all(choice is None or isinstance(choice, bool | int | float | str) for choice in choices):
+        listed = ", ".join(f'"{choice}"' for choice in choices)  # as a template prints them
+        raise ValueError(f"a choice is the text that data.response prints, in quotes: write [{listed}]")
+    return choices
 
 
 class Data(Section):
@@ -69,7 +86,7 @@ class Data(Section):
     system: str | None = Field(None, description="system message, with template chat")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt over a row's fields")
     response: str = Field("{{ response }}", description="Jinja template of the response over a row's fields")
-    choices: tuple[str, ...] | None = Field(
+    choices: Annotated[tuple[str, ...] | None, BeforeValidator(_quoted)] = Field(
         None, min_length=2, description="closed set of responses; the task is then scored by their likelihood"
     )
     max_length: int = Field(512, ge=8, le=2**20, description="tokens; longer rows are dropped and counted")

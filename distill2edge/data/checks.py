@@ -1,0 +1,92 @@
+"""What is wrong with rows though each is sound: the answer in the prompt, a class that never occurs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from distill2edge.data import leakage
+from distill2edge.data.encode import Row
+from distill2edge.errors import UserError
+from distill2edge.progress import Progress
+
+_ROWS = 1000  # rows looked at for answers in prompts
+_LONG = 4  # words from which a response does not stand in a prompt by chance
+_FEW = 20  # different responses that are names of classes
+
+
+def check_prompts(rows: Sequence[Row], limit: float, *, shared: bool) -> None:
+    """Refuse rows whose prompt holds the response: the student would learn to copy, and the test would praise it.
+
+    A response of few words stands in many honest prompts (the answer to a question about a text). It counts where it
+    ends the prompt, or where prompt and response are made of one and the same field.
+
+    Args:
+        rows: in no particular order; the first of them are looked at.
+        limit: share of rows that may hold it.
+        shared: whether a field that the response reads is printed whole in the prompt.
+
+    Raises:
+        UserError: more rows than that.
+    """
+    looked = rows[:_ROWS]
+    few = len({row.response for row in looked}) <= min(_FEW, len(looked) // 5)
+    found = [row for row in looked if _stands(row, anywhere=shared, short=shared or not few)]
+    if looked and len(found) / len(looked) > limit:
+        raise UserError(
+            f"the response stands in the prompt of {len(found)} of {len(looked)} rows that were looked at: for "
+            f"instance {found[0].response[:60]!r} in {found[0].prompt[-120:]!r}",
+            where="data.prompt",
+            fix="take the answer out of the prompt; where answers are meant to be copied from it, raise "
+            "data.leakage.response_in_prompt to 1",
+        )
+
+
+def _stands(row: Row, *, anywhere: bool, short: bool) -> bool:
+    prompt = row.prompt.replace("\\n", " ").replace('\\"', '"') if "\\" in row.prompt else row.prompt
+    response = leakage.words(row.response)
+    if not response or (not short and len(response) < _LONG):
+        return False
+    text, sought = f" {leakage.normal_form(prompt)} ", f" {' '.join(response)} "
+    return sought in text and (anywhere or len(response) >= _LONG or text.endswith(sought))
+
+
+def check_classes(
+    splits: Mapping[str, Sequence[Row]], choices: Sequence[str], found: Counter[int], progress: Progress
+) -> list[str]:
+    """Warn of classes that a split lacks, with the counts.
+
+    Args:
+        splits: rows by split.
+        found: rows of each class in the whole source.
+
+    Returns:
+        the warnings.
+
+    Raises:
+        UserError: the source has rows of one class alone.
+    """
+    if sum(count > 0 for count in found.values()) == 1:
+        only = choices[next(iter(found))]
+        raise UserError(
+            f"every row of the source is of the class {only!r}: there is nothing to learn, and an accuracy of 1 would "
+            "say nothing",
+            where="data.choices",
+            fix="look at data.response and data.filter, or give rows of the other classes",
+        )
+    warnings = []
+    for name in ("train", "test"):
+        counts = Counter(row.label for row in splits[name])
+        absent = [index for index in range(len(choices)) if not counts[index]]
+        if absent:
+            shown = ", ".join(f"{choices[index]!r} ({found[index]} in the source)" for index in absent[:10])
+            more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+            meaning = "the student cannot learn it" if name == "train" else "the score says nothing about it"
+            held = ", ".join(f"{choices[i]!r} {counts[i]}" for i in range(len(choices)) if counts[i])
+            warnings.append(
+                f"no row of {shown}{more} among the {len(splits[name]):,} {name} rows ({held[:200]}): {meaning}; "
+                f"raise data.splits.{name}, or give more such rows"
+            )
+    for warning in warnings:
+        progress.warn(warning)
+    return warnings
