@@ -12,6 +12,7 @@ from distill2edge.data.values import NotANumber, RowEnvironment, UnprintableErro
 from distill2edge.errors import UserError
 from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS
 from distill2edge.templating.weights import LimitError
+from distill2edge.terminal import one_line
 
 ROW = "row"  # the whole row, for names that Jinja cannot spell: row['my column']
 _LONGEST = 32_000_000  # characters of a text
@@ -354,6 +355,5 @@ def names(row: Mapping[str, Any]) -> str:
 
 
 def shown(text: str) -> str:
-    """A text from a file as an error may print it: no control characters, no halves of surrogate pairs, not long."""
-    cut = text[:500] + ("..." if len(text) > 500 else "")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+    """A text from a file as an error may print it: one line, no control characters, not long."""
+    return one_line(text, 500)

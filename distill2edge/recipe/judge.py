@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jinja2 import Environment, TemplateSyntaxError, meta
+from jinja2 import TemplateSyntaxError, meta
 from pydantic import Field, field_validator
 
 from distill2edge.recipe.paths import PathText
 from distill2edge.recipe.section import Section
+from distill2edge.templating.bounded import COMPILE_FAULTS, BoundedEnvironment
 
 WHERE = "verify.judge"
 NAMES = ("prompt", "first", "second", "reference")
@@ -40,11 +41,12 @@ class PairwiseJudge(Section):
     @field_validator("prompt")
     @classmethod
     def _shows_both(cls, prompt: str) -> str:
-        environment = Environment()
+        environment = BoundedEnvironment()
         try:
             named = meta.find_undeclared_variables(environment.parse(prompt)) - set(environment.globals)
-        except TemplateSyntaxError as error:
-            raise ValueError(f"not valid Jinja (line {error.lineno}): {error.message}") from error
+        except COMPILE_FAULTS as error:
+            line = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
+            raise ValueError(f"not valid Jinja{line}: {str(error)[:200]}") from error
         if unknown := sorted(named - set(NAMES)):
             raise ValueError(f"the template knows no {', '.join(unknown)}: name {', '.join(NAMES)}")
         if not {"first", "second"} <= named:
