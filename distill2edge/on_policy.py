@@ -146,7 +146,9 @@ def _write_texts(
         for shard, begin in enumerate(range(0, len(prompts), _SHARD)):
             path = work / f"written-{shard:05d}.json"
             if not path.is_file():
-                writer = writer or open_writer(model_dir, tokenizer, sampling, stop, "transformers", None)
+                # The teacher reads every token of it, and its rows may be fewer than the student's.
+                tokens = max(tokenizer.get_vocab().values()) + 1
+                writer = writer or open_writer(model_dir, tokenizer, sampling, stop, "transformers", None, tokens)
                 asked = encode_prompts(prompts[begin : begin + _SHARD], tokenizer, data.template, data.system)
                 seed = (recipe.seed + _SEEDS * number) * 1_000_003 + shard
                 answers = writer(asked, seed % (1 << 31))

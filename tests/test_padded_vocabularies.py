@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_family
 from torch import Tensor
 
 from distill2edge.distill import chunked
 from distill2edge.distill.chunked import chunked_loss
 from distill2edge.distill.losses import Weights, distillation_loss, top_k_of
 from distill2edge.distill.signal import TAIL_FLOOR
+from distill2edge.errors import UserError
 from distill2edge.verify.fidelity import kl_divergence
 
 EVERYTHING = Weights(0.3, 0.7, 0.5, 1.1, 0.3)
@@ -98,3 +101,33 @@ def test_fidelity_is_compared_on_the_ids_that_both_have() -> None:
         (np.exp(log_q) * (log_q - log_p[:, :37])).sum(-1),
         rtol=1e-5,
     )
+
+
+def test_rows_that_stand_for_nothing_are_never_written(tmp_path: Path) -> None:
+    """On-policy: a student with more rows than its teacher must not draw what the teacher can't read."""
+    from transformers import AutoTokenizer
+
+    from distill2edge.teacher.writers import Sampling, open_writer
+
+    model = tiny_family(tmp_path, "qwen2", vocab_size=512, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight[400:] *= 40  # the likeliest, unless they are left out
+    model.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    sampling = Sampling(max_new_tokens=12, temperature=1.0)
+    for tokens, most in ((None, 512), (400, 400)):
+        writer = open_writer(tmp_path, tokenizer, sampling, (2,), "transformers", None, tokens)
+        drawn = [token for answer in writer([[5, 6, 7], [9]], 0) for token in answer]
+        assert (max(drawn) < 400) == (most == 400)
+
+
+def test_an_id_beyond_the_teachers_rows_is_named(tmp_path: Path) -> None:
+    from distill2edge.data.encode import Encoded
+    from distill2edge.progress import SilentProgress
+    from distill2edge.recipe.schema import LogitsSignal
+    from distill2edge.teacher.logits import cache_logits
+
+    tiny_family(tmp_path / "teacher", "qwen2")
+    rows = [Encoded("a", [1, 2, 400, 3], [False, True, True, True])]
+    with pytest.raises(UserError, match=r"token id 400.*400 rows"):
+        cache_logits(tmp_path / "teacher", rows, LogitsSignal(kind="logits"), tmp_path / "out", SilentProgress())

@@ -16,6 +16,7 @@ from distill2edge.progress import Progress
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.teacher import licence as gate
+from distill2edge.teacher.facts import model_facts
 from distill2edge.teacher.hub_model import HubModel
 from distill2edge.teacher.model_files import describe, take, wanted
 
@@ -101,6 +102,7 @@ def fingerprint(
         return {"sha256": source.bundled.sha256}
     if source.path is None:
         return {"hub": model, "revision": HubModel(model, revision, where).revision}
+    model_facts(source.path)  # before gigabytes are read, and whatever a store may hold of it
     paths = [source.path] if source.path.is_file() else [source.path / name for name in wanted(source.path, where)]
     total = hashlib.sha256()
     for path in paths:

@@ -88,6 +88,7 @@ def cache_logits(
         for number in missing:
             if runner is None:
                 runner = open_backend(backend, model_dir, gguf_path, dtype, longest=max(len(e.ids) for e in examples))
+                _check_ids(examples, runner.vocab_size)
             begin = time.monotonic()
             _write_shard(_path(work, number), shards[number], runner, signal, settings, task)
             seconds += time.monotonic() - begin
@@ -104,6 +105,16 @@ def cache_logits(
         runner.close()
     write_json(work / "signal.json", facts)
     return facts
+
+
+def _check_ids(examples: Sequence[Encoded], rows: int) -> None:
+    largest = max(max(example.ids) for example in examples)
+    if largest >= rows:
+        raise UserError(
+            f"the rows hold the token id {largest}, and the teacher's embedding has {rows} rows",
+            where="teacher.model",
+            fix="use the tokenizer that the model was trained with, or leave such rows out with data.filter",
+        )
 
 
 def compress(logits: torch.Tensor, top_k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

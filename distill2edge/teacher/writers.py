@@ -51,6 +51,7 @@ def open_writer(
     stop: tuple[int, ...],
     backend: str,
     gguf_path: Path | None,
+    tokens: int | None = None,
 ) -> Writer:
     """What makes a teacher write.
 
@@ -58,18 +59,22 @@ def open_writer(
         signal: its length, temperature and top_p.
         stop: ids that end a response.
         backend, gguf_path: `transformers`, or `llama.cpp` and its file.
+        tokens: ids from here on are never drawn: rows of a padded embedding, which stand for nothing. Transformers
+            alone.
 
     Raises:
         UserError: llama.cpp without a GGUF.
     """
     if backend != "llama.cpp":
-        return _transformers(model_dir, tokenizer, signal, stop)
+        return _transformers(model_dir, tokenizer, signal, stop, tokens)
     if gguf_path is None:
         raise needs_gguf()
     return LlamaWriter(gguf_path, stop, signal)
 
 
-def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling, stop: tuple[int, ...]) -> Writer:
+def _transformers(
+    model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling, stop: tuple[int, ...], tokens: int | None
+) -> Writer:
     import torch
     from transformers import GenerationConfig
 
@@ -83,6 +88,9 @@ def _transformers(model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling
         sampling: dict[str, Any] = {"do_sample": False}
         if drawn.temperature > 0:
             sampling = {"do_sample": True, "temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
+        rows = model.get_output_embeddings().weight.shape[0]
+        if tokens is not None and tokens < rows:
+            sampling["suppress_tokens"] = list(range(tokens, rows))
         if pairs:
             sampling["decoder_start_token_id"] = start_token_id(model.config)
         # The whole configuration: a model's own defaults (penalties, top_k) would make another signal than the recipe.

@@ -17,6 +17,8 @@ from fuzz import gguf_bytes as gg
 from fuzz import models
 
 COUNT = 1000
+TALK = 0.2
+"""Share of the accepted models that are talked with: a process more for each."""
 
 DEEP = json.loads("[" * 60 + "]" * 60)
 FILES = ("config.json", "config.json", "config.json", "tokenizer.json", "tokenizer.json", "tokenizer_config.json",
@@ -53,7 +55,7 @@ def attempt(random: Random, prepared: Any, work: Path) -> None:
     model = work / "model"
     shutil.copytree(source, model)
     _change_directory(random, model)
-    _use(model, work)
+    _use(random, model, work)
 
 
 def _gguf(random: Random, ggufs: Any, work: Path) -> None:
@@ -72,7 +74,7 @@ def _gguf(random: Random, ggufs: Any, work: Path) -> None:
     path = work / "model.gguf"
     path.write_bytes(gg.put_together(fields, tensors))
     if name not in ("bert", "t5"):
-        _use(path, work)
+        _use(random, path, work)
         return
     # What `chat` does with a file: it is tried in a process first.
     check_loads(path)
@@ -154,12 +156,13 @@ def _change_header(random: Random, path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
 
 
-def _use(path: Path, work: Path) -> None:
+def _use(random: Random, path: Path, work: Path) -> None:
     """The way of a teacher: brought in, loaded, run, saved; its tokenizer encodes and writes a chat."""
     import torch
 
-    from distill2edge.architectures import is_encoder_decoder, load_model, logits_of
+    from distill2edge.architectures import is_classifier, is_encoder_decoder, load_model, logits_of
     from distill2edge.checkpoint import load_tokenizer
+    from distill2edge.data.encode import encode_prompts
     from distill2edge.progress import SilentProgress
     from distill2edge.teacher.facts import model_facts
     from distill2edge.teacher.load import fingerprint, materialise
@@ -175,6 +178,20 @@ def _use(path: Path, work: Path) -> None:
         assert torch.isfinite(logits_of(model, [*ids, *ids], len(ids))).all()
     model.save_pretrained(work / "saved")
     if tokenizer.chat_template:
-        from distill2edge.data.encode import encode_prompts
-
         encode_prompts(["the dog"], tokenizer, "chat", None)
+    if not is_classifier(out) and random.random() < TALK:
+        _talk(path if path.is_file() else out)
+
+
+def _talk(path: Path) -> None:
+    """As `chat` does."""
+    from distill2edge.chat import generate, open_speaker
+    from distill2edge.gguf_format.isolated import check_loads
+
+    if path.is_file():
+        check_loads(path)
+    speaker = open_speaker(path)
+    list(generate(speaker, speaker.encode("the dog"), 2, 0.0))
+    if speaker.render is not None:
+        speaker.render([{"role": "user", "content": "the dog"}])
+    speaker.runtime.close()
