@@ -13,13 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from distill2edge.checkpoint import load_tokenizer, refusals
 from distill2edge.errors import UserError
 from distill2edge.files import read_object
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.model_config import check_fields
+from distill2edge.templating.chat import chat_environment, render_chat_template
+from distill2edge.templating.weights import LimitError
 
 _MAX_TOKENIZER = 1 << 28  # the largest real ones have 40 MB
+_MESSAGES = [{"role": "user", "content": "Hello"}]
 _MEMORY = 4 << 30
 _SECONDS, _SECONDS_PER_MB, _WALL = 3, 1, 600  # of the processor; the wall only ends what waits for ever
 _SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
@@ -52,15 +57,21 @@ def check_template(template: Any, where: str) -> None:
     """Refuse a chat template that is no template.
 
     Raises:
-        UserError: it does not parse.
+        UserError: it is no text, or goes beyond bounds where it is parsed, or renders one short message.
     """
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
+    fix = "get the tokenizer's files again"
     for text in template.values() if isinstance(template, dict) else [template]:
         if text is None:
             continue
-        with refusals("the chat template does not parse", where, "get the tokenizer's files again"):
-            _compile_jinja_template(text)
+        if not isinstance(text, str):
+            raise UserError("the chat template is no text", where=where, fix=fix)
+        with refusals("the chat template does not parse", where, fix):
+            chat_environment().compiled(text)
+        try:
+            render_chat_template(text, messages=_MESSAGES, add_generation_prompt=True, bos_token="", eos_token="")
+        except TemplateError as error:  # many refuse some conversations; what matters is what they take
+            if isinstance(error, LimitError) or isinstance(error.__cause__, LimitError | MemoryError | RecursionError):
+                raise UserError(f"the chat template goes beyond bounds: {error}", where=where, fix=fix) from error
 
 
 def _check_settings(settings: dict[str, Any], path: Path) -> None:
