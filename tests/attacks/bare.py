@@ -96,7 +96,7 @@ def is_accepted_naively(code: str | None, attack: Attack) -> bool:
     """Whether a sandbox that believes the first line of a process takes it for accepted."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _NAIVE],
+            [sys.executable, "-c", _PARENT, _NAIVE],
             input=json.dumps([code, attack.code, REFERENCE]).encode(),
             capture_output=True,
             timeout=_LONGEST_S,
