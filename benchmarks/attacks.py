@@ -16,7 +16,6 @@ from common import ROOT, bar, write_result
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from attacks import bare, world
 from attacks.cases import ATTACKS
 
 _NOBODY = 65534
