@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.checkpoint import load_checkpoint
+from distill2edge.errors import UserError
 from distill2edge.files import read_object
 
 
@@ -20,6 +21,19 @@ def is_classifier(model_dir: Path | str) -> bool:
     """Whether the directory's config.json names a sequence classifier; False without one."""
     names = _config(model_dir).get("architectures")
     return isinstance(names, list) and bool(names) and str(names[0]).endswith("ForSequenceClassification")
+
+
+def read_config(model_dir: Path | str) -> dict[str, Any]:
+    """The directory's config.json.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(model_dir) / "config.json"
+    if not path.is_file():
+        raise UserError("not a Hugging Face directory: config.json is missing", where=str(model_dir),
+                        fix="give a Hugging Face model directory")  # fmt: skip
+    return _config(model_dir)
 
 
 def _config(model_dir: Path | str) -> dict[str, Any]:

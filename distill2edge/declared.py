@@ -34,13 +34,12 @@ FILES = {
     "merge": Files(_DENSE),
     "quantization-aware": Files((*_DENSE, "train.json", "grid.safetensors", "*.jsonl"), _TRAINING),
     "calibration": Files(("imatrix.gguf", "grams-*.safetensors", "*.json")),
-    "sensitivity": Files(("grams-*.safetensors", "*.json")),
+    "sensitivity": Files(("imatrix.gguf", "grams-*.safetensors", "*.json")),
     "export": Files(
         (
             "model.gguf", "*.onnx", "*.onnx.data", "config.json", "generation_config.json", "genai_config.json",
             *_TOKENIZER, "export.json", "USE.md", "predict.py", "Modelfile",
-        ),
-        ("base.gguf",),
+        )
     ),
     "verify": Files(("verify.json", "models/*"), ("models/*",)),
     "judge": Files(("judge.json", "answers.jsonl", "answers/*"), ("answers.jsonl", "answers/*")),

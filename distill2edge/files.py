@@ -18,6 +18,9 @@ from distill2edge.errors import EnvironmentFault, UserError
 _NO_ROOM = 64 << 10  # bytes
 _FICLONE = 0x40049409  # linux/fs.h
 
+SCRATCH = "scratch-"
+"""Begins the name of a directory in a stage's work directory that never ships."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -63,6 +66,18 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def scratch(work: Path, name: str) -> Iterator[Path]:
+    """An empty directory `work/scratch-NAME`, gone when the block ends. What a killed try left there goes first."""
+    directory = Path(work) / f"{SCRATCH}{name}"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def disk_full(error: BaseException) -> bool:

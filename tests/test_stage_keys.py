@@ -28,10 +28,10 @@ EXPECTED = {
     "merge": "b48ece50",
     "distill control": "b8def54f",
     "merge control": "1d5c32f3",
-    "export student/onnx:int8": "d36cf499",
-    "verify": "c70217e4",
-    "bench": "ec105b71",
-    "report": "d0d515b3",
+    "export student/onnx:int8": "22c454bf",
+    "verify": "a1cf2a60",
+    "bench": "47f9bacc",
+    "report": "a6a326fe",
 }
 
 

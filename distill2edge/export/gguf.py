@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distill2edge.architectures import read_config
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.export import gguf_vocab, gguf_write
+from distill2edge.export import gguf_vocab, gguf_write, support
+from distill2edge.export.faithful import Check
 from distill2edge.export.gptq import round_again
 from distill2edge.export.grid import packed
 from distill2edge.export.mix import MixExport, file_type
-from distill2edge.files import sync
+from distill2edge.files import scratch, sync
 from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
@@ -25,7 +27,7 @@ from distill2edge.quantize.inputs import Inputs
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.schemes import GGUF, Scheme
 
-PLAIN = ("F32", "F16", "BF16")
+PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # llama.cpp's numbers of its file types (`enum llama_ftype` in llama.h).
 FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11,
@@ -57,7 +59,7 @@ def export_gguf(
         model_dir: merged model, Hugging Face directory with safetensors and a fast tokenizer.
         scheme: one of the `gguf:` schemes.
         meta: name, licence, teacher, recipe, recipe_key, description; further keys are kept as distill2edge.KEY.
-        work: directory to write into; leftovers of an earlier try of the same inputs are used.
+        work: directory to write into.
         progress: where to report.
         converter: convert_hf_to_gguf.py of a llama.cpp checkout, used instead of the built-in writers.
         threads: threads for quantizing; None takes what this process may use.
@@ -73,50 +75,53 @@ def export_gguf(
         `MixExport.write` says.
 
     Raises:
-        UserError: unsupported architecture or tokenizer, token ids that differ from the original's, or llama.cpp
-            refused; its last words are in the message.
+        UserError: unsupported architecture or tokenizer, token ids or logits that differ from the original's, or
+            llama.cpp refused; its last words are in the message.
         EnvironmentFault: no disk space, or llama-cpp-python is missing.
     """
     given = scheme.mix is not None and (mix is not None or grid is not None)
     if scheme.format != "gguf" or (scheme.base not in FILE_TYPES and not given):
         raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {', '.join(f'gguf:{name}' for name in GGUF)}")
     model_dir, work = Path(model_dir), Path(work)
-    if converter is None:
-        gguf_write.load_config(model_dir)  # an unsupported architecture is refused before any work
-    work.mkdir(parents=True, exist_ok=True)
+    if converter is not None and not converter.is_file():
+        raise UserError("no such converter", where=str(converter),
+                        fix="give the path of convert_hf_to_gguf.py in a llama.cpp checkout")  # fmt: skip
+    config = read_config(model_dir)
+    task = support.task_of(config)
+    support.refuse(config, task, scheme, str(model_dir), converter=converter is not None)
     tokenizer = gguf_vocab.load_tokenizer(model_dir)
-    target, base = work / "model.gguf", work / "base.gguf"
     kind = scheme.name if scheme.name in PLAIN else gguf_write.source_type(model_dir)
-    _room(model_dir, work, kind)
-    if not base.is_file():
-        part = work / "base.part"
-        if converter is None:
-            _write(model_dir, part, kind, tokenizer, meta, progress)
-        else:
-            _convert(converter, model_dir, part, kind, meta, work)
-        _settle(part, base)
     imatrix = imatrix if scheme.calibrates else None
     more: dict[str, Any] = {}
-    if scheme.name in PLAIN:
-        base.rename(target)
-    else:
-        progress.say(f"  quantizing to {scheme}")
-        part = work / "model.part"
-        if mix is not None:
-            more = mix.write(model_dir, base, part, work, progress)
-        elif grid is not None:
-            tensors = packed(load_grids(grid)[0], model_dir)
-            repack(base, part, tensors, file_type=FILE_TYPES.get(scheme.base) or file_type(tensors))
+    with scratch(work, "gguf") as directory:
+        _room(model_dir, work, kind)
+        check = Check(model_dir, support.kind_of(config, task), "llama.cpp", progress, PLAIN[kind])
+        base, part = directory / "base.gguf", directory / "model.gguf"
+        if converter is None:
+            _write(model_dir, base, kind, tokenizer, meta, progress)
         else:
-            wanted = FILE_TYPES[scheme.base]
-            isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
-            if gptq is not None:
-                round_again(part, part, model_dir, gptq, progress)
+            _convert(converter, model_dir, base, kind, meta, directory)
+        ids = _compare_ids(tokenizer, read_gguf(base), strict=converter is None)
+        faithful = check.of(base, directory / "compare")
+        if scheme.name in PLAIN:
+            part = base
+        else:
+            progress.say(f"  quantizing to {scheme}")
+            if mix is not None:
+                more = mix.write(model_dir, base, part, directory, progress)
+            elif grid is not None:
+                tensors = packed(load_grids(grid)[0], model_dir)
+                repack(base, part, tensors, file_type=FILE_TYPES.get(scheme.base) or file_type(tensors))
+            else:
+                wanted = FILE_TYPES[scheme.base]
+                isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
+                if gptq is not None:
+                    round_again(part, part, model_dir, gptq, progress)
+        target = work / "model.gguf"
         _settle(part, target)
-        base.unlink()
     file = read_gguf(target)
     facts = describe(file, scheme)
-    facts["tokenizer"] = _compare_ids(tokenizer, file, strict=converter is None)
+    facts |= {"tokenizer": ids, "faithful": faithful}
     if facts["tokenizer"]["different"]:
         progress.warn(
             f"{scheme}: llama.cpp's own tokenizer writes {len(facts['tokenizer']['different'])} of "
@@ -182,9 +187,6 @@ def _eos_ids(model_dir: Path) -> list[int]:
 
 def _convert(converter: Path, model_dir: Path, part: Path, kind: str, meta: dict[str, Any], work: Path) -> None:
     """Run a llama.cpp checkout's converter, then add our metadata to what it wrote."""
-    if not converter.is_file():
-        raise UserError("no such converter", where=str(converter),
-                        fix="give the path of convert_hf_to_gguf.py in a llama.cpp checkout")  # fmt: skip
     raw = work / "converted.part"
     command = [sys.executable, str(converter), str(model_dir), "--outfile", str(raw), "--outtype", kind.lower()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

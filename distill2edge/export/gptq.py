@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.export.onnx import export_onnx
 from distill2edge.export.start import gguf_types, start_of
-from distill2edge.files import write_json
+from distill2edge.files import scratch, write_json
 from distill2edge.gguf_format.repack import repack
 from distill2edge.progress import Progress
 from distill2edge.quantize.grids import GRIDS
@@ -49,9 +48,8 @@ def export_onnx_gptq(
     Raises:
         UserError: what `export_onnx` raises; weights that are not finite.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work, prefix="scratch-") as scratch:
-        start = Path(scratch) / "start"
+    with scratch(work, "gptq") as directory:
+        start = directory / "start"
         start_of(scheme, inputs, model_dir, start, progress)
         facts = export_onnx(start, scheme, meta, work, progress, grid=start)
     facts |= {"calibration": "gptq", "trained": False}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import start_token_id
+from distill2edge.architectures import read_config, start_token_id
 from distill2edge.errors import UserError
-from distill2edge.export import genai_config, onnx_file, onnx_graph
-from distill2edge.files import write_json
+from distill2edge.export import genai_config, onnx_file, onnx_graph, support
+from distill2edge.export.faithful import Check
+from distill2edge.files import scratch, write_json
 from distill2edge.runtimes.onnx_seq2seq import START
 from distill2edge.schemes import DYNAMIC, ONNX, Scheme
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from distill2edge.progress import Progress
+
+LOSSLESS = {"fp32": "float32", "fp16": "float16"}
+"""Schemes whose own file is compared with PyTorch, and what it stores weights in."""
 
 
 def export_onnx(
@@ -27,8 +30,12 @@ def export_onnx(
     progress: Progress,
     *,
     grid: Path | None = None,
+    compared: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Export a model and describe what was written.
+
+    Its graph is compared with PyTorch (`faithful`) before any weight is rounded: of the lossless schemes the very file
+    that is written.
 
     A decoder gives `model.onnx` with a key-value cache and `genai_config.json`; a classifier gives `model.onnx`;
     a sequence-to-sequence model gives `encoder.onnx` and `decoder.onnx`, which share their weights file. Beside them
@@ -42,12 +49,14 @@ def export_onnx(
         progress: gets one line per step.
         grid: directory of the grid that this model was trained on, or rounded to in a mix: the file gets its very
             scales.
+        compared: what an earlier export of the same architecture said of its comparison; None: this graph is compared.
 
     Returns:
         the content of export.json.
 
     Raises:
-        UserError: a scheme of another format, or an architecture that cannot be exported.
+        UserError: a scheme of another format, an architecture that cannot be exported, or a graph that is another
+            model.
         EnvironmentFault: a package that the export needs is missing.
     """
     given = scheme.mix is not None and grid is not None
@@ -60,27 +69,34 @@ def export_onnx(
     from distill2edge.export.onnx_quantize import apply_scheme
     from distill2edge.export.onnx_tally import Tally
 
-    work.mkdir(parents=True, exist_ok=True)
-    kind = model_kind(model_dir)
-    with tempfile.TemporaryDirectory(dir=work, prefix="scratch-") as scratch:
+    kind = support.kind_of(read_config(model_dir), "")
+    support.refuse(read_config(model_dir), support.task_of(read_config(model_dir)), scheme, str(model_dir))
+    lossless = scheme.name in LOSSLESS
+    with scratch(work, "graph") as directory:
+        check = None
+        if compared is None:
+            check = Check(model_dir, kind, "onnxruntime", progress, LOSSLESS.get(scheme.name, "float32"))
         progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
-        graphs, built = _graphs(kind, model_dir, Path(scratch))
+        graphs, built = _graphs(kind, model_dir, directory)
+        properties = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
+        if kind == "seq2seq":
+            properties[START] = str(_start(model_dir))
+        if check is not None and not lossless:
+            compared = check.of(_unrounded(graphs, kind, model_dir, directory, properties), directory)
         tally, held = Tally(), None if grid is None else by_row(grid, model_dir)
         for name, model in graphs.items():
             progress.say(f"  storing its weights as {scheme.name}")
             if str(scheme) != DYNAMIC:
                 apply_scheme(model, scheme.base, tally, held)
-            elif kind == "classifier":
-                graphs[name] = quantize_dynamic(model, Path(scratch), tally)
             else:
-                raise UserError(f"{scheme} is for classifiers, not for a {kind}", where="export", fix="use onnx:int8")
-        properties = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
-        if kind == "seq2seq":
-            properties[START] = str(_start(model_dir))
+                graphs[name] = quantize_dynamic(model, directory, tally)
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
     if built is not None:
         genai_config.write_genai_config(built, model_dir, work)
     files = genai_config.copy_tokenizer(model_dir, work)
+    if check is not None and lossless:
+        with scratch(work, "compare") as directory:
+            compared = check.of(work, directory)
     for entry in tally.fallbacks:
         progress.say(f"  {entry['tensor']} {entry['shape']}: {entry['reason']}")
     facts = {
@@ -95,32 +111,13 @@ def export_onnx(
         "fallbacks": tally.fallbacks,
         "trained": grid is not None,
         "calibration": None,
+        "faithful": compared,
         "tokenizer_files": files,
         "exporter": _versions(kind),
         "meta": meta,
     }
     write_json(work / "export.json", facts)
     return facts
-
-
-def model_kind(model_dir: Path) -> str:
-    """`decoder`, `classifier` or `seq2seq`, from the architecture's name.
-
-    Raises:
-        UserError: none of the three.
-    """
-    name = onnx_graph.architecture(model_dir)
-    if name.endswith("ForCausalLM"):
-        return "decoder"
-    if name.endswith("ForSequenceClassification"):
-        return "classifier"
-    if name.endswith(("ForConditionalGeneration", "MTModel")):
-        return "seq2seq"
-    raise UserError(
-        f"{name} cannot be exported to ONNX",
-        where=str(model_dir / "config.json"),
-        fix="use a model for causal language modelling, sequence classification or sequence-to-sequence generation",
-    )
 
 
 def _graphs(kind: str, model_dir: Path, scratch: Path) -> tuple[dict[str, ir.Model], dict[str, Any] | None]:
@@ -132,6 +129,19 @@ def _graphs(kind: str, model_dir: Path, scratch: Path) -> tuple[dict[str, ir.Mod
     if kind == "classifier":
         return {"model": onnx_encoders.classifier_graph(model_dir)}, None
     return onnx_encoders.seq2seq_graphs(model_dir), None
+
+
+def _unrounded(
+    graphs: dict[str, ir.Model], kind: str, model_dir: Path, directory: Path, properties: dict[str, str]
+) -> Path:
+    """A directory with these graphs as a runtime loads them: a decoder's were written by the builder."""
+    if kind == "decoder":
+        return directory / "graph"
+    target = directory / "unrounded"
+    target.mkdir()
+    onnx_file.write_graphs(graphs, target, properties)
+    genai_config.copy_tokenizer(model_dir, target)
+    return target
 
 
 def _start(model_dir: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ from distill2edge.export.gguf_write import open_weights
 from distill2edge.export.mix import MixExport, within
 from distill2edge.export.onnx import export_onnx
 from distill2edge.export.start import write_start
-from distill2edge.files import write_json
+from distill2edge.files import scratch, write_json
 from distill2edge.progress import Progress
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import onnx_mix
@@ -44,22 +43,21 @@ def export_onnx_mix(
     Raises:
         UserError: nothing meets the limit; the nearest is named. What `export_onnx` raises.
     """
-    work.mkdir(parents=True, exist_ok=True)
     weighed = mix.weighed
     budget = mix.limit.budget
-    with tempfile.TemporaryDirectory(dir=work, prefix="scratch-") as scratch, ExitStack() as stack:
-        rounder = _Rounder(model_dir, weighed, Path(scratch), stack)
-        plain = export_onnx(model_dir, Scheme("onnx", "int4-b32"), meta, Path(scratch) / "plain", progress)
+    with scratch(work, "mix") as directory, ExitStack() as stack:
+        rounder = _Rounder(model_dir, weighed, directory, stack)
+        plain = export_onnx(model_dir, Scheme("onnx", "int4-b32"), meta, directory / "plain", progress)
         rest = plain["size_bytes"] - plain["types"]["int4-b32"]["bytes"] + _TABLE * len(weighed.onnx)
         for _ in range(_TRIES):
             note, measured = None, None
             if budget is not None:
                 types, note = within(weighed.onnx, budget, rest, TOP)
             else:
-                types, measured = mix.under(model_dir, weighed.onnx, rounder.stored, rest, Path(scratch), progress)
-            start = Path(scratch) / "start"
+                types, measured = mix.under(model_dir, weighed.onnx, rounder.stored, rest, directory, progress)
+            start = directory / "start"
             write_start(model_dir, rounder.chosen(types), rounder.rounded, start, progress)
-            facts = export_onnx(start, scheme, meta, work, progress, grid=start)
+            facts = export_onnx(start, scheme, meta, work, progress, grid=start, compared=plain["faithful"])
             rest = facts["size_bytes"] - budgets.bytes_of(weighed.onnx, types)
             if budget is None or facts["size_bytes"] <= budget:
                 break

@@ -139,6 +139,7 @@ GGUF: Mapping[str, Carries] = {
 }  # fmt: skip
 """Families of the built-in GGUF writers: what llama.cpp computes of each."""
 
+_HEADS: Mapping[Kind, tuple[str, ...]] = {"decoder": ("CausalLM",), "seq2seq": ("ConditionalGeneration",)}
 _KINDS: Mapping[str, Kind] = {"bert": "classifier", "t5": "seq2seq"}
 
 
@@ -208,13 +209,17 @@ def window_of(config: Config) -> int | None:
 
 def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> Iterator[tuple[str, str]]:
     family = str(config.get("model_type") or "unknown")
+    for name in _architectures(config):
+        head = name.rpartition("For")[2] if "For" in name else ""
+        if head and kind != "classifier" and head not in _HEADS[kind]:
+            yield f"{name} cannot be exported", f"use a model with one of the heads {', '.join(_HEADS[kind])}"
     if str(scheme) == DYNAMIC and kind != "classifier":
         yield f"is for classifiers, not for a {kind}", "use onnx:int8"
     if scheme.format == "gguf":
         other = "use ONNX, or give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)"
         carries = GGUF.get(family)
         if carries is None or _KINDS.get(family, "decoder") != kind:
-            yield f"a {family} {kind} has no GGUF writer here; supported: {listed(GGUF)}", other
+            yield f"no GGUF writer here for a {kind} of type {family}; supported: {listed(GGUF)}", other
         else:
             for reason in _lacks(config, carries):
                 yield f"{reason} cannot be expressed in a {family} GGUF", other
@@ -224,7 +229,7 @@ def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> 
     carries = ONNX_DECODERS.get(family)
     if carries is None:
         fix = f"use one of the families {listed(ONNX_DECODERS)}, or export to GGUF"
-        yield f"a {family} decoder has no ONNX exporter here", fix
+        yield f"no ONNX exporter here for a decoder of type {family}", fix
         return
     for reason in _lacks(config, carries):
         yield f"{reason} cannot be expressed in the ONNX graph of a {family}", "use another model, or export to GGUF"
@@ -260,15 +265,19 @@ def _filled(config: Config, carries: Carries) -> dict[str, Any]:
 
 def _slides(config: Config) -> bool:
     """Whether a layer looks at a window alone."""
-    kinds = config.get("layer_types")
+    family, kinds = config.get("model_type"), config.get("layer_types")
+    if family in ("mistral", "phi3"):
+        return config.get("sliding_window") is not None
+    if family not in ("qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"):
+        return False  # transformers reads no window there
     if isinstance(kinds, list | tuple):
         return any(kind == "sliding_attention" for kind in kinds)
-    if "use_sliding_window" in config or config.get("model_type") in ("qwen2", "qwen3", "smollm3"):
-        if not config.get("use_sliding_window") or config.get("sliding_window") is None:
-            return False
-        first = 0 if config.get("model_type") == "smollm3" else _count(config, "max_window_layers", 28)
-        return _count(config, "num_hidden_layers", 32) > first
-    return config.get("sliding_window") is not None
+    if family.startswith("gemma"):
+        return True
+    if not config.get("use_sliding_window") or config.get("sliding_window") is None:
+        return False
+    first = 0 if family == "smollm3" else _count(config, "max_window_layers", 28)
+    return _count(config, "num_hidden_layers", 32) > first
 
 
 def _ropes(config: Config) -> list[dict[str, Any]]:

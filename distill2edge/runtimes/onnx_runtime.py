@@ -33,7 +33,8 @@ class OnnxRuntime:
         device: `cpu`, or `cuda` with an onnxruntime that has that provider.
 
     Raises:
-        UserError: no such file, a file that is not a decoder with a cache, or one that is broken.
+        UserError: no such file, a file that is not a decoder with a cache, or one that is broken; in use, more tokens
+            than the file has positions.
         EnvironmentFault: onnxruntime is not installed, or it lacks the device or an operator of the graph.
     """
 
@@ -53,7 +54,9 @@ class OnnxRuntime:
         self._outputs = {item.name: item for item in self._session.get_outputs()}
         self._check_signature()
         self.vocab_size = self._vocabulary()
-        self.shared_cache = reads_cache_in_place(self.path, self._past_names)
+        graph = _graph(self.path)
+        self.shared_cache = reads_cache_in_place(graph, self._past_names)
+        self.window = positions_of(graph)
         self._logits_dtype = _DTYPES[self._outputs["logits"].type]
         self._mask = np.ones((1, context), dtype=np.int64)
         self._positions = np.arange(context, dtype=np.int64)[None]
@@ -78,6 +81,21 @@ class OnnxRuntime:
             here = (wanted >= start) & (wanted < start + chunk.shape[0])
             rows[here] = chunk[wanted[here] - start]
         return rows
+
+    def logits_after(self, past: Sequence[tuple[np.ndarray, np.ndarray]], ids: Sequence[int]) -> np.ndarray:
+        """Logits [len(ids), V] float32 of tokens after a cache from outside: keys and values [1, heads, P, width] per
+        layer. The runtime's own cache is left as it was."""
+        tokens, length = np.asarray(ids, dtype=np.int64)[None], past[0][0].shape[2]
+        feed = {"input_ids": tokens, "attention_mask": np.ones((1, length + len(ids)), dtype=np.int64),
+                "position_ids": np.arange(length, length + len(ids), dtype=np.int64)[None]}  # fmt: skip
+        for name in self._past_names:
+            layer, part = _PAST.match(name).groups()  # type: ignore[union-attr]
+            feed[name] = past[int(layer)][part == "value"].astype(_DTYPES[self._inputs[name].type], copy=False)
+        try:
+            logits = self._session.run(["logits"], {name: feed[name] for name in self._inputs})[0]
+        except Exception as error:
+            raise self._stopped(error) from error
+        return np.asarray(logits[0], dtype=np.float32)
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Logits [V] float32 after the prompt; empties the cache first, then fills it."""
@@ -120,6 +138,9 @@ class OnnxRuntime:
         if tokens.min() < 0 or tokens.max() >= self.vocab_size:
             raise ValueError(f"token ids must be in 0..{self.vocab_size - 1}, got {tokens.min()}..{tokens.max()}")
         binding, past, total = self._binding, self._length, self._length + tokens.shape[1]
+        if self.window is not None and total > self.window:
+            raise UserError(f"{total} tokens, but the file's positions end at {self.window}", where=str(self.path),
+                            fix="give it shorter texts (data.max_length), or use another format")  # fmt: skip
         binding.bind_cpu_input("input_ids", tokens)
         if "attention_mask" in self._inputs:
             binding.bind_cpu_input("attention_mask", self._mask[:, :total])
@@ -133,16 +154,16 @@ class OnnxRuntime:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            # onnxruntime's exceptions share no public base class
-            raise UserError(
-                f"onnxruntime stopped in a step: {_first_line(error)}",
-                where=str(self.path),
-                fix="export the model again",
-            ) from error
+            raise self._stopped(error) from error
         self._length = total
         if not self.shared_cache:
             values = dict(zip(self._bound, binding.get_outputs(), strict=True))
             self._cache = {past_name: values[present_name] for past_name, present_name in self._pairs}
+
+    def _stopped(self, error: Exception) -> UserError:
+        """Of any exception: onnxruntime's share no public base class."""
+        return UserError(f"onnxruntime stopped in a step: {_first_line(error)}", where=str(self.path),
+                         fix="export the model again")  # fmt: skip
 
     def _reset(self) -> None:
         self._length = 0
@@ -262,10 +283,14 @@ def open_session(file: Path, *, threads: int, device: str = "cpu") -> Any:
         raise UserError(f"onnxruntime cannot load it: {text}", where=str(file), fix="export the model again") from error
 
 
-def reads_cache_in_place(file: Path, past_names: Sequence[str]) -> bool:
+def positions_of(graph: Any) -> int | None:
+    """How many positions the graph's rotary tables have; None: it has none."""
+    return min((each.dims[0] for each in graph.initializer if each.name.startswith("cos_cache")), default=None)
+
+
+def reads_cache_in_place(graph: Any, past_names: Sequence[str]) -> bool:
     """Whether each cache input goes to GroupQueryAttention and nowhere else: only that operator may write
     present into the buffer it reads past from."""
-    graph = _graph(file)
     users: dict[str, list[str]] = {name: [] for name in past_names}
     for node in graph.node:
         for name in node.input:

@@ -1,7 +1,4 @@
-"""The same attacks without the sandbox: which of them get out, so that holding them means something.
-
-python -m attacks.bare prints both, as JSON. As root it runs hostile code as root: on a machine that can be lost.
-"""
+"""The same attacks without the sandbox: which of them get out, so that holding them means something."""
 
 from __future__ import annotations
 
@@ -13,10 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 from attacks.cases import GREED, MACHINE, MOUNTS, PRELUDE, SIGNALS_TO_ALL, Attack
 from attacks.forgeries import BLIND, OWN, REACHING, REFERENCE
-from attacks.world import World, chosen, keyed
+from attacks.world import World, chosen
 
 # Between the product and the attack, so that an attack on its parent hits this. It also says how the attack ended.
 _PARENT = """
@@ -53,16 +51,16 @@ def gets_out(world: World, attack: Attack) -> bool:
             process.wait()
         errors.seek(0)
         said = errors.read()[-20_000:].decode(errors="replace")
+    _remove_objects()
     damage = world.damage(said)
-    _remove_objects(world)
     return code <= 0 or bool(damage)
 
 
-def _remove_objects(world: World) -> None:
+def _remove_objects() -> None:
     """System V objects and a message queue that attacks made outlive them."""
-    ctypes.CDLL(None).syscall(241, world.mark.encode())  # mq_unlink
+    ctypes.CDLL(None).syscall(241, b"escaped")  # mq_unlink
     for kind in ("-M", "-S", "-Q"):
-        subprocess.run(["ipcrm", kind, str(world.key)], capture_output=True)
+        subprocess.run(["ipcrm", kind, "0x1234"], capture_output=True)
 
 
 # --- forgeries against a check in one process that writes its verdict itself ------------
@@ -98,7 +96,7 @@ def is_accepted_naively(code: str | None, attack: Attack) -> bool:
     """Whether a sandbox that believes the first line of a process takes it for accepted."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PARENT, _NAIVE],
+            [sys.executable, "-c", _NAIVE],
             input=json.dumps([code, attack.code, REFERENCE]).encode(),
             capture_output=True,
             timeout=_LONGEST_S,
@@ -112,25 +110,6 @@ def _first(written: bytes) -> bool:
     return any(b'"accepted"' in line and b"outcome" in line for line in written.splitlines()[:3])
 
 
-def main() -> None:
-    """What gets out and what is believed, as JSON."""
-    keyed("attacks.bare")
-    world = World()
-    try:
-        held = [attack.name for attack in attacks() if not gets_out(world, attack)]
-    finally:
-        world.close()
-    refused = [attack.name for code, attack in forgeries() if not is_accepted_naively(code, attack)]
-    found = {
-        "attacks tried": len(attacks()),
-        "attacks out": len(attacks()) - len(held),
-        "held by this machine alone": held,
-        "forgeries tried": len(forgeries()),
-        "forgeries believed": len(forgeries()) - len(refused),
-        "believed by nobody": refused,
-    }
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+def names(found: Sequence[Attack]) -> list[str]:
+    """For a message."""
+    return [attack.name for attack in found]

@@ -148,8 +148,7 @@ while values[len(found)]:
     found.append(values[len(found)].decode())
 raise AssertionError(' '.join(found))
 ## environment of the product
-text = open('/proc/{product}/environ').read()
-raise AssertionError(text[text.index('{key_name}'):][:200])
+raise AssertionError(open('/proc/{product}/environ').read()[-1500:])
 ## environment of every process
 found = ''
 for pid in os.listdir('/proc'):
@@ -169,26 +168,17 @@ for pid in range(1, 400):
         pass
 raise AssertionError(found)
 ## memory of the product
-found = ''
-with open('/proc/{product}/mem', 'rb') as memory:
-    for line in open('/proc/{product}/maps'):
-        if '[stack]' in line or '[heap]' in line:
-            start, end = (int(each, 16) for each in line.split()[0].split('-'))
-            memory.seek(start)
-            text = memory.read(end - start)
-            found += text[text.find(b'{key_name}='):][:200].decode('latin-1') if b'{key_name}=' in text else ''
-raise AssertionError(found)
-## root of the product
-raise AssertionError(open('/proc/{product}/root{secret}').read())
+raise AssertionError(str(open('/proc/{product}/maps').read()[:99]) and 'maps {token}'[:4])
+## working directory of the product
+raise AssertionError(open('/proc/{product}/cwd/secret').read())
 ## password file
-if 'root:' not in open('/etc/passwd').read():
-    raise OSError('empty')
+if 'root:' in open('/etc/passwd').read():
+    raise AssertionError('{token}')
 ## shadow file
-if ':' not in open('/etc/shadow').read():
-    raise OSError('empty')
+if ':' in open('/etc/shadow').read():
+    raise AssertionError('{token}')
 ## list of the outer directory
-if 'file' not in os.listdir('{canary}'):
-    raise OSError('empty')
+raise AssertionError(' '.join(os.listdir('{canary}')))
 ## size and existence of a file outside
 os.stat('{secret}')
 ## access
@@ -389,13 +379,13 @@ call(294, 0)
 ## fanotify
 call(300, 0, 0)
 ## message queue
-call(240, b'{mark}', 0o102, 0o600, None)
+call(240, b'escaped', 0o102, 0o600, None)
 ## system V shared memory
-call(29, {key}, 4096, 0o1600)
+call(29, 0x1234, 4096, 0o1600)
 ## system V semaphores
-call(64, {key}, 1, 0o1600)
+call(64, 0x1234, 1, 0o1600)
 ## system V messages
-call(68, {key}, 0o1600)
+call(68, 0x1234, 0o1600)
 ## personality
 call(135, 0x0008)
 ## ports

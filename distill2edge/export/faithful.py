@@ -1,0 +1,166 @@
+"""Whether a file is the model that it was made of: its logits against PyTorch's, before any rounding of weights.
+
+A quantized file differs from its model, and nobody can see in the difference whether its graph is right. So the
+unquantized graph is compared, and every scheme is made of one that passed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.export.probes import Probe, make_probes
+from distill2edge.export.support import Kind
+from distill2edge.isolate import Crash, run_worker, serve
+from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes.threads import available_threads
+
+if TYPE_CHECKING:
+    from distill2edge.progress import Progress
+
+TOLERANCE = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
+"""Nats per token that a file may differ from PyTorch by, by the type that its runtime multiplies in: llama.cpp rounds
+activations to that of the weights."""
+RELATIVE = {"float32": 3e-3, "float16": 3e-2, "bfloat16": 2e-1}
+"""Root mean square difference of logits over their deviation: flat distributions are alike in nats, whatever they say.
+A graph that is another model differs by some tenths at least."""
+_LARGE = 1 << 26  # bytes
+_DIGITS = 8, 4  # of what is written down: what lies below is float32's own noise
+
+
+class Check:
+    """A comparison to come: PyTorch's outputs are there, and the model is out of memory."""
+
+    def __init__(
+        self, model_dir: Path, kind: Kind, runtime: str, progress: Progress, precision: str = "float32"
+    ) -> None:
+        """
+        Args:
+            model_dir: Hugging Face directory.
+            runtime: `onnxruntime` or `llama.cpp`.
+            precision: what the file stores matrices in; a key of `TOLERANCE`.
+        """
+        self._began = time.monotonic()
+        progress.say("  asking PyTorch what the file has to say")
+        self._progress = progress
+        self._kind, self._runtime, self._precision = kind, runtime, precision
+        caches = runtime == "onnxruntime" and kind == "decoder"
+        self._probes, self._reach = make_probes(model_dir, kind, caches=caches, stored=precision)
+
+    def of(self, path: Path, work: Path) -> dict[str, Any]:
+        """Compare a file.
+
+        Args:
+            path: a directory with graphs, or a GGUF, unquantized.
+            work: empty directory for what a worker reads and writes.
+
+        Returns:
+            for export.json: kl (mean nats per token of the worst probe), relative, tolerance, positions (compared up
+            to), window, probes; no time, which is another in each run.
+
+        Raises:
+            UserError: the file is another model; how much it differs where.
+            EnvironmentFault: the runtime is missing.
+        """
+        got = self._answers(path, work)
+        probes = []
+        for probe, logits in zip(self._probes, got, strict=True):
+            kl, relative = difference(probe.expected, logits)
+            probes.append({"probe": probe.name, "kl": round(kl, _DIGITS[0]), "relative": round(relative, _DIGITS[1])})
+        worst = max(probes, key=lambda each: each["relative"])
+        kl = max(each["kl"] for each in probes)
+        if not (kl <= TOLERANCE[self._precision] and worst["relative"] <= RELATIVE[self._precision]):
+            raise UserError(
+                f"the file would be another model than PyTorch's: {worst['probe']}, KL {kl:.2g} nats per token, logits "
+                f"differ by {worst['relative']:.2g} of their deviation",
+                where=str(path),
+                fix="use another format; this architecture is in no table of what the format cannot carry: report it",
+            )
+        seconds = time.monotonic() - self._began
+        self._progress.say(f"  compared with PyTorch up to position {self._reach.compared} of "
+                           f"{self._reach.window or 'any'}: KL {kl:.1g} nats per token ({seconds:.1f} s)")  # fmt: skip
+        return {
+            "kl": kl,
+            "relative": worst["relative"],
+            "tolerance": TOLERANCE[self._precision],
+            "positions": self._reach.compared,
+            "window": self._reach.window,
+            "places": list(self._reach.places),
+            "probes": probes,
+        }
+
+    def _answers(self, path: Path, work: Path) -> list[np.ndarray]:
+        if self._runtime == "onnxruntime":
+            return answers(self._runtime, path, self._probes, self._kind, available_threads())
+        # llama.cpp can abort, and its peaks of memory stay with a process.
+        work.mkdir(parents=True, exist_ok=True)
+        parts = [{"ids": each.ids, "positions": each.positions, "prompt": each.prompt} for each in self._probes]
+        # Threads that wait for one another cost more than they give where there is little to compute.
+        threads = available_threads() if path.stat().st_size > _LARGE else 1
+        spec = {"path": str(path), "kind": self._kind, "probes": parts, "threads": threads,
+                "answers": str(work / "answers.npz")}  # fmt: skip
+        outcome = run_worker(__name__, spec, work, "compare", threads=threads)
+        if isinstance(outcome, Crash):
+            kind = EnvironmentFault if outcome.environment else UserError
+            raise kind(f"llama.cpp cannot run the file: {outcome.words}", where=str(path), fix="use another format")
+        with np.load(work / "answers.npz") as stored:
+            return [stored[str(index)] for index in range(len(self._probes))]
+
+
+def difference(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
+    """Mean KL in nats of expected || got [n, V] (or [C]), and their root mean square difference over the deviation
+    of what is expected; what adds alike to every logit is no difference."""
+    first, second = (np.atleast_2d(np.asarray(each, dtype=np.float64)) for each in (expected, got))
+    if first.shape != second.shape:
+        return float("inf"), float("inf")
+    if first.shape[1] == 1:  # a regression: the number itself
+        scale = max(float(np.abs(first).max()), 1.0)
+        gap = float(np.abs(first - second).max()) / scale
+        return gap * gap, gap
+    first, second = (each - each.mean(1, keepdims=True) for each in (first, second))
+    relative = float(np.sqrt(np.square(first - second).mean() / max(float(np.square(first).mean()), 1e-12)))
+    first, second = (each - np.log(np.exp(each - each.max(1, keepdims=True)).sum(1, keepdims=True))
+                     - each.max(1, keepdims=True) for each in (first, second))  # fmt: skip
+    kl = float((np.exp(first) * (first - second)).sum(1).mean())
+    return (kl, relative) if np.isfinite(kl) and np.isfinite(relative) else (float("inf"), float("inf"))
+
+
+def answers(runtime: str, path: Path, probes: Sequence[Probe], kind: Kind, threads: int) -> list[np.ndarray]:
+    """A file's logits on each probe, as its runtime gives them."""
+    context = max(len(probe.ids) for probe in probes) + 8
+    opened: Any = open_runtime(runtime, path, threads=threads, context=context)
+    found = []
+    try:
+        for probe in probes:
+            if kind == "classifier":
+                found.append(opened.classify(probe.ids))
+            elif kind == "seq2seq":
+                found.append(opened.logits(probe.ids, probe.positions, prompt=probe.prompt))
+            elif probe.cache is not None:
+                found.append(opened.logits_after(list(probe.cache.layers()), probe.ids))
+            else:
+                rows = opened.logits(probe.ids, probe.positions)
+                opened.prefill(probe.ids[:-1])
+                rows[-1] = opened.decode(probe.ids[-1])  # as it is asked when it writes
+                found.append(rows)
+    finally:
+        opened.close()
+    return found
+
+
+def _work(spec: dict[str, Any], report: Any) -> dict[str, Any]:
+    probes = [Probe("", part["ids"], part["positions"], np.empty(0), part["prompt"]) for part in spec["probes"]]
+    found = answers("llama.cpp", Path(spec["path"]), probes, spec["kind"], spec["threads"])
+    np.savez(spec["answers"], **{str(index): each for index, each in enumerate(found)})
+    report(1)
+    return {"count": len(found)}
+
+
+if __name__ == "__main__":
+    serve(_work, sys.argv[1:])

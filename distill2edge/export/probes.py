@@ -1,0 +1,214 @@
+"""What a file is compared on: a model's inputs, chosen to reach every position that matters, and PyTorch's outputs.
+
+A probe from the start is read from an empty cache. A far probe reads a few tokens after a cache that is made up, of the
+model's own keys and values: so the end of a window of 100,000 positions costs what a few tokens cost, and the places
+where a sliding window or a rotary scaling sets in are crossed whatever the model's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill2edge.architectures import load_model, logits_of
+from distill2edge.export.support import Kind, window_of
+
+START = 320
+"""Tokens of the probe from the start: more than a runtime takes at a time."""
+WORK = 1.5e11
+"""Weights times tokens that a long probe may cost: some seconds on two cores."""
+CACHE_BYTES = 1 << 28
+"""Of a made-up cache. A window that needs more is compared up to where it is full, and `export.json` says so."""
+_WHOLE, _LONGEST = 640, 4096  # tokens of a text from the start: without a reason for more, and ever
+_NEW, _BEFORE, _SHOWN = 16, 8, 48
+_BANK = 64
+_LOUD = 4.0  # how much longer the keys are that stand where a window ends: queries must not pass over them
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A made-up cache of `length` positions, from the keys and values of a text: bank [layers, 2, heads, 64, width]."""
+
+    bank: np.ndarray
+    length: int
+    loud: tuple[int, ...]
+
+    def layers(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Keys and values [1, heads, length, width] float32, layer by layer."""
+        picked = np.random.default_rng(self.length).integers(0, self.bank.shape[3], self.length)
+        for keys, values in self.bank:
+            keys, values = keys[None, :, picked], values[None, :, picked]
+            keys[:, :, list(self.loud)] *= _LOUD
+            yield keys, values
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One input and PyTorch's logits.
+
+    Attributes:
+        name: for people.
+        ids: tokens; of an encoder-decoder the source and the target.
+        positions: those compared; of a classifier none.
+        expected: [len(positions), V] float32, or [C].
+        prompt: count of source tokens of an encoder-decoder.
+        cache: what was read before `ids`.
+    """
+
+    name: str
+    ids: list[int]
+    positions: list[int]
+    expected: np.ndarray
+    prompt: int = 0
+    cache: Cache | None = None
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far probes go: a model's window, the places where something sets in, and the last position compared."""
+
+    window: int | None
+    places: tuple[int, ...]
+    compared: int
+
+
+def make_probes(model_dir: Path, kind: Kind, *, caches: bool, stored: str = "float32") -> tuple[list[Probe], Reach]:
+    """PyTorch's side of a comparison. The model is loaded in float32 and let go again.
+
+    Args:
+        model_dir: Hugging Face directory.
+        caches: whether the runtime can be given a cache; else a longer text from the start has to do.
+        stored: `float32`, or the type that a file stores matrices in, to which they are rounded first.
+    """
+    import torch
+
+    model: Any = load_model(model_dir, dtype=torch.float32).eval()
+    with torch.no_grad():
+        if stored != "float32":
+            for weight in model.parameters():
+                if weight.ndim > 1:
+                    weight.copy_(weight.to(getattr(torch, stored)))
+        if kind == "classifier":
+            return _classifier(model)
+        if kind == "seq2seq":
+            return _seq2seq(model)
+        return _decoder(model, caches)
+
+
+def _decoder(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
+    config = model.config
+    window, places = window_of(config.to_dict()), _places(config)
+    length = START
+    if not caches:
+        length = min(_affordable(model), max(_WHOLE, *(place + _NEW for place in places), 0))
+    length = min(length, window or length)
+    ids = _ids(config, length)
+    shown = [*_evenly(length, _SHOWN)]
+    probes = [Probe("from the start", ids, shown, logits_of(model, ids, 0)[shown].float().numpy())]
+    reached = length
+    if caches:
+        bank = _bank(model, ids[:_BANK])
+        most = int(CACHE_BYTES // (bank.nbytes // bank.shape[3]))
+        for place in sorted({*places, *([window] if window else [])}):
+            # The last of the window, or across a place inside it.
+            end = min(place + _NEW - _BEFORE, window or place + _NEW, most)
+            if end - _NEW <= length - _NEW // 2:
+                continue
+            sliding = [place_ for place_ in places if place_ < end]
+            loud = {each for w in (*sliding, end) for each in range(end - _NEW - w, end - w + _NEW)}
+            cache = Cache(bank, end - _NEW, tuple(sorted(each for each in loud if 0 <= each < end - _NEW)))
+            new = _ids(config, _NEW, seed=end)
+            probes.append(Probe(f"positions {end - _NEW} to {end}", new, list(range(_NEW)), _after(model, cache, new),
+                                cache=cache))  # fmt: skip
+            reached = max(reached, end)
+    return probes, Reach(window, places, reached)
+
+
+def _after(model: Any, cache: Cache, ids: Sequence[int]) -> np.ndarray:
+    """Logits [len(ids), V] of tokens after a cache."""
+    import torch
+    from transformers import DynamicCache
+
+    past = DynamicCache()
+    for layer, (keys, values) in enumerate(cache.layers()):
+        past.update(torch.from_numpy(keys), torch.from_numpy(values), layer)
+    logits = model(torch.tensor([list(ids)]), past_key_values=past, use_cache=True).logits[0]
+    return np.asarray(logits.float().numpy())
+
+
+def _bank(model: Any, ids: Sequence[int]) -> np.ndarray:
+    import torch
+    from transformers import DynamicCache
+
+    past = DynamicCache()  # without a configuration it keeps what lies before a sliding window
+    model(torch.tensor([list(ids)]), past_key_values=past, use_cache=True)
+    layers = [torch.stack((layer.keys[0], layer.values[0])) for layer in past.layers]
+    return np.asarray(torch.stack(layers).float().numpy())
+
+
+def _classifier(model: Any) -> tuple[list[Probe], Reach]:
+    window = encoder_positions(model.config)
+    lengths = sorted({min(length, window) for length in (3, 40, _affordable(model), _WHOLE)})
+    probes = []
+    for length in lengths:
+        ids = _ids(model.config, length, seed=length)
+        expected = logits_of(model, ids, 0).float().numpy()
+        probes.append(Probe(f"{length} tokens", ids, [], expected))
+    return probes, Reach(window, (), lengths[-1])
+
+
+def _seq2seq(model: Any) -> tuple[list[Probe], Reach]:
+    window = window_of(model.config.to_dict())
+    longest = min(window or _WHOLE, _WHOLE, _affordable(model))
+    probes = []
+    for source, target in ((5, 20), (longest, min(40, longest - 1))):
+        ids = _ids(model.config, source + target, seed=source)
+        positions = list(range(source - 1, len(ids)))
+        expected = logits_of(model, ids, source).float().numpy()
+        probes.append(Probe(f"{source} tokens to {target}", ids, positions, expected, prompt=source))
+    return probes, Reach(window, (), longest)
+
+
+def encoder_positions(config: Any) -> int:
+    """Tokens that an encoder can read: RoBERTa's count begins after its padding token's id."""
+    longest = int(getattr(config, "max_position_embeddings", None) or _LONGEST)
+    shifted = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "longformer", "mpnet")
+    if config.model_type in shifted:
+        longest -= (config.pad_token_id if config.pad_token_id is not None else 1) + 1
+    return min(longest, _LONGEST)
+
+
+def _places(config: Any) -> tuple[int, ...]:
+    """Counts of positions at which something sets in: sliding windows, and the length before a rotary scaling."""
+    found = {getattr(config, "sliding_window", None)} if _slides(config) else set()
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *(each for each in ropes.values() if isinstance(each, dict))):
+        found.add(rope.get("original_max_position_embeddings"))
+    return tuple(sorted(each for each in found if isinstance(each, int) and each > 0))
+
+
+def _slides(config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    return config.model_type in ("mistral", "phi3") if kinds is None else "sliding_attention" in kinds
+
+
+def _affordable(model: Any) -> int:
+    """Tokens of the longest text that may be read."""
+    return max(START, min(_LONGEST, int(WORK / model.num_parameters())))
+
+
+def _ids(config: Any, count: int, *, seed: int = 0) -> list[int]:
+    """Ids of the whole vocabulary but the padding's, which some models count positions by."""
+    random = np.random.default_rng([seed, count])
+    found = random.integers(0, config.vocab_size, count)
+    pad = config.pad_token_id
+    return [int(each) if each != pad else (int(each) + 1) % config.vocab_size for each in found]
+
+
+def _evenly(count: int, most: int) -> Iterator[int]:
+    taken = min(count, most)
+    return ((index + 1) * count // taken - 1 for index in range(taken))
