@@ -115,7 +115,10 @@ def _refusal(name: str, value: Any, vocabulary: int | None) -> str | None:
         if rule.match(name):
             low = 0 if name in ("type_vocab_size", "max_window_layers", "num_local_experts", "num_experts") else low
             good = _whole(value) and low <= value <= high
-            good = good or (isinstance(value, list) and all(_whole(each) and low <= each <= high for each in value))
+            lists = isinstance(value, list) and not name.endswith(
+                ("layers", "layer")
+            )  # some have a width for each layer
+            good = good or (lists and all(_whole(each) and low <= each <= high for each in value))
             return None if good else f"is no whole number from {low} to {high}"
     if _FRACTION.match(name):
         return None if _number(value) and 0 <= value <= 1 else "is no number from 0 to 1"

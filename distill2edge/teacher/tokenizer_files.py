@@ -24,6 +24,7 @@ from distill2edge.templating.chat import chat_environment, render_chat_template
 from distill2edge.templating.weights import LimitError
 
 _MAX_TOKENIZER = 1 << 28  # the largest real ones have 40 MB
+_OUT_OF_BOUNDS = (LimitError, MemoryError, OverflowError, RecursionError)
 _MESSAGES = [{"role": "user", "content": "Hello"}]
 _MEMORY = 4 << 30
 _SECONDS, _SECONDS_PER_MB, _WALL = 3, 1, 600  # of the processor; the wall only ends what waits for ever
@@ -70,7 +71,7 @@ def check_template(template: Any, where: str) -> None:
         try:
             render_chat_template(text, messages=_MESSAGES, add_generation_prompt=True, bos_token="", eos_token="")
         except TemplateError as error:  # many refuse some conversations; what matters is what they take
-            if isinstance(error, LimitError) or isinstance(error.__cause__, LimitError | MemoryError | RecursionError):
+            if isinstance(error, LimitError) or isinstance(error.__cause__, _OUT_OF_BOUNDS):
                 raise UserError(f"the chat template goes beyond bounds: {error}", where=where, fix=fix) from error
 
 

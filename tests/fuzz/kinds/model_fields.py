@@ -59,9 +59,6 @@ def attempt(random: Random, prepared: Any, work: Path) -> None:
 
 
 def _gguf(random: Random, ggufs: Any, work: Path) -> None:
-    from distill2edge.chat_classifier import open_sorter
-    from distill2edge.gguf_format.isolated import check_loads
-
     name = random.choice(sorted(ggufs))
     fields, tensors = ggufs[name]
     fields = list(fields)
@@ -76,12 +73,7 @@ def _gguf(random: Random, ggufs: Any, work: Path) -> None:
     if name not in ("bert", "t5"):
         _use(random, path, work)
         return
-    # What `chat` does with a file: it is tried in a process first.
-    check_loads(path)
-    sorter = open_sorter(path)
-    if sorter is not None:
-        sorter.runtime.classify(sorter.encode("the quick brown fox"))
-        sorter.runtime.close()
+    _talk(path)
 
 
 def _gguf_value(random: Random, old: gg.Field) -> tuple[int, bytes]:
@@ -184,14 +176,6 @@ def _use(random: Random, path: Path, work: Path) -> None:
 
 
 def _talk(path: Path) -> None:
-    """As `chat` does."""
-    from distill2edge.chat import generate, open_speaker
-    from distill2edge.gguf_format.isolated import check_loads
+    from distill2edge.chat import chat_with
 
-    if path.is_file():
-        check_loads(path)
-    speaker = open_speaker(path)
-    list(generate(speaker, speaker.encode("the dog"), 2, 0.0))
-    if speaker.render is not None:
-        speaker.render([{"role": "user", "content": "the dog"}])
-    speaker.runtime.close()
+    chat_with(path, None, "the quick brown fox", "auto", 2, 0.0)
