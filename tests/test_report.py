@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -12,17 +13,18 @@ from typing import Any
 
 import pytest
 import report_fixtures as made
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, facts, text
+from distill2edge.report import charts, cost_tables, facts, tables, text
 from distill2edge.report.build import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import render_html
 from distill2edge.report.judge import judge_summary
 from distill2edge.report.markdown import render_markdown
-from distill2edge.report.svg import CHARACTER, Box, Drawing, Scale, fit_scale, place_labels
+from distill2edge.report.sections import SECTIONS
+from distill2edge.report.svg import CHARACTER, Box, Drawing, Scale, fit_scale, label_box, place_labels
 
 Document = dict[str, Any]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`|[x](javascript:alert(3))"
@@ -333,7 +335,7 @@ def test_how_figures_are_written(written: str, expected: str) -> None:
 
 
 def test_another_schema_version_is_refused(passing: Document) -> None:
-    with pytest.raises(UserError, match="schema version 2"):
+    with pytest.raises(UserError, match="schema version '2'"):
         render_html({**passing, "schema_version": 2})
 
 
@@ -433,3 +435,180 @@ def test_the_report_package_is_light() -> None:
         "assert all(m in leaves or m.startswith('distill2edge.report') for m in ours), ours\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- what a claim stands on ----------------------------------------------------------------------------------------
+
+
+def test_the_sentence_has_interval_rows_and_seeds_and_one_rival(passing: Document) -> None:
+    headline = passing["headline"]
+    rival = headline["rival"]
+    assert rival == headline["teacher_size_of"] == headline["speedup"]["against"].split("@")[0] == "teacher/gguf:Q8_0"
+    assert facts.lead(passing) == (
+        "student/gguf:Q4_K_M keeps 97.6% (96.1% to 99.1%) of the accuracy of teacher/gguf:Q8_0 (500 held-out rows, one "
+        "seed), is 2.54x smaller, and 2.14x (2.07x to 2.20x) as fast."
+    )
+    beside = {name: said for name, _, said in facts.tiles(passing)}
+    assert beside["Quality kept"].startswith(
+        "96.1% to 99.1%; 500 held-out rows, one seed; 0.861 against 0.882 of teacher"
+    )
+    assert "against teacher/gguf:Q8_0@cpu" in beside["Speed-up"]
+
+
+def test_contention_stands_on_the_tiles_and_in_the_sentence() -> None:
+    verify = made.passing_verify()
+    bench = made.bench(verify["models"])
+    for cell in bench["cells"]:
+        if cell["model"] == "teacher/gguf:Q8_0":
+            cell["contended"] = True
+    cost = made.cost(bench, verify)
+    report = build_report(made.run(), None, None, None, None, None, [], verify, bench, cost)
+    beside = {name: said for name, _, said in facts.tiles(report)}
+    assert "busy machine" in beside["Speed-up"]
+    assert "busy machine" in beside["Cost saved"]
+    assert facts.lead(report).endswith("as fast, measured on a busy machine.")
+    assert [warning["kind"] for warning in report["verdict"]["warnings"]] == ["contention"]
+
+
+def test_the_cost_says_what_has_to_be_true_at_the_users_volume(passing: Document) -> None:
+    at = made.report(with_cost={"utilisation": 0.2})["cost"]["comparison"]["at_volume"]
+    assert at["teacher_alone_usd"] == pytest.approx(at["student_alone_usd"])  # one box each, hardly busy: no saving
+    said = facts.volume_sentence(passing["cost"])
+    assert said.startswith("True at 20% busy, so if other work shares the box: your 100,000 requests a month keep")
+    busy = made.report(with_cost={"requests_per_month": 10_000_000})
+    at = busy["cost"]["comparison"]["at_volume"]
+    assert "busier than that" in facts.volume_sentence(busy["cost"])
+    assert at["student_alone_usd"] <= at["teacher_alone_usd"]
+
+
+def test_what_needs_no_model_is_a_row_and_a_line(passing: Document) -> None:
+    for words in (Page(render_html(passing)).words, render_markdown(passing)):
+        assert "always 'pos', the largest class" in words
+        assert "a guess (chance)" in words
+        assert "Rows of each class: neg 235, pos 265" in words
+    assert render_html(passing).count('class="level"') == 4  # two charts, two lines
+
+
+FORBID = {"kind": "baseline", "text": "the teacher is within noise of what needs no model", "headline": False}
+
+
+def test_a_warning_that_forbids_a_headline_takes_the_saving_too() -> None:
+    verify = {**made.passing_verify(), "warnings": [FORBID]}
+    bench = made.bench(verify["models"])
+    report = build_report(made.run(), None, None, None, None, None, [], verify, bench, made.cost(bench, verify))
+    assert report["verdict"]["result"] == "pass"
+    assert report["headline"] is None
+    assert report["cost"]["comparison"] is None
+    assert "No headline and no saving are claimed: the teacher is within noise" in facts.lead(report)
+    assert facts.tiles(report) == []
+    for words in (Page(render_html(report)).words, render_markdown(report)):
+        assert "so no saving is claimed" in words
+
+
+def test_a_file_that_beats_nothing_is_not_quoted() -> None:
+    verify = made.passing_verify()
+    for model in verify["models"]:
+        if model["id"] == "student/gguf:Q4_K_M":
+            model["above_baseline"] = False
+    bench = made.bench(verify["models"])
+    report = build_report(made.run(), None, None, None, None, None, [], verify, bench, made.cost(bench, verify))
+    assert report["headline"]["model"] == "student/gguf:Q8_0"
+    assert report["cost"]["comparison"]["student"] == "student/gguf:Q8_0@cpu"
+
+
+def test_default_gates_are_named() -> None:
+    verify = made.passing_verify()
+    verify["gates"] = [{**gate, "default": gate["name"] == "max_kl"} for gate in verify["gates"]]
+    report = build_report(made.run(), None, None, None, None, None, [], verify, None, None)
+    assert report["verdict"]["summary"] == "All 9 gates passed. The limit on KL of 0.1 is the default."
+    assert "at most 0.1 (default)" in Page(render_html(report)).words
+
+
+# --- how it looks --------------------------------------------------------------------------------------------------
+
+
+def test_page_navigation_and_markdown_have_one_order() -> None:
+    report = made.report(judged=True)
+    report["rounds"] = {"metric": "exact_match", "rows": 9, "arms": {"verified": [
+        {"round": n, "score": made.figure(0.5, 0.1), "written": 9, "passed": 8, "kept": 7}
+        for n in range(2)]}}  # fmt: skip
+    page = render_html(report)
+    anchors = re.findall(r'<section id="(\w+)">', page)
+    assert re.findall(r'<a href="#(\w+)">', page) == anchors
+    assert "rounds" in anchors
+    headings = re.findall(r"^## (.*)$", render_markdown(report), re.M)
+    shown = [section.heading for section in SECTIONS if section.anchor in anchors and section.anchor != "frontier"]
+    assert headings == shown
+    assert anchors == [section.anchor for section in SECTIONS if section.anchor in anchors]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(1, 1000), st.floats(0.8, 0.9)), min_size=1, max_size=24),
+    st.booleans(),
+)
+def test_every_mark_of_a_chart_has_its_label_and_no_two_meet(drawn: list[tuple[float, float]], close: bool) -> None:
+    points = [
+        {"id": f"student/gguf:mix-9050000{n}B-untrained", "role": "student", "frontier": False, "passed": None,
+         "x": {"value": 100 + x / 1e4 if close else x}, "y": {"value": y}}
+        for n, (x, y) in enumerate(drawn)
+    ]  # fmt: skip
+    metric = {"name": "accuracy", "higher_is_better": True}
+    levels = [("always 'pos'", 0.5), ("chance", 0.5)]
+    chart = str(charts.pareto_chart(points, metric, x_title="MB", x_unit="MB", levels=levels))
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label" text-anchor="(\w+)">([^<]*)</text>', chart)
+    assert len(labels) == len(points) + len(levels)
+    boxes = [label_box((float(x), float(y), anchor, html.unescape(said))) for x, y, anchor, said in labels]
+    for index, box in enumerate(boxes):
+        assert not any(box.meets(other) for other in boxes[index + 1 :])
+        assert box.left >= 0
+        assert box.right <= 480
+
+
+def test_gates_of_a_chart_do_not_share_a_place() -> None:
+    models = [
+        {"id": f"student/gguf:Q{n}", "role": "student", "kl_student": made.figure(0.01 * n, 0.001)} for n in (1, 2)
+    ]
+    gates = [{"name": "max_kl", "target": target} for target in (0.05, 0.052, 0.06, 0.001)]
+    chart = str(charts.kl_chart(models, gates, "text"))
+    assert "nats per text" in chart
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="gate-label" text-anchor="(\w+)">([^<]*)<', chart)
+    boxes = [label_box((float(x), float(y), anchor, said)) for x, y, anchor, said in found]
+    assert len(boxes) == 4
+    for index, box in enumerate(boxes):
+        assert not any(box.meets(other) for other in boxes[index + 1 :])
+
+
+def test_red_is_for_what_ships_and_fails(failing: Document) -> None:
+    def red(report: Document) -> list[str]:
+        return re.findall(r'<t[hd][^>]*class="[^"]*\bbad\b[^"]*"[^>]*>([^<]*)', render_html(report))
+
+    assert red(made.report()) == []
+    for model in made.report()["models"]:
+        assert model["passed"] is None or model["role"] == "student"
+    assert "student/onnx:fp16@cpu" not in red(failing)
+    assert "0.231" in red(failing)
+
+
+def test_no_figure_is_repeated_at_every_utilisation(passing: Document) -> None:
+    table = cost_tables.busy_table(made.report(with_cost={"utilisation": 0.2}))
+    assert table is not None
+    for column in range(1, len(table.head)):
+        assert len({cells[column].text for cells in table.rows}) > 1
+    assert "Saved: 53.2% at each of them" in table.note
+
+
+def test_the_tables_fit_a_page_of_1300_pixels(passing: Document, failing: Document) -> None:
+    for report in (passing, failing):
+        tables_of = [tables.models_table(report), tables.distances_table(report), tables.gates_table(report),
+                     *[tables.bench_table(report, str(w["name"])) for w in report["bench"]["workloads"]],
+                     cost_tables.cost_table(report)]  # fmt: skip
+        for table in tables_of:
+            assert table is not None
+            columns = zip(*[[len(cell.text) for cell in cells] for cells in table.rows], strict=True)
+            beside = zip(*[[len(cell.beside) * 0.8 for cell in cells] for cells in table.rows], strict=True)
+            widths = [
+                max(*figures, *(small if index else [0]), 8) * 7.2 + 20
+                for index, (figures, small) in enumerate(zip(columns, beside, strict=True))
+            ]
+            assert sum(widths) <= 1072, table.head

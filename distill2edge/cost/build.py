@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,6 +145,7 @@ def _price(
     if not rate or rate <= 0:
         return None
     here: Quote = spot.quote(rate, utilisation)
+    busy = model.implied_utilisation(volume, rate)
     return {
         "cell": cell["id"],
         "model": cell["model"],
@@ -154,7 +156,9 @@ def _price(
         "at_utilisation": here.value,
         "low": here.low,
         "high": here.high,
-        "implied_utilisation": model.implied_utilisation(volume, rate),
+        "implied_utilisation": busy,
+        # As many boxes as the volume takes, which serve nothing else.
+        "alone_per_1000": spot.quote(rate, busy / max(math.ceil(busy), 1)).value,
         "contended": bool(cell.get("contended")),
         "speed_note": _speed_note(spot, machine),
     }
@@ -185,6 +189,7 @@ def _price_api(spot: Spot, tokens: Tokens, utilisation: float) -> Cell:
         "low": quote.low,
         "high": quote.high,
         "implied_utilisation": None,
+        "alone_per_1000": quote.value,
         "contended": False,
         "speed_note": "",
     }

@@ -176,6 +176,13 @@ def comparison(
         "student_is_larger": bool(sizes[0]) and sizes[1] > sizes[0],
         "break_even_requests": requests,
         "break_even_months": None if requests is None else requests / requests_per_month,
+        "at_volume": {
+            "requests_per_month": requests_per_month,
+            "teacher_busy": teacher["implied_utilisation"],
+            "student_busy": student["implied_utilisation"],
+            "teacher_alone_usd": teacher["alone_per_1000"] * requests_per_month / 1000,
+            "student_alone_usd": student["alone_per_1000"] * requests_per_month / 1000,
+        },
         "by_utilisation": by_utilisation(teacher["cost_per_1000"], student["cost_per_1000"], one_off_usd),
         "by_price_cut": by_price_cut(c_teacher, c_student, one_off_usd),
         "teacher_price_drop_that_erases": model.price_drop_that_erases(c_teacher, c_student),

@@ -276,9 +276,9 @@ def _headline(
     cell = wanted or _best_cell(chosen)
     teacher = by_id.get("teacher", {})
     rivals = _rivals(models, gates)
-    speedup = _speedup(bench, cell, workload, {str(model["id"]) for model in rivals})
-    small = min(rivals, key=lambda model: float(model["size_bytes"]), default=teacher)
-    sizes = (small.get("size_bytes"), chosen.get("size_bytes"))
+    rival = _rival(rivals, bench, cell, workload, comparison)
+    speedup = _speedup(bench, cell, workload, {str(rival.get("id"))})
+    sizes = (rival.get("size_bytes"), chosen.get("size_bytes"))
     return {
         "model": chosen["id"],
         "cell": cell,
@@ -286,13 +286,18 @@ def _headline(
         "score": chosen.get("score"),
         "teacher_score": teacher.get("score"),
         "control_score": next((m.get("score") for m in models if m.get("role") == "control"), None),
+        # Quality, size and speed are against one and the same model of the teacher.
+        "rival": rival.get("id"),
+        "rival_score": rival.get("score"),
+        "kept": _kept(chosen, rival),
         "retained": chosen.get("retained"),
         "kl_student": chosen.get("kl_student"),
         "size_bytes": sizes[1],
         "teacher_size_bytes": sizes[0],
-        "teacher_size_of": small.get("id"),
+        "teacher_size_of": rival.get("id"),
         "size_ratio": sizes[0] / sizes[1] if sizes[0] and sizes[1] else None,
         "latency_ms": next((c["latency_ms"] for c in chosen["cells"] if c["id"] == cell), None),
+        "contended": _contended(bench, cell, speedup),
         "speedup": speedup,
         "saving": comparison.get("saving"),
         "saving_of": comparison.get("student"),
@@ -307,10 +312,42 @@ def _headline(
     }
 
 
+def _rival(
+    rivals: list[Document], bench: Document, cell: str | None, workload: str | None, comparison: Document
+) -> Document:
+    """The one model of the teacher that the student is quoted against: that of the cost comparison where it is of the
+    same cell, else the fastest, else the smallest."""
+    by_id = {str(model["id"]): model for model in rivals}
+    priced = str(comparison.get("teacher", "")).split("@", 1)[0]
+    if comparison.get("student") == cell and priced in by_id:
+        return by_id[priced]
+    fastest = _speedup(bench, cell, workload, set(by_id))
+    if fastest is not None:
+        return by_id[str(fastest["against"]).split("@", 1)[0]]
+    return min(rivals, key=lambda model: float(model["size_bytes"]), default={})
+
+
+def _kept(chosen: Document, rival: Document) -> Document | None:
+    """The student's score over the rival's, with its paired interval."""
+    paired: Document | None = (chosen.get("kept") or {}).get(rival.get("id"))
+    if paired is None and rival.get("id") == "teacher":
+        paired = chosen.get("retained")
+    if paired is not None:
+        return paired
+    mine, theirs = value_of(chosen.get("score")), value_of(rival.get("score"))
+    return {"value": mine / theirs} if mine is not None and theirs else None
+
+
+def _contended(bench: Document, cell: str | None, speedup: Document | None) -> bool:
+    """Whether one of the two speeds was measured on a busy machine."""
+    names = {cell, (speedup or {}).get("against")}
+    return any(one.get("contended") for one in bench.get("cells", []) if one["id"] in names)
+
+
 def _rivals(models: list[Document], gates: list[Document]) -> list[Document]:
     """The teacher and those of its own quantized files that meet the student's gate on quality.
 
-    The student is quoted against the smallest and the fastest of them: the teacher's file is quantized for free.
+    The student is quoted against one of them: the teacher's file is quantized for free.
     """
     floor = quality_floor(gates)
     return [model for model in models if is_rival(model, floor) and model.get("size_bytes")]
@@ -328,7 +365,7 @@ def _best_latency(model: Document) -> float | None:
 
 
 def _speedup(bench: Document, cell: str | None, workload: str | None, rivals: set[str]) -> Document | None:
-    """Against the fastest rival: the smallest speed-up, so that no slow one flatters the student."""
+    """Against the fastest of these rivals: the smallest speed-up, so that no slow one flatters the student."""
     rows = [
         row
         for row in bench.get("speedups", [])

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from distill2edge.report import text
-from distill2edge.report.svg import CHARACTER, HEIGHT, WIDTH, Box, Drawing, Scale, fit_scale, place_labels
+from distill2edge.report.svg import (
+    CHARACTER,
+    HEIGHT,
+    WIDTH,
+    Box,
+    Drawing,
+    Scale,
+    draw_labels,
+    fit_scale,
+    place_labels,
+)
 
 Document = dict[str, Any]
 LEFT, RIGHT, TOP, BOTTOM = 58.0, WIDTH - 14, 28.0, HEIGHT - 46
+_LONGEST = 34
+"""Characters of a label in a chart; the mark's title has the whole name."""
+_GROWTH = 60.0
+"""By which a chart is made higher until every label has a place."""
 
 
 def short_name(name: str) -> str:
@@ -18,7 +33,8 @@ def short_name(name: str) -> str:
     model, _, device = name.partition("@")
     role, _, scheme = model.partition("/")
     label = scheme.replace(":", " ") if scheme else role
-    return f"{label} ({device})" if device and device != "cpu" else label
+    label = f"{label} ({device})" if device and device != "cpu" else label
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 3]}..."
 
 
 def role_of(point: Document) -> str:
@@ -27,26 +43,37 @@ def role_of(point: Document) -> str:
     return role if role in ("teacher", "control") else "student"
 
 
-def pareto_chart(points: list[Document], metric: Document, *, x_title: str, x_unit: str) -> Markup | None:
-    """Quality against latency or size; the frontier is drawn, intervals are thin lines."""
+def pareto_chart(
+    points: list[Document],
+    metric: Document,
+    *,
+    x_title: str,
+    x_unit: str,
+    levels: Sequence[tuple[str, float]] = (),
+    height: float = HEIGHT,
+) -> Markup | None:
+    """Quality against latency or size; the frontier is drawn, intervals are thin lines.
+
+    Args:
+        levels: name and score of what needs no model, a line across.
+        height: at least; a chart grows until every label has a place.
+    """
     if not points:
         return None
+    bottom = height - (HEIGHT - BOTTOM)
     xs = [value for point in points for value in _extent(point["x"])]
-    ys = [value for point in points for value in _extent(point["y"])]
-    x_scale, y_scale = fit_scale(xs, LEFT, RIGHT), fit_scale(ys, BOTTOM, TOP, log=False, pad=0.1)
+    ys = [value for point in points for value in _extent(point["y"])] + [value for _, value in levels]
+    x_scale, y_scale = fit_scale(xs, LEFT, RIGHT), fit_scale(ys, bottom, TOP, log=False, pad=0.1)
     name = text.metric(metric["name"])
     better = "" if metric["higher_is_better"] else " (lower is better)"
-    drawing = Drawing(f"{name} against {x_title}, {len(points)} points")
-    drawing.x_axis(x_scale, BOTTOM, TOP, text.tick, x_title)
+    drawing = Drawing(f"{name} against {x_title}, {len(points)} points", height=height)
+    drawing.x_axis(x_scale, bottom, TOP, text.tick, x_title)
     drawing.y_axis(y_scale, LEFT, RIGHT, text.tick, name + better)
+    for _, value in levels:
+        drawing.line(LEFT, y_scale(value), RIGHT, y_scale(value), "level")
 
     at = [(x_scale(_value(point["x"])), y_scale(_value(point["y"])), point) for point in points]
-    edge: list[tuple[float, float]] = []
-    for x, y, point in at:
-        if point["frontier"]:
-            edge += [(x, edge[-1][1])] if edge else []
-            edge.append((x, y))
-    drawing.path(edge, "frontier", "Pareto frontier: nothing here is both better and smaller or faster")
+    _frontier(drawing, at)
     for x, y, point in at:
         for low, high in filter(None, [text.bounds(point["y"])]):
             drawing.line(x, y_scale(low), x, y_scale(high), f"whisker {role_of(point)}")
@@ -61,10 +88,24 @@ def pareto_chart(points: list[Document], metric: Document, *, x_title: str, x_un
         drawing.marker(x, y, role_of(point), title, hollow=point.get("passed") is False)
     order = sorted(at, key=lambda spot: not spot[2]["frontier"])
     spots = [(x, y, short_name(str(point["id"]))) for x, y, point in order]
-    for label in place_labels(spots, Box(LEFT + 2, TOP - 6, RIGHT + 10, BOTTOM - 2)):
-        if label is not None:
-            drawing.text(label[0], label[1], label[3], "label", label[2])
+    spots += [(LEFT + 8, y_scale(value), level[:_LONGEST]) for level, value in levels]
+    placed = place_labels(spots, Box(LEFT + 2, TOP - 6, RIGHT + 10, bottom - 2))
+    found = [label for label in placed if label is not None]
+    if len(found) < len(spots):
+        return pareto_chart(
+            points, metric, x_title=x_title, x_unit=x_unit, levels=levels, height=height + _GROWTH
+        )  # fmt: skip
+    draw_labels(drawing, spots, found, "label")
     return drawing.render()
+
+
+def _frontier(drawing: Drawing, at: Sequence[tuple[float, float, Document]]) -> None:
+    edge: list[tuple[float, float]] = []
+    for x, y, point in at:
+        if point["frontier"]:
+            edge += [(x, edge[-1][1])] if edge else []
+            edge.append((x, y))
+    drawing.path(edge, "frontier", "Pareto frontier: nothing here is both better and smaller or faster")
 
 
 def kl_of(model: Document) -> Any:
@@ -72,8 +113,8 @@ def kl_of(model: Document) -> Any:
     return model.get("kl_teacher" if model.get("role") == "teacher" else "kl_student")
 
 
-def kl_chart(models: list[Document], gates: list[Document]) -> Markup | None:
-    """Mean KL of each file from the model it was made of, with its interval and the gate."""
+def kl_chart(models: list[Document], gates: list[Document], unit: str = "token") -> Markup | None:
+    """Mean KL of each file from the model it was made of, with its interval and the gates; nats per `unit`."""
     rows = [
         model
         for model in models
@@ -85,18 +126,20 @@ def kl_chart(models: list[Document], gates: list[Document]) -> Markup | None:
     limits = sorted({float(gate["target"]) for gate in gates if "kl" in str(gate.get("name"))})
     labels = [("teacher " if role_of(model) == "teacher" else "") + short_name(str(model["id"])) for model in rows]
     left = min(max(len(label) for label in labels) * CHARACTER + 20, WIDTH * 0.45)
-    height = 30 + 27.0 * len(rows) + 46
+    room = int((left - 16) / CHARACTER)
+    labels = [label if len(label) <= room else f"{label[: room - 3]}..." for label in labels]
     values = [v for model in rows for v in _extent(kl_of(model)) if v > 0] + limits
     scale = fit_scale(values, left, RIGHT, log=True)
+    heads = _gate_heads([(scale(limit), f"gate {text.tick(limit)}") for limit in limits])
+    top = 16.0 + 15 * max((line for *_, line in heads), default=0)
+    height = top + 14 + 27.0 * len(rows) + 46
     drawing = Drawing("Mean KL divergence of each file", height=height)
-    drawing.x_axis(scale, height - 46, 22, text.tick, "nats per token, logarithmic (less is closer)")
-    for limit in limits:
-        drawing.line(scale(limit), 16, scale(limit), height - 46, "gate")
-        near_end = scale(limit) > RIGHT - 70
-        drawing.text(scale(limit) + (-4 if near_end else 4), 14, f"gate {text.tick(limit)}", "gate-label",
-                     "end" if near_end else "start")  # fmt: skip
+    drawing.x_axis(scale, height - 46, top + 6, text.tick, f"nats per {unit}, logarithmic (less is closer)")
+    for x, anchor, said, line in heads:
+        drawing.line(x, 16 + 15 * line, x, height - 46, "gate")
+        drawing.text(x + (-4 if anchor == "end" else 4), 14 + 15.0 * line, said, "gate-label", anchor)
     for index, (model, label) in enumerate(zip(rows, labels, strict=True)):
-        y = 38 + 27.0 * index
+        y = top + 22 + 27.0 * index
         value = _value(kl_of(model))
         drawing.text(left - 12, y + 4, label, "label", "end")
         interval = text.bounds(kl_of(model))
@@ -104,11 +147,28 @@ def kl_chart(models: list[Document], gates: list[Document]) -> Markup | None:
             low = max(interval[0], scale.low)
             drawing.line(scale(low), y, scale(max(interval[1], low)), y, f"whisker {role_of(model)}")
         title = (
-            f"{model['id']}: KL {text.interval(kl_of(model))} nats per token, "
+            f"{model['id']}: KL {text.interval(kl_of(model))} nats per {unit}, "
             f"p99 {text.number(model.get('kl_student_p99'))}"
         )
         drawing.marker(scale(value), y, role_of(model), title, hollow=model.get("passed") is False)
     return drawing.render()
+
+
+def _gate_heads(gates: Sequence[tuple[float, str]]) -> list[tuple[float, str, str, int]]:
+    """x, anchor, text and line of each gate's label: the first line on which it meets no other."""
+    ends: list[list[tuple[float, float]]] = []
+    found = []
+    for x, said in gates:
+        wide = len(said) * CHARACTER + 8
+        anchor, begin = ("end", x - wide) if x + wide > RIGHT else ("start", x)
+        line = 0
+        while line < len(ends) and any(begin < right and left < begin + wide for left, right in ends[line]):
+            line += 1
+        if line == len(ends):
+            ends.append([])
+        ends[line].append((begin, begin + wide))
+        found.append((x, anchor, said, line))
+    return found
 
 
 def cost_chart(cost: Document) -> Markup | None:
@@ -148,9 +208,8 @@ def cost_chart(cost: Document) -> Markup | None:
         for cell in ordered
         if (cell["cell"], cell["place"]) in pair
     ]
-    for label in place_labels(spots, Box(LEFT, TOP - 4, RIGHT, BOTTOM)):
-        if label is not None:
-            drawing.text(label[0], label[1], label[3], "label strong", label[2])
+    placed = [label for label in place_labels(spots, Box(LEFT, TOP - 4, RIGHT, BOTTOM)) if label is not None]
+    draw_labels(drawing, spots, placed, "label strong")
     return drawing.render()
 
 

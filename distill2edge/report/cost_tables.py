@@ -65,22 +65,30 @@ def four_table(report: Document) -> Table | None:
 
 
 def busy_table(report: Document) -> Table | None:
-    """The comparison at every utilisation: it is the assumption that moves the saving most."""
+    """The comparison at every utilisation. What is the same at all of them is said once, under the table."""
     comparison = (report["cost"] or {}).get("comparison") or {}
-    rows = [
-        row(
+    found: dict[str, Document] = comparison.get("by_utilisation") or {}
+    if not found:
+        return None
+    savings = {text.percent(at["saving"]) for at in found.values()}
+    note = ""
+    if len(savings) == 1:
+        note = f"Saved: {savings.pop()} at each of them. "
+    rows = []
+    for u, at in found.items():
+        cells = [
             f"{float(u):.0%}",
             text.usd(at["teacher_per_1000"]),
             text.usd(at["student_per_1000"]),
             text.percent(at["saving"]),
             _requests(at["break_even_requests"]),
-            text.percent(at["price_cut_that_erases"]),
-        )
-        for u, at in (comparison.get("by_utilisation") or {}).items()
-    ]
-    head = ["busy", "teacher, 1,000 requests", "student, 1,000 requests", "saved", "break-even requests",
-            "teacher's price cut that erases it"]  # fmt: skip
-    return Table("By utilisation", head, rows, left=1) if rows else None
+        ]
+        rows.append(row(*(cells[:3] + cells[4:] if note else cells)))
+    head = ["busy", "teacher, 1,000 requests", "student, 1,000 requests", "saved", "break-even requests"]
+    if note:
+        head.remove("saved")
+    note += "If the teacher's price falls by the share saved, the saving is gone."
+    return Table("By utilisation", head, rows, left=1, note=note)
 
 
 def price_cut_table(report: Document) -> Table | None:
@@ -138,7 +146,7 @@ def prices_table(report: Document) -> Table | None:
                 Cell("; ".join(prices), "small"),
                 Cell(str(entry.get("region", "")), "small"),
                 str(entry.get("as_of", "")),
-                Cell(confidence, "bad" if confidence == "low" else ""),
+                Cell(confidence, "warn" if confidence == "low" else ""),
                 Cell(source.split("/")[2] if address else source, "small", address),
             )
         )

@@ -15,22 +15,33 @@ def lead(report: Document) -> str:
     headline = report["headline"]
     if headline is None:
         return _no_headline(report)
-    if headline["retained"] is None:  # a teacher behind an endpoint is not scored; of one that scores 0 nothing is kept
-        score = text.number(text.value_of(headline["score"]))
-        said = f"{headline['model']} scores {score} ({text.metric(headline['metric'])})"
+    measured = measured_on(report)
+    if headline["kept"] is None:  # a teacher behind an endpoint is not scored; of one that scores 0 nothing is kept
+        score = text.interval(headline["score"])
+        said = f"{headline['model']} scores {score} ({text.metric(headline['metric'])}), {measured}"
         if headline["teacher_score"] is None:
             return f"{said}; the teacher was not measured."
         return f"{said}; the teacher scores {text.number(text.value_of(headline['teacher_score']))}."
-    kept = text.percent(text.value_of(headline["retained"]))
-    said = f"{headline['model']} keeps {kept} of the teacher's {text.metric(headline['metric'])}"
+    kept = text.interval(headline["kept"], text.percent)
+    metric = text.metric(headline["metric"])
+    whose = f"the teacher's {metric}" if headline["rival"] == "teacher" else f"the {metric} of {headline['rival']}"
+    said = f"{headline['model']} keeps {kept} of {whose} ({measured})"
     times = _times_larger(report, headline)
     if times is not None and times > 1:
         return f"{said}. It has {text.ratio(times)} the teacher's parameters. {_price_of_size(report)}"
     if headline["size_ratio"]:
-        said += f", is {text.ratio(headline['size_ratio'])} smaller"
+        said += f", is {_either_way(headline['size_ratio'], 'smaller', 'larger')}"
     if headline["speedup"]:
-        said += f", and {text.ratio(text.value_of(headline['speedup']['ratio']))} as fast"
+        busy = ", measured on a busy machine" if headline["contended"] else ""
+        said += f", and {text.interval(headline['speedup']['ratio'], text.ratio)} as fast{busy}"
     return f"{said}."
+
+
+def measured_on(report: Document) -> str:
+    """`500 held-out rows, one seed`: what stands behind the figures."""
+    seeds = report.get("seeds") or {}
+    said = f"seeds {', '.join(map(str, seeds['seeds']))}" if seeds else "one seed"
+    return f"{text.count(report['metric']['rows'])} held-out rows, {said}"
 
 
 def _no_headline(report: Document) -> str:
@@ -43,6 +54,14 @@ def _no_headline(report: Document) -> str:
     if any(model.get("role") == "student" and model.get("above_baseline") is False for model in report["models"]):
         return "No headline is claimed: no file beats what needs no model by more than noise."
     return "No file that ships could be measured, so there is no headline."
+
+
+def levels(report: Document) -> list[tuple[str, float]]:
+    """Name and score of what needs no model, as lines of a chart."""
+    baseline = report["metric"].get("baseline") or {}
+    name = str(baseline.get("name", "")).split(",")[0].split(":")[0]
+    found = [(name, text.value_of(baseline.get("score"))), ("chance", text.value_of(baseline.get("chance")))]
+    return [(name, value) for name, value in found if value is not None]
 
 
 def warnings(report: Document) -> list[Document]:
@@ -95,31 +114,47 @@ def tiles(report: Document) -> list[tuple[str, str, str]]:
     headline = report["headline"]
     if headline is None:
         return []
-    score, teacher, control = (
-        text.number(text.value_of(headline[key])) for key in ("score", "teacher_score", "control_score")
+    score, rival, control = (
+        text.number(text.value_of(headline[key])) for key in ("score", "rival_score", "control_score")
     )
+    busy = "; on a busy machine: a lower bound" if headline["contended"] else ""
+    quality = headline["kept"]
+    against = f"{score} against {rival} of {headline['rival']}" if quality else "the teacher was not scored"
     found = [
         (
-            "Quality kept",
-            text.percent(text.value_of(headline["retained"])),
-            f"{score} against {teacher}" + (f"; {control} without the teacher" if headline["control_score"] else ""),
+            "Quality kept" if quality else text.metric(headline["metric"]).capitalize(),
+            text.percent(text.value_of(quality)) if quality else score,
+            "; ".join(
+                part
+                for part in (
+                    text.span(quality or headline["score"], text.percent if quality else text.number),
+                    measured_on(report),
+                    against,
+                    f"{control} without the teacher" if headline["control_score"] else "",
+                )
+                if part
+            ),
         ),
         (
             "Size",
             text.size(headline["size_bytes"]),
-            f"{_either_way(headline['size_ratio'], 'smaller', 'larger')} than {headline['teacher_size_of']}, "
-            f"{text.size(headline['teacher_size_bytes'])}",
+            f"{_either_way(headline['size_ratio'], 'smaller', 'larger')} than {headline['rival']}, "
+            f"{text.size(headline['teacher_size_bytes'])}"
+            if headline["rival"]
+            else "the teacher's file is not here",
         ),
     ]
     speedup = headline["speedup"]
     if speedup:
         saved = text.value_of(speedup.get("time_saved"))
+        span = text.span(speedup["ratio"], text.ratio)
         found.append(
             (
                 "Speed-up",
                 text.ratio(text.value_of(speedup["ratio"])),
                 f"{text.percent(saved and abs(saved), 0)} {'of the time saved' if (saved or 0) >= 0 else 'more time'}, "
-                f"against {speedup['against']}",
+                + (f"{span}, " if span else "")
+                + f"against {speedup['against']}{busy}",
             )
         )
     if headline["saving"] is not None:
@@ -143,6 +178,29 @@ def _either_way(ratio: Any, above: str, below: str) -> str:
 
 
 def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
+    """The saving, what has to be true for it, and whether the speeds behind it were measured on a quiet machine."""
+    name, value, beside = _saving(report, headline)
+    busy = " Speeds of a busy machine." if headline["contended"] else ""
+    return name, value, f"{beside}. {volume_sentence(report['cost'])}{busy}"
+
+
+def volume_sentence(cost: Document) -> str:
+    """What the user's own volume costs a month, as assumed and on a box that serves nothing else."""
+    comparison = cost["comparison"]
+    at = comparison.get("at_volume")
+    if not at:
+        return f"At {cost['utilisation']:.0%} busy."
+    volume, assumed = f"{text.count(at['requests_per_month'])} requests a month", f"{cost['utilisation']:.0%}"
+    student, teacher = text.usd(at["student_alone_usd"]), text.usd(at["teacher_alone_usd"])
+    busy = [at[key] for key in ("student_busy", "teacher_busy") if at[key] is not None]
+    if min(busy) >= cost["utilisation"]:
+        return f"At {assumed} busy; your {volume} keep a box busier than that."
+    alone = f"a box that serves nothing else costs {student} a month against {teacher}"
+    shares = f"your {volume} keep the student's box {text.percent(at['student_busy'])} busy"
+    return f"True at {assumed} busy, so if other work shares the box: {shares}, and {alone}."
+
+
+def _saving(report: Document, headline: Document) -> tuple[str, str, str]:
     """The saving on one and the same box first: only there were both speeds measured."""
     saving, same = headline["saving"], headline["saving_same_box"]
     student, teacher = text.usd(headline["cost_per_1000"]), text.usd(headline["teacher_cost_per_1000"])
@@ -210,6 +268,7 @@ def cost_sentences(report: Document) -> list[str]:
                 f"{labels[comparison['teacher_place']]}, both {busy} and both at the speed of the bench machine, "
                 f"{_saves(saving)}; {bounds}."
             )
+    said.append(volume_sentence(cost))
     said += _compared(comparison)
     requests = comparison.get("break_even_requests")
     spent = text.seconds((one_off.get("seconds") or {}).get("total"))

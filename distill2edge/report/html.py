@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distill2edge.errors import UserError
 from distill2edge.report import charts, cost_tables, facts, judge, quantization, rounds, tables
+from distill2edge.report.sections import SECTIONS
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
@@ -50,11 +51,11 @@ def render_html(report: Document) -> str:
     metric, pareto = report["metric"], report["pareto"]
     recipe = report["reproduce"]["recipe"]
     workloads = [str(workload["name"]) for workload in report["bench"].get("workloads", [])]
-    page = environment().get_template("report.html.j2")
-    return page.render(
+    parts: Document = dict(  # noqa: C408 (the names that the template reads)
         report=report,
         failed=report["verdict"]["result"] != "pass",
         lead=facts.lead(report),
+        warnings=facts.warnings(report),
         tiles=facts.tiles(report),
         roles=sorted(
             {str(model.get("role")) for model in report["models"]}, key=["teacher", "student", "control"].index
@@ -64,8 +65,11 @@ def render_html(report: Document) -> str:
             metric,
             x_title=f"milliseconds per request, {pareto['workload']}",
             x_unit="ms per request",
+            levels=facts.levels(report),
         ),
-        size_chart=charts.pareto_chart(pareto["size"], metric, x_title="megabytes on disk", x_unit="MB"),
+        size_chart=charts.pareto_chart(
+            pareto["size"], metric, x_title="megabytes on disk", x_unit="MB", levels=facts.levels(report)
+        ),
         mix_chart=charts.pareto_chart(
             pareto.get("kl", []),
             {"name": "kl_student", "higher_is_better": False},
@@ -73,7 +77,7 @@ def render_html(report: Document) -> str:
             x_unit="MB",
         ),
         frontier=quantization.frontier_table(report),
-        kl_chart=charts.kl_chart(report["models"], report["gates"]),
+        kl_chart=charts.kl_chart(report["models"], report["gates"], metric.get("unit") or "token"),
         cost_chart=charts.cost_chart(cost),
         break_even_chart=charts.break_even_chart(cost),
         rounds_chart=rounds.rounds_chart(report.get("rounds")),
@@ -81,6 +85,7 @@ def render_html(report: Document) -> str:
         training_chart=charts.training_chart(report["training"]),
         gates=tables.gates_table(report),
         models=tables.models_table(report),
+        distances=tables.distances_table(report),
         files=tables.files_table(report),
         quantized=quantization.quantization_table(report),
         bench_tables=[t for name in workloads if (t := tables.bench_table(report, name)) is not None],
@@ -107,3 +112,20 @@ def render_html(report: Document) -> str:
         formulas={**report["bench"].get("formulas", {}), **cost.get("formulas", {})},
         recipe_text=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
     )
+    filled = {
+        "gates": True,
+        "frontier": parts["latency_chart"] or parts["size_chart"],
+        "files": parts["files"] or parts["kl_chart"],
+        "quality": True,
+        "judge": parts["judged"],
+        "speed": parts["bench_tables"],
+        "cost": cost,
+        "rounds": parts["rounds_chart"],
+        "training": parts["training_chart"] or parts["training_facts"],
+        "licence": parts["licence_facts"],
+        "data": parts["data_facts"],
+        "synthetic": parts["ledger_facts"],
+        "reproduce": True,
+    }
+    parts["sections"] = [section for section in SECTIONS if filled[section.anchor]]
+    return environment().get_template("report.html.j2").render(parts)

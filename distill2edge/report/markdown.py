@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from distill2edge.report import cost_tables, facts, judge, quantization, rounds, tables
 from distill2edge.report.html import check_version
+from distill2edge.report.sections import SECTIONS
 from distill2edge.report.tables import Table
 
 Document = dict[str, Any]
@@ -71,61 +72,62 @@ def render_markdown(report: Document) -> str:
     """
     check_version(report)
     verdict = report["verdict"]
-    cost = report["cost"] or {}
     parts = [
         f"# {escape(report['name'])}: {verdict['result'].upper()}",
         f"{escape(verdict['summary'])} {escape(facts.lead(report))}",
+        "\n".join(f"- **Warning:** {escape(warning['text'])}" for warning in facts.warnings(report)),
         *[f"**{escape(item['model'])} could not be run:** {escape(item['error'])}" for item in verdict["errors"]],
         "\n".join(
             f"- **{escape(name)}: {escape(value)}** ({escape(beside)})" for name, value, beside in facts.tiles(report)
         ),
-        "## Gates",
-        render_table(tables.gates_table(report)) or "The recipe sets no gates.",
-        "## Quality",
-        render_table(tables.models_table(report)),
-        render_table(tables.samples_table(report)),
-        "## Judge",
-        render_table(judge.judge_table(report)),
-        render_table(judge.judge_samples(report)),
-        "## Files",
-        render_table(tables.files_table(report)),
-        render_table(quantization.quantization_table(report)),
-        render_table(quantization.frontier_table(report)),
-        render_table(tables.survival_table(report)),
-        "## Speed and memory",
-        f"**{escape(facts.contention(report))}**" if facts.contention(report) else "",
-        *[render_table(tables.bench_table(report, str(w["name"]))) for w in report["bench"].get("workloads", [])],
-        render_table(tables.speedup_table(report)),
-        "## Cost",
-        "\n".join(escape(sentence) for sentence in facts.cost_sentences(report)),
-        render_table(cost_tables.four_table(report)),
-        render_table(cost_tables.busy_table(report)),
-        render_table(cost_tables.price_cut_table(report)),
-        render_table(cost_tables.cost_table(report)),
-        render_table(cost_tables.prices_table(report)),
-        "\n".join(f"- {escape(note)}" for note in cost.get("notes", [])),
-        "## Rounds",
-        render_table(rounds.rounds_table(report)),
-        "## Training",
-        _list(facts.training_facts(report)),
-        "## Licence of the teacher",
-        _list(facts.licence_facts(report)),
-        "## Data",
-        _list(facts.data_facts(report)),
-        "## Synthetic rows" if facts.ledger_facts(report) else "",
-        _list(facts.ledger_facts(report)),
-        "## Reproduce",
-        block(str(report["reproduce"]["command"])) if report["reproduce"]["command"] else "",
-        _list(facts.environment_facts(report)),
-        render_table(tables.stages_table(report)),
     ]
-    return "\n\n".join(_without_empty_headings([part for part in parts if part])) + "\n"
+    bodies = _bodies(report)
+    for section in SECTIONS:
+        body = [part for part in bodies.get(section.anchor, ()) if part]
+        parts += [f"## {section.heading}", *body] if body else []
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _without_empty_headings(parts: list[str]) -> list[str]:
-    following = [*parts[1:], "## end"]
-    return [
-        part
-        for part, after in zip(parts, following, strict=True)
-        if not (part.startswith("## ") and after.startswith("## "))
-    ]
+def _bodies(report: Document) -> dict[str, list[str]]:
+    """What stands in each section; charts are the page's alone."""
+    cost, bench = report["cost"] or {}, report["bench"]
+    busy, command = facts.contention(report), report["reproduce"]["command"]
+    return {
+        "gates": [render_table(tables.gates_table(report)) or "The recipe sets no gates, and none holds by default."],
+        "files": [
+            render_table(tables.files_table(report)),
+            render_table(quantization.frontier_table(report)),
+            render_table(quantization.quantization_table(report)),
+            render_table(tables.survival_table(report)),
+        ],
+        "quality": [
+            render_table(tables.models_table(report)),
+            render_table(tables.distances_table(report)),
+            render_table(tables.samples_table(report)),
+        ],
+        "judge": [render_table(judge.judge_table(report)), render_table(judge.judge_samples(report))],
+        "speed": [
+            f"**{escape(busy)}**" if busy else "",
+            *[render_table(tables.bench_table(report, str(w["name"]))) for w in bench.get("workloads", [])],
+            render_table(tables.speedup_table(report)),
+        ],
+        "cost": [
+            "\n".join(escape(sentence) for sentence in facts.cost_sentences(report)),
+            render_table(cost_tables.four_table(report)),
+            render_table(cost_tables.busy_table(report)),
+            render_table(cost_tables.price_cut_table(report)),
+            render_table(cost_tables.cost_table(report)),
+            render_table(cost_tables.prices_table(report)),
+            "\n".join(f"- {escape(note)}" for note in cost.get("notes", [])),
+        ],
+        "rounds": [render_table(rounds.rounds_table(report))],
+        "training": [_list(facts.training_facts(report))],
+        "licence": [_list(facts.licence_facts(report))],
+        "data": [_list(facts.data_facts(report))],
+        "synthetic": [_list(facts.ledger_facts(report))],
+        "reproduce": [
+            block(str(command)) if command else "",
+            _list(facts.environment_facts(report)),
+            render_table(tables.stages_table(report)),
+        ],
+    }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480.0, 320.0
-CHARACTER = 7.0
+CHARACTER = 7.4
 """Mean width of a character at the label size: enough to keep labels apart without a font engine."""
 
 
@@ -160,39 +160,90 @@ class Box:
         )
 
 
-def place_labels(spots: Sequence[tuple[float, float, str]], bounds: Box) -> list[tuple[float, float, str, str] | None]:
-    """Where each label goes (x, y, anchor, text) so that none covers a mark or another; None where none fits.
+Placed = tuple[float, float, str, str]
+"""A label: x and y of its base line, anchor (start, end, middle), text."""
+
+
+def label_box(label: Placed) -> Box:
+    """The room that a label takes."""
+    x, y, anchor, text = label
+    wide = len(text) * CHARACTER
+    left = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
+    return Box(left, y - 11, left + wide, y + 4)
+
+
+def place_labels(spots: Sequence[tuple[float, float, str]], bounds: Box) -> list[Placed | None]:
+    """Where each label goes so that none covers a mark or another: beside its mark, else as near as there is room.
 
     Args:
         spots: marks with their label, the most important first.
         bounds: where labels may go.
+
+    Returns:
+        for each spot its label; None where no room is left inside the bounds.
     """
     taken = [Box(x - 7, y - 7, x + 7, y + 7) for x, y, _ in spots]
-    placed: list[tuple[float, float, str, str] | None] = []
+    placed: list[Placed | None] = []
     for index, (x, y, text) in enumerate(spots):
-        wide = len(text) * CHARACTER
-        found = None
-        for at_x, at_y, anchor in (
-            (x + 7, y - 9, "start"),
-            (x - 7, y - 9, "end"),
-            (x + 9, y + 4, "start"),
-            (x - 9, y + 4, "end"),
-            (x + 7, y + 17, "start"),
-            (x - 7, y + 17, "end"),
-            (x, y - 12, "middle"),
-            (x, y + 20, "middle"),
-        ):
-            left = {"start": at_x, "end": at_x - wide, "middle": at_x - wide / 2}[anchor]
-            box = Box(left, at_y - 11, left + wide, at_y + 3)
-            inside = (
-                box.left >= bounds.left
-                and box.right <= bounds.right
-                and box.top >= bounds.top
-                and box.bottom <= bounds.bottom
+        others = [box for n, box in enumerate(taken) if n != index]
+        found = next((label for label in _beside(x, y, text) if _free(label_box(label), bounds, others)), None)
+        if found is None:
+            found = next(
+                (label for label in _around(x, y, text, bounds) if _free(label_box(label), bounds, taken)), None
             )
-            if inside and not any(box.meets(other) for n, other in enumerate(taken) if n != index):
-                taken.append(box)
-                found = (at_x, at_y, anchor, text)
-                break
+        if found is not None:
+            taken.append(label_box(found))
         placed.append(found)
     return placed
+
+
+def _beside(x: float, y: float, text: str) -> list[Placed]:
+    return [
+        (x + 7, y - 9, "start", text),
+        (x - 7, y - 9, "end", text),
+        (x + 9, y + 4, "start", text),
+        (x - 9, y + 4, "end", text),
+        (x + 7, y + 17, "start", text),
+        (x - 7, y + 17, "end", text),
+        (x, y - 12, "middle", text),
+        (x, y + 20, "middle", text),
+    ]
+
+
+def _around(x: float, y: float, text: str, bounds: Box) -> list[Placed]:
+    """Every place of a grid over the bounds, the nearest first."""
+    wide = len(text) * CHARACTER
+    columns, rows = int((bounds.right - bounds.left - wide) // 8), int((bounds.bottom - bounds.top - 15) // 5)
+    places = [
+        (bounds.left + 8 * column, bounds.top + 11 + 5 * row)
+        for column in range(columns + 1)
+        for row in range(rows + 1)
+    ]
+    places.sort(key=lambda at: math.hypot(at[0] + wide / 2 - x, at[1] - 4 - y))
+    return [(left, base, "start", text) for left, base in places]
+
+
+def _free(box: Box, bounds: Box, taken: Sequence[Box]) -> bool:
+    inside = (
+        box.left >= bounds.left and box.right <= bounds.right and box.top >= bounds.top and box.bottom <= bounds.bottom
+    )
+    return inside and not any(box.meets(other) for other in taken)
+
+
+def leader(x: float, y: float, label: Placed) -> tuple[float, float] | None:
+    """Where a line from the mark to its label ends; None where the label stands beside it."""
+    box = label_box(label)
+    at = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
+    return at if math.hypot(at[0] - x, at[1] - y) > 14 else None
+
+
+def draw_labels(
+    drawing: Drawing, spots: Sequence[tuple[float, float, str]], placed: Sequence[Placed], kind: str
+) -> None:
+    """Labels, with a line to the mark of those that stand apart; no line covers a label."""
+    for (x, y, _), label in zip(spots, placed, strict=True):
+        end = leader(x, y, label)
+        if end is not None:
+            drawing.line(x, y, *end, "leader")
+    for label in placed:
+        drawing.text(label[0], label[1], label[3], kind, label[2])

@@ -98,7 +98,7 @@ def _gate_cell(gate: Document | None) -> Cell:
 
 
 def models_table(report: Document) -> Table:
-    """Quality of every model and file, with 95% intervals."""
+    """Quality of every model and file, with 95% intervals; below them what needs no model."""
     metric = report["metric"]
     rows = []
     for model in report["models"]:
@@ -107,13 +107,10 @@ def models_table(report: Document) -> Table:
             row(
                 Cell(str(model["id"]), "mono", beside=f"could not be run: {error}" if error else ""),
                 figure(model.get("score")),
+                text.number(model.get("balanced_accuracy")),
                 figure(model.get("retained"), text.percent),
                 figure(model.get("kl_student")),
-                text.number(model.get("kl_student_p99")),
                 figure(model.get("top1_student"), text.percent),
-                figure(model.get("kl_teacher")),
-                figure(model.get("top1_teacher"), text.percent),
-                figure(model.get("perplexity"), lambda x: text.number(x, 4)),
                 figure(model.get("output_length_ratio")),
                 text.count(model.get("parameters")),
                 text.size(model.get("size_bytes")),
@@ -121,17 +118,50 @@ def models_table(report: Document) -> Table:
             )
         )
     head = [
-        "model", text.metric(metric["name"]), "retained", "KL to student", "p99 KL", "top-1 agreement",
-        "KL to teacher", "agreement with teacher", "perplexity", "length ratio", "parameters", "size", "gates",
+        "model", text.metric(metric["name"]), "balanced accuracy", "retained", "KL to student", "top-1 agreement",
+        "length ratio", "parameters", "size", "gates",
     ]  # fmt: skip
+    baseline = metric.get("baseline") or {}
+    for name, value in ((baseline.get("name"), baseline.get("score")), ("a guess (chance)", baseline.get("chance"))):
+        if value is not None:
+            rows.append(row(Cell(str(name), "weak"), figure(value), *[text.MISSING] * (len(head) - 2)))
     note = (
         f"{text.count(metric.get('rows'))} held-out rows, {text.count(metric.get('tokens'))} positions compared; "
         f"95% intervals under the figures. KL in nats per {metric.get('unit') or 'token'}, "
-        "from the reference to the file. Top-1 agreement: with the merged student; agreement with teacher: share of "
-        "the positions where the teacher's most likely token is the model's. "
+        "from the merged student to the file; top-1 agreement with it. "
         "Retained is the score over the teacher's on the same rows."
     )
-    return Table("", head, rows, note=note)
+    classes = metric.get("classes") or {}
+    if classes:
+        note += " Rows of each class: " + ", ".join(f"{name} {text.count(n)}" for name, n in classes.items()) + "."
+    return filled("", head, rows, note=note)
+
+
+def distances_table(report: Document) -> Table | None:
+    """How far each model is from the teacher, and the tail of its distance from the student."""
+    rows = [
+        row(
+            Cell(str(model["id"]), "mono"),
+            text.number(model.get("kl_student_p99")),
+            figure(model.get("kl_teacher")),
+            figure(model.get("top1_teacher"), text.percent),
+            figure(model.get("perplexity"), lambda x: text.number(x, 4)),
+        )
+        for model in report["models"]
+        if not model.get("error")
+    ]
+    head = ["model", "p99 of KL to student", "KL to teacher", "agreement with teacher", "perplexity"]
+    note = "Agreement with teacher: share of the positions where the teacher's most likely token is the model's."
+    table = filled("Further distances", head, rows, note=note)
+    return table if rows and len(table.head) > 1 else None
+
+
+def filled(title: str, head: list[str], rows: list[list[Cell]], note: str = "") -> Table:
+    """A table without the columns that hold nothing in any row."""
+    kept = [
+        index for index in range(len(head)) if not index or any(cells[index].text != text.MISSING for cells in rows)
+    ]
+    return Table(title, [head[i] for i in kept], [[cells[i] for i in kept] for cells in rows], note=note)
 
 
 def files_table(report: Document) -> Table | None:
@@ -199,7 +229,8 @@ def bench_table(report: Document, workload: str) -> Table | None:
     for cell in report["bench"].get("cells", []):
         name = Cell(str(cell["id"]), "mono")
         if cell.get("error"):
-            failed = Cell(str(cell["id"]), "mono bad", beside=f"failed: {cell['error']}")
+            ships = any(cell.get("model") == file["model"] for file in report["files"])
+            failed = Cell(str(cell["id"]), "mono bad" if ships else "mono warn", beside=f"failed: {cell['error']}")
             rows.append(row(failed, *[text.MISSING] * 8, Cell(text.MISSING, "weak")))
             continue
         measured = (cell.get("workloads") or {}).get(workload)
@@ -223,7 +254,7 @@ def bench_table(report: Document, workload: str) -> Table | None:
             )
         )
         if cell.get("contended"):
-            rows[-1][0] = Cell(f"{cell['id']} (contended)", "mono bad")
+            rows[-1][0] = Cell(f"{cell['id']} (contended)", "mono warn")
     if not rows:
         return None
     about: Document = next((w for w in report["bench"].get("workloads", []) if w.get("name") == workload), {})
@@ -259,6 +290,7 @@ def speedup_table(report: Document) -> Table | None:
 def survival_table(report: Document) -> Table | None:
     """Whether the trained change is larger than the quantization step of each scheme."""
     survival = report["merge"].get("survival") or {}
+    failed = {str(model.get("scheme")) for model in report["models"] if model.get("passed") is False}
     rows = []
     for scheme, tensors in survival.items():
         ratios = sorted(r for tensor in tensors if (r := text.value_of(tensor.get("ratio"))) is not None)
@@ -272,7 +304,7 @@ def survival_table(report: Document) -> Table | None:
                 text.count(len(ratios)),
                 text.number(statistics.median(ratios)),
                 text.number(ratios[0]),
-                Cell(text.percent(drowned, 0), "bad" if drowned > 0.5 else ""),
+                Cell(text.percent(drowned, 0), "bad" if str(scheme) in failed else ""),
                 Cell(str(weakest.get("tensor")), "mono small"),
             )
         )

@@ -19,7 +19,7 @@ from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.baseline import balanced_accuracy, largest_class
-from distill2edge.verify.entries import Outcome, entry, facts_of
+from distill2edge.verify.entries import Outcome, entry, facts_of, kept
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
@@ -31,6 +31,7 @@ DEFINITIONS = {
     "baseline": "what needs no model: always the class that most held-out texts have",
     "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",
     "retained": "accuracy / teacher's accuracy on the same texts",
+    "kept": "score / score of each of the teacher's own files on the same rows",
     "kl_teacher": "mean KL(teacher || model) of the class distributions, nats per text",
     "kl_student": "mean KL(merged student || file) of the class distributions, nats per text",
     "top1_student": "share of texts that file and merged student give the same label",
@@ -162,6 +163,9 @@ def _document(
             found["macro_f1"] = mine["macro_f1"]
             found["balanced_accuracy"] = balanced_accuracy(mine["score"], truth.tolist())
         entries.append(found)
+    shares = kept(models, figures, figures["teacher"], "accuracy", seed)
+    for found in entries:
+        found["kept"] = shares.get(found["id"], {})
     gates = judge(entries, spec)
     return {
         "schema_version": 1,

@@ -67,6 +67,29 @@ def entry(
     return {**head, **plain, "error": None}
 
 
+def kept(
+    models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], teacher: Outcome, metric: Metric, seed: int
+) -> dict[str, dict[str, Any]]:
+    """What each model of the student keeps of each of the teacher's own: its score over theirs, paired.
+
+    Returns:
+        by id of the student's model and of the teacher's, a figure; pairs without a ratio are left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if isinstance(teacher, Crash):
+        return found
+    for model in (model for model in models if model.role == "student"):
+        mine = outcomes[model.id]
+        for rival in (rival for rival in models if rival.role == "teacher"):
+            theirs = outcomes[rival.id]
+            if isinstance(mine, Crash) or isinstance(theirs, Crash):
+                continue
+            figure = _retained(mine, theirs, metric, seed)
+            if figure is not None:
+                found.setdefault(model.id, {})[rival.id] = figure.as_dict()
+    return found
+
+
 def _score(outcome: Mapping[str, Any], units: Sequence[float], metric: Metric, seed: int) -> Figure:
     if metric != "neg_log_likelihood":
         return mean_interval(outcome["score"], seed=seed)

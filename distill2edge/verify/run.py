@@ -17,7 +17,7 @@ from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.baseline import Baseline, balanced_accuracy, commonest_answer, largest_class, unigram
-from distill2edge.verify.entries import Outcome, entry, facts_of
+from distill2edge.verify.entries import Outcome, entry, facts_of, kept
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
@@ -31,6 +31,7 @@ DEFINITIONS = {
     "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",
     "retained": "score / teacher's score on the same rows",
     "output_length_ratio": "mean tokens of the greedy answers / those of the teacher",
+    "kept": "score / score of each of the teacher's own files on the same rows",
     "kl_teacher": "mean KL(teacher || model), nats per token",
     "kl_student": "mean KL(merged student || file), nats per token",
     "top1_student": "share of positions at which file and merged student put the same token first",
@@ -200,6 +201,9 @@ def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan
             raise UserError(f"{model.id} gave no score", where=str(model.path))
         if metric == "accuracy":
             figures["balanced_accuracy"] = balanced_accuracy(outcome["score"], [row.label for row in rows])
+    shares = kept(models, outcomes, teacher, metric, seed)
+    for found in entries:
+        found["kept"] = shares.get(found["id"], {})
     spans = fidelity.choose_positions(rows, plan.verify.max_tokens, plan.verify.positions)
     gates = judge(entries, plan.verify)
     units = [float(sum(row.mask)) for row in rows]
