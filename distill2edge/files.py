@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -185,3 +186,17 @@ def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"a JSON object is wanted, not a {type(value).__name__}", where=str(path), fix=fix)
     return value
+
+
+def read_regular(path: Path, limit: int = 256 << 20) -> bytes:
+    """The bytes of a file that others may have put there: never waits for a pipe, never takes all memory.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than `limit` bytes.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes, more than any of its kind", str(path))
+    return path.read_bytes()

@@ -231,6 +231,8 @@ def _read(path: Path) -> list[LedgerRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not path.is_file():
+        raise UserError("not a ledger: no regular file", where=str(path), fix="run the recipe again")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:

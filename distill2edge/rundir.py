@@ -12,7 +12,7 @@ from typing import Any
 
 from distill2edge import ledger
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.files import clone, disk_full, disk_is_full, read_json, write_json, write_text
+from distill2edge.files import clone, disk_full, disk_is_full, read_json, read_regular, write_json, write_text
 from distill2edge.pipeline import Done, Inputs
 from distill2edge.recipe.schema import Recipe
 from distill2edge.schemes import is_compared
@@ -244,7 +244,7 @@ def read_page(path: Path) -> str:
     """
     fix = "run its recipe again"
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode("utf-8")
     except FileNotFoundError as error:
         raise UserError("no such file", where=str(path), fix=fix) from error
     except OSError as error:

@@ -29,7 +29,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.files import disk_full, disk_is_full, sync, write_json
+from distill2edge.files import disk_full, disk_is_full, read_regular, sync, write_json
 from distill2edge.machine import versions
 from distill2edge.progress import Progress
 
@@ -143,7 +143,9 @@ class Store:
         label = f"{stage}-{key[:20]}"
         work = self.root / "partial" / label
         try:
-            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+            for place in (self.root / "locks", self.root / "partial", self.path(stage, key).parent):
+                self._clear(place)
+                place.mkdir(parents=True, exist_ok=True)
             with self._locked(label, progress):
                 found = self.get(stage, key, progress.warn)
                 if found is not None:
@@ -167,7 +169,7 @@ class Store:
                 }
                 write_json(work / "manifest.json", manifest)
                 target = self.path(stage, key)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._clear(target)
                 os.replace(work, target)
                 sync(target.parent)
                 return Artifact(target, manifest)
@@ -231,7 +233,10 @@ class Store:
 
     @contextmanager
     def _locked(self, label: str, progress: Progress) -> Iterator[None]:
-        lock = FileLock(self.root / "locks" / f"{label}.lock")
+        place = self.root / "locks" / f"{label}.lock"
+        if place.is_symlink() or not (place.is_file() or not place.exists()):
+            self._discard(place)
+        lock = FileLock(place)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -241,6 +246,11 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def _clear(self, path: Path) -> None:
+        """Remove what is no directory from the place of one: nothing of ours can be in it."""
+        if os.path.lexists(path) and not path.is_dir():
+            path.unlink()
 
     def _discard(self, path: Path) -> None:
         # Renamed first: a half-deleted artifact never stands under its own name.
@@ -363,7 +373,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError, RecursionError: it cannot be read, or is none.
     """
-    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads(read_regular(path / "manifest.json"))
     _check_types(manifest, _FIELDS)
     for entry in manifest["files"]:
         _check_types(entry, _FILE_FIELDS)
