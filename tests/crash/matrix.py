@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -100,24 +100,18 @@ class Matrix:
         self._server.kill()
         self._server.wait()
 
-    def reference(self, name: str) -> float:
-        """Run a recipe to its end; returns the seconds."""
+    def reference(self, name: str, kinds: Sequence[str] = ()) -> float:
+        """Run a recipe to its end, or all that its stages of these kinds need; returns the seconds."""
         start = time.monotonic()
         store, counts = self.disk / "reference" / "store", self.root / f"{name}.counts.json"
-        known = {stage.key for stage in self.stages}
-        code, said = self._run(name, store, self._out(name), counts=counts)
+        until = (lambda stages: [one.name for one in stages if one.kind in kinds]) if kinds else None
+        code, said = self._run(name, store, self._out(name), until, counts=counts)
         if code:
             raise RuntimeError(f"{name}: the reference run ended with {code}\n{said}")
-        moments = json.loads(counts.read_text())
-        parents: dict[str, list[str]] = {}
-        for each in json.loads((self._out(name) / "run.json").read_text())["stages"]:
-            kind = each["stage"].split(" ")[0]
-            path = store / kind / each["key"][:20]
-            parents[each["key"]] = list(json.loads((path / "manifest.json").read_text())["parents"].values())
-            if each["key"] not in known:
-                label = f"{kind}-{each['key'][:20]}"
-                self.stages.append(Stage(name, each["stage"], kind, each["key"], int(moments[label])))
-        self._parents[name] = parents
+        found = json.loads(counts.read_text())
+        for label, (stage, key, parents) in found["stages"].items():
+            self.stages.append(Stage(name, stage, label.rpartition("-")[0], key, found["moments"][label]))
+            self._parents.setdefault(name, {})[key] = parents
         return time.monotonic() - start
 
     def attempt(self, stage: Stage, kind: str, moment: int) -> Outcome:
@@ -130,7 +124,8 @@ class Matrix:
         self._fill(store, stage)
         before = self._log.stat().st_size
         event = Event(kind, stage.label, moment)
-        code, said = self._run(stage.recipe, store, place / "out", stage, event)
+        until = None if stage.kind == "report" else lambda stages: [stage.name]
+        code, said = self._run(stage.recipe, store, place / "out", until, event)
         (self.disk / FILLER).unlink(missing_ok=True)
         expected, words = _EXPECTED[kind]
         went_through = kind == "full" and code == 0  # nothing was left to write but names
@@ -138,7 +133,7 @@ class Matrix:
             outcome.faults.append(f"ended with {code} instead of {expected}: {said[-600:]}")
         if kind != "kill" and "Traceback" in said:
             outcome.faults.append(f"a traceback: {said[-600:]}")
-        code, said = self._run(stage.recipe, store, place / "out", stage)
+        code, said = self._run(stage.recipe, store, place / "out", until)
         if code:
             outcome.faults.append(f"the run after it ended with {code}: {said[-600:]}")
         else:
@@ -170,10 +165,18 @@ class Matrix:
                 shutil.copytree(manifest.parent, target, copy_function=os.link)
 
     def _run(
-        self, name: str, store: Path, out: Path, stage: Stage | None = None, event: Event | None = None,
+        self,
+        name: str,
+        store: Path,
+        out: Path,
+        until: Callable[[Sequence[Any]], list[str]] | None = None,
+        event: Event | None = None,
         counts: Path | None = None,
-    ) -> tuple[int, str]:  # fmt: skip
-        """Run a recipe (up to a stage) in a fork; returns its exit code, and what it said."""
+    ) -> tuple[int, str]:
+        """Run a recipe (or what the stages that `until` names need) in a fork; returns its exit code, and what it said.
+
+        A gate of so small a model may fail: such a run is complete.
+        """
         log = self.root / "run.out"
         arguments = [str(self.recipes[name]), "--store", str(store), "--out", str(out)]
 
@@ -183,20 +186,16 @@ class Matrix:
             from distill2edge import cli
             from distill2edge import run as run_module
 
-            whole = stage is None or stage.kind == "report"
-            if stage is not None and not whole:
-                run_module.upto = lambda stages, kind: _until(stages, stage.name)  # type: ignore[attr-defined]
+            if until is not None:
+                run_module.upto = lambda stages, kind: _upto(stages, until(stages))  # type: ignore[attr-defined]
             try:
-                cli.main(["run" if whole else stage.kind, *arguments], prog_name="distill2edge")  # type: ignore[union-attr]
+                cli.main(["run" if until is None else "export", *arguments], prog_name="distill2edge")
             finally:
                 if counts is not None:
                     moments.save(counts)
 
         code = self._in_fork(work, log)
-        said = log.read_text(errors="replace")
-        if code == 3:  # a gate of so small a model may fail: the run is complete
-            code = 0
-        return code, said
+        return 0 if code == 3 else code, log.read_text(errors="replace")
 
     def _in_fork(self, work: Any, log: Path | None = None) -> int:
         sys.stdout.flush()
@@ -273,8 +272,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _until(stages: Sequence[Any], name: str) -> list[Any]:
-    wanted = {name}
+def _upto(stages: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    wanted = set(names)
     for stage in reversed(stages):
         if stage.name in wanted:
             wanted.update(stage.parents)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge import progress as progress_module
+from distill2edge import run as run_module
+from distill2edge.pipeline import keys_of
 from distill2edge.store import Store
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -51,6 +53,7 @@ class Moments:
     def __init__(self, disk: Path, event: Event | None = None) -> None:
         self.disk, self.event = str(disk), event
         self.counts: Counter[str] = Counter()
+        self.stages: dict[str, tuple[str, str, list[str]]] = {}  # label -> name, key, keys of its parents
         self._label: str | None = None
         self._fired = False
 
@@ -65,6 +68,16 @@ class Moments:
             finally:
                 self._label = None
 
+        run_stages = run_module.run_stages
+
+        def listed(stages: Any, store: Store, seed: int, *rest: Any, **more: Any) -> Any:
+            keys = keys_of(stages, seed)
+            for stage in stages:
+                label = f"{stage.kind}-{keys[stage.name][:20]}"
+                self.stages[label] = (stage.name, keys[stage.name], [keys[parent] for parent in stage.parents])
+            return run_stages(stages, store, seed, *rest, **more)
+
+        run_module.run_stages = listed
         Store.build = counted  # type: ignore[method-assign]
         progress_module.for_stream = lambda quiet=False: _Told(stream(quiet), self.tick)
         sys.addaudithook(self._hook)
@@ -80,9 +93,9 @@ class Moments:
             _FIRE[event.kind](self.disk)
 
     def save(self, path: Path) -> None:
-        """Write the counts."""
+        """Write the stages and how many moments each had."""
         self._fired = True
-        path.write_text(json.dumps(self.counts))
+        path.write_text(json.dumps({"stages": self.stages, "moments": self.counts}))
 
     def _hook(self, name: str, args: tuple[Any, ...]) -> None:
         if name == "open":
