@@ -219,18 +219,18 @@ from distill2edge.teacher.endpoint import journal as module
 
 work = Path(sys.argv[1])
 journal = module.Journal(work)
-pwrite, left = os.pwrite, [300]
+write, left = os.write, [300]
 
-def limited(handle, data, offset):
+def limited(handle, data):
     if (work / module.BALLAST).exists():  # a full disk, until its room is given up
         take = min(len(data), left[0])
         if not take:
             raise OSError(28, os.strerror(28))
         left[0] -= take
         data = data[:take]
-    return pwrite(handle, data, offset)
+    return write(handle, data)
 
-os.pwrite = limited
+os.write = limited
 for number in range(9):
     try:
         journal.append({"key": str(number), "text": "x" * 100})

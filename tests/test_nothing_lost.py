@@ -227,7 +227,7 @@ def test_the_log_of_a_run_has_what_the_console_says_with_times(tmp_path: Path) -
     import logging
 
     with RunLog(tmp_path / "out" / "run.log") as log:
-        progress = LoggedProgress(SilentProgress(), log)
+        progress = LoggedProgress(SilentProgress(), log, tmp_path / "out" / "train.jsonl")
         progress.say("waits until the directory is there")
         (tmp_path / "out").mkdir()
         progress.warn("careful \x1b[2J")

@@ -130,9 +130,11 @@ def write_responses(
     if check is not None:
         answered = {record["id"] for record, row in zip(records, written, strict=True) if row.kept}
         facts["verify"] = {**found, "prompts": len(rows), "prompts_without_a_response": len(rows) - len(answered)}
-        progress.say(f"  {facts['written']:,} of {facts['rows']:,} responses kept")
+    dropped = Counter(ledger.reason_kind(row.dropped_because) for row in written if not row.kept)
+    if dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
+        progress.say(f"  {facts['written']:,} of {facts['rows']:,} responses kept; dropped: {reasons}")
     if not facts["written"]:
-        dropped = Counter(ledger.reason_kind(row.dropped_because) for row in written)
         first = next((row.dropped_because for row, item in zip(written, checked, strict=True) if item.verdicts), "")
         raise UserError(
             f"no usable response: {', '.join(f'{count:,} {reason}' for reason, count in dropped.most_common())} "

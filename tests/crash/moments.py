@@ -140,6 +140,9 @@ class _Told:
         with self._shown.task(title, total) as task:
             yield _ToldTask(task, self._tick)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shown, name)
+
 
 class _ToldTask:
     def __init__(self, shown: Any, tick: Any) -> None:
