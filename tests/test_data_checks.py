@@ -187,6 +187,13 @@ def test_more_rows_are_read_where_those_held_leak(tmp_path: Path) -> None:
     assert facts["splits"]["train"]["rows"] == 30
 
 
+def test_a_selection_of_none_holds_none() -> None:
+    held = Selection(0, 0)
+    for n in range(9):
+        held.add(Item(Row(f"{n}", "", "x"), f"{n}"))
+    assert (list(held.groups()), held.added, held.full) == ([], 9, True)
+
+
 def test_memory_does_not_grow_with_the_source() -> None:
     def peak(count: int) -> int:
         tracemalloc.start()

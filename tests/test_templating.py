@@ -106,6 +106,15 @@ def test_a_recipe_names_the_row_at_which_a_template_goes_too_far() -> None:
         Filter("'a' * n > 'b'", "data.filter").takes({"n": 10**10}, 3)
 
 
+def test_a_template_that_is_near_its_limit_in_every_row_ends_too() -> None:
+    template, start = Template("{% for i in range(n) %}{{ i }}{% endfor %}", "data.prompt"), time.thread_time()
+    with pytest.raises(UserError, match=r"row \d+: the template goes beyond its limits"):
+        list(map(template.render, [{"n": 60_000}] * 1000, range(1, 1001)))
+    assert time.thread_time() - start < 4
+    for number in range(1, 3000):
+        template.render({"n": 100}, number)
+
+
 def test_what_templates_do_in_earnest_goes_through() -> None:
     row = {"text": "A long review. " * 2000, "tags": [{"name": "x"}, {"name": "y"}], "n": 7, "kind": {"items": "b"}}
     cases = {

@@ -83,7 +83,7 @@ class Selection:
             for row in sorted(group)[room:]:
                 del group[row]
                 self._held -= 1
-        while True:
+        while self._largest:
             largest = (-self._largest[0]).to_bytes(len(key))
             size = len(self._groups[largest])
             if self._held - size < room:

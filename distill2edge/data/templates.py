@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2 import TemplateSyntaxError, UndefinedError, nodes
 
 from distill2edge.data.values import NotANumber, RowEnvironment, UnprintableError, as_text, spelling
 from distill2edge.errors import UserError
-from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS
+from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS, SOURCE, undeclared
 from distill2edge.templating.weights import LimitError
 from distill2edge.terminal import one_line
 
 ROW = "row"  # the whole row, for names that Jinja cannot spell: row['my column']
+_MOST, _PER_ROW, _PER_STEP = 600_000, 2_000, 32  # steps in stock, of a row, and characters of a text for one more
 _LONGEST = 32_000_000  # characters of a text
 _NAMELESS = "an expression"  # what `spelling` says of what it cannot spell
 
 _ENVIRONMENT = RowEnvironment()
 _GLOBALS = dict(_ENVIRONMENT.globals)
+
+
+class _Credit:
+    """Steps for all the rows of a source: a template that is near its limit in each would never end.
+
+    Every row gives some, and a text in it more; what is left over is kept up to a bound.
+    """
+
+    def __init__(self) -> None:
+        self._left = _MOST
+
+    @contextmanager
+    def rendering(self, row: Mapping[str, Any], fields: Iterable[str]) -> Iterator[None]:
+        texts = sum(len(value) for name in fields if isinstance(value := row.get(name), str | list | dict))
+        left = min(self._left + _PER_ROW + texts // _PER_STEP, _MOST)
+        with _ENVIRONMENT.rendering(left) as meter:
+            given = meter.left
+            try:
+                yield
+            finally:
+                self._left = left - (given - max(meter.left, 0))
 
 
 class Template:
@@ -40,13 +63,13 @@ class Template:
 
     def __init__(self, source: str, where: str, missing: frozenset[str] = frozenset()) -> None:
         self.source, self.where, self.missing = source, where, missing
-        tree = _parse(source, where)
-        self.fields, self.whole = _fields(tree), _whole(tree)
+        tree, named = _parse(source, where)
+        self.fields, self.whole = _fields(tree, named), _whole(tree)
         self._sorted = sorted(self.fields)
-        self._names_row = ROW in meta.find_undeclared_variables(tree)
+        self._names_row = ROW in named
         self._parts = _plain_parts(tree)
         self._outputs = [_child_source(tree, child) for child in _outputs(tree)]
-        self._template = _compile(lambda: _ENVIRONMENT.compiled(source), where)
+        self._template, self._credit = _compile(lambda: _ENVIRONMENT.compiled(source), where), _Credit()
 
     def render(self, row: Mapping[str, Any], number: int) -> str:
         """The text for one row; `number` counts from 1 and names the row in errors.
@@ -97,7 +120,7 @@ class Template:
                 values[name] = NotANumber(value)
         _ENVIRONMENT.render.shown, _ENVIRONMENT.render.missing = [], self.missing
         try:
-            with _ENVIRONMENT.rendering():
+            with self._credit.rendering(row, self.fields):
                 return _ENVIRONMENT.concat(_ENVIRONMENT.rendered(self._template, values))
         except FAULTS as error:
             raise _row_error(error, self, row, number, _culprit(self._outputs, values)) from error
@@ -112,12 +135,12 @@ class Filter:
 
     def __init__(self, source: str, where: str) -> None:
         self.source, self.where = source, where
-        tree = _parse("{{ " + source + " }}", where)
+        tree, named = _parse("{{ " + source + " }}", where)
         if len(tree.body) != 1 or len(_outputs(tree)) != 1:
             raise UserError("not one Jinja expression", where=where, fix='as in data.filter: "score > 0.5"')
-        self.fields = _fields(tree)
-        self._names_row = ROW in meta.find_undeclared_variables(tree)
-        self._template = _compile(lambda: _compile_expression(tree), where)
+        self.fields = _fields(tree, named)
+        self._names_row = ROW in named
+        self._template, self._credit = _compile(lambda: _compile_expression(tree), where), _Credit()
 
     def takes(self, row: Mapping[str, Any], number: int) -> bool:
         """Whether the expression is true for this row.
@@ -127,7 +150,7 @@ class Filter:
         """
         values = {**_GLOBALS, ROW: row, **row} if self._names_row else {**_GLOBALS, **row}
         try:
-            with _ENVIRONMENT.rendering():
+            with self._credit.rendering(row, self.fields):
                 return bool(self._value(values))
         except FAULTS as error:
             raise _row_error(error, self, row, number, "") from error
@@ -142,8 +165,16 @@ class Filter:
 # --- reading a template -------------------------------------------------------
 
 
-def _parse(source: str, where: str) -> nodes.Template:
-    return _compile(lambda: _ENVIRONMENT.parse(source), where)  # type: ignore[no-any-return]
+def _parse(source: str, where: str) -> tuple[nodes.Template, set[str]]:
+    """A template's tree, and the names that it takes from outside."""
+
+    def parse() -> tuple[nodes.Template, set[str]]:
+        if len(source) > SOURCE:
+            raise LimitError(f"it has {len(source):,} characters, and {SOURCE:,} are allowed")
+        tree = _ENVIRONMENT.parse(source)
+        return tree, undeclared(tree)
+
+    return _compile(parse, where)  # type: ignore[no-any-return]
 
 
 def _compile_expression(tree: nodes.Template) -> Any:
@@ -182,8 +213,8 @@ def _outputs(tree: nodes.Template) -> list[nodes.Node]:
     ]
 
 
-def _fields(tree: nodes.Template) -> frozenset[str]:
-    names = meta.find_undeclared_variables(tree) - set(_ENVIRONMENT.globals)
+def _fields(tree: nodes.Template, named: set[str]) -> frozenset[str]:
+    names = named - set(_ENVIRONMENT.globals)
     if ROW not in names:
         return frozenset(names)
     spelled, uses = set(), 0

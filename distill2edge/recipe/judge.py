@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jinja2 import TemplateSyntaxError, meta
+from jinja2 import TemplateSyntaxError
 from pydantic import Field, field_validator
 
 from distill2edge.recipe.paths import PathText
 from distill2edge.recipe.section import Section
-from distill2edge.templating.bounded import COMPILE_FAULTS, BoundedEnvironment
+from distill2edge.templating.bounded import COMPILE_FAULTS, BoundedEnvironment, undeclared
 
 WHERE = "verify.judge"
 NAMES = ("prompt", "first", "second", "reference")
@@ -43,7 +43,7 @@ class PairwiseJudge(Section):
     def _shows_both(cls, prompt: str) -> str:
         environment = BoundedEnvironment()
         try:
-            named = meta.find_undeclared_variables(environment.parse(prompt)) - set(environment.globals)
+            named = undeclared(environment.parse(prompt)) - set(environment.globals)
         except COMPILE_FAULTS as error:
             line = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
             raise ValueError(f"not valid Jinja{line}: {str(error)[:200]}") from error
