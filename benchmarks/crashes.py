@@ -1,6 +1,6 @@
 """kill -9, SIGTERM and a full disk in every stage: what a second run makes is what a run left alone makes.
 
-Needs Linux and the right to mount a small file system in memory, which is filled to its last byte.
+Needs Linux; a full disk also the right to mount a small file system in memory, which is filled to its last byte.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,9 +55,10 @@ def run_recipe(name: str, disk: Path, root: Path, options: argparse.Namespace) -
     """The events of one recipe."""
     matrix = Matrix(disk, root)
     try:
-        kinds = _KINDS[name]
+        kinds = tuple(kind for kind in _KINDS[name] if not options.stages or kind in options.stages)
         print(f"reference {name}: {matrix.reference(name, () if 'report' in kinds else kinds):.0f} s", flush=True)
         events = chosen([stage for stage in matrix.stages if stage.kind in kinds], _OF_RECIPE, options.seed)
+        events = [event for event in events if event[1] in options.events]
         if options.count:
             events = Random(options.seed).sample(events, options.count)
         outcomes = []
@@ -70,17 +73,31 @@ def run_recipe(name: str, disk: Path, root: Path, options: argparse.Namespace) -
     return outcomes
 
 
+@contextmanager
+def small_disk(place: Path) -> Iterator[None]:
+    """A file system in memory, mounted on a directory."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 def main() -> None:
     """Run the matrix and write results/crashes.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="*", default=list(_KINDS), help="only these")
     parser.add_argument("--count", type=int, help="events of each recipe; then nothing is written")
+    parser.add_argument("--stages", nargs="*", help="only these kinds of stage; then nothing is written")
+    parser.add_argument("--events", nargs="*", default=KINDS, choices=KINDS, help="only these; then nothing is written")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="directory that keeps the outcomes of each recipe between runs")
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     _import_everything()
+    whole = not options.count and not options.stages and tuple(options.events) == KINDS
+    bad = 0
     for name in options.recipes:
         if (work / f"{name}.json").is_file():
             continue
@@ -88,18 +105,17 @@ def main() -> None:
             disk, root = Path(folder, "disk"), Path(folder, "root")
             disk.mkdir()
             root.mkdir()
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(disk)], check=True)
-            try:
+            with small_disk(disk) if "full" in options.events else nullcontext():
                 outcomes = run_recipe(name, disk, root, options)
-            finally:
-                subprocess.run(["umount", "-l", str(disk)], check=True)
+        bad += sum(bool(one["faults"]) for one in outcomes)
         print(
             f"{name}: {len(outcomes)} events, {sum(bool(one['faults']) for one in outcomes)} with a fault", flush=True
         )
-        if not options.count:
+        if whole:
             (work / f"{name}.json").write_text(json.dumps(outcomes))
     if all((work / f"{name}.json").is_file() for name in _KINDS):
         _write([each for name in _KINDS for each in json.loads((work / f"{name}.json").read_text())], options.seed)
+    sys.exit(1 if bad else 0)
 
 
 def _write(outcomes: list[dict[str, Any]], seed: int) -> None:
