@@ -71,6 +71,24 @@ def plan_recipe(
     }
 
 
+def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress: progress_module.Progress) -> None:
+    """Say where the disk has less room than the stages that are to be made are estimated to take."""
+    keys = keys_of(stages, recipe.seed)
+    found = {stage.name: store.get(stage.kind, keys[stage.name], progress.warn) for stage in stages}
+    if all(found.values()) or not {"teacher", "student", "data"} <= found.keys():
+        return
+    sizes = _sizes(recipe, found)
+    rows = [_row(stage, found[stage.name], keys[stage.name], store, recipe, sizes, 1.0) for stage in stages]
+    needed = sum(row["disk_bytes"] or 0 for row in rows if not row["cached"])
+    place = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        progress.warn(
+            f"about {readable_bytes(needed)} of disk will be needed, and {readable_bytes(free)} are free in "
+            f"{store.root}: free room (`distill2edge store gc`), or name a store on another disk"
+        )
+
+
 def render_plan(plan: dict[str, Any]) -> str:
     """The plan as a table with totals."""
     lines = [f"{'stage':<28} {'state':<8} {'time':>8} {'memory':>10} {'disk':>10}"]

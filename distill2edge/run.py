@@ -12,6 +12,7 @@ from typing import Any
 from distill2edge import progress as progress_module
 from distill2edge import rundir
 from distill2edge.distill.tracking import start_tracking
+from distill2edge.errors import UserError
 from distill2edge.pipeline import Done, run_stages, upto
 from distill2edge.preflight import checked_recipe
 from distill2edge.progress import Progress
@@ -145,6 +146,7 @@ def _run(
     exports: Exports,
 ) -> list[Done]:
     from distill2edge.allocator import keep_freed_memory
+    from distill2edge.plan import warn_of_room
     from distill2edge.runtimes.threads import spin_briefly
     from distill2edge.stages import build_stages
 
@@ -155,6 +157,7 @@ def _run(
     stages = build_stages(recipe, progress, converter)
     wanted = stages if kind is None else upto(stages, kind)
     rundir.prepare(directory)  # after all that can be refused without it
+    warn_of_room(recipe, wanted, opened, progress)
     return run_stages(wanted, opened, recipe.seed, progress, force, exports.add)
 
 
@@ -169,5 +172,8 @@ def compare_runs(runs: Sequence[Path], *, allow: bool, html: Path | None, as_jso
 
     compared = compare([rundir.load_report(run) for run in runs], allow=allow)
     if html is not None:
+        rundir.check(html.parent)
+        if html.is_dir():
+            raise UserError("a directory", where=str(html), fix="name a file with --html")
         write_text(html, render_comparison_html(compared))
     return json.dumps(compared, indent=2) + "\n" if as_json else render_comparison_text(compared)

@@ -183,6 +183,23 @@ def test_a_full_disk_has_its_own_error_whoever_says_it(fault: Exception, tmp_pat
         build(Store(tmp_path), full, Files())
 
 
+def test_too_little_room_is_said_before_anything_is_made(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill2edge import plan
+    from distill2edge.recipe.load import load_recipe
+
+    loaded, store, progress = load_recipe(recipe), Store(tmp_path / "store"), Warned()
+    planned = stages.build_stages(loaded, progress)
+    plan.warn_of_room(loaded, planned, store, progress)
+    assert progress.lines == []
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    plan.warn_of_room(loaded, planned, store, progress)
+    (line,) = progress.lines
+    assert "of disk will be needed, and 1.0 kB are free" in line
+
+
 def test_a_broken_entry_of_the_store_is_skipped_with_a_line(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for key in ("a" * 64, "b" * 64, "c" * 64):
