@@ -42,7 +42,7 @@ _TARGET = click.argument("target", type=click.Path(path_type=Path), metavar="RUN
 @click.option("--dropped/--kept", default=None, help="Only dropped, or only kept rows  [default: both]")
 @click.option("--reason", help="Only rows dropped for this reason (truncated, near-duplicate, ...).")
 @click.option("--method", help="Only rows of this method (text, self-instruct, evolve, reverse, ...).")
-@click.option("--limit", default=20, show_default=True, help="Rows to show.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows to show.")
 @click.option("--json", "as_json", is_flag=True, help="Whole rows, a JSON object per line.")
 def data_show(target: Path, limit: int, as_json: bool, **chosen: Any) -> None:
     """List the synthetic rows of a RUN, a recipe's default run, an artifact or a ledger file.
