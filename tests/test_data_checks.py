@@ -14,6 +14,7 @@ from distill2edge.data.filters import refusal
 from distill2edge.data.prepare import prepare
 from distill2edge.data.selection import Item, Selection
 from distill2edge.errors import UserError
+from distill2edge.preflight.data import problems
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe import schema
 from distill2edge.recipe.load import parse_recipe
@@ -86,6 +87,18 @@ def test_an_answer_in_the_prompt_is_refused(tmp_path: Path, prompt: str, rows: l
 )  # fmt: skip
 def test_honest_answers_that_stand_in_a_prompt(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     assert run(tmp_path, rows, prompt="{{ text }}", response="{{ answer }}")["splits"]["test"]["rows"] == 12
+
+
+def test_recipe_check_sees_an_answer_in_the_prompt(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ANSWERED))
+    data = {"source": str(tmp_path / "rows.jsonl"), "prompt": "{{ text }}", "response": "{{ answer }}"}
+    student = {"init": {"from": "teacher", "layers": 1}}
+    recipe = {"name": "a", "teacher": {"model": "owner/teacher"}, "student": student}
+    for prompt, seen in {"{{ text }}": 1, "{{ text.split(' Answer')[0] }}": 0}.items():
+        data |= {"prompt": prompt, "splits": {"validation": 8, "calibration": 4, "test": 12}}
+        found = list(problems(parse_recipe(json.dumps({**recipe, "data": data}), "a.yaml"), []))
+        assert len(found) == seen, found
+        assert all("the response stands in the prompt of 50 of 50 rows" in problem.what for problem in found)
 
 
 def labelled(labels: list[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge import bundled
+from distill2edge.data.checks import check_prompts
+from distill2edge.data.encode import Row
 from distill2edge.data.readers import reader_of
 from distill2edge.data.sources import local_files
 from distill2edge.data.templates import Filter, Template
@@ -22,6 +24,7 @@ from distill2edge.recipe.section import Problem
 _LOOKED_AT = 200  # rows that are read of a large source
 _SMALL = 4 << 20  # bytes of a source that is read to its end, so that its rows are counted
 _RENDERED = 50  # rows that go through the templates
+_MOST = 0.9  # share of these with the answer in the prompt that leaves no doubt of the rest
 _BUNDLED_COLUMNS = ("id", "score", "text")
 _TOLERANT = ("is defined", "is not defined", "default(", "|d(", "is undefined")  # a field may be missing
 
@@ -126,6 +129,7 @@ def _rendered(
     data, usable = recipe.data, 0
     choices = {text for choice in data.choices or () for text in (choice, choice.strip())}
     found: dict[str, Problem] = {}
+    made: list[Row] = []
     for number, row in enumerate(rows, 1):
         if all(value is None for value in row.values()):
             return  # bundled rows that are not here: their fields are known, not what is in them
@@ -143,10 +147,16 @@ def _rendered(
                 break
             continue
         answer = texts["response"]
+        if answer.strip() and texts.get("prompt", "").strip():
+            made.append(Row("", texts["prompt"], answer))
         if choices and answer.strip() and answer not in choices and answer.strip() not in choices:
             what = f"row {number}: the response {answer[:80]!r} is none of data.choices"
             fix = "mend the template or data.choices, or leave such rows out with data.filter"
             found.setdefault("choices", Problem(("data", "response"), what, fix))
+    if not data.choices and not found:
+        shared = bool(templates["prompt"].whole & templates["response"].fields) if "prompt" in templates else False  # type: ignore[union-attr]
+        limit = max(data.leakage.response_in_prompt, _MOST)
+        yield from said(("data", "prompt"), lambda: check_prompts(made, limit, shared=shared))
     yield from found.values()
     if complete and not found:
         yield from _too_few(recipe, usable)
