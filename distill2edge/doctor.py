@@ -37,6 +37,7 @@ def check_environment() -> list[dict[str, Any]]:
         _memory(),
         _disk(),
         _threads(),
+        _sandbox(),
         *_gpu(),
     ]
     checks += [_hub(), *_bundled()]
@@ -99,6 +100,17 @@ def _threads() -> dict[str, Any]:
     from distill2edge.runtimes.threads import available_threads
 
     return _item("threads", "fine", f"{available_threads()} (affinity and cgroup), {os.cpu_count()} processors")
+
+
+def _sandbox() -> dict[str, Any]:
+    """Whether the code of a recipe's `python` checks can be held here."""
+    from distill2edge.verifiers.sandbox import require_walls
+
+    try:
+        require_walls()
+    except EnvironmentFault as fault:
+        return _item("sandbox of checks", "note", fault.what, fault.fix)
+    return _item("sandbox of checks", "fine", "namespaces and a filter of system calls")
 
 
 def _gpu() -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -152,6 +153,48 @@ def test_tests_in_the_reference_are_out_of_the_response_s_reach() -> None:
     assert one(PRINTS, "print('hi')", "hi\n").outcome == "accepted"
 
 
+SQUARE, WRONG = "def f(x):\n    return x * x", "def f(x):\n    return x + 2"
+SWALLOWS = ("x = '''", "if 0: \\", "import os\nos._exit(0)", "raise SystemExit(0)")
+
+
+@pytest.mark.parametrize(
+    "put_together",
+    [
+        "r + '\\n' + ref",
+        "p + r + '\\n' + ref",
+        "f'import math\\n{r.strip()}\\n{ref}'",
+        "compile(r + '\\n' + ref, 'a', 'exec')",
+    ],
+)
+def test_tests_behind_a_response_in_one_text_are_out_of_its_reach(put_together: str) -> None:
+    code = f"def check(p, r, ref):\n    exec({put_together}, {{}})\n    return True"
+    tests = "def check(f):\n    assert f(2) == 4\n    assert len([f(3)]) == 1\ncheck(f)"
+    verifier = python_check("python", code, "check.py", LIMITS, "here")
+    hides = f"{WRONG}\nlen = check = lambda *a: True"
+    rows = (
+        SQUARE,
+        WRONG.replace("2", "1"),
+        hides.replace("2", "3"),
+        *(f"{WRONG}\n{swallows}" for swallows in SWALLOWS),
+    )
+    said = verifier.verify([Group("import math\n", rows, tests)])[0]
+    verifier.close()
+    assert [verdict.accepted for verdict in said] == [True] + [False] * (len(rows) - 1), said
+
+
+@pytest.mark.parametrize(
+    ("code", "response", "outcome"),
+    [
+        ("exec('x = (' + r + ')')\n    return locals()['x'] == 7", "3 + 4", "accepted"),
+        ("exec('def w():\\n    ' + r + '\\nresult = w()')\n    return locals()['result'] == 7", "return 7", "accepted"),
+        ("return eval(compile(r, 'a', 'eval')) == 7", "3 + 4", "accepted"),
+        ("compile(r, 'a', 'exec')\n    return True", "3 +", "crashed"),
+    ],
+)
+def test_text_around_a_response(code: str, response: str, outcome: str) -> None:
+    assert one(f"def check(p, r, ref):\n    {code}", response).outcome == outcome
+
+
 def test_nothing_is_left_of_one_row_for_the_next(runner: Sandboxed) -> None:
     first = "import builtins, os; builtins.seen = 1; open('left', 'w').close()"
     second = "import builtins, os; assert not hasattr(builtins, 'seen') and not os.listdir('.')"
@@ -230,11 +273,24 @@ def test_json_schema(tools: Tools, tmp_path: Path) -> None:
     assert [verdict.outcome for verdict in said[:4]] == ["accepted", "accepted", "rejected", "rejected"]
     assert "$.n" in said[2].reason
     assert not said[4].accepted
-    with (
-        pytest.raises(UserError, match="not a JSON Schema"),
-        opened([JsonSchemaVerifier(schema={"type": 3})], tools),  # type: ignore[call-arg]
+    for wrong, message in (
+        ({"type": 3}, "not a JSON Schema"),
+        ({"$schema": []}, "not a JSON Schema"),
+        ({"$ref": "#"}, "not a JSON Schema"),
+        ({"$ref": "#/$defs/x"}, "leads nowhere"),
     ):
-        pass
+        with pytest.raises(UserError, match=message), opened([JsonSchemaVerifier(schema=wrong)], tools):  # type: ignore[call-arg]
+            pass
+
+
+def test_a_schema_asks_no_network(tools: Tools) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        schema = {"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/x.json"}
+        with pytest.raises(UserError, match="leads nowhere"), opened([JsonSchemaVerifier(schema=schema)], tools):  # type: ignore[call-arg]
+            pass
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_a_check_from_a_file_and_a_file_that_is_not_there(tools: Tools, tmp_path: Path) -> None:

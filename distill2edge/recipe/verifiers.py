@@ -44,8 +44,8 @@ class NumericVerifier(Section):
 
 _CODE = (
     "the code itself. It has the standard library, no files, no network. What it gives to `exec` or `eval` runs in "
-    "another process and comes back as plain data, or as functions that are called over there; text of the reference "
-    "(tests) runs beside the check. Needs Linux with namespaces, or `--accept-weak-sandbox`"
+    "another process and comes back as plain data, or as functions that are called over there; tests behind a "
+    "response, and text of the reference, run beside the check. Needs Linux with namespaces, or `--accept-weak-sandbox`"
 )
 
 
@@ -53,8 +53,8 @@ class PythonVerifier(Limited):
     """Python code that defines `check(prompt, response, reference)`; it returns a bool, or a bool and a reason.
 
     What it passes to `exec` or `eval` runs in another process, and comes back as plain data or as functions that are
-    called over there, so that a response can't decide its verdict. Text that stands in the reference, and the check's
-    own, runs beside the check; text put together of a response and anything else is the response's.
+    called over there, so that a response can't decide its verdict. Text that stands in the reference, the check's own,
+    and what it puts behind a response run beside the check.
     """
 
     kind: Literal["python"] = "python"

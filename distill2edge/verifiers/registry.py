@@ -172,13 +172,18 @@ def _sandboxed(spec: specs.PythonVerifier | specs.RegexVerifier | specs.JsonSche
 
 def _schema(spec: specs.JsonSchemaVerifier) -> Any:
     from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
+    from referencing.exceptions import Unresolvable
+
+    from distill2edge.verifiers.jail.kinds import schema_validator
 
     text = content_of(spec)
     try:
         schema = spec.document if text is None else json.loads(text)
-        validator_for(schema).check_schema(schema)
-    except (SchemaError, ValueError, RecursionError) as error:
+        schema_validator(schema)
+    except Unresolvable as error:
+        what = f"its $ref leads nowhere within it: {error.ref!r}"
+        raise UserError(what, where=f"{WHERE} (json-schema)", fix="put what it refers to into $defs") from error
+    except (SchemaError, ValueError, TypeError, RecursionError) as error:
         said = error.message if isinstance(error, SchemaError) else str(error)
         raise UserError(f"not a JSON Schema: {said}", where=f"{WHERE} (json-schema)", fix="mend the schema") from error
     return schema

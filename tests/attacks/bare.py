@@ -1,4 +1,7 @@
-"""The same attacks without the sandbox: which of them get out, so that holding them means something."""
+"""The same attacks without the sandbox: which of them get out, so that holding them means something.
+
+python -m attacks.bare prints both, as JSON. As root it runs hostile code as root: on a machine that can be lost.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 
-from attacks.cases import GREED, MACHINE, MOUNTS, PRELUDE, SIGNALS_TO_ALL, Attack
+from attacks.cases import DEVICES, GREED, MACHINE, MOUNTS, PRELUDE, SIGNALS_TO_ALL, Attack
 from attacks.forgeries import BLIND, OWN, REACHING, REFERENCE
-from attacks.world import World, chosen
+from attacks.world import World, chosen, keyed
 
 # Between the product and the attack, so that an attack on its parent hits this. It also says how the attack ended.
 _PARENT = """
@@ -22,15 +24,27 @@ import subprocess, sys
 sys.exit(0 if subprocess.run([sys.executable, '-c', sys.argv[1]]).returncode == 0 else 3)
 """
 _LONGEST_S = 15.0
-_ENDLESS = ("no end", "sleep", "a long", "a large power", "recursion", "blocked", "a thread", "an end", "deep")
+_ENDLESS = (
+    "no end",
+    "sleep",
+    "a long",
+    "a large power",
+    "recursion",
+    "blocked",
+    "a thread",
+    "an end",
+    "deep",
+    "the main",
+)
 # What would harm the machine is tried with every capability inside namespaces of its own: the other walls are missing.
 _CONFINED = ("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--uts", "--net", "--mount-proc")
 
 
 def attacks() -> list[Attack]:
     """Those that can be tried: what only never ends is no proof."""
+    # What would break the devices of this machine is left out too.
     endless = [attack.name for attack in GREED if attack.name.removeprefix("greed: ").startswith(_ENDLESS)]
-    return [attack for attack in chosen(fast=False) if attack.name not in endless]
+    return [attack for attack in chosen(fast=False) if attack.name not in endless and attack not in DEVICES]
 
 
 def gets_out(world: World, attack: Attack) -> bool:
@@ -51,16 +65,16 @@ def gets_out(world: World, attack: Attack) -> bool:
             process.wait()
         errors.seek(0)
         said = errors.read()[-20_000:].decode(errors="replace")
-    _remove_objects()
     damage = world.damage(said)
+    _remove_objects(world)
     return code <= 0 or bool(damage)
 
 
-def _remove_objects() -> None:
+def _remove_objects(world: World) -> None:
     """System V objects and a message queue that attacks made outlive them."""
-    ctypes.CDLL(None).syscall(241, b"escaped")  # mq_unlink
+    ctypes.CDLL(None).syscall(241, world.mark.encode())  # mq_unlink
     for kind in ("-M", "-S", "-Q"):
-        subprocess.run(["ipcrm", kind, "0x1234"], capture_output=True)
+        subprocess.run(["ipcrm", kind, str(world.key)], capture_output=True)
 
 
 # --- forgeries against a check in one process that writes its verdict itself ------------
@@ -96,7 +110,7 @@ def is_accepted_naively(code: str | None, attack: Attack) -> bool:
     """Whether a sandbox that believes the first line of a process takes it for accepted."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _NAIVE],
+            [sys.executable, "-c", _PARENT, _NAIVE],
             input=json.dumps([code, attack.code, REFERENCE]).encode(),
             capture_output=True,
             timeout=_LONGEST_S,
@@ -110,6 +124,25 @@ def _first(written: bytes) -> bool:
     return any(b'"accepted"' in line and b"outcome" in line for line in written.splitlines()[:3])
 
 
-def names(found: Sequence[Attack]) -> list[str]:
-    """For a message."""
-    return [attack.name for attack in found]
+def main() -> None:
+    """What gets out and what is believed, as JSON."""
+    keyed("attacks.bare")
+    world = World()
+    try:
+        held = [attack.name for attack in attacks() if not gets_out(world, attack)]
+    finally:
+        world.close()
+    refused = [attack.name for code, attack in forgeries() if not is_accepted_naively(code, attack)]
+    found = {
+        "attacks tried": len(attacks()),
+        "attacks out": len(attacks()) - len(held),
+        "held by this machine alone": held,
+        "forgeries tried": len(forgeries()),
+        "forgeries believed": len(forgeries()) - len(refused),
+        "believed by nobody": refused,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -148,7 +148,8 @@ while values[len(found)]:
     found.append(values[len(found)].decode())
 raise AssertionError(' '.join(found))
 ## environment of the product
-raise AssertionError(open('/proc/{product}/environ').read()[-1500:])
+text = open('/proc/{product}/environ').read()
+raise AssertionError(text[text.index('{key_name}'):][:200])
 ## environment of every process
 found = ''
 for pid in os.listdir('/proc'):
@@ -168,17 +169,26 @@ for pid in range(1, 400):
         pass
 raise AssertionError(found)
 ## memory of the product
-raise AssertionError(str(open('/proc/{product}/maps').read()[:99]) and 'maps {token}'[:4])
-## working directory of the product
-raise AssertionError(open('/proc/{product}/cwd/secret').read())
+found = ''
+with open('/proc/{product}/mem', 'rb') as memory:
+    for line in open('/proc/{product}/maps'):
+        if '[stack]' in line or '[heap]' in line:
+            start, end = (int(each, 16) for each in line.split()[0].split('-'))
+            memory.seek(start)
+            text = memory.read(end - start)
+            found += text[text.find(b'{key_name}='):][:200].decode('latin-1') if b'{key_name}=' in text else ''
+raise AssertionError(found)
+## root of the product
+raise AssertionError(open('/proc/{product}/root{secret}').read())
 ## password file
-if 'root:' in open('/etc/passwd').read():
-    raise AssertionError('{token}')
+if 'root:' not in open('/etc/passwd').read():
+    raise OSError('empty')
 ## shadow file
-if ':' in open('/etc/shadow').read():
-    raise AssertionError('{token}')
+if ':' not in open('/etc/shadow').read():
+    raise OSError('empty')
 ## list of the outer directory
-raise AssertionError(' '.join(os.listdir('{canary}')))
+if 'file' not in os.listdir('{canary}'):
+    raise OSError('empty')
 ## size and existence of a file outside
 os.stat('{secret}')
 ## access
@@ -374,18 +384,24 @@ call(249, b'user', b'escaped', None, -2)
 call(319, b'x', 0)
 ## memfd_secret
 call(447, 0)
+## lock of a shared file
+import fcntl, json
+fcntl.flock(open(json.__file__), fcntl.LOCK_EX)
+## lock of a part of a shared file
+import fcntl, json
+fcntl.lockf(open(json.__file__), fcntl.LOCK_SH)
 ## inotify
 call(294, 0)
 ## fanotify
 call(300, 0, 0)
 ## message queue
-call(240, b'escaped', 0o102, 0o600, None)
+call(240, b'{mark}', 0o102, 0o600, None)
 ## system V shared memory
-call(29, 0x1234, 4096, 0o1600)
+call(29, {key}, 4096, 0o1600)
 ## system V semaphores
-call(64, 0x1234, 1, 0o1600)
+call(64, {key}, 1, 0o1600)
 ## system V messages
-call(68, 0x1234, 0o1600)
+call(68, {key}, 0o1600)
 ## personality
 call(135, 0x0008)
 ## ports
@@ -552,7 +568,40 @@ import asyncio
 asyncio.run(asyncio.open_connection('127.0.0.1', {port}))
 """, native=True)  # fmt: skip
 
+DEVICES = _attacks(
+    "device",
+    """
+## mode
+os.chmod('/dev/null', 0o600)
+## mode of an open one
+os.fchmod(0, 0o600)
+## owner
+os.chown('/dev/null', 0, 0)
+## times
+os.utime('/dev/null', (0, 0))
+## remove
+os.remove('/dev/null')
+## replace
+os.symlink('x', 'y')
+os.rename('y', '/dev/null')
+## a new one
+os.mknod('disk', 0o600 | 0o060000, os.makedev(254, 0))
+## entropy
+import fcntl
+fcntl.ioctl(os.open('/dev/urandom', os.O_RDWR), 0x40085203, bytes(64))
+## terminal
+open('/dev/tty', 'w').write('x')
+## terminals by number
+open('/dev/pts/0', 'w').write('x')
+""",
+    bare=False,
+)
+
 GREED = _attacks("greed", """
+## the main thread leaves
+import threading, time
+threading.Thread(target=time.sleep, args=(99,)).start()
+call(60, 0)
 ## memory at once
 x = bytearray(900 << 20)
 ## memory by and by
@@ -681,4 +730,16 @@ site.main()
 import usercustomize
 """)  # fmt: skip
 
-ATTACKS = [*WRITES, *READS, *PROCESSES, *SIGNALS_TO_ALL, *MOUNTS, *KERNEL, *MACHINE, *NETWORK, *GREED, *PACKAGE]
+ATTACKS = [
+    *WRITES,
+    *READS,
+    *PROCESSES,
+    *SIGNALS_TO_ALL,
+    *MOUNTS,
+    *KERNEL,
+    *MACHINE,
+    *NETWORK,
+    *DEVICES,
+    *GREED,
+    *PACKAGE,
+]

@@ -22,6 +22,17 @@ def check(prompt, response, reference):
     exec(reference, space)
     return True
 """
+APPENDS = """
+def check(prompt, response, reference):
+    exec(response + '\\n' + reference, {})
+    return True
+"""
+EXTRACTS = """
+def check(prompt, response, reference):
+    code = response.replace('\\t', '    ').strip()
+    exec(compile(f'import math\\n{code}\\n{reference}\\nassert f(4) == 16', 'answer', 'exec'), {})
+    return True
+"""
 CATCHES = """
 def check(prompt, response, reference):
     try:
@@ -160,6 +171,41 @@ raise ValueError('wrong')
 """)  # fmt: skip
 
 REACHING = _attacks("reach", """
+## the harness's own reply
+import os, sys
+frame = sys._getframe()
+while frame:
+    if 'mark' in frame.f_locals:
+        os.write(frame.f_locals['channel'], frame.f_locals['mark'] + b'["done", null, ["dict", []], ""]\\n')
+    frame = frame.f_back
+os._exit(0)
+## the harness's own reply, with a function that is none
+import os, sys
+frame = sys._getframe()
+while frame:
+    if 'mark' in frame.f_locals:
+        text = b'["done", true, ["dict", [["f", ["object", 0]], ["__builtins__", ["dict", []]]]], ""]\\n'
+        for _ in range(9):
+            os.write(frame.f_locals['channel'], frame.f_locals['mark'] + text)
+    frame = frame.f_back
+os._exit(0)
+## swallow the tests
+f = lambda x: 5
+text = '''
+## swallow the tests by a line that goes on
+f = lambda x: 5
+if 0: \\
+## swallow the tests in a block
+f = lambda x: 5
+def g():
+## hide the tests' names
+f = lambda x: 5
+len = abs = bool = int = isinstance = check = assert_ = lambda *a: True
+AssertionError = Exception = ValueError
+## leave before the tests
+import sys
+sys.exit
+raise SystemExit(0)
 ## builtins
 import builtins
 builtins.bool = builtins.isinstance = lambda *a: True
@@ -404,13 +450,21 @@ def check(prompt, response, reference):
     return True
 """)  # fmt: skip
 
-CHECKS = {"refuses": REFUSES, "compares": COMPARES, "tests": TESTS, "catches": CATCHES, "evaluates": EVALUATES}
+CHECKS = {
+    "refuses": REFUSES,
+    "compares": COMPARES,
+    "tests": TESTS,
+    "appends": APPENDS,
+    "extracts": EXTRACTS,
+    "catches": CATCHES,
+    "evaluates": EVALUATES,
+}
 
 
 def forgeries() -> list[tuple[str, str, str]]:
     """(name, code of a check, response): none may be accepted."""
     found = [(f"{attack.name}, {name}", code, attack.code) for attack in BLIND for name, code in CHECKS.items()]
-    reached = {name: CHECKS[name] for name in ("refuses", "compares", "tests", "catches")}
+    reached = {name: CHECKS[name] for name in CHECKS if name != "evaluates"}
     found += [(f"{attack.name}, {name}", code, attack.code) for attack in REACHING for name, code in reached.items()]
     found += [(attack.name, attack.code, "x = 1") for attack in OWN]
     found += [(f"{way.name}, {attack.name}", way.code, attack.code) for way in OTHER_WAYS for attack in BLIND[:4]]

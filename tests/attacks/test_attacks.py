@@ -24,13 +24,15 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def run(user: int, namespaces: bool, **options: bool) -> dict[str, Any]:
-    spec = json.dumps({"user": user, "namespaces": namespaces, **options})
+    return dict(json.loads(python("attacks.world", json.dumps({"user": user, "namespaces": namespaces, **options}))))
+
+
+def python(module: str, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "attacks.world", spec], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return done.stdout
 
 
 def users() -> list[int]:
@@ -79,10 +81,10 @@ def test_everything_stays_inside(user: int, namespaces: bool, forge: bool) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_most_attacks_get_out_and_most_forgeries_are_believed_without_the_walls(world: World) -> None:
-    out = {attack.name for attack in bare.attacks() if bare.gets_out(world, attack)}
-    assert len(out) >= len(bare.attacks()) / 2
+def test_most_attacks_get_out_and_most_forgeries_are_believed_without_the_walls() -> None:
+    found = json.loads(python("attacks.bare"))
+    assert found["attacks out"] >= found["attacks tried"] / 2
+    out = {attack.name for attack in bare.attacks()} - set(found["held by this machine alone"])
     groups = {"write", "read", "process", "mount", "kernel", "machine", "network", "greed", "package"}
     assert {name.split(":")[0] for name in out} == groups
-    forged = [attack.name for code, attack in bare.forgeries() if bare.is_accepted_naively(code, attack)]
-    assert len(forged) >= len(bare.forgeries()) / 2
+    assert found["forgeries believed"] >= found["forgeries tried"] / 2

@@ -44,12 +44,12 @@ class World:
     """Files, a process, an environment and sockets of the user who runs the product."""
 
     def __init__(self) -> None:
-        self.token = secrets.token_hex(12)
-        os.environ[KEY_NAME] = self.token
+        self.token = os.environ.setdefault(KEY_NAME, secrets.token_hex(12))
         self.root = Path(tempfile.mkdtemp(prefix="attacked-"))
         self.root.chmod(0o755)
         self.canary = self.root / "canary"
         self.mark = secrets.token_hex(4)
+        self.key = int(self.mark, 16) & 0x7FFFFFFF | 1  # of System V objects
         self.heard: list[str] = []
         self._sockets = self._listen()
         self._victim = self._start_victim()
@@ -64,7 +64,7 @@ class World:
             "canary": self.canary, "secret": self.root / "secret", "mark": self.mark, "product": os.getpid(),
             "token": self.token, "key_name": KEY_NAME, "victim": self._victim.pid, "address": self._address,
             "port": tcp.getsockname()[1], "udp": udp.getsockname()[1], "abstract": f"attacked-{self.mark}",
-            "unix": self.root / "socket", "root": package.parent,
+            "unix": self.root / "socket", "key": self.key, "root": package.parent,
             "site": next((path for path in sys.path if path.endswith("site-packages")), ""),
         }  # fmt: skip
 
@@ -187,11 +187,12 @@ class World:
         traced = [line for line in Path(f"/proc/{victim.pid}/status").read_text().splitlines() if "TracerPid" in line]
         return process.nice(), process.cpu_affinity(), limits, traced, os.sched_getscheduler(victim.pid)
 
-    @staticmethod
-    def _facts() -> Any:
-        mounts = Path("/proc/self/mountinfo").read_text()
-        shared = [Path(f"/proc/sysvipc/{kind}").read_text().count("4660 ") for kind in ("shm", "sem", "msg")]
-        return socket.gethostname(), mounts, os.getpriority(os.PRIO_PROCESS, 0), shared, time.time() > 1e9
+    def _facts(self) -> Any:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounts = [line for line in lines if line.split()[4] in ("/", "/tmp", "/usr", "/scratch")]
+        shared = [f"{self.key} " in Path(f"/proc/sysvipc/{kind}").read_text() for kind in ("shm", "sem", "msg")]
+        devices = [(os.stat(path).st_mode, os.stat(path).st_uid) for path in ("/dev/null", "/dev/zero", "/dev/urandom")]
+        return socket.gethostname(), mounts, devices, os.getpriority(os.PRIO_PROCESS, 0), shared, time.time() > 1e9
 
 
 # --- attacks in it --------------------------------------------------------------
@@ -265,7 +266,7 @@ def chosen(fast: bool, names: list[str] | None = None) -> list[Any]:
         return [attack for attack in found if attack.name in names]
     if fast:
         slow = {"no end", "sleep", "greed"}
-        found = [attack for attack in found if attack.name.split(":")[0] not in slow][::4]
+        found = [attack for attack in found if attack.name.split(":")[0] not in slow][::6]
     return found
 
 
@@ -308,8 +309,16 @@ def become(user: int) -> None:
     os.environ["HOME"] = "/tmp"
 
 
+def keyed(module: str) -> None:
+    """Start this program again with the key in the environment that the kernel shows of a process."""
+    if KEY_NAME not in os.environ:
+        environment = {**os.environ, KEY_NAME: secrets.token_hex(12)}
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)
+
+
 def main() -> None:
     """Run what the spec asks for: user, namespaces, fast, forge."""
+    keyed("attacks.world")
     spec = json.loads(sys.argv[1])
     if os.getuid() == 0:
         become(spec["user"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import collections
 import dataclasses
 import json
@@ -134,10 +135,12 @@ def _python(source: str, name: str, answer: Answer) -> Check:
     own = _texts(code)
     row: dict[str, str] = {}
 
-    def trusted(text: Any) -> bool:
-        return isinstance(text, str) and text != row["response"] and (text in own or text in row["reference"])
+    def split(text: Any) -> tuple[Any, str]:
+        if isinstance(text, str) and text != row["response"] and text in row["reference"]:
+            return "", text
+        return _split(text, row["response"], own | {row["reference"]})
 
-    names = builtins_of(answer, trusted)
+    names = builtins_of(answer, split)
 
     def check(prompt: str, response: str, reference: str) -> Any:
         row.update(response=response, reference=reference)
@@ -152,6 +155,47 @@ def _python(source: str, name: str, answer: Answer) -> Check:
 
     sys.addaudithook(_no_other_way)
     return check
+
+
+def _split(text: Any, response: str, own: set[str]) -> tuple[Any, str]:
+    """A text for `exec` as (what comes from elsewhere, what the check put behind it); each may be empty.
+
+    Raises:
+        SyntaxError: the first is not whole by itself, so that it would swallow what is behind it.
+    """
+    if not isinstance(text, str) or text == response:
+        return text, ""
+    cut = text.rfind(response) + len(response) if response.strip() and response in text else len(text)
+    if cut == len(text):  # a part of the response, perhaps: what is known at the end is the check's
+        cut = _end_of_the_rest(text, own)
+    rest, tests = text[:cut], text[cut:]
+    if not rest.strip():
+        return "", text
+    new_line = rest.endswith("\n") or tests.lstrip(" \t").startswith("\n")
+    if not tests.strip() or not new_line or not _parses(tests):
+        return text, ""
+    ast.parse(rest)
+    return rest, tests
+
+
+def _end_of_the_rest(text: str, own: set[str]) -> int:
+    """Where the known pieces begin that a text ends with, each on lines of its own."""
+    pieces = sorted({piece.strip() for piece in own} - {""}, key=len, reverse=True)
+    rest = text.rstrip()
+    while rest:
+        found = next((p for p in pieces if rest.endswith(p) and rest[: -len(p)].endswith(("\n", "")[rest == p])), None)
+        if found is None:
+            break
+        rest = rest[: -len(found)].rstrip()
+    return len(rest) if rest != text.rstrip() else len(text)
+
+
+def _parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _texts(code: types.CodeType) -> set[str]:

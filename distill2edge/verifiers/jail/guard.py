@@ -110,8 +110,8 @@ def _answer(items: list[Item], settings: Settings, zygote: Zygote) -> list[Answe
 def _explained(said: Answer, settings: Settings) -> Answer:
     if said.get("outcome") == "out of memory":
         return {**said, "reason": f"more than {settings['memory_mb']} MB"}
-    if said.get("outcome") == "crashed" and "answer ended" in said:
-        return {**said, "reason": f"the process of the response ended: {_how(said['answer ended'])}"}
+    if said.get("outcome") == "crashed" and isinstance(code := said.get("answer ended"), int):
+        return {**said, "reason": f"the process of the response ended: {_how(code)}"}
     return said
 
 
@@ -187,9 +187,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _how(code: int | None) -> str:
-    if code is None:
-        return "no exit code"
+def _how(code: int) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"killed by {signal.Signals(-code).name}"

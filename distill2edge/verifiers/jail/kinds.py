@@ -41,13 +41,28 @@ def _regex(settings: dict[str, Any]) -> Check:
     return check
 
 
+def schema_validator(schema: Any) -> Any:
+    """A validator that looks no reference up outside the schema and the drafts of JSON Schema, and has loaded all.
+
+    Raises:
+        jsonschema.exceptions.SchemaError: it is none.
+        referencing.exceptions.Unresolvable: a reference leads outside, or nowhere.
+        RecursionError: it refers to itself without end. TypeError, ValueError: it is nothing like a schema.
+    """
+    from jsonschema.validators import validator_for
+    from jsonschema_specifications import REGISTRY
+
+    kind = validator_for(schema)
+    kind.check_schema(schema)
+    validator = kind(schema, registry=REGISTRY)  # without a registry the library asks the network
+    next(validator.iter_errors(None), None)
+    return validator
+
+
 def _json_schema(schema: Any) -> Check:
     import re
 
-    from jsonschema.validators import validator_for
-
-    validator = validator_for(schema)(schema)
-    next(validator.iter_errors(None), None)  # what the library loads when first asked is loaded now
+    validator = schema_validator(schema)
     fence = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
 
     def check(prompt: str, response: str, reference: str) -> Any:

@@ -1,7 +1,7 @@
 """`exec` and `eval` as a check has them: what comes from elsewhere runs in the process of an answer.
 
-The check's own literals, and text that stands in the reference, run in the check's process: tests that come with the
-data are out of the answer's reach.
+The check's own literals, text that stands in the reference, and what the check puts behind a response, run in the
+check's process: tests are out of the answer's reach.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .data import LONGEST, decode, dumps, encode, known
@@ -77,6 +78,7 @@ class Answer:
         self._channel, self._mark = channel, mark
         self._rest = b""
         self._spaces: list[dict[str, Any]] = []
+        self._given: set[str] = set()
         self.ended = False
 
     def ask(self, request: list[Any]) -> tuple[Any, Any]:
@@ -126,8 +128,19 @@ class Answer:
         number = next(place for place, each in enumerate(self._spaces) if each is space)
         sent = [text, number, self._names(space), None if local is None else self._names(local)]
         value, left = self.ask([verb, *sent])
-        (space if local is None else local).update(left)
+        names = {name: each for name, each in left.items() if isinstance(name, str) and not name.startswith("__")}
+        (space if local is None else local).update(names)
+        self._given |= names.keys()
         return value
+
+    @contextmanager
+    def not_hiding(self, space: dict[str, Any]) -> Iterator[None]:
+        """Within the block no name that an answer has set hides a built-in one: tests call the real `len`."""
+        hidden = {name: space.pop(name) for name in self._given & vars(builtins).keys() & space.keys()}
+        try:
+            yield
+        finally:
+            space.update(hidden)
 
     def _names(self, space: Any) -> Any:
         """Of a namespace what can be sent. What the check did not pass itself (`__builtins__` of a module) stays."""
@@ -173,12 +186,12 @@ class Answer:
                 raise ValueError("noise")
 
 
-def builtins_of(answer: Answer, trusted: Callable[[Any], bool]) -> dict[str, Any]:
+def builtins_of(answer: Answer, split: Callable[[Any], tuple[Any, str]]) -> dict[str, Any]:
     """The built-in names of a check's module.
 
     Args:
-        answer: where text runs that is not trusted.
-        trusted: whether a text is the check's own, or of its data.
+        answer: where text runs that is not the check's own.
+        split: of a text, what comes from elsewhere, and what the check put behind it.
     """
     names = dict(vars(builtins))
 
@@ -187,23 +200,40 @@ def builtins_of(answer: Answer, trusted: Callable[[Any], bool]) -> dict[str, Any
 
         def run(source: Any, globals: Any = None, locals: Any = None, /) -> Any:
             frame = sys._getframe(1)
-            if trusted(source):
-                space = frame.f_globals if globals is None else globals
+            source = source.text if isinstance(source, _Compiled) else source
+            theirs, mine = split(source)
+            if theirs and verb == "eval":
+                theirs, mine = source, ""  # an expression is one piece
+            space, local = globals, locals
+            if globals is None and theirs:
+                space = {}  # nothing of the caller's names: the reference is among them
+            elif globals is None:
+                space, local = frame.f_globals, frame.f_locals if locals is None else locals
+            value = answer.run(verb, theirs, space, local) if theirs else None
+            if mine:
                 space.setdefault("__builtins__", names)
-                local = frame.f_locals if globals is None and locals is None else locals
-                return plain(source, space, local)
-            if globals is not None:
-                return answer.run(verb, source, globals, locals)
-            space: dict[str, Any] = {}  # nothing of the caller's names: the reference is among them
-            value = answer.run(verb, source, space, None)
-            frame.f_locals.update(space)
+                with answer.not_hiding(space if local is None else local):
+                    value = plain(mine, space, local)
+            if globals is None and theirs:
+                frame.f_locals.update({name: each for name, each in space.items() if name != "__builtins__"})
             return value
 
         run.__name__ = run.__qualname__ = verb
         return run
 
-    names["exec"], names["eval"] = runner("exec"), runner("eval")
+    def compiled(source: Any, filename: Any, mode: str, *rest: Any, **named: Any) -> Any:
+        code = compile(source, filename, mode, *rest, **named)
+        return _Compiled(source) if isinstance(code, types.CodeType) and isinstance(source, str) else code
+
+    names["exec"], names["eval"], names["compile"] = runner("exec"), runner("eval"), compiled
     return names
+
+
+class _Compiled:
+    """A text that compiles, for `exec` and `eval`: they still have to see where it comes from."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 def _exception(names: list[str], text: str) -> BaseException:

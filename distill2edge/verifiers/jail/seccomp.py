@@ -31,7 +31,7 @@ _ALWAYS: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57),
     "close_range": (436, 436), "fstat": (5, 80), "ftruncate": (77, 46), "fsync": (74, 82), "fdatasync": (75, 83),
-    "flock": (73, 32), "fallocate": (285, 47), "getdents": (78, None), "getdents64": (217, 61),
+    "fallocate": (285, 47), "getdents": (78, None), "getdents64": (217, 61),
     "fadvise64": (221, 223), "sendfile": (40, 71), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24),
     "pipe": (22, None), "pipe2": (293, 59), "eventfd2": (290, 19), "poll": (7, None), "ppoll": (271, 73),
     "select": (23, None), "pselect6": (270, 72), "epoll_create": (213, None), "epoll_create1": (291, 20),
@@ -76,7 +76,7 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
 
 _VM, _SIGHAND, _THREAD = 0x100, 0x800, 0x10000
 _NEW_NAMESPACE = 0x7E020080  # every CLONE_NEW*
-_F_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # DUPFD, GETFD, SETFD, GETFL, SETFL, GETLK, SETLK, SETLKW, DUPFD_CLOEXEC
+_F_COMMANDS = (0, 1, 2, 3, 4, 1030)  # DUPFD, GETFD, SETFD, GETFL, SETFL, DUPFD_CLOEXEC: no lock on a shared file
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _NAMES = (15, 16)  # PR_SET_NAME, PR_GET_NAME
 

@@ -59,6 +59,7 @@ def separate(base: str) -> dict[str, str]:
     for name, text in (("setgroups", "deny"), ("uid_map", f"{_NOBODY} {user} 1"), ("gid_map", f"{_NOBODY} {group} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+    _must(libc().sethostname(b"check", 5), "a host name")
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
     _build_root(base)
     os.chdir(base)
