@@ -22,6 +22,7 @@ from distill2edge.distill.train import train
 from distill2edge.errors import UserError
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe import schema
+from distill2edge.signals import Stopped
 from distill2edge.teacher.logits import cache_logits
 from tests.tiny import tiny_family, tiny_llama
 
@@ -375,6 +376,28 @@ def test_ctrl_c_saves_and_says_how_to_go_on(student, cache, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
     run(student, tmp_path / "cut", settings(), cache)
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_request_to_end_in_the_last_step_keeps_the_result_and_ends(student, cache, tmp_path, name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        last = run(student, tmp_path / "whole", settings(), cache)["steps"]
+        with pytest.raises(Stopped, match=name):
+            run(
+                student, tmp_path / "cut", settings(), cache,
+                progress=Killer(last, lambda: os.kill(os.getpid(), number)),
+            )  # fmt: skip
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        run(student, tmp_path / "nohup", settings(max_steps=2), cache,
+            progress=Killer(1, lambda: os.kill(os.getpid(), number)))  # fmt: skip
+    finally:
+        signal.signal(number, before)
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert (tmp_path / "cut" / "train.json").is_file()
+    assert (tmp_path / "nohup" / "train.json").is_file()
 
 
 def test_it_runs_in_a_thread(student, tmp_path):

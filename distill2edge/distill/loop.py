@@ -55,7 +55,7 @@ def run_training(
 
     Raises:
         UserError: training diverged.
-        Stopped: by a signal, after the checkpoint.
+        Stopped: by a signal, after the checkpoint (or the result, where the last step was under way).
     """
     import torch
     from transformers import TrainingArguments
@@ -115,6 +115,8 @@ def run_training(
         _write(model.student, result)
         write_json(work / "train.json", record)
         shutil.rmtree(checkpoints, ignore_errors=True)
+    if steering.stopped_by is not None:  # in the last step: the training is done and kept, the run ends here
+        raise Stopped(steering.stopped_by)
     return record
 
 

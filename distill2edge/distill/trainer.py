@@ -217,7 +217,7 @@ class Steering(TrainerCallback):
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """First request to end: finish the step and save. A second one is not caught."""
+        """First request to end: finish the step and save. A second one is not caught; `nohup` holds."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -227,6 +227,7 @@ class Steering(TrainerCallback):
             signal.signal(number, before[number])
 
         before: dict[int, Any] = {int(n): signal.getsignal(n) for n in SIGNALS}
+        before = {n: handler for n, handler in before.items() if n == signal.SIGINT or handler != signal.SIG_IGN}
         for number in before:
             signal.signal(number, note)
         try:
