@@ -40,6 +40,9 @@ class Progress(Protocol):
         """Take the figures of a training at a step: `step`, and loss, learning rate and tokens, or `eval_loss`."""
 
 
+_TELLING_S = 30.0  # after which one or two steps tell a pace too
+
+
 class PlainTask:
     """Lines at most every `every` seconds, so that a log stays readable."""
 
@@ -47,17 +50,32 @@ class PlainTask:
         self.title, self.total, self.every = title, total, every
         self.done = 0
         self.start = self.last = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when the first step ended, and what was done by then
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         now = time.monotonic()
+        if self._first is None and steps:
+            self._first = (now, self.done)
         if now - self.last < self.every and (self.done < self.total or self.every == float("inf")):
             return
         self.last = now
-        spent = now - self.start
-        left = spent / max(self.done, 1) * max(self.total - self.done, 0)
-        tail = f"  {note}" if note else ""
-        echo(f"  {self.title}: {self.done}/{self.total}  {spent:.0f}s, {left:.0f}s left{tail}", err=True)
+        left = self.left_s(now)
+        tail = (f", {left:.0f}s left" if left is not None else "") + (f"  {note}" if note else "")
+        echo(f"  {self.title}: {self.done}/{self.total}  {now - self.start:.0f}s{tail}", err=True)
+
+    def left_s(self, now: float) -> float | None:
+        """Seconds that are left by the pace since the first step; None while that says nothing yet.
+
+        The first step is no measure: it loads and warms up, and after a resumption it counts what was done before.
+        """
+        if self._first is None or self.done >= self.total:
+            return 0.0 if self.done >= self.total else None
+        begun, before = self._first
+        counted, spent = self.done - before, now - begun
+        if counted <= 0 or (counted < 3 and spent < _TELLING_S) or spent <= 0:
+            return None
+        return spent / counted * (self.total - self.done)
 
 
 class _NoFigures:

@@ -45,6 +45,7 @@ TOP = {
     "rundir",
     "runlog",
     "plan",
+    "planning",
     "preflight",
     "starter",
     "push",

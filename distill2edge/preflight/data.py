@@ -23,6 +23,7 @@ from distill2edge.recipe.section import Problem
 
 _LOOKED_AT = 200  # rows that are read of a large source
 _SMALL = 4 << 20  # bytes of a source that is read to its end, so that its rows are counted
+_ROWS_OF_BUNDLE = 20_000  # all that any has
 _RENDERED = 50  # rows that go through the templates
 _MOST = 0.9  # share of these with the answer in the prompt that leaves no doubt of the rest
 _BUNDLED_COLUMNS = ("id", "score", "text")
@@ -62,6 +63,28 @@ def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
         yield from _rendered(recipe, templates, rows, complete)
 
 
+def sample(recipe: Recipe, count: int) -> tuple[list[tuple[str, str]], int | None]:
+    """Prompts and responses of the first rows that are here, and how many rows a source has that was read to its end.
+
+    Nothing is said of what cannot be read: `problems` does.
+    """
+    data, pairs = recipe.data, []
+    try:
+        templates = {key: _compiled(data, key) for key in _keys(data)}
+        rows, complete = _peek(data.source, local_files(data.source) or [])
+        taken = [row for number, row in enumerate(rows, 1) if _takes(templates.get("filter"), row, number)]
+        for number, row in enumerate(taken[:count], 1):
+            texts = {key: templates[key].render(row, number) for key in templates if key != "filter"}  # type: ignore[union-attr]
+            pairs.append((texts.get("prompt", ""), texts["response"]))
+    except UserError:
+        return [], None
+    return pairs, len(taken) if complete else None
+
+
+def _takes(condition: Template | Filter | None, row: dict[str, Any], number: int) -> bool:
+    return not isinstance(condition, Filter) or condition.takes(row, number)
+
+
 def unseen(recipe: Recipe) -> list[str]:
     """Data that is not here yet."""
     source = recipe.data.source
@@ -88,7 +111,7 @@ def _peek(source: str, files: list[Path]) -> tuple[list[dict[str, Any]], bool]:
             return [], False
         if bundled.cached_path(name) is None:
             return [dict.fromkeys(_BUNDLED_COLUMNS)], False
-        return list(islice(bundled.rows(name, SilentProgress()), _LOOKED_AT)), False
+        return list(islice(bundled.rows(name, SilentProgress()), _ROWS_OF_BUNDLE)), True
     if any(path.suffix.lower() == ".json" and path.stat().st_size > 50 * _SMALL for path in files):
         return [], False  # such a file is one value, read as a whole
     small = sum(path.stat().st_size for path in files) <= _SMALL

@@ -1,0 +1,307 @@
+"""What a stage costs: seconds, peak memory and disk, by arithmetic on counts.
+
+FLOPs are 2 per weight and token forward, 2 more to the inputs backward, 2 more to the weights where they are trained
+(Kaplan 2020, section 2.1), over the speed of a matrix product. The shares of that speed, and the seconds that are not
+FLOPs, were fitted to recorded runs; benchmarks/plan_estimates.py holds them to what runs take.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from distill2edge.planning.sizes import Model, Sizes
+from distill2edge.recipe.schema import FromTeacher, Recipe
+from distill2edge.recipe.training import Lora, Training
+from distill2edge.schemes import parse_scheme
+
+_TRAINING, _FORWARD = 0.24, 0.5  # shares of a product's speed: small batches, and much between the products
+_OP_S = 2.5e-4  # of a layer's small operations in a step, forward and backward, whatever their size
+_BASE, _LIGHT = 0.62e9, 0.26e9  # bytes of a process with PyTorch and transformers; without them
+_BANDWIDTH = 1.2e10  # weights per second that writing reads, over a batch of rows
+_START_S = 2.5  # of a process that opens a model's file
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate; None is unknown."""
+
+    seconds: float | None = None
+    memory: float | None = None
+    disk: float | None = None
+
+
+def cost_of(kind: str, name: str, recipe: Recipe, sizes: Sizes, speed: float) -> Cost:
+    """What one stage costs.
+
+    Args:
+        kind: of the stage; name: in the plan (`export student/gguf:Q4_0`), which says whose model it is.
+        speed: FLOPs per second of a matrix product on all threads.
+    """
+    if kind == "data":
+        rows = sum(sizes.rows.values())
+        return Cost(0.8 + 4e-5 * rows, _LIGHT + 1500 * rows, 200 * rows + 4 * sizes.tokens * rows * 0.5)
+    if kind == "report":
+        return Cost(1.0, _LIGHT, 1e6)
+    model = sizes.student if _is_students(kind, name) else sizes.teacher
+    if recipe.teacher.url is not None and kind in ("teacher", "signal", "synthesis"):
+        return Cost(1.0 if kind == "teacher" else None, _LIGHT, 4000 * sizes.train if kind != "teacher" else 1e4)
+    if model is None:
+        return Cost()
+    work = _Work(recipe, sizes, speed, model)
+    made = {
+        "teacher": work.fetched,
+        "fit": lambda: work.trained(recipe.teacher.fit, recipe.teacher.fit.lora if recipe.teacher.fit else None),
+        "synthesis": work.synthesised,
+        "signal": work.scored,
+        "pretrain": lambda: work.trained(recipe.student.pretrain, None, beside=True),
+        "student": work.begun,
+        "distill": lambda: work.trained(recipe.distill, recipe.student.lora, beside=recipe.distill.loss.needs_layers),
+        "merge": work.merged,
+        "quantization-aware": work.on_grid,
+        "calibration": work.calibrated,
+        "sensitivity": work.weighed,
+        "export": lambda: work.exported(name),
+        "verify": work.verified,
+        "judge": work.judged,
+        "bench": work.benched,
+        "rounds": work.wrote_and_trained,
+    }
+    return made[kind]() if kind in made else work.wrote_and_trained()
+
+
+def _is_students(kind: str, name: str) -> bool:
+    return kind in ("distill", "merge", "quantization-aware", "student") or " student" in name
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The cost of each kind of stage on one model."""
+
+    recipe: Recipe
+    sizes: Sizes
+    speed: float
+    model: Model
+
+    # --- training -----------------------------------------------------------------
+
+    def trained(self, training: Training | None, lora: Lora | None, *, beside: bool = False) -> Cost:
+        """A training.
+
+        Args:
+            beside: the teacher runs beside the student.
+        """
+        assert training is not None
+        sizes, model = self.sizes, self.model
+        rows = min(sizes.train, getattr(training, "max_rows", None) or sizes.train)
+        batch = training.batch_size * training.gradient_accumulation
+        steps = max(1, math.ceil(training.epochs * math.ceil(rows / batch)))
+        steps = min(steps, training.max_steps or steps)
+        per_token = 4 if lora is not None else 6
+        flops = steps * batch * (per_token * model.body * sizes.tokens + 6 * self._head() * self._supervised())
+        # After each part the validation rows are asked, and the best checkpoint is kept.
+        flops += max(training.checkpoints, 1) * sizes.rows["validation"] * 2 * model.body * sizes.tokens
+        micro = steps * training.gradient_accumulation
+        seconds = flops / (self.speed * _TRAINING) + micro * model.layers * _OP_S * 8
+        if beside and sizes.teacher is not None:
+            seconds += steps * batch * 2 * sizes.teacher.body * sizes.tokens / (self.speed * _FORWARD)
+        trained = _adapter(lora, model) if lora is not None else model.parameters
+        width = 2 if self._narrow(training) else 4
+        # A trained weight is held in float32 with its gradient and two moments; the products run in the narrow type.
+        memory = _BASE + model.parameters * (4 + width) + 16 * trained
+        memory += self._activations(training, lora is not None, width)
+        if beside and sizes.teacher is not None:
+            memory += sizes.teacher.parameters * (4 + width)
+        disk = 4 * trained if lora is not None else model.stored * model.parameters
+        return Cost(seconds + _START_S, memory, disk)
+
+    def _supervised(self) -> float:
+        return self.sizes.tokens if self.recipe.data.template == "text" else self.sizes.answer
+
+    def _head(self) -> int:
+        """Weights that a supervised position meets at the end; a classifier has nearly none."""
+        return 0 if self.recipe.task == "classification" else self.model.vocabulary * self.model.hidden
+
+    def _narrow(self, training: Training) -> bool:
+        return training.dtype == "bfloat16" or (training.dtype == "auto" and self.speed > 0)
+
+    def _activations(self, training: Training, adapters: bool, width: int) -> float:
+        """What the backward pass needs of the largest batch, and the logits of a chunk."""
+        recipe, model = self.recipe, self.model
+        longest = min(recipe.data.max_length, 2 * self.sizes.tokens)
+        tokens = training.batch_size * longest
+        per_token = (60 if adapters else 50) * model.hidden * width * model.layers
+        if training.gradient_checkpointing:
+            per_token = model.hidden * width * model.layers + 60 * model.hidden * width
+        chunk = min(getattr(training, "chunk", 256), training.batch_size * max(self._supervised(), 1))
+        logits = 0 if recipe.task == "classification" else 4 * 4 * chunk * model.vocabulary
+        return tokens * per_token + logits
+
+    def on_grid(self) -> Cost:
+        """Training on the grid of a file: every step rounds the weights as well."""
+        section = self.recipe.distill.quantization_aware
+        assert section is not None
+        plain = self.trained(section, section.lora)
+        assert plain.seconds is not None
+        return Cost(1.3 * plain.seconds, (plain.memory or 0) + 8 * self.model.parameters, 4 * self.model.parameters)
+
+    # --- asking and writing -------------------------------------------------------
+
+    def fetched(self) -> Cost:
+        """A teacher as safetensors: dequantized, or copied and looked through."""
+        count = self.model.parameters
+        return Cost(1.0 + 4.5e-8 * count, _BASE + 4 * count + 0.35e9 * min(1.0, count / 1e8), self.model.stored * count)
+
+    def scored(self) -> Cost:
+        """The teacher's logits or class logits on the training and validation rows, or the text that it writes."""
+        signal, sizes = self.recipe.signal, self.sizes
+        rows = sizes.train + sizes.rows["validation"]
+        if signal.kind == "text":
+            return self._written(sizes.train * signal.samples, min(signal.max_new_tokens, 1.3 * sizes.answer))
+        flops = rows * (2 * self.model.body * sizes.tokens + 2 * self._head() * self._supervised())
+        kept = 6 * getattr(signal, "top_k", 2) * self._supervised()
+        return Cost(_START_S + flops / (self.speed * _FORWARD), self._asked(), rows * kept)
+
+    def _asked(self) -> float:
+        """Memory of a model that reads rows in PyTorch."""
+        logits = 0 if self.recipe.task == "classification" else 3 * 4 * 16 * self.sizes.tokens * self.model.vocabulary
+        return _BASE + 6 * self.model.parameters + min(logits, 1.5e9) + 16 * self.sizes.tokens * 400 * self.model.hidden
+
+    def _written(self, rows: float, tokens: float) -> Cost:
+        seconds = _START_S + rows * tokens * self.model.parameters / _BANDWIDTH
+        return Cost(seconds, self._asked(), rows * tokens * 8)
+
+    def synthesised(self) -> Cost:
+        """Instructions and their responses."""
+        section = self.recipe.synthesis
+        assert section is not None
+        tokens = 0.0
+        for method in section.methods:
+            wanted = getattr(method, "instructions", None) or getattr(method, "texts", 0)
+            tokens += 1.4 * wanted * method.writing.max_new_tokens
+            tokens += 0.8 * wanted * section.responses.max_new_tokens * (method.kind != "reverse")
+        return self._written(tokens, 1.0)
+
+    def judged(self) -> Cost:
+        """A judge reads both orders of each pair, and each file writes its answers first."""
+        judge = self.recipe.verify.judge
+        assert judge is not None
+        return self._written(judge.rows * (len(self.recipe.export) + 2), judge.answer_tokens)
+
+    def wrote_and_trained(self) -> Cost:
+        """A round: the student writes, and is trained on it."""
+        trained = self.trained(self.recipe.distill, self.recipe.student.lora)
+        return Cost(None, trained.memory, trained.disk)
+
+    # --- files --------------------------------------------------------------------
+
+    def begun(self) -> Cost:
+        """The student's first weights."""
+        teacher = self.sizes.teacher if isinstance(self.recipe.student.init, FromTeacher) else None
+        count = self.model.parameters
+        read = teacher.parameters if teacher is not None else count
+        seconds = 0.6 + 5e-9 * read
+        if getattr(self.recipe.student.init, "select", "") == "similarity":
+            seconds += 64 * 2 * read * self.sizes.tokens / (self.speed * _FORWARD)
+        return Cost(seconds, _BASE + 4 * read + 4 * count, self.model.stored * count)
+
+    def merged(self) -> Cost:
+        """The adapter in the weights, checked on rows."""
+        count = self.model.parameters
+        return Cost(1.5 + 2.2e-8 * count, _BASE + 12 * count, self.model.stored * count)
+
+    def calibrated(self) -> Cost:
+        """Inputs of every product on the calibration rows."""
+        flops = 2 * self.model.body * self.recipe.quantize.max_tokens
+        count = self.model.parameters
+        factor = 2 if self.recipe.gptq else 1
+        return Cost(
+            factor * flops / (self.speed * _FORWARD), _BASE + 12 * count, 4 * count if self.recipe.gptq else 1e7
+        )
+
+    def weighed(self) -> Cost:
+        """What each type costs each tensor, forward and backward."""
+        flops = (2 + 6 / 4) * self.model.body * self.recipe.quantize.max_tokens
+        count = self.model.parameters
+        return Cost(5 * flops / (self.speed * _FORWARD), _BASE + 16 * count, 4 * count)
+
+    def exported(self, name: str) -> Cost:
+        """One file: a graph or a GGUF, rounded."""
+        scheme = parse_scheme(name.partition("/")[2])
+        count = self.model.parameters
+        seconds = (1.6 + 2.6e-8 * count) if scheme.format == "onnx" else (1.0 + 1.6e-8 * count)
+        if scheme.mix is not None:
+            seconds += 6e-7 * count * (2 if scheme.mix.max_kl is not None else 1)
+        elif self.recipe.gptq and self.recipe.calibrated(scheme):
+            seconds += 3.2e-7 * count
+        elif self.recipe.calibrated(scheme):
+            seconds += 2.5e-8 * count
+        return Cost(seconds, _BASE + (14 if scheme.format == "onnx" else 6) * count, count * _bytes_of(scheme.base))
+
+    def _models(self) -> list[tuple[Model, bool]]:
+        """Every model that verify and bench open, and whether PyTorch runs it."""
+        teacher, student, recipe = self.sizes.teacher, self.sizes.student, self.recipe
+        found: list[tuple[Model, bool]] = []
+        if student is not None:
+            found += [(student, True)] * (2 if recipe.distill.control else 1)
+            found += [(student, False)] * len(recipe.schemes)
+        if teacher is not None:
+            found += [(teacher, True), *[(teacher, False)] * len(recipe.verify.teacher_schemes)]
+        return found
+
+    def verified(self) -> Cost:
+        """Every file on the held-out rows, each in a process of its own."""
+        recipe, sizes = self.recipe, self.sizes
+        rows = min(recipe.verify.rows, sizes.rows["test"])
+        texts = rows * (len(recipe.data.choices or ()) or 1) if recipe.task != "classification" else rows
+        written = 0.0 if recipe.data.choices or recipe.data.template == "text" else rows * 1.2 * sizes.answer
+        seconds = memory = 0.0
+        for model, dense in self._models():
+            flops = texts * (2 * model.body * sizes.tokens + 2 * self._head() * self._supervised())
+            seconds += (2 * _START_S if dense else _START_S) + flops / (self.speed * _FORWARD * 0.5)
+            seconds += written * model.parameters / (_BANDWIDTH / 4)
+            memory = max(memory, _BASE + 5 * model.parameters * (1 if dense else 0.8))
+        return Cost(seconds, memory, 2000 * texts)
+
+    def benched(self) -> Cost:
+        """Every cell in fresh processes."""
+        bench, sizes = self.recipe.bench, self.sizes
+        seconds = memory = 0.0
+        for model, dense in self._models():
+            if dense and not bench.torch:
+                continue
+            seconds += bench.rounds * (2 * _START_S if dense else _START_S / 2)
+            for name in bench.workloads:
+                read, wrote = (sizes.tokens, sizes.answer) if name == "task" else _lengths(name)
+                one = 2 * model.body * read / (self.speed * _FORWARD) + wrote * model.parameters / (_BANDWIDTH / 2)
+                seconds += bench.rounds * (bench.requests + bench.warmup) * one
+            memory = max(memory, _BASE + 5 * model.parameters)
+        return Cost(seconds * len(bench.devices), memory, 1e6)
+
+
+def _adapter(lora: Lora, model: Model) -> float:
+    """Weights of the adapters: rank times the inputs and outputs of a layer's products, some 18 widths."""
+    return 18.0 * model.hidden * lora.rank * model.layers
+
+
+def _bytes_of(scheme: str) -> float:
+    """Bytes per weight of a file, scales included."""
+    known: dict[str, Any] = {
+        "F32": 4,
+        "fp32": 4,
+        "F16": 2,
+        "BF16": 2,
+        "fp16": 2,
+        "Q8_0": 1.0625,
+        "Q6_K": 0.82,
+        "int8": 1.15,
+    }
+    for prefix, size in (("Q5", 0.7), ("Q4", 0.6), ("Q3", 0.5), ("Q2", 0.4), ("IQ4", 0.55), ("int4", 0.65)):
+        known |= {scheme: size} if scheme.startswith(prefix) and scheme not in known else {}
+    return float(known.get(scheme, 1.1))
+
+
+def _lengths(workload: str) -> tuple[float, float]:
+    _, read, wrote = workload.split("-")
+    return float(read), float(wrote)

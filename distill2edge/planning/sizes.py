@@ -1,0 +1,237 @@
+"""The sizes of a recipe's work: weights of both models, rows and tokens; from artifacts, else from what lies here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distill2edge.errors import UserError
+from distill2edge.preflight.data import sample
+from distill2edge.recipe.schema import FromTeacher, Recipe
+from distill2edge.recipe.scratch import Scratch, ScratchTeacher
+from distill2edge.store import Artifact
+from distill2edge.teacher.facts import model_facts
+from distill2edge.teacher.glance import Glance, glance
+
+_GUESS_TOKENS = 0.5  # of data.max_length, per row, where no row can be read
+_GUESS_ROWS = 5000  # where neither the recipe nor the data says it
+_CHARACTERS = 4.2  # a token's, where there is no tokenizer to ask
+_SAMPLED = 256
+_TRIMMED = 12_000  # tokens that a trimmed vocabulary keeps, at most
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's size.
+
+    Attributes:
+        body: weights of its layers.
+        embedding: rows times width of embedding and head, where they are two both.
+        stored: bytes of a weight in its files.
+    """
+
+    body: int
+    embedding: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    stored: float = 4.0
+
+    @property
+    def parameters(self) -> int:
+        """All weights."""
+        return self.body + self.embedding
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a plan reckons with; None for what is not known yet.
+
+    Attributes:
+        rows: of train, validation, calibration and test.
+        tokens: of a row, prompt and response.
+        answer: of its response.
+        known: where the rows' figures are from: `data` (the artifact), `file` (its first rows), or `guess`.
+    """
+
+    teacher: Model | None
+    student: Model | None
+    rows: Mapping[str, int]
+    tokens: float
+    answer: float
+    known: str
+
+    @property
+    def train(self) -> int:
+        """Training rows."""
+        return self.rows["train"]
+
+
+def sizes_of(recipe: Recipe, found: Mapping[str, Artifact | None]) -> Sizes:
+    """The sizes of a recipe, by its artifacts in the store and by what its files say.
+
+    Args:
+        found: name of a stage -> its artifact, None for one that is to be made.
+    """
+    teacher = _teacher(recipe, found.get("teacher"))
+    student = _from_artifact(found.get("student")) or _student(recipe, teacher)
+    rows, tokens, answer, known = _rows(recipe, found.get("data"), found.get("teacher"))
+    return Sizes(teacher, student, rows, tokens, answer, known)
+
+
+# --- models -----------------------------------------------------------------------
+
+
+def _teacher(recipe: Recipe, artifact: Artifact | None) -> Model | None:
+    if recipe.teacher.url is not None:
+        return None
+    if isinstance(recipe.teacher.model, ScratchTeacher):
+        return _from_artifact(artifact) or scratch_model(recipe.teacher.model, recipe.teacher.model.vocabulary)
+    return _from_artifact(artifact) or _at_a_glance(recipe.teacher.model, recipe.teacher.revision)
+
+
+def _student(recipe: Recipe, teacher: Model | None) -> Model | None:
+    init = recipe.student.init
+    if isinstance(init, FromTeacher):
+        if teacher is None:
+            return None
+        kept = init.layers if isinstance(init.layers, int) else len(init.layers)
+        deep = init.decoder_layers if init.decoder_layers is not None else init.layers
+        deep = deep if isinstance(deep, int) else len(deep)
+        share = (kept + deep) / 2 if recipe.task == "seq2seq" else kept
+        student = replace(teacher, body=round(teacher.body * min(share / teacher.layers, 1.0)), layers=kept)
+    elif isinstance(init.model, Scratch):
+        vocabulary = teacher.vocabulary if teacher is not None else 2048
+        student = scratch_model(init.model, vocabulary)
+    else:
+        looked = _at_a_glance(init.model, init.revision)
+        if looked is None:
+            return None
+        student = looked
+    if recipe.student.vocabulary == "trim" and student.vocabulary > _TRIMMED:
+        share = _TRIMMED / student.vocabulary
+        student = replace(student, embedding=round(student.embedding * share), vocabulary=_TRIMMED)
+    return student
+
+
+def _from_artifact(artifact: Artifact | None) -> Model | None:
+    if artifact is None or not (artifact.path / "model" / "config.json").is_file():
+        return None
+    return _sized(Glance(artifact.path / "model", model_facts(artifact.path / "model")))
+
+
+def _at_a_glance(model: str, revision: str | None) -> Model | None:
+    try:
+        looked = glance(model, revision)
+    except UserError:  # said where the model is taken
+        return None
+    return None if looked is None else _sized(looked)
+
+
+def _sized(looked: Glance) -> Model | None:
+    facts = looked.facts
+    if not facts.parameters or facts.layers is None or facts.hidden is None or facts.vocabulary is None:
+        return None
+    sides = 1 if facts.tied or facts.role in ("encoder", "classifier") else 2
+    embedding = min(facts.vocabulary * facts.hidden * sides, facts.parameters)
+    # A GGUF is taken in float32; a directory keeps its own type.
+    stored = 4.0 if facts.kind == "gguf" else max(facts.size_bytes / facts.parameters, 1.0)
+    return Model(
+        facts.parameters - embedding, embedding, facts.layers, facts.hidden, facts.vocabulary, round(stored, 1)
+    )
+
+
+def scratch_model(model: Scratch, vocabulary: int) -> Model:
+    """The size of a model made from nothing."""
+    attention, gated = 4 * model.hidden**2, 3 * model.hidden * model.width
+    block = attention + gated
+    if model.architecture == "t5":
+        block = 2 * block + attention  # an encoder's and a decoder's, which also attends to the encoder
+    return Model(model.layers * block, vocabulary * model.hidden, model.layers, model.hidden, vocabulary)
+
+
+# --- rows -------------------------------------------------------------------------
+
+
+def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tuple[dict[str, int], float, float, str]:
+    splits = recipe.data.splits
+    rows = {name: int(getattr(splits, name)) for name in ("validation", "calibration", "test")}
+    rows["train"] = splits.train or _GUESS_ROWS
+    if data is not None:
+        from distill2edge.data.encode import read_rows
+
+        facts = data.facts["splits"]
+        rows = {name: int((facts.get(name) or {}).get("rows", 0)) for name in ("train", *rows)}
+        pairs = [(row.prompt, row.response) for row in read_rows(data.path, "train")[:_SAMPLED]]
+        known = "data"
+    else:
+        pairs, total = sample(recipe, _SAMPLED)
+        held = sum(rows[name] for name in ("validation", "calibration", "test"))
+        if total is not None:
+            rows["train"] = min(rows["train"] if splits.train else total, max(total - held, 1))
+        known = "file" if pairs else "guess"
+    if not pairs:
+        limit = recipe.data.max_length
+        return rows, limit * _GUESS_TOKENS, limit * _GUESS_TOKENS / 2, known
+    tokens, answer = _tokens(recipe, pairs, teacher)
+    return rows, tokens, answer, known
+
+
+def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | None) -> tuple[float, float]:
+    """Mean tokens of a row and of its response: counted by the tokenizer where it is here, else by characters."""
+    prompts, answers = (
+        [len(prompt) / _CHARACTERS for prompt, _ in pairs],
+        [len(text) / _CHARACTERS for _, text in pairs],
+    )
+    if (path := _tokenizer(recipe, teacher)) is not None:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        encoded = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
+        prompts, answers = [[float(len(each.ids)) for each in side] for side in encoded]
+    frame = {"chat": 35.0, "plain": 1.0, "text": 1.0}[recipe.data.template]
+    limit = recipe.data.max_length
+    if recipe.task == "classification":
+        answers = [0.0] * len(prompts)
+        frame = 2.0
+    whole = [prompt + answer + frame for prompt, answer in zip(prompts, answers, strict=True)]
+    kept = [(total, answer) for total, answer in zip(whole, answers, strict=True) if total <= limit]
+    kept = kept or [(float(limit), limit / 2)]
+    return sum(total for total, _ in kept) / len(kept), max(sum(answer for _, answer in kept) / len(kept), 1.0)
+
+
+def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Path | None:
+    """A tokenizer.json that counts as the teacher does."""
+    places = [teacher.path / "model"] if teacher is not None else []
+    if isinstance(recipe.teacher.model, str):
+        from distill2edge.teacher.glance import place_of
+
+        here = place_of(recipe.teacher.model, recipe.teacher.revision) if recipe.teacher.url is None else None
+        places += [here] if here is not None else []
+    for place in places:
+        path = place / "tokenizer.json"
+        if path.is_file():
+            try:
+                json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError):
+                continue
+            return path
+    return None
+
+
+def as_json(sizes: Sizes) -> dict[str, Any]:
+    """For the plan's `basis`."""
+    return {
+        "teacher_parameters": sizes.teacher.parameters if sizes.teacher else None,
+        "student_parameters": sizes.student.parameters if sizes.student else None,
+        "train_rows": sizes.train,
+        "tokens_per_row": round(sizes.tokens),
+        "tokens_per_response": round(sizes.answer),
+        "rows_known": sizes.known == "data",
+        "rows_from": sizes.known,
+    }

@@ -1,0 +1,65 @@
+"""How fast this machine multiplies: measured for a moment, and kept beside the store for a week."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from distill2edge.files import write_json
+from distill2edge.machine import cpu_model, versions
+
+_FILE = "speed.json"
+_KEPT_S = 7 * 86400.0
+
+
+def machine_speed(root: Path) -> float:
+    """FLOPs per second of a matrix product in the type that training uses, on all threads of the machine when idle.
+
+    Args:
+        root: of the store; the figure is kept in it where it exists, so that the next plan need not load a library.
+    """
+    from distill2edge.runtimes.threads import available_threads
+
+    where = {"cpu": cpu_model(), "threads": available_threads(), "torch": versions(("torch",)).get("torch")}
+    try:
+        kept = json.loads((root / _FILE).read_text(encoding="utf-8"))
+        if kept["of"] == where and 0 <= time.time() - float(kept["at"]) < _KEPT_S and float(kept["flops"]) > 0:
+            return float(kept["flops"])
+    except (OSError, ValueError, TypeError, LookupError):  # none yet, or not ours: it is measured anew
+        pass
+    speed = product_speed(available_threads())
+    if root.is_dir() and os.access(root, os.W_OK):
+        write_json(root / _FILE, {"of": where, "at": time.time(), "flops": speed})
+    return speed
+
+
+def product_speed(threads: int) -> float:
+    """The same, measured now: per second that the processor worked, so that other work beside it does not count."""
+    import torch
+
+    from distill2edge.precision import compute_dtype, default_device
+
+    device = default_device()
+    size = 4096 if device == "cuda" else 768
+    a = torch.randn(size, size, device=device, dtype=compute_dtype("auto", device))
+    before, best = torch.get_num_threads(), 0.0
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    torch.set_num_threads(1)
+    try:
+        for _ in range(12):
+            start = clock()
+            (a @ a).sum().item()
+            best = max(best, 2 * size**3 / max(clock() - start, 1e-9))
+    finally:
+        torch.set_num_threads(before)
+    return best if device == "cuda" else best * threads
+
+
+def free_share(seconds: float = 0.2) -> float:
+    """Share of a core that a process gets now: 1 on a quiet machine."""
+    wall, worked = time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < seconds:
+        sum(range(1000))
+    return min(1.0, max((time.process_time() - worked) / (time.perf_counter() - wall), 0.02))
