@@ -91,7 +91,7 @@ def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress
     found = {stage.name: store.get(stage.kind, keys[stage.name], progress.warn) for stage in stages}
     if all(found.values()) or not {"teacher", "student", "data"} <= found.keys():
         return
-    sizes = _sizes(recipe, found)
+    sizes = sizes_of(recipe, found)
     rows = [_row(stage, found[stage.name], keys[stage.name], store, recipe, sizes, 1.0) for stage in stages]
     needed = sum(row["disk_bytes"] or 0 for row in rows if not row["cached"])
     place = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
