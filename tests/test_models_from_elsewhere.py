@@ -178,3 +178,27 @@ def test_a_length_that_does_not_fit_is_refused_before_it_is_used(tmp_path: Path)
     )
     with pytest.raises(UserError, match="reads at most 17"):
         encode(load_recipe(recipe), tmp_path, roberta, "test")
+
+
+def test_nothing_in_the_package_could_run_it() -> None:
+    """Every `from_pretrained` refuses remote code by name, and nothing reads a pickle."""
+    import ast
+
+    import distill2edge
+
+    root, calls = Path(distill2edge.__file__).parent, 0
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert not {"pickle", "dill", "joblib", "cloudpickle"} & {name.split(".")[0] for name in names}, path
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert "allow_pickle" not in given, path
+            assert ast.unparse(node.func) != "torch.load" or given.get("weights_only") == "True", path
+            if node.func.attr == "from_pretrained" and "PeftModel" not in ast.unparse(node.func):
+                calls += 1
+                assert given.get("trust_remote_code") == "False" or "_SAFE" in given.get(None, ""), path
+    assert calls > 5

@@ -52,7 +52,7 @@ def build(model_dir: Path, target: Path, cache: Path) -> None:
         raise EnvironmentFault(
             f"onnxruntime-genai cannot be imported: {error}", fix="pip install onnxruntime-genai"
         ) from error
-    config: Any = AutoConfig.from_pretrained(model_dir, local_files_only=True)
+    config: Any = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
     family = config.model_type
     tables = rotary_tables(config)
     kind = _corrected(getattr(builder, _CLASSES[family]), family)
