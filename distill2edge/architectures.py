@@ -10,6 +10,7 @@ from typing import Any
 from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import UserError
 from distill2edge.files import read_object
+from distill2edge.model_config import usable_positions
 
 
 def is_encoder_decoder(model_dir: Path | str) -> bool:
@@ -111,3 +112,8 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+
+
+def context_of(model_dir: Path | str) -> int | None:
+    """Tokens that a directory's model reads at most; None where its positions have no end."""
+    return usable_positions(_config(model_dir))

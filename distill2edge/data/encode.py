@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.data.chat_templates import chat_template_of, render_chat
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     bos = tokenizer.bos_token_id
     if bos is None:
         return False
-    ids = _tokenize(tokenizer, ["a"], special=True)[0]
+    ids = tokenize(tokenizer, ["a"], special=True)[0]
     return bool(ids) and ids[0] == bos
 
 
@@ -111,14 +112,14 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase, template: str) -> int | Non
     With template `chat`, the special token that the chat template writes after an assistant message (Gemma ends a
     turn with another token than its EOS); otherwise, and where the template writes none, the tokenizer's EOS.
     """
-    if template == "chat" and getattr(tokenizer, "chat_template", None):
+    if template == "chat" and chat_template_of(tokenizer):
         messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _PROBE}]
-        after = _apply_template(tokenizer, messages, generation=False).rpartition(_PROBE)
+        after = apply_template(tokenizer, messages, generation=False).rpartition(_PROBE)
         if after[1]:
             special = set(tokenizer.all_special_ids) | {
                 index for index, token in tokenizer.added_tokens_decoder.items() if token.special
             }
-            tail = _tokenize(tokenizer, [after[2].lstrip()])[0]
+            tail = tokenize(tokenizer, [after[2].lstrip()])[0]
             if tail and tail[0] in special:
                 return tail[0]
     eos: int | None = tokenizer.eos_token_id
@@ -137,12 +138,10 @@ def prompt_text(prompt: str, tokenizer: PreTrainedTokenizerBase, template: str, 
     Raises:
         UserError: template `chat` without a chat template, or with one that refuses the messages.
     """
-    if template == "text":
-        return ""
-    if template == "plain":
-        return prompt
+    if template != "chat":
+        return prompt  # a row of template `text` has none, and whoever asks such a model gives it a text to go on from
     messages = [{"role": "system", "content": system}] if system else []
-    return _apply_template(tokenizer, [*messages, {"role": "user", "content": prompt}], generation=True)
+    return apply_template(tokenizer, [*messages, {"role": "user", "content": prompt}], generation=True)
 
 
 def encode_prompts(
@@ -153,9 +152,7 @@ def encode_prompts(
     Raises:
         UserError: as `prompt_text`.
     """
-    head = _head(tokenizer, template)
-    texts = [prompt_text(prompt, tokenizer, template, system) for prompt in prompts]
-    return [head + ids for ids in _tokenize(tokenizer, texts)]
+    return _begun(tokenizer, template, [prompt_text(prompt, tokenizer, template, system) for prompt in prompts])
 
 
 def encode_messages(
@@ -170,13 +167,12 @@ def encode_messages(
     """
     if template == "chat":
         texts = [
-            _apply_template(tokenizer, [{"role": r, "content": c} for r, c in messages], generation=True)
+            apply_template(tokenizer, [{"role": r, "content": c} for r, c in messages], generation=True)
             for messages in conversations
         ]
     else:
         texts = ["\n\n".join(content for _, content in messages) for messages in conversations]
-    head = _head(tokenizer, template)
-    return [head + ids for ids in _tokenize(tokenizer, texts)]
+    return _begun(tokenizer, template, texts)
 
 
 def encode_choices(
@@ -199,7 +195,7 @@ def encode_choices(
         UserError: as `prompt_text`; a choice without tokens.
     """
     text = prompt_text(row.prompt, tokenizer, template, system)
-    prompt, *joined = _tokenize(tokenizer, [text, *(text + choice for choice in choices)])
+    prompt, *joined = _begun(tokenizer, template, [text, *(text + choice for choice in choices)])
     result = []
     for choice, ids in zip(choices, joined, strict=True):
         continuation, _ = _continuation(tokenizer, prompt, ids, choice)
@@ -234,17 +230,18 @@ def encode_rows(
             what was trained.
     """
     counts = Counter() if counts is None else counts
-    head, tail = _head(tokenizer, template), _tail(tokenizer, template)
+    tail = _tail(tokenizer, template)
     encoded: list[Encoded] = []
     for begin in range(0, len(rows), _BATCH):
         batch = rows[begin : begin + _BATCH]
         texts = [prompt_text(row.prompt, tokenizer, template, system) for row in batch]
-        prompts = _tokenize(tokenizer, texts)
-        joined = _tokenize(tokenizer, [text + row.response for text, row in zip(texts, batch, strict=True)])
+        prompts = _begun(tokenizer, template, texts)
+        whole = [text + row.response for text, row in zip(texts, batch, strict=True)]
+        joined = _begun(tokenizer, template, whole)
         for row, prompt, ids in zip(batch, prompts, joined, strict=True):
             response, stable = _continuation(tokenizer, prompt, ids, row.response)
             counts["boundary"] += not stable
-            example = _example(row, head + prompt, response + tail)
+            example = _example(row, prompt, response + tail)
             if example is None:
                 counts["empty"] += 1
             elif unencodable(tokenizer, response):
@@ -307,12 +304,14 @@ def _continuation(
     """
     if joined[: len(prompt)] == prompt:
         return joined[len(prompt) :], True
-    return _tokenize(tokenizer, [response])[0], False
+    return tokenize(tokenizer, [response])[0], False
 
 
-def _head(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
-    # A chat template writes its own BOS.
-    return [tokenizer.bos_token_id] if template != "chat" and wants_bos(tokenizer) else []
+def _begun(tokenizer: PreTrainedTokenizerBase, template: str, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that a sequence begins with: after BOS, where the model wants it and no chat template
+    writes it."""
+    head = [tokenizer.bos_token_id] if template != "chat" and wants_bos(tokenizer) else []
+    return [head + ids for ids in tokenize(tokenizer, texts)]
 
 
 def _tail(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
@@ -320,29 +319,35 @@ def _tail(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
     return [] if end is None else [end]
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+    """Token ids of each text, nothing cut and nothing padded; `special` adds what the tokenizer itself puts around."""
     if not texts:
         return []
-    batch: Any = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)
+    batch: Any = tokenizer(
+        list(texts),
+        add_special_tokens=special,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
     return [list(ids) for ids in batch["input_ids"]]
 
 
-def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation: bool) -> str:
-    from jinja2 import TemplateError
+def apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation: bool) -> str:
+    """The messages as the tokenizer's chat template writes them.
 
-    if not getattr(tokenizer, "chat_template", None):
+    Args:
+        generation: up to where the assistant's next message begins.
+
+    Raises:
+        UserError: there is no chat template, or it refuses the messages.
+    """
+    template = chat_template_of(tokenizer)
+    if not template:
         raise UserError(
             "the tokenizer has no chat template",
             where="data.template",
             fix="set data.template: plain, or take an instruct model, whose tokenizer brings one",
         )
-    try:
-        text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-    except TemplateError as error:
-        roles = ", ".join(str(message["role"]) for message in messages)
-        raise UserError(
-            f"the tokenizer's chat template refuses the messages ({roles}): {error}",
-            where="data.template",
-            fix="leave data.system out if the model knows no system role, or set data.template: plain",
-        ) from error
-    return str(text)
+    return render_chat(template, messages, tokenizer.special_tokens_map, generation=generation)

@@ -1,17 +1,18 @@
-"""Rows to token ids for classifiers: the text with its special tokens, and nothing of the label."""
+"""Texts to token ids for classifiers: the text with its special tokens, and nothing of the label."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.encode import Encoded, Row, tokenize
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BATCH = 1024
+_PROBE = "a"
 
 
 def encode_texts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Encoded]:
@@ -27,20 +28,36 @@ def encode_texts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_le
     Raises:
         UserError: a length that leaves no room for text.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=False)
-    if max_length <= special:
-        raise UserError(f"{special} of {max_length} tokens are special ones", where="data.max_length", fix="raise it")
     encoded = []
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        batch: Any = tokenizer(
-            [row.prompt for row in part],
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        for row, ids in zip(part, batch["input_ids"], strict=True):
-            encoded.append(Encoded(row.id, list(ids), [False] * len(ids), row.label, row.id))
+        found = cut_texts([row.prompt for row in part], tokenizer, max_length)
+        for row, ids in zip(part, found, strict=True):
+            encoded.append(Encoded(row.id, ids, [False] * len(ids), row.label, row.id))
     return encoded
+
+
+def cut_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    """Token ids of each text with its special tokens; of a longer text the first tokens, and what stands after it.
+
+    Args:
+        max_length: tokens, special ones included.
+
+    Raises:
+        UserError: a length that leaves no room for text.
+    """
+    head, tail = around(tokenizer)
+    if max_length <= len(head) + len(tail):
+        raise UserError(
+            f"{len(head) + len(tail)} of {max_length} tokens are special ones", where="data.max_length", fix="raise it"
+        )
+    whole = tokenize(tokenizer, texts, special=True)
+    return [ids if len(ids) <= max_length else ids[: max_length - len(tail)] + tail for ids in whole]
+
+
+def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before a text and after it ([CLS] and [SEP])."""
+    (bare,), (whole,) = tokenize(tokenizer, [_PROBE]), tokenize(tokenizer, [_PROBE], special=True)
+    extra = len(whole) - len(bare)
+    before = next((at for at in range(extra + 1) if whole[at : at + len(bare)] == bare), extra)
+    return whole[:before], whole[before + len(bare) :]

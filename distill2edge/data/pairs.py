@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row, example_id, none_left, unencodable
+from distill2edge.data.encode import Encoded, Row, example_id, none_left, tokenize, unencodable
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def encode_sources(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         UserError: a text without tokens.
     """
-    found = _tokens(tokenizer, texts, special=True)
+    found = tokenize(tokenizer, texts, special=True)
     for text, ids in zip(texts, found, strict=True):
         if not ids:
             raise UserError(f"the source {text!r} has no tokens", where="data.prompt", fix="leave empty rows out")
@@ -35,7 +35,7 @@ def encode_sources(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 def encode_targets(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of each target, the end token last and once; no start token."""
     end = tokenizer.eos_token_id
-    return [[*ids, end] if end is not None else ids for ids in _tokens(tokenizer, texts, special=False)]
+    return [[*ids, end] if end is not None else ids for ids in tokenize(tokenizer, texts, special=False)]
 
 
 def encode_pairs(
@@ -54,7 +54,7 @@ def encode_pairs(
     encoded: list[Encoded] = []
     for begin in range(0, len(rows), _BATCH):
         batch = rows[begin : begin + _BATCH]
-        sources = _tokens(tokenizer, [row.prompt for row in batch], special=True)
+        sources = tokenize(tokenizer, [row.prompt for row in batch], special=True)
         targets = encode_targets([row.response for row in batch], tokenizer)
         for row, source, target in zip(batch, sources, targets, strict=True):
             if not source or not target:
@@ -79,15 +79,8 @@ def pair_choices(choices: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         UserError: a choice without tokens.
     """
-    found = _tokens(tokenizer, choices, special=False)
+    found = tokenize(tokenizer, choices, special=False)
     for choice, ids in zip(choices, found, strict=True):
         if not ids:
             raise UserError(f"choice {choice!r} has no tokens", where="data.choices", fix="give it a text")
     return found
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-    if not texts:
-        return []
-    batch: Any = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)
-    return [list(ids) for ids in batch["input_ids"]]

@@ -1,0 +1,197 @@
+"""Chat templates: rendered in one environment for every format, and written into files as the model was trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+
+# What a template over foreign values can raise besides Jinja's own errors.
+_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, AssertionError)
+_MARK = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
+_NOW, _END = "\u2402now:", "\u2403"  # around the format of a date, in a template that is taken apart
+_PROBE = "\u2402probe\u2403"
+# The value of the message is whatever the user writes: lines, spaces, other scripts.
+_TEXTS = ("a", "two\nlines", "  spaced  ", "ünï 你好 🙂", "<b>&amp;'\"</b> {{ x }}")
+_NOTHING = "{{ '' }}"  # keeps the newline that a block at the end of a line would swallow
+
+
+def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template of a chat; of several, the one that serves without tools."""
+    found: Any = getattr(tokenizer, "chat_template", None)
+    if isinstance(found, Mapping):
+        found = found.get("default")
+    return str(found) if found else None
+
+
+def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, Any], *, generation: bool) -> str:
+    """The messages as a chat template writes them: sandboxed, with transformers' own extensions and functions.
+
+    Args:
+        names: what the template may name besides: `bos_token`, `eos_token`, ...
+        generation: up to where the assistant's next message begins.
+
+    Raises:
+        UserError: the template is broken, or refuses the messages.
+    """
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    given: list[Any] = [dict(message) for message in messages]
+    try:
+        texts, _ = render_jinja_template([given], chat_template=template, add_generation_prompt=generation, **names)
+    except (TemplateError, *_FAULTS) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the tokenizer's chat template refuses the messages ({roles}): {str(error)[:200]}",
+            where="data.template",
+            fix="leave data.system out if the model knows no system role, or set data.template: plain",
+        ) from error
+    return str(texts[0])
+
+
+def shipped_template(template: str | None, how: str, system: str | None, bos: str | None) -> str | None:
+    """The chat template of a file: what it was trained with.
+
+    Args:
+        template: of the tokenizer.
+        how: `chat`, `plain` or `text`, as the model was trained.
+        system: of every chat: it becomes the system message of a chat that has none.
+        bos: the token before plain text, where the model was trained with one.
+    """
+    if how == "chat":
+        return _with_system(portable(template), system) if template else None
+    start = "{{ bos_token }}" if bos else ""
+    return (
+        start + "{% for message in messages %}{{ message['content'] }}"
+        "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
+    )
+
+
+def portable(template: str) -> str:
+    """The template without generation marks, which few runtimes know; the same text comes out."""
+    return _MARK.sub(lambda found: f"{found[1]}{'endif' if found[2] else 'if true'}{found[3]}", template)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a text in a prompt, so that a program without Jinja can write it.
+
+    Attributes:
+        before, after: parts in turn: text, or `{"now": FORMAT}`, the date in `strftime`'s words.
+        strip: whether the text loses the spaces around it.
+    """
+
+    before: tuple[str | dict[str, str], ...] = ()
+    after: tuple[str | dict[str, str], ...] = ()
+    strip: bool = False
+
+
+def frame_of(template: str, system: str | None, names: Mapping[str, Any]) -> Frame | None:
+    """The frame that a chat template puts around one message; None where it depends on what the message says.
+
+    Raises:
+        UserError: the template refuses one message.
+    """
+
+    def render(text: str) -> str:
+        return render_chat(_undated(template), opening(text, system), names, generation=True)
+
+    before, found, after = render(_PROBE).partition(_PROBE)
+    strip = render(f"  {_PROBE} \n") == before + _PROBE + after
+    same = all(render(text) == before + (text.strip() if strip else text) + after for text in _TEXTS)
+    return Frame(_parts(before), _parts(after), strip) if found and same else None
+
+
+def opening(text: str, system: str | None) -> list[Message]:
+    """The messages of a chat that begins with this text."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": text}]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What stands between the messages of a chat, for runtimes with templates of their own.
+
+    Attributes:
+        first: before the first message of the user, where no system message comes.
+        system: before a system message; None where the template has none.
+        after_system: between it and the user's message.
+        answer: between a message of the user and the answer.
+        next: between an answer and the user's next message.
+    """
+
+    first: str
+    system: str | None
+    after_system: str
+    answer: str
+    next: str
+
+
+def turns_of(render: Callable[[list[Message]], str]) -> Turns | None:
+    """The turns of a chat template; None where it writes them otherwise depending on where they stand.
+
+    Args:
+        render: messages -> text, up to where the next answer begins.
+    """
+    words = [f"\u2402{name}\u2403" for name in ("first", "answer", "second", "reply", "third")]
+    roles = ("user", "assistant", "user", "assistant", "user")
+    chat = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
+    try:
+        found = _between(render(chat), words)
+    except UserError:
+        return None  # one turn alone
+    if found is None or found[1] != found[3] or found[2] != found[4] or found[5] != found[1]:
+        return None
+    system, after = None, ""
+    with_system = [{"role": "system", "content": _PROBE}, chat[0]]
+    try:
+        around = _between(render(with_system), [_PROBE, words[0]])
+    except UserError:
+        around = None  # it knows no system message
+    if around is not None:
+        system, after = around[0], around[1]
+    return Turns(found[0], system, after, found[1], found[2])
+
+
+def _between(text: str, words: Sequence[str]) -> list[str] | None:
+    parts = []
+    for word in words:
+        part, found, text = text.partition(word)
+        if not found:
+            return None
+        parts.append(part)
+    return [*parts, text]
+
+
+def _with_system(template: str, system: str | None) -> str:
+    if not system:
+        return template
+    said = system.replace("\\", "\\\\").replace("'", "\\'").replace("\r", "\\r").replace("\n", "\\n")
+    lead = (
+        "{% if not messages or messages[0]['role'] != 'system' %}"
+        f"{{% set messages = [{{'role': 'system', 'content': '{said}'}}] + messages %}}{{% endif %}}{_NOTHING}"
+    )
+    return template if template.startswith(lead) else lead + template
+
+
+def _undated(template: str) -> str:
+    """The template with the date's format in place of the date."""
+    if "strftime_now" not in template:
+        return template
+    macro = f"{{% macro strftime_now(format) %}}{_NOW}{{{{ format }}}}{_END}{{% endmacro %}}"
+    return macro + _NOTHING + template
+
+
+def _parts(text: str) -> tuple[str | dict[str, str], ...]:
+    pieces = re.split(f"{_NOW}(.*?){_END}", text)
+    marked = [{"now": piece} if index % 2 else piece for index, piece in enumerate(pieces)]
+    return tuple(piece for piece in marked if piece)

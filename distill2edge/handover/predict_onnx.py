@@ -1,0 +1,242 @@
+"""Asks the ONNX model in this folder. It needs onnxruntime, tokenizers and numpy, and nothing else.
+
+python predict.py "a text"       or       echo "a text" | python predict.py
+
+A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first;
+any other model prints the text that it writes. input.json says how the model was trained to read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+HERE = Path(__file__).resolve().parent
+CONTEXT, CHUNK = 2048, 256
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class Input:
+    """From a text to token ids and back, as the model was trained."""
+
+    def __init__(self, form: dict[str, Any]) -> None:
+        self.form = form
+        self.tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+
+    def text(self, text: str) -> str:
+        """The whole prompt: what stands around the text in a chat, and nothing more for a plain one."""
+        frame = self.form["frame"]
+        text = text.strip() if frame["strip"] else text
+        return _written(frame["before"]) + text + _written(frame["after"])
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a prompt; a classifier's text is cut where its model ends."""
+        head, tail = self.form["head"], self.form["tail"]
+        ids = head + self.bare(text) + tail
+        most = self.form["max_length"]
+        if self.form["kind"] == "classifier" and most is not None and len(ids) > most:
+            ids = ids[: most - len(tail)] + tail
+        return ids
+
+    def bare(self, text: str) -> list[int]:
+        """Token ids of a text alone."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def choices(self, prompt: str) -> list[list[int]]:
+        """Token ids of each choice as it continues the prompt."""
+        found = []
+        before = self.bare(prompt)
+        for choice in self.form["choices"]:
+            whole = [] if self.form["kind"] == "seq2seq" else self.bare(prompt + choice)
+            found.append(whole[len(before) :] if whole[: len(before)] == before and whole else self.bare(choice))
+        return found
+
+
+class Classifier:
+    """`model.onnx`: token ids -> a score for each label."""
+
+    def __init__(self, threads: int) -> None:
+        self.session = _session("model.onnx", threads)
+
+    def scores(self, ids: list[int]) -> np.ndarray:
+        """One score for each label."""
+        tokens = np.array([ids], dtype=np.int64)
+        known = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
+        feed = {item.name: known[item.name] for item in self.session.get_inputs()}
+        return self.session.run(["logits"], feed)[0][0].astype(np.float64)
+
+
+class Decoder:
+    """`model.onnx`: a decoder with a key-value cache."""
+
+    def __init__(self, threads: int) -> None:
+        self.session = _session("model.onnx", threads)
+        self.inputs = {item.name: item for item in self.session.get_inputs()}
+        self.outputs = [item.name for item in self.session.get_outputs()]
+        self.past: dict[str, Any] = {}
+        self.length = 0
+
+    def read(self, ids: list[int]) -> np.ndarray:
+        """Forget everything and read a prompt: logits [V] of the next token."""
+        self.past, self.length = {name: self._empty(name) for name in self.inputs if name.startswith("past_")}, 0
+        for start in range(0, len(ids), CHUNK):
+            rows = self.feed(ids[start : start + CHUNK])
+        return rows[-1]
+
+    def feed(self, ids: list[int]) -> np.ndarray:
+        """Read on: logits [len(ids), V] after each token."""
+        end = self.length + len(ids)
+        known = {
+            "input_ids": np.array([ids], dtype=np.int64),
+            "attention_mask": np.ones((1, end), dtype=np.int64),
+            "position_ids": np.arange(self.length, end, dtype=np.int64)[None],
+        }
+        values = {name: _value(array) for name, array in known.items() if name in self.inputs}
+        found = dict(zip(self.outputs, self.session.run_with_ort_values(self.outputs, values | self.past), strict=True))
+        self.past = {name: found[name.replace("past_key_values", "present")] for name in self.past}
+        self.length = end
+        return found["logits"].numpy()[0].astype(np.float32)
+
+    def _empty(self, name: str) -> Any:
+        item = self.inputs[name]
+        width = item.shape[3]
+        if not isinstance(width, int):
+            config = json.loads((HERE / "genai_config.json").read_text(encoding="utf-8"))
+            width = config["model"]["decoder"]["head_size"]
+        return _value(np.zeros((1, item.shape[1], 0, width), dtype=_TYPES[item.type]))
+
+
+class Seq2Seq:
+    """`encoder.onnx` reads the text once, `decoder.onnx` writes after it."""
+
+    def __init__(self, threads: int) -> None:
+        self.encoder, self.decoder = _session("encoder.onnx", threads), _session("decoder.onnx", threads)
+        self.inputs = {item.name: item for item in self.decoder.get_inputs()}
+        self.outputs = [item.name for item in self.decoder.get_outputs()]
+        known = self.decoder.get_modelmeta().custom_metadata_map
+        self.start = int(known["distill2edge.decoder_start_token_id"])
+        self.source: dict[str, Any] = {}
+        self.past: dict[str, Any] = {}
+
+    def read(self, ids: list[int]) -> np.ndarray:
+        """Read a source: logits [V] of the first token of the answer."""
+        tokens = np.array([ids], dtype=np.int64)
+        mask = np.ones_like(tokens)
+        names = [item.name for item in self.encoder.get_outputs()]
+        given = {"input_ids": tokens, "attention_mask": mask}
+        feed = {item.name: _value(given[item.name]) for item in self.encoder.get_inputs()}
+        values = self.encoder.run_with_ort_values(names, feed)
+        self.source = {
+            name.replace("present", "past_key_values"): value for name, value in zip(names, values, strict=True)
+        }
+        self.source["encoder_attention_mask"] = _value(mask)
+        self.past = {name: self._empty(name) for name in self.inputs if re.match(r"past_.*\.decoder\.", name)}
+        return self.feed([self.start])[-1]
+
+    def feed(self, ids: list[int]) -> np.ndarray:
+        """Read on in the answer: logits [len(ids), V] after each token."""
+        given = {**self.source, **self.past, "decoder_input_ids": _value(np.array([ids], dtype=np.int64))}
+        given = {name: value for name, value in given.items() if name in self.inputs}
+        found = dict(zip(self.outputs, self.decoder.run_with_ort_values(self.outputs, given), strict=True))
+        self.past = {name: found[name.replace("past_key_values", "present")] for name in self.past}
+        return found["logits"].numpy()[0].astype(np.float32)
+
+    def _empty(self, name: str) -> Any:
+        item = self.inputs[name]
+        return _value(np.zeros((1, item.shape[1], 0, item.shape[3]), dtype=_TYPES[item.type]))
+
+
+def generate(model: Any, ids: list[int], stop: list[int], most: int) -> list[int]:
+    """The likeliest token each time, until one that stops."""
+    written: list[int] = []
+    logits = model.read(ids)
+    while len(written) < most and (token := int(np.argmax(logits))) not in stop:
+        written.append(token)
+        if len(written) < most:
+            logits = model.feed([token])[-1]
+    return written
+
+
+def likelihood(model: Any, ids: list[int], choice: list[int]) -> float:
+    """log p(choice | prompt)."""
+    rows = [model.read(ids)]
+    if len(choice) > 1:
+        rows += list(model.feed(choice[:-1]))
+    return sum(_log_softmax(row)[token] for row, token in zip(rows, choice, strict=True))
+
+
+def shares(names: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
+    """Names with their probabilities, the likeliest first."""
+    share = np.exp(scores - scores.max())
+    share /= share.sum()
+    return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
+
+
+def answer(text: str, form: dict[str, Any], reader: Input, model: Any, most: int) -> str:
+    """What the model says to a text."""
+    prompt = reader.text(text)
+    ids = reader.ids(prompt)
+    if not ids or (form["kind"] != "classifier" and len(ids) > form["context"]):
+        sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
+    if form["kind"] == "classifier":
+        found = shares(form["labels"], model.scores(ids))
+    elif form["choices"]:
+        scores = np.array([likelihood(model, ids, choice) for choice in reader.choices(prompt)], dtype=np.float64)
+        found = shares(form["choices"], scores)
+    else:
+        written = generate(model, ids, form["stop"], min(most, form["context"] - len(ids)))
+        return reader.tokenizer.decode(written, skip_special_tokens=True)
+    return "\n".join(f"{' '.join(name.split())}\t{share:.4f}" for name, share in found)
+
+
+def main() -> None:
+    """Reads the command line, or standard input."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("text", nargs="?", help="the text; without it, standard input is one")
+    parser.add_argument("--lines", action="store_true", help="each line of standard input is a text")
+    parser.add_argument("--max-tokens", type=int, default=256, help="most tokens of an answer (256)")
+    parser.add_argument("--threads", type=int, default=0, help="0 leaves it to onnxruntime")
+    options = parser.parse_args()
+    form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
+    kinds = {"classifier": Classifier, "decoder": Decoder, "seq2seq": Seq2Seq}
+    reader, model = Input(form), kinds[form["kind"]](options.threads)
+    given = options.text if options.text is not None else sys.stdin.read()
+    for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
+        said = _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", answer(text, form, reader, model, options.max_tokens))
+        print(said, flush=True)
+
+
+def _written(parts: list[Any]) -> str:
+    return "".join(part if isinstance(part, str) else time.strftime(part["now"]) for part in parts)
+
+
+def _session(name: str, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(HERE / name), options, providers=["CPUExecutionProvider"])
+
+
+def _value(array: np.ndarray) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _log_softmax(row: np.ndarray) -> np.ndarray:
+    shifted = row - row.max()
+    return shifted - np.log(np.exp(shifted).sum(dtype=np.float64))
+
+
+if __name__ == "__main__":
+    main()

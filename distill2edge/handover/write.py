@@ -1,0 +1,195 @@
+"""Writes what goes with an exported model: input.json, predict.py, USE.md, and a Modelfile beside a GGUF decoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from distill2edge.architectures import context_of
+from distill2edge.data.chat_templates import Frame, Turns, chat_template_of, frame_of, shipped_template, turns_of
+from distill2edge.data.encode import apply_template, prompt_text, stop_token_ids, wants_bos
+from distill2edge.data.encode_texts import around
+from distill2edge.data.inputs import FILE, InputForm, default_form, kind_of, parse_form
+from distill2edge.errors import UserError
+from distill2edge.files import read_json, write_json, write_text
+from distill2edge.progress import Progress
+
+CONTEXT = 2048
+"""Tokens of prompt and answer together, where the model reads no fewer: what predict.py and Ollama make room for."""
+FILES = ("input.json", "predict.py", "USE.md", "Modelfile")
+
+
+def form_for(model_dir: Path, meta: Mapping[str, Any], tokenizer: Any) -> InputForm:
+    """The form that an export's `meta` states under `input`, else that of the directory; with the tokens that stop."""
+    stated = meta.get("input")
+    kind = kind_of(model_dir)
+    form = parse_form(str(stated), "meta.input") if stated else default_form(kind, tokenizer)
+    if kind == "classifier":
+        return form
+    return replace(form, stop=stop_token_ids(tokenizer, form.template))
+
+
+def template_for(form: InputForm, tokenizer: Any) -> str | None:
+    """The chat template that the file gets: what it was trained with."""
+    if form.kind != "decoder":
+        return None
+    bos = tokenizer.bos_token if wants_bos(tokenizer) else None
+    return shipped_template(chat_template_of(tokenizer), form.template, form.system, bos)
+
+
+def limit_of(form: InputForm, model_dir: Path) -> int | None:
+    """Tokens at which a classifier's text is cut: the form's, and no more than the model has positions."""
+    limits = [length for length in (form.max_length, context_of(model_dir)) if length is not None]
+    return min(limits, default=None)
+
+
+def hand_over(
+    directory: Path,
+    form: InputForm,
+    tokenizer: Any,
+    model_dir: Path,
+    facts: Mapping[str, Any],
+    name: str,
+    progress: Progress,
+) -> list[str]:
+    """Write the files that tell people and programs how to use an export.
+
+    Args:
+        directory: of the export.
+        form: how the model was trained to read.
+        tokenizer: of transformers, as it was trained.
+        model_dir: what was exported.
+        facts: content of export.json.
+        name: of the model, for people.
+
+    Returns:
+        names of the files.
+    """
+    head, tail = around(tokenizer)
+    if form.kind == "decoder":
+        head, tail = ([tokenizer.bos_token_id] if form.template != "chat" and wants_bos(tokenizer) else []), []
+    window = context_of(model_dir) if form.kind != "seq2seq" else None
+    settings = read_json(model_dir / "config.json")
+    labels = [str(text) for _, text in sorted((settings.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    document = {
+        "schema_version": 1,
+        **asdict(form),
+        "max_length": limit_of(form, model_dir) if form.kind == "classifier" else form.max_length,
+        "context": min(CONTEXT, window or CONTEXT),
+        "labels": labels if form.kind == "classifier" else [],
+        "frame": asdict(_frame(form, tokenizer, facts["scheme"], progress)),
+        "head": head,
+        "tail": tail,
+    }
+    write_json(directory / FILE, document)
+    here = Path(__file__).parent
+    source = here / f"predict_{facts['format']}.py"
+    write_text(directory / "predict.py", source.read_text(encoding="utf-8"))
+    stops = [tokenizer.convert_ids_to_tokens(token) for token in form.stop]
+    asked = {
+        "name": name,
+        "form": document,
+        "stops": stops,
+        "facts": facts,
+        "example": _example(form, tokenizer),
+    }
+    written = [FILE, "predict.py", "USE.md"]
+    write_text(directory / "USE.md", _render("USE.md.j2", **asked))
+    (directory / "Modelfile").unlink(missing_ok=True)
+    if facts["format"] == "gguf" and form.kind == "decoder":
+        write_text(directory / "Modelfile", _render("Modelfile.j2", turns=_turns(form, tokenizer), **asked))
+        written.append("Modelfile")
+    return written
+
+
+def _frame(form: InputForm, tokenizer: Any, scheme: str, progress: Progress) -> Frame:
+    template = chat_template_of(tokenizer)
+    if form.kind != "decoder" or form.template != "chat" or not template:
+        return Frame()
+    found = frame_of(template, form.system, tokenizer.special_tokens_map)
+    if found is not None:
+        return found
+    before, _, after = prompt_text(_MARK, tokenizer, "chat", form.system).partition(_MARK)
+    progress.warn(
+        f"{scheme}: the chat template looks into what the user says; predict.py writes what stands around an ordinary "
+        "text"
+    )
+    return Frame((before,), (after,))
+
+
+_MARK = "\u2402text\u2403"
+
+
+def _turns(form: InputForm, tokenizer: Any) -> Turns | None:
+    """Of a model trained on chats: what stands between its messages, BOS left to the runtime where it puts one."""
+    if form.template != "chat" or not chat_template_of(tokenizer):
+        return None
+    bos = tokenizer.bos_token if wants_bos(tokenizer) else None
+
+    def render(messages: Sequence[dict[str, str]]) -> str:
+        first = [{"role": "system", "content": form.system}] if form.system and messages[0]["role"] != "system" else []
+        text = apply_template(tokenizer, [*first, *messages], generation=True)
+        return text.removeprefix(bos) if bos else text
+
+    found = turns_of(render)
+    if found is not None:
+        return found
+    try:
+        before, _, after = render([{"role": "user", "content": _MARK}]).partition(_MARK)
+    except UserError:
+        return None
+    return Turns(before, None, "", after, "")
+
+
+def _example(form: InputForm, tokenizer: Any) -> str | None:
+    """A prompt as the model sees it, for people."""
+    if form.kind == "classifier" or form.template != "chat" or not chat_template_of(tokenizer):
+        return None
+    return prompt_text("{your text}", tokenizer, "chat", form.system)
+
+
+def _render(name: str, **values: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"code": _code, "block": _block, "literal": _literal, "line": _line}
+    return environment.get_template(name).render(**values)
+
+
+def _line(value: Any) -> str:
+    """Text of a model or a recipe on one line of Markdown."""
+    said = " ".join(str(value).split())
+    return "".join(f"\\{mark}" if mark in "\\`*_{}[]<>#|!" else mark for mark in said)
+
+
+def _code(value: Any) -> str:
+    """A code span that no backtick inside can end."""
+    said = " ".join(str(value).split())
+    fence = "`" * (1 + max((len(run) for run in said.replace("`", " ` ").split() if set(run) == {"`"}), default=0))
+    while fence in said:
+        fence += "`"
+    return f"{fence} {said} {fence}" if "`" in said else f"`{said}`"
+
+
+def _block(value: Any) -> str:
+    """A fenced block that no fence inside can end."""
+    said = str(value).replace("\r", "")
+    fence = "```"
+    while fence in said:
+        fence += "`"
+    return f"{fence}text\n{said}\n{fence}"
+
+
+def _literal(value: Any) -> str:
+    """A string of Go's template language."""
+    return json.dumps(str(value), ensure_ascii=False).replace('"""', '\\"\\"\\"')
