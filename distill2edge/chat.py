@@ -78,8 +78,9 @@ def _answer(speaker: Loaded, messages: list[Message], template: str, max_tokens:
         if not said.endswith("\ufffd"):
             echo(said[len(shown) :], nl=False)
             shown = said
-    echo()
-    return shown
+    said = speaker.decode(written)  # the last character may never have become whole
+    echo(said[len(shown) :])
+    return said
 
 
 def choose_file(target: Path, scheme: str | None) -> Path:

@@ -124,6 +124,7 @@ def write_export(
 
     `calibration` names the stage whose statistics it uses, if any; of a mix that was trained, its untrained file.
     """
+    from distill2edge.data.inputs import form_of
     from distill2edge.quantize.calibrate import read_calibration
     from distill2edge.quantize.weigh import read_sensitivity
 
@@ -140,6 +141,7 @@ def write_export(
         **synthetic(inputs),
     }
     model_dir = inputs[source].path / "model"
+    meta["input"] = form_of(recipe, model_dir).dumps()
     grid = inputs[source].path if source.startswith("quantization-aware ") else None
     if scheme.mix and scheme.format == "gguf":
         meta["scheme"] = str(scheme)

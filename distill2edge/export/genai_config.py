@@ -1,19 +1,14 @@
-"""`genai_config.json` and the tokenizer files: what ONNX Runtime GenAI wants beside a graph."""
+"""`genai_config.json`: what ONNX Runtime GenAI wants beside a graph and its tokenizer."""
 
 from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from distill2edge.files import write_json
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "generation_config.json", "config.json",
-)  # fmt: skip
 _DEFAULT_LENGTH = 2048
 
 
@@ -45,11 +40,3 @@ def special_id(model_dir: Path, key: str) -> int | list[int] | None:
             if value is not None:
                 return value  # type: ignore[no-any-return]
     return None
-
-
-def copy_tokenizer(model_dir: Path, directory: Path) -> list[str]:
-    """Copy the tokenizer, its chat template and the model's config; return the names copied."""
-    copied = [name for name in TOKENIZER_FILES if (model_dir / name).is_file()]
-    for name in copied:
-        shutil.copyfile(model_dir / name, directory / name)
-    return copied

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.architectures import read_config
+from distill2edge.data.inputs import InputForm
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_vocab, gguf_write, support
 from distill2edge.export.faithful import Check
+from distill2edge.export.gguf_compare import compare_tokenizers, warn_of
 from distill2edge.export.gptq import round_again
 from distill2edge.export.grid import packed
 from distill2edge.export.mix import MixExport, file_type
 from distill2edge.files import scratch, sync
 from distill2edge.gguf_format import isolated
-from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
 from distill2edge.gguf_format.repack import repack
+from distill2edge.handover.write import form_for, hand_over, template_for
 from distill2edge.progress import Progress
 from distill2edge.quantize.held import load_grids
 from distill2edge.quantize.inputs import Inputs
@@ -90,6 +92,8 @@ def export_gguf(
     task = support.task_of(config)
     support.refuse(config, task, scheme, str(model_dir), converter=converter is not None)
     tokenizer = gguf_vocab.load_tokenizer(model_dir)
+    form = form_for(model_dir, meta, tokenizer)
+    meta = {**meta, "input": form.dumps()}
     kind = scheme.name if scheme.name in PLAIN else gguf_write.source_type(model_dir)
     imatrix = imatrix if scheme.calibrates else None
     more: dict[str, Any] = {}
@@ -98,10 +102,10 @@ def export_gguf(
         check = Check(model_dir, support.kind_of(config, task), "llama.cpp", progress, PLAIN[kind])
         base, part = directory / "base.gguf", directory / "model.gguf"
         if converter is None:
-            _write(model_dir, base, kind, tokenizer, meta, progress)
+            _write(model_dir, base, kind, tokenizer, form, meta, progress)
         else:
-            _convert(converter, model_dir, base, kind, meta, directory)
-        ids = _compare_ids(tokenizer, read_gguf(base), strict=converter is None)
+            _convert(converter, model_dir, base, kind, meta, template_for(form, tokenizer), directory)
+        ids = compare_tokenizers(tokenizer, read_gguf(base), form, strict=converter is None)
         faithful = check.of(base, directory / "compare")
         if scheme.name in PLAIN:
             part = base
@@ -122,16 +126,12 @@ def export_gguf(
     file = read_gguf(target)
     facts = describe(file, scheme)
     facts |= {"tokenizer": ids, "faithful": faithful}
-    if facts["tokenizer"]["different"]:
-        progress.warn(
-            f"{scheme}: llama.cpp's own tokenizer writes {len(facts['tokenizer']['different'])} of "
-            f"{facts['tokenizer']['texts_compared']} sample texts in other tokens (see export.json); feed it the "
-            "model's own token ids"
-        )
+    warn_of(str(scheme), facts["tokenizer"], progress)
     facts["calibration"] = None if imatrix is None else "imatrix" if gptq is None else "gptq"
     facts["trained"] = grid is not None
     facts["converter"] = "built-in" if converter is None else str(converter)
     facts |= more
+    facts["handover"] = hand_over(work, form, tokenizer, model_dir, facts, str(meta.get("name") or "model"), progress)
     (work / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     if facts["fallbacks"]:
         progress.say(
@@ -173,9 +173,19 @@ def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:
     }
 
 
-def _write(model_dir: Path, part: Path, kind: str, tokenizer: Any, meta: dict[str, Any], progress: Progress) -> None:
+def _write(
+    model_dir: Path,
+    part: Path,
+    kind: str,
+    tokenizer: Any,
+    form: InputForm,
+    meta: dict[str, Any],
+    progress: Progress,
+) -> None:
     config, _ = gguf_write.load_config(model_dir)
-    vocabulary = gguf_vocab.vocabulary_of(tokenizer, config.vocab_size, _eos_ids(model_dir), str(model_dir))
+    ends = [*form.stop, *_eos_ids(model_dir)]  # the first after EOS itself becomes the end of a turn
+    vocabulary = gguf_vocab.vocabulary_of(tokenizer, config.vocab_size, ends, str(model_dir))
+    vocabulary.chat_template = template_for(form, tokenizer)
     gguf_write.write_gguf(model_dir, part, kind, vocabulary, meta, progress)
 
 
@@ -185,7 +195,9 @@ def _eos_ids(model_dir: Path) -> list[int]:
     return [] if found is None else list(found) if isinstance(found, list) else [found]
 
 
-def _convert(converter: Path, model_dir: Path, part: Path, kind: str, meta: dict[str, Any], work: Path) -> None:
+def _convert(
+    converter: Path, model_dir: Path, part: Path, kind: str, meta: dict[str, Any], template: str | None, work: Path
+) -> None:
     """Run a llama.cpp checkout's converter, then add our metadata to what it wrote."""
     raw = work / "converted.part"
     command = [sys.executable, str(converter), str(model_dir), "--outfile", str(raw), "--outtype", kind.lower()]
@@ -194,19 +206,22 @@ def _convert(converter: Path, model_dir: Path, part: Path, kind: str, meta: dict
         words = " | ".join((done.stderr or done.stdout).strip().splitlines()[-4:])
         raise UserError(f"the converter failed: {words}", where=str(converter), fix="the words above say why")
     read_gguf(raw)
-    _add_metadata(raw, part, meta)
+    _add_metadata(raw, part, meta, template)
     raw.unlink()
 
 
-def _add_metadata(source: Path, target: Path, meta: dict[str, Any]) -> None:
-    """Copy a GGUF, its key-values and our own over them."""
+def _add_metadata(source: Path, target: Path, meta: dict[str, Any], template: str | None) -> None:
+    """Copy a GGUF, its key-values and our own over them: also the chat template that the model was trained with."""
     import gguf
 
     reader = gguf.GGUFReader(source)
     ours = dict(gguf_write.metadata_fields(meta))
+    named = "tokenizer.chat_template"
+    if template:
+        ours[named] = template
     writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents(), use_temp_file=False)
     for key, field in reader.fields.items():
-        if key.startswith("GGUF.") or key == "general.architecture" or key in ours:
+        if key.startswith("GGUF.") or key in ("general.architecture", named) or key in ours:
             continue
         sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(key, field.contents(), field.types[0], sub_type=sub)
@@ -222,35 +237,6 @@ def _add_metadata(source: Path, target: Path, meta: dict[str, Any]) -> None:
     for tensor in reader.tensors:
         writer.write_tensor_data(tensor.data)
     writer.close()
-
-
-def _compare_ids(tokenizer: Any, file: GgufFile, *, strict: bool) -> dict[str, Any]:
-    """Token ids of the original tokenizer against llama.cpp's with the written file, on a corpus and a chat.
-
-    A WordPiece tokenizer may differ outside ASCII: llama.cpp decomposes accents and Hangul by tables of its own.
-    """
-    wordpiece = file.get("tokenizer.ggml.model") == "bert"
-    texts = list(TEXTS)
-    if tokenizer.chat_template:
-        texts.append(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": "Hi 🙂"}, {"role": "assistant", "content": "Hello.\n"}], tokenize=False
-            )
-        )
-    theirs = isolated.tokenize(file.path, texts)
-    different: list[str] = []
-    for text, got in zip(texts, theirs, strict=True):
-        wanted = tokenizer(text, add_special_tokens=False).input_ids
-        if wanted == got:
-            continue
-        if strict and not (wordpiece and not text.isascii()):
-            raise UserError(
-                f"llama.cpp tokenizes {text!r} as {got}, the model's own tokenizer as {wanted}",
-                where=str(file.path),
-                fix="this tokenizer cannot be exported faithfully; use ONNX, or give --converter PATH",
-            )
-        different.append(text)
-    return {"texts_compared": len(texts), "different": different}
 
 
 def _settle(part: Path, target: Path) -> None:

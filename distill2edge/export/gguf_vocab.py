@@ -122,8 +122,6 @@ def vocabulary_of(tokenizer: Any, size: int, eos_ids: list[int], where: str) -> 
     probe = tokenizer("a").input_ids
     vocabulary.flags["add_bos_token"] = probe[0] == tokenizer.bos_token_id and tokenizer.bos_token_id is not None
     vocabulary.flags["add_eos_token"] = probe[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id is not None
-    template = tokenizer.chat_template
-    vocabulary.chat_template = template.get("default") if isinstance(template, dict) else template
     return vocabulary
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.architectures import read_config, start_token_id
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.export import genai_config, onnx_file, onnx_graph, support
 from distill2edge.export.faithful import Check
 from distill2edge.files import scratch, write_json
+from distill2edge.handover.tokenizer import write_tokenizer
+from distill2edge.handover.write import form_for, hand_over, limit_of, template_for
 from distill2edge.runtimes.onnx_seq2seq import START
 from distill2edge.schemes import DYNAMIC, ONNX, Scheme
 
@@ -72,6 +75,9 @@ def export_onnx(
     kind = support.kind_of(read_config(model_dir), "")
     support.refuse(read_config(model_dir), support.task_of(read_config(model_dir)), scheme, str(model_dir))
     lossless = scheme.name in LOSSLESS
+    tokenizer = load_tokenizer(model_dir)
+    form = form_for(model_dir, meta, tokenizer)
+    meta = {**meta, "input": form.dumps()}
     with scratch(work, "graph") as directory:
         check = None
         if compared is None:
@@ -91,9 +97,10 @@ def export_onnx(
             else:
                 graphs[name] = quantize_dynamic(model, directory, tally)
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
+    template, limit = template_for(form, tokenizer), limit_of(form, model_dir)
+    files = write_tokenizer(tokenizer, model_dir, form, template, limit, work)
     if built is not None:
-        genai_config.write_genai_config(built, model_dir, work)
-    files = genai_config.copy_tokenizer(model_dir, work)
+        genai_config.write_genai_config(built, work, work)
     if check is not None and lossless:
         with scratch(work, "compare") as directory:
             compared = check.of(work, directory)
@@ -116,6 +123,7 @@ def export_onnx(
         "exporter": _versions(kind),
         "meta": meta,
     }
+    facts["handover"] = hand_over(work, form, tokenizer, model_dir, facts, str(meta.get("name") or "model"), progress)
     write_json(work / "export.json", facts)
     return facts
 

@@ -28,3 +28,12 @@ TEXTS = (
     "x" * 40 + " " * 20 + "=" * 30,
     "Review: a gripping, well-acted film.\nSentiment: positive",
 )
+
+
+def around_token(token: str) -> list[str]:
+    """An added token in every kind of place: alone, doubled, beside spaces and line ends, inside words, in the other
+    case."""
+    places = ("{}", "a{}b", "a {}b", "a{} b", "a {} b", "a  {}  b", " {}", "{} ", "a\t{}\tb", "a\n{}\nb",
+              "a \n {} \n b", "{}{}", "a {} {} b", "a{}{}b", "1{}2", "({}).", "é{}é", "{}.", "-{}-")  # fmt: skip
+    texts = [place.replace("{}", token) for place in places]
+    return texts + [f"a {other} b" for other in dict.fromkeys((token.upper(), token.lower())) if other != token]

@@ -27,17 +27,18 @@ _OVER = {f"signal {getattr(signal, name, None)}" for name in ("SIGXCPU", "SIGKIL
 _MEMORY = 8 << 30  # addresses; most of them are the libraries' own
 
 
-def tokenize(path: Path, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
-    """Token ids of each text by llama.cpp with this file's vocabulary, without BOS.
+def tokenize(path: Path, texts: Sequence[str], *, special: bool = True, around: bool = False) -> list[list[int]]:
+    """Token ids of each text by llama.cpp with this file's vocabulary.
 
     Args:
         special: whether special tokens in the text are recognised.
+        around: with the special tokens that llama.cpp itself puts before and after a text.
 
     Raises:
         UserError: llama.cpp cannot load the vocabulary.
         EnvironmentFault: llama-cpp-python is not installed.
     """
-    request = {"do": "tokenize", "path": str(path), "texts": list(texts), "special": special}
+    request = {"do": "tokenize", "path": str(path), "texts": list(texts), "special": special, "around": around}
     reply = _call(request, str(path), limited=path.stat().st_size)
     return [list(map(int, ids)) for ids in reply["ids"]]
 
@@ -187,7 +188,7 @@ def _tokenize(api: Any, request: dict[str, Any]) -> dict[str, Any]:
         raw = text.encode()
         room = len(raw) + 16
         buffer = (api.llama_token * room)()
-        count = api.llama_tokenize(vocab, raw, len(raw), buffer, room, False, request["special"])
+        count = api.llama_tokenize(vocab, raw, len(raw), buffer, room, request["around"], request["special"])
         if count < 0:
             return {"error": f"llama.cpp cannot tokenize {text!r}"}
         found.append(list(buffer[:count]))

@@ -199,8 +199,12 @@ def main() -> None:
     model = Model(form, options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
-        said = _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", answer(text, form, model, options.max_tokens))
-        print(said, flush=True)
+        print(_shown(answer(text, form, model, options.max_tokens)), flush=True)
+
+
+def _shown(text: str) -> str:
+    """Characters that steer a terminal, as escapes."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _written(parts: list[Any]) -> str:

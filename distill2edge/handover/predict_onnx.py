@@ -214,8 +214,15 @@ def main() -> None:
     reader, model = Input(form), kinds[form["kind"]](options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
-        said = _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", answer(text, form, reader, model, options.max_tokens))
+        said = _STEERING.sub(
+            lambda found: f"\\u{ord(found[0]):04x}", answer(text, form, reader, model, options.max_tokens)
+        )
         print(said, flush=True)
+
+
+def _shown(text: str) -> str:
+    """Characters that steer a terminal, as escapes."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _written(parts: list[Any]) -> str:

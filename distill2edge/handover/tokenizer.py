@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.checkpoint import load_tokenizer
+from distill2edge.data.encode import tokenize
 from distill2edge.data.inputs import InputForm
 from distill2edge.errors import UserError
 from distill2edge.files import write_json, write_text
@@ -103,16 +104,14 @@ def _check(tokenizer: Any, core: Any, directory: Path) -> None:
     """tokenizer.json alone, and the directory as transformers reads it, must give the ids of the trained tokenizer."""
     core.no_truncation()
     again = load_tokenizer(directory)
-    for text in TEXTS:
-        wanted = tokenizer(text, padding=False, truncation=False).input_ids
-        for name, found in (
-            ("tokenizer.json", core.encode(text).ids),
-            ("the directory", again(text, padding=False, truncation=False).input_ids),
-        ):
-            if list(found) != list(wanted):
+    trained = tokenize(tokenizer, TEXTS, special=True)
+    alone = [encoding.ids for encoding in core.encode_batch(list(TEXTS))]
+    reread = tokenize(again, TEXTS, special=True)
+    for name, found in (("tokenizer.json", alone), ("the directory", reread)):
+        for text, wanted, got in zip(TEXTS, trained, found, strict=True):
+            if got != wanted:
                 raise UserError(
-                    f"written out, {name} reads {text!r} as {list(found)[:20]}, the model's tokenizer as "
-                    f"{list(wanted)[:20]}",
+                    f"written out, {name} reads {text!r} as {got[:20]}, the model's tokenizer as {wanted[:20]}",
                     where=str(directory),
                     fix="save the model's tokenizer again with the installed transformers",
                 )

@@ -151,7 +151,7 @@ def _example(form: InputForm, tokenizer: Any) -> str | None:
     return prompt_text("{your text}", tokenizer, "chat", form.system)
 
 
-def _render(name: str, **values: Any) -> str:
+def _render(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -162,8 +162,8 @@ def _render(name: str, **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.filters |= {"code": _code, "block": _block, "literal": _literal, "line": _line}
-    return environment.get_template(name).render(**values)
+    environment.filters |= {"code": _code, "block": _block, "literal": _literal, "line": _line, "quoted": _quoted}
+    return environment.get_template(template).render(**values)
 
 
 def _line(value: Any) -> str:
@@ -188,6 +188,12 @@ def _block(value: Any) -> str:
     while fence in said:
         fence += "`"
     return f"{fence}text\n{said}\n{fence}"
+
+
+def _quoted(value: Any) -> str:
+    """A value of a Modelfile, which knows no escapes."""
+    mark = '"""' if '"' in str(value) or "\n" in str(value) else '"'
+    return f"{mark}{value}{mark}"
 
 
 def _literal(value: Any) -> str:
