@@ -38,7 +38,7 @@ FILES = {
     "export": Files(
         (
             "model.gguf", "*.onnx", "*.onnx.data", "config.json", "generation_config.json", "genai_config.json",
-            *_TOKENIZER, "export.json", "USE.md", "predict.py", "Modelfile",
+            *_TOKENIZER, "export.json", "input.json", "USE.md", "predict.py", "Modelfile",
         )
     ),
     "verify": Files(("verify.json", "models/*"), ("models/*",)),

@@ -78,7 +78,7 @@ def push_run(
 
 def _is_of(top: str, slug: str) -> bool:
     """Whether an entry of exports/ is that of a scheme: a directory of its name, or a GGUF that ends in it."""
-    return top == slug or top.endswith(f"-{slug.partition('-')[2]}.gguf")
+    return top == slug or top.endswith((f"-{slug}", f"-{slug.partition('-')[2]}.gguf"))
 
 
 def _refused(error: Exception, repo: str) -> UserError:

@@ -150,13 +150,10 @@ class Exports:
             return
         model = done.stage.name.removeprefix("export ")
         scheme, directory = model.partition("/")[2], self._out / "exports"
-        if scheme.startswith("gguf:"):  # one file with the run's name
-            target = directory / f"{self._name}-{scheme.removeprefix('gguf:')}.gguf"
-            wanted = {target: done.artifact.path / "model.gguf"}
-        else:  # a directory, since its runtimes look for fixed names
-            target = directory / f"{self._name}-{scheme.replace(':', '-')}"
-            names = [entry["path"] for entry in done.artifact.manifest["files"] if entry["path"] != "export.json"]
-            wanted = {target / name: done.artifact.path / name for name in names}
+        # A directory for each: runtimes look for fixed names, and what tells how to use a file lies beside it.
+        target = directory / f"{self._name}-{scheme.replace(':', '-')}"
+        names = [str(entry["path"]) for entry in done.artifact.manifest["files"]]
+        wanted = {target / name: done.artifact.path / name for name in names}
         path = target.relative_to(self._out).as_posix()
         self._entries.append({"model": model, "path": path, "key": done.artifact.key, "verified": None})
         self._remove_others(directory, {*(self._out / entry["path"] for entry in self._entries), *wanted})

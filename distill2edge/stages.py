@@ -43,6 +43,10 @@ VERSIONS = {
 }
 
 
+# How a text becomes what a model reads: written into every file that ships.
+_INPUT = ("template", "system", "prompt", "choices", "max_length")
+
+
 def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = None) -> list[Stage]:
     """Every stage of a recipe, each after those it reads.
 
@@ -266,6 +270,7 @@ def _export(
     statistics: str | None,
 ) -> tuple[Any, tuple[str, ...], Any]:
     section = {"scheme": str(scheme), "name": recipe.name, "description": recipe.description, "role": role}
+    section["input"] = canonical(recipe.data, {*type(recipe.data).model_fields} - {*_INPUT})
     converter = None
     if exporter is not None and scheme.format == "gguf":
         converter, section["converter"] = exporter

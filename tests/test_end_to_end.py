@@ -42,7 +42,7 @@ def test_the_run_directory_has_the_files_and_the_evidence(finished: Path) -> Non
         "student/onnx:int8",
         "student/gguf:Q8_0",
     }
-    assert (out / "exports" / "tiny-Q8_0.gguf").stat().st_size > 10_000
+    assert (out / "exports" / "tiny-gguf-Q8_0" / "model.gguf").stat().st_size > 10_000
     assert (out / "exports" / "tiny-onnx-int8" / "model.onnx").is_file()
     assert (out / "exports" / "tiny-onnx-int8" / "genai_config.json").is_file()
     assert "<html" in (out / "report.html").read_text()
@@ -124,7 +124,7 @@ def test_a_misspelt_machine_is_refused_before_any_work(finished: Path) -> None:
 
 def test_a_fitted_teacher_does_not_answer_through_its_unfitted_gguf(finished: Path) -> None:
     more = ("--set", "teacher.fit={max_steps: 1, lora: {rank: 2}}", "--set", "teacher.backend=llama.cpp")
-    gguf = finished / "out" / "exports" / "tiny-Q8_0.gguf"
+    gguf = finished / "out" / "exports" / "tiny-gguf-Q8_0" / "model.gguf"
     teacher = ("--set", f"teacher.model={gguf}", "--set", "teacher.licence=apache-2.0")
     result = run(finished, *teacher, *more, command="signal")
     assert result.exit_code == 2

@@ -55,7 +55,7 @@ def exports(out: Path) -> dict[str, dict]:
 
 def test_the_file_fits_its_budget_and_beats_the_stock_type(root: Path) -> None:
     out = root / "out"
-    path = out / "exports/tiny-mix-70kB.gguf"
+    path = out / "exports/tiny-gguf-mix-70kB/model.gguf"
     assert path.stat().st_size <= parse_bytes(BUDGET)
     mix = exports(out)["student/gguf:mix-70kB"]
     assert mix["size_bytes"] == path.stat().st_size

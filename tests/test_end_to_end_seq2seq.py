@@ -73,7 +73,7 @@ def test_a_second_run_reuses_every_stage(finished: Path) -> None:
 def test_chat_answers_from_the_export(finished: Path) -> None:
     asked = ["--prompt", "turn 123 around", "--max-tokens", "4"]
     said = []
-    for target in ("", "exports/pairs-onnx-int8", "exports/pairs-Q8_0.gguf"):
+    for target in ("", "exports/pairs-onnx-int8", "exports/pairs-gguf-Q8_0"):
         result = CliRunner().invoke(main, ["chat", str(finished / "out" / target), *asked])
         assert result.exit_code == 0, result.output
         said.append(result.stdout)

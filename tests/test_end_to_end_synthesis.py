@@ -72,7 +72,7 @@ def test_rows_of_the_teacher_reach_training_verification_report_card_and_file(pl
     for name in ("report.md", "model_card.md", "report.html"):
         text = (place / "out" / name).read_text()
         assert "not distillation" in text, name
-    made = read_gguf(place / "out" / "exports" / "made-Q8_0.gguf").get("distill2edge.synthetic_rows")
+    made = read_gguf(place / "out" / "exports" / "made-gguf-Q8_0" / "model.gguf").get("distill2edge.synthetic_rows")
     assert made.startswith(f"{rows['kept']} of {rows['rows']} rows kept")
 
 

@@ -121,7 +121,7 @@ def test_the_budget_stops_it_cleanly_and_raised_it_goes_on_to_the_end(place: Pat
     after = answers(place)
     assert after[: len(before)] == before  # nothing was paid twice
     assert len({json.loads(line)["key"] for line in after}) == len(after) == 16
-    assert (place / "out" / "exports" / "served-Q8_0.gguf").is_file()
+    assert (place / "out" / "exports" / "served-gguf-Q8_0" / "model.gguf").is_file()
     report = json.loads((place / "out" / "report.json").read_text())
     assert {model["id"] for model in report["models"]} == {"student", "student/gguf:Q8_0"}
     rows = report["ledgers"]["signal"]

@@ -95,18 +95,19 @@ def test_exports_are_published_as_they_are_made_and_are_not_the_store(tmp_path: 
     exports = rundir.Exports(out, "x")
     done = exported(store, "export student/gguf:Q8_0", "a" * 64, "gguf")
     exports.add(done)
-    assert sorted(path.name for path in (out / "exports").iterdir()) == ["x-Q8_0.gguf"]
+    assert sorted(path.name for path in (out / "exports").iterdir()) == ["x-gguf-Q8_0"]
     (entry,) = json.loads((out / "exports.json").read_text())["files"]
-    assert (entry["path"], entry["key"], entry["verified"]) == ("exports/x-Q8_0.gguf", "a" * 64, None)
+    assert (entry["path"], entry["key"], entry["verified"]) == ("exports/x-gguf-Q8_0", "a" * 64, None)
     exports.add(exported(store, "export student/onnx:int8", "b" * 64, "onnx"))
-    assert sorted(path.name for path in (out / "exports" / "x-onnx-int8").iterdir()) == ["model.onnx", "tokenizer.json"]
+    assert sorted(path.name for path in (out / "exports" / "x-onnx-int8").iterdir()) == [
+        "export.json", "model.onnx", "tokenizer.json"]  # fmt: skip
     report = {"gates": [{"model": "student/gguf:Q8_0", "passed": False}], "models": [
         {"id": "student/gguf:Q8_0"}, {"id": "student/onnx:int8"}]}  # fmt: skip
     exports.verified(report)
     assert [one["verified"] for one in json.loads((out / "exports.json").read_text())["files"]] == [False, True]
 
     # Written over in place: the store's file stays what it was.
-    shipped = out / "exports" / "x-Q8_0.gguf"
+    shipped = out / "exports" / "x-gguf-Q8_0" / "model.gguf"
     assert not shipped.samefile(done.artifact.path / "model.gguf")
     with shipped.open("r+") as file:
         file.write("MINE")
@@ -117,7 +118,7 @@ def test_exports_are_published_as_they_are_made_and_are_not_the_store(tmp_path: 
     again = rundir.Exports(out, "x")
     again.add(done)
     assert shipped.read_text() == "gguf"
-    assert sorted(path.name for path in (out / "exports").iterdir()) == ["x-Q8_0.gguf"]
+    assert sorted(path.name for path in (out / "exports").iterdir()) == ["x-gguf-Q8_0"]
 
 
 def test_a_clone_replaces_a_hard_link(tmp_path: Path) -> None:

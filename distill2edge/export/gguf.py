@@ -129,7 +129,7 @@ def export_gguf(
     warn_of(str(scheme), facts["tokenizer"], progress)
     facts["calibration"] = None if imatrix is None else "imatrix" if gptq is None else "gptq"
     facts["trained"] = grid is not None
-    facts["converter"] = "built-in" if converter is None else str(converter)
+    facts["converter"] = "built-in" if converter is None else converter.name
     facts |= more
     facts["handover"] = hand_over(work, form, tokenizer, model_dir, facts, str(meta.get("name") or "model"), progress)
     (work / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
