@@ -34,7 +34,7 @@ VERSIONS = {
     "quantization-aware": 1,
     "calibration": 1,
     "sensitivity": 4,
-    "export": 2,
+    "export": 3,
     "verify": 2,
     "judge": 1,
     "bench": 1,

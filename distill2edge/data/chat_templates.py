@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
-# What a template over foreign values can raise besides Jinja's own errors.
-_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, AssertionError)
 _MARK = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 _NOW, _END = "\u2402now:", "\u2403"  # around the format of a date, in a template that is taken apart
 _PROBE = "\u2402probe\u2403"
@@ -33,7 +31,7 @@ def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, Any], *, generation: bool) -> str:
-    """The messages as a chat template writes them: sandboxed, with transformers' own extensions and functions.
+    """The messages as a chat template writes them: within limits, with what transformers gives a template.
 
     Args:
         names: what the template may name besides: `bos_token`, `eos_token`, ...
@@ -43,19 +41,19 @@ def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, 
         UserError: the template is broken, or refuses the messages.
     """
     from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
 
-    given: list[Any] = [dict(message) for message in messages]
+    from distill2edge.templating.chat import render_chat_template
+
+    given = [dict(message) for message in messages]
     try:
-        texts, _ = render_jinja_template([given], chat_template=template, add_generation_prompt=generation, **names)
-    except (TemplateError, *_FAULTS) as error:
+        return render_chat_template(template, **{**names, "messages": given, "add_generation_prompt": generation})
+    except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"the tokenizer's chat template refuses the messages ({roles}): {str(error)[:200]}",
             where="data.template",
             fix="leave data.system out if the model knows no system role, or set data.template: plain",
         ) from error
-    return str(texts[0])
 
 
 def shipped_template(template: str | None, how: str, system: str | None, bos: str | None) -> str | None:
