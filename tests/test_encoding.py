@@ -94,7 +94,7 @@ MODELS: dict[str, tuple[Callable[[Path], Any], InputForm]] = {
 
 def trained(form: InputForm, tokenizer: Any, text: str) -> list[int]:
     """Tokens of a text as training feeds them, up to where the response begins."""
-    row = Row(row_id(text, " fine"), text if form.template != "text" else "", " fine")
+    row = Row(row_id(text, "∎"), text if form.template != "text" else "", "∎")  # merges with nothing
     if form.kind == "classifier":
         return encode_texts([row], tokenizer, form.max_length or 0)[0].ids
     if form.kind == "seq2seq":
