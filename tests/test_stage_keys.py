@@ -28,10 +28,10 @@ EXPECTED = {
     "merge": "b48ece50",
     "distill control": "b8def54f",
     "merge control": "1d5c32f3",
-    "export student/onnx:int8": "22c454bf",
-    "verify": "a1cf2a60",
-    "bench": "47f9bacc",
-    "report": "a6a326fe",
+    "export student/onnx:int8": "ac7ff7c6",
+    "verify": "85ab9a2f",
+    "bench": "8caefcbb",
+    "report": "b2c232ac",
 }
 
 
