@@ -213,6 +213,27 @@ def test_a_gguf_without_any_one_of_its_tensors_is_refused(gguf: Path, tmp_path: 
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.parametrize("kind", ["bert", "t5", "qwen2"])
+def test_a_runtime_is_given_no_file_that_it_would_fill_in(kind: str, tmp_path: Path) -> None:
+    """llama.cpp does without biases and without a classifier's head, and computes another model."""
+    from distill2edge.export.gguf import export_gguf
+    from distill2edge.schemes import parse_scheme
+
+    make = {"bert": tiny_bert, "t5": tiny_t5}.get(kind) or (lambda path: tiny_family(path, "qwen2"))
+    make(tmp_path / "hf")
+    export_gguf(tmp_path / "hf", parse_scheme("gguf:F16"), {"name": "tiny"}, tmp_path / "out", SilentProgress())
+    source = next((tmp_path / "out").glob("*.gguf"))
+    open_runtime("llama.cpp", source, threads=1, context=64).close()
+    dropped = {
+        "bert": ["cls.weight", "cls.output.bias", "blk.1.ffn_up.bias", "token_embd_norm.bias"],
+        "t5": ["dec.blk.1.cross_attn_q.weight", "enc.blk.0.attn_rel_b.weight", "enc.blk.1.ffn_gate.weight"],
+        "qwen2": ["blk.1.attn_q.bias", "blk.0.attn_norm.weight"],
+    }[kind]
+    for name in dropped:
+        with pytest.raises(UserError, match=f"missing: {name}"):
+            open_runtime("llama.cpp", rewritten(source, tmp_path / "less.gguf", drop=name), threads=1, context=64)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("block_count", 3), ("block_count", 1), ("block_count", 4_000_000_000), ("embedding_length", 32),

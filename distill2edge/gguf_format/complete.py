@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.gguf_format.families import Family
+from distill2edge.gguf_format.families import FAMILIES, Family
+from distill2edge.gguf_format.fields import whole
 from distill2edge.gguf_format.reader import GgufFile
+from distill2edge.model_config import MAX_COUNT
 
 _FIX = "use a complete GGUF of this model; the file's metadata and tensors must be of one model"
 _ROPE = "rope_freqs.weight"
@@ -55,6 +58,37 @@ def check_complete(file: GgufFile, family: Family, config: Mapping[str, Any]) ->
                 where=str(file.path),
                 fix=_FIX,
             )
+
+
+def check_present(file: GgufFile) -> None:
+    """Refuse a file that lacks tensors of its family, for a runtime that does without some of them and computes another
+    model: llama.cpp takes biases and a classifier's head as optional. Shapes are the runtime's own matter.
+
+    Raises:
+        UserError: names them; or the number of blocks is none.
+    """
+    family = next((each for each in FAMILIES if each.architecture == file.architecture), None)
+    if family is None:
+        return
+    depth = whole(file, ".block_count", 1, MAX_COUNT)
+    if family.seq2seq:
+        decoder = whole(file, ".decoder_block_count", 1, MAX_COUNT, depth)
+        gated = "enc.blk.0.ffn_gate.weight" in file.tensors
+        shape = SimpleNamespace(num_layers=depth, num_decoder_layers=decoder, is_gated_act=gated)
+        required = set(family.names_of(shape)) - {"output.weight"}
+    elif family.classifier:
+        tables = {"token_embd.bias", "position_embd.bias", "token_types.bias"}
+        required = set(family.names(depth)) - tables
+    else:
+        given = {
+            "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+        }
+        required = {name for name in family.names(depth) if name.endswith(".weight")} - {"output.weight"}
+        required |= {f"blk.{layer}.{part}.bias" for layer in range(depth) for part in _biases(family, given)}
+    missing = sorted(required - set(file.tensors))
+    if missing:
+        raise UserError(f"tensors are missing: {_some(missing)}", where=str(file.path), fix=_FIX)
 
 
 def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -195,13 +195,16 @@ class _Cursor:
         return name
 
 
-def check_gguf(path: Path) -> None:
+def check_gguf(path: Path) -> GgufFile:
     """Check a GGUF file's header as `read_gguf` does, without keeping the vocabulary: for use before a load.
+
+    Returns:
+        the header; its arrays of strings are empty.
 
     Raises:
         UserError: as `read_gguf`.
     """
-    _read(Path(path), keep=False)
+    return _read(Path(path), keep=False)
 
 
 def read_gguf(path: Path) -> GgufFile:

@@ -9,15 +9,24 @@ from typing import NoReturn
 import numpy as np
 
 from distill2edge.errors import UserError
+from distill2edge.gguf_format.fields import items
 from distill2edge.gguf_format.reader import read_gguf
 from distill2edge.runtimes.base import check_request
 from distill2edge.runtimes.llama_library import FLASH_OFF, LlamaModel, model_file
 
 
 def output_labels(path: str | Path) -> list[str]:
-    """Names of the classes in a GGUF's metadata; empty for a file that is no classifier."""
-    file = read_gguf(model_file(Path(path)))
-    return [str(label) for label in file.get(f"{file.architecture}.classifier.output_labels", [])]
+    """Names of the classes in a GGUF's metadata; empty for a file that is no classifier.
+
+    Raises:
+        UserError: they are no list of texts, or not as many as the head has outputs.
+    """
+    file, key = read_gguf(model_file(Path(path))), ".classifier.output_labels"
+    if file.get(key) is None:
+        return []
+    head = file.tensors.get("cls.output.weight")
+    # As many numbers are read from llama.cpp's memory as there are labels.
+    return items(file, key, str, None if head is None else head.shape[0])
 
 
 class LlamaCppClassifier(LlamaModel):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.gguf_format.complete import check_present
 from distill2edge.gguf_format.reader import check_gguf
 
 _LOG: deque[str] = deque(maxlen=12)
@@ -37,7 +38,7 @@ class LlamaModel:
 
     def __init__(self, path: str | Path, device: str, *, use_mmap: bool = True) -> None:
         self.path = model_file(Path(path))
-        check_gguf(self.path)
+        check_present(check_gguf(self.path))
         self._model = self._context = None
         self._api = api = library()
         params = api.llama_model_default_params()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.model_config import usable_positions
+from distill2edge.files import read_object
+from distill2edge.model_config import check_fields, usable_positions
 from distill2edge.runtimes.base import check_request
 from distill2edge.runtimes.onnx_runtime import _first_line, model_file, open_session
 
@@ -49,7 +49,8 @@ class OnnxClassifier:
                 fix="give a file that `distill2edge export` wrote for task classification",
             )
         config_path = self.path.parent / "config.json"
-        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+        config = read_object(config_path) if config_path.is_file() else {}
+        check_fields(config, config_path)
         width = outputs["logits"].shape[-1]
         names = config.get("id2label") or {}
         count = len(names) or (width if isinstance(width, int) else 2)
