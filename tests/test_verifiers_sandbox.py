@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distill2edge.errors import EnvironmentFault, UserError
@@ -189,6 +190,7 @@ def test_tests_behind_a_response_in_one_text_are_out_of_its_reach(put_together: 
         ("exec('def w():\\n    ' + r + '\\nresult = w()')\n    return locals()['result'] == 7", "return 7", "accepted"),
         ("return eval(compile(r, 'a', 'eval')) == 7", "3 + 4", "accepted"),
         ("compile(r, 'a', 'exec')\n    return True", "3 +", "crashed"),
+        ("return compile(r, 'a', 'exec').co_names == ('len',)", "len([])", "accepted"),
     ],
 )
 def test_text_around_a_response(code: str, response: str, outcome: str) -> None:
@@ -226,6 +228,27 @@ def test_a_check_that_kills_its_guard_is_found_and_the_others_are_judged() -> No
     verifier._process.wait()
     assert [verdict.outcome for verdict in ask(verifier, "x = 1", "1 / 0")] == ["accepted", "crashed"]
     verifier.close()
+
+
+def test_nothing_lives_on_when_the_product_is_killed() -> None:
+    code = f"""
+import sys
+from distill2edge.verifiers.base import Group
+from distill2edge.verifiers.sandbox import python_check
+verifier = python_check('python', {RUNS_THE_RESPONSE!r}, 'c.py', {{**{LIMITS!r}, 'seconds': 60.0}}, 'here')
+print(verifier._process.pid, flush=True)
+verifier.verify([Group('p', ('while True: pass',), '')])
+"""
+    product = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert product.stdout is not None
+    guard = psutil.Process(int(product.stdout.readline()))
+    deadline = time.monotonic() + 20
+    while len(family := [guard, *guard.children(recursive=True)]) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)  # the guard, the zygote, the check, the answer
+    assert len(family) == 4
+    product.kill()
+    product.communicate()
+    assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
 def test_a_verdict_is_a_bool_with_or_without_a_reason() -> None:

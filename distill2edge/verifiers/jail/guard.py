@@ -51,6 +51,8 @@ def main() -> None:
         check = checker(settings)
         del sys.path[len(sys.path) - len(settings.get("site", ())) :]
         held = _cut_off(settings)
+        if settings["walls"]:
+            walls.die_with_parent()  # after the namespaces: new credentials clear it
         zygote = Zygote(check, {name: settings[name] for name in _FOR_PROCESSES})
         fault = _probe(zygote)
     except (OSError, ImportError, ValueError) as error:

@@ -223,7 +223,7 @@ def builtins_of(answer: Answer, split: Callable[[Any], tuple[Any, str]]) -> dict
 
     def compiled(source: Any, filename: Any, mode: str, *rest: Any, **named: Any) -> Any:
         code = compile(source, filename, mode, *rest, **named)
-        return _Compiled(source) if isinstance(code, types.CodeType) and isinstance(source, str) else code
+        return _Compiled(source, code) if isinstance(code, types.CodeType) and isinstance(source, str) else code
 
     names["exec"], names["eval"], names["compile"] = runner("exec"), runner("eval"), compiled
     return names
@@ -232,8 +232,11 @@ def builtins_of(answer: Answer, split: Callable[[Any], tuple[Any, str]]) -> dict
 class _Compiled:
     """A text that compiles, for `exec` and `eval`: they still have to see where it comes from."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, code: types.CodeType) -> None:
+        self.text, self._code = text, code
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._code, name)
 
 
 def _exception(names: list[str], text: str) -> BaseException:
