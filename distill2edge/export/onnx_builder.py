@@ -84,6 +84,7 @@ def rotary_tables(config: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     positions = torch.arange(_positions(config))[None]
     states = torch.zeros(1, dtype=torch.float32)
     kinds = sorted(kind for kind, rope in config.rope_parameters.items() if isinstance(rope, Mapping))
+    kinds = [kind for kind in kinds if kind in config.layer_types]  # a student may have kept one kind alone
     tables = {}
     with torch.no_grad():
         for kind in kinds or ["full_attention"]:
