@@ -46,6 +46,13 @@ def test_what_is_no_text_is_refused_on_every_way_to_it(source: str, value: Any, 
 def test_a_comparison_with_nan_chooses_no_label() -> None:
     for source in ("{{ 'good' if score > 0 else 'bad' }}", "{{ score or 1 }}", "{{ score | int }}"):
         assert "score is " in refused(source, {"score": NAN}).what
+    for source in (
+        "{{ 'a' if row['x'] > 0 else 'b' }}",
+        "{{ 'a' if m.x > 0 else 'b' }}",
+        "{{ 'a' if m['x'] else 'b' }}",
+    ):
+        assert " is NaN" in refused(source, {"x": NAN, "m": {"x": NAN}}).what
+    assert not Filter("m.x > 0", "data.filter").takes({"m": {"x": NAN}}, 1)
     assert not Filter("score == score", "data.filter").takes({"score": NAN}, 1)
     assert not Filter("score > 0.5", "data.filter").takes({"score": NAN}, 1)
 

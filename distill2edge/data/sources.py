@@ -160,6 +160,7 @@ def _local(source: str) -> Path:
         UserError: it can be none.
     """
     try:
+        source.encode()  # half of a surrogate pair: a name that no artifact could hold
         path = locate(source)
         path.exists()
     except (RuntimeError, OSError, ValueError) as error:  # an unknown ~user, a name that is too long

@@ -118,7 +118,8 @@ class Template:
             value = row.get(name)
             if type(value) is float and value != value:
                 values[name] = NotANumber(value)
-        _ENVIRONMENT.render.shown, _ENVIRONMENT.render.missing = [], self.missing
+        state = _ENVIRONMENT.render
+        state.shown, state.missing, state.strict = [], self.missing, True
         try:
             with self._credit.rendering(row, self.fields):
                 return _ENVIRONMENT.concat(_ENVIRONMENT.rendered(self._template, values))
@@ -149,6 +150,7 @@ class Filter:
             UserError: as `Template.render`.
         """
         values = {**_GLOBALS, ROW: row, **row} if self._names_row else {**_GLOBALS, **row}
+        _ENVIRONMENT.render.strict = False
         try:
             with self._credit.rendering(row, self.fields):
                 return bool(self._value(values))

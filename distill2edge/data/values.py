@@ -125,11 +125,13 @@ class _Printing(Counting):
 
 
 class _Render(threading.local):
-    """The present render of a thread: what it printed so far, and which texts stand for a missing value."""
+    """The present render of a thread: what it printed so far, which texts stand for a missing value, and whether a
+    comparison with NaN is refused."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
         self.missing: frozenset[str] = frozenset()
+        self.strict = True
 
 
 class RowEnvironment(BoundedEnvironment):
@@ -168,7 +170,15 @@ class RowEnvironment(BoundedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A field of an object before a method of the same name: `row.items`, `row.count`."""
-        return obj[attribute] if isinstance(obj, Mapping) and attribute in obj else super().getattr(obj, attribute)
+        own = isinstance(obj, Mapping) and attribute in obj
+        return self._strict(obj[attribute] if own else super().getattr(obj, attribute))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """An item or a field."""
+        return self._strict(super().getitem(obj, argument))
+
+    def _strict(self, value: Any) -> Any:
+        return NotANumber(value) if type(value) is float and value != value and self.render.strict else value
 
 
 def _exact_json(value: Any, indent: int | None = None) -> str:
