@@ -150,8 +150,10 @@ class _Quiet:
 
 
 def _section(random: Random, source: str) -> dict[str, Any]:
-    def sane(usual: Any, odd: Any, share: float = 0.2) -> Any:  # few odd things at a time, so that cases get far
-        return random.choice(odd) if random.random() < share else usual
+    calm = random.random() < 0.4  # few odd things at a time, so that cases get far
+
+    def sane(usual: Any, odd: Any, share: float = 0.2) -> Any:
+        return random.choice(odd) if not calm and random.random() < share else usual
 
     text = random.random() < 0.2
     section: dict[str, Any] = {
