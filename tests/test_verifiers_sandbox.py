@@ -343,7 +343,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 RECIPE = """
 name: checked
 teacher: {model: bundled:smollm2-135m-instruct}
-data: {source: bundled:movie-sentiment, prompt: "{{ text }}", response: "{{ text }}", splits: {train: 8}}
+data: {source: bundled:movie-sentiment, prompt: "{{ text }}", response: "{{ score }}", splits: {train: 8}}
 signal: {kind: text, verify: [{kind: python, code: "def check(p, r, ref): return True"}]}
 student: {init: {from: teacher, layers: 2}}
 distill: {loss: {ce: 1.0}}
