@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,18 @@ def glance(model: str | Scratch | None, revision: str | None = None) -> Glance |
         UserError: files that are here and are no model.
     """
     path = place_of(model, revision) if isinstance(model, str) else None
-    return None if path is None else Glance(path, model_facts(path))
+    if path is None:
+        return None
+    if path.is_dir():
+        return Glance(path, model_facts(path))
+    state = path.stat()
+    return Glance(path, _gguf_facts(path, state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=8)
+def _gguf_facts(path: Path, changed: int, size: int) -> ModelFacts:
+    """A header holds the whole vocabulary and takes a second: it is read once."""
+    return model_facts(path)
 
 
 def place_of(model: str, revision: str | None = None) -> Path | None:
