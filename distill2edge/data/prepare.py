@@ -95,7 +95,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
     leaks = f"leaking test rows: {report.facts['exact']} exact, {report.facts['near']} near"
     progress.say(f"data: {counts}; {leaks}")
     if told := dropped.text():
-        progress.say(f"data: of {sum(found.read.values()):,} rows not taken: {told}")
+        progress.say(f"data: {sum(found.read.values()):,} rows read; not taken: {told}")
     return facts
 
 
