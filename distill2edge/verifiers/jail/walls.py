@@ -26,7 +26,8 @@ _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _RDONLY, _NOSUID = 442, -100, 0x8000, 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MNT_DETACH = 2
 _SIGKILL = 9
-_SET_PDEATHSIG, _SET_DUMPABLE, _CAPBSET_DROP, _SET_NO_NEW_PRIVS, _CAP_AMBIENT, _AMBIENT_CLEAR = 1, 4, 24, 38, 47, 4
+_SET_PDEATHSIG, _SET_DUMPABLE, _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 1, 4, 23, 24, 38
+_CAP_AMBIENT, _AMBIENT_CLEAR = 47, 4
 _CAPABILITY_V3 = 0x20080522
 _NOBODY = 65534
 _FILES = 64  # open at once
@@ -111,6 +112,8 @@ def give_up(memory_mb: int, file_mb: int, cpu_s: float, namespaces: bool) -> Non
     number = 0
     while call.prctl(_CAPBSET_DROP, number, 0, 0, 0) == 0:
         number += 1
+    if namespaces and any(call.prctl(_CAPBSET_READ, each, 0, 0, 0) == 1 for each in range(64)):
+        raise OSError("the bounding set is not empty")
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_V3, 0)
     _must(call.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())), "giving up capabilities")
     held = (ctypes.c_uint32 * 6)()
