@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.files import read_json, write_json
+from distill2edge.files import read_json, without_folders, write_json
 from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Recipe
@@ -135,7 +135,7 @@ def write_export(
         "description": recipe.description,
         "licence": licence.get("licence"),
         "licence_override": licence.get("accepted"),
-        "teacher": teacher["source"],
+        "teacher": without_folders(str(teacher["source"])),
         "recipe": recipe.name,
         "recipe_key": inputs[source].key,
         **synthetic(inputs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -79,6 +80,13 @@ def scratch(work: Path, name: str) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def without_folders(source: str) -> str:
+    """The name of a model or data source for files that ship: of a local path its last part, since folders tell about
+    the machine that made the file; hub ids, addresses and `bundled:` names as they are."""
+    local = source.startswith(("/", "~", ".", "\\")) or source[1:3] in (":\\", ":/")
+    return re.split(r"[\\/]", source.rstrip("\\/"))[-1] if local else source
 
 
 def disk_full(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.export.gguf_write import open_weights
+from distill2edge.files import without_folders
 from distill2edge.gguf_format.repack import overhead, padded, repack
 from distill2edge.progress import Progress
 from distill2edge.quantize import budget as budgets
@@ -130,7 +131,9 @@ class MixExport:
             "expected_kl": budgets.expected_kl(options, types),
             "measured": measured,
             "note": note,
-            "statistics": dict(weighed.facts),
+            "statistics": {
+                key: without_folders(value) if key == "dataset" else value for key, value in weighed.facts.items()
+            },
         }
 
     def under(
