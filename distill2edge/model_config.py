@@ -37,12 +37,14 @@ _FLAG = re.compile(r"(tie_word_embeddings|is_(encoder_decoder|decoder|gated_act)
                    r"tie_encoder_decoder|add_cross_attention|output_(hidden_states|attentions))$")  # fmt: skip
 _NAME = re.compile(r"(model_type|hidden_act|hidden_activation|torch_dtype|dtype|position_embedding_type|"
                    r"feed_forward_proj|activation(_function)?|rope_type|problem_type|tokenizer_class)$")  # fmt: skip
+_MAY_BE_ZERO = ("type_vocab_size", "max_window_layers", "num_local_experts", "num_experts", "sliding_window")
 _TOKEN = re.compile(r"\w*token_ids?$")
 # Where null stands for a default, or for none.
-_NULLABLE = re.compile(r"(num_(key_value_heads|decoder_layers|labels)|n_inner|head_dim|sliding_window|\w*softcapping|"
-                       r"max_window_layers|\w*act\w*|\w*dtype|problem_type|\w*classifier_dropout|rope_theta|"
-                       r"rope_local_base_freq|beta_fast|beta_slow|partial_rotary_factor|tokenizer_class|"
-                       r"num_experts_per_tok|num_local_experts|embedding_size)$")  # fmt: skip
+_NULLABLE = re.compile(r"(num_(key_value_heads|decoder_layers|labels)|n_inner|intermediate_size|head_dim|"
+                       r"sliding_window|\w*softcapping|max_window_layers|\w*act\w*|\w*dtype|problem_type|"
+                       r"\w*classifier_dropout|rope_theta|rope_local_base_freq|beta_fast|beta_slow|"
+                       r"partial_rotary_factor|tokenizer_class|num_experts_per_tok|num_local_experts|"
+                       r"embedding_size)$")  # fmt: skip
 
 
 # Their positions begin after the padding token's id: so many fewer tokens fit than max_position_embeddings says.
@@ -113,7 +115,7 @@ def _refusal(name: str, value: Any, vocabulary: int | None) -> str | None:
         return _token_refusal(name, value, vocabulary)
     for rule, low, high in ((_COUNT, 1, MAX_COUNT), (_SIZE, 1, MAX_SIZE), (_POSITIONS, 1, MAX_POSITIONS)):
         if rule.match(name):
-            low = 0 if name in ("type_vocab_size", "max_window_layers", "num_local_experts", "num_experts") else low
+            low = 0 if name in _MAY_BE_ZERO else low
             good = _whole(value) and low <= value <= high
             lists = isinstance(value, list) and not name.endswith(
                 ("layers", "layer")
@@ -127,8 +129,8 @@ def _refusal(name: str, value: Any, vocabulary: int | None) -> str | None:
     if _FLAG.match(name):
         return None if isinstance(value, bool) else "is neither true nor false"
     if _NAME.match(name):
-        good = isinstance(value, str) and 0 < len(value) <= MAX_NAME
-        return None if good else f"is no name of 1 to {MAX_NAME} characters"
+        good = isinstance(value, str) and len(value) <= MAX_NAME
+        return None if good else f"is no name of at most {MAX_NAME} characters"
     if name == "num_labels":
         return None if _whole(value) and 1 <= value <= MAX_LABELS else f"is no whole number from 1 to {MAX_LABELS}"
     if name in ("id2label", "label2id"):

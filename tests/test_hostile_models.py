@@ -13,6 +13,7 @@ from tiny import tiny_bert, tiny_llama
 
 from distill2edge.errors import UserError
 from distill2edge.files import read_object
+from distill2edge.model_config import check_fields
 from distill2edge.model_directory import read_directory
 from distill2edge.progress import SilentProgress
 from distill2edge.teacher.load import fetch_model
@@ -122,3 +123,18 @@ def test_a_hostile_chat_template(template: str, sources: dict[str, Path], tmp_pa
     (path / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match="chat template"):
         fetch_model(str(path), None, tmp_path / "work", SilentProgress(), where="student.init.model")
+
+
+FAMILIES = (
+    "albert bart bert camembert deberta-v2 distilbert electra gemma gemma2 gemma3 gemma3_text gpt2 gpt_neo gpt_neox "
+    "gpt_oss granite llama mistral mixtral modernbert mpnet mpt mt5 olmo2 opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe "
+    "roberta smollm3 stablelm t5 xlm-roberta"
+)
+
+
+def test_what_transformers_says_itself_is_taken() -> None:
+    from transformers import AutoConfig
+
+    for name in FAMILIES.split():
+        config = json.loads(AutoConfig.for_model(name).to_json_string(use_diff=False))
+        check_fields(config, Path("config.json"), vocabulary=config.get("text_config", config).get("vocab_size"))

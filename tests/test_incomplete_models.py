@@ -106,6 +106,34 @@ def test_every_kind_of_model_that_is_whole_is_taken(tmp_path: Path) -> None:
         assert model_facts(tmp_path / name).parameters > 10_000
 
 
+def zeros(**shapes: tuple[int, ...]) -> Tensors:
+    return {name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def old_names(weights: Tensors) -> None:
+    for name in list(weights):
+        weights[name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")] = weights.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("masked", lambda w: w.update({"bert.embeddings.position_ids": torch.arange(128)[None]})),
+        ("masked", lambda w: w.update(zeros(cls__seq_relationship__weight=(2, 64), bert__pooler__dense__bias=(64,)))),
+        ("masked", old_names),
+        ("llama", lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)})),
+        ("t5", lambda w: w.update({f"{name}.weight": w["shared.weight"].clone()
+                                   for name in ("lm_head", "encoder.embed_tokens", "decoder.embed_tokens")})),
+    ],
+)  # fmt: skip
+def test_what_older_checkpoints_carry_is_taken(kind: str, change: Any, llama: Path, tmp_path: Path) -> None:
+    make = {"masked": lambda path: tiny_bert(path, masked=True), "t5": tiny_t5, "llama": tiny_llama}[kind]
+    model = make(tmp_path / "model")
+    as_checkpoint(changed(tmp_path / "model", tmp_path / "old", change), tmp_path / "work")
+    loaded = load_checkpoint(type(model), tmp_path / "work" / "model").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
 def sharded(source: Path, target: Path) -> tuple[Path, dict[str, Any]]:
     shutil.copytree(source, target)
     (target / "model.safetensors").unlink()
