@@ -47,6 +47,7 @@ def main(debug: bool) -> None:
     type=click.Choice(list(STAGES)),
     help="Make this stage again, and what reads it; repeatable.",
 )
+@click.option("--seeds", metavar="0,1,2", help="Train once for each seed, on one split; one report over all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option(
     "--track",
@@ -62,6 +63,7 @@ def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
       distill2edge run recipes/quickstart.yaml
       distill2edge run recipes/quickstart.yaml --set student.init.layers=8 --set name=smaller
       distill2edge run recipes/quickstart.yaml --force bench
+      distill2edge run recipes/quickstart.yaml --seeds 0,1,2
       distill2edge run recipes/quickstart.yaml --track tensorboard
 
     Exit code 3: the run is complete, but a gate of the recipe failed.

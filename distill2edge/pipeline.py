@@ -27,6 +27,7 @@ class Stage:
         parents: names of the stages whose artifacts it reads.
         write: makes the artifact in a directory, and returns its facts.
         files: what of that directory is the artifact, and what a killed try leaves to the next.
+        seed: in place of the run's, of a stage that several seeds share.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Stage:
     parents: tuple[str, ...]
     write: Write
     files: Files = EVERYTHING
+    seed: int | None = None
+
+    def seed_of(self, run: int) -> int:
+        """Its own seed, else that of the run."""
+        return run if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ def keys_of(stages: Sequence[Stage], seed: int) -> dict[str, str]:
     keys: dict[str, str] = {}
     for stage in stages:
         parents = {name: keys[name] for name in stage.parents}
-        keys[stage.name] = make_key(stage.kind, stage.version, {"seed": seed, "of": stage.section}, parents)
+        keys[stage.name] = make_key(
+            stage.kind, stage.version, {"seed": stage.seed_of(seed), "of": stage.section}, parents
+        )
     return keys
 
 
@@ -100,7 +108,7 @@ def run_stages(
             keys[stage.name],
             {name: keys[name] for name in stage.parents},
             stage.section,
-            seed,
+            stage.seed_of(seed),
             lambda work, stage=stage, inputs=inputs: stage.write(work, inputs, progress),  # type: ignore[misc]
             progress,
             stage.files,

@@ -20,6 +20,7 @@ from distill2edge.recipe.load import dump_recipe
 from distill2edge.recipe.schema import Recipe
 from distill2edge.rundir import Exports, find_run
 from distill2edge.runlog import LoggedProgress, RunLog
+from distill2edge.seeds import SHARED, combine, parse_seeds, stages_of
 from distill2edge.store import Store, default_root
 
 __all__ = ["Result", "compare_runs", "find_run", "run_recipe", "run_until"]
@@ -49,6 +50,11 @@ class Result:
             "report": str(self.out / "report.html"),
         }
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those of a run over several."""
+        return tuple((self.report.get("seeds") or {}).get("seeds", ()))
+
     def text(self) -> str:
         """For people: the verdict, what failed, what to be warned of, and where to look."""
         from distill2edge.report.facts import lead, warnings
@@ -61,7 +67,8 @@ class Result:
             if not gate["passed"]
         ]
         verdict = "PASS" if self.passed else "FAIL"
-        exports = self.out / "exports"
+        # Each of several seeds has files of its own; the first stands for them.
+        run = self.out / f"seed-{self.seeds[0]}" if self.seeds else self.out
         return "\n".join(
             [
                 f"{verdict}  {lead(self.report)}",
@@ -69,8 +76,9 @@ class Result:
                 *(f"  warning: {warning['text']}" for warning in warnings(self.report)),
                 f"gates   {self.report['verdict']['summary']}",
                 f"report  {self.out / 'report.html'}",
-                f"files   {exports}",
-                f"talk    distill2edge chat {self.out}",
+                f"files   {run / 'exports'}",
+                f"talk    distill2edge chat {run}",
+                *(f"seed    {self.out / f'seed-{seed}' / 'report.html'}" for seed in self.seeds),
             ]
         )
 
@@ -84,11 +92,14 @@ def run_recipe(
     force: frozenset[str] = frozenset(),
     converter: Path | None = None,
     track: Sequence[str] = (),
+    seeds: str | None = None,
 ) -> Result:
     """Run a recipe to its report and fill the run directory.
 
     Args:
         track: experiment trackers that every training reports to (`distill.tracking`).
+        seeds: `0,1,2`: the student is trained once for each, on one split and one teacher; a report of each in
+            `seed-N`, and one over all.
 
     Raises:
         UserError: the recipe, the data, a model, a licence; finished stages are kept.
@@ -97,10 +108,40 @@ def run_recipe(
     directory = out or Path("runs") / loaded.name
     start_tracking(track, loaded.name, directory)
     text = recipe.read_text(encoding="utf-8") if not overrides else dump_recipe(loaded)
+    if seeds is not None:
+        return _run_seeds(loaded, parse_seeds(seeds), text, store, directory, quiet, force, converter)
     with _logged(loaded, None, directory, quiet) as progress:
         exports = Exports(directory, loaded.name)
         done = _run(loaded, None, store, progress, force, converter, directory, exports)
         rundir.publish(loaded, text, done, directory, exports)
+    return Result(directory, rundir.load_report(directory))
+
+
+def _run_seeds(
+    recipe: Recipe,
+    seeds: Sequence[int],
+    text: str,
+    store: Path | None,
+    directory: Path,
+    quiet: bool,
+    force: frozenset[str],
+    converter: Path | None,
+) -> Result:
+    if len(seeds) > 1 and (shared := sorted(force.intersection(SHARED))):
+        raise UserError(
+            f"{', '.join(shared)} is shared by the seeds", where="--force",
+            fix=f"run with --force {shared[0]} and without --seeds first",
+        )  # fmt: skip
+    reports = []
+    with _logged(recipe, None, directory, quiet) as progress:
+        for number, seed in enumerate(seeds, 1):
+            progress.say(f"seed {seed} ({number} of {len(seeds)})")
+            place = directory / f"seed-{seed}"
+            own, exports = recipe.model_copy(update={"seed": seed}), Exports(place, recipe.name)
+            done = _run(recipe, None, store, progress, force, converter, place, exports, seed)
+            rundir.publish(own, text, done, place, exports)
+            reports.append(rundir.load_report(place))
+        rundir.publish_seeds(combine(reports), [directory / f"seed-{seed}" for seed in seeds], text, directory)
     return Result(directory, rundir.load_report(directory))
 
 
@@ -144,7 +185,9 @@ def _run(
     converter: Path | None,
     directory: Path,
     exports: Exports,
+    seed: int | None = None,
 ) -> list[Done]:
+    """The stages of a recipe, under its own seed, or another that shares its split and teacher."""
     from distill2edge.allocator import keep_freed_memory
     from distill2edge.plan import warn_of_room
     from distill2edge.runtimes.threads import spin_briefly
@@ -154,11 +197,12 @@ def _run(
     spin_briefly()
     opened = Store(store or default_root())
     opened.check()
-    stages = build_stages(recipe, progress, converter)
+    seed = recipe.seed if seed is None else seed
+    stages = stages_of(recipe, seed, lambda one: build_stages(one, progress, converter))
     wanted = stages if kind is None else upto(stages, kind)
     rundir.prepare(directory)  # after all that can be refused without it
-    warn_of_room(recipe, wanted, opened, progress)
-    return run_stages(wanted, opened, recipe.seed, progress, force, exports.add)
+    warn_of_room(recipe.model_copy(update={"seed": seed}), wanted, opened, progress)
+    return run_stages(wanted, opened, seed, progress, force, exports.add)
 
 
 def compare_runs(runs: Sequence[Path], *, allow: bool, html: Path | None, as_json: bool) -> str:

@@ -86,7 +86,9 @@ def run_document(recipe: Recipe, inputs: Inputs) -> Document:
         "recipe_path": "recipe.yaml",
         "seed": recipe.seed,
         "created": max(artifact.manifest["created"] for artifact in inputs.values()),
-        "command": "distill2edge run recipe.yaml",
+        # A seed other than the one that split the rows is one of several.
+        "command": "distill2edge run recipe.yaml"
+        + (f" --seeds {recipe.seed}" if inputs["data"].manifest["seed"] != recipe.seed else ""),
         "stages": [
             {"stage": name, "key": artifact.key, "wall_s": artifact.manifest["wall_s"]}
             for name, artifact in inputs.items()
@@ -203,6 +205,30 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path, e
         if (artifact.path / ledger.FILE).is_file():
             clone(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")
     exports.verified(read_json(out / "report.json"))
+
+
+def publish_seeds(report: Document, runs: Sequence[Path], recipe_text: str, out: Path) -> None:
+    """Fill the directory of several seeds: one report over all; each seed's own run directory lies inside.
+
+    Args:
+        report: of `seeds.combine`.
+        runs: directory of each seed.
+    """
+    from distill2edge.report.card import render_card
+    from distill2edge.report.html import render_html
+    from distill2edge.report.markdown import render_markdown
+
+    documents = [read_document(run / "run.json") for run in runs]
+    listed = ",".join(map(str, report["seeds"]["seeds"]))
+    command = f"distill2edge run recipe.yaml --seeds {listed}"
+    report["reproduce"]["command"] = command
+    write_json(out / "report.json", report)
+    write_text(out / "report.html", render_html(report))
+    write_text(out / "report.md", render_markdown(report))
+    write_text(out / "model_card.md", render_card(report))
+    write_text(out / "recipe.yaml", recipe_text)
+    stages = [stage for document in documents for stage in document["stages"]]
+    write_json(out / "run.json", {**documents[0], "command": command, "stages": stages})
 
 
 def find_run(target: Path) -> Path:

@@ -35,10 +35,10 @@ VERSIONS = {
     "calibration": 1,
     "sensitivity": 4,
     "export": 3,
-    "verify": 2,
+    "verify": 3,
     "judge": 1,
     "bench": 1,
-    "report": 3,
+    "report": 4,
     "rounds": 1,
 }
 

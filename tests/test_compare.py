@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import report_fixtures as made
 
+from distill2edge.cli import compare as compare_command
 from distill2edge.errors import UserError
 from distill2edge.report.compare import compare, render_comparison_html, render_comparison_text
 
@@ -55,7 +57,10 @@ def test_like_runs_stand_side_by_side(report: Document) -> None:
 def test_unlike_runs_are_refused(report: Document, what: str, change: Callable[[Document], object]) -> None:
     with pytest.raises(UserError, match=f"differ in {what}") as caught:
         compare([report, other(report, change)])
-    assert "allow" in caught.value.fix
+    options = {option for parameter in compare_command.params for option in parameter.opts}
+    named = re.findall(r"--[a-z-]+", caught.value.fix)
+    assert named
+    assert set(named) - {"--seeds"} <= options  # what the message names exists
 
 
 @pytest.mark.parametrize(("what", "change"), DIFFERENCES)
@@ -64,6 +69,19 @@ def test_or_said_aloud(report: Document, what: str, change: Callable[[Document],
     assert [difference["what"] for difference in result["differences"]] == [what]
     assert render_comparison_text(result).startswith(f"warning: {what} differs")
     assert f"{what} differs" in render_comparison_html(result)
+
+
+def test_what_differs_between_the_recipes_is_a_table(report: Document) -> None:
+    changed = other(report, lambda r: r["reproduce"]["recipe"].update(cost={"utilisation": 0.5}, seed=3))
+    result = compare([report, changed])
+    assert result["recipe_changes"] == [
+        {"key": "cost.utilisation", "values": [0.2, 0.5]},
+        {"key": "seed", "values": [None, 3]},
+    ]
+    said = render_comparison_text(result)
+    assert re.search(r"^cost\.utilisation +0\.2 +0\.5$", said, re.M)
+    assert "What differs between the recipes" in render_comparison_html(result)
+    assert "What differs" not in render_comparison_text(compare([report, report]))
 
 
 def test_one_run_is_no_comparison(report: Document) -> None:

@@ -43,6 +43,7 @@ TOP = {
     "browse",
     "run",
     "rundir",
+    "seeds",
     "runlog",
     "plan",
     "planning",

@@ -29,9 +29,9 @@ EXPECTED = {
     "distill control": "b8def54f",
     "merge control": "1d5c32f3",
     "export student/onnx:int8": "ac7ff7c6",
-    "verify": "85ab9a2f",
+    "verify": "abead825",
     "bench": "8caefcbb",
-    "report": "b2c232ac",
+    "report": "419d481c",
 }
 
 

@@ -98,12 +98,49 @@ def build_report(
         "ledgers": ledgers or {},
         "leakage": (data or {}).get("leakage"),
         "samples": verify.get("samples", []),
+        "row_scores": verify.get("row_scores") or {"units": [], "scores": {}},
         "stages": run.get("stages", []),
         "environment": {**run.get("environment", {}), "bench_machine": bench.get("machine")},
         "reproduce": {
             "command": run.get("command"),
             "recipe_path": run.get("recipe_path"),
             "recipe": run.get("recipe", {}),
+        },
+    }
+
+
+def over_seeds(
+    report: Document, models: list[Document], gates: list[Document], warnings: list[Document], seeds: Document
+) -> Document:
+    """A report with the figures, gates and warnings of several seeds in place of its own; the headline is theirs.
+
+    Args:
+        report: of one seed; is changed.
+        models, gates, warnings: over all seeds.
+        seeds: `seeds` and `runs`.
+    """
+    passed = all(run["verdict"] == "pass" for run in seeds["runs"])
+    withheld = _withheld(passed, warnings)
+    metric, higher = report["metric"]["name"], report["metric"]["higher_is_better"]
+    cost = report["cost"] if (report["cost"] or {}).get("withheld") else _cost(report["cost"], withheld)
+    workload = report["pareto"]["workload"]
+    count = len(seeds["seeds"])
+    verdict = _verdict({"verdict": "pass" if passed else "fail"}, gates, models)
+    said = str(verdict["summary"])
+    verdict["summary"] = f"Over {count} seeds: {said[0].lower()}{said[1:]}"
+    return {
+        **report,
+        "seeds": seeds,
+        "models": models,
+        "gates": gates,
+        "verdict": {**verdict, "warnings": warnings},
+        "cost": cost,
+        "headline": None if withheld else _headline(models, gates, report["bench"], workload, cost, metric),
+        "pareto": {
+            "workload": workload,
+            "latency": pareto(_latency_points(models), higher),
+            "size": pareto(_size_points(models), higher),
+            "kl": pareto(_kl_points(models, report["files"]), higher_is_better=False),
         },
     }
 

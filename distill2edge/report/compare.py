@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from distill2edge.errors import UserError
@@ -11,6 +12,10 @@ from distill2edge.report.tables import Cell, Table, row, verdict_cell
 from distill2edge.terminal import one_line
 
 Document = dict[str, Any]
+_MOST = 40
+"""Keys of recipes that a page shows; the JSON has all."""
+_LONGEST = 60
+"""Characters of a value there."""
 
 
 def compare(reports: list[Document], allow: bool = False) -> Document:
@@ -21,8 +26,8 @@ def compare(reports: list[Document], allow: bool = False) -> Document:
         allow: go on where machine, workload, test data or price date differ, with warnings.
 
     Returns:
-        {"schema_version": 1, "names", "warnings", "differences": [{"what", "values", "affects"}], "runs": [...]}; each
-        run has its verdict, headline figures and environment.
+        {"schema_version": 1, "names", "warnings", "differences": [{"what", "values", "affects"}], "recipe_changes":
+        [{"key", "values"}], "runs": [...]}; each run has its verdict, headline figures, seeds and environment.
 
     Raises:
         UserError: fewer than two reports, another schema version, or runs that don't compare and `allow` is false.
@@ -37,16 +42,65 @@ def compare(reports: list[Document], allow: bool = False) -> Document:
         said = "; ".join(f"{d['what']} ({', '.join(f'{n}: {v}' for n, v in d['values'].items())})" for d in differences)
         raise UserError(
             f"these runs don't compare: they differ in {said}",
-            fix="run both recipes on one machine with one workload and one price file, or use --allow to see them with "
-            "a warning",
+            fix=_fix([d["what"] for d in differences]),
         )
     return {
         "schema_version": 1,
         "names": names,
         "differences": differences,
+        "recipe_changes": recipe_changes(reports),
         "warnings": [f"{d['what']} differs: don't compare {d['affects']}" for d in differences],
         "runs": [_run(report, name) for report, name in zip(reports, names, strict=True)],
     }
+
+
+def _fix(differing: list[str]) -> str:
+    several = "run the seeds of one recipe with `distill2edge run RECIPE --seeds 0,1,2`, which share their rows; or "
+    return (
+        f"{several if 'test data' in differing else ''}run both recipes on one machine with one workload and one price "
+        "file, or use --allow-different to see them with a warning"
+    )
+
+
+def recipe_changes(reports: list[Document]) -> list[Document]:
+    """The keys of the recipes that differ: `key`, and `values` in the order of the reports (None: not there)."""
+    flat = [_flat(report["reproduce"].get("recipe") or {}) for report in reports]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe)
+    found = []
+    for key in keys:
+        values = [recipe.get(key) for recipe in flat]
+        if any(value != values[0] for value in values) and key != "name":
+            found.append({"key": key, "values": values})
+    return found
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Dotted key -> value; lists stay whole."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def changes_table(comparison: Document) -> Table | None:
+    """A row for each key of the recipes that differs."""
+    changes = comparison["recipe_changes"]
+    if not changes:
+        return None
+    rows = [
+        row(Cell(change["key"], "mono"), *[Cell(_written(value), "small") for value in change["values"]])
+        for change in changes[:_MOST]
+    ]
+    more = len(changes) - _MOST
+    note = f"And {more} more keys." if more > 0 else ""
+    return Table("What differs between the recipes", ["", *comparison["names"]], rows, note=note)
+
+
+def _written(value: Any) -> str:
+    said = text.MISSING if value is None else json.dumps(value, ensure_ascii=False)
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -106,6 +160,7 @@ def _run(report: Document, name: str) -> Document:
     return {
         "name": name,
         "created": report.get("created"),
+        "seeds": (report.get("seeds") or {}).get("seeds") or [report.get("seed")],
         "verdict": report["verdict"]["result"],
         "file": headline.get("model"),
         "metric": report["metric"]["name"],
@@ -143,6 +198,7 @@ def comparison_table(comparison: Document) -> Table:
 
     rows = [
         line("verdict", lambda run: verdict_cell(run["verdict"] == "pass")),
+        line("seeds", lambda run: Cell(", ".join(map(str, run["seeds"])))),
         line("file", lambda run: Cell(run["file"] or text.MISSING, "mono")),
         line("metric", lambda run: Cell(text.metric(run["metric"]))),
         line("teacher's score", figure("teacher_score")),
@@ -164,17 +220,22 @@ def comparison_table(comparison: Document) -> Table:
 
 def render_comparison_text(comparison: Document) -> str:
     """For a terminal: warnings first, then aligned columns."""
-    table = comparison_table(comparison)
-    grid = [table.head, *[[_plain(cell) for cell in cells] for cells in table.rows]]
-    widths = [max(len(line[column]) for line in grid) for column in range(len(table.head))]
     lines = [f"warning: {warning}" for warning in comparison["warnings"]]
     lines += [""] if lines else []
-    for line in grid:
-        first, *rest = line
-        lines.append(
-            "  ".join([first.ljust(widths[0]), *[v.rjust(w) for v, w in zip(rest, widths[1:], strict=True)]]).rstrip()
-        )
+    lines += _columns(comparison_table(comparison))
+    changes = changes_table(comparison)
+    if changes is not None:
+        lines += ["", f"{changes.title}:", *_columns(changes), *([changes.note] if changes.note else [])]
     return "\n".join(lines) + "\n"
+
+
+def _columns(table: Table) -> list[str]:
+    grid = [[_plain(Cell(name)) for name in table.head], *[[_plain(cell) for cell in cells] for cells in table.rows]]
+    widths = [max(len(line[column]) for line in grid) for column in range(len(table.head))]
+    return [
+        "  ".join([first.ljust(widths[0]), *[v.rjust(w) for v, w in zip(rest, widths[1:], strict=True)]]).rstrip()
+        for first, *rest in grid
+    ]
 
 
 def _plain(cell: Cell) -> str:
@@ -185,5 +246,5 @@ def _plain(cell: Cell) -> str:
 def render_comparison_html(comparison: Document) -> str:
     """A self-contained page."""
     return environment().get_template("compare.html.j2").render(
-        comparison=comparison, table=comparison_table(comparison)
+        comparison=comparison, table=comparison_table(comparison), changes=changes_table(comparison)
     )  # fmt: skip

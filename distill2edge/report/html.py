@@ -85,6 +85,7 @@ def render_html(report: Document) -> str:
         training_chart=charts.training_chart(report["training"]),
         gates=tables.gates_table(report),
         models=tables.models_table(report),
+        by_seed=tables.seeds_table(report),
         distances=tables.distances_table(report),
         files=tables.files_table(report),
         quantized=quantization.quantization_table(report),

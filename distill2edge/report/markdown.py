@@ -102,6 +102,7 @@ def _bodies(report: Document) -> dict[str, list[str]]:
         ],
         "quality": [
             render_table(tables.models_table(report)),
+            render_table(tables.seeds_table(report)),
             render_table(tables.distances_table(report)),
             render_table(tables.samples_table(report)),
         ],

@@ -156,6 +156,29 @@ def distances_table(report: Document) -> Table | None:
     return table if rows and len(table.head) > 1 else None
 
 
+def seeds_table(report: Document) -> Table | None:
+    """Verdict and scores of each seed; None for a run of one."""
+    runs = (report.get("seeds") or {}).get("runs") or []
+    if not runs:
+        return None
+    names = [name for name in runs[0]["scores"] if not is_compared(name)]
+    rows = [
+        row(
+            str(run["seed"]),
+            verdict_cell(run["verdict"] == "pass"),
+            *[text.number(run["scores"].get(name)) for name in names],
+            Cell(f"seed-{run['seed']}/report.html", "mono small"),
+        )
+        for run in runs
+    ]
+    note = (
+        "The seeds share the split of the rows, the teacher and its signal. Scores above are means over the seeds, row "
+        "by row, with an interval over rows; divergences are means with an interval over seeds. Sizes, speeds and cost "
+        "are those of the first seed."
+    )
+    return filled("By seed", ["seed", "verdict", *names, "its report"], rows, note)
+
+
 def filled(title: str, head: list[str], rows: list[list[Cell]], note: str = "") -> Table:
     """A table without the columns that hold nothing in any row."""
     kept = [

@@ -19,7 +19,7 @@ from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.baseline import balanced_accuracy, largest_class
-from distill2edge.verify.entries import Outcome, entry, facts_of, kept
+from distill2edge.verify.entries import Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
@@ -180,6 +180,7 @@ def _document(
         "gates": [gate.as_dict() for gate in gates],
         "verdict": verdict(gates),
         "warnings": warnings_of(entries, spec, baseline, len(truth), "text"),
+        "row_scores": row_scores(figures, [1.0] * len(truth)),
         "correct": {
             name: [int(value) for value in one["score"]] for name, one in figures.items() if not isinstance(one, Crash)
         },

@@ -50,9 +50,9 @@ def entry(
         return {**head, **figures, "error": outcome.words}
     against = None if isinstance(teacher, Crash) else teacher
     units = (against or outcome)["tokens"]
-    figures["score"] = _score(outcome, units, metric, seed)
+    figures["score"] = score_figure(outcome, units, metric, seed)
     if against is not None and outcome is not against:
-        figures["retained"] = _retained(outcome, against, metric, seed)
+        figures["retained"] = retained_figure(outcome, against, metric, seed)
         if outcome["length"] is not None:
             figures["output_length_ratio"] = ratio_interval(outcome["length"], against["length"], seed=seed)
     for key in ("kl_teacher", "kl_student", "top1_student", "top1_teacher"):
@@ -84,20 +84,32 @@ def kept(
             theirs = outcomes[rival.id]
             if isinstance(mine, Crash) or isinstance(theirs, Crash):
                 continue
-            figure = _retained(mine, theirs, metric, seed)
+            figure = retained_figure(mine, theirs, metric, seed)
             if figure is not None:
                 found.setdefault(model.id, {})[rival.id] = figure.as_dict()
     return found
 
 
-def _score(outcome: Mapping[str, Any], units: Sequence[float], metric: Metric, seed: int) -> Figure:
+def row_scores(outcomes: Mapping[str, Outcome], units: Sequence[float]) -> dict[str, Any]:
+    """For verify.json: `units` (tokens of each row) and `scores` of each row, by model; crashed ones are left out."""
+    scores = {
+        name: [round(float(value), 6) for value in outcome["score"]]
+        for name, outcome in outcomes.items()
+        if not isinstance(outcome, Crash)
+    }
+    return {"units": list(units), "scores": scores}
+
+
+def score_figure(outcome: Mapping[str, Any], units: Sequence[float], metric: Metric, seed: int) -> Figure:
+    """The mean of a worker's `score`, of likelihoods per token of the teacher; with its interval over rows."""
     if metric != "neg_log_likelihood":
         return mean_interval(outcome["score"], seed=seed)
     # Per teacher's token: another vocabulary cuts the same text into more or fewer pieces.
     return mean_interval(per_unit(outcome["score"], units), units, seed=seed).map(_exp)
 
 
-def _retained(outcome: Mapping[str, Any], teacher: Mapping[str, Any], metric: Metric, seed: int) -> Figure | None:
+def retained_figure(outcome: Mapping[str, Any], teacher: Mapping[str, Any], metric: Metric, seed: int) -> Figure | None:
+    """The score of one over that of another (with `score` and `tokens`), paired by row; None where there is none."""
     if metric != "neg_log_likelihood":
         return ratio_interval(outcome["score"], teacher["score"], seed=seed)
     units = teacher["tokens"]

@@ -17,7 +17,7 @@ from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.baseline import Baseline, balanced_accuracy, commonest_answer, largest_class, unigram
-from distill2edge.verify.entries import Outcome, entry, facts_of, kept
+from distill2edge.verify.entries import Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
@@ -220,6 +220,7 @@ def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan
         "gates": [gate.as_dict() for gate in gates],
         "verdict": verdict(gates),
         "warnings": warnings_of(entries, plan.verify, baseline, len(rows), "token"),
+        "row_scores": row_scores(outcomes, units),
     }
 
 
