@@ -183,6 +183,20 @@ def test_tests_behind_a_response_in_one_text_are_out_of_its_reach(put_together: 
     assert [verdict.accepted for verdict in said] == [True] + [False] * (len(rows) - 1), said
 
 
+def test_tests_that_a_check_makes_itself_are_out_of_reach_too() -> None:
+    code = """
+import re
+def check(p, r, ref):
+    code = re.search(r'```(?:python)?\\n(.*?)```', r, re.S)[1].strip()
+    tests = '\\n'.join(f'assert f({n}) == {n * n}' for n in (2, 3))
+    exec(code + '\\n' + tests, {})
+    return True
+"""
+    same = "class Same(int):\n    __eq__ = lambda self, other: True\nf = lambda x: Same(5)\nimport sys"
+    for text, outcome in ((SQUARE, "accepted"), (WRONG, "rejected"), (same, "rejected")):
+        assert one(code, f"Here it is:\n```python\n{text}\n```\nDone.").outcome == outcome
+
+
 @pytest.mark.parametrize(
     ("code", "response", "outcome"),
     [

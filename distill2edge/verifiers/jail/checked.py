@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -157,6 +158,10 @@ def _python(source: str, name: str, answer: Answer) -> Check:
     return check
 
 
+_FENCE = re.compile(r"```[^\n]*\n(.*?)```", re.DOTALL)
+"""A block of code in a response."""
+
+
 def _split(text: Any, response: str, own: set[str]) -> tuple[Any, str]:
     """A text for `exec` as (what comes from elsewhere, what the check put behind it); each may be empty.
 
@@ -165,7 +170,9 @@ def _split(text: Any, response: str, own: set[str]) -> tuple[Any, str]:
     """
     if not isinstance(text, str) or text == response:
         return text, ""
-    cut = text.rfind(response) + len(response) if response.strip() and response in text else len(text)
+    parts = sorted({response.strip(), *map(str.strip, _FENCE.findall(response))} - {""}, key=len, reverse=True)
+    part = next((part for part in parts if part in text), None)
+    cut = len(text) if part is None else text.rfind(part) + len(part)
     if cut == len(text):  # a part of the response, perhaps: what is known at the end is the check's
         cut = _end_of_the_rest(text, own)
     rest, tests = text[:cut], text[cut:]
