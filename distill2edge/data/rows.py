@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill2edge.data.encode import Row, row_id
+from distill2edge.data.row_errors import check_text, names, shown
 from distill2edge.data.selection import Item
-from distill2edge.data.templates import Filter, Template, check_text, names, shown
+from distill2edge.data.templates import Filter, Template
 from distill2edge.data.values import MISSING
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, UndefinedError, nodes
+from jinja2 import TemplateSyntaxError, nodes
 
+from distill2edge.data.row_errors import row_error
 from distill2edge.data.values import NotANumber, RowEnvironment, UnprintableError, as_text, spelling
 from distill2edge.errors import UserError
 from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS, SOURCE, undeclared
 from distill2edge.templating.weights import LimitError
-from distill2edge.terminal import one_line
 
 ROW = "row"  # the whole row, for names that Jinja cannot spell: row['my column']
 _MOST, _PER_ROW, _PER_STEP = 600_000, 2_000, 32  # steps in stock, of a row, and characters of a text for one more
 _LONGEST = 32_000_000  # characters of a text
-_NAMELESS = "an expression"  # what `spelling` says of what it cannot spell
 
 _ENVIRONMENT = RowEnvironment()
 _GLOBALS = dict(_ENVIRONMENT.globals)
@@ -124,7 +122,8 @@ class Template:
             with self._credit.rendering(row, self.fields):
                 return _ENVIRONMENT.concat(_ENVIRONMENT.rendered(self._template, values))
         except FAULTS as error:
-            raise _row_error(error, self, row, number, _culprit(self._outputs, values)) from error
+            culprit = _culprit(self._outputs, values)
+            raise row_error(error, self.where, self.fields - {ROW}, row, number, culprit) from error
 
 
 class Filter:
@@ -155,7 +154,7 @@ class Filter:
             with self._credit.rendering(row, self.fields):
                 return bool(self._value(values))
         except FAULTS as error:
-            raise _row_error(error, self, row, number, "") from error
+            raise row_error(error, self.where, self.fields - {ROW}, row, number) from error
 
     def _value(self, values: dict[str, Any]) -> Any:
         context = self._template.new_context(values, shared=True)
@@ -262,9 +261,6 @@ def _child_source(tree: nodes.Template, child: nodes.Node) -> tuple[str, Any]:
     return spelling(child), nodes.Template([*sets, nodes.Output([child], lineno=1)], lineno=1)
 
 
-# --- what went wrong with a row ---------------------------------------------------
-
-
 def _culprit(outputs: Iterable[tuple[str, Any]], row: Mapping[str, Any]) -> str:
     """The first printed expression that cannot be evaluated on this row, as it is spelled; or nothing."""
     for spelled, tree in outputs:
@@ -275,118 +271,3 @@ def _culprit(outputs: Iterable[tuple[str, Any]], row: Mapping[str, Any]) -> str:
         except FAULTS:
             return spelled
     return ""
-
-
-def _row_error(
-    error: BaseException, template: Template | Filter, row: Mapping[str, Any], number: int, culprit: str
-) -> UserError:
-    where, fields = template.where, template.fields - {ROW}
-    have = f"its fields are {names(row)}"
-    missing = sorted(fields - set(row))
-    null = sorted(name for name in fields & set(row) if row[name] is None)
-    if missing and isinstance(error, UndefinedError):
-        return UserError(
-            f"row {number} has no field {', '.join(missing)}; {have}",
-            where=where,
-            fix=_fix_of_missing(missing[0], where, row),
-        )
-    if isinstance(error, LimitError):
-        what = f"row {number}: the template goes beyond its limits: {error}"
-        return UserError(what, where=where, fix=f"mend {where}: it must not make more than the row gives it")
-    if isinstance(error, UnprintableError):
-        return _unprintable(error, template, row, number, culprit)
-    if null:
-        what = f"row {number}: field {', '.join(null)} is null; {have}"
-        fix = f'leave such rows out with data.filter: "{null[0]} is not none"'
-    else:
-        at = f" (in {{{{ {culprit} }}}})" if culprit else ""
-        what = f"row {number}: {type(error).__name__}: {shown(str(error))}{at}; {have}"
-        fix = f"mend {where} (numbers from CSV are text: {{{{ score | float }}}})"
-        if isinstance(error, UndefinedError):
-            fix = chat_fix(row) or f"mend {where}, or leave such rows out with data.filter"
-    return UserError(what, where=where, fix=fix)
-
-
-def _unprintable(
-    error: UnprintableError, template: Template | Filter, row: Mapping[str, Any], number: int, culprit: str
-) -> UserError:
-    """The error for a value that is no text, with the field or expression that it comes from."""
-    what, where = str(error), template.where
-    spelled = culprit
-    if not culprit or what.startswith(("is ", "'", '"')) or culprit == _NAMELESS or what.startswith(_NAMELESS):
-        found = next((name for name in sorted(template.fields & set(row)) if not _is_text(row[name])), "")
-        only = next(iter(template.fields)) if len(template.fields) == 1 else "a value"
-        spelled = found or culprit.partition(" | ")[0] or only
-        what = f"{spelled} {what.removeprefix(_NAMELESS).strip()}"
-    if what == f"{spelled} is null" and spelled in row:
-        what = f"field {spelled} is null"
-    chat = "" if what.endswith((" is null", " is NaN")) else chat_fix(row)
-    fix = chat or error.fix.replace("{}", spelled).replace(_NAMELESS, spelled)
-    return UserError(f"row {number}: {shown(what)}; its fields are {names(row)}", where=where, fix=shown(fix))
-
-
-def _is_text(value: Any) -> bool:
-    try:
-        as_text(value)
-    except UnprintableError:
-        return False
-    return True
-
-
-def _fix_of_missing(name: str, where: str, row: Mapping[str, Any]) -> str:
-    if chat := chat_fix(row):
-        return chat
-    spelled = [field for field in row if not field.isidentifier() and field.startswith(name)]
-    if spelled:
-        return f"write {{{{ row[{shown(spelled[0])!r}] }}}}: Jinja reads that name otherwise"
-    close = get_close_matches(name, [str(field) for field in row][:1000], n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f'{hint}name one of those in {where}, or leave such rows out with data.filter: "{name} is defined"'
-
-
-def chat_fix(row: Mapping[str, Any]) -> str:
-    """What to write for the first question and answer of a field that holds a conversation; empty where none does."""
-    for field, turns in row.items():
-        if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
-            continue
-        text = next((key for key in ("content", "value") if key in turns[0]), None)
-        roles = [str(turn.get("role", turn.get("from", ""))) for turn in turns[:50]]
-        asked = next((index for index, role in enumerate(roles) if role in ("user", "human")), None)
-        if text is None or asked is None:
-            continue
-        answered = next((i for i, role in enumerate(roles) if i > asked and role in ("assistant", "gpt", "bot")), None)
-        if answered is None:
-            return f'leave rows without an answer out with data.filter: "{field} | length > {asked + 1}"'
-        parts = "[0].text" if isinstance(turns[asked].get(text), list) else ""
-        return (
-            f'a conversation is not read as a whole yet; for its first question and answer write data.prompt: "{{{{ '
-            f'{field}[{asked}].{text}{parts} }}}}" and data.response: "{{{{ {field}[{answered}].{text}{parts} }}}}"'
-        )
-    return ""
-
-
-def check_text(text: str, where: str, number: int) -> None:
-    """Refuse a text that no file and no tokenizer holds.
-
-    Raises:
-        UserError: half of a surrogate pair, or NUL.
-    """
-    if "\0" in text:
-        what, fix = "holds a NUL character", "take it out: {{ name | replace('\\x00', '') }}"
-    elif not text.isascii() and (half := next((c for c in text if "\ud800" <= c <= "\udfff"), None)):
-        what, fix = f"holds half of a surrogate pair, \\u{ord(half):04x}, which is no character", "mend the source"
-    else:
-        return
-    raise UserError(f"row {number}: the text {what}", where=where, fix=fix)
-
-
-def names(row: Mapping[str, Any]) -> str:
-    """The fields of a row for an error: the first few."""
-    listed = sorted(str(name) for name in row)
-    more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
-    return shown(", ".join(name[:60] for name in listed[:20]) or "none") + more
-
-
-def shown(text: str) -> str:
-    """A text from a file as an error may print it: one line, no control characters, not long."""
-    return one_line(text, 500)

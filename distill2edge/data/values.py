@@ -21,6 +21,9 @@ _PLAIN = (int, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta
 MISSING = frozenset({"NaN", "nan", "NaT", "<NA>"})
 """How tables print a value that is not there."""
 
+NAMELESS = "an expression"
+"""What `spelling` says of what it cannot spell."""
+
 
 class UnprintableError(ValueError):
     """A value that is no text.
@@ -243,4 +246,4 @@ def spelling(node: nodes.Node) -> str:
             return f"{spelling(node.node)} | {node.name}"
         case nodes.Call():
             return f"{spelling(node.node)}()"
-    return "an expression"
+    return NAMELESS
