@@ -5,7 +5,7 @@ also counts. A render may spend so many steps: one for each turn of a loop, call
 an operation makes by its size (`weights`). What would make much more than it is given
 (`'x' * 10**10`, `center(10**9)`) is paid before it is made. A limit on processor time stands behind that.
 
-Methods are a short list by type (`_METHODS`): a template has no need of others, and a value of a type that is not in
+Methods are a short list by type (`allowed`): a template has no need of others, and a value of a type that is not in
 it cannot be called at all.
 """
 
@@ -30,6 +30,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 
+from distill2edge.templating.allowed import DATA, METHODS, OF_ITEMS, OF_TEXT, PLAIN
 from distill2edge.templating.weights import (
     CHARACTERS,
     LimitError,
@@ -54,39 +55,7 @@ FAULTS = (
     *(RecursionError, MemoryError),
 )
 
-# Filters of a text: other values become one first.
-_OF_TEXT = frozenset(
-    {"capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "replace", "safe", "striptags",
-     "title", "trim", "truncate", "upper", "urlencode", "wordcount", "wordwrap"}
-)  # fmt: skip
-# Filters that make no more of a text or number than it is.
-_PLAIN = frozenset({"abs", "capitalize", "float", "int", "length", "lower", "string", "title", "trim", "upper"})
-_OF_ITEMS = frozenset(
-    {"batch", "first", "groupby", "last", "list", "map", "max", "min", "reject", "rejectattr", "reverse", "select",
-     "selectattr", "slice", "sort", "sum", "unique"}
-)  # fmt: skip
-_TEXT_METHODS = frozenset(
-    {"capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format", "index",
-     "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable",
-     "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "partition", "removeprefix", "removesuffix",
-     "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
-     "strip", "swapcase", "title", "upper", "zfill"}
-)  # fmt: skip
-_DATE_METHODS = frozenset({"date", "isoformat", "isoweekday", "strftime", "time", "timestamp", "weekday"})
-_METHODS: dict[type, frozenset[str]] = {
-    str: _TEXT_METHODS,
-    bytes: frozenset({"decode"}),
-    list: frozenset({"copy", "count", "index"}),
-    tuple: frozenset({"count", "index"}),
-    dict: frozenset({"copy", "get", "items", "keys", "values"}),
-    int: frozenset({"bit_length"}),
-    float: frozenset({"is_integer"}),
-    datetime.date: _DATE_METHODS,  # datetime too
-    datetime.time: _DATE_METHODS,
-    datetime.timedelta: frozenset({"total_seconds"}),
-}
-_DATA = tuple(_METHODS)
-_OPEN = (*_METHODS, LoopContext, Macro, BlockReference, Cycler, Joiner, Namespace, Undefined)
+_OPEN = (*METHODS, LoopContext, Macro, BlockReference, Cycler, Joiner, Namespace, Undefined)
 
 
 class Meter(threading.local):
@@ -226,7 +195,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(obj, "__self__", None)
         if owner is self:  # the calls that `Counting` put in
             return obj(*args)
-        if isinstance(obj, BuiltinMethodType | MethodType) and isinstance(owner, _DATA):
+        if isinstance(obj, BuiltinMethodType | MethodType) and isinstance(owner, DATA):
             args = self._method(owner, obj.__name__, args, tuple(options.values()))
         elif isinstance(obj, LoopContext):  # a recursive loop
             args = (self.counted(args[0]), *args[1:]) if args else args
@@ -275,8 +244,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return isinstance(obj, FunctionType | type) and any(obj is each for each in self.globals.values())
 
     def _method(self, owner: Any, name: str, args: tuple[Any, ...], named: tuple[Any, ...]) -> tuple[Any, ...]:
-        kind = next((kind for kind in _METHODS if isinstance(owner, kind)), None)
-        if kind is None or name not in _METHODS[kind]:
+        kind = next((kind for kind in METHODS if isinstance(owner, kind)), None)
+        if kind is None or name not in METHODS[kind]:
             raise SecurityError(f"the method {name} of {type(owner).__name__} is not open to templates")
         if name == "join" and args:
             pieces = [self.as_text(piece) for piece in self.counted(args[0])]
@@ -292,7 +261,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def counted_filter(self, name: str, function: Any) -> Any:
         """A filter that pays for what it makes."""
         takes_environment = hasattr(function, "jinja_pass_arg")
-        plain = 1 + takes_environment if name in _PLAIN else -1  # arguments of the quick way
+        plain = 1 + takes_environment if name in PLAIN else -1  # arguments of the quick way
         quick: tuple[type, ...] = (str, int, float) if name in ("abs", "float", "int") else (str,)
 
         @functools.wraps(function)
@@ -301,9 +270,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 self.meter.spend(1 + weight(args[-1]))
                 return function(*args)
             head, (value, *rest) = (args[:1], args[1:]) if takes_environment else ((), args)
-            if name in _OF_TEXT:
+            if name in OF_TEXT:
                 value = value if isinstance(value, str) else self.as_text(value)
-            elif name in _OF_ITEMS and not isinstance(value, str):
+            elif name in OF_ITEMS and not isinstance(value, str):
                 value = self.counted(value)
             if name == "join":
                 value, rest, options = self._join(value, *rest, **options)
