@@ -60,9 +60,9 @@ class Result:
         from distill2edge.report.facts import lead, warnings
 
         failed = [
-            f"  failed: {gate['name']} of {gate['model']}: {gate['value']:.4g}, asked {gate['op']} {gate['target']:.4g}"
-            if gate["value"] is not None
-            else f"  failed: {gate['name']} of {gate['model']}: no value, asked {gate['op']} {gate['target']:.4g}"
+            f"  failed: {gate['name']} of {gate['model']}: "
+            f"{'no value' if gate['value'] is None else format(gate['value'], '.4g')}, "
+            f"asked {gate['op']} {gate['target']:.4g}{' (default)' if gate.get('default') else ''}"
             for gate in self.report["gates"]
             if not gate["passed"]
         ]

@@ -88,3 +88,15 @@ def test_what_makes_a_score_worthless_is_a_warning(
     found = warnings_of(_models(teacher, student), Verify(), baseline, len(labels), "text")
     assert all(warning["headline"] for warning in found) == headline
     assert [warning["text"].startswith(said or "") for warning in found] == ([True] if said else [])
+
+
+def test_many_classes_are_one_warning_each_way() -> None:
+    names = [f"intent {n}" for n in range(77)]
+    labels = [n for n in range(40) for _ in range(6)] + list(range(40, 60))
+    texts = [w["text"] for w in warnings_of(_models(True, True), Verify(), largest_class(labels, names), 260, "text")]
+    assert len(texts) == 2
+    assert texts[0].startswith(
+        "17 classes ('intent 60', 'intent 61', 'intent 62', 'intent 63', 'intent 64' and 12 more)"
+    )
+    assert texts[1].startswith("20 classes are small: 'intent 40' has 1, 'intent 41' has 1")
+    assert all(len(text) < 300 for text in texts)

@@ -485,7 +485,7 @@ def test_what_needs_no_model_is_a_row_and_a_line(passing: Document) -> None:
     for words in (Page(render_html(passing)).words, render_markdown(passing)):
         assert "always 'pos', the largest class" in words
         assert "a guess (chance)" in words
-        assert "Rows of each class: neg 235, pos 265" in words
+        assert "Rows of each class: pos 265, neg 235" in words
     assert render_html(passing).count('class="level"') == 4  # two charts, two lines
 
 

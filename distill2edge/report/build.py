@@ -179,8 +179,10 @@ def verdict_warnings(verify: Document, data: Document | None, bench: Document) -
     """
     found = list(verify.get("warnings", []))
     choices = (((data or {}).get("splits") or {}).get("train") or {}).get("choices") or {}
-    for label in (label for label, count in choices.items() if not count):
-        text = f"class {label.strip()!r} never occurs in the training rows"
+    absent = [repr(label.strip()) for label, count in choices.items() if not count]
+    if absent:
+        named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        text = f"{'class' if len(absent) == 1 else 'classes'} {named}: no training row"
         found.append({"kind": "class", "text": text, "headline": True})
     cells = [cell for cell in bench.get("cells", []) if cell.get("contended")]
     if cells:

@@ -133,7 +133,9 @@ def models_table(report: Document) -> Table:
     )
     classes = metric.get("classes") or {}
     if classes:
-        note += " Rows of each class: " + ", ".join(f"{name} {text.count(n)}" for name, n in classes.items()) + "."
+        shown = sorted(classes.items(), key=lambda item: -item[1])
+        note += " Rows of each class: " + ", ".join(f"{name} {text.count(n)}" for name, n in shown[:12])
+        note += f", and {len(shown) - 12} smaller ones." if len(shown) > 12 else "."
     return filled("", head, rows, note=note)
 
 

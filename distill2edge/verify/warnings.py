@@ -15,6 +15,8 @@ FEW = 5
 """Held-out rows of a class below which its figures are anecdotes."""
 UNEVEN = 0.2
 """Share of an even share below which a class is small: 1 in 10 of two classes, 1 in 50 of ten."""
+_NAMED = 5
+"""Classes that a warning names."""
 _PRECISIONS = {"lossless": "lossless files", "eight_bits": "8-bit files", "lower": "files below 8 bits"}
 
 
@@ -41,15 +43,28 @@ def _warning(kind: str, text: str, headline: bool = True) -> dict[str, Any]:
 
 
 def _classes(baseline: Baseline, rows: int) -> list[dict[str, Any]]:
+    """One warning for the classes that never occur, one for those that hardly do."""
+    few = max(FEW, UNEVEN * rows / max(len(baseline.classes), 1))
+    absent = [repr(label) for label, count in baseline.classes if count == 0]
+    small = [f"{label!r} has {count}" for label, count in baseline.classes if 0 < count < few]
     found = []
-    for label, count in baseline.classes:
-        if count == 0:
-            text = f"class {label!r} never occurs in the {rows} held-out rows: no figure here says anything of it"
-            found.append(_warning("class", text, headline=False))
-        elif count < FEW or count * len(baseline.classes) < UNEVEN * rows:
-            text = f"class {label!r} has {count} of the {rows} held-out rows: look at the balanced accuracy too"
-            found.append(_warning("class", text))
+    if absent:
+        who = f"class {absent[0]} never occurs" if len(absent) == 1 else f"{_some(absent)} never occur"
+        text = f"{who} in the {rows} held-out rows: no figure here says anything of it"
+        found.append(_warning("class", text, headline=False))
+    if small:
+        who = f"class {small[0]}" if len(small) == 1 else f"{len(small)} classes are small: {_listed(small)}"
+        found.append(_warning("class", f"{who} of the {rows} held-out rows: look at the balanced accuracy too"))
     return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({_listed(names)})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _scores(models: Sequence[Mapping[str, Any]], baseline: Baseline) -> list[dict[str, Any]]:
