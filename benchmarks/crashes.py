@@ -51,14 +51,18 @@ def chosen(stages: list[Stage], least: int, seed: int) -> list[tuple[Stage, str,
     return events
 
 
-def run_recipe(name: str, disk: Path, root: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The events of one recipe."""
+def run_recipe(
+    name: str, disk: Path, root: Path, options: argparse.Namespace, earlier: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """The events of one recipe; of `earlier` outcomes those with a fault, once more."""
     matrix = Matrix(disk, root)
     try:
         kinds = tuple(kind for kind in _KINDS[name] if not options.stages or kind in options.stages)
         print(f"reference {name}: {matrix.reference(name, () if 'report' in kinds else kinds):.0f} s", flush=True)
         events = chosen([stage for stage in matrix.stages if stage.kind in kinds], _OF_RECIPE, options.seed)
         events = [event for event in events if event[1] in options.events]
+        if earlier is not None:
+            events = [events[number] for number, one in enumerate(earlier) if one["faults"]]
         if options.count:
             events = Random(options.seed).sample(events, options.count)
         outcomes = []
@@ -91,6 +95,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", help="only these kinds of stage; then nothing is written")
     parser.add_argument("--events", nargs="*", default=KINDS, choices=KINDS, help="only these; then nothing is written")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="of the outcomes kept in --work, those with a fault")
     parser.add_argument("--work", type=Path, help="directory that keeps the outcomes of each recipe between runs")
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp())
@@ -99,20 +104,25 @@ def main() -> None:
     whole = not options.count and not options.stages and tuple(options.events) == KINDS
     bad = 0
     for name in options.recipes:
-        if (work / f"{name}.json").is_file():
+        kept = work / f"{name}.json"
+        earlier = json.loads(kept.read_text()) if kept.is_file() else None
+        if earlier is not None and not (options.again and any(one["faults"] for one in earlier)):
             continue
         with tempfile.TemporaryDirectory() as folder:
             disk, root = Path(folder, "disk"), Path(folder, "root")
             disk.mkdir()
             root.mkdir()
             with small_disk(disk) if "full" in options.events else nullcontext():
-                outcomes = run_recipe(name, disk, root, options)
+                outcomes = run_recipe(name, disk, root, options, earlier)
         bad += sum(bool(one["faults"]) for one in outcomes)
         print(
             f"{name}: {len(outcomes)} events, {sum(bool(one['faults']) for one in outcomes)} with a fault", flush=True
         )
         if whole:
-            (work / f"{name}.json").write_text(json.dumps(outcomes))
+            fresh = iter(outcomes)
+            kept.write_text(
+                json.dumps([next(fresh) if one["faults"] else one for one in earlier] if earlier else outcomes)
+            )
     if all((work / f"{name}.json").is_file() for name in _KINDS):
         _write([each for name in _KINDS for each in json.loads((work / f"{name}.json").read_text())], options.seed)
     sys.exit(1 if bad else 0)

@@ -18,6 +18,7 @@ from typing import Any
 from distill2edge.errors import EnvironmentFault, UserError
 
 _NO_ROOM = 64 << 10  # bytes
+_SHORT = re.compile(r"\d+ requested and \d+ written")
 _FICLONE = 0x40049409  # linux/fs.h
 
 SCRATCH = "scratch-"
@@ -91,8 +92,10 @@ def without_folders(source: str) -> str:
 
 def disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full, also where a library wraps the system's error in its own."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and _SHORT.fullmatch(str(error)):  # numpy's `tofile`
+        return True
     return f"os error {errno.ENOSPC}" in str(error) or os.strerror(errno.ENOSPC) in str(error)
 
 

@@ -65,6 +65,8 @@ def write_graphs(graphs: dict[str, ir.Model], directory: Path, properties: dict[
     size = (directory / DATA).stat().st_size
     for stem, model in graphs.items():
         model.metadata_props.update(properties)
+        # The builder adds a commit of wherever it runs: another in every place, and none of the user's business.
+        model.producer_version = (model.producer_version or "").partition("+")[0]
         target = directory / f"{stem}.onnx"
         with replacing(target) as partial:
             ir.save(model, partial)
