@@ -149,8 +149,15 @@ def write_merge(recipe: Recipe, student: str, trained: str, work: Path, inputs: 
 
 def write_verify(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
     """The `verify` stage."""
+    from distill2edge.tasks.shipped import check_tokenizers
+
     models, encodings = measured(recipe, teacher, inputs)
-    return task_of(recipe).verify(recipe, models, encodings, work, progress)
+    trained = {"student": inputs["student"].path / "model"}
+    if recipe.teacher.url is None:
+        trained["teacher"] = inputs[teacher].path / "model"
+    unlike = check_tokenizers(recipe, models, trained, rows_dir(inputs), progress)
+    facts = task_of(recipe).verify(recipe, models, encodings, work, progress)
+    return facts | ({"other_tokens": unlike} if unlike else {})
 
 
 def write_bench(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:

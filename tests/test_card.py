@@ -113,3 +113,26 @@ def test_hostile_strings_stay_strings(report: Document) -> None:
     body = card.split("---\n\n", 1)[1]
     assert "<script" not in body
     assert "](javascript" not in body.replace("\\](", "")
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "said", "not_said"),
+    [
+        ("classification", {"choices": ["a", "b`c"], "max_length": 40, "prompt": "{{ x }}"}, ["Labels: `a`, `` b`c ``.",
+         "more than 40 tokens is cut", "```\n{{ x }}\n```"], ["Ollama", "GenAI", "chats"]),
+        ("seq2seq", {"template": "plain"}, ["takes the source text"], ["Ollama", "closed set"]),
+        ("causal-lm", {"template": "chat", "system": "Be ``` brief."}, ["after this system message",
+         "````\nBe ``` brief.\n````", "Ollama", "GenAI"], ["plain text", "closed set"]),
+        ("causal-lm", {"template": "plain", "choices": [" good", " bad"]}, ["as plain text", '`" good"`, `" bad"`.',
+         "likelihood", "-no-cnv"], ["system message"]),
+    ],
+)  # fmt: skip
+def test_use_is_that_of_the_task(
+    report: Document, task: str, data: dict[str, object], said: list[str], not_said: list[str]
+) -> None:
+    report["reproduce"]["recipe"] |= {"task": task, "data": data}
+    use = render_card(report).split("## Use")[1].split("## Limits")[0]
+    for words in ("predict.py", "USE.md", *said):
+        assert words in use
+    for words in not_said:
+        assert words not in use

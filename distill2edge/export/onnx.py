@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def _unrounded(
     target = directory / "unrounded"
     target.mkdir()
     onnx_file.write_graphs(graphs, target, properties)
-    genai_config.copy_tokenizer(model_dir, target)
+    shutil.copyfile(model_dir / "config.json", target / "config.json")
     return target
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from distill2edge.report import facts, judge, tables, text
 from distill2edge.report.html import check_version
@@ -183,12 +185,26 @@ def _public(source: Any) -> str:
 
 
 def _use(report: Document) -> str:
+    """How to ask the files, by task and by the form of the prompt."""
+    recipe = report["reproduce"]["recipe"]
+    data = recipe.get("data") or {}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= {"code": code, "block": block}
     kinds = {str(file.get("format")) for file in report["files"]}
-    lines = [f"- {code('distill2edge chat FILE')} talks to any of the files."]
-    if "gguf" in kinds:
-        lines.append(f"- GGUF: llama.cpp, {code('llama-cli -m model.gguf')}, and everything built on it.")
-    if "onnx" in kinds:
-        lines.append(
-            "- ONNX: ONNX Runtime, or ONNX Runtime GenAI with the genai_config.json beside it.".replace("_", "\\_")
-        )
-    return "\n".join(lines)
+    task = str(recipe.get("task") or "causal-lm")
+    found = environment.get_template("use.md.j2").render(
+        kinds=kinds,
+        task=task,
+        template=str(data.get("template") or "chat"),
+        system=data.get("system"),
+        prompt=data.get("prompt"),
+        choices=list(data.get("choices") or ()),
+        max_length=data.get("max_length"),
+    )
+    return found.strip()

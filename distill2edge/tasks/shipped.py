@@ -1,0 +1,66 @@
+"""What ships is what was verified: held-out rows in the tokens of the tokenizers inside the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill2edge.data.encode import prompt_text, read_rows, tokenize
+from distill2edge.errors import UserError
+from distill2edge.progress import Progress
+from distill2edge.recipe.schema import Recipe
+from distill2edge.tasks import causal_lm, classification
+
+if TYPE_CHECKING:
+    from distill2edge.models import ModelFile
+
+
+def check_tokenizers(
+    recipe: Recipe, models: Sequence[ModelFile], trained: dict[str, Path], rows_dir: Path, progress: Progress
+) -> dict[str, int]:
+    """Compare the tokens that every exported file's own tokenizer gives the held-out rows with those of training.
+
+    Args:
+        trained: role -> the directory whose tokens its files are measured in.
+
+    Returns:
+        model's id -> held-out rows that llama.cpp would read in other tokens; it is measured in those of training.
+
+    Raises:
+        UserError: a shipped tokenizer.json that reads a row otherwise.
+    """
+    encode = classification.encode if recipe.task == "classification" else causal_lm.encode
+    rows = read_rows(rows_dir, "test")[: recipe.verify.rows]
+    unlike = {}
+    known = {role: [row.ids for row in encode(recipe, rows_dir, place, "test")] for role, place in trained.items()}
+    for model in models:
+        if model.runtime == "onnxruntime" and model.role in known:
+            shipped = [row.ids for row in encode(recipe, rows_dir, model.path, "test")]
+            different = sum(a != b for a, b in zip(shipped, known[model.role], strict=False))
+            if different or len(shipped) != len(known[model.role]):
+                raise UserError(
+                    f"the tokenizer that ships reads {different} of {len(shipped)} held-out rows in other tokens",
+                    where=str(model.path / "tokenizer.json"),
+                    fix="run the recipe again with --force export",
+                )
+        elif model.runtime == "llama.cpp" and model.role in trained:
+            count = _unlike(recipe, model.path / "model.gguf", trained[model.role], [row.prompt for row in rows])
+            if count:
+                unlike[model.id] = count
+                progress.warn(
+                    f"{model.id}: llama.cpp's own tokenizer reads {count} of {len(rows)} held-out prompts in other "
+                    "tokens; the figures are those of the model's own tokens"
+                )
+    return unlike
+
+
+def _unlike(recipe: Recipe, gguf: Path, model_dir: Path, prompts: Sequence[str]) -> int:
+    from distill2edge.architectures import is_classifier, is_encoder_decoder
+    from distill2edge.gguf_format import isolated
+
+    tokenizer, data = causal_lm.load_tokenizer(model_dir), recipe.data
+    bare = is_classifier(model_dir) or is_encoder_decoder(model_dir)
+    template = "plain" if bare else data.template
+    texts = [prompt_text(prompt, tokenizer, template, data.system) for prompt in prompts]
+    return sum(a != b for a, b in zip(tokenize(tokenizer, texts), isolated.tokenize(gguf, texts), strict=True))
