@@ -40,12 +40,12 @@ def main() -> None:
           f"{without['forgeries believed']} of {without['forgeries tried']} forgeries are believed")  # fmt: skip
     bars = [bar("different attacks", len(ATTACKS), ">=", 60)]
     bars += [bar(f"escapes: {name}", len(run["escapes"]), "<=", 0) for name, run in found.items()]
-    for what, out, tried in (
-        ("attacks", "attacks out", "attacks tried"),
-        ("forgeries", "forgeries believed", "forgeries tried"),
+    for what, out, tried, target in (
+        ("attacks", "attacks out", "attacks tried", 0.5),
+        ("forgeries", "forgeries believed", "forgeries tried", 0.3),  # a third of them only try to break something
     ):
         share = without[out] / without[tried]
-        bars.append(bar(f"{what} that succeed without the walls, share", share, ">=", 0.5))
+        bars.append(bar(f"{what} that succeed without the walls, share", share, ">=", target))
     path = write_result(
         "attacks",
         "python benchmarks/attacks.py",

@@ -81,10 +81,10 @@ def test_everything_stays_inside(user: int, namespaces: bool, forge: bool) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_most_attacks_get_out_and_most_forgeries_are_believed_without_the_walls() -> None:
+def test_most_attacks_get_out_and_many_forgeries_are_believed_without_the_walls() -> None:
     found = json.loads(python("attacks.bare"))
     assert found["attacks out"] >= found["attacks tried"] / 2
     out = {attack.name for attack in bare.attacks()} - set(found["held by this machine alone"])
     groups = {"write", "read", "process", "mount", "kernel", "machine", "network", "greed", "package"}
     assert {name.split(":")[0] for name in out} == groups
-    assert found["forgeries believed"] >= found["forgeries tried"] / 2
+    assert found["forgeries believed"] >= found["forgeries tried"] / 3
