@@ -78,7 +78,7 @@ def write_gguf(
     import gguf
 
     config, family = load_config(model_dir)
-    fields = gguf_config.fields_of(config, family, str(model_dir))
+    fields = gguf_config.fields_of(config, family)
     names = {theirs: ours for ours, theirs in family.names_of(config).items()}
     with ExitStack() as stack:
         tensors = open_weights(model_dir, stack)

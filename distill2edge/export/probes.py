@@ -21,7 +21,7 @@ START = 320
 """Tokens of the probe from the start: more than a runtime takes at a time."""
 WORK = 1.5e11
 """Weights times tokens that a long probe may cost: some seconds on two cores."""
-CACHE_BYTES = 1 << 28
+CACHE_BYTES = 3 << 27
 """Of a made-up cache. A window that needs more is compared up to where it is full, and `export.json` says so."""
 _WHOLE, _LONGEST = 640, 4096  # tokens of a text from the start: without a reason for more, and ever
 _NEW, _BEFORE, _SHOWN = 16, 8, 48

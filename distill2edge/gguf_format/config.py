@@ -31,25 +31,16 @@ def rope_of(config: Any) -> dict[str, Any]:
     return dict(rope.get("full_attention", rope))
 
 
-def fields_of(config: Any, family: Family, where: str) -> list[Field]:
+def fields_of(config: Any, family: Family) -> list[Field]:
     """The architecture's key-values of a Hugging Face configuration, in the order they are written.
 
-    Raises:
-        UserError: the configuration asks for something that llama.cpp does not compute for this architecture.
+    What llama.cpp does not compute for this architecture is refused before (`export.support`).
     """
 
-    def no(what: str) -> UserError:
-        return UserError(f"{what} cannot be expressed in a {family.architecture} GGUF", where=where,
-                         fix="give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)")  # fmt: skip
-
     if family.classifier:
-        return _classifier_fields(config, family.architecture, no)
+        return _classifier_fields(config, family.architecture)
     if family.seq2seq:
-        return _seq2seq_fields(config, family.architecture, no)
-    activation = getattr(config, "hidden_activation", None) or config.hidden_act
-    wanted = {"gemma3": ("gelu_pytorch_tanh",)}.get(family.architecture, ("silu", "swish"))
-    if activation not in wanted:
-        raise no(f"activation {activation!r}")
+        return _seq2seq_fields(config, family.architecture)
     arch, width = family.architecture, head_dim(config)
     fields: list[Field] = [
         (f"{arch}.block_count", "uint32", config.num_hidden_layers),
@@ -62,16 +53,12 @@ def fields_of(config: Any, family: Family, where: str) -> list[Field]:
         (f"{arch}.attention.key_length", "uint32", width),
         (f"{arch}.attention.value_length", "uint32", width),
     ]
-    fields += _rope_fields(arch, rope_of(config), no)
+    fields += _rope_fields(arch, rope_of(config))
     if arch == "llama":
         fields.append((f"{arch}.vocab_size", "uint32", config.vocab_size))
         fields.append((f"{arch}.rope.dimension_count", "uint32", width))
     if arch == "gemma3":
-        fields += _gemma_fields(config, width, no)
-    elif any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []) or (
-        arch == "llama" and getattr(config, "sliding_window", None)
-    ):
-        raise no("sliding-window attention")
+        fields += _gemma_fields(config)
     return fields
 
 
@@ -79,14 +66,7 @@ def fields_of(config: Any, family: Family, where: str) -> list[Field]:
 POOLING_RANK = 4
 
 
-def _classifier_fields(config: Any, arch: str, no: Any) -> list[Field]:
-    architectures = getattr(config, "architectures", None) or []
-    if architectures != ["BertForSequenceClassification"]:
-        raise no(f"{', '.join(architectures) or 'a model without architectures'} (not BertForSequenceClassification)")
-    if config.hidden_act != "gelu":
-        raise no(f"activation {config.hidden_act!r}")
-    if getattr(config, "position_embedding_type", "absolute") != "absolute":
-        raise no(f"position embedding {config.position_embedding_type!r}")
+def _classifier_fields(config: Any, arch: str) -> list[Field]:
     return [
         (f"{arch}.block_count", "uint32", config.num_hidden_layers),
         (f"{arch}.context_length", "uint32", config.max_position_embeddings),
@@ -101,18 +81,7 @@ def _classifier_fields(config: Any, arch: str, no: Any) -> list[Field]:
     ]
 
 
-# llama.cpp's own constant in the buckets of the relative position bias.
-_T5_DISTANCE = 128
-
-
-def _seq2seq_fields(config: Any, arch: str, no: Any) -> list[Field]:
-    # The gate decides it in llama.cpp: GELU (tanh) with one, ReLU without.
-    if config.dense_act_fn != ("gelu_new" if config.is_gated_act else "relu"):
-        raise no(f"activation {config.feed_forward_proj!r}")
-    if config.relative_attention_max_distance != _T5_DISTANCE:
-        raise no(f"relative_attention_max_distance {config.relative_attention_max_distance}")
-    if config.num_decoder_layers > config.num_layers:  # llama.cpp counts both by the encoder's, and stops
-        raise no(f"a decoder of {config.num_decoder_layers} blocks after an encoder of {config.num_layers}")
+def _seq2seq_fields(config: Any, arch: str) -> list[Field]:
     return [
         (f"{arch}.context_length", "uint32", int(getattr(config, "n_positions", None) or 512)),
         (f"{arch}.embedding_length", "uint32", config.d_model),
@@ -129,11 +98,9 @@ def _seq2seq_fields(config: Any, arch: str, no: Any) -> list[Field]:
     ]
 
 
-def _rope_fields(arch: str, rope: dict[str, Any], no: Any) -> list[Field]:
+def _rope_fields(arch: str, rope: dict[str, Any]) -> list[Field]:
     kind = rope.get("rope_type", "default")
     fields: list[Field] = [(f"{arch}.rope.freq_base", "float32", rope["rope_theta"])]
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise no("partial rotary embedding")
     if kind == "linear":
         fields.append((f"{arch}.rope.scaling.type", "string", "linear"))
         fields.append((f"{arch}.rope.scaling.factor", "float32", rope["factor"]))
@@ -143,22 +110,10 @@ def _rope_fields(arch: str, rope: dict[str, Any], no: Any) -> list[Field]:
             (f"{arch}.rope.scaling.factor", "float32", rope["factor"]),
             (f"{arch}.rope.scaling.original_context_length", "uint32", rope["original_max_position_embeddings"]),
         ]
-        if any(rope.get(key) is not None for key in ("attention_factor", "mscale", "beta_fast", "beta_slow")):
-            raise no("a YaRN scaling with its own factors")
-    elif kind == "llama3":
-        if arch != "llama":
-            raise no("rotary scaling 'llama3'")
-    elif kind != "default":
-        raise no(f"rotary scaling {kind!r}")
     return fields
 
 
-def _gemma_fields(config: Any, width: int, no: Any) -> list[Field]:
-    expected = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == 62 else width
-    if config.query_pre_attn_scalar != expected:
-        raise no(f"query_pre_attn_scalar {config.query_pre_attn_scalar} (llama.cpp uses {expected})")
-    if getattr(config, "attn_logit_softcapping", None):
-        raise no("attn_logit_softcapping")
+def _gemma_fields(config: Any) -> list[Field]:
     local = config.rope_parameters.get("sliding_attention", {})
     fields: list[Field] = [
         ("gemma3.attention.sliding_window", "uint32", config.sliding_window),
