@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from distill2edge.architectures import context_of
-from distill2edge.checkpoint import load_tokenizer
 from distill2edge.data.chat_templates import Message
 from distill2edge.data.encode import Row, apply_template, encode_choices, row_id, stop_token_ids, tokenize
 from distill2edge.data.inputs import KEY, InputForm, Kind, default_form, encode_inputs, kind_of, parse_form, read_form
@@ -19,6 +18,7 @@ from distill2edge.errors import UserError
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.sampling import draw_token
+from distill2edge.teacher.tokenizer_files import open_tokenizer
 
 CONTEXT = 2048
 """The most tokens of prompt and answer together, where the model reads no fewer."""
@@ -153,7 +153,7 @@ def _open_directory(path: Path) -> Loaded:
     if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
         raise UserError("no model with a tokenizer here", where=str(path), fix="give an export of `distill2edge run`")
     runtime_name = "onnxruntime" if any((path / name).is_file() for name in ("model.onnx", "encoder.onnx")) else "torch"
-    tokenizer: Any = load_tokenizer(path)
+    tokenizer: Any = open_tokenizer(path, None)
     kind = kind_of(path)
     runtime: Any = open_runtime(runtime_name, path, threads=available_threads(), context=_window(path))
     return _loaded(runtime, tokenizer, read_form(path) or default_form(kind, tokenizer), path)

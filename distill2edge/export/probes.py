@@ -16,6 +16,7 @@ import numpy as np
 
 from distill2edge.architectures import load_model, logits_of
 from distill2edge.export.support import Kind, window_of
+from distill2edge.model_config import usable_positions
 
 START = 320
 """Tokens of the probe from the start: more than a runtime takes at a time."""
@@ -175,11 +176,7 @@ def _seq2seq(model: Any) -> tuple[list[Probe], Reach]:
 
 def encoder_positions(config: Any) -> int:
     """Tokens that an encoder can read: RoBERTa's count begins after its padding token's id."""
-    longest = int(getattr(config, "max_position_embeddings", None) or _LONGEST)
-    shifted = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "longformer", "mpnet")
-    if config.model_type in shifted:
-        longest -= (config.pad_token_id if config.pad_token_id is not None else 1) + 1
-    return min(longest, _LONGEST)
+    return min(usable_positions(config) or _LONGEST, _LONGEST)
 
 
 def _places(config: Any) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def describe(out: Path, where: str) -> dict[str, Any]:
         raise UserError(f"a {config.model_type} says {str(bool(config.is_encoder_decoder)).lower()} there",
                         where=f"{out / 'config.json'}: is_encoder_decoder",
                         fix="get the file again, as it was")  # fmt: skip
-    tokenizer = open_tokenizer(out, found.vocabulary, where)
+    tokenizer = open_tokenizer(out, found.vocabulary)
     kind = saved_class(config, out)
     # A body that was saved without its pooler is whole: nothing here reads what the pooler computes of it.
     model = check_tensors(kind, out, new_head=not kind.__name__.partition("For")[2], dtype="auto")

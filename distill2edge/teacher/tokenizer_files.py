@@ -32,12 +32,11 @@ _SPECIAL = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def open_tokenizer(model_dir: Path, vocabulary: int | None, where: str) -> Any:
+def open_tokenizer(model_dir: Path, vocabulary: int | None) -> Any:
     """The tokenizer of a directory that somebody else made.
 
     Args:
-        vocabulary: rows of the embedding.
-        where: the recipe's key, for errors without a file.
+        vocabulary: rows of the embedding; None leaves the ids unchecked.
 
     Raises:
         UserError: names the file: it is damaged, the library panics, hangs or wants too much memory over it, ids lie
