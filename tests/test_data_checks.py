@@ -101,6 +101,17 @@ def test_recipe_check_sees_an_answer_in_the_prompt(tmp_path: Path) -> None:
         assert all("the response stands in the prompt of 50 of 50 rows" in problem.what for problem in found)
 
 
+def test_recipe_check_says_what_to_write_for_conversations(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 60)
+    student = {"init": {"from": "teacher", "layers": 1}}
+    recipe = {"name": "a", "teacher": {"model": "owner/teacher"}, "student": student}
+    text = json.dumps({**recipe, "data": {"source": str(tmp_path / "rows.jsonl")}})
+    found = list(problems(parse_recipe(text, "a.yaml"), []))
+    assert found
+    assert all('data.prompt: "{{ messages[0].content }}"' in problem.fix for problem in found)
+
+
 def labelled(labels: list[str]) -> list[dict[str, Any]]:
     return [{"text": sentence(n), "label": label} for n, label in enumerate(labels)]
 

@@ -12,6 +12,7 @@ from distill2edge import bundled
 from distill2edge.data.checks import check_prompts
 from distill2edge.data.encode import Row
 from distill2edge.data.readers import reader_of
+from distill2edge.data.row_errors import chat_fix
 from distill2edge.data.sources import local_files
 from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import UserError
@@ -138,7 +139,7 @@ def _missing(data: Data, templates: dict[str, Template | Filter], rows: list[dic
             continue
         for name in sorted(template.fields - set(columns)):
             near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-            fix = f"did you mean {near[0]}?" if near else f"name one of those in data.{key}"
+            fix = f"did you mean {near[0]}?" if near else chat_fix(rows[0]) or f"name one of those in data.{key}"
             listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
             yield Problem(
                 ("data", key), f"no row of {data.source} has a field {name!r}; their fields are {listed}", fix
