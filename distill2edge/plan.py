@@ -20,6 +20,7 @@ from distill2edge.store import Artifact, Store, default_root
 
 Row = dict[str, Any]
 
+_STAYS = 1.15  # of a run: what earlier stages freed stays in the process (allocator.py)
 _LEAST = 0.25  # of a core: a moment says little about hours
 _BUSY = 0.8  # share of a core below which the plan says that the machine is busy
 
@@ -75,7 +76,7 @@ def plan_of(
         "name": recipe.name,
         "stages": rows,
         "seconds": sum(row["seconds"] or 0 for row in missing),
-        "peak_memory_bytes": max((row["memory_bytes"] or 0 for row in missing), default=0),
+        "peak_memory_bytes": round(_STAYS * max((row["memory_bytes"] or 0 for row in missing), default=0)),
         "disk_bytes": sum(row["disk_bytes"] or 0 for row in missing),
         "unknown": [row["stage"] for row in missing if None in (row["seconds"], row["memory_bytes"])],
         "disk_free_bytes": shutil.disk_usage(existing).free,

@@ -16,8 +16,8 @@ from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.training import Lora, Training
 from distill2edge.schemes import parse_scheme
 
-_TRAINING, _FORWARD = 0.24, 0.5  # shares of a product's speed: small batches, and much between the products
-_OP_S = 2.5e-4  # of a layer's small operations in a step, forward and backward, whatever their size
+_TRAINING, _FORWARD = 0.38, 0.8  # shares of a product's speed: small batches, and much between the products
+_STEP_S, _ROW_S = 4.5e-3, 2.5e-4  # of a layer's small operations in a training step, and in asking a row
 _BASE, _LIGHT = 0.62e9, 0.26e9  # bytes of a process with PyTorch and transformers; without them
 _BANDWIDTH = 1.2e10  # weights per second that writing reads, over a batch of rows
 _START_S = 2.5  # of a process that opens a model's file
@@ -52,10 +52,10 @@ def cost_of(kind: str, name: str, recipe: Recipe, sizes: Sizes, speed: float) ->
     work = _Work(recipe, sizes, speed, model)
     made = {
         "teacher": work.fetched,
-        "fit": lambda: work.trained(recipe.teacher.fit, recipe.teacher.fit.lora if recipe.teacher.fit else None),
+        "fit": work.fitted,
         "synthesis": work.synthesised,
         "signal": work.scored,
-        "pretrain": lambda: work.trained(recipe.student.pretrain, None, beside=True),
+        "pretrain": work.pretrained,
         "student": work.begun,
         "distill": lambda: work.trained(recipe.distill, recipe.student.lora, beside=recipe.distill.loss.needs_layers),
         "merge": work.merged,
@@ -103,18 +103,42 @@ class _Work:
         # After each part the validation rows are asked, and the best checkpoint is kept.
         flops += max(training.checkpoints, 1) * sizes.rows["validation"] * 2 * model.body * sizes.tokens
         micro = steps * training.gradient_accumulation
-        seconds = flops / (self.speed * _TRAINING) + micro * model.layers * _OP_S * 8
+        seconds = flops / (self.speed * _TRAINING) + micro * model.layers * _STEP_S
         if beside and sizes.teacher is not None:
             seconds += steps * batch * 2 * sizes.teacher.body * sizes.tokens / (self.speed * _FORWARD)
         trained = _adapter(lora, model) if lora is not None else model.parameters
         width = 2 if self._narrow(training) else 4
         # A trained weight is held in float32 with its gradient and two moments; the products run in the narrow type.
-        memory = _BASE + model.parameters * (4 + width) + 16 * trained
+        memory = _BASE + (width if lora is not None or width == 2 else 0) * model.parameters + 16 * trained
         memory += self._activations(training, lora is not None, width)
         if beside and sizes.teacher is not None:
-            memory += sizes.teacher.parameters * (4 + width)
+            memory += sizes.teacher.parameters * width
         disk = 4 * trained if lora is not None else model.stored * model.parameters
         return Cost(seconds + _START_S, memory, disk)
+
+    def pretrained(self) -> Cost:
+        """Masked tokens: the whole vocabulary at every position, and the teacher's own head first where it has none."""
+        spec, model = self.recipe.student.pretrain, self.model
+        assert spec is not None
+        plain = self.trained(spec, None, beside=True)
+        assert plain.seconds is not None
+        assert plain.memory is not None
+        seen = self.sizes.train * self.sizes.tokens * spec.epochs
+        head = 6 * model.vocabulary * model.hidden * seen / (self.speed * _TRAINING)
+        longest = min(self.recipe.data.max_length, 2 * self.sizes.tokens)
+        logits = 16 * spec.batch_size * longest * model.vocabulary
+        times = 2 if spec.teacher is not None else 1
+        return Cost(times * (plain.seconds + head), plain.memory + logits, model.stored * model.parameters)
+
+    def fitted(self) -> Cost:
+        """A training, and the merge into the teacher."""
+        fit, count = self.recipe.teacher.fit, self.model.parameters
+        assert fit is not None
+        trained = self.trained(fit, fit.lora)
+        assert trained.seconds is not None
+        assert trained.memory is not None
+        merged = 8 * count if fit.lora is not None else 0  # what the training freed stays in the process
+        return Cost(trained.seconds + 1.5 + 2.2e-8 * count, trained.memory + merged, self.model.stored * count)
 
     def _supervised(self) -> float:
         return self.sizes.tokens if self.recipe.data.template == "text" else self.sizes.answer
@@ -161,12 +185,13 @@ class _Work:
             return self._written(sizes.train * signal.samples, min(signal.max_new_tokens, 1.3 * sizes.answer))
         flops = rows * (2 * self.model.body * sizes.tokens + 2 * self._head() * self._supervised())
         kept = 6 * getattr(signal, "top_k", 2) * self._supervised()
-        return Cost(_START_S + flops / (self.speed * _FORWARD), self._asked(), rows * kept)
+        seconds = _START_S + flops / (self.speed * _FORWARD) + rows * self.model.layers * _ROW_S
+        return Cost(seconds, self._asked(), rows * kept)
 
     def _asked(self) -> float:
         """Memory of a model that reads rows in PyTorch."""
-        logits = 0 if self.recipe.task == "classification" else 3 * 4 * 16 * self.sizes.tokens * self.model.vocabulary
-        return _BASE + 6 * self.model.parameters + min(logits, 1.5e9) + 16 * self.sizes.tokens * 400 * self.model.hidden
+        logits = 0 if self.recipe.task == "classification" else 4 * 16 * self.sizes.tokens * self.model.vocabulary
+        return _BASE + 4 * self.model.parameters + min(logits, 1.5e9) + 16 * self.sizes.tokens * 400 * self.model.hidden
 
     def _written(self, rows: float, tokens: float) -> Cost:
         seconds = _START_S + rows * tokens * self.model.parameters / _BANDWIDTH
@@ -204,18 +229,18 @@ class _Work:
         seconds = 0.6 + 5e-9 * read
         if getattr(self.recipe.student.init, "select", "") == "similarity":
             seconds += 64 * 2 * read * self.sizes.tokens / (self.speed * _FORWARD)
-        return Cost(seconds, _BASE + 4 * read + 4 * count, self.model.stored * count)
+        return Cost(seconds, _BASE + 4 * read + count, self.model.stored * count)
 
     def merged(self) -> Cost:
         """The adapter in the weights, checked on rows."""
         count = self.model.parameters
-        return Cost(1.5 + 2.2e-8 * count, _BASE + 12 * count, self.model.stored * count)
+        return Cost(1.5 + 2.2e-8 * count, _BASE + 16 * count, self.model.stored * count)
 
     def calibrated(self) -> Cost:
         """Inputs of every product on the calibration rows."""
         flops = 2 * self.model.body * self.recipe.quantize.max_tokens
         count = self.model.parameters
-        factor = 2 if self.recipe.gptq else 1
+        factor = 1.3 if self.recipe.gptq else 1
         return Cost(
             factor * flops / (self.speed * _FORWARD), _BASE + 12 * count, 4 * count if self.recipe.gptq else 1e7
         )
@@ -224,7 +249,7 @@ class _Work:
         """What each type costs each tensor, forward and backward."""
         flops = (2 + 6 / 4) * self.model.body * self.recipe.quantize.max_tokens
         count = self.model.parameters
-        return Cost(5 * flops / (self.speed * _FORWARD), _BASE + 16 * count, 4 * count)
+        return Cost(9 * flops / (self.speed * _FORWARD), _BASE + 16 * count, 4 * count)
 
     def exported(self, name: str) -> Cost:
         """One file: a graph or a GGUF, rounded."""
@@ -233,6 +258,8 @@ class _Work:
         seconds = (1.6 + 2.6e-8 * count) if scheme.format == "onnx" else (1.0 + 1.6e-8 * count)
         if scheme.mix is not None:
             seconds += 6e-7 * count * (2 if scheme.mix.max_kl is not None else 1)
+        elif str(scheme) in map(str, self.recipe.trained_schemes):
+            seconds *= 2  # the levels are those that it was trained on
         elif self.recipe.gptq and self.recipe.calibrated(scheme):
             seconds += 3.2e-7 * count
         elif self.recipe.calibrated(scheme):
@@ -259,9 +286,9 @@ class _Work:
         seconds = memory = 0.0
         for model, dense in self._models():
             flops = texts * (2 * model.body * sizes.tokens + 2 * self._head() * self._supervised())
-            seconds += (2 * _START_S if dense else _START_S) + flops / (self.speed * _FORWARD * 0.5)
-            seconds += written * model.parameters / (_BANDWIDTH / 4)
-            memory = max(memory, _BASE + 5 * model.parameters * (1 if dense else 0.8))
+            seconds += (2 * _START_S if dense else _START_S) + flops / (self.speed * _FORWARD * 0.6)
+            seconds += written * (model.parameters / (_BANDWIDTH / 4) + model.layers * _ROW_S)
+            memory = max(memory, _BASE + 2.6 * model.parameters)
         return Cost(seconds, memory, 2000 * texts)
 
     def benched(self) -> Cost:
@@ -276,7 +303,7 @@ class _Work:
                 read, wrote = (sizes.tokens, sizes.answer) if name == "task" else _lengths(name)
                 one = 2 * model.body * read / (self.speed * _FORWARD) + wrote * model.parameters / (_BANDWIDTH / 2)
                 seconds += bench.rounds * (bench.requests + bench.warmup) * one
-            memory = max(memory, _BASE + 5 * model.parameters)
+            memory = max(memory, _BASE + 4 * model.parameters)
         return Cost(seconds * len(bench.devices), memory, 1e6)
 
 

@@ -18,7 +18,8 @@ from distill2edge.teacher.glance import Glance, glance
 
 _GUESS_TOKENS = 0.5  # of data.max_length, per row, where no row can be read
 _GUESS_ROWS = 5000  # where neither the recipe nor the data says it
-_CHARACTERS = 4.2  # a token's, where there is no tokenizer to ask
+_CHARACTERS, _OF_OWN = 4.2, 1.6  # a token's, where no tokenizer is here; of a small one trained on the rows
+_KEPT = 0.7  # of the rows that a synthesis asks for
 _SAMPLED = 256
 _TRIMMED = 12_000  # tokens that a trimmed vocabulary keeps, at most
 
@@ -79,6 +80,9 @@ def sizes_of(recipe: Recipe, found: Mapping[str, Artifact | None]) -> Sizes:
     teacher = _teacher(recipe, found.get("teacher"))
     student = _from_artifact(found.get("student")) or _student(recipe, teacher)
     rows, tokens, answer, known = _rows(recipe, found.get("data"), found.get("teacher"))
+    if recipe.synthesis is not None:
+        asked = sum(getattr(each, "instructions", 0) or getattr(each, "texts", 0) for each in recipe.synthesis.methods)
+        rows["train"] = max(round(_KEPT * asked), 1) + (rows["train"] if recipe.synthesis.keep_data else 0)
     return Sizes(teacher, student, rows, tokens, answer, known)
 
 
@@ -182,10 +186,8 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
 
 def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | None) -> tuple[float, float]:
     """Mean tokens of a row and of its response: counted by the tokenizer where it is here, else by characters."""
-    prompts, answers = (
-        [len(prompt) / _CHARACTERS for prompt, _ in pairs],
-        [len(text) / _CHARACTERS for _, text in pairs],
-    )
+    per = _OF_OWN if isinstance(recipe.teacher.model, Scratch) else _CHARACTERS
+    prompts, answers = ([len(text) / per for text in side] for side in zip(*pairs, strict=True))
     if (path := _tokenizer(recipe, teacher)) is not None:
         from tokenizers import Tokenizer
 
