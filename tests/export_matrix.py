@@ -50,7 +50,7 @@ VARIANTS: Mapping[str, Variant] = {
     "llama linear": Variant("llama", rope("linear", factor=4.0), gguf=True, fast=True),
     "llama dynamic": Variant("llama", {**rope("dynamic", factor=4.0), **_SHORT}),
     "llama yarn": Variant("llama", {**rope("yarn", **_YARN), **_SHORT}, gguf=True, fast=True),
-    "llama yarn own": Variant("llama", {**rope("yarn", **_YARN, beta_fast=16.0), **_SHORT}),
+    "llama yarn own": Variant("llama", {**rope("yarn", **_YARN, beta_fast=2.0), **_SHORT}),
     "llama yarn attention": Variant("llama", {**rope("yarn", **_YARN, attention_factor=1.3), **_SHORT}),
     "llama llama3": Variant("llama", rope("llama3", **_LLAMA3), gguf=True, fast=True),
     "llama longrope": Variant("llama", {**rope("longrope", **_LONG), **_SHORT}),
