@@ -7,8 +7,9 @@ A kind is a module `tests/fuzz/kinds/NAME.py` with
     def attempt(random: Random, prepared: Any, work: Path) -> None
                                                 one case; returns (accepted) or raises UserError (refused)
 
-Any other exception is a traceback that a user would have seen. A case that takes longer than `limit_s` is a hang: its
-process is killed, and a new one goes on after it. Case i of a seed is always the same: `replay` runs one alone.
+Any other exception is a traceback that a user would have seen. A case that takes more than `limit_s` of processor time
+is a hang, and so is one that waits for ever (a busy machine is not): its process is killed, and a new one goes on after
+it. Case i of a seed is always the same: `replay` runs one alone.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
+
 KINDS = Path(__file__).with_name("kinds")
 _START_S = 120.0  # imports and `prepare`
+_WAIT = 8  # times the limit that a case may take by the clock
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Summary:
 
     Attributes:
         tracebacks, hangs: (case, last lines of the traceback or the seconds) of each.
-        slowest_s: seconds of the slowest case that ended.
+        slowest_s: processor seconds of the slowest case that ended.
         grown_mb: growth of the peak memory of a process over its state after `prepare`, the greatest.
         peak_mb: peak memory of a process in all, imports included, the greatest.
     """
@@ -105,7 +109,7 @@ def _follow(
     wait = _START_S
     while case < count:
         try:
-            message = pipe.recv() if pipe.poll(wait) else None
+            message = pipe.recv() if _comes(pipe, worker.pid, wait) else None
         except EOFError:
             if wait == _START_S:
                 raise RuntimeError(f"the worker of {summary.kind} ended in `prepare`") from None
@@ -125,17 +129,37 @@ def _follow(
         summary.slowest_s = max(summary.slowest_s, seconds)
         summary.grown_mb = max(summary.grown_mb, peak_mb - base_mb)
         summary.peak_mb = max(summary.peak_mb, peak_mb)
-        if state == "accepted":
+        if seconds > limit_s:
+            summary.hangs.append((case, f"{seconds:.1f} s"))
+            log(f"{summary.kind} {case}: {seconds:.1f} s")
+        elif state == "accepted":
             summary.accepted += 1
         elif state == "refused":
             summary.refused += 1
-        elif seconds > limit_s:
-            summary.hangs.append((case, f"{seconds:.1f} s"))
         else:
             summary.tracebacks.append((case, text))
             log(f"{summary.kind} {case}: {text}")
         case += 1
     return case
+
+
+def _comes(pipe: Connection, pid: int, limit_s: float) -> bool:
+    """Whether a message comes before the process has used up its processor time, or has waited many times as long."""
+    before, start = _used_s(pid), time.monotonic()
+    while not pipe.poll(limit_s / 2):
+        if _used_s(pid) - before > limit_s or time.monotonic() - start > _WAIT * limit_s:
+            return False
+    return True
+
+
+def _used_s(pid: int) -> float:
+    """Processor seconds of a process and its children, those that ended among them."""
+    try:
+        process = psutil.Process(pid)
+        each = [member.cpu_times() for member in (process, *process.children(recursive=True))]
+    except psutil.Error:
+        return 0.0
+    return sum(times.user + times.system + times.children_user + times.children_system for times in each)
 
 
 def _work(pipe: Connection, kind: str, seed: int, first: int, count: int) -> None:
@@ -148,7 +172,7 @@ def _work(pipe: Connection, kind: str, seed: int, first: int, count: int) -> Non
         pipe.send("ready")
         for case in range(first, count):
             work, state, text = _folder(root, "case"), "accepted", ""
-            start = time.monotonic()
+            start = _own_s()
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     module.attempt(Random(f"{seed}:{case}"), prepared, work)
@@ -156,8 +180,13 @@ def _work(pipe: Connection, kind: str, seed: int, first: int, count: int) -> Non
                 state = "refused"
             except BaseException as error:
                 state, text = "traceback", _last_lines(error)
-            pipe.send((state, time.monotonic() - start, base, _peak_mb(), text))
+            pipe.send((state, _own_s() - start, base, _peak_mb(), text))
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _own_s() -> float:
+    """Processor seconds of this process, and of its children that ended."""
+    return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def _module(kind: str) -> Any:
