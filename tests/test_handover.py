@@ -207,13 +207,15 @@ def test_predict_runs_in_a_clean_environment(exported: Any, form: str, tmp_path:
     install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages]
     subprocess.run(install, check=True, capture_output=True)
     for absent in ("torch", "transformers", "distill2edge"):
-        assert subprocess.run([python, "-c", f"import {absent}"], capture_output=True, check=False).returncode != 0
+        assert (
+            subprocess.run([python, "-I", "-c", f"import {absent}"], capture_output=True, check=False).returncode != 0
+        )
     scheme = "onnx:int8" if form == "onnx" else "gguf:Q8_0"
     for name in FORMS:
         directory = exported(name, scheme)
         for text in TEXTS[:2]:
             done = subprocess.run(
-                [python, str(directory / "predict.py"), "--max-tokens", "8", text],
+                [python, "-I", str(directory / "predict.py"), "--max-tokens", "8", text],
                 capture_output=True,
                 text=True,
                 check=True,
