@@ -52,6 +52,22 @@ def test_a_comparison_with_nan_chooses_no_label() -> None:
         "{{ 'a' if m['x'] else 'b' }}",
     ):
         assert " is NaN" in refused(source, {"x": NAN, "m": {"x": NAN}}).what
+    row = {"s": "t", "score": NAN, "m": [NAN, 1.0], "o": {"a": NAN}, "text": "nan"}
+    for source in (
+        "{{ 'a' if score + 1 > 0 else 'b' }}",
+        "{{ 'a' if -score > 0 else 'b' }}",
+        "{% for x in m %}{{ 'a' if x > 1 else 'b' }}{% endfor %}",
+        "{% for k, x in o.items() %}{{ 'a' if x > 1 else 'b' }}{% endfor %}",
+        "{% for k, x in row['o'].items() %}{{ 'a' if x > 1 else 'b' }}{% endfor %}",
+        "{{ m | select('gt', 1) | list | length }}",
+        "{{ s }}{{ m | sum > 0 }}",
+        "{{ score | filesizeformat }}",
+        "{{ 'pos' if text | float > 0 else 'neg' }}",
+        "{{ 'pos' if text | float(0) > 0 else 'neg' }}",
+    ):
+        assert "NaN" in refused(source, row).what, source
+    assert Template("{{ score | float(3) }}{{ m | length }}", "x").render(row, 1) == "32"
+    assert Filter("text | float != text | float and m | max", "data.filter").takes({"text": "nan", "m": [1.0, NAN]}, 1)
     assert not Filter("m.x > 0", "data.filter").takes({"m": {"x": NAN}}, 1)
     assert not Filter("score == score", "data.filter").takes({"score": NAN}, 1)
     assert not Filter("score > 0.5", "data.filter").takes({"score": NAN}, 1)

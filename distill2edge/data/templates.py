@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError, nodes
 
 from distill2edge.data.row_errors import row_error
-from distill2edge.data.values import NotANumber, RowEnvironment, UnprintableError, as_text, spelling
+from distill2edge.data.values import RowEnvironment, UnprintableError, as_text, marked, spelling
 from distill2edge.errors import UserError
 from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS, SOURCE, undeclared
 from distill2edge.templating.weights import LimitError
@@ -111,14 +111,13 @@ class Template:
         return "".join(pieces) if size <= _LONGEST else None
 
     def _slow(self, row: Mapping[str, Any], number: int) -> str:
-        values = {**_GLOBALS, ROW: row, **row} if self._names_row else {**_GLOBALS, **row}
-        for name in self.fields:
-            value = row.get(name)
-            if type(value) is float and value != value:
-                values[name] = NotANumber(value)
         state = _ENVIRONMENT.render
         state.shown, state.missing, state.strict = [], self.missing, True
+        values: dict[str, Any] = {}
         try:
+            read = row if self._names_row else {name: row[name] for name in self.fields if name in row}
+            read = marked(dict(read))
+            values = {**_GLOBALS, ROW: read, **read} if self._names_row else {**_GLOBALS, **row, **read}
             with self._credit.rendering(row, self.fields):
                 return _ENVIRONMENT.concat(_ENVIRONMENT.rendered(self._template, values))
         except FAULTS as error:

@@ -39,17 +39,29 @@ class UnprintableError(ValueError):
 
 
 class NotANumber(float):
-    """NaN in a row: compared, it would choose a branch that nobody meant."""
+    """NaN in a row: compared or reckoned with, it would choose a branch that nobody meant."""
 
-    def _refuse(self, other: object) -> bool:
+    def _refuse(self, *others: object) -> Any:
         raise _not_a_number("NaN")
 
-    __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __float__ = __int__ = __round__ = __neg__ = __abs__ = _refuse
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = _refuse
     __hash__ = float.__hash__
     __module__ = "builtins"  # Jinja's errors name it
 
-    def __bool__(self) -> bool:
-        raise _not_a_number("NaN")
+
+def marked(value: Any) -> Any:
+    """The value with each NaN in it as `NotANumber`; itself where there is none."""
+    if type(value) is float:
+        return NotANumber(value) if value != value else value
+    if isinstance(value, dict):
+        found = {key: marked(inner) for key, inner in value.items()}
+        return found if any(found[key] is not inner for key, inner in value.items()) else value
+    if isinstance(value, list | tuple):
+        inside = [marked(inner) for inner in value]
+        return type(value)(inside) if any(new is not old for new, old in zip(inside, value, strict=True)) else value
+    return value
 
 
 def as_text(value: Any) -> str:
@@ -174,14 +186,11 @@ class RowEnvironment(BoundedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A field of an object before a method of the same name: `row.items`, `row.count`."""
         own = isinstance(obj, Mapping) and attribute in obj
-        return self._strict(obj[attribute] if own else super().getattr(obj, attribute))
+        return obj[attribute] if own else super().getattr(obj, attribute)
 
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        """An item or a field."""
-        return self._strict(super().getitem(obj, argument))
-
-    def _strict(self, value: Any) -> Any:
-        return NotANumber(value) if type(value) is float and value != value and self.render.strict else value
+    def strict(self, value: Any) -> Any:
+        """What a filter made of a value: NaN is refused in a template, and can be asked for in data.filter."""
+        return marked(value) if self.render.strict else value
 
 
 def _exact_json(value: Any, indent: int | None = None) -> str:
@@ -212,11 +221,11 @@ def _number(kind: type, default: Any) -> Any:
 
     def number(environment: Any, value: Any, *rest: Any, **options: Any) -> Any:
         if rest or options:
-            return default(value, *rest, **options)
+            return environment.strict(default(value, *rest, **options))
         if value is None or isinstance(value, Undefined):
             as_text(value)
         try:
-            return kind(value) if not isinstance(value, str) or kind is float else int(value, 10)
+            return environment.strict(kind(value) if not isinstance(value, str) or kind is float else int(value, 10))
         except (TypeError, ValueError, OverflowError):
             try:
                 return int(float(value))
