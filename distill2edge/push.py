@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +46,8 @@ def push_run(
         UserError: nothing to upload, a run whose verdict failed, a name that is none, a token that may not write.
         EnvironmentFault: the hub cannot be reached.
     """
-    verdict = load_report(run)["verdict"]["result"]
-    if verdict != "pass" and not allow_failed:
+    report = load_report(run)
+    if report["verdict"]["result"] != "pass" and not allow_failed:
         raise UserError(
             "the verdict of this run is fail", where=str(run), fix="mend what failed, or push it with --allow-failed"
         )
@@ -62,7 +61,7 @@ def push_run(
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
-        done = api.create_commit(repo, operations, commit_message=f"distill2edge run {_name(run)}")
+        done = api.create_commit(repo, operations, commit_message=f"distill2edge run {report['name']}")
     except HFValidationError as error:
         raise UserError(f"not the name of a repository: {error}", where=repo, fix="OWNER/NAME") from error
     except HfHubHTTPError as error:
@@ -77,8 +76,8 @@ def push_run(
 
 
 def _is_of(top: str, slug: str) -> bool:
-    """Whether an entry of exports/ is that of a scheme: a directory of its name, or a GGUF that ends in it."""
-    return top == slug or top.endswith((f"-{slug}", f"-{slug.partition('-')[2]}.gguf"))
+    """Whether an entry of exports/ is that of a scheme: `NAME-gguf-Q8_0` for `gguf-Q8_0`."""
+    return top.endswith(f"-{slug}")
 
 
 def _refused(error: Exception, repo: str) -> UserError:
@@ -90,7 +89,3 @@ def _refused(error: Exception, repo: str) -> UserError:
             fix="set HF_TOKEN to a token with write access, and name an owner that is yours",
         )
     return EnvironmentFault(f"the hub refused: {error}", where=repo, fix="try again later; nothing of the run is lost")
-
-
-def _name(run: Path) -> str:
-    return str(json.loads((run / "run.json").read_text(encoding="utf-8"))["name"])

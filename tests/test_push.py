@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_fixtures import report
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -93,15 +94,14 @@ def hub() -> Iterator[tuple[str, type[_Hub]]]:
 def run(tmp_path: Path) -> Path:
     made = tmp_path / "runs" / "films"
     for name, text in {
-        "report.json": json.dumps({"verdict": {"result": "pass"}}),
-        "run.json": json.dumps({"name": "films"}),
+        "report.json": json.dumps(report()),
         "report.html": "<p>",
         "report.md": "x",
         "model_card.md": "card",
         "recipe.yaml": "name: films",
-        "exports/films-Q8_0.gguf": "weights" * 100,
-        "exports/onnx-int8/model.onnx": "graph",
-        "exports/onnx-int8/tokenizer.json": "{}",
+        "exports/films-gguf-Q8_0/model.gguf": "weights" * 100,
+        "exports/films-onnx-int8/model.onnx": "graph",
+        "exports/films-onnx-int8/tokenizer.json": "{}",
     }.items():
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).write_text(text)
@@ -120,23 +120,23 @@ def test_a_run_is_pushed_in_one_commit(run: Path, hub: tuple[str, type[_Hub]]) -
     done = push(run, hub[0], "--private")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{hub[0]}/me/films/commit/abc"
-    exports = {"films-Q8_0.gguf", "onnx-int8/model.onnx", "onnx-int8/tokenizer.json"}
+    exports = {"films-gguf-Q8_0/model.gguf", "films-onnx-int8/model.onnx", "films-onnx-int8/tokenizer.json"}
     assert set(hub[1].files) == {"README.md", "report.html", "recipe.yaml", *exports}
     assert hub[1].files["README.md"] == b"card"
-    assert hub[1].files["films-Q8_0.gguf"] == b"weights" * 100
+    assert hub[1].files["films-gguf-Q8_0/model.gguf"] == b"weights" * 100
     assert "secret-token" not in done.stdout + done.stderr
 
 
 def test_one_export_can_be_chosen(run: Path, hub: tuple[str, type[_Hub]]) -> None:
     assert push(run, hub[0], "--scheme", "gguf:Q8_0").returncode == 0
-    assert set(hub[1].files) == {"README.md", "report.html", "recipe.yaml", "films-Q8_0.gguf"}
+    assert set(hub[1].files) == {"README.md", "report.html", "recipe.yaml", "films-gguf-Q8_0/model.gguf"}
     wrong = push(run, hub[0], "--scheme", "gguf:Q4_0")
     assert wrong.returncode == 2
     assert "no export gguf:Q4_0" in wrong.stderr
 
 
 def test_a_failed_verdict_is_not_pushed_unasked(run: Path, hub: tuple[str, type[_Hub]]) -> None:
-    (run / "report.json").write_text(json.dumps({"verdict": {"result": "fail"}}))
+    (run / "report.json").write_text(json.dumps(report(passing=False)))
     done = push(run, hub[0])
     assert done.returncode == 2
     assert "--allow-failed" in done.stderr
