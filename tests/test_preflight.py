@@ -301,3 +301,19 @@ def test_columns_of_a_csv_are_compared_too(place: Path) -> None:
     assert found == {
         "data.prompt": ("no row of rows.csv has a field 'txt'; their fields are text, team", "did you mean text?")
     }
+
+
+def test_unknown_schemes_and_directories_without_a_model_are_mistakes_of_the_recipe(place: Path) -> None:
+    (place / "empty").mkdir()
+    for given, said in (
+        ("export=[onnx:int4-b7]", "unknown scheme 'onnx:int4-b7'"),
+        ("verify.teacher_schemes=[gguf:bad]", "unknown scheme 'gguf:bad'"),
+        ("teacher.model=empty", "has no config.json, and no .gguf file"),
+        ("teacher.model=''", "has no config.json, and no .gguf file"),
+        ("student.init.model=x", "'from' does not go with the other keys here"),
+    ):
+        (place / "r.yaml").write_text(BASE)
+        for command in (["recipe", "check"], ["plan"]):
+            result = CliRunner().invoke(main, [*command, str(place / "r.yaml"), "--set", given])
+            assert result.exit_code == 2, (given, result.output)
+            assert said in result.output, (given, result.output)

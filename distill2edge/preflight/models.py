@@ -11,6 +11,7 @@ from distill2edge.errors import UserError
 from distill2edge.export.support import refusals
 from distill2edge.preflight.places import said
 from distill2edge.progress import SilentProgress
+from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 from distill2edge.recipe.section import Problem
@@ -172,7 +173,10 @@ def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], 
     config = _as_exported(recipe, model, path)
     if not config:
         return
+    unknown = {problem.path for problem in unknown_schemes(recipe)}  # said already
     for index, text in enumerate(texts):
+        if (*path, index) in unknown:
+            continue
         length = recipe.data.max_length if path == ("export",) else None
         for refusal in refusals(config, recipe.task, [parse_scheme(text)], length=length, converter=converter):
             yield Problem((*path, index), f"{refusal.scheme}: {refusal.reason}", refusal.fix)

@@ -255,6 +255,8 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
     if kind == "extra_forbidden":
         near = _near_key(path)
         known = _known_keys(path[:-1])
+        if near == path[-1]:  # a key of another form of this section, such as `from` beside `model`
+            return f"{_shortened(near)} does not go with the other keys here", "take it out, or them"
         fix = f"did you mean {near}?" if near else f"known here: {', '.join(known)}" if known else "take it out"
         return f"unknown key {_shortened(path[-1])}", fix
     if kind == "missing":

@@ -67,6 +67,14 @@ class _Cost(_Part):
     prices: Document | None = None
 
 
+class _Reproduce(_Part):
+    recipe: Document | None = None
+
+
+class _Seeds(_Part):
+    seeds: list[int] | None = None
+
+
 class _Report(_Part):
     name: str
     metric: _Metric
@@ -77,6 +85,8 @@ class _Report(_Part):
     bench: _Bench
     data: _Data
     cost: _Cost | None
+    reproduce: _Reproduce
+    seeds: _Seeds | None = None
 
 
 def check_report(report: Document, where: str) -> Document:

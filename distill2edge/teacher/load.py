@@ -56,10 +56,14 @@ def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
     if path.is_file() and path.suffix.lower() == ".gguf":
         return ModelSource(model, "gguf", path)
     if path.is_dir():
-        files = list(path.glob("*.gguf"))
-        if not (path / "config.json").is_file() and len(files) == 1:
+        if (path / "config.json").is_file():
+            return ModelSource(model, "directory", path)
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1:
             return ModelSource(model, "gguf", files[0])
-        return ModelSource(model, "directory", path)
+        held = f"{len(files)} .gguf files" if files else "no .gguf file"
+        fix = f"name one of them, such as {files[0].name}" if files else "give a Hugging Face model directory"
+        raise UserError(f"{model or path} has no config.json, and {held}", where=where, fix=fix)
     if path.exists():
         raise UserError(
             f"{model} is neither a directory nor a .gguf file", where=where, fix="give a Hugging Face directory"
