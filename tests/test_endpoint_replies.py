@@ -60,6 +60,23 @@ CASES: list[tuple[str, bytes, tuple[str, str, str]]] = [
      ("Yes.", "stop", "hm")),
     ("filtered", text("Yes", "content_filter"), ("", "filtered", "")),
     ("refusal", text(None, "stop", refusal="I will not."), ("I will not.", "stop", "")),
+    ("refusal, cut", text(None, "length", refusal="I will"), ("I will", "length", "")),
+    ("refusal, filtered", text(None, "content_filter", refusal="I will not."), ("", "filtered", "")),
+    ("parts of a dialect's own kinds", text([{"type": "reasoning.text", "text": "hm"},
+     {"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "Yes."}]), ("Yes.", "stop", "hm")),
+    ("marks with blanks and attributes", text('<think budget="9">hm</think >Yes.'), ("Yes.", "stop", "hm")),
+    ("Seed's marks", text("<seed:think>hm</seed:think>Yes."), ("Yes.", "stop", "hm")),
+    ("channels", text("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Yes."),
+     ("Yes.", "stop", "hm")),
+    ("more than one choice", b'{"choices":[{"index":1,"message":{"content":"B"},"finish_reason":"length"},'
+     b'{"index":0,"message":{"content":"A"},"finish_reason":"stop"}]}', ("A", "stop", "")),
+    ("a stream of more than one choice", b': ping\r\n\r\nevent: x\r\ndata: {"choices":[{"index":1,"delta":'
+     b'{"content":"B"}}]}\r\n\r\ndata: {"choices":[{"index":0,"delta":{"content":"A"},"finish_reason":"stop"}]}',
+     ("A", "stop", "")),
+    ("a stream that thinks in pieces", b'data: {"choices":[{"delta":{"reasoning":"h m"}}]}\n\n'
+     b'data: {"choices":[{"delta":{"reasoning":" m"}}]}\n\ndata: {"choices":[{"delta":{"reasoning":" m"}}]}\n\n'
+     b'data: {"choices":[{"delta":{"refusal":"N"}}]}\n\n'
+     b'data: {"choices":[{"delta":{"refusal":"o"},"finish_reason":"stop"}]}\n\n', ("No", "stop", "h m m m")),
     ("half a pair", b'{"choices":[{"message":{"content":"a\\ud800b"},"finish_reason":"stop"}]}', ("a?b", "stop", "")),
     ("old completion", b'{"choices":[{"text":"Yes.","finish_reason":"stop"}]}', ("Yes.", "stop", "")),
     ("a stream", b'data: {"choices":[{"delta":{"content":"h"}}]}\n\ndata: {"choices":[{"delta":{"content":"i"}}]}\n\n'
@@ -105,6 +122,7 @@ def test_an_error_with_status_200_is_an_error() -> None:
         ({"prompt_tokens": True, "completion_tokens": "5"}, (None, None)),
         ({"prompt_tokens": 10, "total_tokens": 15}, (10, 5)),
         ({"input_tokens": 10, "output_tokens": 5}, (10, 5)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (None, None)),
         ([1], (None, None)),
         ("many", (None, None)),
     ],

@@ -6,9 +6,13 @@ import re
 
 UNCLOSED = "thinking without an end"
 """Why a text is dropped whose thinking never ended."""
-# Qwen, DeepSeek and others; Magistral; Kimi. Alone on purpose: a prompt may ask for other tags as part of the answer.
+# Qwen, DeepSeek and others, Seed; Magistral; Kimi; gpt-oss, where a server did not take its channels apart. Alone on
+# purpose: a prompt may ask for other tags as part of the answer.
 _MARKS = re.compile(
-    r"(?P<open><(?:think|thinking|thought)>|\[THINK\]|◁think▷)|(?P<close></(?:think|thinking|thought)>|\[/THINK\]|◁/think▷)",
+    r"(?P<open><(?:seed:)?(?:think|thinking|thought)(?:\s[^<>]{0,200})?>|\[THINK\]|◁think▷"
+    r"|<\|channel\|>(?:analysis|commentary)<\|message\|>)"
+    r"|(?P<close></(?:seed:)?(?:think|thinking|thought)\s*>|\[/THINK\]|◁/think▷"
+    r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>)",
     re.IGNORECASE,
 )
 

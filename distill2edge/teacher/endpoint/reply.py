@@ -10,11 +10,24 @@ from typing import Any
 from distill2edge.teacher.thinking import UNCLOSED, split_thinking
 from distill2edge.terminal import one_line
 
-_WHOLE = {"stop", "eos", "eos_token", "end_turn", "end", "stop_sequence", "complete", "completed", "finished"}
+_WHOLE = {
+    "stop",
+    "eos",
+    "eos_token",
+    "end_turn",
+    "end",
+    "stop_sequence",
+    "complete",
+    "completed",
+    "finished",
+    "refusal",
+}
 _CUT = {"length", "max_tokens", "max_output_tokens", "model_length", "max_length"}
 _FILTERED = {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "content_filtered"}
 _TOOLS = {"tool_calls", "tool_call", "tool_use", "function_call"}
 _MOST_TOKENS = 1 << 31  # a server that counts more miscounts
+_EVENT = (b"data:", b"event:", b"id:", b"retry:", b":")  # how a line of an event stream begins
+_THINKS = ("thinking", "redacted_thinking", "reasoning", "redacted_reasoning", "thought", "summary")
 _STATUSES = range(400, 600)
 
 
@@ -57,7 +70,7 @@ def read_reply(content: bytes, limit: int | None = None) -> Reply | Failure:
         Unreadable: neither a completion nor an error.
     """
     try:
-        return _completion(_events(content) if content.lstrip()[:5] == b"data:" else _json(content), limit)
+        return _completion(_events(content) if content.lstrip().startswith(_EVENT) else _json(content), limit)
     except RecursionError as error:
         raise Unreadable("the reply is nested too deep") from error
 
@@ -77,9 +90,9 @@ def _completion(document: Any, limit: int | None) -> Reply | Failure:
     choices = document.get("choices")
     if document.get("error") and not choices:
         return _failure(document["error"])
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    if not isinstance(choices, list) or not _first(choices):
         raise Unreadable("the reply has no choices")
-    choice = choices[0]
+    choice = _first(choices)
     if isinstance(choice.get("error"), dict):
         return _failure(choice["error"])
     message = choice.get("message")
@@ -99,7 +112,7 @@ def _read(message: Mapping[str, Any], ended: Any, prompt: int | None, tokens: in
     for name in ("reasoning_content", "reasoning", "thinking"):
         apart += [said for _, said in _parts(message.get(name))]
     if not text and isinstance(message.get("refusal"), str) and message["refusal"]:
-        text, ended = message["refusal"], "stop"
+        text = message["refusal"]
     text, within, unclosed = split_thinking(_clean(text))
     finish = _finish(ended, tokens, limit)
     if finish == "filtered":
@@ -110,6 +123,8 @@ def _read(message: Mapping[str, Any], ended: Any, prompt: int | None, tokens: in
         finish = f"content that is no text: {one_line(strange, 40)}"
     elif finish == "stop" and unclosed:
         finish = UNCLOSED
+    # Nothing was read, or nothing written: the server does not count.
+    prompt, tokens = prompt or None, tokens or (None if text or parts or apart else tokens)
     # Providers send the same thinking under two names.
     thinking = "\n".join(dict.fromkeys(filter(None, (said.strip() for said in (*map(_clean, apart), within)))))
     return Reply(text, finish, prompt, tokens, thinking)
@@ -126,7 +141,7 @@ def _parts(content: Any) -> Iterator[tuple[str, str]]:
             yield from _parts(part)
     elif isinstance(content, dict):
         kind = content.get("type", "text")
-        thinks = kind in ("thinking", "reasoning", "reasoning_text", "summary_text")
+        thinks = str(kind).startswith(_THINKS)
         for name in ("text", "thinking", "reasoning", "content", "refusal", "summary"):
             if isinstance(content.get(name), (str, list)) and content[name]:
                 inner = _parts(content[name])
@@ -141,7 +156,11 @@ def _parts(content: Any) -> Iterator[tuple[str, str]]:
 def _finish(ended: Any, tokens: int | None, limit: int | None) -> str:
     if ended is None or ended == "":  # the server does not say; one that reached the limit was cut
         return "length" if limit is not None and tokens is not None and tokens >= limit else "stop"
-    name = str(ended).strip().lower().replace("-", "_").removeprefix("finish_reason_") if isinstance(ended, str) else ""
+    name = (
+        str(ended).strip().lower().replace("-", "_").removeprefix("finish_reason_").removeprefix("finishreason.")
+        if isinstance(ended, str)
+        else ""
+    )
     for names, finish in ((_WHOLE, "stop"), (_CUT, "length"), (_FILTERED, "filtered"), (_TOOLS, "tool call")):
         if name in names:
             return finish
@@ -184,7 +203,7 @@ def _events(content: bytes) -> dict[str, Any]:
     """The completion that the events of a stream add up to."""
     pieces: dict[str, list[Any]] = {}
     ended, usage, whole, seen = None, None, False, False
-    for line in content.split(b"\n"):
+    for line in content.splitlines():
         if not (line := line.strip()).startswith(b"data:"):
             continue
         data = line[5:].strip()
@@ -198,7 +217,7 @@ def _events(content: bytes) -> dict[str, Any]:
             return event
         usage = event.get("usage") or usage
         choices = event.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        choice = _first(choices) if isinstance(choices, list) else {}
         delta = choice.get("delta")
         seen = seen or isinstance(delta, dict)
         for name, value in (delta if isinstance(delta, dict) else {}).items():
@@ -207,7 +226,16 @@ def _events(content: bytes) -> dict[str, Any]:
         ended = choice.get("finish_reason") or ended
     if not seen or not (whole or ended):
         raise Unreadable("the stream has no end")
-    return {"choices": [{"message": pieces, "finish_reason": ended}], "usage": usage}
+    message = {
+        name: "".join(found) if all(isinstance(piece, str) for piece in found) else found
+        for name, found in pieces.items()
+    }
+    return {"choices": [{"message": message, "finish_reason": ended}], "usage": usage}
+
+
+def _first(choices: list[Any]) -> dict[str, Any]:
+    """The choice of index 0, wherever it stands; empty where there is none."""
+    return next((one for one in choices if isinstance(one, dict) and one.get("index") in (0, None)), {})
 
 
 def _clean(text: str) -> str:
