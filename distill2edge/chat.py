@@ -9,6 +9,7 @@ from pathlib import Path
 from distill2edge.answering import Loaded, open_loaded
 from distill2edge.data.chat_templates import Message, chat_template_of
 from distill2edge.errors import UserError
+from distill2edge.rundir import find_run, refuse_seeds
 from distill2edge.schemes import parse_scheme
 from distill2edge.terminal import echo, one_line
 
@@ -84,11 +85,14 @@ def _answer(speaker: Loaded, messages: list[Message], template: str, max_tokens:
 
 
 def choose_file(target: Path, scheme: str | None) -> Path:
-    """The model file or directory that `target` stands for; in a run directory, one of its exports.
+    """The model file or directory that `target` stands for; of a run (its directory or recipe), one of its exports.
 
     Raises:
-        UserError: nothing there, or no such scheme; names what is there.
+        UserError: nothing there, no such scheme (names what is there), or a run over several seeds.
     """
+    if target.is_file() and target.suffix in (".yaml", ".yml"):
+        target = find_run(target)
+    refuse_seeds(target, "chat")
     exports = target / "exports"
     if not exports.is_dir():
         if not target.exists():

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from distill2edge import errors
-from distill2edge.cli_common import STAGES, Commands, accept_weak_sandbox, recipe_options
+from distill2edge.cli_common import STAGES, Commands, OneOf, accept_weak_sandbox, recipe_options
 from distill2edge.cli_data import data as data_commands
 from distill2edge.distill.tracking import TRACKERS
 from distill2edge.terminal import echo
@@ -44,7 +44,7 @@ def main(debug: bool) -> None:
 @click.option(
     "--force",
     multiple=True,
-    type=click.Choice(list(STAGES)),
+    type=OneOf(list(STAGES)),
     help="Make this stage again, and what reads it; repeatable.",
 )
 @click.option("--seeds", metavar="0,1,2", help="Train once for each seed, on one split; one report over all.")
@@ -52,7 +52,7 @@ def main(debug: bool) -> None:
 @click.option(
     "--track",
     multiple=True,
-    type=click.Choice(TRACKERS),
+    type=OneOf(TRACKERS),
     help="Also send the losses of every training there; repeatable. runs/NAME/train.jsonl has them in any case.",
 )
 def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
@@ -154,7 +154,7 @@ def schema() -> None:
 @click.option("--name", default="my-student", show_default=True, help="Name of the run.")
 @click.option(
     "--task",
-    type=click.Choice(["classification", "chat", "causal-lm", "seq2seq"]),
+    type=OneOf(["classification", "chat", "causal-lm", "seq2seq"]),
     help="What the student does  [default: what the file's columns say, else causal-lm]",
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Fill the recipe in from this file.")
@@ -250,7 +250,7 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
 @click.argument("target", type=click.Path(path_type=Path), metavar="ARTIFACT|RUN")
 @click.option("--scheme", help="Which export of a run  [default: the smallest that passed]")
 @click.option("--prompt", help="Answer this and stop.")
-@click.option("--template", type=click.Choice(["auto", "chat", "plain"]), default="auto", show_default=True)
+@click.option("--template", type=OneOf(["auto", "chat", "plain"]), default="auto", show_default=True)
 @click.option("--max-tokens", default=256, show_default=True, help="Tokens per answer.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
 def chat(target: Path, **options: Any) -> None:

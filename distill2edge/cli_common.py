@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -63,6 +64,19 @@ class Commands(click.Group):
                 fault = disk_is_full(getattr(error, "filename", None))
                 _stop(str(fault), fault.exit_code)
             _stop(f"internal error: {type(error).__name__}: {error}\n  fix: run again with --debug and report it", 1)
+
+
+class OneOf(click.Choice[str]):
+    """A choice that names the word which was meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            near = difflib.get_close_matches(str(value)[:80], list(self.choices), n=1)
+            if near:
+                error.message = f"{error.message} Did you mean {near[0]!r}?"
+            raise
 
 
 def _stop(message: str, code: int) -> NoReturn:

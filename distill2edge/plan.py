@@ -41,6 +41,7 @@ def plan_recipe(
     progress = progress_module.for_stream(quiet)
     loaded = checked_recipe(recipe, overrides, progress, converter=converter is not None)
     opened = Store(store or default_root())
+    opened.check()
     speed = machine_speed(opened.root)
     return plan_of(loaded, opened, progress, speed=speed, share=free_share(), converter=converter)
 
@@ -121,7 +122,10 @@ def render_plan(plan: dict[str, Any]) -> str:
         )
         lines.append(f"{row['stage']:<28} {'to do':<8} {took:>8} {memory:>10} {disk:>10}")
     missing = [row for row in plan["stages"] if not row["cached"]]
-    if missing and len(plan["unknown"]) == len(missing):
+    if not missing:
+        lines.append(f"nothing to do: every stage is in {plan['store']}")
+        return "\n".join(lines)
+    if len(plan["unknown"]) == len(missing):
         lines.append("to do: how long, and with how much memory, is not known yet")
     else:
         lines.append(

@@ -8,7 +8,7 @@ from pathlib import Path
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.hub import network_errors
 from distill2edge.progress import Progress
-from distill2edge.rundir import load_report
+from distill2edge.rundir import load_report, refuse_seeds
 
 _DOCUMENTS = {"model_card.md": "README.md", "report.html": "report.html", "recipe.yaml": "recipe.yaml"}
 
@@ -43,10 +43,12 @@ def push_run(
     """Upload a run in one commit, to a repository that is made where it does not exist; returns the commit's address.
 
     Raises:
-        UserError: nothing to upload, a run whose verdict failed, a name that is none, a token that may not write.
+        UserError: nothing to upload, a run over several seeds or whose verdict failed, a name that is none, a token
+            that may not write.
         EnvironmentFault: the hub cannot be reached.
     """
     report = load_report(run)
+    refuse_seeds(run, "push")
     if report["verdict"]["result"] != "pass" and not allow_failed:
         raise UserError(
             "the verdict of this run is fail", where=str(run), fix="mend what failed, or push it with --allow-failed"

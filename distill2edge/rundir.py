@@ -243,8 +243,34 @@ def find_run(target: Path) -> Path:
 
         directory = Path("runs") / load_recipe(target).name
     if not (directory / "report.json").is_file():
-        raise UserError("no report here", where=str(directory), fix=f"distill2edge run {target}")
+        if directory == target and not (directory / "run.log").is_file():
+            what = "no report here" if target.exists() else "nothing there"
+            raise UserError(what, where=str(target), fix="give a run directory, such as runs/NAME, or its recipe")
+        raise UserError(
+            "no report here", where=str(directory),
+            fix=f"run its recipe to the end: distill2edge run {target if directory != target else 'RECIPE'}",
+        )  # fmt: skip
     return directory
+
+
+def refuse_seeds(run: Path, command: str) -> None:
+    """See that a run directory, if it is one, has files of its own: those of several seeds lie in `seed-N`.
+
+    Args:
+        command: that reads files, for the message.
+
+    Raises:
+        UserError: the report is one over several seeds.
+    """
+    if not (run / "report.json").is_file():
+        return
+    seeds = (load_report(run).get("seeds") or {}).get("seeds")
+    if seeds:
+        listed = ", ".join(f"seed-{seed}" for seed in seeds)
+        raise UserError(
+            f"a run over several seeds: each has files of its own ({listed})", where=str(run),
+            fix=f"name one: distill2edge {command} {run / f'seed-{seeds[0]}'}",
+        )  # fmt: skip
 
 
 def load_report(target: Path) -> Document:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import report_fixtures as made
 from click.testing import CliRunner
 
 from distill2edge.cli import STAGES, main
@@ -81,6 +82,23 @@ def test_report_of_a_directory_without_a_run(tmp_path: Path) -> None:
     assert "no report here" in err
 
 
+def test_a_directory_that_is_not_there_is_no_recipe_to_run(tmp_path: Path) -> None:
+    code, _, err = call("report", str(tmp_path / "nope"))
+    assert code == 2
+    assert "nothing there" in err
+    assert "give a run directory" in err
+
+
+def test_a_plan_refuses_a_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 2000)
+    (tmp_path / "r.yaml").write_text(MINIMAL.replace("model: a", "model: bundled:smollm2-135m-instruct")
+                                     .replace("source: b", f"source: {tmp_path / 'rows.jsonl'}"))  # fmt: skip
+    (tmp_path / "store").write_text("x")
+    code, _, err = call("plan", str(tmp_path / "r.yaml"), "--store", str(tmp_path / "store"))
+    assert code == 2
+    assert "a file stands where the store should be" in err
+
+
 def test_an_empty_store_is_said_to_be_empty(tmp_path: Path) -> None:
     code, out, _ = call("store", "ls", "--store", str(tmp_path))
     assert code == 0
@@ -135,3 +153,35 @@ def test_shells_complete_what_is_typed(shell: str) -> None:
     found = subprocess.run(run, env=asked, capture_output=True, text=True).stdout
     assert "recipe" in found
     assert "bench" not in found
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["--force", "exprot"], "export"),
+        (["--force", "quantisation-aware"], "quantization-aware"),
+        (["--track", "tensorbord"], "tensorboard"),
+    ],
+)
+def test_a_word_of_a_closed_set_that_is_mistyped_names_the_one_meant(args: list[str], meant: str) -> None:
+    code, _, err = call("run", "r.yaml", *args)
+    assert code == 2
+    assert f"Did you mean '{meant}'?" in err
+    assert "Did you mean" not in call("run", "r.yaml", "--force", "xyz")[2]
+
+
+def seeds_run(root: Path, seeds: list[int]) -> Path:
+    run = root / "runs" / "x"
+    report = made.report()
+    (run / "exports").mkdir(parents=True)  # as an earlier run of one seed left it
+    (run / "report.json").write_text(json.dumps({**report, "seeds": {"seeds": seeds, "runs": []}}))
+    return run
+
+
+@pytest.mark.parametrize("command", [["chat"], ["push"]])
+def test_what_reads_files_of_a_run_over_several_seeds_names_where_they_are(tmp_path: Path, command: list[str]) -> None:
+    run = seeds_run(tmp_path, [3, 1])
+    code, _, err = call(*command, str(run), *(["me/x", "--allow-failed"] if command == ["push"] else []))
+    assert code == 2
+    assert "a run over several seeds: each has files of its own (seed-3, seed-1)" in err
+    assert f"distill2edge {command[0]} {run / 'seed-3'}" in err
