@@ -38,7 +38,7 @@ VERSIONS = {
     "verify": 3,
     "judge": 1,
     "bench": 1,
-    "report": 4,
+    "report": 5,
     "rounds": 1,
 }
 

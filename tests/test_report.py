@@ -612,3 +612,14 @@ def test_the_tables_fit_a_page_of_1300_pixels(passing: Document, failing: Docume
                 for index, (figures, small) in enumerate(zip(columns, beside, strict=True))
             ]
             assert sum(widths) <= 1072, table.head
+
+
+def test_rows_are_counted_in_whole_numbers_and_a_classifier_agrees_on_texts() -> None:
+    report = made.report()
+    report["leakage"] = {"test_rows": 116, "near": 13, "fraction": 0.112, "action": "drop", "dropped": 18}
+    found = dict(facts.data_facts(report))
+    assert (found["leakage: near"], found["leakage: dropped"], found["leakage: fraction"]) == ("13", "18", "0.112")
+    report["metric"]["unit"] = "text"
+    table = tables.distances_table(report)
+    assert table is not None
+    assert "share of the texts where the teacher's most likely label" in table.note

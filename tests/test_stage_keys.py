@@ -31,7 +31,7 @@ EXPECTED = {
     "export student/onnx:int8": "ac7ff7c6",
     "verify": "abead825",
     "bench": "8caefcbb",
-    "report": "419d481c",
+    "report": "69c9feef",
 }
 
 

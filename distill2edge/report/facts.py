@@ -420,7 +420,8 @@ def data_facts(report: Document) -> list[Pair]:
     if isinstance(leakage, dict):
         for key, value in leakage.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                found.append((f"leakage: {key.replace('_', ' ')}", text.number(value)))
+                shown = text.count(value) if key in ("test_rows", "exact", "near", "dropped") else text.number(value)
+                found.append((f"leakage: {key.replace('_', ' ')}", shown))
             elif isinstance(value, str):
                 found.append((f"leakage: {key.replace('_', ' ')}", value))
     return found

@@ -153,7 +153,8 @@ def distances_table(report: Document) -> Table | None:
         if not model.get("error")
     ]
     head = ["model", "p99 of KL to student", "KL to teacher", "agreement with teacher", "perplexity"]
-    note = "Agreement with teacher: share of the positions where the teacher's most likely token is the model's."
+    what = ("texts", "label") if report["metric"].get("unit") == "text" else ("positions", "token")
+    note = f"Agreement with teacher: share of the {what[0]} where the teacher's most likely {what[1]} is the model's."
     table = filled("Further distances", head, rows, note=note)
     return table if rows and len(table.head) > 1 else None
 
