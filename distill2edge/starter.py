@@ -57,7 +57,10 @@ def starter(asked: Asked) -> str:
     model = glance(asked.teacher or teacher_of(task))
     data = _data(asked.data, task, rows, prompt, response, model)
     layers = model.facts.layers if model is not None else None
-    return new_recipe(New(asked.name, task, data, asked.teacher, layers, "plain" if prompt else "text"))
+    new = New(asked.name, task, data, asked.teacher, layers, plain="plain" if prompt else "text")
+    if model is not None and model.facts.role == "decoder":  # GGUF has classifiers of encoders alone
+        new = replace(new, formats=("onnx:int8",))
+    return new_recipe(new)
 
 
 # --- rows -----------------------------------------------------------------------

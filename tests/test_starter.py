@@ -78,6 +78,14 @@ def test_a_file_of_labels_becomes_a_classifier_that_passes_the_check(tmp_path: P
     assert 16 <= recipe.data.max_length <= 64
 
 
+def test_a_teacher_that_writes_becomes_a_classifier_in_the_formats_there_are(tmp_path: Path) -> None:
+    asked = Asked("tickets", data=write_csv(tmp_path / "tickets.csv", tickets()),
+                  teacher="bundled:smollm2-135m-instruct")  # fmt: skip
+    recipe = checked(tmp_path, starter(asked))
+    assert recipe.task == "classification"
+    assert [str(scheme) for scheme in recipe.export] == ["onnx:int8"]
+
+
 def test_rows_that_lack_a_field_are_left_out_by_the_recipe(tmp_path: Path) -> None:
     from distill2edge.data.prepare import prepare
 

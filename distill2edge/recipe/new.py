@@ -87,6 +87,7 @@ class New:
     Attributes:
         teacher: its model; null takes one that fits the task.
         layers: how many the teacher has, where that is known.
+        formats: files to write of a classifier.
         plain: of a causal-lm: prompt and response as they are, or the response alone (`text`).
     """
 
@@ -95,6 +96,7 @@ class New:
     data: Data | None = None
     teacher: str | None = None
     layers: int | None = None
+    formats: tuple[str, ...] = ("onnx:int8", "gguf:Q8_0")
     plain: Literal["plain", "text"] = "plain"
     comments: tuple[str, ...] = field(default=())
 
@@ -177,7 +179,7 @@ distill:
   batch_size: 16
   control: true                        # the same student without the teacher, to show what it brings
 
-export: [onnx:int8, gguf:Q8_0]
+export: [{", ".join(new.formats)}]
 
 verify: {{rows: {data.splits[2]}, min_retained: 0.95}}   # of the teacher's accuracy; a failed gate is exit code 3
 
