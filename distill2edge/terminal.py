@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -24,6 +24,19 @@ def one_line(text: str, limit: int | None = None) -> str:
     """`printable` on one line, cut to `limit` characters."""
     line = " ".join(text.split())
     return printable(line if limit is None or len(line) <= limit else f"{line[: limit - 1]}…")
+
+
+def in_short(found: Iterable[str]) -> str:
+    """Remarks, each once; those that differ in their first figure alone as one, from the least to the most."""
+    figures: dict[tuple[str, str], list[str]] = {}
+    for reason in found:
+        before, figure, after = re.match(r"(\D*)(\d*(?:\.\d+)?)(.*)", reason, re.DOTALL).groups()  # type: ignore[union-attr]
+        figures.setdefault((before, after), []).append(figure)
+    said = []
+    for (before, after), seen in figures.items():
+        least, most = min(seen, key=lambda x: float(x or 0)), max(seen, key=lambda x: float(x or 0))
+        said.append(f"{before}{least}{after}" if least == most else f"{before}{least} to {most}{after}")
+    return "; ".join(said)
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:

@@ -22,6 +22,7 @@ from distill2edge.machine import peak_rss_bytes
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.schema import Bench
+from distill2edge.terminal import in_short
 from tests.tiny import tiny_llama
 
 CRASH = str(Path(__file__).parent / "crash")
@@ -301,3 +302,13 @@ def test_energy_that_cannot_be_read_is_never_called_measured(tmp_path: Path) -> 
     assert energy.label([None, 4.0], 2.0, 2, None)["label"] == "unavailable"
     assert energy.label([None], 2.0, 2, 15.0) == {"label": "estimated", "joules_per_request": 30.0}
     assert energy.label([8.0, 4.0], 2.0, 2, 15.0) == {"label": "measured", "joules_per_request": 3.0}
+
+
+def test_reasons_of_several_cells_are_said_once() -> None:
+    waited = "our threads waited for a core {}% of the time"
+    found = ["other processes used 1.3 of 2 cores", waited.format(9), "other processes used 1.6 of 2 cores",
+             waited.format(87), waited.format(70), "no figure"]  # fmt: skip
+    assert in_short(found) == (
+        "other processes used 1.3 to 1.6 of 2 cores; our threads waited for a core 9 to 87% of the time; no figure"
+    )
+    assert in_short([waited.format(9)] * 2) == waited.format(9)

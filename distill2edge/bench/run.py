@@ -19,6 +19,7 @@ from distill2edge.models import Encodings, ModelFile, check_encodings
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Bench
 from distill2edge.runtimes.threads import available_threads
+from distill2edge.terminal import in_short
 
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
@@ -102,7 +103,7 @@ def bench(
     write_json(work / "bench.json", document)
     contended = [entry for entry in entries if entry["contended"]]
     if contended:
-        why = "; ".join(dict.fromkeys(reason for entry in contended for reason in entry["contention"]["reasons"]))
+        why = in_short(reason for entry in contended for reason in entry["contention"]["reasons"])
         progress.warn(f"{len(contended)} of {len(cells)} cells were measured on a busy machine: {why}")
     return {"cells": len(cells), "errors": errors, "contended": [entry["id"] for entry in contended]}
 

@@ -69,7 +69,7 @@ class Check:
             UserError: the file is another model; how much it differs where.
             EnvironmentFault: the runtime is missing.
         """
-        got = self._answers(path, work)
+        got, unit = self._answers(path, work), "text" if self._kind == "classifier" else "token"
         probes = []
         for probe, logits in zip(self._probes, got, strict=True):
             kl, relative = difference(probe.expected, logits)
@@ -80,14 +80,14 @@ class Check:
         tolerance = TOLERANCE[self._precision] * slack
         if not (kl <= tolerance and worst["relative"] <= RELATIVE[self._precision] * slack):
             raise UserError(
-                f"the file would be another model than PyTorch's: {worst['probe']}, KL {kl:.2g} nats per token, logits "
-                f"differ by {worst['relative']:.2g} of their deviation",
+                f"the file would be another model than PyTorch's: {worst['probe']}, KL {kl:.2g} nats per {unit}, "
+                f"logits differ by {worst['relative']:.2g} of their deviation",
                 where=str(path),
                 fix="use another format; this architecture is in no table of what the format cannot carry: report it",
             )
         seconds = time.monotonic() - self._began
         self._progress.say(f"  compared with PyTorch up to position {self._reach.compared} of "
-                           f"{self._reach.window or 'any'}: KL {kl:.1g} nats per token ({seconds:.1f} s)")  # fmt: skip
+                           f"{self._reach.window or 'any'}: KL {kl:.1g} nats per {unit} ({seconds:.1f} s)")  # fmt: skip
         return {
             "kl": kl,
             "relative": worst["relative"],

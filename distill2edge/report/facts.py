@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill2edge.report import text
+from distill2edge.terminal import in_short
 
 Document = dict[str, Any]
 Pair = tuple[str, str]
@@ -458,7 +459,7 @@ def contention(report: Document) -> str:
     cells = [cell for cell in report["bench"].get("cells", []) if cell.get("contended")]
     if not cells:
         return ""
-    why = dict.fromkeys(str(reason) for cell in cells for reason in (cell.get("contention") or {}).get("reasons", []))
+    why = in_short(str(reason) for cell in cells for reason in (cell.get("contention") or {}).get("reasons", []))
     names = ", ".join(str(cell["id"]) for cell in cells)
-    reasons = f"{'; '.join(why)}. " if why else ""
+    reasons = f"{why[0].upper()}{why[1:]}. " if why else ""
     return f"The machine was busy with other work: {names}. {reasons}Those speeds are a lower bound."
