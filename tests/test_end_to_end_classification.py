@@ -145,7 +145,7 @@ def test_chat_prints_the_probability_of_each_label(finished: Path, scheme: str) 
         ("distill.loss.layer_map=[0, 9]", "layer 9 is out of range: the teacher has 4 layers"),
         ("distill.loss.layer_map=[0]", "1 layers for a student of 2"),
         ("student.init.layers=[1, 4]", "layer 4 is out of range"),
-        ("data.max_length=1000", "the model reads at most 128"),
+        ("data.max_length=1000", "this model (bert) has 128 positions"),
         ("data.template=chat", "data.template: plain"),
         ("signal={kind: logits}", "signal: {kind: labels}"),
         ("bench.workloads=[chat-8-3]", "workloads: [task]"),

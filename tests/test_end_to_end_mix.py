@@ -107,7 +107,7 @@ def test_the_report_draws_kl_against_size(root: Path) -> None:
 
 
 def test_chat_finds_the_file_however_its_limit_is_written(root: Path) -> None:
-    assert choose_file(root / "out", "gguf:mix-70000").name == "tiny-mix-70kB.gguf"
+    assert choose_file(root / "out", "gguf:mix-70000").name == "tiny-gguf-mix-70kB"
 
 
 def test_what_nothing_meets_is_refused_with_the_nearest(root: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_files_are_judged_in_their_own_runtime_and_a_random_judge_is_not_rea
     report = json.loads((place / "out" / "report.json").read_text())
     assert report["judge"]["models"] == judge["models"]
     assert "judge" in [stage["stage"] for stage in report["stages"]]
-    assert "## Judge" in (place / "out" / "report.md").read_text()
+    assert "## The student's answers against the teacher's" in (place / "out" / "report.md").read_text()
     again = run(place, "run", str(place / "made.yaml"), "--out", str(place / "out"))
     assert "done in" not in again.output
 

@@ -69,8 +69,9 @@ def test_the_recipe_runs_from_the_endpoint_to_the_report(address: str, tmp_path:
     assert set(models) == {"student", "control", "student/onnx:int8", "student/gguf:Q8_0"}
     assert all(model["error"] is None for model in models.values())
     assert report["verdict"]["result"] == "pass"
-    comparison = report["cost"]["comparison"]
-    assert comparison["teacher"] == "api:mistral-small-3.1"
-    assert list(comparison["by_price_cut"]) == ["0", "0.25", "0.5", "0.75", "0.9"]
+    # A T5 of one random layer is no better than the commonest answer: no saving is claimed, and the price is there.
+    assert report["cost"]["comparison"] is None
+    assert {"baseline"} <= {warning["kind"] for warning in report["verdict"]["warnings"]}
+    assert "mistral-small-3.1" in json.dumps(report["cost"]["cells"])
     assert (tmp_path / "out" / "ledger-signal.parquet").is_file()
     assert "secret" not in (tmp_path / "out" / "report.html").read_text()

@@ -245,11 +245,13 @@ def test_a_rebuilt_tokenizer_that_disagrees_is_refused(
 
 def test_a_directory_that_transformers_would_read_differently_is_refused(tmp_path: Path) -> None:
     """AutoTokenizer puts Qwen's own pre-tokenizer on every qwen2 directory, whatever its tokenizer.json says."""
-    tiny_family(tmp_path / "hf", "llama", vocab_size=600, tokenizer=False)
+    tiny_family(tmp_path / "hf", "qwen2", vocab_size=600, tokenizer=False)
     train_byte_level("gpt-2", tmp_path / "hf")
     raw = export(tmp_path / "hf", tmp_path / "out").read_bytes()
-    other = tmp_path / "qwen2.gguf"
-    other.write_bytes(raw.replace(b"llama.", b"qwen2.").replace(_string("llama"), _string("qwen2")))
+    key = b"tokenizer.ggml.pre" + (8).to_bytes(4, "little")  # a string
+    assert key + _string("qwen2") in raw
+    other = tmp_path / "other.gguf"
+    other.write_bytes(raw.replace(key + _string("qwen2"), key + _string("gpt-2")))
     with pytest.raises(UserError, match="transformers reads the saved tokenizer differently"):
         gguf_to_hf(other, tmp_path / "back")
 

@@ -32,7 +32,7 @@ def commands(program: str) -> list[list[str]]:
 
 
 def test_the_readme_shows_no_other_program() -> None:
-    assert {line[0] for line in LINES} == {"make", "distill2edge"}
+    assert {line[0] for line in LINES} == {"make", "distill2edge", "python"}
 
 
 def test_its_commands_run_in_the_order_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +53,10 @@ def test_its_commands_run_in_the_order_shown(tmp_path: Path, monkeypatch: pytest
         if target:
             (tmp_path / target).write_text(result.stdout)
     assert (tmp_path / "runs" / "my" / "report.html").is_file()
+    for arguments in commands("python"):  # what ships runs alone
+        result = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip()
 
 
 def test_its_make_targets_exist() -> None:

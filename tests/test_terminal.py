@@ -48,7 +48,9 @@ def test_progress_and_errors_are_printable(capsys: pytest.CaptureFixture[str], t
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_each_signal_ends_with_a_message_and_its_code(name: str, code: int, tmp_path: Path) -> None:
     script = (
-        "import time, sys\nfrom distill2edge import cli, housekeeping\n"
+        # A suite in the background of a shell, or under nohup, hands these signals on as ignored.
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\nfrom distill2edge import cli, housekeeping\n"
         "def wait(*a, **k):\n    try:\n        print('ready', flush=True); time.sleep(60)\n"
         "    finally:\n        print('cleaned', flush=True)\n"
         "housekeeping.list_store = wait\ncli.main(['store', 'ls'])\n"
