@@ -108,16 +108,22 @@ def forgeries() -> list[tuple[str | None, Attack]]:
 
 def is_accepted_naively(code: str | None, attack: Attack) -> bool:
     """Whether a sandbox that believes the first line of a process takes it for accepted."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, _NAIVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PARENT, _NAIVE],
-            input=json.dumps([code, attack.code, REFERENCE]).encode(),
-            capture_output=True,
-            timeout=_LONGEST_S,
-        )
+        written, _ = process.communicate(json.dumps([code, attack.code, REFERENCE]).encode(), timeout=_LONGEST_S)
     except subprocess.TimeoutExpired as late:
-        return _first(late.stdout or b"")
-    return _first(done.stdout)
+        written = late.stdout or b""
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+        process.wait()
+    return _first(written)
 
 
 def _first(written: bytes) -> bool:
