@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from distill2edge import errors
-from distill2edge.cli_common import STAGES, Commands, OneOf, accept_weak_sandbox, recipe_options
+from distill2edge.cli_common import STAGES, Commands, FilePath, OneOf, accept_weak_sandbox, recipe_options
 from distill2edge.cli_data import data as data_commands
 from distill2edge.distill.tracking import TRACKERS
 from distill2edge.terminal import echo
@@ -97,7 +97,7 @@ def recipe() -> None:
 
 
 @recipe.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="RECIPE")
+@click.argument("path", type=FilePath(), metavar="RECIPE")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable.")
 def show(path: Path, overrides: tuple[str, ...]) -> None:
     """Print a RECIPE with every default visible."""
@@ -107,7 +107,7 @@ def show(path: Path, overrides: tuple[str, ...]) -> None:
 
 
 @recipe.command()
-@click.argument("paths", type=click.Path(path_type=Path), metavar="RECIPE...", nargs=-1, required=True)
+@click.argument("paths", type=FilePath(), metavar="RECIPE...", nargs=-1, required=True)
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable.")
 @accept_weak_sandbox
 def check(paths: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
@@ -157,7 +157,7 @@ def schema() -> None:
     type=OneOf(["classification", "chat", "causal-lm", "seq2seq"]),
     help="What the student does  [default: what the file's columns say, else causal-lm]",
 )
-@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Fill the recipe in from this file.")
+@click.option("--data", type=FilePath(), metavar="FILE", help="Fill the recipe in from this file.")
 @click.option("--text", metavar="COLUMN", help="The file's column of texts, questions or instructions.")
 @click.option("--label", metavar="COLUMN", help="The file's column of labels or answers.")
 @click.option("--teacher", metavar="MODEL", help="hub id | local directory | file.gguf | bundled:NAME")
@@ -209,7 +209,7 @@ main.add_command(data_commands)
 
 
 @main.command()
-@click.argument("target", type=click.Path(path_type=Path), metavar="RUN|RECIPE")
+@click.argument("target", type=FilePath(), metavar="RUN|RECIPE")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json.")
 def report(target: Path, open_it: bool, as_json: bool) -> None:
@@ -230,9 +230,9 @@ def report(target: Path, open_it: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("runs", type=click.Path(path_type=Path), metavar="RUN RUN...", nargs=-1, required=True)
+@click.argument("runs", type=FilePath(), metavar="RUN RUN...", nargs=-1, required=True)
 @click.option("--allow-different", is_flag=True, help="Warn instead of refusing when runs are not comparable.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a page.")
+@click.option("--html", type=FilePath(), help="Also write a page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as_json: bool) -> None:
     """Put runs side by side. Refuses when machine, workload or price date differ.
@@ -247,7 +247,7 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
 
 
 @main.command()
-@click.argument("target", type=click.Path(path_type=Path), metavar="ARTIFACT|RUN")
+@click.argument("target", type=FilePath(), metavar="ARTIFACT|RUN")
 @click.option("--scheme", help="Which export of a run  [default: the smallest that passed]")
 @click.option("--prompt", help="Answer this and stop.")
 @click.option("--template", type=OneOf(["auto", "chat", "plain"]), default="auto", show_default=True)
@@ -267,7 +267,7 @@ def chat(target: Path, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("run_dir", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("run_dir", type=FilePath(), metavar="RUN")
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--scheme", "schemes", multiple=True, help="Only this export; repeatable  [default: all]")
 @click.option("--private", is_flag=True, help="Make the repository private where it is made.")
@@ -323,7 +323,7 @@ def store() -> None:
 
 
 @store.command("ls")
-@click.option("--store", "root", type=click.Path(path_type=Path))
+@click.option("--store", "root", type=FilePath())
 @click.option("--json", "as_json", is_flag=True)
 def store_ls(root: Path | None, as_json: bool) -> None:
     """List artifacts: stage, key, size, date."""
@@ -335,10 +335,8 @@ def store_ls(root: Path | None, as_json: bool) -> None:
 
 
 @store.command("gc")
-@click.option("--store", "root", type=click.Path(path_type=Path))
-@click.option(
-    "--keep", "kept", multiple=True, type=click.Path(path_type=Path), help="Run directory whose artifacts stay."
-)
+@click.option("--store", "root", type=FilePath())
+@click.option("--keep", "kept", multiple=True, type=FilePath(), help="Run directory whose artifacts stay.")
 @click.option("--days", default=30, show_default=True, help="Artifacts used within so many days stay.")
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
 def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from distill2edge import errors, signals
-from distill2edge.files import disk_full, disk_is_full
+from distill2edge.files import check_path, disk_full, disk_is_full
 from distill2edge.terminal import coloured, printable, quiet_libraries, tolerant
 
 STAGES = {
@@ -86,6 +87,17 @@ def _stop(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class FilePath(click.Path):
+    """A path of the command line, checked (`files.check_path`) before anything asks for what is there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        check_path(os.fspath(value))
+        return super().convert(value, param, ctx)
+
+
 def accept_weak_sandbox(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option with which the user's own command line accepts less than the whole sandbox; no recipe can."""
     from distill2edge.verifiers.sandbox import ACCEPT_OPTION, weak_sandbox_accepted
@@ -109,15 +121,15 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
         accept_weak_sandbox,
         click.option("--quiet", "-q", is_flag=True, help="Only warnings and the result."),
-        click.option("--out", type=click.Path(path_type=Path), help="Run directory  [default: runs/NAME]"),
-        click.option("--store", type=click.Path(path_type=Path), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
+        click.option("--out", type=FilePath(), help="Run directory  [default: runs/NAME]"),
+        click.option("--store", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
         click.option(
             "--converter",
-            type=click.Path(path_type=Path),
+            type=FilePath(),
             help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the GGUF writers don't know.",
         ),
         click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable."),
-        click.argument("recipe", type=click.Path(path_type=Path)),
+        click.argument("recipe", type=FilePath()),
     ):
         command = decorate(command)
     return command

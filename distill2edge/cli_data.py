@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from distill2edge.cli_common import STAGES, Commands, recipe_options
+from distill2edge.cli_common import STAGES, Commands, FilePath, recipe_options
 from distill2edge.terminal import echo
 
 
@@ -34,7 +34,7 @@ def data_prepare(**options: Any) -> None:
         echo(f"{item.stage.name}: {item.artifact.path}")
 
 
-_TARGET = click.argument("target", type=click.Path(path_type=Path), metavar="RUN|DIR")
+_TARGET = click.argument("target", type=FilePath(), metavar="RUN|DIR")
 
 
 @data.command("show")
@@ -70,8 +70,8 @@ def data_stats(target: Path, as_json: bool) -> None:
 
 @data.command("why")
 @click.argument("row", metavar="ROW")
-@click.argument("target", type=click.Path(path_type=Path), metavar="[RUN|DIR]", required=False)
-@click.option("--store", "root", type=click.Path(path_type=Path), help="Store to search when no RUN is given.")
+@click.argument("target", type=FilePath(), metavar="[RUN|DIR]", required=False)
+@click.option("--store", "root", type=FilePath(), help="Store to search when no RUN is given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the row as JSON.")
 def data_why(row: str, target: Path | None, root: Path | None, as_json: bool) -> None:
     """Everything about one ROW (its id, or the beginning of it): who wrote it, how, and why it was kept or dropped.

@@ -25,6 +25,30 @@ SCRATCH = "scratch-"
 """Begins the name of a directory in a stage's work directory that never ships."""
 
 
+def check_path(path: str) -> None:
+    """See that something can be asked of a path that a user wrote.
+
+    Raises:
+        UserError: it is empty or too long, or no UTF-8, which documents and libraries need.
+        EnvironmentFault: a directory on the way to it cannot be entered.
+    """
+    fix = "name another path"
+    if not path:
+        raise UserError("an empty path", fix=fix)
+    try:
+        path.encode()
+        os.stat(path)
+    except UnicodeEncodeError as error:
+        raise UserError("a path that is no UTF-8", where=path, fix=fix) from error
+    except ValueError as error:
+        raise UserError(f"it cannot be a path: {error}", where=path, fix=fix) from error
+    except PermissionError as error:
+        raise EnvironmentFault(f"it cannot be reached: {error.strerror}", where=path, fix=fix) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError("a path that is too long", where=f"{path[:60]}...", fix=fix) from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`: fsynced and renamed to it when the block ends well, else removed.

@@ -54,6 +54,8 @@ def push_run(
             "the verdict of this run is fail", where=str(run), fix="mend what failed, or push it with --allow-failed"
         )
     files = files_to_push(run, schemes)
+    if links := [str(path) for path in files.values() if path.is_symlink()]:
+        raise UserError("a link, which may lead out of the run", where=links[0], fix="put the file itself there")
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

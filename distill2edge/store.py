@@ -29,7 +29,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.files import disk_full, disk_is_full, read_regular, sync, write_json
+from distill2edge.files import check_path, disk_full, disk_is_full, read_regular, sync, write_json
 from distill2edge.machine import versions
 from distill2edge.progress import Progress
 
@@ -40,7 +40,8 @@ _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def default_root() -> Path:
     """`$DISTILL2EDGE_STORE`, or the cache directory of the user."""
-    named = os.environ.get("DISTILL2EDGE_STORE")
+    if named := os.environ.get("DISTILL2EDGE_STORE"):
+        check_path(named)
     return Path(named) if named else Path.home() / ".cache" / "distill2edge" / "store"
 
 

@@ -185,3 +185,22 @@ def test_what_reads_files_of_a_run_over_several_seeds_names_where_they_are(tmp_p
     assert code == 2
     assert "a run over several seeds: each has files of its own (seed-3, seed-1)" in err
     assert f"distill2edge {command[0]} {run / 'seed-3'}" in err
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["recipe", "check"], ["report"], ["compare"], ["chat"], ["store", "ls", "--store"]]
+)
+def test_paths_that_can_be_none_are_mistakes_of_the_user(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, said in (
+        ("", "an empty path"),
+        ("a" * 300, "too long"),
+        ("n\udcff", "no UTF-8"),
+        ("a\0b", "cannot be a path"),
+    ):
+        code, _, shown = call(*command, path)
+        assert code == 2, shown
+        assert said in shown
+    monkeypatch.setenv("DISTILL2EDGE_STORE", "a" * 300)
+    code, _, shown = call("store", "ls")
+    assert code == 2, shown
+    assert "too long" in shown

@@ -157,3 +157,13 @@ def test_without_a_hub_the_error_says_so(run: Path, environment: dict[str, str])
     assert done.returncode == 4, done.stderr
     assert "cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_link_among_the_exports_is_refused(run: Path, hub: tuple[str, type[_Hub]], tmp_path: Path) -> None:
+    """It would upload what it points at."""
+    (tmp_path / "private").write_text("key")
+    (run / "exports" / "films-onnx-int8" / "notes").symlink_to(tmp_path / "private")
+    done = push(run, hub[0])
+    assert done.returncode == 2
+    assert "notes" in done.stderr
+    assert not hub[1].files
