@@ -314,7 +314,7 @@ def fetch(names: tuple[str, ...], quiet: bool) -> None:
     if not names:
         echo(describe())
     for name in names:
-        echo(fetch_one(name, for_stream(quiet)))
+        echo(str(fetch_one(name, for_stream(quiet))))
 
 
 @main.group(cls=Commands)

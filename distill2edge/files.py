@@ -25,8 +25,11 @@ SCRATCH = "scratch-"
 """Begins the name of a directory in a stage's work directory that never ships."""
 
 
-def check_path(path: str) -> None:
+def check_path(path: str, where: str = "") -> None:
     """See that something can be asked of a path that a user wrote.
+
+    Args:
+        where: the place it was written at (`teacher.model`); the path itself where that is the command line.
 
     Raises:
         UserError: it is empty or too long, or no UTF-8, which documents and libraries need.
@@ -39,14 +42,14 @@ def check_path(path: str) -> None:
         path.encode()
         os.stat(path)
     except UnicodeEncodeError as error:
-        raise UserError("a path that is no UTF-8", where=path, fix=fix) from error
+        raise UserError("a path that is no UTF-8", where=where or path, fix=fix) from error
     except ValueError as error:
-        raise UserError(f"it cannot be a path: {error}", where=path, fix=fix) from error
+        raise UserError(f"it cannot be a path: {error}", where=where or path, fix=fix) from error
     except PermissionError as error:
-        raise EnvironmentFault(f"it cannot be reached: {error.strerror}", where=path, fix=fix) from error
+        raise EnvironmentFault(f"it cannot be reached: {error.strerror}", where=where or path, fix=fix) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise UserError("a path that is too long", where=f"{path[:60]}...", fix=fix) from error
+            raise UserError("a path that is too long", where=where or f"{path[:60]}...", fix=fix) from error
 
 
 @contextmanager

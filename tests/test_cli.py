@@ -204,3 +204,19 @@ def test_paths_that_can_be_none_are_mistakes_of_the_user(command: list[str], mon
     code, _, shown = call("store", "ls")
     assert code == 2, shown
     assert "too long" in shown
+
+
+def test_fetch_prints_where_a_bundled_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill2edge.bundled.fetch", lambda name, progress: tmp_path / name)
+    assert call("fetch", "movie-sentiment") == (0, f"{tmp_path / 'movie-sentiment'}\n", "")
+
+
+@pytest.mark.parametrize("key", ["teacher.model", "student.init.model", "data.source"])
+def test_a_name_that_is_too_long_for_a_file_is_a_mistake_of_the_recipe(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL)
+    extra = ["--set", f"student.init={{model: {'m' * 300}}}"] if key.startswith("student") else []
+    code, _, err = call("recipe", "check", str(path), *(extra or ["--set", f"{key}={'m' * 300}"]))
+    assert code == 2
+    assert "too long" in err or "no model" in err or "does not exist" in err, err
+    assert "internal error" not in err

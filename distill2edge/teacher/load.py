@@ -11,7 +11,7 @@ from typing import Any
 
 from distill2edge import bundled
 from distill2edge.errors import UserError
-from distill2edge.files import write_json
+from distill2edge.files import check_path, write_json
 from distill2edge.progress import Progress
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.scratch import Scratch
@@ -53,6 +53,7 @@ def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
         kind = "gguf" if entry.kind == "gguf" else "directory"
         return ModelSource(model, kind, bundled.fetch(name, progress), entry)
     path = locate(model)
+    check_path(str(path), where)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return ModelSource(model, "gguf", path)
     if path.is_dir():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
+from distill2edge.files import check_path
 from distill2edge.progress import Progress
 from distill2edge.recipe import verifiers as specs
 from distill2edge.recipe.paths import locate, tried
@@ -102,6 +103,7 @@ def content_of(spec: specs.VerifierSpec) -> str | None:
     if name is None:
         return None
     path = locate(name)
+    check_path(str(path), f"{WHERE} ({spec.kind})")
     if not path.is_file():
         raise UserError(f"no file {name}", where=f"{WHERE} ({spec.kind})", fix=tried(name))
     try:
