@@ -63,6 +63,9 @@ class RunLog:
             logging.getLogger(logger).removeHandler(self._handler)
 
     def _take(self, record: logging.LogRecord) -> None:
+        if getattr(record, "written_down", False):  # by the logger itself, which passes it on to the root after all
+            return
+        record.written_down = True
         self.line(f"{record.name}: {record.getMessage()}")
 
 

@@ -242,9 +242,13 @@ def test_broken_reports_are_errors_with_their_place(content: bytes, tmp_path: Pa
     assert str(tmp_path / "a" / "report.json") in said.replace("\n", "")
 
 
-def test_the_log_of_a_run_has_what_the_console_says_with_times(tmp_path: Path) -> None:
+@pytest.mark.parametrize("propagates", [True, False])
+def test_the_log_of_a_run_has_what_the_console_says_with_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, propagates: bool
+) -> None:
     import logging
 
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", propagates)
     with RunLog(tmp_path / "out" / "run.log") as log:
         progress = LoggedProgress(SilentProgress(), log, tmp_path / "out" / "train.jsonl")
         progress.say("waits until the directory is there")
