@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from common import ROOT, bar, write_result
@@ -51,10 +52,23 @@ def main() -> None:
         "python benchmarks/attacks.py",
         description="hostile code against the sandbox of checks; an escape is what the world around it shows",
         bars=bars,
-        samples={name: {"attempts": run["attempts"], "outcomes": run["outcomes"]} for name, run in found.items()},
+        samples={
+            name: {
+                "attempts": run["attempts"],
+                "outcomes": {key: placeless(said) for key, said in run["outcomes"].items()},
+            }
+            for name, run in found.items()
+        },
         metrics={"without the walls": without, "held": {name: run.get("held") for name, run in found.items()}},
     )
     print(f"written: {path}")
+
+
+def placeless(said: str) -> str:
+    """What an attempt said, with the folders of this machine by what they are."""
+    for folder, name in ((str(ROOT), "REPOSITORY"), (sys.base_prefix, "PYTHON"), (tempfile.gettempdir(), "TEMPORARY")):
+        said = said.replace(folder, name)
+    return said.replace("/root/", "HOME/")
 
 
 def _run(module: str, *arguments: str) -> dict[str, Any]:
