@@ -102,7 +102,7 @@ def _write_scores(
     progress: Progress,
 ) -> Facts:
     """`rounds.json`: the exact match of every model of every arm on the held-out rows, row by row."""
-    from distill2edge.bench.statistics import mean_interval
+    from distill2edge.bench.proportions import proportion_interval
     from distill2edge.data.encode import read_rows
 
     rows = read_rows(steps.rows_dir(inputs), "test")[: recipe.verify.rows]
@@ -119,7 +119,7 @@ def _write_scores(
             arms[arm].append(
                 {
                     "round": number,
-                    "score": mean_interval(right[name], seed=recipe.seed).as_dict(),
+                    "score": proportion_interval(right[name]).as_dict(),
                     "written": facts.get("rows"),
                     "passed": facts["written"] + facts["duplicate"] if facts else None,
                     "kept": facts.get("written"),

@@ -61,7 +61,8 @@ def combine(reports: Sequence[Document]) -> Document:
     """One report over the reports of several seeds, the first of which gives what no seed moves (sizes, speeds, cost).
 
     Scores are means over the seeds, row by row, with an interval over rows (see `benchmarks/common.paired`: seeds are
-    too few to resample as rows are); what has no value for each row is a mean over seeds with an interval over seeds.
+    too few to resample as rows are); what has no value for each row is a mean over seeds with the wider of two
+    intervals, over seeds and over rows.
 
     Returns:
         report.json with `seeds`: `seeds`, and of each its verdict and headline. The verdict passes where every seed's
@@ -107,12 +108,19 @@ def _model(index: int, reports: Sequence[Document]) -> Document:
     if model["error"]:
         return model
     for key in _OVER_SEEDS:
-        values = [mate[key]["value"] for mate in mates if mate.get(key) is not None]
-        model[key] = mean_interval(values).as_dict() if len(values) == len(mates) else None
+        figures = [mate[key] for mate in mates if mate.get(key) is not None]
+        model[key] = _mean(figures) if len(figures) == len(mates) else None
     for key in ("balanced_accuracy", "kl_student_p99"):
         found = [mate[key] for mate in mates if mate.get(key) is not None]
         model[key] = fmean(found) if len(found) == len(mates) else None
     return model | _scores(model, reports)
+
+
+def _mean(figures: Sequence[Document]) -> Document:
+    """Over seeds. The interval is the wider one: over seeds, or that over rows, whose luck all seeds share."""
+    over = mean_interval([figure["value"] for figure in figures])
+    low, high = (fmean(figure[end] for figure in figures) for end in ("low", "high"))
+    return {**over.as_dict(), "low": min(over.low, low), "high": max(over.high, high)}
 
 
 def _scores(model: Document, reports: Sequence[Document]) -> Document:
@@ -124,7 +132,7 @@ def _scores(model: Document, reports: Sequence[Document]) -> Document:
         if not all(name in each["scores"] for each in rows):
             return None
         return {"score": [fmean(row) for row in zip(*(each["scores"][name] for each in rows), strict=True)],
-                "tokens": units}  # fmt: skip
+                "tokens": units, "runs": len(rows)}  # fmt: skip
 
     mine = mean(model["id"])
     if mine is None:

@@ -35,11 +35,11 @@ VERSIONS = {
     "calibration": 1,
     "sensitivity": 4,
     "export": 3,
-    "verify": 3,
-    "judge": 1,
+    "verify": 4,
+    "judge": 2,
     "bench": 1,
     "report": 5,
-    "rounds": 1,
+    "rounds": 2,
 }
 
 

@@ -29,9 +29,9 @@ EXPECTED = {
     "distill control": "b8def54f",
     "merge control": "1d5c32f3",
     "export student/onnx:int8": "ac7ff7c6",
-    "verify": "abead825",
+    "verify": "473d8dde",
     "bench": "8caefcbb",
-    "report": "69c9feef",
+    "report": "024c7934",
 }
 
 

@@ -1,4 +1,7 @@
-"""Figures with intervals: percentile bootstrap (Efron 1979) of means, medians and paired ratios. Pure."""
+"""Figures with intervals: percentile bootstrap (Efron 1979) of means, medians and paired ratios. Pure.
+
+For shares of rows that are right see `proportions`: a bootstrap of rows that are all right has no width.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def mean_interval(values: Sequence[float], weights: Sequence[float] | None = Non
         weights: [n] non-negative, of positive sum; None weighs all alike.
         seed: of the resampling.
     """
-    x, w = _checked(values, weights)
+    x, w = checked(values, weights)
     draws = np.concatenate([_weighted(x, w, rows) for rows in _resamples(len(x), seed)])
     return _figure(float(x @ w / w.sum()), draws, len(x))
 
@@ -59,7 +62,7 @@ def difference_interval(
     seed: int = 0,
 ) -> Figure:
     """The weighted mean of `a` minus that of `b`, resampling the same items in both (paired)."""
-    (x, v), (y, w) = _checked(a, weights_a), _checked(b, weights_b)
+    (x, v), (y, w) = checked(a, weights_a), checked(b, weights_b)
     _paired(x, y)
     draws = [_weighted(x, v, rows) - _weighted(y, w, rows) for rows in _resamples(len(x), seed)]
     return _figure(float(x @ v / v.sum() - y @ w / w.sum()), np.concatenate(draws), len(x))
@@ -71,7 +74,7 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float], *, 
     Returns:
         None where the denominator's mean is 0: there is no ratio. Resamples in which it is 0 are left out.
     """
-    (x, _), (y, _) = _checked(numerator, None), _checked(denominator, None)
+    (x, _), (y, _) = checked(numerator, None), checked(denominator, None)
     _paired(x, y)
     if y.mean() == 0:
         return None
@@ -96,7 +99,7 @@ def median_interval(groups: Sequence[Sequence[float]], *, seed: int = 0) -> Figu
 
 def percentile_interval(groups: Sequence[Sequence[float]], q: float, *, seed: int = 0) -> Figure:
     """The `q`-th percentile over all samples with the two-level bootstrap of `median_interval`."""
-    arrays = [_checked(group, None)[0] for group in groups]
+    arrays = [checked(group, None)[0] for group in groups]
     if not arrays:
         raise ValueError("no samples")
     pooled = np.concatenate(arrays)
@@ -119,7 +122,7 @@ def interleaved_ratio(a: Sequence[float], b: Sequence[float], *, seed: int = 0) 
     Args:
         a, b: [rounds] positive, one figure per round (a median, say).
     """
-    (x, _), (y, _) = _checked(a, None), _checked(b, None)
+    (x, _), (y, _) = checked(a, None), checked(b, None)
     _paired(x, y)
     if (y <= 0).any() or (x <= 0).any():
         raise ValueError("ratios need positive values")
@@ -130,7 +133,7 @@ def interleaved_ratio(a: Sequence[float], b: Sequence[float], *, seed: int = 0) 
 
 def percentile(values: Sequence[float], q: float) -> float:
     """The `q`-th percentile (0..100), linear between neighbours."""
-    return float(np.percentile(_checked(values, None)[0], q))
+    return float(np.percentile(checked(values, None)[0], q))
 
 
 def time_saved(ratio: float) -> float:
@@ -162,7 +165,12 @@ def _weighted(x: Floats, w: Floats, rows: NDArray[np.int64]) -> Floats:
     return np.asarray((x[rows] * weight).sum(axis=1)[some] / total[some], dtype=np.float64)
 
 
-def _checked(values: Sequence[float], weights: Sequence[float] | None) -> tuple[Floats, Floats]:
+def checked(values: Sequence[float], weights: Sequence[float] | None) -> tuple[Floats, Floats]:
+    """[n] values and their weights (1 where None).
+
+    Raises:
+        ValueError: no values, one that is not finite, or weights that weigh nothing.
+    """
     x = np.asarray(values, dtype=np.float64)
     w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
     if x.ndim != 1 or not len(x):

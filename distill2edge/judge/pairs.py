@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from distill2edge.bench.statistics import mean_interval
+from distill2edge.bench.proportions import proportion_interval
 
 Said = Literal["first", "second", "tie"]
 Outcome = Literal["win", "loss", "tie", "identical", "inconsistent", "unreadable"]
@@ -76,24 +76,22 @@ def outcome_of(student_first: str | None, teacher_first: str | None) -> Outcome:
     return "unreadable" if a is None or b is None else _BOTH.get((a, b), "inconsistent")
 
 
-def tally(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
+def tally(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Counts and rates of one student file.
-
-    Args:
-        seed: of the resampling.
 
     Returns:
         `pairs`; `counts` of each outcome; `win_rate`: (wins + half of the ties of every kind) / readable pairs, and
         `position_bias`: inconsistent / readable pairs that the judge was asked about, both over pairs with their 95%
-        intervals (`mean_interval`), null where there is none. There is no win rate either where identical answers are
-        all that is left, because the judge could be read in no pair.
+        intervals (`proportion_interval`), null where there is none. There is no win rate either where identical
+        answers are all that is left, because the judge could be read in no pair.
     """
     scores = [SCORES[outcome] for outcome in outcomes if outcome in SCORES]
     flips = [float(outcome == "inconsistent") for outcome in outcomes if outcome not in ("identical", "unreadable")]
     unread = outcomes.count("unreadable")
+    both = [2.0] * len(scores)  # a pair is judged in both orders: a tie is one of two
     return {
         "pairs": len(outcomes),
         "counts": {name: outcomes.count(name) for name in OUTCOMES},
-        "win_rate": mean_interval(scores, seed=seed).as_dict() if scores and (flips or not unread) else None,
-        "position_bias": mean_interval(flips, seed=seed).as_dict() if flips else None,
+        "win_rate": proportion_interval(scores, both).as_dict() if scores and (flips or not unread) else None,
+        "position_bias": proportion_interval(flips).as_dict() if flips else None,
     }

@@ -36,7 +36,7 @@ DEFINITIONS = {
     "win_rate": "(wins + half of the ties) / readable pairs; 1/2 where the two write equally well",
     "position_bias": "share of the readable judged pairs whose verdict changes with the order",
     "length_ratio": "characters of the student's answers / those of the teacher's: judges tend to favour longer ones",
-    "interval": "95%, percentile bootstrap over pairs",
+    "interval": "95% over pairs; shares: Wilson; length_ratio: percentile bootstrap",
 }
 
 
@@ -184,7 +184,7 @@ def _document(
         ratio = ratio_interval(*map(list, zip(*lengths, strict=True)), seed=seed)
         cut = sum(found[n].finish == "length" for n in given)
         figures = {"length_ratio": ratio and ratio.as_dict(), "cut": cut, "error": None}
-        entries.append({**entry, **tally(outcomes[model.id], seed), **figures})
+        entries.append({**entry, **tally(outcomes[model.id]), **figures})
     return {
         "rows": len(given),
         "unanswered": len(held) - len(given),

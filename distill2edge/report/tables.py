@@ -176,8 +176,8 @@ def seeds_table(report: Document) -> Table | None:
     ]
     note = (
         "The seeds share the split of the rows, the teacher and its signal. Scores above are means over the seeds, row "
-        "by row, with an interval over rows; divergences are means with an interval over seeds. Sizes, speeds and cost "
-        "are those of the first seed."
+        "by row, with an interval over rows; divergences are means with the wider of two intervals, over seeds and "
+        "over rows. Sizes, speeds and cost are those of the first seed."
     )
     return filled("By seed", ["seed", "verdict", *names, "its report"], rows, note)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill2edge.bench.proportions import proportion_difference, proportion_interval
 from distill2edge.bench.statistics import difference_interval, mean_interval
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Baseline:
         if metric == "neg_log_likelihood":
             score = mean_interval(per_unit(self.score, units), units, seed=seed).map(math.exp)
         else:
-            score = mean_interval(self.score, seed=seed)
+            score = proportion_interval(self.score)
         return {"name": self.name, "score": score.as_dict(), "chance": self.chance}
 
 
@@ -89,7 +90,7 @@ def is_above(
     if metric == "neg_log_likelihood":
         gap = difference_interval(per_unit(score, units), per_unit(baseline, units), units, units, seed=seed)
     else:
-        gap = difference_interval(score, baseline, seed=seed)
+        gap = proportion_difference(score, baseline)
     return gap.low > 0
 
 

@@ -19,7 +19,7 @@ from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.baseline import balanced_accuracy, largest_class
-from distill2edge.verify.entries import Outcome, entry, facts_of, kept, row_scores
+from distill2edge.verify.entries import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
@@ -36,7 +36,7 @@ DEFINITIONS = {
     "kl_student": "mean KL(merged student || file) of the class distributions, nats per text",
     "top1_student": "share of texts that file and merged student give the same label",
     "top1_teacher": "share of texts that model and teacher give the same label",
-    "interval": "95%, percentile bootstrap over texts, paired where two models are compared",
+    "interval": INTERVAL,
     "gates": "hold the value itself, not the end of its interval",
 }
 

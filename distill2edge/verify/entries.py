@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from distill2edge.bench.proportions import proportion_interval, proportion_ratio
 from distill2edge.bench.statistics import Figure, difference_interval, mean_interval, percentile, ratio_interval
 from distill2edge.isolate import Crash
 from distill2edge.models import ModelFile
@@ -16,6 +18,10 @@ from distill2edge.verify.scores import Metric
 
 Outcome: TypeAlias = Mapping[str, Any] | Crash
 
+INTERVAL = (
+    "95%, over rows, paired where two models are compared; shares: Wilson, and Bonett and Price for their ratio; "
+    "other means: percentile bootstrap"
+)
 _TAIL_NEEDS = 100  # positions from which on a 99th percentile is more than the maximum
 
 
@@ -55,12 +61,14 @@ def entry(
         figures["retained"] = retained_figure(outcome, against, metric, seed)
         if outcome["length"] is not None:
             figures["output_length_ratio"] = ratio_interval(outcome["length"], against["length"], seed=seed)
-    for key in ("kl_teacher", "kl_student", "top1_student", "top1_teacher"):
-        figures[key] = _over_rows(outcome[key], outcome["counts"], seed)
+    for key in ("kl_teacher", "kl_student"):
+        figures[key] = _over_rows(outcome[key], outcome["counts"], partial(mean_interval, seed=seed))
+    for key in ("top1_student", "top1_teacher"):
+        figures[key] = _over_rows(outcome[key], outcome["counts"], proportion_interval)
     tail = outcome["kl_student"]
     if tail is not None and len(tail) >= _TAIL_NEEDS:
         figures["kl_student_p99"] = percentile(tail, 99)
-    nll = _over_rows(outcome["nll"], outcome["counts"], seed)
+    nll = _over_rows(outcome["nll"], outcome["counts"], partial(mean_interval, seed=seed))
     figures["perplexity"] = nll and nll.map(_exp)
     figures["above_baseline"] = is_above(outcome["score"], baseline.score, units, metric, seed)
     plain = {key: value.as_dict() if isinstance(value, Figure) else value for key, value in figures.items()}
@@ -101,9 +109,13 @@ def row_scores(outcomes: Mapping[str, Outcome], units: Sequence[float]) -> dict[
 
 
 def score_figure(outcome: Mapping[str, Any], units: Sequence[float], metric: Metric, seed: int) -> Figure:
-    """The mean of a worker's `score`, of likelihoods per token of the teacher; with its interval over rows."""
+    """The mean of a worker's `score`, of likelihoods per token of the teacher; with its interval over rows.
+
+    Args:
+        outcome: `score` of each row; `runs`, where a row's score is the mean over that many.
+    """
     if metric != "neg_log_likelihood":
-        return mean_interval(outcome["score"], seed=seed)
+        return proportion_interval(outcome["score"], [outcome.get("runs", 1)] * len(outcome["score"]))
     # Per teacher's token: another vocabulary cuts the same text into more or fewer pieces.
     return mean_interval(per_unit(outcome["score"], units), units, seed=seed).map(_exp)
 
@@ -111,7 +123,7 @@ def score_figure(outcome: Mapping[str, Any], units: Sequence[float], metric: Met
 def retained_figure(outcome: Mapping[str, Any], teacher: Mapping[str, Any], metric: Metric, seed: int) -> Figure | None:
     """The score of one over that of another (with `score` and `tokens`), paired by row; None where there is none."""
     if metric != "neg_log_likelihood":
-        return ratio_interval(outcome["score"], teacher["score"], seed=seed)
+        return proportion_ratio(outcome["score"], teacher["score"], outcome.get("runs", 1))
     units = teacher["tokens"]
     gap = difference_interval(
         per_unit(outcome["score"], units), per_unit(teacher["score"], units), units, units, seed=seed
@@ -119,12 +131,14 @@ def retained_figure(outcome: Mapping[str, Any], teacher: Mapping[str, Any], metr
     return gap.map(_exp)  # exp(a) / exp(b)
 
 
-def _over_rows(values: Sequence[float] | None, counts: Sequence[int], seed: int) -> Figure | None:
-    """Mean over positions, resampling rows: the positions of a row go together. `n` counts positions."""
+def _over_rows(
+    values: Sequence[float] | None, counts: Sequence[int], interval: Callable[[list[float], list[float]], Figure]
+) -> Figure | None:
+    """Mean over positions, with an interval over rows: the positions of a row go together. `n` counts positions."""
     if not values:
         return None
     means = [float(part.mean()) for part in np.split(np.asarray(values), np.cumsum(counts)[:-1])]
-    figure = mean_interval(means, [float(count) for count in counts], seed=seed)
+    figure = interval(means, [float(count) for count in counts])
     return Figure(figure.value, figure.low, figure.high, len(values))
 
 

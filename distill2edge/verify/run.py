@@ -17,7 +17,7 @@ from distill2edge.recipe.schema import Verify
 from distill2edge.runtimes.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.baseline import Baseline, balanced_accuracy, commonest_answer, largest_class, unigram
-from distill2edge.verify.entries import Outcome, entry, facts_of, kept, row_scores
+from distill2edge.verify.entries import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.gates import judge, verdict
 from distill2edge.verify.warnings import warnings_of
 from distill2edge.verify.worker import write_encodings
@@ -36,7 +36,7 @@ DEFINITIONS = {
     "kl_student": "mean KL(merged student || file), nats per token",
     "top1_student": "share of positions at which file and merged student put the same token first",
     "top1_teacher": "share of the same positions at which model and teacher put the same token first",
-    "interval": "95%, percentile bootstrap over rows, paired where two models are compared",
+    "interval": INTERVAL,
     "gates": "hold the value itself, not the end of its interval",
 }
 
