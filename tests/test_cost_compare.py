@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.cost.compare import split
-from distill2edge.report import facts
+from distill2edge.report import claims, cost_words
 from distill2edge.report.build import build_report
 from distill2edge.rivals import is_rival, quality_floor
 
@@ -49,10 +49,10 @@ def test_a_teacher_in_pytorch_alone_is_compared_in_pytorch() -> None:
     assert (parts["model"], parts["rest"]) == (pytest.approx(655 / 380), pytest.approx(380 / 188))
     notes = " ".join(report["cost"]["notes"])
     assert "verify.teacher_schemes: [gguf:Q4_K_M]" in notes
-    said = " ".join(facts.cost_sentences(report))
+    said = " ".join(cost_words.cost_sentences(report))
     assert "in PyTorch, which both were measured in" in said
     assert "Of the 3.48x lower cost the student's model gives 1.72x" in said
-    assert "runtime that both have" in " ".join(beside for _, _, beside in facts.tiles(report))
+    assert "runtime that both have" in " ".join(beside for _, _, beside in claims.tiles(report))
 
 
 def test_a_teacher_measured_in_the_students_runtime_meets_the_file_that_ships() -> None:
@@ -67,18 +67,18 @@ def test_a_teacher_measured_in_the_students_runtime_meets_the_file_that_ships() 
 def test_a_larger_student_is_not_cheaper_by_its_model_and_the_report_says_so() -> None:
     alone = document(rivals=False, larger=True)
     assert alone["cost"]["comparison"]["saving"] == pytest.approx(-1.0)  # in PyTorch, twice the teacher's cost
-    assert [name for name, *_ in facts.tiles(alone)][-2] == "Cost added"
-    assert "costs 100.0% more per request" in facts.lead(alone)
+    assert [name for name, *_ in claims.tiles(alone)][-2] == "Cost added"
+    assert "costs 100.0% more per request" in claims.lead(alone)
     alone["headline"] |= {"size_ratio": 0.25}
     alone["headline"]["speedup"] |= {"ratio": {"value": 0.8}, "time_saved": {"value": -0.25}}
-    beside = {name: text for name, _, text in facts.tiles(alone)}
+    beside = {name: text for name, _, text in claims.tiles(alone)}
     assert beside["Size"].startswith("4.00x larger than ")
     assert beside["Speed-up"].startswith("25% more time, ")
-    assert "only another runtime" not in facts.lead(alone)
+    assert "only another runtime" not in claims.lead(alone)
     rival = document(rivals=True, larger=True)
     assert rival["cost"]["comparison"]["saving"] > 0  # its 4-bit file against the teacher's 8-bit file
-    assert "only another runtime or quantization of its file makes it cheaper" in facts.lead(rival)
-    assert "its runtime or quantization makes it so, not the model" in " ".join(facts.cost_sentences(rival))
+    assert "only another runtime or quantization of its file makes it cheaper" in claims.lead(rival)
+    assert "its runtime or quantization makes it so, not the model" in " ".join(cost_words.cost_sentences(rival))
 
 
 def test_a_gate_above_the_teacher_does_not_bar_the_teachers_own_faithful_file() -> None:

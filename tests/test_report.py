@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, cost_tables, facts, tables, text
+from distill2edge.report import charts, claims, cost_tables, cost_words, facts, speed_tables, tables, text
 from distill2edge.report.build import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import render_html
@@ -237,22 +237,22 @@ def test_missing_arms_render(options: dict[str, bool]) -> None:
 
 def test_a_student_larger_than_its_teacher_is_said_to_cost_what_was_measured() -> None:
     document = made.report()
-    assert "costs more" not in facts.lead(document)
+    assert "costs more" not in claims.lead(document)
     for model in document["models"]:
         if model["role"] == "teacher":
             model["parameters"] = 12_000_000
     # Its parameters alone say nothing of its cost: what was measured does, and here it is cheaper like for like.
-    assert facts.lead(document).endswith(
+    assert claims.lead(document).endswith(
         "5.62x the teacher's parameters. Yet like for like (both in llama.cpp, the same quantization) it saves 52.5% "
         "of the teacher's cost per request."
     )
     document["cost"]["comparison"]["split"]["model"] = 0.8
-    assert facts.lead(document).endswith(
+    assert claims.lead(document).endswith(
         "The gain is quality: like for like (both in llama.cpp, the same quantization) the student costs 25.0% more "
         "per request; only another runtime or quantization of its file makes it cheaper."
     )
     document["cost"]["comparison"]["split"] = None
-    assert "was not measured" in facts.lead(document)
+    assert "was not measured" in claims.lead(document)
 
 
 def test_only_verify_is_enough() -> None:
@@ -444,11 +444,11 @@ def test_the_sentence_has_interval_rows_and_seeds_and_one_rival(passing: Documen
     headline = passing["headline"]
     rival = headline["rival"]
     assert rival == headline["teacher_size_of"] == headline["speedup"]["against"].split("@")[0] == "teacher/gguf:Q8_0"
-    assert facts.lead(passing) == (
+    assert claims.lead(passing) == (
         "student/gguf:Q4_K_M keeps 97.6% (96.1% to 99.1%) of the accuracy of teacher/gguf:Q8_0 (500 held-out rows, one "
         "seed), is 2.54x smaller, and 2.14x (2.07x to 2.20x) as fast."
     )
-    beside = {name: said for name, _, said in facts.tiles(passing)}
+    beside = {name: said for name, _, said in claims.tiles(passing)}
     assert beside["Quality kept"].startswith(
         "96.1% to 99.1%; 500 held-out rows, one seed; 0.861 against 0.882 of teacher"
     )
@@ -463,21 +463,21 @@ def test_contention_stands_on_the_tiles_and_in_the_sentence() -> None:
             cell["contended"] = True
     cost = made.cost(bench, verify)
     report = build_report(made.run(), None, None, None, None, None, [], verify, bench, cost)
-    beside = {name: said for name, _, said in facts.tiles(report)}
+    beside = {name: said for name, _, said in claims.tiles(report)}
     assert "busy machine" in beside["Speed-up"]
     assert "busy machine" in beside["Cost saved"]
-    assert facts.lead(report).endswith("as fast, measured on a busy machine.")
+    assert claims.lead(report).endswith("as fast, measured on a busy machine.")
     assert [warning["kind"] for warning in report["verdict"]["warnings"]] == ["contention"]
 
 
 def test_the_cost_says_what_has_to_be_true_at_the_users_volume(passing: Document) -> None:
     at = made.report(with_cost={"utilisation": 0.2})["cost"]["comparison"]["at_volume"]
     assert at["teacher_alone_usd"] == pytest.approx(at["student_alone_usd"])  # one box each, hardly busy: no saving
-    said = facts.volume_sentence(passing["cost"])
+    said = cost_words.volume_sentence(passing["cost"])
     assert said.startswith("True at 20% busy, so if other work shares the box: your 100,000 requests a month keep")
     busy = made.report(with_cost={"requests_per_month": 10_000_000})
     at = busy["cost"]["comparison"]["at_volume"]
-    assert "busier than that" in facts.volume_sentence(busy["cost"])
+    assert "busier than that" in cost_words.volume_sentence(busy["cost"])
     assert at["student_alone_usd"] <= at["teacher_alone_usd"]
 
 
@@ -499,8 +499,8 @@ def test_a_warning_that_forbids_a_headline_takes_the_saving_too() -> None:
     assert report["verdict"]["result"] == "pass"
     assert report["headline"] is None
     assert report["cost"]["comparison"] is None
-    assert "No headline and no saving are claimed: the teacher is within noise" in facts.lead(report)
-    assert facts.tiles(report) == []
+    assert "No headline and no saving are claimed: the teacher is within noise" in claims.lead(report)
+    assert claims.tiles(report) == []
     for words in (Page(render_html(report)).words, render_markdown(report)):
         assert "so no saving is claimed" in words
 
@@ -601,7 +601,7 @@ def test_no_figure_is_repeated_at_every_utilisation(passing: Document) -> None:
 def test_the_tables_fit_a_page_of_1300_pixels(passing: Document, failing: Document) -> None:
     for report in (passing, failing):
         tables_of = [tables.models_table(report), tables.distances_table(report), tables.gates_table(report),
-                     *[tables.bench_table(report, str(w["name"])) for w in report["bench"]["workloads"]],
+                     *[speed_tables.bench_table(report, str(w["name"])) for w in report["bench"]["workloads"]],
                      cost_tables.cost_table(report)]  # fmt: skip
         for table in tables_of:
             assert table is not None

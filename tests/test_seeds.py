@@ -14,7 +14,7 @@ from distill2edge.errors import UserError
 from distill2edge.pipeline import keys_of
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.load import parse_recipe
-from distill2edge.report import facts
+from distill2edge.report import claims
 from distill2edge.report.compare import compare
 from distill2edge.report.html import render_html
 from distill2edge.report.markdown import render_markdown
@@ -89,7 +89,7 @@ def test_scores_are_means_over_seeds_paired_by_row() -> None:
     assert (model["kl_student"]["value"], model["kl_student"]["n"]) == (pytest.approx(0.02), 2)
     assert [run["seed"] for run in combined["seeds"]["runs"]] == [0, 1]
     assert combined["headline"]["kept"] == model["kept"]["teacher/gguf:Q8_0"]
-    assert "(8 held-out rows, seeds 0, 1)" in facts.lead(combined)
+    assert "(8 held-out rows, seeds 0, 1)" in claims.lead(combined)
 
 
 def test_the_verdict_is_that_of_every_seed_and_a_gate_has_its_worst_value() -> None:

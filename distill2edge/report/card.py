@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from distill2edge.report import facts, judge, tables, text
+from distill2edge.report import claims, facts, judge, tables, text
 from distill2edge.report.html import check_version
 from distill2edge.report.markdown import block, code, escape, render_table
 
@@ -40,7 +40,7 @@ def render_card(report: Document) -> str:
     parts = [
         f"---\n{front}---",
         f"# {escape(report['name'])}",
-        f"A student distilled from {escape(teacher)} with distill2edge. {escape(facts.lead(report))}",
+        f"A student distilled from {escape(teacher)} with distill2edge. {escape(claims.lead(report))}",
         f"**The verdict is {report['verdict']['result'].upper()}: {escape(report['verdict']['summary'])}**"
         + (" Do not rely on these files for the task." if failed else ""),
         render_table(tables.gates_table(report)),

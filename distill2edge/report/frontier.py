@@ -35,3 +35,38 @@ def pareto(points: list[Point], higher_is_better: bool = True) -> list[Point]:
         for x, y, point in placed
     ]
     return sorted(marked, key=lambda point: value_of(point["x"]) or 0.0)
+
+
+def latency_points(models: list[Point]) -> list[Point]:
+    return [
+        {**_point(model), "id": cell["id"], "x": cell["latency_ms"]}
+        for model in models
+        for cell in model["cells"]
+        if not cell["error"] and not model.get("error") and cell["latency_ms"]["value"] and value_of(model.get("score"))
+    ]
+
+
+def size_points(models: list[Point]) -> list[Point]:
+    return [
+        {**_point(model), "id": model["id"], "x": {"value": model["size_bytes"] / 1e6}}
+        for model in models
+        if not model.get("error") and model.get("size_bytes") and value_of(model.get("score")) is not None
+    ]
+
+
+def kl_points(models: list[Point], files: list[Point]) -> list[Point]:
+    """Size against KL to the student of its quantized files, where a mix of types is among them."""
+    if not any(file.get("mix") for file in files):
+        return []
+    return [
+        {**_point(model), "id": model["id"], "x": {"value": model["size_bytes"] / 1e6}, "y": model["kl_student"]}
+        for model in models
+        if model.get("role") == "student"
+        and not model.get("error")
+        and model.get("size_bytes")
+        and (value_of(model.get("kl_student")) or 0) > 0
+    ]
+
+
+def _point(model: Point) -> Point:
+    return {"model": model["id"], "role": model.get("role"), "y": model["score"], "passed": model["passed"]}

@@ -8,7 +8,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, cost_tables, facts, judge, quantization, rounds, tables
+from distill2edge.report import (
+    charts,
+    claims,
+    cost_tables,
+    cost_words,
+    facts,
+    judge,
+    quantization,
+    rounds,
+    speed_tables,
+    tables,
+)
 from distill2edge.report.sections import SECTIONS
 
 SCHEMA_VERSION = 1
@@ -54,9 +65,9 @@ def render_html(report: Document) -> str:
     parts: Document = dict(  # noqa: C408 (the names that the template reads)
         report=report,
         failed=report["verdict"]["result"] != "pass",
-        lead=facts.lead(report),
+        lead=claims.lead(report),
         warnings=facts.warnings(report),
-        tiles=facts.tiles(report),
+        tiles=claims.tiles(report),
         roles=sorted(
             {str(model.get("role")) for model in report["models"]}, key=["teacher", "student", "control"].index
         ),
@@ -89,8 +100,8 @@ def render_html(report: Document) -> str:
         distances=tables.distances_table(report),
         files=tables.files_table(report),
         quantized=quantization.quantization_table(report),
-        bench_tables=[t for name in workloads if (t := tables.bench_table(report, name)) is not None],
-        speedups=tables.speedup_table(report),
+        bench_tables=[t for name in workloads if (t := speed_tables.bench_table(report, name)) is not None],
+        speedups=speed_tables.speedup_table(report),
         cost_table=cost_tables.cost_table(report),
         four=cost_tables.four_table(report),
         busy=cost_tables.busy_table(report),
@@ -101,7 +112,7 @@ def render_html(report: Document) -> str:
         samples=tables.samples_table(report),
         judged=judge.judge_table(report),
         judged_pairs=judge.judge_samples(report),
-        cost_sentences=facts.cost_sentences(report),
+        cost_sentences=cost_words.cost_sentences(report),
         cost=cost,
         training_facts=facts.training_facts(report),
         merge_facts=facts.merge_facts(report),

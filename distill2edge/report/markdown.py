@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from distill2edge.report import cost_tables, facts, judge, quantization, rounds, tables
+from distill2edge.report import (
+    claims,
+    cost_tables,
+    cost_words,
+    facts,
+    judge,
+    quantization,
+    rounds,
+    speed_tables,
+    tables,
+)
 from distill2edge.report.html import check_version
 from distill2edge.report.sections import SECTIONS
 from distill2edge.report.tables import Table
@@ -74,11 +84,11 @@ def render_markdown(report: Document) -> str:
     verdict = report["verdict"]
     parts = [
         f"# {escape(report['name'])}: {verdict['result'].upper()}",
-        f"{escape(verdict['summary'])} {escape(facts.lead(report))}",
+        f"{escape(verdict['summary'])} {escape(claims.lead(report))}",
         "\n".join(f"- **Warning:** {escape(warning['text'])}" for warning in facts.warnings(report)),
         *[f"**{escape(item['model'])} could not be run:** {escape(item['error'])}" for item in verdict["errors"]],
         "\n".join(
-            f"- **{escape(name)}: {escape(value)}** ({escape(beside)})" for name, value, beside in facts.tiles(report)
+            f"- **{escape(name)}: {escape(value)}** ({escape(beside)})" for name, value, beside in claims.tiles(report)
         ),
     ]
     bodies = _bodies(report)
@@ -109,11 +119,11 @@ def _bodies(report: Document) -> dict[str, list[str]]:
         "judge": [render_table(judge.judge_table(report)), render_table(judge.judge_samples(report))],
         "speed": [
             f"**{escape(busy)}**" if busy else "",
-            *[render_table(tables.bench_table(report, str(w["name"]))) for w in bench.get("workloads", [])],
-            render_table(tables.speedup_table(report)),
+            *[render_table(speed_tables.bench_table(report, str(w["name"]))) for w in bench.get("workloads", [])],
+            render_table(speed_tables.speedup_table(report)),
         ],
         "cost": [
-            "\n".join(escape(sentence) for sentence in facts.cost_sentences(report)),
+            "\n".join(escape(sentence) for sentence in cost_words.cost_sentences(report)),
             render_table(cost_tables.four_table(report)),
             render_table(cost_tables.busy_table(report)),
             render_table(cost_tables.price_cut_table(report)),

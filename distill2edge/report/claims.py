@@ -1,0 +1,184 @@
+"""What a report claims: the sentence under the verdict and the headline tiles. Words and figures, no markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill2edge.report import text
+from distill2edge.report.cost_words import same_as, saves, volume_sentence
+from distill2edge.report.facts import warnings
+
+Document = dict[str, Any]
+
+
+def lead(report: Document) -> str:
+    """One sentence under the verdict."""
+    headline = report["headline"]
+    if headline is None:
+        return _no_headline(report)
+    measured = measured_on(report)
+    if headline["kept"] is None:  # a teacher behind an endpoint is not scored; of one that scores 0 nothing is kept
+        score = text.interval(headline["score"])
+        said = f"{headline['model']} scores {score} ({text.metric(headline['metric'])}), {measured}"
+        if headline["teacher_score"] is None:
+            return f"{said}; the teacher was not measured."
+        return f"{said}; the teacher scores {text.number(text.value_of(headline['teacher_score']))}."
+    kept = text.interval(headline["kept"], text.percent)
+    metric = text.metric(headline["metric"])
+    whose = f"the teacher's {metric}" if headline["rival"] == "teacher" else f"the {metric} of {headline['rival']}"
+    said = f"{headline['model']} keeps {kept} of {whose} ({measured})"
+    times = _times_larger(report, headline)
+    if times is not None and times > 1:
+        return f"{said}. It has {text.ratio(times)} the teacher's parameters. {_price_of_size(report)}"
+    if headline["size_ratio"]:
+        said += f", is {_either_way(headline['size_ratio'], 'smaller', 'larger')}"
+    if headline["speedup"]:
+        busy = ", measured on a busy machine" if headline["contended"] else ""
+        said += f", and {text.interval(headline['speedup']['ratio'], text.ratio)} as fast{busy}"
+    return f"{said}."
+
+
+def measured_on(report: Document) -> str:
+    """`500 held-out rows, one seed`: what stands behind the figures."""
+    seeds = report.get("seeds") or {}
+    said = f"seeds {', '.join(map(str, seeds['seeds']))}" if seeds else "one seed"
+    return f"{text.count(report['metric']['rows'])} held-out rows, {said}"
+
+
+def _no_headline(report: Document) -> str:
+    """Why there is none."""
+    if report["verdict"]["result"] == "fail":
+        return "No headline and no saving are claimed for a student that failed."
+    forbidding = [warning["text"] for warning in warnings(report) if not warning["headline"]]
+    if forbidding:
+        return f"No headline and no saving are claimed: {forbidding[0]}."
+    if any(model.get("role") == "student" and model.get("above_baseline") is False for model in report["models"]):
+        return "No headline is claimed: no file beats what needs no model by more than noise."
+    return "No file that ships could be measured, so there is no headline."
+
+
+def _price_of_size(report: Document) -> str:
+    """What a student larger than its teacher costs, as measured: like for like, and by its file."""
+    comparison = (report["cost"] or {}).get("comparison") or {}
+    split = comparison.get("split")
+    if split is None:
+        return "The gain is quality; what its size costs per request was not measured in a runtime that both have."
+    added = 1 / split["model"] - 1
+    like = f"like for like ({same_as(split)})"
+    if added <= 0:
+        return f"Yet {like} it {saves(-added)} of the teacher's cost per request."
+    said = f"The gain is quality: {like} the student costs {text.percent(added)} more per request"
+    if (comparison.get("saving_same_box") or 0) > 0:
+        return f"{said}; only another runtime or quantization of its file makes it cheaper."
+    return f"{said}."
+
+
+def _times_larger(report: Document, headline: Document) -> float | None:
+    """The student's parameters over the teacher's. More than one is a normal case, with another use."""
+    counts = {str(model["id"]): model.get("parameters") for model in report["models"]}
+    student, teacher = counts.get(str(headline["model"])), counts.get("teacher")
+    return student / teacher if student and teacher else None
+
+
+def tiles(report: Document) -> list[tuple[str, str, str]]:
+    """Headline figures: name, value, what stands beside it."""
+    headline = report["headline"]
+    if headline is None:
+        return []
+    score, rival, control = (
+        text.number(text.value_of(headline[key])) for key in ("score", "rival_score", "control_score")
+    )
+    busy = "; on a busy machine: a lower bound" if headline["contended"] else ""
+    quality = headline["kept"]
+    against = f"{score} against {rival} of {headline['rival']}" if quality else "the teacher was not scored"
+    found = [
+        (
+            "Quality kept" if quality else text.metric(headline["metric"]).capitalize(),
+            text.percent(text.value_of(quality)) if quality else score,
+            "; ".join(
+                part
+                for part in (
+                    text.span(quality or headline["score"], text.percent if quality else text.number),
+                    measured_on(report),
+                    against,
+                    f"{control} without the teacher" if headline["control_score"] else "",
+                )
+                if part
+            ),
+        ),
+        (
+            "Size",
+            text.size(headline["size_bytes"]),
+            f"{_either_way(headline['size_ratio'], 'smaller', 'larger')} than {headline['rival']}, "
+            f"{text.size(headline['teacher_size_bytes'])}"
+            if headline["rival"]
+            else "the teacher's file is not here",
+        ),
+    ]
+    speedup = headline["speedup"]
+    if speedup:
+        saved = text.value_of(speedup.get("time_saved"))
+        span = text.span(speedup["ratio"], text.ratio)
+        found.append(
+            (
+                "Speed-up",
+                text.ratio(text.value_of(speedup["ratio"])),
+                f"{text.percent(saved and abs(saved), 0)} {'of the time saved' if (saved or 0) >= 0 else 'more time'}, "
+                + (f"{span}, " if span else "")
+                + f"against {speedup['against']}{busy}",
+            )
+        )
+    if headline["saving"] is not None:
+        found.append(_saving_tile(report, headline))
+        requests = headline["break_even_requests"]
+        found.append(
+            (
+                "Break-even",
+                "never" if requests is None else text.count(requests),
+                ("the student is not cheaper" if requests is None else "requests until it has paid for itself")
+                + ("" if headline["same_place"] else f", served on {_place(report, headline)}"),
+            )
+        )
+    return found
+
+
+def _either_way(ratio: Any, above: str, below: str) -> str:
+    """A ratio as a factor above one: `2.00x smaller`, and of 0.5 `2.00x larger`."""
+    factor = text.value_of(ratio)
+    return f"{text.ratio(factor)} {above}" if not factor or factor >= 1 else f"{text.ratio(1 / factor)} {below}"
+
+
+def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
+    """The saving, what has to be true for it, and whether the speeds behind it were measured on a quiet machine."""
+    name, value, beside = _saving(report, headline)
+    busy = " Speeds of a busy machine." if headline["contended"] else ""
+    return name, value, f"{beside}. {volume_sentence(report['cost'])}{busy}"
+
+
+def _saving(report: Document, headline: Document) -> tuple[str, str, str]:
+    """The saving on one and the same box first: only there were both speeds measured."""
+    saving, same = headline["saving"], headline["saving_same_box"]
+    student, teacher = text.usd(headline["cost_per_1000"]), text.usd(headline["teacher_cost_per_1000"])
+    prices = f"{student} against {teacher} per 1,000 requests"
+    if headline.get("saving_of") and headline["saving_of"] != headline["cell"]:
+        prices += f", {headline['saving_of']} against {headline['saving_against']}: the runtime that both have"
+    if str(headline.get("teacher_place")).startswith("api:"):  # what is paid today; no box is shared with it
+        prices = f"{prices} at {_label(report, headline['teacher_place'])}"
+        return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
+    if headline["same_place"] or same is None:
+        return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
+    place = _place(report, headline)
+    return (
+        "Cost saved, same box" if same >= 0 else "Cost added, same box",
+        text.percent(abs(same)),
+        f"{text.percent(saving)} if served on {place} at the speed of the bench machine: {prices}",
+    )
+
+
+def _place(report: Document, headline: Document) -> str:
+    return _label(report, headline["student_place"])
+
+
+def _label(report: Document, place: str) -> str:
+    cells = (report["cost"] or {}).get("cells") or []
+    return next((str(cell["label"]) for cell in cells if cell["place"] == place), "its own box")

@@ -1,0 +1,143 @@
+"""The one file that a report quotes, and the one model of the teacher that it is quoted against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill2edge.report.text import value_of
+from distill2edge.rivals import is_rival, quality_floor
+
+Document = dict[str, Any]
+
+
+def headline_of(
+    models: list[Document],
+    gates: list[Document],
+    bench: Document,
+    workload: str | None,
+    cost: Document | None,
+    metric: str,
+) -> Document | None:
+    """The one file to quote: the one that the cost comparison chose, else the fastest that passed."""
+    by_id = {model["id"]: model for model in models}
+    # What no gate holds (an arm made to compare) is not shipped, however fast it is.
+    shipped = [
+        model
+        for model in models
+        if model.get("role") == "student"
+        and model["passed"] is True
+        and not model.get("error")
+        and model.get("above_baseline") is not False
+    ]
+    files = [model for model in shipped if not str(model.get("scheme", "")).startswith("torch")] or shipped
+    comparison = (cost or {}).get("comparison") or {}
+    # What is compared may be the dense student, where the teacher ran in PyTorch alone: the file to quote ships.
+    cells = [str(comparison.get("student", "")), str((comparison.get("shipped") or {}).get("cell", ""))]
+    by_cell = {cell: model for cell in reversed(cells) for model in files if model["id"] == cell.split("@", 1)[0]}
+    wanted = next((cell for cell in cells if cell in by_cell), None)
+    chosen = by_cell.get(wanted or "")
+    chosen = chosen or min(files, key=lambda model: _best_latency(model) or float("inf"), default=None)
+    if chosen is None:
+        return None
+    cell = wanted or _best_cell(chosen)
+    teacher = by_id.get("teacher", {})
+    rivals = _rivals(models, gates)
+    rival = _rival(rivals, bench, cell, workload, comparison)
+    speedup = _speedup(bench, cell, workload, {str(rival.get("id"))})
+    sizes = (rival.get("size_bytes"), chosen.get("size_bytes"))
+    return {
+        "model": chosen["id"],
+        "cell": cell,
+        "metric": metric,
+        "score": chosen.get("score"),
+        "teacher_score": teacher.get("score"),
+        "control_score": next((m.get("score") for m in models if m.get("role") == "control"), None),
+        # Quality, size and speed are against one and the same model of the teacher.
+        "rival": rival.get("id"),
+        "rival_score": rival.get("score"),
+        "kept": _kept(chosen, rival),
+        "retained": chosen.get("retained"),
+        "kl_student": chosen.get("kl_student"),
+        "size_bytes": sizes[1],
+        "teacher_size_bytes": sizes[0],
+        "teacher_size_of": rival.get("id"),
+        "size_ratio": sizes[0] / sizes[1] if sizes[0] and sizes[1] else None,
+        "latency_ms": next((c["latency_ms"] for c in chosen["cells"] if c["id"] == cell), None),
+        "contended": _contended(bench, cell, speedup),
+        "speedup": speedup,
+        "saving": comparison.get("saving"),
+        "saving_of": comparison.get("student"),
+        "saving_against": comparison.get("teacher"),
+        "saving_same_box": comparison.get("saving_same_box"),
+        "cost_per_1000": comparison.get("student_per_1000"),
+        "teacher_cost_per_1000": comparison.get("teacher_per_1000"),
+        "break_even_requests": comparison.get("break_even_requests"),
+        "student_place": comparison.get("student_place"),
+        "teacher_place": comparison.get("teacher_place"),
+        "same_place": comparison.get("student_place") == comparison.get("teacher_place"),
+    }
+
+
+def _rival(
+    rivals: list[Document], bench: Document, cell: str | None, workload: str | None, comparison: Document
+) -> Document:
+    """The one model of the teacher that the student is quoted against: that of the cost comparison where it is of the
+    same cell, else the fastest, else the smallest."""
+    by_id = {str(model["id"]): model for model in rivals}
+    priced = str(comparison.get("teacher", "")).split("@", 1)[0]
+    if comparison.get("student") == cell and priced in by_id:
+        return by_id[priced]
+    fastest = _speedup(bench, cell, workload, set(by_id))
+    if fastest is not None:
+        return by_id[str(fastest["against"]).split("@", 1)[0]]
+    return min(rivals, key=lambda model: float(model["size_bytes"]), default={})
+
+
+def _kept(chosen: Document, rival: Document) -> Document | None:
+    """The student's score over the rival's, with its paired interval."""
+    paired: Document | None = (chosen.get("kept") or {}).get(rival.get("id"))
+    if paired is None and rival.get("id") == "teacher":
+        paired = chosen.get("retained")
+    if paired is not None:
+        return paired
+    mine, theirs = value_of(chosen.get("score")), value_of(rival.get("score"))
+    return {"value": mine / theirs} if mine is not None and theirs else None
+
+
+def _contended(bench: Document, cell: str | None, speedup: Document | None) -> bool:
+    """Whether one of the two speeds was measured on a busy machine."""
+    names = {cell, (speedup or {}).get("against")}
+    return any(one.get("contended") for one in bench.get("cells", []) if one["id"] in names)
+
+
+def _rivals(models: list[Document], gates: list[Document]) -> list[Document]:
+    """The teacher and those of its own quantized files that meet the student's gate on quality.
+
+    The student is quoted against one of them: the teacher's file is quantized for free.
+    """
+    floor = quality_floor(gates)
+    return [model for model in models if is_rival(model, floor) and model.get("size_bytes")]
+
+
+def _best_cell(model: Document) -> str | None:
+    timed = [cell for cell in model["cells"] if not cell["error"] and cell["latency_ms"]["value"]]
+    best = min(timed, key=lambda cell: float(cell["latency_ms"]["value"]), default=None)
+    return None if best is None else str(best["id"])
+
+
+def _best_latency(model: Document) -> float | None:
+    best = _best_cell(model)
+    return next((cell["latency_ms"]["value"] for cell in model["cells"] if cell["id"] == best), None)
+
+
+def _speedup(bench: Document, cell: str | None, workload: str | None, rivals: set[str]) -> Document | None:
+    """Against the fastest of these rivals: the smallest speed-up, so that no slow one flatters the student."""
+    rows = [
+        row
+        for row in bench.get("speedups", [])
+        if row.get("cell") == cell
+        and row.get("workload") == workload
+        and str(row.get("against", "")).split("@", 1)[0] in rivals
+        and value_of(row.get("ratio")) is not None
+    ]
+    return min(rows, key=lambda row: value_of(row["ratio"]) or 0.0, default=None)

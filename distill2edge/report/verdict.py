@@ -1,0 +1,56 @@
+"""The verdict of a report: what the gates came to, what a reader is warned of, whether anything may be claimed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill2edge.report.text import tick
+
+Document = dict[str, Any]
+
+
+def verdict_of(verify: Document, gates: list[Document], models: list[Document]) -> Document:
+    failed = [gate for gate in gates if not gate.get("passed")]
+    errors = [{"model": model["id"], "error": model["error"]} for model in models if model.get("error")]
+    result = "pass" if verify.get("verdict") == "pass" else "fail"
+    if not gates:
+        summary = "No gate holds: everything is reported, nothing is enforced."
+    elif result == "pass":
+        summary = f"All {len(gates)} gates passed." if len(gates) != 1 else "The only gate passed."
+    else:
+        summary = f"{len(failed)} of {len(gates)} gates failed."
+    defaults = sorted({float(gate["target"]) for gate in gates if gate.get("default")})
+    if defaults:
+        limits = " and ".join(tick(limit) for limit in defaults)
+        words = ("limits", "are defaults") if len(defaults) > 1 else ("limit", "is the default")
+        summary += f" The {words[0]} on KL of {limits} {words[1]}."
+    if errors:
+        summary += f" {len(errors)} model{'s' if len(errors) != 1 else ''} could not be run."
+    return {"result": result, "summary": summary, "failed_gates": failed, "errors": errors}
+
+
+def verdict_warnings(verify: Document, data: Document | None, bench: Document) -> list[Document]:
+    """What stands beside the verdict: verify's own warnings, classes never trained on, cells of a busy machine.
+
+    Returns:
+        `kind`, `text`, and `headline`: whether a headline may be claimed in spite of it. Those that forbid one first.
+    """
+    found = list(verify.get("warnings", []))
+    choices = (((data or {}).get("splits") or {}).get("train") or {}).get("choices") or {}
+    absent = [repr(label.strip()) for label, count in choices.items() if not count]
+    if absent:
+        named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        text = f"{'class' if len(absent) == 1 else 'classes'} {named}: no training row"
+        found.append({"kind": "class", "text": text, "headline": True})
+    cells = [cell for cell in bench.get("cells", []) if cell.get("contended")]
+    if cells:
+        busy = f"{len(cells)} of {len(bench['cells'])} speeds were measured while the machine was busy with other work"
+        found.append({"kind": "contention", "text": f"{busy}: they are a lower bound", "headline": True})
+    return found
+
+
+def withheld_by(passed: bool, warnings: list[Document]) -> str:
+    """Why nothing is claimed; empty where a headline may stand."""
+    if not passed:
+        return "the verdict is fail"
+    return next((str(warning["text"]) for warning in warnings if not warning["headline"]), "")
