@@ -13,6 +13,7 @@ import report_fixtures as made
 
 from distill2edge.cli import compare as compare_command
 from distill2edge.errors import UserError
+from distill2edge.report.build import build_report
 from distill2edge.report.compare import compare, render_comparison_html, render_comparison_text
 
 Document = dict[str, Any]
@@ -98,12 +99,65 @@ def test_runs_of_one_name_are_told_apart(report: Document) -> None:
     assert compare([report, report])["names"] == ["quickstart (1)", "quickstart (2)"]
 
 
-def test_a_failed_run_shows_no_figures(report: Document) -> None:
+def row_of(said: str, name: str) -> list[str]:
+    line = next(line for line in said.splitlines() if line.startswith(name))
+    return re.split(r"  +", line)[1:]
+
+
+def test_what_is_not_claimed_is_shown_as_measured(report: Document) -> None:
     failing = made.report(passing=False)
-    said = render_comparison_text(compare([report, failing], allow=True))
-    line = next(line for line in said.splitlines() if line.startswith("saving, own boxes"))
-    assert line.endswith("–")  # noqa: RUF001
-    assert "fail" in said
+    failing["name"] = "failing"
+    result = compare([report, failing], allow=True)
+    said = render_comparison_text(result)
+    assert "warning: failing: its figures are as measured; No headline and no saving are claimed for a student" in said
+    assert row_of(said, "headline") == ["claimed", "withheld"]
+    # Of the files whose every gate passed, the fastest; and the figures of that file, each with its interval.
+    assert row_of(said, "file") == ["student/gguf:Q4_K_M", "student/gguf:Q4_K_M"]
+    for name in ("score", "quality kept", "KL to student", "time of a request", "speed-up", "cost of 1,000 requests"):
+        claimed, measured = row_of(said, name)
+        assert measured == claimed
+        assert re.fullmatch(r"\S+( ms)? \(\S+( ms)? to \S+( ms)?\)", measured), name
+    assert row_of(said, "size") == ["57.0 MB", "57.0 MB"]
+    for name in ("saving, same box", "saving, own boxes", "break-even requests"):
+        assert row_of(said, name)[1] == "–"  # noqa: RUF001
+
+
+def test_a_warning_that_forbids_a_headline_takes_no_figure(report: Document) -> None:
+    verify = made.passing_verify()
+    verify["warnings"] = [{"kind": "baseline", "text": "the teacher is within noise", "headline": False}]
+    bench = made.bench(verify["models"], broken=False)
+    priced = made.cost(bench, verify, student={"device": "raspberry-pi-5"})
+    poor = build_report(made.run(), made.data(), None, None, None, None, [], verify, bench, priced)
+    runs = compare([report, poor], allow=True)["runs"]
+    assert [run["headline"] for run in runs] == [True, False]
+    for key in ("score", "retained", "kl_student", "size_bytes", "latency_ms", "speedup"):
+        assert runs[0][key] is not None
+        assert runs[1][key] is not None
+    assert runs[0]["cost_per_1000"]["low"] < runs[0]["cost_per_1000"]["value"] < runs[0]["cost_per_1000"]["high"]
+
+
+def test_where_every_file_failed_the_one_that_failed_least_is_shown(report: Document) -> None:
+    failing = made.report(passing=False)
+    for gate in failing["gates"]:
+        gate["passed"] = gate["passed"] and gate["name"] == "loads" and gate["model"] == "student/gguf:Q4_0"
+    assert compare([report, failing], allow=True)["runs"][1]["file"] == "student/gguf:Q4_0"
+    for model in failing["models"]:
+        model["cells"] = []
+    failing["bench"] = {}
+    failing["cost"] = None
+    run = compare([report, failing], allow=True)["runs"][1]
+    assert (run["file"], run["latency_ms"], run["cost_per_1000"]) == ("student/gguf:Q4_0", None, None)
+    failing["models"] = []
+    assert compare([report, failing], allow=True)["runs"][1]["score"] is None
+
+
+def test_the_seeds_of_one_recipe_are_pooled_by_run(report: Document) -> None:
+    report = other(report, lambda r: r["reproduce"]["recipe"].update(seed=0))
+    again = other(report, lambda r: r["reproduce"]["recipe"].update(seed=1))
+    again["seed"] = 1
+    assert compare([report, again])["warnings"] == [
+        "these runs differ in nothing but their seed; for one figure over all: distill2edge run RECIPE --seeds 0,1"
+    ]
 
 
 def test_a_name_can_neither_break_the_page_nor_steer_the_terminal(report: Document) -> None:

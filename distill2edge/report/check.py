@@ -20,20 +20,34 @@ class _Metric(_Part):
     name: str
 
 
+class _Warning(_Part):
+    text: str
+    headline: bool
+
+
 class _Verdict(_Part):
     result: str
+    warnings: list[_Warning] | None = None
+
+
+class _Timed(_Part):
+    id: str
+    latency_ms: Document | None = None
 
 
 class _Model(_Part):
     id: str
     role: str | None = None
-    cells: list[Document] | None = None
+    retained: Document | None = None
+    cells: list[_Timed] | None = None
 
 
 class _Gate(_Part):
     name: str
     model: str
     passed: bool
+    op: str
+    target: float
 
 
 class _Headline(_Part):
@@ -53,6 +67,8 @@ class _Workload(_Part):
 class _Bench(_Part):
     machine: _Machine | None = None
     workloads: list[_Workload] = []
+    cells: list[Document] = []
+    speedups: list[Document] = []
 
 
 class _Splits(_Part):
@@ -65,6 +81,12 @@ class _Data(_Part):
 
 class _Cost(_Part):
     prices: Document | None = None
+    cells: list[Document] | None = None
+    four_cells: dict[str, Document | None] | None = None
+
+
+class _Pareto(_Part):
+    workload: str | None = None
 
 
 class _Reproduce(_Part):
@@ -85,6 +107,7 @@ class _Report(_Part):
     bench: _Bench
     data: _Data
     cost: _Cost | None
+    pareto: _Pareto
     reproduce: _Reproduce
     seeds: _Seeds | None = None
 

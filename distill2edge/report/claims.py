@@ -15,7 +15,7 @@ def lead(report: Document) -> str:
     """One sentence under the verdict."""
     headline = report["headline"]
     if headline is None:
-        return _no_headline(report)
+        return no_headline(report)
     measured = measured_on(report)
     if headline["kept"] is None:  # a teacher behind an endpoint is not scored; of one that scores 0 nothing is kept
         score = text.interval(headline["score"])
@@ -45,8 +45,8 @@ def measured_on(report: Document) -> str:
     return f"{text.count(report['metric']['rows'])} held-out rows, {said}"
 
 
-def _no_headline(report: Document) -> str:
-    """Why there is none."""
+def no_headline(report: Document) -> str:
+    """Why a report without a headline has none."""
     if report["verdict"]["result"] == "fail":
         return "No headline and no saving are claimed for a student that failed."
     forbidding = [warning["text"] for warning in warnings(report) if not warning["headline"]]

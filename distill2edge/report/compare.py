@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.report import text
+from distill2edge.report import claims, text
+from distill2edge.report.headline import measured
 from distill2edge.report.html import check_version, environment
 from distill2edge.report.tables import Cell, Table, row, verdict_cell
 from distill2edge.terminal import one_line
@@ -44,14 +45,36 @@ def compare(reports: list[Document], allow: bool = False) -> Document:
             f"these runs don't compare: they differ in {said}",
             fix=_fix([d["what"] for d in differences]),
         )
+    changes = recipe_changes(reports)
     return {
         "schema_version": 1,
         "names": names,
         "differences": differences,
-        "recipe_changes": recipe_changes(reports),
-        "warnings": [f"{d['what']} differs: don't compare {d['affects']}" for d in differences],
+        "recipe_changes": changes,
+        "warnings": [
+            *[f"{d['what']} differs: don't compare {d['affects']}" for d in differences],
+            *[warning for report, name in zip(reports, names, strict=True) for warning in _unclaimed(report, name)],
+            *_seeds_apart(reports, changes),
+        ],
         "runs": [_run(report, name) for report, name in zip(reports, names, strict=True)],
     }
+
+
+def _unclaimed(report: Document, name: str) -> list[str]:
+    """Said of a run without a headline, whose figures stand in the table all the same."""
+    if report["headline"] is not None:
+        return []
+    return [f"{name}: its figures are as measured; {claims.no_headline(report).rstrip('.')}"]
+
+
+def _seeds_apart(reports: list[Document], changes: list[Document]) -> list[str]:
+    """One recipe under several seeds is no comparison: its runs are pooled by the option that makes them."""
+    if any(report.get("seeds") for report in reports) or [change["key"] for change in changes] != ["seed"]:
+        return []
+    seeds = ",".join(str(report.get("seed")) for report in reports)
+    return [
+        f"these runs differ in nothing but their seed; for one figure over all: distill2edge run RECIPE --seeds {seeds}"
+    ]
 
 
 def _fix(differing: list[str]) -> str:
@@ -154,7 +177,7 @@ def _prices(report: Document) -> str:
 
 
 def _run(report: Document, name: str) -> Document:
-    headline = report["headline"] or {}
+    headline, found = report["headline"] or {}, measured(report)
     teacher: Document = next((model for model in report["models"] if model["id"] == "teacher"), {})
     control: Document = next((model for model in report["models"] if model.get("role") == "control"), {})
     return {
@@ -162,17 +185,14 @@ def _run(report: Document, name: str) -> Document:
         "created": report.get("created"),
         "seeds": (report.get("seeds") or {}).get("seeds") or [report.get("seed")],
         "verdict": report["verdict"]["result"],
-        "file": headline.get("model"),
+        "headline": report["headline"] is not None,
+        "file": found["model"],
         "metric": report["metric"]["name"],
         "teacher_score": teacher.get("score"),
         "control_score": control.get("score"),
-        "score": headline.get("score"),
-        "retained": headline.get("retained"),
-        "kl_student": headline.get("kl_student"),
-        "size_bytes": headline.get("size_bytes"),
-        "latency_ms": headline.get("latency_ms"),
-        "speedup": (headline.get("speedup") or {}).get("ratio"),
-        "cost_per_1000": headline.get("cost_per_1000"),
+        **{key: found[key] for key in ("score", "retained", "kl_student", "size_bytes", "latency_ms", "cost_per_1000")},
+        "speedup": (found["speedup"] or {}).get("ratio"),
+        "against": (found["speedup"] or {}).get("against"),
         "saving": headline.get("saving"),
         "saving_same_box": headline.get("saving_same_box"),
         "break_even_requests": headline.get("break_even_requests"),
@@ -198,6 +218,7 @@ def comparison_table(comparison: Document) -> Table:
 
     rows = [
         line("verdict", lambda run: verdict_cell(run["verdict"] == "pass")),
+        line("headline", lambda run: Cell("claimed" if run["headline"] else "withheld")),
         line("seeds", lambda run: Cell(", ".join(map(str, run["seeds"])))),
         line("file", lambda run: Cell(run["file"] or text.MISSING, "mono")),
         line("metric", lambda run: Cell(text.metric(run["metric"]))),

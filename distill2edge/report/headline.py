@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from distill2edge.report.text import value_of
 from distill2edge.rivals import is_rival, quality_floor
+from distill2edge.schemes import is_compared
 
 Document = dict[str, Any]
 
@@ -78,6 +80,60 @@ def headline_of(
     }
 
 
+def measured(report: Document) -> Document:
+    """Figures of the file to quote as they were measured, whether or not a headline may be claimed.
+
+    Where none is, the file is the one of which the fewest gates failed; of those the fastest, else the smallest.
+
+    Args:
+        report: report.json.
+
+    Returns:
+        `model`, `cell`, `score`, `retained`, `kl_student`, `size_bytes`, `latency_ms`, `speedup` (of the bench, against
+        the fastest rival) and `cost_per_1000` with the bounds of its price; None where there is none.
+    """
+    headline, models, bench = report["headline"] or {}, report["models"], report["bench"]
+    by_id = {str(model["id"]): model for model in models}
+    chosen: Document = by_id.get(str(headline.get("model"))) or _least_failed(models, report["gates"]) or {}
+    cell = headline.get("cell") or _best_cell(chosen)
+    rivals = {str(model["id"]) for model in _rivals(models, report["gates"])}
+    timed = (one for one in chosen.get("cells") or () if one.get("id") == cell)
+    return {
+        "model": chosen.get("id"),
+        "cell": cell,
+        **{key: chosen.get(key) for key in ("score", "retained", "kl_student", "size_bytes")},
+        "latency_ms": next((one.get("latency_ms") for one in timed), None),
+        "speedup": headline.get("speedup") or _speedup(bench, cell, report["pareto"].get("workload"), rivals),
+        "cost_per_1000": _price(report["cost"] or {}, cell),
+    }
+
+
+def _least_failed(models: list[Document], gates: list[Document]) -> Document | None:
+    own = [model for model in models if model.get("role") == "student" and not model.get("error")]
+    files = [model for model in own if not str(model.get("scheme", "")).startswith("torch")] or own
+    ships = [model for model in files if not is_compared(str(model["id"]))]
+    failed = Counter(str(gate["model"]) for gate in gates if not gate["passed"])
+    never = float("inf")
+    return min(
+        ships,
+        key=lambda model: (
+            failed[str(model["id"])],
+            _best_latency(model) or never,
+            value_of(model.get("size_bytes")) or never,
+        ),
+        default=None,
+    )
+
+
+def _price(cost: Document, cell: str | None) -> Document | None:
+    """US dollars for 1,000 requests of a cell, on the student's own box where it is priced there."""
+    four = cost.get("four_cells") or {}
+    places = [(four.get(key) or {}).get("place") for key in ("student_best_box", "student_same_box")]
+    priced = {one.get("place"): one for one in reversed(cost.get("cells") or []) if one.get("cell") == cell}
+    found = next((priced[place] for place in places if place in priced), None) or next(iter(priced.values()), None)
+    return found and {"value": found.get("at_utilisation"), "low": found.get("low"), "high": found.get("high")}
+
+
 def _rival(
     rivals: list[Document], bench: Document, cell: str | None, workload: str | None, comparison: Document
 ) -> Document:
@@ -120,14 +176,14 @@ def _rivals(models: list[Document], gates: list[Document]) -> list[Document]:
 
 
 def _best_cell(model: Document) -> str | None:
-    timed = [cell for cell in model["cells"] if not cell["error"] and cell["latency_ms"]["value"]]
-    best = min(timed, key=lambda cell: float(cell["latency_ms"]["value"]), default=None)
+    timed = [cell for cell in model.get("cells") or () if not cell.get("error") and value_of(cell.get("latency_ms"))]
+    best = min(timed, key=lambda cell: value_of(cell["latency_ms"]) or 0.0, default=None)
     return None if best is None else str(best["id"])
 
 
 def _best_latency(model: Document) -> float | None:
     best = _best_cell(model)
-    return next((cell["latency_ms"]["value"] for cell in model["cells"] if cell["id"] == best), None)
+    return next((value_of(cell["latency_ms"]) for cell in model.get("cells") or () if cell["id"] == best), None)
 
 
 def _speedup(bench: Document, cell: str | None, workload: str | None, rivals: set[str]) -> Document | None:
