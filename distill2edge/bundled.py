@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import shutil
@@ -19,6 +18,7 @@ from typing import IO, Any, Literal, cast
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.files import replacing
+from distill2edge.nearest import nearest
 from distill2edge.progress import Progress
 
 CACHE_VARIABLE = "DISTILL2EDGE_CACHE"
@@ -175,8 +175,8 @@ def lookup(name: str, *, kinds: tuple[str, ...] = (), where: str = "") -> Bundle
     entry = BUNDLED.get(name)
     fitting = [other.name for other in _ENTRIES if not kinds or other.kind in kinds]
     if entry is None:
-        near = difflib.get_close_matches(name[:80], fitting, n=1, cutoff=0.5)
-        hint = f"did you mean bundled:{near[0]}? " if near else ""
+        near = nearest(name, fitting, 0.5)
+        hint = f"did you mean bundled:{near}? " if near else ""
         raise UserError(f"no bundled entry {name[:80]!r}", where=where, fix=f"{hint}known: {', '.join(fitting)}")
     if entry.name not in fitting:
         raise UserError(f"bundled:{name} doesn't fit here", where=where, fix=f"those that do: {', '.join(fitting)}")

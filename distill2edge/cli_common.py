@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import click
 
 from distill2edge import errors, signals
 from distill2edge.files import check_path, disk_full, disk_is_full
+from distill2edge.nearest import nearest
 from distill2edge.terminal import coloured, printable, quiet_libraries, tolerant
 
 STAGES = {
@@ -74,9 +74,8 @@ class OneOf(click.Choice[str]):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            near = difflib.get_close_matches(str(value)[:80], list(self.choices), n=1)
-            if near:
-                error.message = f"{error.message} Did you mean {near[0]!r}?"
+            if near := nearest(str(value), list(self.choices)):
+                error.message = f"{error.message} Did you mean {near!r}?"
             raise
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Literal
+
+from distill2edge.nearest import nearest
 
 ONNX = ("fp32", "fp16", "int8", "int4-b32")
 DYNAMIC = "onnx:int8-dynamic"
@@ -169,6 +170,8 @@ def parse_scheme(text: str) -> Scheme:
         if scheme.compensates:
             return Scheme(scheme.format, scheme.name + PLAIN_SUFFIX)
     known = [str(scheme) for scheme in ALL]
-    near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
+    names = [scheme.name for scheme in ALL]
+    name = nearest(text.rpartition(":")[2], names, 0.7)
+    near = known[names.index(name)] if name else nearest(text, known, 0.5)
+    hint = f"did you mean {near}? " if near else ""
     raise ValueError(f"unknown scheme {text!r}: {hint}known: {', '.join(known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from distill2edge.data.readers import reader_of
 from distill2edge.errors import UserError
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe import schema
+from distill2edge.recipe.choices import same
 from distill2edge.recipe.new import TASKS, Data, New, Task, new_recipe, teacher_of
 from distill2edge.teacher.glance import Glance, glance
 
@@ -25,6 +27,7 @@ _PROMPTS = ("prompt", "question", "instruction", "input", "query", "user", "sour
 _RESPONSES = ("response", "answer", "output", "completion", "assistant", "target", "reply", "summary", "translation")
 _LABELS = ("label", "class", "category", "intent", "topic", "team", "sentiment", "tag", "target", "type", "queue")
 _WHERE = "--data"
+_WORDS = ("true", "false", "none", "range", "dict", "lipsum", "cycler", "joiner", "namespace")  # of Jinja
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def _is_label(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Whether a column holds few, short values that come again and again."""
     if any(isinstance(row.get(name), list | dict | float) for row in rows[:1000]):
         return False
-    counts = Counter(_values(rows, name))
+    counts = Counter(same(value) for value in _values(rows, name))
     total = sum(counts.values())
     short = all(len(value) <= 60 for value in counts)
     return short and 2 <= len(counts) <= min(_MOST_LABELS, max(total // 5, 2)) and total >= 3 * len(counts)
@@ -179,7 +182,7 @@ def _data(
     about = []
     if lost := len(rows) - len(whole):
         about.append(f"{lost} of {len(rows)} rows lack {' or '.join(used)}: they are left out")
-    labels = Counter(str(row[response]) for row in whole)
+    labels = Counter(same(str(row[response])) for row in whole)
     choices = tuple(sorted(labels)) if task == "classification" else ()
     if choices:
         about.append("rows of each label: " + ", ".join(f"{name} {labels[name]}" for name in choices[:12]))
@@ -204,22 +207,20 @@ def _data(
 
 def _field(name: str) -> str:
     """A template that prints one column, whatever it is called."""
-    return f"{{{{ {name} }}}}" if name.isidentifier() and name.isascii() else _no_name(name)
+    return f"{{{{ {_spelled(name)} }}}}"
 
 
-def _no_name(name: str) -> str:
-    raise UserError(
-        f"the column {name!r} cannot stand in a template",
-        where=_WHERE,
-        fix="rename it to a word of letters, digits and _, or name others with --text and --label",
-    )
+def _spelled(name: str) -> str:
+    """A column as an expression names it."""
+    taken = name in (*_WORDS, "row", *keyword.kwlist)
+    return name if name.isidentifier() and name.isascii() and not taken else f"row[{name!r}]"
 
 
 def _given(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """An expression that is true where a row has the field, and something in it."""
-    there = all(name in row for row in rows)
-    filled = f"{name} is not none and {name} | string | trim"
-    return filled if there else f"{name} is defined and {filled}"
+    there, spelled = all(name in row for row in rows), _spelled(name)
+    filled = f"{spelled} is not none and {spelled} | string | trim"
+    return filled if there else f"{spelled} is defined and {filled}"
 
 
 def _max_length(rows: Sequence[Mapping[str, Any]], used: Sequence[str], task: Task, model: Glance | None) -> int:

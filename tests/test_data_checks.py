@@ -138,13 +138,22 @@ def test_one_class_alone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("choices", "shown"),
-    [("[0, 1]", '["0", "1"]'), ("[false, true]", '["False", "True"]'), ("[0.0, '1']", '["0.0", "1"]')],
+    [
+        ("[0, 1]", '["0", "1"]'),
+        ("[false, true]", '["False", "True"]'),
+        ("[0.0, '1']", '["0.0", "1"]'),
+        ("[010, b]", '["010", "b"]'),
+        ("[null, 1e3, 0x10]", '["null", "1e3", "0x10"]'),
+        ("[~, +1]", '["~", "+1"]'),
+    ],
 )
 def test_choices_without_quotes_are_shown_with_them(choices: str, shown: str) -> None:
     recipe = "name: a\nteacher: {model: o/t}\nstudent: {init: {from: teacher, layers: 1}}\n"
     with pytest.raises(UserError) as caught:
         parse_recipe(f"{recipe}data: {{source: a.csv, choices: {choices}}}\n", "a.yaml")
-    assert f"in quotes: write {shown}" in str(caught.value)
+    assert f"in quotes\n  fix: write {shown}" in str(caught.value)
+    mended = f"{recipe}data: {{source: a.csv, choices: {shown}}}\n"
+    assert list(parse_recipe(mended, "a.yaml").data.choices or ()) == json.loads(shown)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +167,7 @@ def test_choices_without_quotes_are_shown_with_them(choices: str, shown: str) ->
 )
 def test_a_label_that_is_printed_otherwise(tmp_path: Path, value: Any, choices: list[str], fix: str) -> None:
     rows = [{"text": sentence(n), "label": value} for n in range(60)]
-    with pytest.raises(UserError, match=r"row 1: the response .* is none of the choices") as caught:
+    with pytest.raises(UserError, match=r"row 1: the response .* is none of data.choices") as caught:
         run(tmp_path, rows, **{**LABEL, "choices": choices})
     assert fix in caught.value.fix
 

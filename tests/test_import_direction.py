@@ -18,6 +18,7 @@ FLOOR = {
     "gguf_format",
     "model_config",
     "model_directory",
+    "nearest",
     "precision",
     "progress",
     "rivals",

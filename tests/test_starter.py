@@ -191,3 +191,16 @@ def test_the_first_step_says_nothing_of_the_time_that_is_left(capsys: pytest.Cap
     left = task.left_s(begun + 9.0)
     assert left is not None
     assert 980 <= left <= 1000
+
+
+def test_columns_and_labels_as_spreadsheets_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    labels = ("caf\u00e9", "cafe\u0301 ", "tea", " tea")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["Ticket Text", "true", 'My "Label"'])
+        table.writerows([f"film {n} the {n * 37} dog", n, labels[n % 4]] for n in range(120))
+    text = starter(Asked(data=path, text="Ticket Text", label='My "Label"'))
+    recipe = checked(path, text)
+    assert recipe.data.choices == ("caf\u00e9", "tea")
+    assert recipe.data.prompt == "{{ row['Ticket Text'] }}"

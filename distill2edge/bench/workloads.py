@@ -13,6 +13,7 @@ import numpy as np
 
 from distill2edge.errors import UserError
 from distill2edge.models import Encodings
+from distill2edge.nearest import nearest
 
 _CHAT = re.compile(r"chat-([1-9]\d*)-([1-9]\d*)")
 
@@ -71,9 +72,11 @@ def _shape(name: str) -> tuple[int, int]:
     """Tokens in and out of `chat-P-N`."""
     shape = _CHAT.fullmatch(name)
     if not shape:
-        raise UserError(
-            f"unknown workload {name[:60]!r}", where="bench.workloads", fix="task, or chat-P-N (chat-128-64)"
-        )
+        lengths = re.findall(r"\d+", name)
+        near = f"chat-{lengths[0]}-{lengths[1]}" if len(lengths) == 2 else nearest(name, ["task"])
+        hint = f"did you mean {near}? " if near else ""
+        fix = f"{hint}task, or chat-P-N with P tokens in and N out (chat-128-64)"
+        raise UserError(f"unknown workload {name[:60]!r}", where="bench.workloads", fix=fix)
     if max(len(shape[1]), len(shape[2])) > 6:
         raise UserError(f"{name[:60]}: no model reads or writes so much", where="bench.workloads", fix="chat-128-64")
     prompt, output = int(shape[1]), int(shape[2])

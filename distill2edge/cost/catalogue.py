@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import hashlib
 import math
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from distill2edge.errors import RecipeErrors, UserError
+from distill2edge.nearest import meant
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.yaml12 import Path as KeyPath
 from distill2edge.recipe.yaml12 import parse_document, read_text
@@ -139,9 +139,7 @@ class Catalogue(_Part):
             word = {"rented": "rented", "api": "api", "devices": "device"}[elsewhere[0]]
             fix = f"{name} is known as {word}: write `{word}: {name}`"
         else:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
-            fix = f"{hint}known: {', '.join(names)}; or add it with `cost.prices: my-prices.yaml`"
+            fix = f"{meant(name, names, 0.5)}known: {', '.join(names)}; or add it with `cost.prices: my-prices.yaml`"
         raise UserError(f"the price catalogue has no {section} entry {name!r}", where=where, fix=fix)
 
 
@@ -178,7 +176,7 @@ def load_catalogue(override: str | Path | None = None) -> Catalogue:
         UserError: missing or unreadable file, bad YAML, unknown key, wrong type, bounds that don't hold
             (several at once as RecipeErrors).
     """
-    base, base_lines = parse_document(_bundled(), "prices.yaml")
+    base, base_lines, _ = parse_document(_bundled(), "prices.yaml")
     if override is None:
         return _validate(base, "prices.yaml", base_lines)
     where = str(override)
@@ -188,7 +186,7 @@ def load_catalogue(override: str | Path | None = None) -> Catalogue:
         fix = f"cost.prices names a YAML file; {tried(written)}"
         raise UserError("cannot read the price file: No such file", where=where, fix=fix)
     text = read_text(path)
-    extra, lines = parse_document(text, where)
+    extra, lines, _ = parse_document(text, where)
     merged = dict(base)
     for key, value in extra.items():
         merged[key] = {**base[key], **value} if key in SECTIONS and isinstance(value, dict) else value

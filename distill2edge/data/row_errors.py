@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from difflib import get_close_matches
 from typing import Any
 
 from jinja2 import UndefinedError
 
 from distill2edge.data.values import NAMELESS, UnprintableError, as_text
 from distill2edge.errors import UserError
+from distill2edge.nearest import meant
 from distill2edge.templating.weights import LimitError
 from distill2edge.terminal import one_line
 
@@ -83,8 +83,7 @@ def _fix_of_missing(name: str, where: str, row: Mapping[str, Any]) -> str:
     spelled = [field for field in row if not field.isidentifier() and field.startswith(name)]
     if spelled:
         return f"write {{{{ row[{shown(spelled[0])!r}] }}}}: Jinja reads that name otherwise"
-    close = get_close_matches(name, [str(field) for field in row][:1000], n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    hint = meant(name, [str(field) for field in row])
     return f'{hint}name one of those in {where}, or leave such rows out with data.filter: "{name} is defined"'
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill2edge.data.choices import Choices, not_a_choice
 from distill2edge.data.encode import Row, row_id
-from distill2edge.data.row_errors import check_text, names, shown
+from distill2edge.data.row_errors import check_text
 from distill2edge.data.selection import Item
 from distill2edge.data.templates import Filter, Template
 from distill2edge.data.values import MISSING
-from distill2edge.errors import UserError
 from distill2edge.recipe import schema
 
 # Reasons for which a row is dropped, as they are told.
@@ -62,6 +62,7 @@ class Rows:
 
     def __init__(self, data: schema.Data) -> None:
         self._choices = data.choices or ()
+        self._known = Choices(self._choices)
         missing = MISSING - {choice.strip() for choice in self._choices}
         self.prompt = Template(data.prompt, "data.prompt", missing) if data.template != "text" else None
         self.response = Template(data.response, "data.response", missing)
@@ -105,46 +106,9 @@ class Rows:
         check_text(answer, "data.response", number)
         label = -1
         if self._choices:
-            label = _label(answer, self._choices, self.response, fields, number)
-            answer = self._choices[label]
+            found = self._known.index(answer)
+            if found is None:
+                raise not_a_choice(answer, self._choices, self.response, fields, number)
+            label, answer = found, self._choices[found]
         row = Row(row_id(question, answer), question, answer, label)
         return Item(row, content)
-
-
-def _label(answer: str, choices: tuple[str, ...], response: Template, fields: Mapping[str, Any], number: int) -> int:
-    for text in (answer, answer.strip()):
-        for index, choice in enumerate(choices):
-            if text in (choice, choice.strip()):
-                return index
-    listed = ", ".join(repr(choice[:40]) for choice in choices[:20]) + (", ..." if len(choices) > 20 else "")
-    raise UserError(
-        f"row {number}: the response {shown(answer[:80])!r} is none of the choices ({listed}); its fields are "
-        f"{names(fields)}",
-        where="data.response",
-        fix=_fix_of_label(answer.strip(), choices, response, fields),
-    )
-
-
-def _fix_of_label(answer: str, choices: tuple[str, ...], response: Template, fields: Mapping[str, Any]) -> str:
-    stripped = [choice.strip() for choice in choices]
-    name = next(iter(sorted(response.fields & set(fields))), "label")
-    value = fields.get(name)
-    if isinstance(value, bool):
-        yes, no = (stripped * 2)[:2][::-1]
-        return (
-            f'true and false are printed as True and False: write data.choices: ["False", "True"], or data.response: '
-            f"\"{{{{ '{yes}' if {name} else '{no}' }}}}\""
-        )
-    if _number(answer) is not None and _number(answer) in [_number(choice) for choice in stripped]:
-        return f'write data.response: "{{{{ {name} | int }}}}", or name the choices as the numbers are printed'
-    close = next((choice for choice in stripped if choice.casefold() == answer.casefold()), None)
-    if close is not None:
-        return f"{answer!r} and {close!r} differ in case: {{{{ {name} | lower }}}} makes them equal, or name it so"
-    return "mend the template or data.choices, or leave such rows out with data.filter"
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

@@ -17,6 +17,7 @@ from distill2edge.data.lines import reading
 from distill2edge.data.readers import reader_of
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.hub import network_errors, offline_mode
+from distill2edge.nearest import meant
 from distill2edge.progress import Progress
 from distill2edge.recipe.paths import locate, tried
 
@@ -282,7 +283,9 @@ def _choose_split(source: Source, split: str | None) -> Source:
     if split is not None:
         if split not in source.splits:
             raise UserError(
-                f"no split {split!r}", where="data.split", fix=f"those that exist: {', '.join(source.splits)}"
+                f"no split {split!r}",
+                where="data.split",
+                fix=f"{meant(split, list(source.splits))}those that exist: {', '.join(source.splits)}",
             )
         others = tuple(name for name in source.splits if name != split)
         return _with_splits(source, {POOL: source.splits[split]}, others)

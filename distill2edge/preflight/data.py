@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 from distill2edge import bundled
 from distill2edge.data.checks import check_prompts
+from distill2edge.data.choices import Choices, not_a_choice
 from distill2edge.data.encode import Row
 from distill2edge.data.readers import reader_of
 from distill2edge.data.row_errors import chat_fix
 from distill2edge.data.sources import local_files
 from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import UserError
+from distill2edge.nearest import meant
 from distill2edge.preflight.places import said
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.paths import is_astray
@@ -138,8 +139,8 @@ def _missing(data: Data, templates: dict[str, Template | Filter], rows: list[dic
         if any(word.replace(" ", "") in text for word in _TOLERANT):
             continue
         for name in sorted(template.fields - set(columns)):
-            near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-            fix = f"did you mean {near[0]}?" if near else chat_fix(rows[0]) or f"name one of those in data.{key}"
+            near = meant(name, columns, 0.5).strip()
+            fix = near or chat_fix(rows[0]) or f"name one of those in data.{key}"
             listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
             yield Problem(
                 ("data", key), f"no row of {data.source} has a field {name!r}; their fields are {listed}", fix
@@ -151,7 +152,7 @@ def _rendered(
 ) -> Iterator[Problem]:
     """What the first rows become: prompts and responses, of the choices where there are some."""
     data, usable = recipe.data, 0
-    choices = {text for choice in data.choices or () for text in (choice, choice.strip())}
+    choices = Choices(data.choices or ())
     found: dict[str, Problem] = {}
     made: list[Row] = []
     for number, row in enumerate(rows, 1):
@@ -173,10 +174,9 @@ def _rendered(
         answer = texts["response"]
         if answer.strip() and texts.get("prompt", "").strip():
             made.append(Row("", texts["prompt"], answer))
-        if choices and answer.strip() and answer not in choices and answer.strip() not in choices:
-            what = f"row {number}: the response {answer[:80]!r} is none of data.choices"
-            fix = "mend the template or data.choices, or leave such rows out with data.filter"
-            found.setdefault("choices", Problem(("data", "response"), what, fix))
+        if data.choices and "choices" not in found and answer.strip() and choices.index(answer) is None:
+            error = not_a_choice(answer, data.choices, templates["response"], row, number)  # type: ignore[arg-type]
+            found["choices"] = Problem(("data", "response"), error.what, error.fix)
     if not data.choices and not found:
         shared = bool(templates["prompt"].whole & templates["response"].fields) if "prompt" in templates else False  # type: ignore[union-attr]
         limit = max(data.leakage.response_in_prompt, _MOST)

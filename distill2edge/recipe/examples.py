@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 from pathlib import Path
 
 from distill2edge.errors import UserError
+from distill2edge.nearest import meant
 
 _ROOT = Path(__file__).parents[2]
 _INSTALLED = "share/distill2edge/recipes/"  # where pyproject.toml lets a wheel put them
@@ -42,9 +42,8 @@ def read_example(name: str) -> str:
     """
     found = example_recipes()
     if name not in found:
-        near = difflib.get_close_matches(name, found, 1)
-        hint = f"did you mean {near[0]}?" if near else "`distill2edge recipe examples` lists them"
-        raise UserError(f"no recipe {name!r} comes with this package", fix=hint)
+        hint = meant(name, list(found)) or "`distill2edge recipe examples` lists them"
+        raise UserError(f"no recipe {name!r} comes with this package", fix=hint.strip())
     return found[name].read_text(encoding="utf-8")
 
 

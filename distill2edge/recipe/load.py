@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from distill2edge.errors import RecipeErrors, UserError
+from distill2edge.nearest import nearest
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import FOLDER
@@ -92,13 +92,15 @@ def _coherent(read: Read) -> Recipe:
 
 
 def _read(text: str, name: str, overrides: Sequence[str], folder: Path | None) -> Read:
-    document, lines = yaml12.parse_document(text, name)
-    overridden = frozenset(_override(document, override) for override in overrides)
+    document, lines, written = yaml12.parse_document(text, name)
+    overridden = frozenset(_override(document, override, written) for override in overrides)
     context = {COLLECT: True, FOLDER: folder}
+    empty = [Problem(path, _EMPTY, _EMPTY_FIX) for path, text in written.items() if not text]
     try:
         recipe = Recipe.model_validate(document, context=context)
     except ValidationError as error:
-        problems = list(_explain(error, document))
+        said = {problem.path for problem in empty}
+        problems = [*empty, *(each for each in _explain(error, document, written) if each.path not in said)]
         wrong = frozenset(problem.path for problem in problems)
         read = Read(_repaired(document, error, context), name, lines, overridden, tuple(problems), wrong)
         if read.recipe is None:
@@ -107,8 +109,11 @@ def _read(text: str, name: str, overrides: Sequence[str], folder: Path | None) -
         more = [*problems_of(read.recipe, root=False), *unknown_schemes(read.recipe)]
         kept = tuple(problem for problem in more if not read.touches(problem.path))
         return replace(read, problems=(*read.problems, *kept))
-    return Read(recipe, name, lines, overridden, tuple(problems_of(recipe)))
+    return Read(recipe, name, lines, overridden, (*empty, *problems_of(recipe)), frozenset(each.path for each in empty))
 
+
+# YAML reads it as null, which often has a meaning (`lora:` would train every weight); who means that writes it.
+_EMPTY, _EMPTY_FIX = "nothing is written here", "write its value, null where none is meant, or take the key out"
 
 # Keys that have no default: what stands in for them while further mistakes are looked for.
 _STAND_INS: dict[yaml12.Path, Any] = {
@@ -129,24 +134,28 @@ def _repaired(document: dict[str, Any], error: ValidationError, context: dict[st
     whole = copy.deepcopy(document)
     for _ in range(4):  # what is required is missing once its wrong value is gone
         for item in error.errors():
-            path = _document_path(item["loc"], whole)
+            path = _section_key(_document_path(item["loc"], whole))
             if not path:
                 return None
             here: Any = whole
             for part in path[:-1]:
                 here = here[part] if isinstance(here, list) or (isinstance(here, dict) and part in here) else None  # type: ignore[index]
-            last = path[-1]
             if isinstance(here, dict) and path in _STAND_INS:
-                here[last] = copy.deepcopy(_STAND_INS[path])
+                here[path[-1]] = copy.deepcopy(_STAND_INS[path])
             elif isinstance(here, dict):
-                here.pop(last, None)
-            elif isinstance(here, list):
-                return None
+                here.pop(path[-1], None)
         try:
             return Recipe.model_validate(whole, context=context)
         except ValidationError as again:
             error = again
     return None
+
+
+def _section_key(path: yaml12.Path) -> yaml12.Path:
+    """The path without the places in lists at its end: an entry is taken out with its list."""
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
+    return path
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -162,8 +171,8 @@ def recipe_schema() -> str:
     return json.dumps(Recipe.model_json_schema(by_alias=True), indent=2)
 
 
-def _override(document: dict[str, Any], override: str) -> yaml12.Path:
-    """Put one `a.b=VALUE` into the document; returns its path."""
+def _override(document: dict[str, Any], override: str, scalars: dict[yaml12.Path, str]) -> yaml12.Path:
+    """Put one `a.b=VALUE` into the document, and its numbers as they are written into `scalars`; returns its path."""
     written, equals, value = override.partition("=")
     written = written.strip()
     parts = written.replace("[", ".").replace("]", "").split(".")  # export[0] as errors write it, or export.0
@@ -187,7 +196,9 @@ def _override(document: dict[str, Any], override: str) -> yaml12.Path:
             raise UserError(f"{name} is {_shortened(here)}, not a section", where=f"--set {written}", fix=fix)
         path.append(key)
         if depth == len(parts) - 1:
-            here[key] = yaml12.parse_value(value)
+            found = yaml12.parse_value(value)
+            here[key] = found.value
+            scalars |= {(*path, *inside): text for inside, text in found.written.items()}
         else:
             if isinstance(here, dict) and here.get(key) is None:
                 here[key] = {}
@@ -204,14 +215,23 @@ def _where(path: yaml12.Path, name: str, lines: dict[yaml12.Path, int], overridd
     return f"{name}:{_line(path, lines)}{inside}" if path else name
 
 
-def _explain(error: ValidationError, document: dict[str, Any]) -> Iterator[Problem]:
+def _explain(error: ValidationError, document: dict[str, Any], written: dict[yaml12.Path, str]) -> Iterator[Problem]:
     """One problem for each wrong key: of a union's branches each has something to say, the first is enough."""
     seen: set[yaml12.Path] = set()
     located = [(_document_path(item["loc"], document), item) for item in error.errors()]
     misspelt = {
         (*path[:-1], near) for path, item in located if item["type"] == "extra_forbidden" and (near := _near_key(path))
     }
+    inside = {path[:length] for path, _ in located for length in range(len(path))}
     for path, item in located:
+        if item["type"] == "literal_error" and path in inside:
+            continue  # a list where a word may stand too: its entries say what is wrong
+        if item["type"] == "string_type" and path in written:
+            path = _section_key(path)  # of a list, all entries at once
+            if path not in seen:
+                seen.add(path)
+                yield Problem(path, *_unquoted(path, document, written))
+            continue
         if path in seen or (item["type"] == "missing" and path in misspelt):
             continue  # said already; where a key is misspelt, the unknown one beside it is meant
         seen.add(path)
@@ -265,7 +285,7 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
         return str(context["error"]), ""
     if kind == "union_tag_invalid":
         expected = _quoted(context["expected_tags"])
-        near_tag = _near(str(context["tag"]), expected)
+        near_tag = nearest(str(context["tag"]), expected)
         hint = f"did you mean {near_tag}? " if near_tag else ""
         return f"{context['discriminator']} is {_shortened(context['tag'])}", f"{hint}one of {', '.join(expected)}"
     if kind == "union_tag_not_found":
@@ -273,8 +293,9 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
         kinds = kinds if path[-1:] == ("signal",) else "the field's other values are in the reference"
         return "which kind is missing", f"add kind: ({kinds})"
     if kind == "literal_error":
-        near_value = _near(str(item["input"]), _quoted(context["expected"]))
-        return f"{shown} is not one of {context['expected']}", f"did you mean {near_value}?" if near_value else ""
+        near_value = nearest(str(item["input"]), _quoted(context["expected"]))
+        what = f"{shown} is not one of {context['expected']}"
+        return what, f"did you mean {near_value}?" if near_value else "write one of them"
     if kind == "string_pattern_mismatch" and path == ("name",):
         slug = re.sub(r"[^a-z0-9._-]+", "-", str(item["input"]).lower()).strip("._-")[:64]
         what = f"{shown} cannot name a run: small letters, digits, and . _ - after the first"
@@ -287,18 +308,36 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
     return f"{item['msg'].lower()}, got {shown}", ""
 
 
+def _unquoted(path: yaml12.Path, document: Any, written: dict[yaml12.Path, str]) -> tuple[str, str]:
+    """What to write where YAML reads a text, or texts in a list, as something else."""
+    value = document
+    for part in path:
+        value = value[part]
+    if not isinstance(value, list):
+        text = written[path]
+        if value is None:
+            return f"{text} is nothing, and a text is wanted", f'write one; if that is the text, in quotes: "{text}"'
+        kind = "a truth value" if isinstance(value, bool) else "a number"
+        return f"a text is wanted, and YAML reads {text} as {kind}", f'write it in quotes: "{text}"'
+    choices = path[-1] == "choices"
+    texts = [
+        str(entry) if isinstance(entry, bool) and choices else written.get((*path, index), str(entry))
+        for index, entry in enumerate(value)
+    ]
+    listed = ", ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    if not choices:
+        return "its entries are texts, in quotes where YAML reads something else", f"write [{listed}]"
+    truth = " (or as the file has them, where they are texts there)" if any(isinstance(e, bool) for e in value) else ""
+    return "a choice is the text that data.response prints, in quotes", f"write [{listed}]{truth}"
+
+
 def _shortened(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-def _near(word: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
-    """The known word that is meant, if any looks like it."""
-    return next(iter(difflib.get_close_matches(word[:80], known, n=1, cutoff=cutoff)), None)
-
-
 def _near_key(path: yaml12.Path) -> str | None:
-    return _near(str(path[-1]), _known_keys(path[:-1]))
+    return nearest(str(path[-1]), _known_keys(path[:-1]))
 
 
 def _quoted(expected: str) -> list[str]:
@@ -324,5 +363,5 @@ def _nearest_recipe(path: Path) -> str:
     """Of its folder, or of recipes/; folders below are not walked, they may hold anything."""
     folder = path.parent if path.parent.is_dir() else Path("recipes")
     names = [str(found) for found in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))[:200]]
-    near = _near(str(path), names, cutoff=0.5)
+    near = nearest(str(path), names, cutoff=0.5)
     return f"did you mean {near}?" if near else "write one with `distill2edge recipe new`"

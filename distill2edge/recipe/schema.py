@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from distill2edge.recipe.choices import problems as choice_problems
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.entries import ExportEntry
 from distill2edge.recipe.judge import PairwiseJudge
@@ -56,16 +57,6 @@ class Leakage(Section):
     )
 
 
-def _quoted(choices: Any) -> Any:
-    """Refuse choices that YAML reads as something else than texts, and show them in quotes."""
-    if not isinstance(choices, list | tuple) or all(isinstance(choice, str) for choice in choices):
-        return choices
-    if all(choice is None or isinstance(choice, bool | int | float | str) for choice in choices):
-        listed = ", ".join(f'"{choice}"' for choice in choices)  # as a template prints them
-        raise ValueError(f"a choice is the text that data.response prints, in quotes: write [{listed}]")
-    return choices
-
-
 class Data(Section):
     """Where the rows come from, and how a row becomes a prompt and a response."""
 
@@ -86,7 +77,7 @@ class Data(Section):
     system: str | None = Field(None, description="system message, with template chat")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt over a row's fields")
     response: str = Field("{{ response }}", description="Jinja template of the response over a row's fields")
-    choices: Annotated[tuple[str, ...] | None, BeforeValidator(_quoted)] = Field(
+    choices: tuple[str, ...] | None = Field(
         None, min_length=2, description="closed set of responses; the task is then scored by their likelihood"
     )
     max_length: int = Field(512, ge=8, le=2**20, description="tokens; longer rows are dropped and counted")
@@ -95,9 +86,7 @@ class Data(Section):
 
     def problems(self) -> Iterator[Problem]:
         """Choices that can be told apart."""
-        choices = self.choices or ()
-        if twice := next((name for name in choices if choices.count(name) > 1), None):
-            yield Problem(("choices",), f"data.choices names {twice!r} twice", "name each once")
+        yield from choice_problems(self.choices or ())
 
 
 # --- teacher and signal -----------------------------------------------------

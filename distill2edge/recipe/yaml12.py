@@ -12,7 +12,7 @@ import stat
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -25,6 +25,7 @@ MAX_DEPTH = 40
 MAX_VALUES = 20_000  # scalars, lists and mappings, each alias unfolded
 MAX_INTEGER = 2**53  # beyond it a float no longer tells neighbours apart; no field asks for more
 _TAG = "tag:yaml.org,2002:"
+_MEANT = "; a text that looks like a number goes into quotes"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
@@ -45,7 +46,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
 
 
 _PATTERNS = {
-    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "null": (r"~|null|Null|NULL|", "~nN"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
     "float": (
@@ -57,6 +58,7 @@ _COMPILED = {name: re.compile(f"(?:{pattern})") for name, (pattern, _) in _PATTE
 _Loader.yaml_implicit_resolvers = {}
 for _name, (_pattern, _first) in _PATTERNS.items():
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+_Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers["~"]  # of a key with nothing behind it
 
 
 def read_text(path: FilePath) -> str:
@@ -93,35 +95,49 @@ def read_text(path: FilePath) -> str:
         ) from None
 
 
-def parse_value(text: str) -> Any:
-    """The value of one YAML scalar, list or mapping, as in `--set a.b=VALUE`.
+class Document(NamedTuple):
+    """What a YAML text holds.
+
+    Attributes:
+        value: of the text.
+        lines: 1-based, of every path in it.
+        written: numbers, truth values and nulls as they stand there (`010`), by path.
+    """
+
+    value: Any
+    lines: dict[Path, int]
+    written: dict[Path, str]
+
+
+def parse_value(text: str) -> Document:
+    """One YAML scalar, list or mapping, as in `--set a.b=VALUE`.
 
     Raises:
         UserError: the text is not YAML, or beyond the limits of a document.
     """
     if text.lstrip().startswith(("{{", "{%")):
-        return text  # a template; as YAML it would be a mapping whose key is one
+        return Document(text, {}, {})  # a template; as YAML it would be a mapping whose key is one
     try:
-        return _parse(text, "--set")[0]
+        return _parse(text, "--set")
     except UserError as error:
         shown = text if len(text) <= 60 else text[:57] + "..."
         raise UserError(f"not a YAML value: {shown!r} ({error.what})", where="--set", fix=error.fix) from None
 
 
-def parse_document(text: str, name: str) -> tuple[dict[str, Any], dict[Path, int]]:
-    """Read one mapping, and the line (1-based) of every path in it.
+def parse_document(text: str, name: str) -> Document:
+    """Read one mapping.
 
     Raises:
         UserError: not YAML, a key written twice, a value that no recipe can hold (not finite, beyond `MAX_INTEGER`,
             a control character), too deep, too much, or a top level that is not a mapping.
     """
-    value, lines = _parse(text, name)
-    if not isinstance(value, dict):
+    found = _parse(text, name)
+    if not isinstance(found.value, dict):
         raise UserError("the top level is not a mapping", where=name, fix="start from `distill2edge recipe new`")
-    return value, lines
+    return found
 
 
-def _parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
+def _parse(text: str, name: str) -> Document:
     if len(text) > MAX_BYTES:
         raise UserError(f"longer than {MAX_BYTES // 1024} KiB", where=name, fix="data belongs into files of their own")
     for position, character in enumerate(text):
@@ -146,15 +162,16 @@ def _parse(text: str, name: str) -> tuple[Any, dict[Path, int]]:
     finally:
         loader.dispose()
     reader = _Reader(name)
-    return (None if node is None else reader.value(node, ())), reader.lines
+    return Document(None if node is None else reader.value(node, ()), reader.lines, reader.written)
 
 
 @dataclass
 class _Reader:
-    """Turns nodes into values, and notes the line of every path."""
+    """Turns nodes into values, and notes the line of every path, and what is no text as it is written."""
 
     name: str
     lines: dict[Path, int] = field(default_factory=dict)
+    written: dict[Path, str] = field(default_factory=dict)
     count: int = 0
     open: list[yaml.Node] = field(default_factory=list)
 
@@ -208,12 +225,13 @@ class _Reader:
             return text
         if not _COMPILED[kind].fullmatch(text):
             raise self._error(f"{text[:40]!r} is no {kind}", node, path, "take the tag away")
+        self.written[path] = text
         if kind == "null":
             return None
         if kind == "bool":
             return text.lower() == "true"
         if len(text) > 400:
-            raise self._error(f"a number of {len(text)} characters", node, path, "give a number that fits")
+            raise self._error(f"a number of {len(text)} characters", node, path, f"give one that fits{_MEANT}")
         if kind == "int":
             # YAML 1.1 reads 010 as octal; 1.2 reads it as ten.
             number: float = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
@@ -223,7 +241,9 @@ class _Reader:
             fits = math.isfinite(number)
         if not fits:
             shown = text if len(text) <= 40 else text[:37] + "..."
-            raise self._error(f"{shown} is no number that a recipe can use", node, path, "give a finite number")
+            raise self._error(
+                f"{shown} is no number that a recipe can use", node, path, f"give a finite number{_MEANT}"
+            )
         return number
 
     def _plain_tag(self, node: yaml.Node, path: Path, *kinds: str) -> str:
