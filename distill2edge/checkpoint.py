@@ -95,7 +95,7 @@ def load_tokenizer(model_dir: Path | str) -> Any:
 
 
 def load_checkpoint(kind: Any, model_dir: Path | str, *, new_head: bool = False, **options: Any) -> Any:
-    """`kind.from_pretrained`, with every tensor there and none left over.
+    """`kind.from_pretrained`, with every tensor there and none left over, and a config that the model can run by.
 
     Args:
         kind: a class of transformers.
@@ -106,11 +106,15 @@ def load_checkpoint(kind: Any, model_dir: Path | str, *, new_head: bool = False,
         the model.
 
     Raises:
-        UserError: tensors that are missing, unexpected or of another shape.
+        UserError: tensors that are missing, unexpected or of another shape, or a config whose fields contradict one
+            another (sliding layers without the width of a window).
         ValueError: a directory of another kind of model (transformers says which).
     """
     check_tensors(kind, model_dir, new_head=new_head, **options)
-    return kind.from_pretrained(model_dir, **options | _SAFE)
+    model = kind.from_pretrained(model_dir, **options | _SAFE)
+    with refusals("no text can be read with its config", model_dir, _FIX):
+        _read_two_tokens(model)
+    return model
 
 
 def check_tensors(kind: Any, model_dir: Path | str, *, new_head: bool = False, **options: Any) -> Any:
@@ -159,6 +163,18 @@ def check_tensors(kind: Any, model_dir: Path | str, *, new_head: bool = False, *
     if report["error_msgs"]:
         raise UserError(f"its weights can't be read: {report['error_msgs'][0]}", where=where, fix=_FIX)
     return model
+
+
+def _read_two_tokens(model: Any) -> None:
+    """Many fields are used only when a model runs: a contradiction among them shows here, not in the training."""
+    import torch
+
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        given["decoder_input_ids"] = ids
+    with torch.no_grad():
+        model(**given)
 
 
 def load_adapter(base: Any, directory: Path | str) -> Any:

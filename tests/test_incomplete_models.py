@@ -134,6 +134,16 @@ def test_what_older_checkpoints_carry_is_taken(kind: str, change: Any, llama: Pa
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
 
 
+def test_a_config_that_contradicts_itself_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    tiny_family(tmp_path, "gemma3_text")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sliding_window": None}))
+    with pytest.raises(UserError, match="no text can be read with its config"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="no text can be read with its config"):
+        as_runtime(tmp_path, tmp_path)
+
+
 def sharded(source: Path, target: Path) -> tuple[Path, dict[str, Any]]:
     shutil.copytree(source, target)
     (target / "model.safetensors").unlink()
