@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from distill2edge import bundled
+from distill2edge.data.arrow import Place, rows_of
 from distill2edge.data.lines import reading
 from distill2edge.data.readers import reader_of
 from distill2edge.errors import EnvironmentFault, UserError
@@ -276,7 +278,13 @@ def _open_hub(source: str, config: str | None, asked: str | None) -> Source:
         ) from error
     assert isinstance(found, DatasetDict)
     licence = licence[0] if isinstance(licence, list) and licence else licence
-    return Source("hub", cast("dict[str, Rows]", dict(found)), revision=revision, licence=cast("str | None", licence))
+    splits: dict[str, Rows] = {name: _Rereadable(partial(_hub_rows, rows)) for name, rows in found.items()}
+    return Source("hub", splits, revision=revision, licence=cast("str | None", licence))
+
+
+def _hub_rows(rows: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a split, with images and sound as they are stored: nothing decodes them."""
+    return rows_of(rows.with_format("arrow").iter(batch_size=1000), Place())
 
 
 def _choose_split(source: Source, split: str | None) -> Source:

@@ -51,6 +51,30 @@ class NotANumber(float):
     __module__ = "builtins"  # Jinja's errors name it
 
 
+class Unreadable:
+    """A cell whose value Python has no form of, such as a date in the year 12,000: any use of it is an error.
+
+    Args:
+        what, fix: as of `UnprintableError`.
+    """
+
+    def __init__(self, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
+
+    def _refuse(self, *others: object) -> Any:
+        raise UnprintableError(self.what, self.fix)
+
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __float__ = __int__ = __round__ = _refuse
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __neg__ = __abs__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = _refuse
+    __getitem__ = __contains__ = __len__ = __iter__ = __call__ = _refuse
+    __hash__ = object.__hash__
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"(a value that {self.what})"
+
+
 def marked(value: Any) -> Any:
     """The value with each NaN in it as `NotANumber`; itself where there is none."""
     if type(value) is float:
@@ -82,6 +106,8 @@ def as_text(value: Any) -> str:
         return str(value)
     if isinstance(value, Undefined):
         return str(value)  # raises what Jinja has to say
+    if isinstance(value, Unreadable):
+        raise UnprintableError(value.what, value.fix)
     raise _no_text(value)
 
 
@@ -162,6 +188,7 @@ class RowEnvironment(BoundedEnvironment):
             "int": self.counted_filter("int", pass_environment(_number(int, self.filters["int"]))),
             "float": self.counted_filter("float", pass_environment(_number(float, self.filters["float"]))),
         }
+        self.tests |= {"readable": lambda value: not isinstance(value, Unreadable)}
         self.render = _Render()
 
     def as_text(self, value: Any) -> str:
@@ -185,6 +212,8 @@ class RowEnvironment(BoundedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A field of an object before a method of the same name: `row.items`, `row.count`."""
+        if isinstance(obj, Unreadable):
+            as_text(obj)
         own = isinstance(obj, Mapping) and attribute in obj
         return obj[attribute] if own else super().getattr(obj, attribute)
 
@@ -196,6 +225,14 @@ class RowEnvironment(BoundedEnvironment):
 def _exact_json(value: Any, indent: int | None = None) -> str:
     try:
         return to_json(value, indent=indent) if _finite(value) else ""
+    except TypeError:  # a date, a decimal, bytes: alone or inside
+        if not isinstance(value, Mapping | list | tuple):
+            as_text(value)
+            raise UnprintableError("is nothing that JSON has", "print it as it is: {{ {} }}") from None
+        raise UnprintableError(
+            "is a list or object with dates, decimals or bytes in it, which JSON does not have",
+            "name the part that is meant: {{ {}['part'] }}",
+        ) from None
     except RecursionError:
         raise UnprintableError("is nested too deeply for tojson", "name a part of it") from None
 
