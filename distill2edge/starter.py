@@ -6,13 +6,17 @@ import keyword
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distill2edge.data.readers import reader_of
+from distill2edge.data.readers import reader_of, unknown_kind
+from distill2edge.data.tables import header_fix, headless
 from distill2edge.errors import UserError
+from distill2edge.file_kinds import ROWS_ARE, endings, holds_rows
+from distill2edge.nearest import nearest
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe import schema
 from distill2edge.recipe.choices import same
@@ -70,14 +74,33 @@ def starter(asked: Asked) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise _no_file(path)
     reader = reader_of(path)
-    if reader is None or not path.is_file():
-        what = f"unknown kind of file {path.suffix!r}" if path.is_file() else "there is no such file"
-        raise UserError(what, where=str(path), fix="give a json, jsonl, csv, tsv, parquet or txt file")
+    if reader is None:
+        raise unknown_kind(path)
     rows = list(islice(reader(path), _ROWS))
     if not rows:
         raise UserError("the file has no rows", where=str(path), fix="give a file with rows")
+    if endings(path)[0] in (".csv", ".tsv") and (name := headless(columns := list(rows[0]), rows)) is not None:
+        what = f"its first line names the columns, and {name[:60]!r} looks like a value"
+        raise UserError(what, where=str(path), fix=header_fix(path, columns))
     return rows
+
+
+def _no_file(path: Path) -> UserError:
+    if "://" in str(path) or str(path).startswith(("http:/", "https:/")):
+        return UserError("an address, and files are read here", where=str(path), fix="download it, and name the file")
+    folder = path if path.is_dir() else path.parent
+    with suppress(OSError):
+        names = sorted(each.name for each in islice(folder.iterdir(), 2000) if each.is_file() and holds_rows(each))
+        if path.is_dir():
+            others = f" (or {', '.join(names[1:6])})" if len(names) > 1 else ""
+            fix = f"give one of its files: --data {path / names[0]}{others}" if names else f"give a file: {ROWS_ARE}"
+            return UserError("this is a folder, and one file is read", where=str(path), fix=fix)
+        if near := nearest(path.name, names):
+            return UserError("there is no such file", where=str(path), fix=f"did you mean {folder / near}?")
+    return UserError("there is no such file", where=str(path), fix=f"give a file of rows: {ROWS_ARE}")
 
 
 def _no_conversations(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:

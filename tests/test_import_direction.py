@@ -14,6 +14,7 @@ FLOOR = {
     "architectures",
     "checkpoint",
     "errors",
+    "file_kinds",
     "files",
     "gguf_format",
     "model_config",

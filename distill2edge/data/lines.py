@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import io
+import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +16,11 @@ from pathlib import Path
 from typing import IO, cast
 
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.file_kinds import by_content, endings
 
 LONGEST_LINE = 64_000_000  # bytes
 _CHUNK = 1 << 20
 
-# What a file is by its first bytes, where that is not what its ending says.
-_MAGIC = {
-    b"PK\x03\x04": ("a zip archive or an Excel file", "save it as CSV in UTF-8"),
-    b"PAR1": ("Parquet", "name it .parquet"),
-    b"\x1f\x8b": ("gzip", "name it .gz"),
-    b"%PDF": ("PDF", "export its rows as CSV"),
-    b"SQLi": ("an SQLite database", "export its rows as CSV"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unpack it, or pack it with gzip"),
-    b"BZh9": ("bzip2", "unpack it, or pack it with gzip"),
-    b"\xfd7zX": ("xz", "unpack it, or pack it with gzip"),
-    b"GGUF": ("a GGUF model", "give a file of rows"),
-}
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -45,21 +37,28 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UnicodeError as error:
         raise UserError(f"not {getattr(error, 'encoding', 'text')}: {error}", where=str(path), fix=_UTF8) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"not gzip, or cut off: {error}", where=str(path), fix="pack it again") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise _not_packed(path, error) from error
     except MemoryError as error:
         raise EnvironmentFault("it does not fit in memory", where=str(path), fix="write it as JSON Lines") from error
     except OSError as error:
+        if not error.errno and endings(path)[1]:  # what the unpackers raise
+            raise _not_packed(path, error) from error
         raise UserError(
             f"it cannot be read: {error.strerror or error}", where=str(path), fix="check the file and its permissions"
         ) from error
+
+
+def _not_packed(path: Path, error: Exception) -> UserError:
+    kind = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd"}.get(endings(path)[1], endings(path)[1].lstrip("."))
+    return UserError(f"not {kind}, or cut off: {str(error)[:200]}", where=str(path), fix="pack it again")
 
 
 _UTF8 = "convert it to UTF-8, as with: iconv -f LATIN1 -t UTF-8 (or the encoding that it has)"
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a text file, plain or gzip, each with its number from 1 and its end.
+    """Lines of a text file, plain or packed, each with its number from 1 and its end.
 
     UTF-8, with or without its mark; UTF-16 and UTF-32 where their mark says so. A lone carriage return ends a line too.
 
@@ -115,8 +114,51 @@ def read_chunks(path: Path) -> Iterator[str]:
 
 
 def _open(path: Path) -> io.BufferedReader:
-    opened = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115
+    packing = endings(path)[1]
+    if packing == ".zip":
+        return _in_zip(path)
+    if packing == ".zst":
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(packing, open)(path, "rb")
     return cast("io.BufferedReader", opened)
+
+
+def _in_zip(path: Path) -> io.BufferedReader:
+    """The one file in a zip archive.
+
+    Raises:
+        UserError: more than one, none, or one that is encrypted.
+    """
+    archive = zipfile.ZipFile(path)
+    found = _members(archive)
+    if len(found) != 1:
+        listed = ", ".join(entry.filename[:60] for entry in found[:5]) + (", ..." if len(found) > 5 else "")
+        what = f"{len(found)} files in one archive ({listed})" if found else "an archive without a file"
+        raise UserError(what, where=str(path), fix=f"unpack it, and name the file: unzip {path.name}")
+    if found[0].flag_bits & 1:
+        raise UserError("an archive with a password", where=str(path), fix="unpack it, and name the file")
+    return io.BufferedReader(archive.open(found[0]))
+
+
+def name_in_zip(path: Path) -> str | None:
+    """The name of the one file in a zip archive; None where it has another number of files, or cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = _members(archive)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        return None
+    return found[0].filename if len(found) == 1 else None
+
+
+def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files in an archive, without what file managers add."""
+    return [
+        entry
+        for entry in archive.infolist()
+        if not entry.is_dir() and "__MACOSX" not in entry.filename and not Path(entry.filename).name.startswith(".")
+    ]
 
 
 def _encoding(file: io.BufferedReader, path: Path) -> str:
@@ -126,9 +168,8 @@ def _encoding(file: io.BufferedReader, path: Path) -> str:
         UserError: that it is no text.
     """
     head = file.peek(8)[:8]
-    for magic, (kind, fix) in _MAGIC.items():
-        if head.startswith(magic):
-            raise UserError(f"it is {kind} by its content, and no text", where=str(path), fix=fix)
+    if (told := by_content(head)) is not None:
+        raise UserError(f"it is {told[0]} by its content, and no text", where=str(path), fix=told[1])
     return next((name for mark, name in _MARKS if head.startswith(mark) and head != mark), "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Local files to rows: JSON, JSON Lines, CSV, TSV, Parquet, text. Streaming; errors name file and line."""
+"""Local files to rows: JSON, JSON Lines, CSV, TSV, Parquet, Arrow, text. Streaming; errors name file and line."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ from typing import Any
 
 from distill2edge.data.arrow import read_arrow, read_parquet
 from distill2edge.data.json_rows import read_json, read_json_lines
-from distill2edge.data.lines import read_lines
+from distill2edge.data.lines import name_in_zip, read_lines
 from distill2edge.data.tables import read_table
+from distill2edge.errors import UserError
+from distill2edge.file_kinds import endings, holds_rows, not_rows
 
 Reader = Callable[[Path], Iterator[dict[str, Any]]]
 
 
 def reader_of(path: Path) -> Reader | None:
-    """The reader of a file by its ending (`.gz` before it is unpacked), or None."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    last = (suffixes[:-1] if zipped else suffixes)[-1:]
-    return (_READERS if zipped else _READERS | _COLUMNS).get(last[0]) if last else None
+    """The reader of a file by its ending, without that of its packing; None where there is none."""
+    if not holds_rows(path):
+        return None
+    ending, packing = endings(path)
+    if packing == ".zip" and (inside := name_in_zip(path)):
+        ending = endings(inside)[0]
+    return _READERS.get(ending, _READERS[".txt"])
+
+
+def unknown_kind(path: Path) -> UserError:
+    """The error for a file that `reader_of` has no reader for."""
+    what, fix = not_rows(path)
+    return UserError(what, where=str(path), fix=fix)
 
 
 def _text(path: Path) -> Iterator[dict[str, Any]]:
@@ -35,5 +45,7 @@ _READERS: dict[str, Reader] = {
     ".csv": read_table,
     ".tsv": read_table,
     ".txt": _text,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".feather": read_arrow,
 }
-_COLUMNS: dict[str, Reader] = {".parquet": read_parquet, ".arrow": read_arrow, ".feather": read_arrow}

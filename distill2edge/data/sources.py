@@ -16,8 +16,9 @@ from typing import Any, cast
 from distill2edge import bundled
 from distill2edge.data.arrow import Place, rows_of
 from distill2edge.data.lines import reading
-from distill2edge.data.readers import reader_of
+from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.file_kinds import ROWS_ARE, endings
 from distill2edge.hub import network_errors, offline_mode
 from distill2edge.nearest import meant
 from distill2edge.progress import Progress
@@ -152,7 +153,7 @@ def _package_directories(module: str) -> list[Path]:
 
 def _is_hub_id(source: str) -> bool:
     path = _local(source)
-    looks_local = path.exists() or source[:1] in "./~" or "*" in source or path.suffix == ".gz" or reader_of(path)
+    looks_local = path.exists() or source[:1] in "./~" or "*" in source or endings(path)[1] or reader_of(path)
     return not looks_local and _HUB.fullmatch(source) is not None
 
 
@@ -172,7 +173,16 @@ def _local(source: str) -> Path:
     return path
 
 
+def _address(source: str) -> UserError:
+    """The error for an address in place of a name: nothing is fetched from it."""
+    hub = re.match(r"(?:https?://(?:www\.)?[\w.-]+/|hf://)?datasets/([\w.-]+/[\w.-]+)/?$", source)
+    fix = f"write its name: {hub[1]}" if hub else "download it, and name the file: curl -LO ADDRESS"
+    return UserError(f"{source[:100]} is an address", where=WHERE, fix=fix)
+
+
 def _find(source: str) -> list[Path]:
+    if "://" in source or source.startswith("datasets/"):
+        raise _address(source)
     path = _local(source)
     if path.is_dir():
         with _listing(path):
@@ -183,7 +193,7 @@ def _find(source: str) -> list[Path]:
         # What is no plain file (a broken link, a pipe, a directory) is left out: opening it may wait for ever.
         found = [Path(name) for name in sorted(glob.glob(str(path))) if Path(name).is_file()]
     if not found:
-        what = "holds no json, jsonl, csv, tsv, parquet or text file" if path.is_dir() else "does not exist"
+        what = f"holds no {ROWS_ARE.partition(' (')[0]} file" if path.is_dir() else "does not exist"
         if path.is_symlink():
             what = "is a link that leads to no file"
         elif path.exists() and not path.is_dir():
@@ -210,11 +220,8 @@ def _listing(path: Path) -> Iterator[None]:
 def _open_files(paths: list[Path], kind: str) -> Source:
     for path in paths:
         if reader_of(path) is None:
-            raise UserError(
-                f"{path.name}: unknown kind of file {path.suffix!r}",
-                where=WHERE,
-                fix="json, jsonl, csv, tsv, parquet or txt, each also as .gz but parquet",
-            )
+            error = unknown_kind(path)
+            raise UserError(f"{path.name}: {error.what}", where=WHERE, fix=error.fix)
     by_split: dict[str, list[Path]] = {}
     for path in paths:
         stem = re.split(r"[._-]", path.name.lower())[0]

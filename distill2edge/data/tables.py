@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
+import re
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from distill2edge.data.lines import LONGEST_LINE, read_lines
 from distill2edge.errors import UserError
+from distill2edge.file_kinds import endings
 
 _SEPARATORS = ",;\t|"
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
+_SAMPLE = 30  # lines that are looked at before they are read
 
 
 def read_table(path: Path) -> Iterator[dict[str, Any]]:
@@ -29,9 +33,8 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
     lines = _Lines(path)
     separator, header = _start(lines, path)
     # Where the header has a blank after each separator, the rows have too, and a quote may follow it.
-    spaced = separator != "\t" and f"{separator} " in header
-    reader = csv.reader(chain([header], lines), delimiter=separator, strict=True, skipinitialspace=spaced)
-    lines.begin = lines.number
+    spaced = separator != "\t" and f"{separator} " in _outside("".join(header))
+    reader = csv.reader(chain(header, lines), delimiter=separator, strict=True, skipinitialspace=spaced)
     columns: list[str] | None = None
     keep: list[int] = []
     while True:
@@ -60,6 +63,7 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self._lines = read_lines(path)
+        self._ahead: deque[tuple[int, str]] = deque()
         self.number = 0
         self.begin = 1
 
@@ -67,20 +71,55 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        self.number, line = next(self._lines)
+        self.number, line = self._ahead.popleft() if self._ahead else next(self._lines)
         return line
 
+    def ahead(self, count: int) -> list[str]:
+        """The next lines, which stay where they are."""
+        self._ahead.extend(islice(self._lines, max(count - len(self._ahead), 0)))
+        return [line for _, line in islice(self._ahead, count)]
 
-def _start(lines: _Lines, path: Path) -> tuple[str, str]:
-    """The separator and the header's line."""
-    header = next((line for line in lines if line.strip()), "")
-    first = header.strip().strip('"').lower()
-    if first.startswith("sep=") and len(first) == 5:
-        return header.strip().strip('"')[4], next(lines, "")
-    if ".tsv" in [suffix.lower() for suffix in path.suffixes]:
+
+def _start(lines: _Lines, path: Path) -> tuple[str, list[str]]:
+    """The separator and the header, which is more than one line where a quoted name is."""
+    first = next((line for line in lines if line.strip()), "")
+    lines.begin = lines.number
+    named = first.strip().strip('"')
+    if named.lower().startswith("sep=") and len(named) == 5:
+        first = next(lines, "")
+        lines.begin = lines.number
+        return named[4], _closed(first, lines)
+    header = _closed(first, lines)
+    if endings(path)[0] == ".tsv":
         return "\t", header
-    outside = Counter("".join(header.split('"')[::2]))
-    return max(_SEPARATORS, key=lambda each: outside[each]), header  # the first of them where they are equal
+    counts = Counter(_outside("".join(header)))
+    found = sorted((each for each in _SEPARATORS if counts[each]), key=lambda each: -counts[each])
+    if len(found) > 1:  # `id;first, last` has two: the rows say which is meant
+        sample = [*header, *lines.ahead(_SAMPLE)]
+        found = [each for each in found if _even(sample, each)] or found
+    return (found or [","])[0], header
+
+
+def _closed(first: str, lines: _Lines) -> list[str]:
+    """A line with those after it up to the end of a quoted field that is open in it."""
+    for count, line in enumerate(lines.ahead(_SAMPLE) if first.count('"') % 2 else [], 1):
+        if line.count('"') % 2:
+            return [first, *islice(lines, count)]
+    return [first]
+
+
+def _outside(text: str) -> str:
+    """What is not in quotes."""
+    return "".join(text.split('"')[::2])
+
+
+def _even(sample: list[str], separator: str) -> bool:
+    """Whether the rows of a sample have as many fields as its header, but for the last, which may be cut."""
+    try:
+        counts = [len(fields) for fields in csv.reader(sample, delimiter=separator) if fields]
+    except csv.Error:
+        return False
+    return all(count == counts[0] for count in counts[: -1 if len(counts) > 2 else None])
 
 
 def _check_columns(columns: list[str], path: Path, line: int) -> None:
@@ -98,10 +137,20 @@ def _check_columns(columns: list[str], path: Path, line: int) -> None:
 
 def _another_number(fields: list[str], columns: list[str], path: Path, lines: _Lines) -> UserError:
     spans = f" (the row ends in line {lines.number})" if lines.number > lines.begin else ""
+    if len(columns) == 1:
+        fix = 'quote texts with a comma in them ("a, b"); a file of one text to a line is a .txt, without a header'
+    elif len(fields) < len(columns):
+        fix = "give the row all its fields, empty ones too, or take the line out"
+    elif fields[-1].strip() == "" and len(fields) == len(columns) + 1:
+        fix = "take the delimiter at the end of the row out, or put one at the end of the header too"
+    elif any(field.lstrip() != field and field.lstrip().startswith('"') for field in fields):
+        fix = "take the blank before the quotation mark out, or put one after every delimiter of the header too"
+    else:
+        fix = 'quote fields that hold the delimiter: "a, b"'
     return UserError(
         f"a row with another number of fields than the header: {len(fields)}, not {len(columns)}{spans}",
         where=f"{path}:{lines.begin}",
-        fix='quote fields that hold the delimiter: "a, b"',
+        fix=fix,
     )
 
 
@@ -117,3 +166,22 @@ def _not_csv(error: csv.Error, path: Path, lines: _Lines) -> UserError:
         f"not CSV: {what}", where=f"{path}:{lines.begin}", fix="mend that line: a quotation mark within a quoted "
         'field is written twice ("she said ""yes""")'
     )  # fmt: skip
+
+
+def headless(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """A name of a column that rather is a value, so that the table has no header; None where it seems to have one."""
+    if list(columns) == [str(number) for number in range(len(columns))]:
+        return None  # as pandas names columns that have no name
+    for name in columns:
+        values = [row.get(name) for row in rows]
+        if _NUMBER.fullmatch(name) or len(name) > 120 or values.count(name) > 1 + len(values) // 100:
+            return name
+        if len(name.split()) > 5 and name[-1] in ".!?":
+            return name
+    return None
+
+
+def header_fix(path: Path, columns: Sequence[str]) -> str:
+    """What to do about a table without a header."""
+    names = "text,label" if len(columns) == 2 else ",".join(f"c{number}" for number in range(1, len(columns) + 1))
+    return f"put the names of the columns on top: (echo '{names}'; cat {path.name}) > named{endings(path)[0]}"

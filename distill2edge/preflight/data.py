@@ -11,11 +11,13 @@ from distill2edge import bundled
 from distill2edge.data.checks import check_prompts
 from distill2edge.data.choices import Choices, not_a_choice
 from distill2edge.data.encode import Row
-from distill2edge.data.readers import reader_of
+from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.row_errors import chat_fix
 from distill2edge.data.sources import local_files
+from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import UserError
+from distill2edge.file_kinds import endings
 from distill2edge.nearest import meant
 from distill2edge.preflight.places import said
 from distill2edge.progress import SilentProgress
@@ -59,7 +61,7 @@ def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
         if complete and files:
             yield Problem(("data", "source"), f"{data.source} is empty", "give a source with rows")
         return
-    missing = [*_missing(data, templates, rows)]
+    missing = [*_missing(data, templates, rows, files)]
     yield from missing
     if not missing and not broken:
         yield from _rendered(recipe, templates, rows, complete)
@@ -125,21 +127,25 @@ def _chain(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
     for path in files:
         reader = reader_of(path)
         if reader is None:
-            raise UserError(
-                f"unknown kind of file {path.suffix!r}", where=str(path), fix="json, jsonl, csv, tsv, parquet or txt"
-            )
+            raise unknown_kind(path)
         yield from reader(path)
 
 
-def _missing(data: Data, templates: dict[str, Template | Filter], rows: list[dict[str, Any]]) -> Iterator[Problem]:
+def _missing(
+    data: Data, templates: dict[str, Template | Filter], rows: list[dict[str, Any]], files: list[Path]
+) -> Iterator[Problem]:
     """Fields that a template names and no row has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = next((path for path in files[:1] if endings(path)[0] in (".csv", ".tsv")), None)
+    value = headless(columns, rows) if table is not None else None
     for key, template in templates.items():
         text = str(getattr(data, key)).replace(" ", "")
         if any(word.replace(" ", "") in text for word in _TOLERANT):
             continue
         for name in sorted(template.fields - set(columns)):
             near = meant(name, columns, 0.5).strip()
+            if table is not None and value is not None and not near:
+                near = header_fix(table, columns)
             fix = near or chat_fix(rows[0]) or f"name one of those in data.{key}"
             listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
             yield Problem(

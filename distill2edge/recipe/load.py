@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from distill2edge.errors import RecipeErrors, UserError
+from distill2edge.file_kinds import ROWS_ARE, holds_rows, not_rows
 from distill2edge.nearest import nearest
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.coherence import unknown_schemes
@@ -81,7 +83,26 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Read:
     """
     if not path.exists():
         raise UserError("no such recipe", where=str(path), fix=_nearest_recipe(path))
+    _check_kind(path)
     return _read(yaml12.read_text(path), str(path), overrides, path.parent)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse rows, and folders, that are given in place of a recipe; JSON may be one."""
+    if path.is_dir():
+        found = [path / "recipe.yaml"] if (path / "recipe.yaml").is_file() else sorted(path.glob("*.y*ml"))[:1]
+        fix = f"name a file: {found[0]}" if found else "name a recipe's file; `distill2edge recipe new` writes one"
+        raise UserError("this is a directory, and a recipe is one file", where=str(path), fix=fix)
+    rows = path.suffix.lower() not in (".json", ".txt") and holds_rows(path)
+    if path.suffix.lower() == ".json" and path.is_file():
+        with suppress(OSError), open(path, "rb") as file:  # told when it is read
+            rows = file.read(100).lstrip().startswith(b"[")
+    if rows:
+        fix = f"make one of it: distill2edge recipe new --data {path} > my.yaml"
+        raise UserError("these are rows, and a recipe is wanted", where=str(path), fix=fix)
+    if path.suffix.lower() not in ("", ".yaml", ".yml", ".json") and not_rows(path)[1] != ROWS_ARE:
+        what = f"{not_rows(path)[0]}, and a recipe is YAML"
+        raise UserError(what, where=str(path), fix="name a recipe; `distill2edge recipe new` writes one")
 
 
 def _coherent(read: Read) -> Recipe:

@@ -61,7 +61,7 @@ class Data(Section):
     """Where the rows come from, and how a row becomes a prompt and a response."""
 
     source: PathText = Field(
-        description="hub id | path of json, jsonl, csv, parquet or text | package:MODULE/PATH | bundled:NAME"
+        description="hub id | path of json, jsonl, csv, parquet, arrow or text | package:MODULE/PATH | bundled:NAME"
     )
     config: str | None = Field(None, description="configuration name of a hub data set")
     revision: Annotated[str | None, LATER] = Field(
