@@ -115,7 +115,7 @@ def build_stages(recipe: Recipe, progress: Progress, converter: Path | None = No
     if recipe.signal.kind != "gold" and recipe.rounds is None:
         section = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows, **scored}
         if recipe.signal.kind == "text":
-            section["ledger"] = 3  # what is dropped, and what is written of it
+            section["ledger"] = 4  # what is dropped, and what is written of it
             if (backend := text_backend(recipe, progress)) == "llama.cpp":
                 section |= {"backend": backend, "writer": 2}  # raised when other text is written
             if read := contents(recipe.signal.verify, progress):

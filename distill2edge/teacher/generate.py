@@ -14,7 +14,7 @@ from distill2edge.data.pairs import encode_sources
 from distill2edge.errors import UserError
 from distill2edge.model_config import usable_positions
 from distill2edge.precision import default_device
-from distill2edge.teacher.thinking import UNCLOSED, split_thinking
+from distill2edge.teacher.thinking import UNCLOSED, split_tokens
 from distill2edge.teacher.writers import Sampling, Writer, open_writer
 
 if TYPE_CHECKING:
@@ -166,8 +166,7 @@ class LocalGenerator:
 
     def _answer(self, prompt: Sequence[int], ids: list[int]) -> Answer:
         ended = bool(ids) and ids[-1] in self._stop
-        text = self._tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-        text, thinking, unclosed = split_thinking(text)
+        text, thinking, unclosed = split_tokens(ids[:-1] if ended else ids, self._tokenizer)
         finish = "length" if not ended else UNCLOSED if unclosed else "stop"
         return Answer(text, finish, len(prompt), len(ids), thinking=thinking)
 
