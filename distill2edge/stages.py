@@ -38,7 +38,7 @@ VERSIONS = {
     "verify": 4,
     "judge": 2,
     "bench": 1,
-    "report": 5,
+    "report": 6,
     "rounds": 2,
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 import re
@@ -13,18 +12,18 @@ from typing import Any
 
 import pytest
 import report_fixtures as made
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, claims, cost_tables, cost_words, facts, speed_tables, tables, text
+from distill2edge.report import charts, claims, cost_tables, cost_words, curves, facts, speed_tables, tables, text
 from distill2edge.report.build import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import render_html
 from distill2edge.report.judge import judge_summary
 from distill2edge.report.markdown import render_markdown
 from distill2edge.report.sections import SECTIONS
-from distill2edge.report.svg import CHARACTER, Box, Drawing, Scale, fit_scale, label_box, place_labels
+from distill2edge.report.svg import TICK, Drawing, Scale, fit_scale, text_width
 
 Document = dict[str, Any]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`|[x](javascript:alert(3))"
@@ -130,9 +129,9 @@ def test_what_the_reader_asked_for_is_there(passing: Document) -> None:
         assert expected in words, expected
 
 
-def test_six_charts_with_hover_titles(passing: Document) -> None:
+def test_seven_charts_with_hover_titles(passing: Document) -> None:
     page = render_html(passing)
-    assert page.count('<svg class="chart"') == 6
+    assert page.count('<svg class="chart"') == 7
     assert "student/gguf:Q8_0@cpu: accuracy 0.869 (0.851 to 0.887)" in page
     assert "on the frontier" in page
 
@@ -369,32 +368,18 @@ def test_numbers_of_an_axis_never_touch(low: float, span: float) -> None:
     drawing = Drawing("axis")
     drawing.x_axis(fit_scale([low, low * span], 180, 440, log=True), 100, 0, text.tick, "nats")
     spots = [
-        (float(x), len(number))
+        (float(x), number)
         for x, number in re.findall(r'<text x="([0-9.]+)"[^>]*class="tick"[^>]*>([^<]+)</text>', str(drawing.render()))
     ]
     assert spots
     for (left, a), (right, b) in itertools.pairwise(spots):
-        assert left + CHARACTER * a / 2 <= right - CHARACTER * b / 2
+        assert left + text_width(a, TICK) / 2 <= right - text_width(b, TICK) / 2
 
 
 def test_scales_run_the_way_they_are_told() -> None:
     scale = Scale(1, 100, 200, 0, log=True)
     assert scale(10) == pytest.approx(100)
     assert scale(1e9) == 0
-
-
-@given(st.lists(st.tuples(st.floats(20, 380), st.floats(20, 280)), min_size=1, max_size=15))
-def test_labels_never_cover_each_other(spots: list[tuple[float, float]]) -> None:
-    placed = place_labels([(x, y, "gguf Q4_0") for x, y in spots], Box(0, 0, 400, 300))
-    wide = 9 * CHARACTER
-    boxes = []
-    for label in placed:
-        if label is not None:
-            x, y, anchor, _ = label
-            left = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
-            boxes.append(Box(left, y - 11, left + wide, y + 3))
-    for index, box in enumerate(boxes):
-        assert not any(box.meets(other) for other in boxes[index + 1 :])
 
 
 def test_charts_with_one_point_or_none() -> None:
@@ -410,15 +395,16 @@ def test_charts_with_one_point_or_none() -> None:
     assert charts.pareto_chart([], metric, x_title="x", x_unit="u") is None
     assert "<circle" in str(charts.pareto_chart([point], metric, x_title="x", x_unit="u"))
     assert charts.kl_chart([], []) is None
-    assert charts.cost_chart({}) is None
-    assert charts.break_even_chart({"comparison": None}) is None
-    assert charts.training_chart({"student": {"log": None, "eval": None}, "control": None}) is None
+    assert curves.cost_chart({}) is None
+    assert curves.break_even_chart({"comparison": None}) is None
+    training = {"student": {"log": None, "eval": None}, "control": None}
+    assert curves.training_charts({"training": training, "reproduce": {"recipe": {}}}) == []
 
 
 def test_a_break_even_that_never_comes_is_drawn_without_one() -> None:
     cost = {"comparison": {"teacher_per_1000": 1.0, "student_per_1000": 2.0, "break_even_requests": None},
             "one_off": {"total_usd": 5.0}, "requests_per_month": 1000}  # fmt: skip
-    drawn = str(charts.break_even_chart(cost))
+    drawn = str(curves.break_even_chart(cost))
     assert 'class="saved"' not in drawn
     assert "teacher" in drawn
 
@@ -540,43 +526,6 @@ def test_page_navigation_and_markdown_have_one_order() -> None:
     shown = [section.heading for section in SECTIONS if section.anchor in anchors and section.anchor != "frontier"]
     assert headings == shown
     assert anchors == [section.anchor for section in SECTIONS if section.anchor in anchors]
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    st.lists(st.tuples(st.floats(1, 1000), st.floats(0.8, 0.9)), min_size=1, max_size=24),
-    st.booleans(),
-)
-def test_every_mark_of_a_chart_has_its_label_and_no_two_meet(drawn: list[tuple[float, float]], close: bool) -> None:
-    points = [
-        {"id": f"student/gguf:mix-9050000{n}B-untrained", "role": "student", "frontier": False, "passed": None,
-         "x": {"value": 100 + x / 1e4 if close else x}, "y": {"value": y}}
-        for n, (x, y) in enumerate(drawn)
-    ]  # fmt: skip
-    metric = {"name": "accuracy", "higher_is_better": True}
-    levels = [("always 'pos'", 0.5), ("chance", 0.5)]
-    chart = str(charts.pareto_chart(points, metric, x_title="MB", x_unit="MB", levels=levels))
-    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label" text-anchor="(\w+)">([^<]*)</text>', chart)
-    assert len(labels) == len(points) + len(levels)
-    boxes = [label_box((float(x), float(y), anchor, html.unescape(said))) for x, y, anchor, said in labels]
-    for index, box in enumerate(boxes):
-        assert not any(box.meets(other) for other in boxes[index + 1 :])
-        assert box.left >= 0
-        assert box.right <= 480
-
-
-def test_gates_of_a_chart_do_not_share_a_place() -> None:
-    models = [
-        {"id": f"student/gguf:Q{n}", "role": "student", "kl_student": made.figure(0.01 * n, 0.001)} for n in (1, 2)
-    ]
-    gates = [{"name": "max_kl", "target": target} for target in (0.05, 0.052, 0.06, 0.001)]
-    chart = str(charts.kl_chart(models, gates, "text"))
-    assert "nats per text" in chart
-    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="gate-label" text-anchor="(\w+)">([^<]*)<', chart)
-    boxes = [label_box((float(x), float(y), anchor, said)) for x, y, anchor, said in found]
-    assert len(boxes) == 4
-    for index, box in enumerate(boxes):
-        assert not any(box.meets(other) for other in boxes[index + 1 :])
 
 
 def test_red_is_for_what_ships_and_fails(failing: Document) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +92,6 @@ def test_a_second_run_reuses_every_stage(recipe: Path) -> None:
     result = run(recipe)
     assert result.exit_code == 0
     assert "done in" not in result.stderr
-
-
-def test_labels_of_lines_that_end_together_lie_apart() -> None:
-    def items(*values: float) -> list[dict[str, Any]]:
-        return [{"round": n, "score": {"value": v, "low": v, "high": v, "n": 9}} for n, v in enumerate(values)]
-
-    arms = {"verified": items(0.5, 0.5), "unverified": items(0.5, 0.501), "no self-training": items(0.5, 0.5)}
-    drawing = str(rounds_chart({"metric": "exact_match", "arms": arms}))
-    heights = sorted(
-        float(part.split('y="')[1].split('"')[0]) for part in drawing.split("<text")[1:] if "strong" in part
-    )
-    assert len(heights) == 3
-    assert min(b - a for a, b in pairwise(heights)) >= 14
 
 
 def test_no_rounds_no_section() -> None:

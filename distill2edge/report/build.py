@@ -204,7 +204,7 @@ def _cost(cost: Document | None, withheld: str) -> Document | None:
 def _training(train: Document | None) -> Document | None:
     if train is None:
         return None
-    keys = ("log", "eval", "supervised_tokens", "tokens_per_s", "wall_s", "peak_rss_bytes", "dtype")
+    keys = ("log", "eval", "supervised_tokens", "tokens_per_s", "wall_s", "peak_rss_bytes", "dtype", "eval_loss")
     return {key: train.get(key) for key in keys}
 
 

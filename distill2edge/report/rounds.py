@@ -7,15 +7,13 @@ from typing import Any
 from markupsafe import Markup
 
 from distill2edge.report import text
-from distill2edge.report.charts import BOTTOM, LEFT, RIGHT, TOP
-from distill2edge.report.svg import Drawing, Scale, fit_scale
+from distill2edge.report.curves import Plot
+from distill2edge.report.svg import RIGHT, Key, Scale, fit_scale
 from distill2edge.report.tables import Cell, Table, figure, row
 
 Document = dict[str, Any]
 # The arm that is shipped, the arm without checks, and the model as it was: mark and colour of the three roles.
 _ROLES = {"verified": "student", "unverified": "control", "no self-training": "teacher"}
-_LABEL = 14.0
-"""Height of a label."""
 
 
 def rounds_chart(rounds: Document | None) -> Markup | None:
@@ -27,30 +25,24 @@ def rounds_chart(rounds: Document | None) -> Markup | None:
     bounds = [text.bounds(item["score"]) for items in arms.values() for item in items]
     values = [item["score"]["value"] for items in arms.values() for item in items]
     values += [value for pair in bounds if pair for value in pair]
-    x_scale, y_scale = Scale(0, last, LEFT + 10, RIGHT - 10), fit_scale(values, BOTTOM, TOP, log=False, pad=0.1)
-    drawing = Drawing("Score by round of self-training")
-    drawing.y_axis(y_scale, LEFT, RIGHT, text.tick, text.metric(rounds["metric"]))
-    for number in range(last + 1):
-        drawing.line(x_scale(number), TOP, x_scale(number), BOTTOM, "grid")
-        drawing.text(x_scale(number), BOTTOM + 17, str(number), "tick", "middle")
-    drawing.line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")
-    drawing.text((LEFT + RIGHT) / 2, BOTTOM + 36, "round (0: before any)", "axis-title", "middle")
-    ends: list[tuple[float, float, str]] = []
-    for arm in sorted(arms, key=list(_ROLES).index, reverse=True):
+    order = sorted(arms, key=list(_ROLES).index)
+    plot = Plot(
+        "Score by round of self-training", [Key(arm, f"series {_ROLES[arm]} bold", _ROLES[arm]) for arm in order]
+    )
+    y_scale = fit_scale(values, plot.bottom, plot.top, log=False, pad=0.1)
+    left = plot.y_axis(y_scale, text.tick, text.metric(rounds["metric"]))
+    x_scale = Scale(0, last, left + 10, RIGHT - 10)
+    plot.columns([(x_scale(number), str(number)) for number in range(last + 1)], "round (0: before any)")
+    for arm in reversed(order):
         role = _ROLES[arm]
         at = [(x_scale(item["round"]), y_scale(item["score"]["value"]), item) for item in arms[arm]]
-        drawing.path([(x, y) for x, y, _ in at], f"series {role} bold", arm)
+        plot.drawing.path([(x, y) for x, y, _ in at], f"series {role} bold", arm)
         for x, y, item in at:
             interval = text.bounds(item["score"])
             if interval is not None:
-                drawing.line(x, y_scale(interval[0]), x, y_scale(interval[1]), f"whisker {role}")
-            drawing.marker(x, y, role, f"{arm}, round {item['round']}: {text.interval(item['score'])}")
-        ends.append((at[-1][1], at[-1][0], arm))
-    upper = -_LABEL
-    for y, x, arm in sorted(ends):  # from the top; a label that would cover the one before goes under its line
-        upper = y - 9 if y - 9 - upper >= _LABEL else max(y + 18, upper + _LABEL)
-        drawing.text(x - 8, upper, arm, "label strong", "end")
-    return drawing.render()
+                plot.drawing.line(x, y_scale(interval[0]), x, y_scale(interval[1]), f"whisker {role}")
+            plot.drawing.marker(x, y, role, f"{arm}, round {item['round']}: {text.interval(item['score'])}")
+    return plot.drawing.render()
 
 
 def rounds_table(report: Document) -> Table | None:

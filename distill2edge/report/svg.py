@@ -9,8 +9,56 @@ from dataclasses import dataclass, field
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480.0, 320.0
-CHARACTER = 7.4
-"""Mean width of a character at the label size: enough to keep labels apart without a font engine."""
+LEFT, RIGHT, TOP, BOTTOM = 58.0, WIDTH - 14, 28.0, HEIGHT - 46
+"""Where the lines of a chart lie: the frame of its axes."""
+LABEL, TICK = 12.5, 12.0
+"""Sizes of labels, and of the numbers and names of axes, as in report.css."""
+LINE = 18.0
+"""Height of a line of a legend."""
+_BOLD = 1.15
+_NARROW = frozenset("ijlI.,:;'|![]()- /ftr`")
+_BROAD = frozenset("mwMW@%")
+_WIDE = frozenset('OQGDHNU&+<>=~^#_"')
+
+
+def text_width(text: str, size: float = LABEL, bold: bool = False) -> float:
+    """Room that a text takes, without a font engine: at least that of DejaVu Sans, the widest of the usual fonts."""
+    em = sum(
+        0.42 if char in _NARROW else 0.86 if char in _WIDE else 0.7 if char.isascii() and char not in _BROAD else 1.0
+        for char in text
+    )
+    return em * size * (_BOLD if bold else 1.0)
+
+
+def shorten(text: str, room: float) -> str:
+    """The text, or as much of its beginning as there is room for at the size of a label."""
+    if text_width(text) <= room:
+        return text
+    kept = next(n for n in range(len(text) - 1, -1, -1) if text_width(f"{text[:n]}...") <= room or n == 0)
+    return f"{text[:kept]}..."
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: the class of a line, the role of a mark, or both; and what they stand for."""
+
+    text: str
+    line: str = ""
+    role: str = ""
+
+
+def legend_lines(keys: Sequence[Key]) -> list[list[tuple[float, Key]]]:
+    """The lines of a legend: each entry with its x; as many on a line as there is room for."""
+    lines: list[list[tuple[float, Key]]] = []
+    at = WIDTH
+    for key in keys:
+        wide = 30 + text_width(key.text) + 16
+        if not lines or at + wide > WIDTH + 16:
+            lines.append([])
+            at = 4.0
+        lines[-1].append((at, key))
+        at += wide
+    return lines
 
 
 @dataclass(frozen=True)
@@ -54,6 +102,11 @@ def fit_scale(
     return Scale(low - room, high + room, start, end)
 
 
+def left_of(scale: Scale, write: Callable[[float], str]) -> float:
+    """Where a chart begins so that the numbers of its y axis have room to its left; never further left than `LEFT`."""
+    return max([LEFT, *(text_width(write(tick), TICK) + 9 for tick in scale.ticks())])
+
+
 def _linear_ticks(low: float, high: float) -> list[float]:
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
@@ -69,7 +122,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
         ticks = [m * 10.0**p for p in powers for m in multiples if low <= m * 10.0**p <= high]
         if len(ticks) <= 7:
             break
-    return ticks if len(ticks) >= 2 else [low, high]
+    return ticks if len(ticks) >= 2 else _linear_ticks(low, high)
 
 
 @dataclass
@@ -118,10 +171,11 @@ class Drawing:
         for tick in scale.ticks():
             at, number = scale(tick), write(tick)
             self.line(at, top, at, y, "grid")
-            half = CHARACTER * len(number) / 2
-            if at - half > free:
-                self.text(at, y + 17, number, "tick", "middle")
-                free = at + half + CHARACTER / 2
+            half = text_width(number, TICK) / 2
+            middle = min(at, self.width + 8 - half)
+            if middle - half > free:
+                self.text(middle, y + 17, number, "tick", "middle")
+                free = middle + half + 4
         self.line(scale.start, y, scale.end, y, "axis")
         self.text((scale.start + scale.end) / 2, y + 36, title, "axis-title", "middle")
 
@@ -131,6 +185,17 @@ class Drawing:
             self.line(x, scale(tick), right, scale(tick), "grid")
             self.text(x - 7, scale(tick) + 4, write(tick), "tick", "end")
         self.text(4, 14, title, "axis-title")
+
+    def legend(self, keys: Sequence[Key], y: float) -> None:
+        """Samples and what they stand for, under one another from `y` on; `legend_lines` says how many lines."""
+        for number, line in enumerate(legend_lines(keys)):
+            base = y + LINE * number + 13
+            for x, key in line:
+                if key.line:
+                    self.line(x, base - 4, x + 24, base - 4, key.line)
+                if key.role:
+                    self.marker(x + 12, base - 4, key.role, "")
+                self.text(x + 30, base, key.text, "label")
 
     def render(self) -> Markup:
         """The SVG element. Everything in it was escaped on the way in."""
@@ -142,108 +207,3 @@ class Drawing:
 
 def _short(value: object) -> str:
     return f"{value:.1f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle that a label or a mark takes."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: Box) -> bool:
-        """Whether the two overlap."""
-        return not (
-            self.right <= other.left or other.right <= self.left or self.bottom <= other.top or other.bottom <= self.top
-        )
-
-
-Placed = tuple[float, float, str, str]
-"""A label: x and y of its base line, anchor (start, end, middle), text."""
-
-
-def label_box(label: Placed) -> Box:
-    """The room that a label takes."""
-    x, y, anchor, text = label
-    wide = len(text) * CHARACTER
-    left = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
-    return Box(left, y - 11, left + wide, y + 4)
-
-
-def place_labels(spots: Sequence[tuple[float, float, str]], bounds: Box) -> list[Placed | None]:
-    """Where each label goes so that none covers a mark or another: beside its mark, else as near as there is room.
-
-    Args:
-        spots: marks with their label, the most important first.
-        bounds: where labels may go.
-
-    Returns:
-        for each spot its label; None where no room is left inside the bounds.
-    """
-    taken = [Box(x - 7, y - 7, x + 7, y + 7) for x, y, _ in spots]
-    placed: list[Placed | None] = []
-    for index, (x, y, text) in enumerate(spots):
-        others = [box for n, box in enumerate(taken) if n != index]
-        found = next((label for label in _beside(x, y, text) if _free(label_box(label), bounds, others)), None)
-        if found is None:
-            found = next(
-                (label for label in _around(x, y, text, bounds) if _free(label_box(label), bounds, taken)), None
-            )
-        if found is not None:
-            taken.append(label_box(found))
-        placed.append(found)
-    return placed
-
-
-def _beside(x: float, y: float, text: str) -> list[Placed]:
-    return [
-        (x + 7, y - 9, "start", text),
-        (x - 7, y - 9, "end", text),
-        (x + 9, y + 4, "start", text),
-        (x - 9, y + 4, "end", text),
-        (x + 7, y + 17, "start", text),
-        (x - 7, y + 17, "end", text),
-        (x, y - 12, "middle", text),
-        (x, y + 20, "middle", text),
-    ]
-
-
-def _around(x: float, y: float, text: str, bounds: Box) -> list[Placed]:
-    """Every place of a grid over the bounds, the nearest first."""
-    wide = len(text) * CHARACTER
-    columns, rows = int((bounds.right - bounds.left - wide) // 8), int((bounds.bottom - bounds.top - 15) // 5)
-    places = [
-        (bounds.left + 8 * column, bounds.top + 11 + 5 * row)
-        for column in range(columns + 1)
-        for row in range(rows + 1)
-    ]
-    places.sort(key=lambda at: math.hypot(at[0] + wide / 2 - x, at[1] - 4 - y))
-    return [(left, base, "start", text) for left, base in places]
-
-
-def _free(box: Box, bounds: Box, taken: Sequence[Box]) -> bool:
-    inside = (
-        box.left >= bounds.left and box.right <= bounds.right and box.top >= bounds.top and box.bottom <= bounds.bottom
-    )
-    return inside and not any(box.meets(other) for other in taken)
-
-
-def leader(x: float, y: float, label: Placed) -> tuple[float, float] | None:
-    """Where a line from the mark to its label ends; None where the label stands beside it."""
-    box = label_box(label)
-    at = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
-    return at if math.hypot(at[0] - x, at[1] - y) > 14 else None
-
-
-def draw_labels(
-    drawing: Drawing, spots: Sequence[tuple[float, float, str]], placed: Sequence[Placed], kind: str
-) -> None:
-    """Labels, with a line to the mark of those that stand apart; no line covers a label."""
-    for (x, y, _), label in zip(spots, placed, strict=True):
-        end = leader(x, y, label)
-        if end is not None:
-            drawing.line(x, y, *end, "leader")
-    for label in placed:
-        drawing.text(label[0], label[1], label[3], kind, label[2])
