@@ -33,6 +33,7 @@ TRAINABLE = (
 MIX = "mix-"
 """Begins the name of a type for each tensor, chosen under a limit: `gguf:mix-90MB`, `onnx:mix-kl0.05`."""
 MAX_BUDGET = 10**15  # bytes; no file is larger
+MIN_KL, MAX_KL = 1e-6, 10.0  # nats per token of a mix: closer is no quantized file, and further is another model
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -139,8 +140,8 @@ def mix_scheme(form: Literal["onnx", "gguf"], limit: str) -> Scheme:
     """
     if limit.startswith("kl"):
         found = re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", limit[2:])
-        if found is None or float(limit[2:]) <= 0:
-            raise ValueError(f"{limit[2:]!r} is no KL above zero: write {form}:{MIX}kl0.05")
+        if found is None or not MIN_KL <= float(limit[2:]) <= MAX_KL:
+            raise ValueError(f"{limit[2:]!r} is no KL of {MIN_KL:g} to {MAX_KL:g} nats: write {form}:{MIX}kl0.05")
         return Scheme(form, str(Mix(max_kl=float(limit[2:]))))
     return Scheme(form, str(Mix(budget=parse_bytes(limit))))
 

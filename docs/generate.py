@@ -22,6 +22,7 @@ from quantization import figures, picture
 from systems import systems as made_systems
 
 from distill2edge.cli import main as cli
+from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
 
 DOCS = Path(__file__).parent
@@ -47,7 +48,7 @@ def recipe_reference() -> str:
         lines += [f"## {path or 'recipe'}", "", doc, "", "| key | type | default | meaning |", "|---|---|---|---|"]
         for name, field in model.model_fields.items():
             default = "required" if field.is_required() else _default(field)
-            meaning = (field.description or "").replace("|", "\\|")
+            meaning = _meaning(field).replace("|", "\\|")
             lines.append(f"| `{field.alias or name}` | {_type(field.annotation)} | {default} | {meaning} |")
         lines.append("")
     return NOTE + "\n".join(lines)
@@ -106,6 +107,13 @@ def _type(annotation: Any) -> str:
     text = re.sub(r"typing\.|<class '|'>", "", text).replace("NoneType", "null").replace("None", "null")
     text = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace("'", "").replace(", ", " / "), text)
     return text.replace("|", "or").replace("tuple[str, ...]", "list of str").replace("tuple[int, ...]", "list of int")
+
+
+def _meaning(field: Any) -> str:
+    """What a key says of itself, its range, and why it has that."""
+    because = reason(field)
+    span = bounds(field) + (f": {because}" if because else "")
+    return "; ".join(part for part in (field.description, span) if part)
 
 
 def _default(field: Any) -> str:

@@ -137,7 +137,7 @@ def test_an_override_reaches_an_entry_of_a_list_and_its_error_names_it() -> None
         ("distill: {epochs: true}\n", "true"),
         ('distill: {epochs: "inf"}\n', "finite"),
         ("distill: {epochs: 1e300}\n", "less than or equal"),
-        ("distill: {learning_rate: 5000}\n", "less than 10"),
+        ("distill: {learning_rate: 5000}\n", "less than or equal to 1"),
         ("seed: 4294967296\n", "less than"),
         ("verify: {min_retained: 95}\n", "write 0.95"),
         ("verify: {min_top1: 99}\n", "write 0.95 for 95%"),

@@ -27,9 +27,9 @@ class Place(Section):
 class RequestTokens(Section):
     """Tokens of one request as an API bills it: its instruction and examples count, which a student does without."""
 
-    input: float = Field(ge=0, description="not cached")
-    cached: float = Field(0.0, ge=0, description="those the API has read before, at its price for them")
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, le=10**7, description="not cached")
+    cached: float = Field(0.0, ge=0, le=10**7, description="those the API has read before, at its price for them")
+    output: float = Field(ge=0, le=10**7)
     counted_with: str = Field(min_length=1, description="whose tokenizer counted, or how it was estimated")
 
 
@@ -38,7 +38,7 @@ class Cost(Section):
 
     teacher: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
     student: Place = Place(rented="cpu-2-vcpu")  # type: ignore[call-arg]
-    utilisation: float = Field(0.2, gt=0, le=1, description="share of the time the machine is busy")
+    utilisation: float = Field(0.2, ge=0.0001, le=1, description="share of the time the machine is busy")
     requests_per_month: int = Field(100_000, ge=1)
     prices: PathText | None = Field(None, description="YAML file that overrides entries of the price catalogue")
     tokens: Annotated[RequestTokens | None, LATER] = Field(

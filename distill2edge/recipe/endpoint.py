@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from distill2edge.recipe.ranges import Reason
 from distill2edge.recipe.section import Problem, Section
 
 PREFIX = "endpoint:"
@@ -23,16 +24,20 @@ class Endpoint(Section):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="environment variable that holds the key; null sends none",
     )
-    max_usd: float | None = Field(None, gt=0, description="hard budget in US dollars; needs prices")
+    max_usd: float | None = Field(None, ge=0.0001, description="hard budget in US dollars; needs prices")
     max_tokens: int | None = Field(None, ge=1, description="hard budget in tokens, prompt and answer")
     price: str | None = Field(None, description="API model of the price catalogue")
-    input_usd: float | None = Field(None, ge=0, description="US dollars per million prompt tokens, in place of price")
-    output_usd: float | None = Field(None, ge=0, description="US dollars per million answer tokens, in place of price")
+    input_usd: float | None = Field(
+        None, ge=0, le=10**6, description="US dollars per million prompt tokens, in place of price"
+    )
+    output_usd: float | None = Field(
+        None, ge=0, le=10**6, description="US dollars per million answer tokens, in place of price"
+    )
     concurrency: int = Field(8, ge=1, le=256, description="requests under way at once")
-    requests_per_minute: float | None = Field(None, gt=0)
-    tokens_per_minute: float | None = Field(None, gt=0)
+    requests_per_minute: Annotated[float, Reason("fewer than six an hour never end")] | None = Field(None, ge=0.1)
+    tokens_per_minute: float | None = Field(None, ge=1)
     retries: int = Field(6, ge=0, le=100, description="further tries of one request, with growing pauses")
-    timeout_s: float = Field(120, gt=0, le=86_400, description="seconds for one answer")
+    timeout_s: float = Field(120, ge=0.1, le=86_400, description="seconds for one answer")
     send_seed: bool = Field(True, description="send `seed`, so that a server that knows it draws the same again")
     limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="how the server calls the limit of an answer"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from distill2edge.schemes import Mix, Scheme, parse_bytes
+from distill2edge.schemes import MAX_KL, MIN_KL, Mix, Scheme, parse_bytes
 
 _FIX = "write {format: gguf, budget: 90MB} or {format: onnx, max_kl: 0.05}"
 _FORMATS = ("gguf", "onnx")
@@ -33,8 +33,8 @@ def entry_name(value: Any) -> Any:
             raise ValueError(f"{given['budget']!r} is no size: write 90MB, 85MiB, 1GB, or bytes")
         return str(Scheme(form, str(Mix(budget=parse_bytes(given["budget"])))))
     limit = given["max_kl"]
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < float("inf"):
-        raise ValueError(f"{limit!r} is no KL above zero, in nats per token: {_FIX}")
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not MIN_KL <= limit <= MAX_KL:
+        raise ValueError(f"{limit!r} is no KL of {MIN_KL:g} to {MAX_KL:g} nats per token: {_FIX}")
     return str(Scheme(form, str(Mix(max_kl=limit))))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from distill2edge.recipe.ranges import Nats
 from distill2edge.recipe.section import Section
 from distill2edge.schemes import Precision
 
@@ -13,15 +14,9 @@ from distill2edge.schemes import Precision
 class KlLimits(Section):
     """Mean KL(merged student || file), at most; nats per token, per text for classifiers. null: reported, not held."""
 
-    lossless: float | None = Field(
-        1e-3, gt=0, allow_inf_nan=False, description="files of 16 bits and more: what is further away is another model"
-    )
-    eight_bits: float | None = Field(
-        0.05, gt=0, allow_inf_nan=False, description="onnx:int8, onnx:int8-dynamic, gguf:Q8_0"
-    )
-    lower: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="every other scheme; where null, more than 0.5 is a warning"
-    )
+    lossless: Nats | None = Field(1e-3, description="files of 16 bits and more: what is further away is another model")
+    eight_bits: Nats | None = Field(0.05, description="onnx:int8, onnx:int8-dynamic, gguf:Q8_0")
+    lower: Nats | None = Field(None, description="every other scheme; where null, more than 0.5 is a warning")
 
     def of(self, precision: Precision) -> float | None:
         """The limit of a precision."""

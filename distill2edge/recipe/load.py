@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.file_kinds import ROWS_ARE, holds_rows, not_rows
@@ -19,6 +20,7 @@ from distill2edge.nearest import nearest
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import FOLDER
+from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import COLLECT, Problem, problems_of
 
@@ -303,7 +305,7 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
     if kind == "missing":
         return "this key is required", "see `distill2edge recipe new` for a complete example"
     if kind == "value_error":
-        return str(context["error"]), ""
+        return str(context["error"]), _range(_field(path, item["loc"]))
     if kind == "union_tag_invalid":
         expected = _quoted(context["expected_tags"])
         near_tag = nearest(str(context["tag"]), expected)
@@ -321,8 +323,11 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
         slug = re.sub(r"[^a-z0-9._-]+", "-", str(item["input"]).lower()).strip("._-")[:64]
         what = f"{shown} cannot name a run: small letters, digits, and . _ - after the first"
         return what, f"write name: {slug or 'my-student'}"
-    if kind == "less_than_equal" and context.get("le") == 1:
+    field = _field(path, item["loc"])
+    if kind == "less_than_equal" and context.get("le") == 1 and (field is None or not reason(field)):
         return f"{shown} is more than 1", "it is a share: write 0.95 for 95%"
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        return f"{item['msg'].lower()}, got {shown}", _range(field)
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         known = _known_keys(path)
         return f"a section is wanted, got {shown}", f"its keys are {', '.join(known)}" if known else ""
@@ -367,11 +372,31 @@ def _quoted(expected: str) -> list[str]:
 
 def _known_keys(path: yaml12.Path) -> list[str]:
     """Keys of the section at `path`; of all its branches, where the section is a union."""
+    return sorted({field.alias or name for model in _models(path) for name, field in model.model_fields.items()})
+
+
+def _models(path: yaml12.Path) -> list[type[BaseModel]]:
     models: list[type[BaseModel]] = [Recipe]
     for part in (part for part in path if not isinstance(part, int)):
         fields = [model.model_fields.get(str(part)) for model in models]
         models = [found for field in fields if field for found in _sections(field.annotation)]
-    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
+    return models
+
+
+def _field(path: yaml12.Path, location: tuple[str | int, ...]) -> FieldInfo | None:
+    """The field at a path; `location` is pydantic's, which names the branch of a union."""
+    key = str(path[-1]) if path else ""
+    found = [model for model in _models(path[:-1]) if key in model.model_fields]
+    named = [m for m in found if "kind" in m.model_fields and m.model_fields["kind"].default in location]
+    return next((model.model_fields[key] for model in (*named, *found)), None)
+
+
+def _range(field: FieldInfo | None) -> str:
+    """The range of a number, and the reason for it."""
+    if field is None or not (span := bounds(field)):
+        return ""
+    because = reason(field)
+    return f"give {span}" + (f" ({because})" if because else "")
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from distill2edge.recipe.ranges import Beta, Epochs, LearningRate, Temperature, Weight
 from distill2edge.recipe.section import LATER, Problem, Section
 
 
@@ -29,13 +30,13 @@ class OnPolicy(Section):
         "the others give the rounds prompts alone, whose responses nobody scores; null: all rows do both",
     )
     max_new_tokens: int = Field(64, ge=1, le=2**20)
-    temperature: float = Field(1.0, gt=0, le=100, description="of the student's sampling; it is no loss temperature")
-    forward_kl: float = Field(0.0, ge=0)
-    reverse_kl: float = Field(1.0, ge=0)
-    jsd: float = Field(0.0, ge=0)
-    jsd_beta: float = Field(0.5, gt=0, lt=1)
-    epochs: float = Field(1.0, gt=0, le=100_000, description="over the rows of one round")
-    learning_rate: float | None = Field(None, gt=0, lt=10, description="null: a fifth of the warm start's")
+    temperature: Temperature = Field(1.0, description="of the student's sampling; it is no loss temperature")
+    forward_kl: Weight = 0.0
+    reverse_kl: Weight = 1.0
+    jsd: Weight = 0.0
+    jsd_beta: Beta = 0.5
+    epochs: Epochs = Field(1.0, description="over the rows of one round")
+    learning_rate: LearningRate | None = Field(None, description="null: a fifth of the warm start's")
 
     def problems(self) -> Iterator[Problem]:
         """Something to compare."""

@@ -15,6 +15,7 @@ from distill2edge.recipe.limits import KlLimits, kl_limits
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.paths import PathText
 from distill2edge.recipe.pretrain import Pretrain
+from distill2edge.recipe.ranges import SamplingTemperature, Share, Similarity, Temperature
 from distill2edge.recipe.rounds import Rounds
 from distill2edge.recipe.scratch import Scratch, StudentModel
 from distill2edge.recipe.section import LATER, Problem, Section
@@ -41,8 +42,8 @@ class Splits(Section):
 class Leakage(Section):
     """The check that test rows are not in train."""
 
-    near_duplicate: float = Field(
-        0.8, gt=0, le=1, description="Jaccard similarity of word 5-shingles from which two rows are the same"
+    near_duplicate: Similarity = Field(
+        0.8, description="Jaccard similarity of word 5-shingles from which two rows are the same"
     )
     max_fraction: float = Field(0.01, ge=0, le=1, description="share of test rows that may leak before we refuse")
     action: Literal["drop", "keep"] = Field(
@@ -97,7 +98,7 @@ class LogitsSignal(Section):
 
     kind: Literal["logits"] = "logits"
     top_k: int = Field(64, ge=1, le=4096)
-    temperature: float = Field(2.0, gt=0, le=100)
+    temperature: Temperature = 2.0
 
 
 class TextSignal(Section):
@@ -105,7 +106,7 @@ class TextSignal(Section):
 
     kind: Literal["text"] = "text"
     max_new_tokens: int = Field(128, ge=1, le=2**20)
-    temperature: float = Field(0.0, ge=0, le=100, description="0 is greedy")
+    temperature: SamplingTemperature = Field(0.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     samples: Annotated[int, LATER] = Field(1, ge=1, le=256, description="responses to each prompt")
     verify: Annotated[tuple[VerifierSpec, ...], LATER] = Field(
@@ -126,7 +127,7 @@ class LabelsSignal(Section):
     """Class logits of the whole text, for task classification; the loss compares them at the temperature."""
 
     kind: Literal["labels"] = "labels"
-    temperature: float = Field(2.0, gt=0, le=100)
+    temperature: Temperature = 2.0
 
 
 class GoldSignal(Section):
@@ -256,12 +257,12 @@ class Verify(Section):
     rows: int = Field(500, ge=1, description="held-out rows to score; at most the test split")
     max_tokens: int = Field(2048, ge=1, description="positions compared for KL")
     positions: Literal["supervised", "all"] = "supervised"
-    min_retained: float | None = Field(None, gt=0, description="student score / teacher score, of every file")
+    min_retained: float | None = Field(None, ge=0.01, description="student score / teacher score, of every file")
     max_kl: Annotated[KlLimits, BeforeValidator(kl_limits, json_schema_input_type=KlLimits | float | None)] = Field(
         default_factory=lambda: KlLimits(),  # type: ignore[call-arg]
         description="KL of a file to the merged student, at most; a number holds every quantized file to it, null none",
     )
-    min_top1: float | None = Field(None, gt=0, le=1, description="top-1 agreement of file and merged student")
+    min_top1: Share | None = Field(None, description="top-1 agreement of file and merged student")
     teacher_schemes: tuple[str, ...] = Field(
         (), description="quantize the teacher itself too: the rival that any student must beat"
     )

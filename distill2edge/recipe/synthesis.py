@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from distill2edge.recipe.ranges import SamplingTemperature, Similarity
 from distill2edge.recipe.section import Problem, Section
 
 
@@ -14,7 +15,7 @@ class Writing(Section):
     """How a text is drawn."""
 
     max_new_tokens: int = Field(256, ge=1, le=2**20)
-    temperature: float = Field(0.7, ge=0, le=100, description="0 is greedy")
+    temperature: SamplingTemperature = Field(0.7, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1)
 
 
@@ -94,8 +95,8 @@ class Synthesis(Section):
 
     methods: tuple[Method, ...] = Field(min_length=1, description="in this order; all share what was kept before")
     responses: Writing = Field(Writing(), description="how the teacher answers")  # type: ignore[call-arg]
-    near_duplicate: float = Field(
-        0.7, gt=0, le=1, description="ROUGE-L with any kept instruction above which a new one is dropped"
+    near_duplicate: Similarity = Field(
+        0.7, description="ROUGE-L with any kept instruction above which a new one is dropped"
     )
     min_words: int = Field(3, ge=1, description="of an instruction; shorter ones are dropped")
     max_words: int = Field(150, ge=1, description="of an instruction; longer ones are dropped")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from distill2edge.recipe.entries import ExportEntry
+from distill2edge.recipe.ranges import Beta, Epochs, LearningRate, Reason, Weight
 from distill2edge.recipe.section import LATER, Section
 
 
@@ -14,8 +15,10 @@ class Lora(Section):
     """Low-rank adapters (Hu 2021)."""
 
     rank: int = Field(64, ge=1, le=1024)
-    alpha: float = Field(128, gt=0, le=10**6, description="the update is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    alpha: Annotated[float, Reason("the update is scaled by alpha / rank")] = Field(
+        128, ge=0.001, le=10**5, description="the update is scaled by alpha / rank"
+    )
+    dropout: float = Field(0.0, ge=0, le=0.95)
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear", description="all-linear, or the names of the modules to adapt"
     )
@@ -24,13 +27,15 @@ class Lora(Section):
 class Training(Section):
     """What every training stage shares."""
 
-    epochs: float = Field(1.0, gt=0, le=100_000)
+    epochs: Epochs = 1.0
     max_steps: int | None = Field(None, ge=1, le=10**9, description="stop after this many optimizer steps")
-    learning_rate: float = Field(5e-4, gt=0, lt=10)
+    learning_rate: LearningRate = 5e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0, le=100)
-    max_grad_norm: float = Field(1.0, gt=0, le=10**9)
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    max_grad_norm: Annotated[float, Reason("below 1e-4 the clipped gradients are nothing")] = Field(
+        1.0, ge=1e-4, le=10**9
+    )
     batch_size: int = Field(16, ge=1, le=65_536, description="rows per device and micro-batch")
     gradient_accumulation: int = Field(1, ge=1, le=65_536)
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -45,17 +50,17 @@ class Training(Section):
 class Loss(Section):
     """Weights of the terms; they need not sum to one."""
 
-    ce: float = Field(0.0, ge=0, description="cross-entropy on the response tokens")
-    forward_kl: float = Field(0.0, ge=0, description="KL(teacher || student)")
-    reverse_kl: float = Field(0.0, ge=0, description="KL(student || teacher)")
-    jsd: float = Field(0.0, ge=0, description="generalised Jensen-Shannon divergence")
-    jsd_beta: float = Field(0.5, gt=0, lt=1, description="weight of the teacher in the mixture")
-    hidden: Annotated[float, LATER] = Field(
-        0.0, ge=0, description="distance of hidden states, layer by layer; the teacher runs beside the student"
+    ce: Weight = Field(0.0, description="cross-entropy on the response tokens")
+    forward_kl: Weight = Field(0.0, description="KL(teacher || student)")
+    reverse_kl: Weight = Field(0.0, description="KL(student || teacher)")
+    jsd: Weight = Field(0.0, description="generalised Jensen-Shannon divergence")
+    jsd_beta: Beta = Field(0.5, description="weight of the teacher in the mixture")
+    hidden: Annotated[Weight, LATER] = Field(
+        0.0, description="distance of hidden states, layer by layer; the teacher runs beside the student"
     )
     hidden_kind: Annotated[Literal["cosine", "mse"], LATER] = Field("cosine", description="1 - cosine, or mean square")
-    attention: Annotated[float, LATER] = Field(
-        0.0, ge=0, description="KL(teacher || student) of the attention maps, layer by layer"
+    attention: Annotated[Weight, LATER] = Field(
+        0.0, description="KL(teacher || student) of the attention maps, layer by layer"
     )
     layer_map: Annotated[tuple[int, ...] | None, LATER] = Field(
         None, description="the teacher's layer for each of the student's; null: those the student was made of"
@@ -82,8 +87,8 @@ class QuantizationAware(Training):
         "{format: onnx, budget: 90MB}; a mix is trained from its compensated weights, and a GGUF's takes types with a "
         "grid alone",
     )
-    epochs: float = Field(1.0, gt=0, le=100_000)
-    learning_rate: float = Field(5e-5, gt=0, lt=10)
+    epochs: Epochs = 1.0
+    learning_rate: LearningRate = 5e-5
     loss: Loss | None = Field(None, description="weights of the terms; null: those of distill")
     signal_from: Annotated[Literal["teacher", "student"], LATER] = Field(
         "teacher",

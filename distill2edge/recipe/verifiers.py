@@ -20,7 +20,7 @@ Extract = Literal["final", "last-number", "last-line", "whole"]
 class Limited(Section):
     """What a check may use. It runs in processes of its own, cut off from files, network, environment and others."""
 
-    seconds: float = Field(5.0, gt=0, le=600, description="wall time of one check; past it the row is dropped")
+    seconds: float = Field(5.0, ge=0.1, le=600, description="wall time of one check; past it the row is dropped")
     memory_mb: int = Field(512, ge=64, le=2**20, description="address space of each of its processes")
     file_mb: int = Field(16, ge=1, le=2**20, description="what one check may write")
 
@@ -39,7 +39,7 @@ class NumericVerifier(Section):
     kind: Literal["numeric"] = "numeric"
     extract: Extract = Field("final", description=_EXTRACT)
     absolute: float = Field(0.0, ge=0, description="difference that is allowed")
-    relative: float = Field(0.0, ge=0, description="difference that is allowed, as a share of the reference")
+    relative: float = Field(0.0, ge=0, le=1, description="difference that is allowed, as a share of the reference")
 
 
 _CODE = (
@@ -118,7 +118,7 @@ class LikelihoodVerifier(Section):
     """The teacher itself finds the response likely enough."""
 
     kind: Literal["likelihood"] = "likelihood"
-    min_mean_logprob: float = Field(le=0, description="mean log-probability of a response token, in nats")
+    min_mean_logprob: float = Field(ge=-100, le=0, description="mean log-probability of a response token, in nats")
 
 
 class JudgeVerifier(Section):
