@@ -177,16 +177,31 @@ def new(**options: Any) -> None:
 
 @recipe.command()
 @click.argument("name", required=False)
-def examples(name: str | None) -> None:
-    """List the recipes that come with the package, or print one by its NAME.
+@click.option("--into", type=FilePath(), metavar="FOLDER", help="Copy it there, with the files that it needs.")
+def examples(name: str | None, into: Path | None) -> None:
+    """List the recipes that come with the package, or print or copy one by its NAME.
 
     \b
-    Example:
+    Examples:
       distill2edge recipe examples quickstart > quickstart.yaml
+      distill2edge recipe examples alpaca/alpaca --into recipes
     """
-    from distill2edge.recipe.examples import list_examples, read_example
+    from distill2edge.recipe.examples import copy_example, files_of, list_examples, read_example
 
-    click.echo(list_examples() if name is None else read_example(name), nl=name is None)
+    if name is None:
+        if into is not None:
+            raise click.UsageError("--into copies one recipe: name it")
+        click.echo(list_examples())
+    elif into is not None:
+        for path in copy_example(name, into):
+            click.echo(str(path))
+    else:
+        click.echo(read_example(name), nl=False)
+        if more := list(files_of(name))[1:]:
+            echo(
+                f"it needs {', '.join(more)} beside it: `distill2edge recipe examples {name} --into FOLDER` copies all",
+                err=True,
+            )
 
 
 def _stage_command(kind: str, text: str) -> None:

@@ -11,7 +11,7 @@ from distill2edge.pipeline import Inputs
 from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Recipe
 from distill2edge.schemes import UNTRAINED_SUFFIX, Scheme
-from distill2edge.steps import rows_dir, synthetic
+from distill2edge.steps import complete_model, rows_dir, synthetic
 from distill2edge.tasks.base import Facts
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def write_quantization_aware(
         grids = of_export(exported, student, scheme)
     signal, own = (inputs[name].path if name in inputs else None for name in ("signal", "signal student"))
     facts = train_on_grid(recipe, grids, student, signal, own, rows_dir(inputs), work, progress)
+    complete_model(recipe, work / "model", inputs[source].path / "model")
     save_grids(grids, str(scheme), work)
     shutil.rmtree(work / "start", ignore_errors=True)
     return facts

@@ -56,7 +56,7 @@ def run_worker(
     Args:
         module: a module with a `main` that calls `serve`.
         spec: JSON for the worker. `result` is added: where it writes.
-        work: directory for `NAME.spec.json`, `NAME.json` and `NAME.log`.
+        work: directory for `NAME.json` and `NAME.log`; `NAME.spec.json` stays where there is no result.
         name: a file name.
         threads: of the worker's pools.
         silence_s: how long a worker may say nothing before it counts as hung and is ended.
@@ -66,15 +66,17 @@ def run_worker(
     result = work / f"{name}.json"
     fingerprint = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     spec = {**spec, "result": str(result)}
+    path = work / f"{name}.spec.json"
     kept = read_result(result, fingerprint)
     if kept is not None:
+        path.unlink(missing_ok=True)  # of a try that was killed right after its result
         return kept
-    path = work / f"{name}.spec.json"
     write_text(path, json.dumps({**spec, "fingerprint": fingerprint}))
     log = work / f"{name}.log"
     ended = _run([sys.executable, "-m", module, str(path)], log, threads, silence_s, on_progress)
     kept = read_result(result, fingerprint)
     if ended.code == 0 and kept is not None:
+        path.unlink()  # it names folders of this machine, and an artifact may be moved
         return kept
     if room_is_out(work):  # a library that cannot write may end in any way: no verdict on the file
         raise disk_is_full(work)

@@ -8,6 +8,7 @@ from pathlib import Path
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.hub import network_errors
 from distill2edge.progress import Progress
+from distill2edge.recipe.kept import told_text
 from distill2edge.rundir import load_report, refuse_seeds
 
 _DOCUMENTS = {"model_card.md": "README.md", "report.html": "report.html", "recipe.yaml": "recipe.yaml"}
@@ -56,6 +57,7 @@ def push_run(
     files = files_to_push(run, schemes)
     if links := [str(path) for path in files.values() if path.is_symlink()]:
         raise UserError("a link, which may lead out of the run", where=links[0], fix="put the file itself there")
+    told = told_text(files["recipe.yaml"]).encode() if "recipe.yaml" in files else b""
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -64,7 +66,9 @@ def push_run(
     progress.say(f"pushing {len(files)} files, {size / 1e6:,.0f} MB, to {api.endpoint}/{repo}")
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        operations = [
+            CommitOperationAdd(name, told if name == "recipe.yaml" else str(path)) for name, path in files.items()
+        ]
         done = api.create_commit(repo, operations, commit_message=f"distill2edge run {report['name']}")
     except HFValidationError as error:
         raise UserError(f"not the name of a repository: {error}", where=repo, fix="OWNER/NAME") from error

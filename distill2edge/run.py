@@ -142,7 +142,7 @@ def _run_seeds(
             done = _run(recipe, None, store, progress, force, converter, place, exports, seed)
             rundir.publish(own, text, done, place, exports)
             reports.append(rundir.load_report(place))
-        rundir.publish_seeds(combine(reports), [directory / f"seed-{seed}" for seed in seeds], text, directory)
+        rundir.publish_seeds(recipe, combine(reports), [directory / f"seed-{seed}" for seed in seeds], text, directory)
     return Result(directory, rundir.load_report(directory))
 
 

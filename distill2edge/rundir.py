@@ -13,12 +13,13 @@ from typing import Any
 from distill2edge import ledger
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.files import clone, disk_full, disk_is_full, read_json, read_regular, write_json, write_text
+from distill2edge.leftovers import DOCUMENTS, remove_files, remove_seeds
 from distill2edge.pipeline import Done, Inputs
+from distill2edge.recipe.kept import kept_text, told
 from distill2edge.recipe.schema import Recipe
 from distill2edge.schemes import is_compared
 
 Document = dict[str, Any]
-_DOCUMENTS = ("report.json", "report.html", "report.md", "model_card.md")
 
 
 def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
@@ -67,6 +68,7 @@ def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
         judge=read_json(inputs["judge"].path / "judge.json") if "judge" in inputs else None,
         ledgers=ledgers,
     )
+    report = told(report, recipe)
     write_json(work / "report.json", report)
     write_text(work / "report.html", render_html(report))
     write_text(work / "report.md", render_markdown(report))
@@ -82,7 +84,7 @@ def run_document(recipe: Recipe, inputs: Inputs) -> Document:
         "schema_version": 1,
         "name": recipe.name,
         "description": recipe.description,
-        "recipe": recipe.model_dump(mode="json", by_alias=True),
+        "recipe": told(recipe.model_dump(mode="json", by_alias=True), recipe),
         "recipe_path": "recipe.yaml",
         "seed": recipe.seed,
         "created": max(artifact.manifest["created"] for artifact in inputs.values()),
@@ -193,9 +195,9 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path, e
     Everything is a copy (which shares its blocks with the store's file where the file system can): it may be edited.
     """
     artifacts = {item.stage.name: item.artifact for item in done}
-    for name in _DOCUMENTS:
+    for name in DOCUMENTS:
         clone(artifacts["report"].path / name, out / name)
-    write_text(out / "recipe.yaml", recipe_text)
+    write_text(out / "recipe.yaml", kept_text(recipe_text, recipe, out))
     write_json(out / "run.json", run_document(recipe, artifacts))
     for old in (*out.glob("ledger-*.parquet"), *out.glob("judge.json")):
         old.unlink()
@@ -205,9 +207,10 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path, e
         if (artifact.path / ledger.FILE).is_file():
             clone(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")
     exports.verified(read_json(out / "report.json"))
+    remove_seeds(out)
 
 
-def publish_seeds(report: Document, runs: Sequence[Path], recipe_text: str, out: Path) -> None:
+def publish_seeds(recipe: Recipe, report: Document, runs: Sequence[Path], recipe_text: str, out: Path) -> None:
     """Fill the directory of several seeds: one report over all; each seed's own run directory lies inside.
 
     Args:
@@ -226,9 +229,11 @@ def publish_seeds(report: Document, runs: Sequence[Path], recipe_text: str, out:
     write_text(out / "report.html", render_html(report))
     write_text(out / "report.md", render_markdown(report))
     write_text(out / "model_card.md", render_card(report))
-    write_text(out / "recipe.yaml", recipe_text)
+    write_text(out / "recipe.yaml", kept_text(recipe_text, recipe, out))
     stages = [stage for document in documents for stage in document["stages"]]
     write_json(out / "run.json", {**documents[0], "command": command, "stages": stages})
+    remove_files(out)
+    remove_seeds(out, runs)
 
 
 def find_run(target: Path) -> Path:

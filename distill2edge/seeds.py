@@ -2,6 +2,9 @@
 
 The teacher, its signal and the split of the rows are the recipe's own; what trains the student is done again for each
 seed. So every seed is judged on the same rows against the same teacher, and rows pair.
+
+Each seed is benched too, on one workload: its files are others (a mix chooses types by the weights), its report may
+claim only what was measured of them, and a speed-up is a ratio of neighbours in time, the teacher's among them.
 """
 
 from __future__ import annotations

@@ -144,7 +144,10 @@ def write_distill(
 
 def write_merge(recipe: Recipe, student: str, trained: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
     """A `merge` stage: `student` and `trained` name the stages of the model and of what was trained on it."""
-    return task_of(recipe).merge(recipe, inputs[student].path / "model", inputs[trained].path, rows_dir(inputs), work)
+    base = inputs[student].path / "model"
+    facts = task_of(recipe).merge(recipe, base, inputs[trained].path, rows_dir(inputs), work)
+    complete_model(recipe, work / "model", base)
+    return facts
 
 
 def write_verify(recipe: Recipe, teacher: str, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -179,6 +182,14 @@ def write_report(recipe: Recipe, work: Path, inputs: Inputs, progress: Progress)
 def teacher_model(inputs: Inputs) -> Path:
     """The teacher's directory: fitted, where the recipe fits it."""
     return (inputs["fit"] if "fit" in inputs else inputs["teacher"]).path / "model"
+
+
+def complete_model(recipe: Recipe, model_dir: Path, trained: Path) -> None:
+    """Let a merged directory say how it was trained to read, with the tokenizer of `trained`: it may be shipped."""
+    from distill2edge.data.inputs import form_of
+    from distill2edge.handover.write import hand_over_model
+
+    hand_over_model(model_dir, trained, form_of(recipe, model_dir))
 
 
 def synthetic(inputs: Inputs) -> Facts:

@@ -18,6 +18,7 @@ from distill2edge.bench.worker import serve_request
 from distill2edge.bench.workloads import build_workloads
 from distill2edge.data.encode import Encoded, example_id
 from distill2edge.errors import UserError
+from distill2edge.isolate import Crash
 from distill2edge.machine import peak_rss_bytes
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import SilentProgress
@@ -143,7 +144,7 @@ def test_nothing_to_measure_is_refused(benched: dict[str, Any], tmp_path: Path) 
 
 def test_each_vocabulary_gets_its_own_tokens_of_the_same_rows() -> None:
     sides = {"teacher": _encodings(), "student": _encodings(prompt=9, response=1, shift=1)}
-    task, chat = build_workloads(["task", "chat-5-2"], sides, 4, seed=3)
+    task, chat = build_workloads(["task", "chat-5-2"], sides, 4)
     mine = [next(r.row for r in sides["teacher"].rows if r.ids[:6] == request.ids) for request in task.of("teacher")]
     other = [next(r.row for r in sides["student"].rows if r.ids[:9] == request.ids) for request in task.of("control")]
     assert mine == other
@@ -153,20 +154,31 @@ def test_each_vocabulary_gets_its_own_tokens_of_the_same_rows() -> None:
 
 def test_a_workload_is_the_same_for_the_same_seed_and_longer_than_the_data() -> None:
     sides = {"teacher": _encodings(count=2)}
-    one, two = (build_workloads(["chat-50-3"], sides, 4, seed=1)[0] for _ in range(2))
+    one, two = (build_workloads(["chat-50-3"], sides, 4)[0] for _ in range(2))
     assert one.sha256 == two.sha256
     assert [len(request.ids) for request in one.of("teacher")] == [50] * 4
 
 
+def test_every_seed_measures_the_same_workload(
+    benched: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill2edge.bench.run.run_worker", lambda *args, **named: Crash("not run here"))
+    models, _, options = benched["arguments"]
+    for seed in (0, 1):
+        bench(models[:1], {"teacher": _encodings()}, Bench(), **{**options, "work": tmp_path / f"{seed}", "seed": seed})
+    one, two = (json.loads((tmp_path / f"{seed}" / "bench.json").read_text())["workloads"] for seed in (0, 1))
+    assert one == two
+
+
 def test_a_text_row_is_cut_in_half() -> None:
-    task = build_workloads(["task"], {"teacher": _encodings(prompt=1, response=9)}, 1, seed=0)[0]
+    task = build_workloads(["task"], {"teacher": _encodings(prompt=1, response=9)}, 1)[0]
     assert (len(task.of("teacher")[0].ids), task.of("teacher")[0].output) == (5, 5)
 
 
 @pytest.mark.parametrize("name", ["chat", "chat-0-4", "chat-8-1", "tasks", "chat-8-4-2"])
 def test_an_unknown_workload_names_the_known_ones(name: str) -> None:
     with pytest.raises(UserError) as caught:
-        build_workloads([name], {"teacher": _encodings()}, 1, seed=0)
+        build_workloads([name], {"teacher": _encodings()}, 1)
     assert caught.value.where == "bench.workloads"
     assert caught.value.fix
 

@@ -80,6 +80,19 @@ def test_two_seeds_from_recipe_to_report(tmp_path: Path) -> None:
     assert {line.split()[0] for line in asked.stdout.splitlines()} == {"good", "bad"}
     assert str(out / "seed-0") in call("chat", str(out), "--prompt", "x").stderr
 
-    again = run(tmp_path)
+    shown = call("compare", str(out / "seed-0"), str(out / "seed-1"))  # one workload: their speeds compare
+    assert shown.exit_code == 0, shown.output
+    for name in ("report.html", "report.md", "model_card.md"):
+        assert str(tmp_path) not in (out / name).read_text()
+
+    (tmp_path / "store").rename(tmp_path / "moved")
+    moved = ["--store", str(tmp_path / "moved"), "--out", str(out)]
+    again = call("run", str(out / "recipe.yaml"), *moved, "--seeds", "0,1")
     assert again.exit_code == 0
     assert "done in" not in again.stderr
+
+    plain = call("run", str(out / "seed-0" / "recipe.yaml"), *moved)
+    assert plain.exit_code == 0, plain.output
+    assert "done in" not in plain.stderr
+    assert (out / "exports").is_dir()
+    assert not [*out.glob("seed-*")]

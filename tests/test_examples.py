@@ -38,6 +38,22 @@ def test_a_misspelt_name_gets_a_hint() -> None:
     assert "did you mean quickstart?" in err
 
 
+def test_a_copy_brings_what_it_names(tmp_path: Path) -> None:
+    code, out, _ = call("alpaca/alpaca", "--into", str(tmp_path / "recipes"))
+    assert code == 0
+    copied = tmp_path / "recipes" / "alpaca" / "alpaca.yaml"
+    assert out.split() == [str(copied), str(copied.parent / "seed_tasks.jsonl")]
+    assert CliRunner().invoke(main, ["recipe", "check", str(copied)]).exit_code == 0
+    assert call("alpaca/alpaca", "--into", str(tmp_path / "recipes"))[0] == 0  # the same again
+    copied.write_text("mine")
+    assert call("alpaca/alpaca", "--into", str(tmp_path / "recipes"))[0] == 2
+    assert copied.read_text() == "mine"
+    call("self-improve/self-improve", "--into", str(tmp_path / "more"))
+    assert (tmp_path / "more" / "nemotron" / "make_data.py").is_file()  # makes the rows that it names
+    assert "seed_tasks.jsonl" in call("alpaca/alpaca")[2]
+    assert call("--into", str(tmp_path))[0] == 2
+
+
 def test_a_wheel_takes_every_file_beside_them() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     taken = {

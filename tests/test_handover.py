@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -222,3 +223,41 @@ def test_predict_runs_in_a_clean_environment(exported: Any, form: str, tmp_path:
                 env={"PATH": os.environ["PATH"]},
             )
             assert done.stdout == chat(directory, text)
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_merged_directory_says_how_it_was_trained_to_read(template: str, tmp_path: Path) -> None:
+    """As every export does: it is the file of those who go on with PyTorch."""
+    from transformers import AutoTokenizer
+
+    from distill2edge.data.inputs import InputForm, read_form
+    from distill2edge.handover.write import hand_over_model
+
+    tiny_llama(tmp_path / "trained")
+    raw = json.loads((tmp_path / "trained" / "tokenizer.json").read_text())
+    raw["padding"] = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 2,
+                      "pad_type_id": 0, "pad_token": "<|im_end|>"}  # fmt: skip
+    raw["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "trained" / "tokenizer.json").write_text(json.dumps(raw))
+    shutil.copytree(tmp_path / "trained", tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "config.json").read_text()) | {"use_cache": True, "mine": 1}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    system = "Be brief." if template == "chat" else None
+    hand_over_model(tmp_path / "model", tmp_path / "trained", InputForm("decoder", template, system, 32))
+    first = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+
+    form = read_form(tmp_path / "model")
+    assert form is not None
+    assert (form.template, form.system, form.max_length, form.stop) == (template, system, 32, (2,))
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "model")
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    assert said == {
+        "plain": "hello",
+        "chat": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n",
+    }[template]
+    written = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    assert (written["padding"], written["truncation"]) == (None, None)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["mine"] == 1  # the merged model's own
+    # A student that was merged before is merged again after a further round: nothing piles up.
+    hand_over_model(tmp_path / "model", tmp_path / "model", form)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == first

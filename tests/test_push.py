@@ -98,7 +98,7 @@ def run(tmp_path: Path) -> Path:
         "report.html": "<p>",
         "report.md": "x",
         "model_card.md": "card",
-        "recipe.yaml": "name: films",
+        "recipe.yaml": "name: films\ndata: {source: /home/me/rows.jsonl}\n",
         "exports/films-gguf-Q8_0/model.gguf": "weights" * 100,
         "exports/films-onnx-int8/model.onnx": "graph",
         "exports/films-onnx-int8/tokenizer.json": "{}",
@@ -123,6 +123,7 @@ def test_a_run_is_pushed_in_one_commit(run: Path, hub: tuple[str, type[_Hub]]) -
     exports = {"films-gguf-Q8_0/model.gguf", "films-onnx-int8/model.onnx", "films-onnx-int8/tokenizer.json"}
     assert set(hub[1].files) == {"README.md", "report.html", "recipe.yaml", *exports}
     assert hub[1].files["README.md"] == b"card"
+    assert hub[1].files["recipe.yaml"] == b"name: films\ndata: {source: rows.jsonl}\n"
     assert hub[1].files["films-gguf-Q8_0/model.gguf"] == b"weights" * 100
     assert "secret-token" not in done.stdout + done.stderr
 

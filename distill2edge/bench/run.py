@@ -40,7 +40,7 @@ def bench(
         models: teacher and student files; a control is left out, since it is the student's twin in size.
         encodings: as for `verify`; prompts are cut from these rows.
         spec: the recipe's section.
-        seed: chooses the rows and resamples.
+        seed: resamples.
         work: may hold finished rounds of an earlier try, which are not run again; raw times stay in `rounds/`.
         progress: told of every process.
         watts: device (`cpu`, `gpu`) -> power under load, where the price catalogue names this machine.
@@ -61,7 +61,7 @@ def bench(
     if not cells:
         raise UserError("there is nothing to measure", where="bench.torch", fix="export a format, or set bench.torch")
     threads = spec.threads or available_threads()
-    workloads = build_workloads(spec.workloads, encodings, spec.requests, seed=seed)
+    workloads = build_workloads(spec.workloads, encodings, spec.requests)
     directory = work / "rounds"
     directory.mkdir(parents=True, exist_ok=True)
     rounds: dict[str, list[dict[str, Any]]] = {cell.id: [] for cell in cells}

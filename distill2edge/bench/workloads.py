@@ -16,6 +16,8 @@ from distill2edge.models import Encodings
 from distill2edge.nearest import nearest
 
 _CHAT = re.compile(r"chat-([1-9]\d*)-([1-9]\d*)")
+_ROWS_SEED = 0
+"""Chooses the rows of every workload."""
 
 
 @dataclass(frozen=True)
@@ -85,27 +87,26 @@ def _shape(name: str) -> tuple[int, int]:
     return prompt, output
 
 
-def build_workloads(
-    names: Sequence[str], encodings: Mapping[str, Encodings], requests: int, *, seed: int
-) -> list[Workload]:
+def build_workloads(names: Sequence[str], encodings: Mapping[str, Encodings], requests: int) -> list[Workload]:
     """The named workloads.
 
     `task`: prompts of held-out rows with the length of their own response, at least 2 tokens (one has no pace);
     a row without a prompt is cut in half; a text to classify goes in whole, and one label comes out.
     `chat-P-N`: P tokens of the rows' text, N tokens out.
 
+    The same rows give the same workloads, whatever seed trained the models: those of several seeds compare.
+
     Args:
         names: of the workloads.
         encodings: as for `verify`.
         requests: of each workload.
-        seed: chooses the rows.
 
     Raises:
         UserError: an unknown name, or the same one twice.
     """
     check_names(names)
     count = len(encodings["teacher"].rows)
-    chosen = np.random.default_rng(seed).permutation(count)
+    chosen = np.random.default_rng(_ROWS_SEED).permutation(count)
     rows = [int(chosen[index % count]) for index in range(requests)]
     return [Workload(name, {role: _cut(name, side, rows) for role, side in encodings.items()}) for name in names]
 

@@ -32,13 +32,14 @@ _DROPPED = frozenset(
 def write_tokenizer(
     tokenizer: Any, model_dir: Path, form: InputForm, template: str | None, limit: int | None, directory: Path
 ) -> list[str]:
-    """Write the tokenizer, its chat template and the model's settings beside a graph.
+    """Write the tokenizer, its chat template and the model's settings beside a graph, or into the model's directory.
 
     A classifier's tokenizer cuts texts at `limit`, as training did. A generator's cuts none: an answer to half a
     prompt is worse than a refusal. Nothing pads.
 
     Args:
-        tokenizer: of transformers, as it was loaded from `model_dir`.
+        tokenizer: of transformers, as the model was trained with.
+        model_dir: the model's settings, and files of the tokenizer besides tokenizer.json; may be `directory`.
         template: the chat template of the file.
         limit: tokens of a classifier's text.
 
@@ -55,7 +56,8 @@ def write_tokenizer(
     write_text(directory / "tokenizer.json", core.to_str(pretty=True))
     for name in _COPIED:
         if (model_dir / name).is_file():
-            shutil.copyfile(model_dir / name, directory / name)
+            if model_dir != directory:
+                shutil.copyfile(model_dir / name, directory / name)
             written.append(name)
     config = _read(model_dir / _CONFIG) or {"tokenizer_class": "PreTrainedTokenizerFast"}
     config = {key: value for key, value in config.items() if key not in _DROPPED}

@@ -1,4 +1,4 @@
-"""Writes what goes with an exported model: input.json, predict.py, USE.md, and a Modelfile beside a GGUF decoder."""
+"""Writes what goes with a model that ships: input.json; with an export also predict.py, USE.md and a Modelfile."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.architectures import context_of
+from distill2edge.checkpoint import load_tokenizer
 from distill2edge.data.chat_templates import Frame, Turns, chat_template_of, frame_of, shipped_template, turns_of
 from distill2edge.data.encode import apply_template, prompt_text, stop_token_ids, wants_bos
 from distill2edge.data.encode_texts import around
 from distill2edge.data.inputs import FILE, InputForm, default_form, kind_of, parse_form
 from distill2edge.errors import UserError
 from distill2edge.files import read_json, write_json, write_text
+from distill2edge.handover.tokenizer import write_tokenizer
 from distill2edge.progress import Progress
 
 CONTEXT = 2048
@@ -46,6 +48,23 @@ def limit_of(form: InputForm, model_dir: Path) -> int | None:
     return min(limits, default=None)
 
 
+def hand_over_model(model_dir: Path, trained: Path, form: InputForm) -> None:
+    """Make a merged Hugging Face directory one that people can use: tokenizer and template as trained, input.json.
+
+    Args:
+        model_dir: weights and settings; is completed.
+        trained: where the tokenizer lies with which it was trained.
+        form: how it was trained to read.
+
+    Raises:
+        UserError: as `write_tokenizer`.
+    """
+    tokenizer = load_tokenizer(trained)
+    form = form_for(model_dir, {"input": form.dumps()}, tokenizer)
+    write_tokenizer(tokenizer, model_dir, form, template_for(form, tokenizer), limit_of(form, model_dir), model_dir)
+    write_json(model_dir / FILE, _document(model_dir, form, tokenizer, _frame(form, tokenizer)[0]))
+
+
 def hand_over(
     directory: Path,
     form: InputForm,
@@ -68,22 +87,13 @@ def hand_over(
     Returns:
         names of the files.
     """
-    head, tail = around(tokenizer)
-    if form.kind == "decoder":
-        head, tail = ([tokenizer.bos_token_id] if form.template != "chat" and wants_bos(tokenizer) else []), []
-    window = context_of(model_dir) if form.kind != "seq2seq" else None
-    settings = read_json(model_dir / "config.json")
-    labels = [str(text) for _, text in sorted((settings.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
-    document = {
-        "schema_version": 1,
-        **asdict(form),
-        "max_length": limit_of(form, model_dir) if form.kind == "classifier" else form.max_length,
-        "context": min(CONTEXT, window or CONTEXT),
-        "labels": labels if form.kind == "classifier" else [],
-        "frame": asdict(_frame(form, tokenizer, facts["scheme"], progress)),
-        "head": head,
-        "tail": tail,
-    }
+    frame, whole = _frame(form, tokenizer)
+    if not whole:
+        progress.warn(
+            f"{facts['scheme']}: the chat template looks into what the user says; predict.py writes what stands around "
+            "an ordinary text"
+        )
+    document = _document(model_dir, form, tokenizer, frame)
     write_json(directory / FILE, document)
     here = Path(__file__).parent
     source = here / f"predict_{facts['format']}.py"
@@ -105,19 +115,36 @@ def hand_over(
     return written
 
 
-def _frame(form: InputForm, tokenizer: Any, scheme: str, progress: Progress) -> Frame:
+def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) -> dict[str, Any]:
+    """input.json: the form, and what a program without this package needs to follow it."""
+    head, tail = around(tokenizer)
+    if form.kind == "decoder":
+        head, tail = ([tokenizer.bos_token_id] if form.template != "chat" and wants_bos(tokenizer) else []), []
+    window = context_of(model_dir) if form.kind != "seq2seq" else None
+    settings = read_json(model_dir / "config.json")
+    labels = [str(text) for _, text in sorted((settings.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    return {
+        "schema_version": 1,
+        **asdict(form),
+        "max_length": limit_of(form, model_dir) if form.kind == "classifier" else form.max_length,
+        "context": min(CONTEXT, window or CONTEXT),
+        "labels": labels if form.kind == "classifier" else [],
+        "frame": asdict(frame),
+        "head": head,
+        "tail": tail,
+    }
+
+
+def _frame(form: InputForm, tokenizer: Any) -> tuple[Frame, bool]:
+    """What stands around a text, and whether it does so around every text."""
     template = chat_template_of(tokenizer)
     if form.kind != "decoder" or form.template != "chat" or not template:
-        return Frame()
+        return Frame(), True
     found = frame_of(template, form.system, tokenizer.special_tokens_map)
     if found is not None:
-        return found
+        return found, True
     before, _, after = prompt_text(_MARK, tokenizer, "chat", form.system).partition(_MARK)
-    progress.warn(
-        f"{scheme}: the chat template looks into what the user says; predict.py writes what stands around an ordinary "
-        "text"
-    )
-    return Frame((before,), (after,))
+    return Frame((before,), (after,)), False
 
 
 _MARK = "\u2402text\u2403"

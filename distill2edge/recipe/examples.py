@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from pathlib import Path
 
-from distill2edge.errors import UserError
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.files import clone
 from distill2edge.nearest import meant
 
 _ROOT = Path(__file__).parents[2]
@@ -40,11 +42,58 @@ def read_example(name: str) -> str:
     Raises:
         UserError: there is none of that name.
     """
+    return _path_of(name).read_text(encoding="utf-8")
+
+
+def files_of(name: str) -> dict[str, Path]:
+    """What one recipe needs to run elsewhere: path below the folder of all recipes -> file, the recipe itself first.
+
+    That is what lies beside it, and beside the data that it names in another's folder: rows, and what makes them.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    from distill2edge.recipe.kept import located
+    from distill2edge.recipe.load import load_recipe
+
+    path = _path_of(name)
+    root = Path(os.path.normpath(path.parents[name.count("/")]))
+    places = [path.parent, *((path.parent / written).parent for written in located(load_recipe(path)))]
+    folders = dict.fromkeys(Path(os.path.normpath(place)) for place in places)
+    files = [path]
+    for folder in folders:
+        if root in folder.parents:  # beside a recipe of the root there are only others
+            files += sorted(file for file in folder.iterdir() if file.is_file() and file.suffix != ".yaml")
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def copy_example(name: str, folder: Path) -> list[Path]:
+    """Copy one recipe and what it needs into a folder, laid out as they are in the package; returns the copies.
+
+    Raises:
+        UserError: there is none of that name, or another file stands there.
+        EnvironmentFault: the folder cannot be written.
+    """
+    copies = {folder / target: file for target, file in files_of(name).items()}
+    for target, file in copies.items():
+        if target.exists() and (not target.is_file() or target.read_bytes() != file.read_bytes()):
+            raise UserError("another file stands there", where=str(target), fix="name another folder with --into")
+    for target, file in copies.items():
+        try:
+            clone(file, target)
+        except OSError as error:
+            raise EnvironmentFault(
+                f"cannot be written: {error.strerror}", where=str(target), fix="name another folder with --into"
+            ) from error
+    return list(copies)
+
+
+def _path_of(name: str) -> Path:
     found = example_recipes()
     if name not in found:
         hint = meant(name, list(found)) or "`distill2edge recipe examples` lists them"
         raise UserError(f"no recipe {name!r} comes with this package", fix=hint.strip())
-    return found[name].read_text(encoding="utf-8")
+    return found[name]
 
 
 def _purpose(path: Path) -> str:

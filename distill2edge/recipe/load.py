@@ -59,7 +59,7 @@ class Read:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe. Relative paths in it start at its folder.
+    """Read and check a recipe. Relative paths in it start at its folder, or at the one that it names.
 
     Args:
         path: the YAML file.
@@ -117,6 +117,8 @@ def _coherent(read: Read) -> Recipe:
 def _read(text: str, name: str, overrides: Sequence[str], folder: Path | None) -> Read:
     document, lines, written = yaml12.parse_document(text, name)
     overridden = frozenset(_override(document, override, written) for override in overrides)
+    if isinstance(asked := document.get("folder"), str):
+        folder = (folder or Path()) / asked
     context = {COLLECT: True, FOLDER: folder}
     empty = [Problem(path, _EMPTY, _EMPTY_FIX) for path, text in written.items() if not text]
     try:
@@ -186,6 +188,8 @@ def dump_recipe(recipe: Recipe) -> str:
     import yaml
 
     content = recipe.model_dump(mode="json", by_alias=True)
+    if recipe.folder is not None:
+        content = {"name": content.pop("name"), "folder": recipe.folder, **content}
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100))
 
 

@@ -38,10 +38,17 @@ def locate(text: str) -> Path:
 
 def is_astray(text: str) -> bool:
     """Whether a path is found from the current directory alone, so that the recipe works nowhere else."""
+    folder = getattr(text, "folder", None)
+    return folder is not None and start_of(text) not in (None, Path(folder))
+
+
+def start_of(text: str) -> Path | None:
+    """The folder that a relative path was found from; None where it is absolute, or no path to anything here."""
     path, folder = _expanded(text), getattr(text, "folder", None)
-    if folder is None or path.is_absolute():
-        return False
-    return not _exists(Path(folder) / path) and _exists(path)
+    if path.is_absolute():
+        return None
+    places = [Path(folder)] if folder is not None else []
+    return next((place for place in (*places, Path()) if _exists(place / path)), None)
 
 
 def tried(text: str) -> str:

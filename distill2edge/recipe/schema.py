@@ -306,6 +306,12 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the run directory and the files")
     description: str = ""
+    folder: Annotated[str | None, LATER] = Field(
+        None,
+        exclude=True,  # where a file lies is no part of what it asks for
+        description="where relative paths start, itself relative to this file; null: the folder of this file. A run "
+        "writes it into the copy that it keeps",
+    )
     task: Literal["causal-lm", "seq2seq", "classification"] = "causal-lm"
     seed: int = Field(0, ge=0, lt=2**32)
     teacher: Teacher
