@@ -79,7 +79,7 @@ def test_overrides_braces_and_several_documents_of_style_are_kept_too(project: P
 def _values(recipe: Path) -> object:
     from distill2edge.recipe import yaml12
 
-    return yaml12.parse_document(recipe.read_text(), "x")[0]
+    return yaml12.parse_document(recipe.read_text(), "x").value
 
 
 def test_a_recipe_without_local_paths_is_kept_as_it_is(tmp_path: Path) -> None:
