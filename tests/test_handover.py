@@ -251,10 +251,13 @@ def test_a_merged_directory_says_how_it_was_trained_to_read(template: str, tmp_p
     assert (form.template, form.system, form.max_length, form.stop) == (template, system, 32, (2,))
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "model")
     said = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
-    assert said == {
-        "plain": "hello",
-        "chat": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n",
-    }[template]
+    assert (
+        said
+        == {
+            "plain": "hello",
+            "chat": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n",
+        }[template]
+    )
     written = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
     assert (written["padding"], written["truncation"]) == (None, None)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["mine"] == 1  # the merged model's own
