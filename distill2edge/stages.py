@@ -38,7 +38,7 @@ VERSIONS = {
     "verify": 4,
     "judge": 2,
     "bench": 2,
-    "report": 7,
+    "report": 8,
     "rounds": 2,
 }
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from distill2edge.errors import UserError
 from distill2edge.report import charts, claims, cost_tables, cost_words, curves, facts, speed_tables, tables, text
 from distill2edge.report.build import build_report
+from distill2edge.report.card import render_card
 from distill2edge.report.frontier import pareto
-from distill2edge.report.html import render_html
+from distill2edge.report.html import breakable, render_html
 from distill2edge.report.judge import judge_summary
 from distill2edge.report.markdown import render_markdown
 from distill2edge.report.sections import SECTIONS
@@ -38,7 +39,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
         self.open: list[str] = []
-        self.feed(page)
+        self.feed(page.replace("<wbr>", ""))  # a place where an id may break is no end of a word
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -417,7 +418,8 @@ def test_the_report_package_is_light() -> None:
         "heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'onnx', 'pydantic'} & set(sys.modules)\n"
         "ours = {m for m in sys.modules if m.startswith('distill2edge.')}\n"
         "assert not heavy, heavy\n"
-        "leaves = {'distill2edge.errors', 'distill2edge.terminal', 'distill2edge.schemes', 'distill2edge.rivals'}\n"
+        "names = ('errors', 'terminal', 'schemes', 'rivals', 'nearest')\n"
+        "leaves = {f'distill2edge.{name}' for name in names}\n"
         "assert all(m in leaves or m.startswith('distill2edge.report') for m in ours), ours\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -572,3 +574,85 @@ def test_rows_are_counted_in_whole_numbers_and_a_classifier_agrees_on_texts() ->
     table = tables.distances_table(report)
     assert table is not None
     assert "share of the texts where the teacher's most likely label" in table.note
+
+
+def classifier() -> Document:
+    """A report of a classifier trained in full."""
+    verify = {**made.passing_verify(), "unit": "text"}
+    bench = made.bench(verify["models"], broken=True)
+    merge = {**made.merge(), "kind": "full", "max_logit_difference": 0.0, "mean_logit_difference": 0.0}
+    return build_report(made.run(), made.data(), None, None, made.train(), merge, [], verify, bench, None)
+
+
+def test_a_classifier_has_the_latency_of_a_text_and_texts_per_second() -> None:
+    report = classifier()
+    table = speed_tables.bench_table(report, "task")
+    assert table is not None
+    assert table.head == ["cell", "text p50", "text p95", "texts/s", "peak memory", "cold start"]
+    assert table.title == "Speed, workload task: 47.3 tokens in"
+    assert all(len(cells) == len(table.head) for cells in table.rows)
+    rate = 1000 / 655
+    assert table.rows[0][3].text == text.number(rate)
+    assert " to " in table.rows[0][3].beside
+    for words in (Page(render_html(report)).words, render_markdown(report)):
+        assert not re.search(r"TTFT p50|TPOT p50|decode tokens|\d out\b", words)
+    assert "milliseconds per text, task" in render_html(report)
+    table = speed_tables.bench_table(made.report(), "task")
+    assert table is not None
+    assert table.head[1:7] == ["TTFT p50", "TPOT p50", "request p50", "request p95", "prefill tokens/s",
+                               "decode tokens/s"]  # fmt: skip
+
+
+def test_a_column_that_nothing_fills_is_left_out() -> None:
+    report = made.report()
+    for cell in report["bench"]["cells"]:
+        for measured in cell["workloads"].values():
+            measured["tpot_ms"] = measured["decode_tps"] = None  # one token out
+    table = speed_tables.bench_table(report, "task")
+    assert table is not None
+    assert not {"TPOT p50", "decode tokens/s"} & set(table.head)
+
+
+def test_a_student_trained_in_full_has_no_merge_to_speak_of(passing: Document) -> None:
+    assert "logit difference" not in Page(render_html(classifier())).words
+    assert "merge: max logit difference 3.1e-05" in Page(render_html(passing)).words
+
+
+def test_notes_speak_of_no_place_that_only_the_page_has(passing: Document) -> None:
+    report = made.report(judged=True)
+    for said in (render_markdown(report), render_card(report)):
+        assert not re.search(r"under the figures|under it|hover|above\.", said, re.I)
+        assert "with 95% intervals over rows" in said
+        assert re.search(r"\| 0\.861 \(0\.843 to 0\.879\) \|", said)
+
+
+def test_a_control_that_is_the_student_is_warned_of() -> None:
+    def said(control: Document | None, **keys: str) -> list[str]:
+        verify = made.passing_verify()
+        stages = [{"stage": name.replace("_", " "), "key": key, "wall_s": 1.0} for name, key in keys.items()]
+        report = build_report(
+            made.run(stages=stages), None, None, None, made.train(), None, [], verify, None, None, control=control
+        )
+        return [w["text"] for w in report["verdict"]["warnings"] if w["kind"] == "control"]
+
+    same = ["the control and the student are one training: to compare them says nothing of the teacher's part"]
+    assert said(made.train(0.44, 3), merge="a", merge_control="b") == []
+    assert said(None, merge="a") == []
+    assert said(made.train(0.44, 3), merge="a", merge_control="a") == same  # one artifact of the store
+    assert said(made.train(), merge="a", merge_control="b") == same  # every loss is the same
+    assert said({**made.train(), "log": []}) == []
+
+
+def test_ids_break_between_their_parts() -> None:
+    assert breakable("student/onnx:int8@cpu") == "student/<wbr>onnx:int8<wbr>@cpu"
+    assert breakable("teacher") == "teacher"
+    assert breakable("<b>/&@") == "&lt;b&gt;/<wbr>&amp;<wbr>@"
+    assert max(map(len, breakable("x" * 500).split("<wbr>"))) == 24
+    css = re.search(r"<style>(.*?)</style>", render_html(made.report()), re.S)
+    assert css is not None
+    assert not re.search(r"tbody th \{[^}]*anywhere", css[1])
+
+
+def test_a_small_share_is_not_nothing() -> None:
+    assert (text.percent(0.0000003), text.percent(0.0), text.percent(0.0006)) == ("<0.1%", "0.0%", "0.1%")
+    assert text.percent(0.001, 0) == "<1%"

@@ -49,7 +49,7 @@ def build_report(
     gates: list[Document] = list(verify.get("gates", []))
     bench = bench or {}
     passed = verify.get("verdict") == "pass"
-    warnings = verdict_warnings(verify, data, bench)
+    warnings = verdict_warnings(verify, data, bench, run.get("stages", []), {"student": train, "control": control})
     withheld = withheld_by(passed, warnings)
     workload = main_workload(bench)
     files = [_file(export) for export in exports]

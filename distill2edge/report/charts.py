@@ -84,7 +84,7 @@ def pareto_chart(
         drawing.marker(x, y, role_of(point), title, hollow=point.get("passed") is False)
     draw_labels(drawing, best.spots, best.placed, "label")
     if best.missing:
-        said = f"{best.missing} of {len(best.spots)} names have no room here; the tables have them all."
+        said = f"No room for {best.missing} of {len(best.spots)} names; the tables have them all."
         drawing.text(4, best.height + 13, said, "axis-title")
     return drawing.render()
 

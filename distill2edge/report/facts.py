@@ -46,12 +46,14 @@ def training_facts(report: Document) -> list[Pair]:
 
 
 def merge_facts(report: Document) -> list[Pair]:
-    """Logits before and after the merge."""
+    """Logits before and after the merge; nothing of a student trained in full, whose weights need none."""
     merge = report["merge"]
+    if merge.get("kind") == "full":
+        return []
     found = []
     for key, value in merge.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and "difference" in key:
-            found.append((key.replace("_", " "), text.number(value)))
+            found.append((f"merge: {key.replace('_', ' ')}", text.number(value)))
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from distill2edge.errors import UserError
 from distill2edge.report import (
@@ -25,17 +27,28 @@ from distill2edge.report.sections import SECTIONS
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
+_LONGEST = 24
+"""Characters that a column is always wide enough for, on a phone too, or may scroll."""
 
 
 def environment() -> Environment:
     """Templates of this package, escaping always."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("distill2edge.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["breakable"] = breakable
+    return made
+
+
+def breakable(name: str) -> Markup:
+    """An id that a narrow column may break between its parts (`student/`, `onnx:int8`, `@cpu`), not within one."""
+    parts = re.split(r"(?<=/)(?!$)|(?=@)(?<!^)", name)
+    pieces = (part[n : n + _LONGEST] for part in parts for n in range(0, len(part), _LONGEST))
+    return Markup("<wbr>").join(pieces)
 
 
 def check_version(report: Document) -> None:
@@ -61,6 +74,7 @@ def render_html(report: Document) -> str:
     check_version(report)
     cost = report["cost"] or {}
     metric, pareto = report["metric"], report["pareto"]
+    one = "text" if metric.get("unit") == "text" else "request"
     recipe = report["reproduce"]["recipe"]
     workloads = [str(workload["name"]) for workload in report["bench"].get("workloads", [])]
     parts: Document = dict(  # noqa: C408 (the names that the template reads)
@@ -75,8 +89,8 @@ def render_html(report: Document) -> str:
         latency_chart=charts.pareto_chart(
             pareto["latency"],
             metric,
-            x_title=f"milliseconds per request, {pareto['workload']}",
-            x_unit="ms per request",
+            x_title=f"milliseconds per {one}, {pareto['workload']}",
+            x_unit=f"ms per {one}",
             levels=facts.levels(report),
         ),
         size_chart=charts.pareto_chart(

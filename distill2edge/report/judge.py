@@ -76,7 +76,7 @@ def judge_samples(report: Document) -> Table | None:
         for pair in samples["pairs"]
     ]
     head = ["prompt", "teacher", str(samples["model"]), "outcome for the student"]
-    note = "The first pair of each outcome. Under it the judge's replies, the student shown as A and then as B."
+    note = "The first pair of each outcome. With it the judge's replies, the student shown as A and then as B."
     return Table("Judged pairs", head, rows, left=4, note=note)
 
 

@@ -70,6 +70,7 @@ class _Room:
         edge = self.bounds
         if box.left < edge.left or box.right > edge.right or box.top < edge.top or box.bottom > edge.bottom:
             return False
+        box = Box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1)  # some air
         if any(box.meets(other) for n, other in enumerate(self.boxes) if n != skip):
             return False
         return not any(box.crossed(line) for line in (*self.lines, *self.leaders))

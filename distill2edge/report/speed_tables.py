@@ -2,56 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from distill2edge.report import text
-from distill2edge.report.tables import Cell, Document, Table, figure, row
+from distill2edge.report.tables import Cell, Document, Table, figure, filled, row
+
+Column = tuple[str, Callable[[Document], str | Cell]]
+"""Head, and what is written of a workload's figures."""
+
+
+def _p50(measured: Document, key: str) -> Cell:
+    latency = measured.get(key) or {}
+    return figure({**latency, "value": latency.get("p50")}, text.milliseconds)
+
+
+def _p95(measured: Document) -> str:
+    return text.milliseconds((measured.get("e2e_ms") or {}).get("p95"))
+
+
+_GENERATION: tuple[Column, ...] = (
+    ("TTFT p50", lambda m: text.milliseconds((m.get("ttft_ms") or {}).get("p50"))),
+    ("TPOT p50", lambda m: text.milliseconds((m.get("tpot_ms") or {}).get("p50"))),
+    ("request p50", lambda m: _p50(m, "e2e_ms")),
+    ("request p95", _p95),
+    ("prefill tokens/s", lambda m: figure(m.get("prefill_tps"))),
+    ("decode tokens/s", lambda m: figure(m.get("decode_tps"))),
+)
+# A classifier generates nothing: no first token, no time between tokens.
+_CLASSES: tuple[Column, ...] = (
+    ("text p50", lambda m: _p50(m, "e2e_ms")),
+    ("text p95", _p95),
+    ("texts/s", lambda m: figure(m.get("requests_per_s"))),
+)
 
 
 def bench_table(report: Document, workload: str) -> Table | None:
-    """Speed and memory of every cell on one workload."""
+    """Speed and memory of every cell on one workload; columns that nothing fills are left out."""
+    classifies = report["metric"].get("unit") == "text"
+    columns = _CLASSES if classifies else _GENERATION
     rows = []
     for cell in report["bench"].get("cells", []):
-        name = Cell(str(cell["id"]), "mono")
         if cell.get("error"):
             ships = any(cell.get("model") == file["model"] for file in report["files"])
             failed = Cell(str(cell["id"]), "mono bad" if ships else "mono warn", beside=f"failed: {cell['error']}")
-            rows.append(row(failed, *[text.MISSING] * 8, Cell(text.MISSING, "weak")))
+            rows.append(row(failed, *[text.MISSING] * (len(columns) + 3)))
             continue
         measured = (cell.get("workloads") or {}).get(workload)
         if measured is None:
             continue
-        ttft, tpot, whole = (measured.get(key) or {} for key in ("ttft_ms", "tpot_ms", "e2e_ms"))
         energy = measured.get("energy") or {}
         joules = energy.get("joules_per_request")
+        busy = Cell(f"{cell['id']} (contended)", "mono warn")
         rows.append(
             row(
-                name,
-                text.milliseconds(ttft.get("p50")),
-                text.milliseconds(tpot.get("p50")),
-                figure({**whole, "value": whole.get("p50")}, text.milliseconds),
-                text.milliseconds(whole.get("p95")),
-                figure(measured.get("prefill_tps")),
-                figure(measured.get("decode_tps")),
+                busy if cell.get("contended") else Cell(str(cell["id"]), "mono"),
+                *[write(measured) for _, write in columns],
                 text.size(cell.get("peak_rss_bytes")),
                 figure(cell.get("cold_start_s"), text.seconds),
-                f"{text.number(joules)} J, {energy['label']}" if joules is not None else "unavailable",
+                text.MISSING if joules is None else f"{text.number(joules)} J, {energy['label']}",
             )
         )
-        if cell.get("contended"):
-            rows[-1][0] = Cell(f"{cell['id']} (contended)", "mono warn")
     if not rows:
         return None
     about: Document = next((w for w in report["bench"].get("workloads", []) if w.get("name") == workload), {})
-    note = ""
-    if all(cells[-1].text in (text.MISSING, "unavailable") for cells in rows):
-        rows, note = [cells[:-1] for cells in rows], "Energy: unavailable on this machine."
     title = f"Speed, workload {workload}"
     if about.get("prompt_tokens"):
-        title += f": {text.tick(about['prompt_tokens'])} tokens in, {text.tick(about.get('output_tokens') or 0)} out"
-    head = [
-        "cell", "TTFT p50", "TPOT p50", "request p50", "request p95", "prefill tokens/s", "decode tokens/s",
-        "peak memory", "cold start", "energy of a request",
-    ]  # fmt: skip
-    return Table(title, head[: len(rows[0])], rows, note=note)
+        title += f": {text.tick(about['prompt_tokens'])} tokens in"
+        title += "" if classifies else f", {text.tick(about.get('output_tokens') or 0)} out"
+    what = "text" if classifies else "request"
+    head = ["cell", *[name for name, _ in columns], "peak memory", "cold start", f"energy of a {what}"]
+    unknown = all(cells[-1].text == text.MISSING for cells in rows)
+    return filled(title, head, rows, note="Energy: unavailable on this machine." if unknown else "")
 
 
 def speedup_table(report: Document) -> Table | None:

@@ -127,7 +127,7 @@ def models_table(report: Document) -> Table:
             rows.append(row(Cell(str(name), "weak"), figure(value), *[text.MISSING] * (len(head) - 2)))
     note = (
         f"{text.count(metric.get('rows'))} held-out rows, {text.count(metric.get('tokens'))} positions compared; "
-        f"95% intervals under the figures. KL in nats per {metric.get('unit') or 'token'}, "
+        f"with 95% intervals over rows. KL in nats per {metric.get('unit') or 'token'}, "
         "from the merged student to the file; top-1 agreement with it. "
         "Retained is the score over the teacher's on the same rows."
     )
@@ -272,7 +272,7 @@ def survival_table(report: Document) -> Table | None:
         )
     note = (
         "Ratio: root mean square of what training changed, over the quantization step. Where it is small, rounding may "
-        "swallow the change of a single weight; the sum over many still shows, so judge by the KL above."
+        "swallow the change of a single weight; the sum over many still shows, so judge by the KL to the student."
     )
     head = ["scheme", "tensors", "median ratio", "smallest", "below half a step", "weakest tensor"]
     return Table("Does the trained change survive quantization?", head, rows, note=note) if rows else None

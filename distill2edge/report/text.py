@@ -40,9 +40,13 @@ def usd_tick(value: float) -> str:
 
 
 def percent(value: Any, digits: int = 1) -> str:
-    """A share as a percentage."""
+    """A share as a percentage; what would be rounded to nothing is less than the last digit."""
     x = _float(value)
-    return MISSING if x is None else f"{100 * x:.{digits}f}%"
+    if x is None:
+        return MISSING
+    said = f"{100 * x:.{digits}f}%"
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}%" if 0 < x < least / 200 else said
 
 
 def usd(value: Any) -> str:

@@ -29,8 +29,15 @@ def verdict_of(verify: Document, gates: list[Document], models: list[Document]) 
     return {"result": result, "summary": summary, "failed_gates": failed, "errors": errors}
 
 
-def verdict_warnings(verify: Document, data: Document | None, bench: Document) -> list[Document]:
-    """What stands beside the verdict: verify's own warnings, classes never trained on, cells of a busy machine.
+def verdict_warnings(
+    verify: Document, data: Document | None, bench: Document, stages: list[Document], training: Document
+) -> list[Document]:
+    """What stands beside the verdict: verify's own warnings, classes never trained on, a control that is the student,
+    cells of a busy machine.
+
+    Args:
+        stages: of the run, with their keys.
+        training: train.json of `student` and of `control`, None where there is none.
 
     Returns:
         `kind`, `text`, and `headline`: whether a headline may be claimed in spite of it. Those that forbid one first.
@@ -42,11 +49,26 @@ def verdict_warnings(verify: Document, data: Document | None, bench: Document) -
         named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         text = f"{'class' if len(absent) == 1 else 'classes'} {named}: no training row"
         found.append({"kind": "class", "text": text, "headline": True})
+    if _same_training(stages, training):
+        text = "the control and the student are one training: to compare them says nothing of the teacher's part"
+        found.append({"kind": "control", "text": text, "headline": True})
     cells = [cell for cell in bench.get("cells", []) if cell.get("contended")]
     if cells:
         busy = f"{len(cells)} of {len(bench['cells'])} speeds were measured while the machine was busy with other work"
         found.append({"kind": "contention", "text": f"{busy}: they are a lower bound", "headline": True})
     return found
+
+
+def _same_training(stages: list[Document], training: Document) -> bool:
+    """Whether student and control are one model: merged from one artifact, or with the same loss at every step."""
+    keys = {str(stage.get("stage")): stage.get("key") for stage in stages}
+    if "merge control" in keys and keys["merge control"] == keys.get("merge"):
+        return True
+    logs = [
+        [(row.get("step"), row.get("loss")) for row in (training.get(role) or {}).get("log") or ()]
+        for role in ("student", "control")
+    ]
+    return bool(logs[0]) and logs[0] == logs[1]
 
 
 def withheld_by(passed: bool, warnings: list[Document]) -> str:
