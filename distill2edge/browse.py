@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge import ledger
 from distill2edge.errors import UserError
 from distill2edge.ledger import LedgerRow
+from distill2edge.quantities import readable_usd
 from distill2edge.store import Store, default_root
 from distill2edge.terminal import coloured, one_line, printable
 
@@ -141,7 +142,7 @@ def _why(row: LedgerRow) -> str:
         ("settings", _safe(", ".join(f"{name} {value}" for name, value in row.settings.items()))),
         ("overlap", overlap),
         ("tokens", f"{row.prompt_tokens:,} in, {row.response_tokens:,} out"),
-        ("cost", f"${row.cost_usd:.6f}"),
+        ("cost", f"{readable_usd(row.cost_usd)}"),
         ("made from", row.parent or "nothing of ours"),
         ("written", row.created),
         ("prompt", _safe(row.prompt)),
@@ -184,7 +185,7 @@ def _stats(name: str, facts: dict[str, Any]) -> str:
     line("prompt tokens", facts["prompt_tokens"], " ")
     line("response tokens", facts["response_tokens"], " ")
     each = facts["cost_per_kept_usd"]
-    table.add_row("cost", f"${facts['cost_usd']:.4f}", f"${each:.6f} per kept row" if each is not None else "")
+    table.add_row("cost", readable_usd(facts["cost_usd"]), "" if each is None else f"{readable_usd(each)} per kept row")
     return _render(table)
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from distill2edge.errors import EnvironmentFault
-from distill2edge.housekeeping import readable_bytes
+from distill2edge.quantities import readable_bytes
 from distill2edge.store import default_root
 
 _REQUIRED = (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
+from distill2edge.quantities import readable_bytes, readable_seconds
 from distill2edge.rundir import read_document
 from distill2edge.store import Artifact, Store, default_root
 
@@ -42,7 +43,7 @@ def render_store(rows: list[dict[str, Any]]) -> str:
         return "the store is empty"
     lines = [f"{'stage':<10} {'key':<20} {'size':>10} {'took':>8}  created"]
     for row in rows:
-        size, took = readable_bytes(row["bytes"]), f"{row['wall_s']:.0f} s"
+        size, took = readable_bytes(row["bytes"]), readable_seconds(row["wall_s"])
         lines.append(f"{row['stage']:<10} {row['key']:<20} {size:>10} {took:>8}  {row['created']}")
     lines.append(f"{len(rows)} entries, {readable_bytes(sum(row['bytes'] for row in rows))}")
     return "\n".join(lines)
@@ -81,15 +82,6 @@ def collect_garbage(
     hint = "" if delete or not doomed else "\nadd --yes to delete"
     lines = [f"  {path}  {readable_bytes(size)}" for path, size in doomed]
     return "\n".join([*lines, f"{verb} {len(doomed)} entries, {total}; {free} free on the disk{hint}"])
-
-
-def readable_bytes(count: float) -> str:
-    """`93.8 MB`: powers of ten, as disks and stores print them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _last_use(artifact: Artifact) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.progress import Progress
+from distill2edge.quantities import readable_seconds
 from distill2edge.store import EVERYTHING, Artifact, Files, Store, make_key
 
 Inputs = Mapping[str, Artifact]
@@ -113,7 +114,7 @@ def run_stages(
             progress,
             stage.files,
         )
-        progress.say(f"{head}: done in {time.monotonic() - start:.1f} s")
+        progress.say(f"{head}: done in {readable_seconds(time.monotonic() - start)}")
         done[stage.name] = Done(stage, artifact, cached=False)
         made(done[stage.name])
     return list(done.values())

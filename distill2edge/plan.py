@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge import progress as progress_module
-from distill2edge.housekeeping import readable_bytes
 from distill2edge.pipeline import Stage, keys_of
 from distill2edge.planning.costs import cost_of
 from distill2edge.planning.sizes import Sizes, as_json, sizes_of
 from distill2edge.planning.speed import free_share, machine_speed
 from distill2edge.preflight import checked_recipe
 from distill2edge.progress import Progress
+from distill2edge.quantities import readable_bytes, readable_seconds, readable_share
 from distill2edge.recipe.schema import Recipe
 from distill2edge.store import Artifact, Store, default_root
 
@@ -140,7 +140,8 @@ def render_plan(plan: dict[str, Any]) -> str:
 def _remarks(plan: dict[str, Any]) -> list[str]:
     basis, lines = plan["basis"], []
     if basis["free_share"] < _BUSY:
-        lines.append(f"the machine is busy: a process gets {basis['free_share']:.0%} of a core, and times are by that")
+        share = readable_share(basis["free_share"])
+        lines.append(f"the machine is busy: a process gets {share} of a core, and times are by that")
     if basis["rows_from"] == "guess":
         lines.append("the data is not here yet: rows and their tokens are guessed until `distill2edge data` has run")
     if plan.get("endpoint"):
@@ -156,13 +157,6 @@ def _remarks(plan: dict[str, Any]) -> list[str]:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def readable_seconds(seconds: float) -> str:
-    """`8 s`, `3 min`, `2.1 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _row(

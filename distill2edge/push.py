@@ -8,6 +8,7 @@ from pathlib import Path
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.hub import network_errors
 from distill2edge.progress import Progress
+from distill2edge.quantities import readable_bytes
 from distill2edge.recipe.kept import told_text
 from distill2edge.rundir import load_report, refuse_seeds
 
@@ -63,7 +64,7 @@ def push_run(
 
     api = HfApi()
     size = sum(path.stat().st_size for path in files.values())
-    progress.say(f"pushing {len(files)} files, {size / 1e6:,.0f} MB, to {api.endpoint}/{repo}")
+    progress.say(f"pushing {len(files)} files, {readable_bytes(size)}, to {api.endpoint}/{repo}")
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         operations = [

@@ -197,7 +197,7 @@ def test_time_is_booked_where_it_was_spent(bench: Document, verify: Document, st
 def test_what_the_judge_was_paid_is_evaluation(bench: Document, verify: Document) -> None:
     one_off = build_cost(Cost(), bench, verify, {}, {"signal": 2.0, "judge": 1.0})["one_off"]
     assert (one_off["teacher_generation_usd"], one_off["evaluation_usd"], one_off["total_usd"]) == (2.0, 1.0, 3.0)
-    assert "$3.0000 paid" in one_off["note"]
+    assert "$3.00 paid" in one_off["note"]
 
 
 def test_break_even_repays_the_one_off(bench: Document, verify: Document) -> None:

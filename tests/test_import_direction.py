@@ -22,6 +22,7 @@ FLOOR = {
     "nearest",
     "precision",
     "progress",
+    "quantities",
     "rivals",
     "schemes",
     "signals",

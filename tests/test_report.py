@@ -418,7 +418,7 @@ def test_the_report_package_is_light() -> None:
         "heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'onnx', 'pydantic'} & set(sys.modules)\n"
         "ours = {m for m in sys.modules if m.startswith('distill2edge.')}\n"
         "assert not heavy, heavy\n"
-        "names = ('errors', 'terminal', 'schemes', 'rivals', 'nearest')\n"
+        "names = ('errors', 'terminal', 'schemes', 'rivals', 'nearest', 'quantities')\n"
         "leaves = {f'distill2edge.{name}' for name in names}\n"
         "assert all(m in leaves or m.startswith('distill2edge.report') for m in ours), ours\n"
     )

@@ -11,6 +11,7 @@ from distill2edge.cost.buckets import BUCKETS, bucket_of
 from distill2edge.cost.catalogue import Catalogue, Device, Rented
 from distill2edge.cost.compare import Cell, admitted, choose, comparison, pair, role_of
 from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
+from distill2edge.quantities import readable_usd
 from distill2edge.recipe import schema
 from distill2edge.recipe.costs import RequestTokens
 
@@ -222,7 +223,7 @@ def _one_off(
     for stage, amount in paid.items():
         usd[bucket_of(stage)] += amount
     total = sum(paid.values())
-    bill = f"; and ${total:.4f} paid to the teacher's endpoint" if total else ""
+    bill = f"; and {readable_usd(total)} paid to the teacher's endpoint" if total else ""
     return {
         **{f"{bucket}_usd": amount for bucket, amount in usd.items()},
         "total_usd": sum(usd.values()),

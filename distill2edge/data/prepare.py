@@ -18,6 +18,7 @@ from distill2edge.data.sources import POOL, Source, open_source
 from distill2edge.errors import UserError
 from distill2edge.files import replacing, write_json
 from distill2edge.progress import Progress
+from distill2edge.quantities import readable_share
 from distill2edge.recipe import schema
 
 _HELD_OUT = ("test", "validation", "calibration")
@@ -256,8 +257,8 @@ def _refuse_leakage(report: _Leaks, data: schema.Data, progress: Progress) -> No
         first = found.leaks[0]
         raise UserError(
             f"{found.exact + found.near} of {found.test_rows} test rows are in the training rows "
-            f"({found.exact} exact, {found.near} near duplicates): {found.fraction:.1%}, and "
-            f"{limits.max_fraction:.1%} is allowed; for instance {report.test[first.test][:100]!r}",
+            f"({found.exact} exact, {found.near} near duplicates): {readable_share(found.fraction, 1)}, and "
+            f"{readable_share(limits.max_fraction, 1)} is allowed; for instance {report.test[first.test][:100]!r}",
             where="data.leakage",
             fix="take the duplicates out of the source, or raise data.leakage.max_fraction to drop them from the "
             "training rows here",

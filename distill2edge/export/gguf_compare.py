@@ -13,9 +13,9 @@ from distill2edge.gguf_format import isolated
 from distill2edge.gguf_format.corpus import TEXTS, around_token
 from distill2edge.gguf_format.reader import GgufFile
 from distill2edge.progress import Progress
+from distill2edge.terminal import one_line
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
-_NAMED = 5
 _BETWEEN = " ; "
 
 
@@ -51,18 +51,16 @@ def compare_tokenizers(tokenizer: Any, file: GgufFile, form: InputForm, *, stric
 
 
 def warn_of(scheme: str, facts: dict[str, Any], progress: Progress) -> None:
-    """Say on the console what `compare_tokenizers` found."""
+    """Say on the console what `compare_tokenizers` found of ordinary texts.
+
+    Added tokens beside spaces or inside words matter to who writes a model's markup by hand: USE.md and export.json
+    have them.
+    """
     if facts["different"]:
         progress.warn(
-            f"{scheme}: llama.cpp's own tokenizer writes {len(facts['different'])} of {facts['texts_compared']} sample "
-            "texts in other tokens (see export.json); feed it the model's own token ids"
-        )
-    if facts["added_tokens"]:
-        names = [f"{entry['token']!r} ({', '.join(entry['flags']) or 'no flags'})" for entry in facts["added_tokens"]]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        progress.warn(
-            f"{scheme}: beside spaces or inside words llama.cpp reads these added tokens otherwise than the model's "
-            f"tokenizer: {', '.join(names[:_NAMED])}{more} (see export.json); feed it the model's own token ids there"
+            f"{scheme}: programs built on llama.cpp read {len(facts['different'])} of {facts['texts_compared']} sample "
+            f"texts otherwise than in training, such as {one_line(facts['different'][0], 40)!r}: their answers to "
+            "texts like these can be worse than the report says. Where your users write such texts, ship an ONNX export"
         )
 
 

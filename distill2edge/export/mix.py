@@ -15,6 +15,7 @@ from distill2edge.export.gguf_write import open_weights
 from distill2edge.files import without_folders
 from distill2edge.gguf_format.repack import overhead, padded, repack
 from distill2edge.progress import Progress
+from distill2edge.quantities import readable_bytes
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import ggml
 from distill2edge.quantize.divergence import Divergence, Row
@@ -166,7 +167,7 @@ class MixExport:
             count += 1
             kl = divergence.of(stored(types), f"measuring mix {count}")
             size = rest + budgets.bytes_of(options, types)
-            progress.say(f"  mix {count}: {size / 1e6:.1f} MB, KL {kl:.4f} nats per token")
+            progress.say(f"  mix {count}: {readable_bytes(size)}, KL {kl:.3g} nats per token")
             return kl
 
         try:

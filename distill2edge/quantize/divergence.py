@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.architectures import load_model
 from distill2edge.errors import EnvironmentFault
 from distill2edge.progress import Progress
+from distill2edge.quantities import readable_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ class Divergence:
         self._vocabulary = int(self._model.config.get_text_config().vocab_size)
         need, free = self.positions * self._vocabulary * 4, shutil.disk_usage(self._path.parent).free
         if need > free:
-            raise EnvironmentFault(f"{need / 1e9:.1f} GB are needed to measure KL, {free / 1e9:.1f} GB are free",
+            raise EnvironmentFault(f"{readable_bytes(need)} are needed to measure KL, {readable_bytes(free)} are free",
                                    where=str(self._path.parent), fix="free disk space, or move the store")  # fmt: skip
         out = np.memmap(self._path, dtype=np.float32, mode="w+", shape=(self.positions, self._vocabulary))
         start = 0

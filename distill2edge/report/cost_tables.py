@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distill2edge.quantities import readable_share
 from distill2edge.report import text
 from distill2edge.report.tables import Cell, Table, row
 
@@ -28,8 +29,8 @@ def cost_table(report: Document) -> Table | None:
         )
         for cell in cells
     ]
-    head = ["cell", "priced as", "requests/s", *[f"{float(name):.0%} busy" for name in names],
-            f"price bounds at {cost.get('utilisation', 0):.0%}", "busy at your volume"]  # fmt: skip
+    head = ["cell", "priced as", "requests/s", *[f"{readable_share(float(name))} busy" for name in names],
+            f"price bounds at {readable_share(cost.get('utilisation', 0))}", "busy at your volume"]  # fmt: skip
     note = (
         f"US dollars per 1,000 requests of workload {cost.get('workload')}. Your volume is "
         f"{text.count(cost.get('requests_per_month'))} requests a month; above 100% busy one machine is not enough."
@@ -61,7 +62,9 @@ def four_table(report: Document) -> Table | None:
                 row(name, Cell(str(cell["cell"]), "mono"), str(cell.get("label") or cell["place"]),
                     text.usd(cell["cost_per_1000"]))
             )  # fmt: skip
-    return Table("Four cells", ["which", "cell", "box", f"at {cost.get('utilisation', 0):.0%} busy"], rows, left=3)
+    return Table(
+        "Four cells", ["which", "cell", "box", f"at {readable_share(cost.get('utilisation', 0))} busy"], rows, left=3
+    )
 
 
 def busy_table(report: Document) -> Table | None:
@@ -77,7 +80,7 @@ def busy_table(report: Document) -> Table | None:
     rows = []
     for u, at in found.items():
         cells = [
-            f"{float(u):.0%}",
+            f"{readable_share(float(u))}",
             text.usd(at["teacher_per_1000"]),
             text.usd(at["student_per_1000"]),
             text.percent(at["saving"]),
@@ -104,7 +107,7 @@ def price_cut_table(report: Document) -> Table | None:
         for cut, at in ((cost.get("comparison") or {}).get("by_price_cut") or {}).items()
     ]
     head = ["teacher's price", "teacher, 1,000 requests", "saved", "break-even requests"]
-    note = f"At {cost.get('utilisation', 0):.0%} busy. Below zero the student is the dearer one."
+    note = f"At {readable_share(cost.get('utilisation', 0))} busy. Below zero the student is the dearer one."
     return Table("If the teacher's price falls", head, rows, left=1, note=note) if rows else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distill2edge.quantities import readable_share
 from distill2edge.report import text
 
 Document = dict[str, Any]
@@ -30,8 +31,11 @@ def volume_sentence(cost: Document) -> str:
     comparison = cost["comparison"]
     at = comparison.get("at_volume")
     if not at:
-        return f"At {cost['utilisation']:.0%} busy."
-    volume, assumed = f"{text.count(at['requests_per_month'])} requests a month", f"{cost['utilisation']:.0%}"
+        return f"At {readable_share(cost['utilisation'])} busy."
+    volume, assumed = (
+        f"{text.count(at['requests_per_month'])} requests a month",
+        f"{readable_share(cost['utilisation'])}",
+    )
     student, teacher = text.usd(at["student_alone_usd"]), text.usd(at["teacher_alone_usd"])
     busy = [at[key] for key in ("student_busy", "teacher_busy") if at[key] is not None]
     if min(busy) >= cost["utilisation"]:
@@ -51,7 +55,7 @@ def cost_sentences(report: Document) -> list[str]:
     comparison, one_off = cost.get("comparison"), cost.get("one_off") or {}
     if not comparison:
         return ["There is no pair of teacher and student to compare by cost; the notes say why."]
-    busy = f"{cost['utilisation']:.0%} busy"
+    busy = f"{readable_share(cost['utilisation'])} busy"
     saving, same = comparison["saving"], comparison.get("saving_same_box")
     labels = {cell["place"]: cell["label"] for cell in cost["cells"]}
     bounds = (

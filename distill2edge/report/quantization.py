@@ -68,7 +68,7 @@ def frontier_table(report: Document) -> Table | None:
     rows = [
         row(
             Cell(str(point["id"]), "mono"),
-            f"{place[0]:.1f} MB",
+            text.size(1e6 * place[0]),
             figure(point["y"]),
             figure(decode(report, str(point["id"]))),
             "" if beaten(place) else "yes",

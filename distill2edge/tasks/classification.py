@@ -13,6 +13,7 @@ from distill2edge.files import read_json, write_json
 from distill2edge.model_config import usable_positions
 from distill2edge.models import Encodings, ModelFile
 from distill2edge.progress import Progress
+from distill2edge.quantities import readable_share
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
 from distill2edge.tasks.base import SURVIVAL, Facts
 
@@ -240,6 +241,6 @@ def _trim(rows_dir: Path, work: Path, progress: Progress) -> Facts:
     lost = unseen_facts(unseen(load_tokenizer(whole), load_tokenizer(trimmed), ids, test))
     shutil.rmtree(whole)
     trimmed.rename(whole)
-    progress.say(f"  {lost['rate']:.1%} of the test rows' tokens are not in the trimmed vocabulary")
+    progress.say(f"  {readable_share(lost['rate'], 1)} of the test rows' tokens are not in the trimmed vocabulary")
     vocabulary = {"kept": facts["new_size"], "of": facts["old_size"], "unseen_on_test": lost}
     return {"parameters": facts["parameters"]["after"], "vocabulary": vocabulary}

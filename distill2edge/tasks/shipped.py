@@ -49,8 +49,9 @@ def check_tokenizers(
             if count:
                 unlike[model.id] = count
                 progress.warn(
-                    f"{model.id}: llama.cpp's own tokenizer reads {count} of {len(rows)} held-out prompts in other "
-                    "tokens; the figures are those of the model's own tokens"
+                    f"{model.id}: programs built on llama.cpp read {count} of {len(rows)} held-out prompts otherwise "
+                    "than in training: their answers to those can be worse than the figures here. Ship an ONNX export, "
+                    "or give such programs token ids of the model's own tokenizer (USE.md)"
                 )
     return unlike
 

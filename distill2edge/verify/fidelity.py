@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill2edge.errors import EnvironmentFault
+from distill2edge.quantities import readable_bytes
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
@@ -72,7 +73,7 @@ def create_reference(path: Path, positions: int, vocabulary: int) -> np.memmap:
     free = shutil.disk_usage(path.parent).free
     if need > free:
         raise EnvironmentFault(
-            f"{need / 1e9:.1f} GB are needed to compare {positions} positions, {free / 1e9:.1f} GB are free",
+            f"{readable_bytes(need)} are needed to compare {positions} positions, {readable_bytes(free)} are free",
             where=str(path.parent),
             fix="free disk space, or lower verify.max_tokens",
         )

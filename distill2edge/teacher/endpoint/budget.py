@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 
 from distill2edge.errors import UserError
+from distill2edge.quantities import readable_usd
 
 
 class BudgetReached(UserError):
@@ -81,7 +82,7 @@ class Budget:
     def note(self) -> str:
         """How far it is spent: `$0.0123 of $1.00`."""
         if self.max_usd is not None:
-            return f"${self.usd:.4f} of ${self.max_usd:g}"
+            return f"{readable_usd(self.usd)} of ${self.max_usd:g}"
         limit = f" of {self.max_tokens:,}" if self.max_tokens is not None else ""
         return f"{self.tokens:,}{limit} tokens"
 
@@ -96,7 +97,7 @@ class Budget:
             key = "max_usd" if self.max_usd is not None and self.usd + asked.usd > self.max_usd else "max_tokens"
             raise BudgetReached(
                 f"the budget is reached: {self.note()} spent, and the next request may take "
-                f"{asked.tokens:,} tokens (${asked.usd:.4f})",
+                f"{asked.tokens:,} tokens ({readable_usd(asked.usd)})",
                 where=f"teacher.endpoint.{key}",
                 fix=f"raise it and run the same command (--set teacher.endpoint.{key}=...): every answer so far is "
                 "kept, and nothing is paid twice",

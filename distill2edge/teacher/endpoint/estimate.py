@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.quantities import readable_usd
 from distill2edge.teacher.endpoint.record import prices_of
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
 
 def sentence(found: dict[str, Any]) -> str:
     """The estimate for people."""
-    cost = "" if found["usd"] is None else f", ${found['usd']:.4f}"
+    cost = "" if found["usd"] is None else f", {readable_usd(found['usd'])}"
     limits = [f"${found['max_usd']:g}"] if found["max_usd"] is not None else []
     limits += [f"{found['max_tokens']:,} tokens"] if found["max_tokens"] is not None else []
     end = "" if found["enough"] else "; it may be reached before the end: the run then stops and can go on later"

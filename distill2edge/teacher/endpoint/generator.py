@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.quantities import readable_usd
 from distill2edge.teacher.endpoint.budget import Budget, Prices
 from distill2edge.teacher.endpoint.client import WHERE, Again, Client, Refused, Reply, messages_of
 from distill2edge.teacher.endpoint.journal import Journal
@@ -240,7 +241,7 @@ class EndpointGenerator:
         new = [body for body, key in zip(bodies, keys, strict=True) if key not in self._journal.answers]
         prompt, tokens = sum(map(most_tokens, new)), len(new) * sampling.max_new_tokens
         most = f"at most {prompt + tokens:,} tokens"
-        most += f", ${self._budget.prices.cost(prompt, tokens):.4f}" if self._priced else ""
+        most += f", {readable_usd(self._budget.prices.cost(prompt, tokens))}" if self._priced else ""
         endpoint = self._endpoint
         limits = [f"${endpoint.max_usd:g}"] if endpoint.max_usd is not None else []
         limits += [f"{endpoint.max_tokens:,} tokens"] if endpoint.max_tokens is not None else []
