@@ -48,10 +48,10 @@ class Box:
         return first < last or (first == last and dx == dy == 0)
 
 
-def label_box(label: Placed, bold: bool = False) -> Box:
+def label_box(label: Placed) -> Box:
     """The room that a label takes."""
     x, y, anchor, text = label
-    wide = text_width(text, bold=bold)
+    wide = text_width(text)
     left = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
     return Box(left, y - 11, left + wide, y + 4)
 

@@ -15,19 +15,18 @@ LABEL, TICK = 12.5, 12.0
 """Sizes of labels, and of the numbers and names of axes, as in report.css."""
 LINE = 18.0
 """Height of a line of a legend."""
-_BOLD = 1.15
 _NARROW = frozenset("ijlI.,:;'|![]()- /ftr`")
 _BROAD = frozenset("mwMW@%")
 _WIDE = frozenset('OQGDHNU&+<>=~^#_"')
 
 
-def text_width(text: str, size: float = LABEL, bold: bool = False) -> float:
+def text_width(text: str, size: float = LABEL) -> float:
     """Room that a text takes, without a font engine: at least that of DejaVu Sans, the widest of the usual fonts."""
     em = sum(
         0.42 if char in _NARROW else 0.86 if char in _WIDE else 0.7 if char.isascii() and char not in _BROAD else 1.0
         for char in text
     )
-    return em * size * (_BOLD if bold else 1.0)
+    return em * size
 
 
 def shorten(text: str, room: float) -> str:
