@@ -31,7 +31,7 @@ MEASURE = """<script>window.onload = () => {
     });
   });
   const broken = [...document.querySelectorAll('tbody th.mono')].flatMap(cell =>
-    [...cell.childNodes].filter(node => node.nodeType == 3 && /^[\\w:.@]+$/.test(node.data)).filter(node => {
+    [...cell.childNodes].filter(node => node.nodeType == 3 && /^[\\w:.@/]+$/.test(node.data)).filter(node => {
       const range = document.createRange(); range.selectNodeContents(node); return range.getClientRects().length > 1;
     }).map(node => node.data));
   const cut = [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1);
