@@ -168,6 +168,7 @@ def test_rounds(scores: list[tuple[float, float, float]], spread: float) -> None
     assert [text.said for text in chart.texts if text.kind == "label"] == ["verified", "unverified", "no self-training"]
 
 
+@EXAMPLES
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=50), max_size=8))
 def test_a_legend_breaks_its_lines(names: list[str]) -> None:
     lines = legend_lines([Key(name) for name in names])
@@ -182,6 +183,7 @@ def test_a_legend_breaks_its_lines(names: list[str]) -> None:
 spots = st.lists(st.tuples(st.floats(20, 380), st.floats(20, 280)), min_size=1, max_size=15)
 
 
+@EXAMPLES
 @given(spots, spots)
 def test_labels_cover_neither_each_other_nor_a_line(
     marks: list[tuple[float, float]], ends: list[tuple[float, float]]

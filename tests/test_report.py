@@ -595,7 +595,7 @@ def test_a_classifier_has_the_latency_of_a_text_and_texts_per_second() -> None:
     assert table.rows[0][3].text == text.number(rate)
     assert " to " in table.rows[0][3].beside
     for words in (Page(render_html(report)).words, render_markdown(report)):
-        assert not re.search(r"TTFT p50|TPOT p50|decode tokens|\d out\b", words)
+        assert not re.search(r"ttft|tpot|decode tokens|\d out\b", words, re.I)
     assert "milliseconds per text, task" in render_html(report)
     table = speed_tables.bench_table(made.report(), "task")
     assert table is not None
@@ -656,3 +656,14 @@ def test_ids_break_between_their_parts() -> None:
 def test_a_small_share_is_not_nothing() -> None:
     assert (text.percent(0.0000003), text.percent(0.0), text.percent(0.0006)) == ("<0.1%", "0.0%", "0.1%")
     assert text.percent(0.001, 0) == "<1%"
+
+
+def test_one_sample_has_no_interval() -> None:
+    assert text.interval({"value": 2.0, "low": 2.0, "high": 2.0, "n": 1}, text.ratio) == "2.00x"
+    assert text.interval({"value": 1.0, "low": 0.2, "high": 1.0, "n": 1}) == "1.00 (0.200 to 1.00)"  # a share has one
+    assert text.interval({"value": 0.0, "low": 0.0, "high": 0.0, "n": 500}) == "0 (0 to 0)"
+    report = made.report()
+    for item in report["bench"]["speedups"]:
+        for key in ("ratio", "time_saved"):  # one round
+            item[key] |= {"low": item[key]["value"], "high": item[key]["value"], "n": 1}
+    assert claims.lead(report).endswith("and 2.14x as fast.")

@@ -28,7 +28,7 @@ from distill2edge.report.svg import (
 Document = dict[str, Any]
 _LONGEST = 34
 """Characters of a label in a chart; the mark's title has the whole name."""
-_HEIGHTS = (HEIGHT, HEIGHT + 80, HEIGHT + 160, HEIGHT + 240)
+_HEIGHTS = (HEIGHT + 80, HEIGHT + 160, HEIGHT + 240)
 """A chart is made higher, as long as that gives more labels a place."""
 
 
@@ -64,7 +64,10 @@ def pareto_chart(
     """
     if not points:
         return None
-    best = min((_Layout(points, levels, height) for height in _HEIGHTS), key=lambda layout: layout.missing)
+    best = _Layout(points, levels, HEIGHT)
+    for height in _HEIGHTS:
+        if best.missing:
+            best = min(best, _Layout(points, levels, height), key=lambda layout: layout.missing)
     name = text.metric(metric["name"])
     better = "" if metric["higher_is_better"] else " (lower is better)"
     drawing = Drawing(

@@ -136,7 +136,7 @@ def render_html(report: Document) -> str:
         ledger_facts=facts.ledger_facts(report),
         environment_facts=facts.environment_facts(report),
         contention=facts.contention(report),
-        formulas={**report["bench"].get("formulas", {}), **cost.get("formulas", {})},
+        formulas={**speed_tables.formulas(report), **cost.get("formulas", {})},
         recipe_text=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
     )
     filled = {

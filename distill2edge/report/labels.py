@@ -14,6 +14,8 @@ Segment = tuple[float, float, float, float]
 """A drawn line: x1, y1, x2, y2."""
 Placed = tuple[float, float, str, str]
 """A label: x and y of its base line, anchor (start, end, middle), text."""
+_LED = 40
+"""Labels, the most important first, that may stand apart from their mark: more lines than these nobody follows."""
 _REACH = 84.0
 """How far a label may stand from its mark, with a line between: further away nobody finds it."""
 
@@ -35,6 +37,13 @@ class Box:
 
     def crossed(self, line: Segment) -> bool:
         """Whether some of the line lies inside (Liang and Barsky 1984)."""
+        if (
+            max(line[0], line[2]) < self.left
+            or min(line[0], line[2]) > self.right
+            or max(line[1], line[3]) < self.top
+            or min(line[1], line[3]) > self.bottom
+        ):
+            return False
         x, y, dx, dy = line[0], line[1], line[2] - line[0], line[3] - line[1]
         first, last = 0.0, 1.0
         for step, room in ((-dx, x - self.left), (dx, self.right - x), (-dy, y - self.top), (dy, self.bottom - y)):
@@ -108,7 +117,7 @@ def place_labels(spots: Sequence[Spot], bounds: Box, lines: Sequence[Segment] = 
     placed: list[Placed | None] = []
     for index, (x, y, text) in enumerate(spots):
         found = next((label for label in _beside(x, y, text) if room.free(label_box(label), index)), None)
-        if found is None:
+        if found is None and index < _LED:
             found = next((label for label in _around(x, y, text) if _fits(room, label, (x, y), index)), None)
         if found is not None:
             room.boxes.append(label_box(found))

@@ -75,6 +75,15 @@ def bench_table(report: Document, workload: str) -> Table | None:
     return filled(title, head, rows, note="Energy: unavailable on this machine." if unknown else "")
 
 
+def formulas(report: Document) -> dict[str, str]:
+    """How the figures of the bench are defined; of a classifier without those of generation."""
+    found: dict[str, str] = dict(report["bench"].get("formulas") or {})
+    if report["metric"].get("unit") == "text":
+        for name in ("ttft", "tpot", "prefill_tps", "decode_tps"):
+            found.pop(name, None)
+    return found
+
+
 def speedup_table(report: Document) -> Table | None:
     """Speed-up and time saved, side by side."""
     rows = [

@@ -121,11 +121,13 @@ def value_of(figure: Any) -> float | None:
 
 
 def bounds(figure: Any) -> tuple[float, float] | None:
-    """The interval of a figure, where it has one."""
+    """The interval of a figure, where it has one: a mean of one item has none, though its ends are written down."""
     if not isinstance(figure, Mapping):
         return None
     low, high = _float(figure.get("low")), _float(figure.get("high"))
-    return None if low is None or high is None else (low, high)
+    if low is None or high is None or (figure.get("n") == 1 and low == high):
+        return None
+    return low, high
 
 
 def interval(figure: Any, write: Callable[[Any], str] = number) -> str:
