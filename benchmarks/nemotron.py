@@ -15,8 +15,8 @@ from sums import nearest, worst_seed
 from distill2edge.data.encode import read_rows
 from distill2edge.pipeline import Done
 from distill2edge.recipe.load import load_recipe
-from distill2edge.rounds import exact_match
 from distill2edge.run import run_until
+from distill2edge.verify.exact import exact_match
 
 RECIPE = ROOT / "recipes" / "nemotron" / "nemotron.yaml"
 SEEDS = (0, 1, 2)

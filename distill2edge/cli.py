@@ -11,9 +11,11 @@ from typing import Any
 import click
 
 from distill2edge import errors
-from distill2edge.cli_common import STAGES, Commands, FilePath, OneOf, accept_weak_sandbox, recipe_options
+from distill2edge.cli_common import Commands, FilePath, OneOf, accept_weak_sandbox, recipe_options
 from distill2edge.cli_data import data as data_commands
 from distill2edge.distill.tracking import TRACKERS
+from distill2edge.stages import KINDS
+from distill2edge.stages.teaching import Data
 from distill2edge.terminal import echo
 
 
@@ -44,7 +46,7 @@ def main(debug: bool) -> None:
 @click.option(
     "--force",
     multiple=True,
-    type=OneOf(list(STAGES)),
+    type=OneOf(list(KINDS)),
     help="Make this stage again, and what reads it; repeatable.",
 )
 @click.option("--seeds", metavar="0,1,2", help="Train once for each seed, on one split; one report over all.")
@@ -215,9 +217,9 @@ def _stage_command(kind: str, text: str) -> None:
             echo(f"{item.stage.name}: {item.artifact.path}")
 
 
-for _kind, _text in STAGES.items():
-    if _kind != "data":
-        _stage_command(_kind, _text)
+for _stage in KINDS.values():
+    if _stage.command and _stage is not Data:  # which has sub-commands
+        _stage_command(_stage.kind, _stage.help)
 
 
 main.add_command(data_commands)

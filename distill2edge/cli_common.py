@@ -1,4 +1,4 @@
-"""What the command modules share: the stages, the options of a recipe, and how errors are rendered."""
+"""What the command modules share: the options of a recipe, and how errors are rendered."""
 
 from __future__ import annotations
 
@@ -15,23 +15,6 @@ from distill2edge import errors, signals
 from distill2edge.files import check_path, disk_full, disk_is_full
 from distill2edge.nearest import nearest
 from distill2edge.terminal import coloured, printable, quiet_libraries, tolerant
-
-STAGES = {
-    "data": "Prepare the rows: source, templates, splits, leakage check.",
-    "teacher": "Fetch the teacher through the licence gate, as safetensors.",
-    "fit": "Fit the teacher to the task, where the recipe asks for it.",
-    "synthesis": "Let the teacher make the rows, where the recipe asks for it; every one is in the ledger.",
-    "signal": "Cache the teacher's logits, or the responses it writes.",
-    "pretrain": "Distil an encoder on masked tokens, where the recipe asks for it.",
-    "student": "Initialise the student.",
-    "distill": "Train the student on the teacher's signal.",
-    "merge": "Merge the adapter into full-precision weights.",
-    "quantization-aware": "Train the merged student on the grid of a file, where the recipe asks for it.",
-    "export": "Write every ONNX and GGUF file that the recipe names.",
-    "verify": "Compare each file, in its own runtime, with student and teacher.",
-    "judge": "Let a model compare the student's answers with the teacher's, where the recipe names one.",
-    "bench": "Measure latency, throughput and memory of every file.",
-}
 
 
 class Commands(click.Group):

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from distill2edge.cli_common import STAGES, Commands, FilePath, recipe_options
+from distill2edge.cli_common import Commands, FilePath, recipe_options
+from distill2edge.stages.teaching import Data
 from distill2edge.terminal import echo
 
 
@@ -25,7 +26,7 @@ def data() -> None:
     """Prepare the rows of a RECIPE (`data RECIPE`), and look into what a teacher wrote: kept, dropped, and why."""
 
 
-@data.command("prepare", help=f"{STAGES['data']}\n\nRuns what it needs first; finished stages are reused.")
+@data.command("prepare", help=f"{Data.help}\n\nRuns what it needs first; finished stages are reused.")
 @recipe_options
 def data_prepare(**options: Any) -> None:
     from distill2edge.run import run_until

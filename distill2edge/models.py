@@ -54,6 +54,12 @@ class ModelFile:
         return slug_of(self.id)
 
 
+def dense(role: Literal["teacher", "student", "control"], model_dir: Path, parameters: int) -> ModelFile:
+    """A Hugging Face directory, which PyTorch runs in float32."""
+    size = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    return ModelFile(role, role, TORCH, "torch", model_dir, parameters, size)
+
+
 @dataclass(frozen=True)
 class Encodings:
     """Held-out rows in the tokens of one vocabulary.

@@ -6,43 +6,51 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from distill2edge.progress import Progress
 from distill2edge.quantities import readable_seconds
-from distill2edge.store import EVERYTHING, Artifact, Files, Store, make_key
+from distill2edge.store import Artifact, Files, Store, make_key
 
 Inputs = Mapping[str, Artifact]
-Write = Callable[[Path, Inputs, Progress], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One node of the plan.
+class Stage(Protocol):
+    """What the runner asks of a node of the graph (`stages.base.Stage` has more)."""
 
-    Attributes:
-        name: unique in the plan: `distill`, `export student/gguf:Q4_0`.
-        kind: the stage's directory in the store: `export`.
-        version: raised when the code makes another artifact of the same inputs.
-        section: the canonical part of the recipe that the artifact depends on.
-        parents: names of the stages whose artifacts it reads.
-        write: makes the artifact in a directory, and returns its facts.
-        files: what of that directory is the artifact, and what a killed try leaves to the next.
-        seed: in place of the run's, of a stage that several seeds share.
-    """
+    @property
+    def name(self) -> str:
+        """Unique in the graph: `distill`, `export student/gguf:Q4_0`."""
 
-    name: str
-    kind: str
-    version: int
-    section: Any
-    parents: tuple[str, ...]
-    write: Write
-    files: Files = EVERYTHING
-    seed: int | None = None
+    @property
+    def kind(self) -> str:
+        """The stage's directory in the store: `export`."""
 
-    def seed_of(self, run: int) -> int:
-        """Its own seed, else that of the run."""
-        return run if self.seed is None else self.seed
+    @property
+    def version(self) -> int:
+        """Raised when the code makes another artifact of the same inputs."""
+
+    @property
+    def section(self) -> Any:
+        """The canonical part of the recipe that the artifact depends on."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Names of the stages whose artifacts it reads."""
+
+    @property
+    def seed(self) -> int:
+        """Of the run that its artifact belongs to."""
+
+    @property
+    def files(self) -> Files:
+        """What of its directory is the artifact, and what a killed try leaves to the next."""
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> dict[str, Any]:
+        """Make the artifact in a directory, and return its facts."""
+
+
+Kind = TypeVar("Kind", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -54,21 +62,18 @@ class Done:
     cached: bool
 
 
-def keys_of(stages: Sequence[Stage], seed: int) -> dict[str, str]:
+def keys_of(stages: Sequence[Stage]) -> dict[str, str]:
     """The key of every stage; a stage comes after its parents."""
     keys: dict[str, str] = {}
     for stage in stages:
         parents = {name: keys[name] for name in stage.parents}
-        keys[stage.name] = make_key(
-            stage.kind, stage.version, {"seed": stage.seed_of(seed), "of": stage.section}, parents
-        )
+        keys[stage.name] = make_key(stage.kind, stage.version, {"seed": stage.seed, "of": stage.section}, parents)
     return keys
 
 
 def run_stages(
     stages: Sequence[Stage],
     store: Store,
-    seed: int,
     progress: Progress,
     force: frozenset[str] = frozenset(),
     made: Callable[[Done], None] = lambda done: None,
@@ -82,7 +87,7 @@ def run_stages(
     Raises:
         UserError: from a stage. What was finished before stays in the store.
     """
-    keys = keys_of(stages, seed)
+    keys = keys_of(stages)
     if force or not all(store.path(stage.kind, keys[stage.name]).is_dir() for stage in stages):
         store.prepare()
     done: dict[str, Done] = {}
@@ -109,7 +114,7 @@ def run_stages(
             keys[stage.name],
             {name: keys[name] for name in stage.parents},
             stage.section,
-            stage.seed_of(seed),
+            stage.seed,
             lambda work, stage=stage, inputs=inputs: stage.write(work, inputs, progress),  # type: ignore[misc]
             progress,
             stage.files,
@@ -120,7 +125,7 @@ def run_stages(
     return list(done.values())
 
 
-def upto(stages: Sequence[Stage], kind: str) -> list[Stage]:
+def upto(stages: Sequence[Kind], kind: str) -> list[Kind]:
     """The stages of one kind and everything they read, in order."""
     wanted = {stage.name for stage in stages if stage.kind == kind}
     for stage in reversed(stages):

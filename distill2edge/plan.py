@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge import progress as progress_module
-from distill2edge.pipeline import Stage, keys_of
-from distill2edge.planning.costs import cost_of
+from distill2edge.pipeline import keys_of
 from distill2edge.planning.sizes import Sizes, as_json, sizes_of
 from distill2edge.planning.speed import free_share, machine_speed
 from distill2edge.preflight import checked_recipe
 from distill2edge.progress import Progress
 from distill2edge.quantities import readable_bytes, readable_seconds, readable_share
 from distill2edge.recipe.schema import Recipe
+from distill2edge.stages import Stage, build_stages
 from distill2edge.store import Artifact, Store, default_root
 
 Row = dict[str, Any]
@@ -61,15 +61,14 @@ def plan_of(
         speed: FLOPs per second of a matrix product, on all threads of the quiet machine.
         share: of a core that a process gets now.
     """
-    from distill2edge.stages import build_stages
     from distill2edge.teacher.endpoint.estimate import estimate
 
     stages = build_stages(recipe, progress, converter)
-    keys = keys_of(stages, recipe.seed)
+    keys = keys_of(stages)
     found = {stage.name: store.get(stage.kind, keys[stage.name], progress.warn) for stage in stages}
     sizes = sizes_of(recipe, found)
     paced = speed * max(share, _LEAST)
-    rows = [_row(stage, found[stage.name], keys[stage.name], store, recipe, sizes, paced) for stage in stages]
+    rows = [_row(stage, found[stage.name], keys[stage.name], store, sizes, paced) for stage in stages]
     missing = [row for row in rows if not row["cached"]]
     existing = next(path for path in (store.root, *store.root.parents) if path.exists())
     return {
@@ -89,12 +88,12 @@ def plan_of(
 
 def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress: progress_module.Progress) -> None:
     """Say where the disk has less room than the stages that are to be made are estimated to take."""
-    keys = keys_of(stages, recipe.seed)
+    keys = keys_of(stages)
     found = {stage.name: store.get(stage.kind, keys[stage.name], progress.warn) for stage in stages}
     if all(found.values()) or not {"teacher", "student", "data"} <= found.keys():
         return
     sizes = sizes_of(recipe, found)
-    rows = [_row(stage, found[stage.name], keys[stage.name], store, recipe, sizes, 1.0) for stage in stages]
+    rows = [_row(stage, found[stage.name], keys[stage.name], store, sizes, 1.0) for stage in stages]
     needed = sum(row["disk_bytes"] or 0 for row in rows if not row["cached"])
     place = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -159,9 +158,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _row(
-    stage: Stage, artifact: Artifact | None, key: str, store: Store, recipe: Recipe, sizes: Sizes, speed: float
-) -> Row:
+def _row(stage: Stage, artifact: Artifact | None, key: str, store: Store, sizes: Sizes, speed: float) -> Row:
     row: Row = {
         "stage": stage.name,
         "key": key,
@@ -170,7 +167,7 @@ def _row(
     }
     if artifact is not None:
         return row | {"seconds": 0.0, "memory_bytes": None, "disk_bytes": artifact.size}
-    cost = cost_of(stage.kind, stage.name, recipe, sizes, speed)
+    cost = stage.estimate(sizes, speed)
     return row | {
         "seconds": cost.seconds,
         "memory_bytes": None if cost.memory is None else round(cost.memory),

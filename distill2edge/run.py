@@ -20,7 +20,8 @@ from distill2edge.recipe.load import dump_recipe
 from distill2edge.recipe.schema import Recipe
 from distill2edge.rundir import Exports, find_run
 from distill2edge.runlog import LoggedProgress, RunLog
-from distill2edge.seeds import SHARED, combine, parse_seeds, stages_of
+from distill2edge.seeds import combine, parse_seeds
+from distill2edge.stages import KINDS, build_stages
 from distill2edge.store import Store, default_root
 
 __all__ = ["Result", "compare_runs", "find_run", "run_recipe", "run_until"]
@@ -128,7 +129,7 @@ def _run_seeds(
     force: frozenset[str],
     converter: Path | None,
 ) -> Result:
-    if len(seeds) > 1 and (shared := sorted(force.intersection(SHARED))):
+    if len(seeds) > 1 and (shared := sorted(kind for kind in force if KINDS[kind].shared)):
         raise UserError(
             f"{', '.join(shared)} is shared by the seeds", where="--force",
             fix=f"run with --force {shared[0]} and without --seeds first",
@@ -192,18 +193,16 @@ def _run(
     from distill2edge.allocator import keep_freed_memory
     from distill2edge.plan import warn_of_room
     from distill2edge.runtimes.threads import spin_briefly
-    from distill2edge.stages import build_stages
 
     keep_freed_memory()
     spin_briefly()
     opened = Store(store or default_root())
     opened.check()
-    seed = recipe.seed if seed is None else seed
-    stages = stages_of(recipe, seed, lambda one: build_stages(one, progress, converter))
+    stages = build_stages(recipe, progress, converter, seed=seed)
     wanted = stages if kind is None else upto(stages, kind)
     rundir.prepare(directory)  # after all that can be refused without it
-    warn_of_room(recipe.model_copy(update={"seed": seed}), wanted, opened, progress)
-    return run_stages(wanted, opened, seed, progress, force, exports.add)
+    warn_of_room(recipe, wanted, opened, progress)
+    return run_stages(wanted, opened, progress, force, exports.add)
 
 
 def compare_runs(runs: Sequence[Path], *, allow: bool, html: Path | None, as_json: bool) -> str:

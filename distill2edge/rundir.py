@@ -1,4 +1,4 @@
-"""The report's documents, and the run directory: report, model card, and the files to ship."""
+"""The run directory: report, model card, and the files to ship."""
 
 from __future__ import annotations
 
@@ -14,89 +14,13 @@ from distill2edge import ledger
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.files import clone, disk_full, disk_is_full, read_json, read_regular, write_json, write_text
 from distill2edge.leftovers import DOCUMENTS, remove_files, remove_seeds
-from distill2edge.pipeline import Done, Inputs
-from distill2edge.recipe.kept import kept_text, told
+from distill2edge.pipeline import Done
+from distill2edge.recipe.kept import kept_text
 from distill2edge.recipe.schema import Recipe
-from distill2edge.schemes import is_compared
+from distill2edge.stages import Export
+from distill2edge.stages.report import run_document
 
 Document = dict[str, Any]
-
-
-def write_documents(recipe: Recipe, inputs: Inputs, work: Path) -> Document:
-    """Join the stages' documents into report.json, and render it.
-
-    Returns:
-        facts: the verdict and the headline.
-    """
-    from distill2edge.cost.build import build_cost
-    from distill2edge.report.build import build_report
-    from distill2edge.report.card import render_card
-    from distill2edge.report.html import render_html
-    from distill2edge.report.markdown import render_markdown
-
-    verify, bench = read_json(inputs["verify"].path / "verify.json"), read_json(inputs["bench"].path / "bench.json")
-    seconds = {name: float(artifact.manifest["wall_s"]) for name, artifact in inputs.items()}
-    ledgers = {
-        name: ledger.summary(ledger.read(artifact.path))
-        for name, artifact in inputs.items()
-        if (artifact.path / ledger.FILE).is_file()
-    }
-    paid = {name: float(found["cost_usd"]) for name, found in ledgers.items()}
-    if "judge" in inputs:  # an endpoint was paid for the answers to compare with
-        paid["judge"] = float(inputs["judge"].facts.get("endpoint", {}).get("usd", 0.0))
-    cost = build_cost(recipe.cost, bench, verify, seconds, paid)
-    write_json(work / "cost.json", cost)
-    exports = [
-        {**read_json(artifact.path / "export.json"), "model": name.removeprefix("export ")}
-        for name, artifact in inputs.items()
-        if name.startswith("export student/")
-    ]
-    control = inputs.get("distill control")
-    report = build_report(
-        run_document(recipe, inputs),
-        read_json((inputs["synthesis"] if "synthesis" in inputs else inputs["data"]).path / "data.json"),
-        read_json(inputs["teacher"].path / "teacher.json"),
-        read_json(inputs["student"].path / "student.json"),
-        read_json(inputs["distill"].path / "train.json"),
-        read_json(inputs["merge"].path / "merge.json"),
-        exports,
-        verify,
-        bench,
-        cost,
-        control=read_json(control.path / "train.json") if control else None,
-        rounds=read_json(inputs["rounds"].path / "rounds.json") if "rounds" in inputs else None,
-        judge=read_json(inputs["judge"].path / "judge.json") if "judge" in inputs else None,
-        ledgers=ledgers,
-    )
-    report = told(report, recipe)
-    write_json(work / "report.json", report)
-    write_text(work / "report.html", render_html(report))
-    write_text(work / "report.md", render_markdown(report))
-    write_text(work / "model_card.md", render_card(report))
-    return {"verdict": verify["verdict"], "headline": report["headline"]}
-
-
-def run_document(recipe: Recipe, inputs: Inputs) -> Document:
-    """What was run: the resolved recipe, every stage with its key and time, versions and machine."""
-    from distill2edge.machine import machine, versions
-
-    return {
-        "schema_version": 1,
-        "name": recipe.name,
-        "description": recipe.description,
-        "recipe": told(recipe.model_dump(mode="json", by_alias=True), recipe),
-        "recipe_path": "recipe.yaml",
-        "seed": recipe.seed,
-        "created": max(artifact.manifest["created"] for artifact in inputs.values()),
-        # A seed other than the one that split the rows is one of several.
-        "command": "distill2edge run recipe.yaml"
-        + (f" --seeds {recipe.seed}" if inputs["data"].manifest["seed"] != recipe.seed else ""),
-        "stages": [
-            {"stage": name, "key": artifact.key, "wall_s": artifact.manifest["wall_s"]}
-            for name, artifact in inputs.items()
-        ],
-        "environment": {"versions": versions(), "machine": machine()},
-    }
 
 
 def check(out: Path) -> None:
@@ -150,16 +74,15 @@ class Exports:
 
     def add(self, done: Done) -> None:
         """Publish an export that ships; other stages' artifacts are none."""
-        if not done.stage.name.startswith("export student/") or is_compared(done.stage.name):
+        stage, directory = done.stage, self._out / "exports"
+        if not isinstance(stage, Export) or not stage.ships:
             return
-        model = done.stage.name.removeprefix("export ")
-        scheme, directory = model.partition("/")[2], self._out / "exports"
         # A directory for each: runtimes look for fixed names, and what tells how to use a file lies beside it.
-        target = directory / f"{self._name}-{scheme.replace(':', '-')}"
+        target = directory / f"{self._name}-{stage.scheme.slug}"
         names = [str(entry["path"]) for entry in done.artifact.manifest["files"]]
         wanted = {target / name: done.artifact.path / name for name in names}
         path = target.relative_to(self._out).as_posix()
-        self._entries.append({"model": model, "path": path, "key": done.artifact.key, "verified": None})
+        self._entries.append({"model": stage.id, "path": path, "key": done.artifact.key, "verified": None})
         self._remove_others(directory, {*(self._out / entry["path"] for entry in self._entries), *wanted})
         for file, source in wanted.items():
             clone(source, file)

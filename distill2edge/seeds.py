@@ -10,21 +10,16 @@ claim only what was measured of them, and a speed-up is a ratio of neighbours in
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from distill2edge.bench.statistics import mean_interval
 from distill2edge.errors import UserError
-from distill2edge.pipeline import Stage
-from distill2edge.recipe.schema import Recipe
 from distill2edge.report.build import over_seeds
 from distill2edge.verify.entries import retained_figure, score_figure
 
 Document = dict[str, Any]
-SHARED = ("data", "teacher", "fit", "synthesis", "signal")
-"""Stages that all seeds have in common, as far as they read nothing of a student."""
 _OVER_SEEDS = (
     "kl_student", "kl_teacher", "top1_student", "top1_teacher", "perplexity", "output_length_ratio",
 )  # fmt: skip
@@ -40,24 +35,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts) or len(set(parts)) < len(parts):
         raise UserError(f"{text[:60]!r} is no list of seeds", where="--seeds", fix="write --seeds 0,1,2")
     return tuple(map(int, parts))
-
-
-def stages_of(recipe: Recipe, seed: int, build: Callable[[Recipe], list[Stage]]) -> list[Stage]:
-    """The graph of one seed: the shared stages are those of the recipe's own seed, keys and all.
-
-    Args:
-        recipe: with its own seed, which splits the rows.
-        build: a recipe's stages.
-    """
-    if seed == recipe.seed:
-        return build(recipe)
-    base = {stage.name: stage for stage in build(recipe)}
-    own = build(recipe.model_copy(update={"seed": seed}))
-    shared: set[str] = set()
-    for stage in own:
-        if stage.name in SHARED and shared.issuperset(stage.parents):
-            shared.add(stage.name)
-    return [replace(base[stage.name], seed=recipe.seed) if stage.name in shared else stage for stage in own]
 
 
 def combine(reports: Sequence[Document]) -> Document:

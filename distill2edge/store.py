@@ -53,7 +53,9 @@ def make_key(stage: str, version: int, section: Any, parents: Mapping[str, str])
 
 @dataclass(frozen=True)
 class Files:
-    """What a stage declares of its directory (`distill2edge.declared`).
+    """What a stage declares of its directory: nothing of a killed try is part of an artifact by chance.
+
+    A pattern under both is a part of the artifact that is written piece by piece.
 
     Attributes:
         holds: patterns of the files that make up the artifact (`*` within a name, `**` across folders); others are left

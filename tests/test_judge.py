@@ -333,7 +333,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, str],
     def of(*overrides: str) -> tuple[dict[str, str], list[Any]]:
         recipe = parse_recipe(MINIMAL, "r.yaml", overrides)
         found = stages.build_stages(recipe, SilentProgress())
-        return keys_of(found, recipe.seed), found
+        return keys_of(found), found
 
     return of
 
@@ -347,7 +347,7 @@ def test_a_judge_is_a_stage_of_its_own_and_moves_the_report_alone(keys: Any) -> 
     assert {"student", "teacher", "data", "merge", "export student/onnx:int8", "export student/gguf:Q4_0"} == set(
         stage.parents
     )
-    assert stage.write.args[-1] == []
+    assert stage.sources.judges_of_its_own == []
     more, _ = keys("verify.judge={model: c/judge, rows: 41}")
     assert {name for name in judged if more[name] != judged[name]} == {"judge", "report"}
 
@@ -360,7 +360,7 @@ def test_a_judge_that_is_teacher_or_student_is_told(
     keys: Any, who: str, changes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, found = keys(*changes)
-    assert next(stage for stage in found if stage.kind == "judge").write.args[-1] == [who]
+    assert found[0].sources.judges_of_its_own == [who]
     assert f"the judge is the {who}'s own model" in capsys.readouterr().err
 
 

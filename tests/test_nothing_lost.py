@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from golden import stages as golden
+from made_stage import MadeStage
 
 from distill2edge import rundir, stages
 from distill2edge.cli import main
-from distill2edge.declared import FILES
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.files import clone
-from distill2edge.pipeline import Done, Stage, run_stages
+from distill2edge.pipeline import Done, run_stages
 from distill2edge.progress import SilentProgress
 from distill2edge.runlog import LoggedProgress, RunLog
+from distill2edge.stages import Stage
 from distill2edge.store import Files, Store
 
 KEY = "ab" * 32
@@ -39,13 +41,13 @@ def build(store: Store, write: Any, files: Files, progress: Any = None) -> Any:
     return store.build("export", KEY, {}, {}, 0, write, progress or Warned(), files)
 
 
-def test_every_kind_of_stage_declares_its_files() -> None:
-    assert FILES.keys() == stages.VERSIONS.keys()
+def test_what_a_killed_export_or_verify_leaves_is_not_kept() -> None:
+    export, verify = stages.KINDS["export"].files, stages.KINDS["verify"].files
     left = ("model.onnx.data.part", "scratch-x1/model_fp32.onnx", ".model.onnx.ab12.onnx", "model.part", "base.part")
     for name in left:  # of a killed export: neither kept nor shipped
-        assert not FILES["export"].held(name)
-        assert not FILES["export"].resumed(name)
-    assert not FILES["verify"].resumed("models/.student.json.abcd.json")
+        assert not export.held(name)
+        assert not export.resumed(name)
+    assert not verify.resumed("models/.student.json.abcd.json")
 
 
 def test_a_stage_begins_without_what_a_killed_try_left(tmp_path: Path) -> None:
@@ -78,6 +80,11 @@ def test_a_stage_begins_without_what_a_killed_try_left(tmp_path: Path) -> None:
     assert progress.lines == ["stray is left out: its stage does not declare it"]
 
 
+def file_stage(name: str) -> Stage:
+    """The stage of any graph that is held with this name."""
+    return next(stage for graph in golden.built().values() for stage in graph if stage.name == name)
+
+
 def exported(store: Store, name: str, key: str, content: str) -> Done:
     def write(work: Path) -> dict[str, Any]:
         for file in ("model.gguf",) if "gguf" in name else ("model.onnx", "tokenizer.json", "export.json"):
@@ -85,7 +92,7 @@ def exported(store: Store, name: str, key: str, content: str) -> Done:
         return {}
 
     artifact = store.build("export", key, {}, {}, 0, write, Warned())
-    return Done(Stage(name, "export", 1, {}, (), write), artifact, cached=False)  # type: ignore[arg-type]
+    return Done(file_stage(name), artifact, cached=False)
 
 
 def test_exports_are_published_as_they_are_made_and_are_not_the_store(tmp_path: Path) -> None:
@@ -161,9 +168,9 @@ def test_places_that_cannot_be_written_are_refused_at_the_start(recipe: Path, tm
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that nobody can write")
 def test_a_store_that_cannot_be_written_is_refused_before_anything_is_made() -> None:
     ran: list[str] = []
-    stage = Stage("data", "data", 1, {}, (), lambda work, inputs, progress: ran.append("data") or {})  # type: ignore[arg-type, func-returns-value]
+    stage = MadeStage("data", lambda work, inputs, progress: ran.append("data") or {})  # type: ignore[func-returns-value]
     with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
-        run_stages([stage], Store(Path("/proc/self/store")), 0, SilentProgress())
+        run_stages([stage], Store(Path("/proc/self/store")), SilentProgress())
     assert caught.value.exit_code == 4
     assert ran == []
 

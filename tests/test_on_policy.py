@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tiny import tiny_recipe
 
 from distill2edge.data.encode import read_rows
+from distill2edge.distill.on_policy import kept_response, read_written, training_of, turn
 from distill2edge.distill.signal import SignalReader
 from distill2edge.errors import UserError
-from distill2edge.on_policy import kept_response, read_written, training_of, turn
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.load import load_recipe
 from distill2edge.recipe.on_policy import OnPolicy
@@ -62,19 +62,19 @@ def test_the_student_comes_nearer_to_the_teacher_on_its_own_texts(place: Path) -
 
 
 def test_a_killed_round_keeps_what_was_written(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill2edge import on_policy
+    from distill2edge.stages import on_policy
 
     recipe = load_recipe(place / "tiny.yaml", [ROUNDS])
     student = until(place, "merge")["merge warm-start"] / "model"
     spec = recipe.distill.on_policy
     assert spec is not None
     prompts = [f"Review: film {n}" for n in range(70)]
-    on_policy._write_texts(recipe, spec, student, prompts, 1, tmp_path, SilentProgress())
+    on_policy.write_texts(recipe, spec, student, prompts, 1, tmp_path, SilentProgress())
     whole = [path.read_bytes() for path in sorted(tmp_path.glob("written-*.json"))]
     assert len(whole) == 2
     (tmp_path / "written-00001.json").unlink()
     kept = (tmp_path / "written-00000.json").stat().st_mtime_ns
-    on_policy._write_texts(recipe, spec, student, prompts, 1, tmp_path, SilentProgress())
+    on_policy.write_texts(recipe, spec, student, prompts, 1, tmp_path, SilentProgress())
     assert (tmp_path / "written-00000.json").stat().st_mtime_ns == kept
     assert [path.read_bytes() for path in sorted(tmp_path.glob("written-*.json"))] == whole
 

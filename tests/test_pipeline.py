@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_stage import MadeStage
 
 from distill2edge.errors import UserError
-from distill2edge.pipeline import Stage, keys_of, run_stages, upto
+from distill2edge.pipeline import keys_of, run_stages, upto
 from distill2edge.progress import SilentProgress
 from distill2edge.store import Store
 
 
-def graph(calls: list[str], *, layers: int = 2, fail: str = "") -> list[Stage]:
+def graph(calls: list[str], *, layers: int = 2, fail: str = "", seed: int = 0) -> list[MadeStage]:
     def writes(name: str) -> Any:
         def write(work: Path, inputs: Any, progress: Any) -> dict[str, Any]:
             calls.append(name)
@@ -25,16 +26,19 @@ def graph(calls: list[str], *, layers: int = 2, fail: str = "") -> list[Stage]:
         return write
 
     return [
-        Stage("data", "data", 1, {"source": "a"}, (), writes("data")),
-        Stage("teacher", "teacher", 1, {"model": "b"}, (), writes("teacher")),
-        Stage("student", "student", 1, {"layers": layers}, ("teacher",), writes("student")),
-        Stage("distill", "distill", 1, {}, ("data", "student"), writes("distill")),
-        Stage("export x", "export", 1, {}, ("distill",), writes("export x")),
+        MadeStage(name, writes(name), section, parents, seed)
+        for name, section, parents in (
+            ("data", {"source": "a"}, ()),
+            ("teacher", {"model": "b"}, ()),
+            ("student", {"layers": layers}, ("teacher",)),
+            ("distill", {}, ("data", "student")),
+            ("export x", {}, ("distill",)),
+        )
     ]
 
 
-def run(stages: list[Stage], root: Path, seed: int = 0, force: frozenset[str] = frozenset()) -> list[Any]:
-    return run_stages(stages, Store(root), seed, SilentProgress(), force)
+def run(stages: list[MadeStage], root: Path, force: frozenset[str] = frozenset()) -> list[Any]:
+    return run_stages(stages, Store(root), SilentProgress(), force)
 
 
 def test_a_second_run_runs_nothing(tmp_path: Path) -> None:
@@ -58,7 +62,7 @@ def test_a_change_reruns_what_reads_it_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_seed_is_part_of_every_key() -> None:
-    assert not set(keys_of(graph([]), 0).values()) & set(keys_of(graph([]), 1).values())
+    assert not set(keys_of(graph([])).values()) & set(keys_of(graph([], seed=1)).values())
 
 
 def test_what_is_finished_before_a_failure_is_kept(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_tokens_are_counted_once_the_data_is_there(place: Path) -> None:
     store = Store(place / "store")
     from distill2edge.pipeline import run_stages, upto
 
-    done = run_stages(upto(build_stages(recipe, SilentProgress()), "data"), store, 0, SilentProgress())
+    done = run_stages(upto(build_stages(recipe, SilentProgress()), "data"), store, SilentProgress())
     basis = plan(place)["basis"]
     assert basis["rows_known"]
     assert basis["train_rows"] == done[0].artifact.facts["splits"]["train"]["rows"]

@@ -251,7 +251,7 @@ def test_paths_start_at_the_recipe_and_keys_do_not_know_where(
         recipe = checked_recipe(place / "r.yaml", (), SilentProgress())
         assert locate(recipe.data.source) == place / "rows.jsonl"
         assert recipe.data.source == "rows.jsonl"
-        found.append(keys_of(build_stages(recipe, SilentProgress()), 0))
+        found.append(keys_of(build_stages(recipe, SilentProgress())))
     assert found[0] == found[1]
     assert str(place) not in json.dumps(load_recipe(place / "r.yaml").model_dump(mode="json"))
 

@@ -18,7 +18,7 @@ from distill2edge.report import claims
 from distill2edge.report.compare import compare
 from distill2edge.report.html import render_html
 from distill2edge.report.markdown import render_markdown
-from distill2edge.seeds import SHARED, combine, parse_seeds, stages_of
+from distill2edge.seeds import combine, parse_seeds
 
 Document = dict[str, Any]
 RECIPE = """\
@@ -36,15 +36,15 @@ def keys(monkeypatch: pytest.MonkeyPatch, own: int, seed: int) -> dict[str, str]
     monkeypatch.setattr("distill2edge.data.sources.fingerprint", lambda *args: {"sha256": "rows"})
     monkeypatch.setattr("distill2edge.teacher.load.fingerprint", lambda *args: {"sha256": "model"})
     recipe = parse_recipe(RECIPE.format(seed=own), "keys.yaml")
-    return keys_of(stages_of(recipe, seed, lambda one: stages.build_stages(one, SilentProgress())), seed)
+    return keys_of(stages.build_stages(recipe, SilentProgress(), seed=seed))
 
 
 def test_seeds_share_the_split_and_the_teacher_and_train_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, other = keys(monkeypatch, 0, 0), keys(monkeypatch, 0, 1)
     recipe = parse_recipe(RECIPE.format(seed=0), "keys.yaml")
-    assert plain == keys_of(stages.build_stages(recipe, SilentProgress()), 0)  # as without --seeds
+    assert plain == keys_of(stages.build_stages(recipe, SilentProgress()))  # as without --seeds
     same = {name for name in plain if plain[name] == other[name]}
-    assert same == {"data", "teacher", "fit", "signal"} <= set(SHARED)
+    assert same == {"data", "teacher", "fit", "signal"}
     assert keys(monkeypatch, 1, 1)["data"] != plain["data"]  # a recipe's own seed splits the rows
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from golden import stages as golden
 
-from distill2edge.stages import VERSIONS
+from distill2edge.stages import KINDS
 
 HELD: dict[str, dict[str, str]] = json.loads(golden.FILE.read_text(encoding="utf-8"))
 
@@ -29,4 +29,4 @@ def test_every_recipe_is_held(found: dict[str, dict[str, str]]) -> None:
 
 
 def test_every_kind_of_stage_is_held() -> None:
-    assert {stage.split(" ")[0] for graph in HELD.values() for stage in graph} == set(VERSIONS)
+    assert {stage.split(" ")[0] for graph in HELD.values() for stage in graph} == set(KINDS)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill2edge.cost import model
-from distill2edge.cost.buckets import BUCKETS, bucket_of
 from distill2edge.cost.catalogue import Catalogue, Device, Rented
 from distill2edge.cost.compare import Cell, admitted, choose, comparison, pair, role_of
 from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
@@ -16,13 +15,15 @@ from distill2edge.recipe import schema
 from distill2edge.recipe.costs import RequestTokens
 
 SCHEMA_VERSION = 1
+SUMS = ("teacher_generation", "training", "export", "evaluation")
+"""The one-off sums that every stage's time belongs to one of."""
 
 
 def build_cost(
     recipe_cost: schema.Cost,
     bench: dict[str, Any],
     verify: dict[str, Any],
-    stage_seconds: dict[str, float],
+    seconds: Mapping[str, float],
     paid: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The cost document of one run.
@@ -31,8 +32,8 @@ def build_cost(
         recipe_cost: the `cost` section of the recipe.
         bench: bench.json.
         verify: verify.json; its gates say which files may be compared.
-        stage_seconds: wall seconds of each stage, as first computed (a cached stage keeps its own time).
-        paid: US dollars that an endpoint was paid in a stage, by its name.
+        seconds: wall seconds of each of `SUMS`, as first computed (a cached stage keeps its own time).
+        paid: US dollars that an endpoint was paid, of each of them.
 
     Returns:
         cost.json, schema version 1. `cells` holds one entry for each model and place that can be priced;
@@ -80,7 +81,7 @@ def build_cost(
         "teacher_best_box": far[0],
         "student_best_box": far[1],
     }
-    one_off = _one_off(recipe_cost, catalogue, stage_seconds, paid or {})
+    one_off = _one_off(recipe_cost, catalogue, seconds, paid or {})
     for cell in cells:
         if cell.get("speed_note") and cell["speed_note"] not in notes:
             notes.append(cell["speed_note"])
@@ -210,18 +211,15 @@ def _brief(cell: Cell | None) -> dict[str, Any] | None:
 
 
 def _one_off(
-    recipe_cost: schema.Cost, catalogue: Catalogue, stage_seconds: dict[str, float], paid: Mapping[str, float]
+    recipe_cost: schema.Cost, catalogue: Catalogue, spent: Mapping[str, float], paid: Mapping[str, float]
 ) -> dict[str, Any]:
     """F: the seconds of each stage at the price of a rented machine."""
     names = [place.rented for place in (recipe_cost.teacher, recipe_cost.student) if place.rented]
     name = names[0] if names else "cpu-2-vcpu"
     machine = catalogue.rented_machine(name)
-    seconds: dict[str, float] = dict.fromkeys(BUCKETS.values(), 0.0)
-    for stage, spent in stage_seconds.items():
-        seconds[bucket_of(stage)] += spent
-    usd = {kind: spent / model.SECONDS_PER_HOUR * machine.usd_per_hour.value for kind, spent in seconds.items()}
-    for stage, amount in paid.items():
-        usd[bucket_of(stage)] += amount
+    seconds = {name: spent.get(name, 0.0) for name in SUMS}
+    hourly = machine.usd_per_hour.value
+    usd = {name: each / model.SECONDS_PER_HOUR * hourly + paid.get(name, 0.0) for name, each in seconds.items()}
     total = sum(paid.values())
     bill = f"; and {readable_usd(total)} paid to the teacher's endpoint" if total else ""
     return {

@@ -14,7 +14,7 @@ from typing import Any
 from distill2edge.planning.sizes import Model, Sizes
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.training import Lora, Training
-from distill2edge.schemes import parse_scheme
+from distill2edge.schemes import Scheme
 
 _TRAINING, _FORWARD = 0.38, 0.8  # shares of a product's speed: small batches, and much between the products
 _STEP_S, _ROW_S = 4.5e-3, 2.5e-4  # of a layer's small operations in a training step, and in asking a row
@@ -32,52 +32,30 @@ class Cost:
     disk: float | None = None
 
 
-def cost_of(kind: str, name: str, recipe: Recipe, sizes: Sizes, speed: float) -> Cost:
-    """What one stage costs.
-
-    Args:
-        kind: of the stage; name: in the plan (`export student/gguf:Q4_0`), which says whose model it is.
-        speed: FLOPs per second of a matrix product on all threads.
-    """
-    if kind == "data":
-        rows = sum(sizes.rows.values())
-        return Cost(0.8 + 4e-5 * rows, _LIGHT + 1500 * rows, 200 * rows + 4 * sizes.tokens * rows * 0.5)
-    if kind == "report":
-        return Cost(1.0, _LIGHT, 1e6)
-    model = sizes.student if _is_students(kind, name) else sizes.teacher
-    if recipe.teacher.url is not None and kind in ("teacher", "signal", "synthesis"):
-        return Cost(1.0 if kind == "teacher" else None, _LIGHT, 4000 * sizes.train if kind != "teacher" else 1e4)
-    if model is None:
-        return Cost()
-    work = _Work(recipe, sizes, speed, model)
-    made = {
-        "teacher": work.fetched,
-        "fit": work.fitted,
-        "synthesis": work.synthesised,
-        "signal": work.scored,
-        "pretrain": work.pretrained,
-        "student": work.begun,
-        "distill": lambda: work.trained(recipe.distill, recipe.student.lora, beside=recipe.distill.loss.needs_layers),
-        "merge": work.merged,
-        "quantization-aware": work.on_grid,
-        "calibration": work.calibrated,
-        "sensitivity": work.weighed,
-        "export": lambda: work.exported(name),
-        "verify": work.verified,
-        "judge": work.judged,
-        "bench": work.benched,
-        "rounds": work.wrote_and_trained,
-    }
-    return made[kind]() if kind in made else work.wrote_and_trained()
+JOINED = Cost(1.0, _LIGHT, 1e6)
+"""Documents joined into a report."""
+RECORDED = Cost(1.0, _LIGHT, 1e4)
+"""A teacher behind an endpoint: who it is is written down."""
 
 
-def _is_students(kind: str, name: str) -> bool:
-    return kind in ("distill", "merge", "quantization-aware", "student") or " student" in name
+def rows_read(sizes: Sizes) -> Cost:
+    """The rows of a source, in splits."""
+    rows = sum(sizes.rows.values())
+    return Cost(0.8 + 4e-5 * rows, _LIGHT + 1500 * rows, 200 * rows + 4 * sizes.tokens * rows * 0.5)
+
+
+def asked_for(sizes: Sizes) -> Cost:
+    """Answers of an endpoint: how long it takes is the server's matter."""
+    return Cost(None, _LIGHT, 4000 * sizes.train)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The cost of each kind of stage on one model."""
+class Work:
+    """The cost of each kind of stage on one model.
+
+    Attributes:
+        speed: FLOPs per second of a matrix product on all threads.
+    """
 
     recipe: Recipe
     sizes: Sizes
@@ -251,9 +229,8 @@ class _Work:
         count = self.model.parameters
         return Cost(9 * flops / (self.speed * _FORWARD), _BASE + 16 * count, 4 * count)
 
-    def exported(self, name: str) -> Cost:
+    def exported(self, scheme: Scheme) -> Cost:
         """One file: a graph or a GGUF, rounded."""
-        scheme = parse_scheme(name.partition("/")[2])
         count = self.model.parameters
         seconds = (1.6 + 2.6e-8 * count) if scheme.format == "onnx" else (1.0 + 1.6e-8 * count)
         if scheme.mix is not None:

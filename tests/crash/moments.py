@@ -70,12 +70,12 @@ class Moments:
 
         run_stages = run_module.run_stages
 
-        def listed(stages: Any, store: Store, seed: int, *rest: Any, **more: Any) -> Any:
-            keys = keys_of(stages, seed)
+        def listed(stages: Any, store: Store, *rest: Any, **more: Any) -> Any:
+            keys = keys_of(stages)
             for stage in stages:
                 label = f"{stage.kind}-{keys[stage.name][:20]}"
                 self.stages[label] = (stage.name, keys[stage.name], [keys[parent] for parent in stage.parents])
-            return run_stages(stages, store, seed, *rest, **more)
+            return run_stages(stages, store, *rest, **more)
 
         run_module.run_stages = listed
         Store.build = counted  # type: ignore[method-assign]

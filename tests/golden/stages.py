@@ -17,7 +17,9 @@ from distill2edge.pipeline import keys_of
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe.load import load_recipe, parse_recipe
 from distill2edge.recipe.schema import Recipe
-from distill2edge.stages import build_stages
+from distill2edge.stages import Stage
+from distill2edge.stages.graph import Graph
+from distill2edge.stages.sources import Sources
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).with_name("stages.json")
@@ -85,6 +87,7 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         "distill.quantization_aware={schemes: [gguf:Q4_0], signal_from: student}",
     ),
     "a quantized teacher": ("verify.teacher_schemes=[gguf:Q8_0, gguf:Q4_K_M]",),
+    "a calibrated teacher": ("quantize.calibration=imatrix", "verify.teacher_schemes=[gguf:Q4_0]"),
     "on-policy with fresh rows": (
         "distill.on_policy={rounds: 2, rows: 64, warm_rows: 32}",
         "signal={kind: logits}",
@@ -123,20 +126,25 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def graphs() -> dict[str, dict[str, str]]:
-    """Recipe or variant -> stage -> the first digits of its key. No model and no data set is read."""
-    found = {}
+    """Recipe or variant -> stage -> the first digits of its key."""
     with _looked_up():
-        for path in sorted(ROOT.glob("recipes/**/*.yaml")):
-            found[path.relative_to(ROOT).as_posix()] = _keys(load_recipe(path))
-        found["plain"] = _keys(parse_recipe(_PLAIN, "plain.yaml"))
-        for name, overrides in _VARIANTS.items():
-            found[name] = _keys(parse_recipe(_PLAIN, f"{name}.yaml", overrides))
-    return found
+        keys = {name: keys_of(graph) for name, graph in built().items()}
+    return {name: {stage: key[:_DIGITS] for stage, key in graph.items()} for name, graph in keys.items()}
 
 
-def _keys(recipe: Recipe) -> dict[str, str]:
-    keys = keys_of(build_stages(recipe, SilentProgress()), recipe.seed)
-    return {name: key[:_DIGITS] for name, key in keys.items()}
+def built() -> dict[str, list[Stage]]:
+    """Recipe or variant -> its stages. No model and no data set is read."""
+    recipes = {path.relative_to(ROOT).as_posix(): load_recipe(path) for path in sorted(ROOT.glob("recipes/**/*.yaml"))}
+    recipes["plain"] = parse_recipe(_PLAIN, "plain.yaml")
+    for name, overrides in _VARIANTS.items():
+        recipes[name] = parse_recipe(_PLAIN, f"{name}.yaml", overrides)
+    return {name: graph_of(recipe) for name, recipe in recipes.items()}
+
+
+def graph_of(recipe: Recipe) -> list[Stage]:
+    """The stages of a recipe, without a look at what it names outside itself."""
+    sources = Sources(recipe, SilentProgress())
+    return Graph(sources, sources).build()
 
 
 @contextmanager
@@ -147,7 +155,6 @@ def _looked_up() -> Iterator[None]:
         "distill2edge.teacher.load.fingerprint": lambda model, *rest: {"model": str(model)},
         "distill2edge.teacher.open.gguf_of": lambda model, progress: Path(model) if model.endswith(".gguf") else None,
         "distill2edge.precision.default_device": lambda: "cpu",
-        "distill2edge.verifiers.registry.require_walls": lambda recipe: None,
     }
     patches = [patch(name, value) for name, value in replaced.items()]
     for each in patches:

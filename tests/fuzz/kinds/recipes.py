@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from distill2edge.errors import RecipeErrors
+from distill2edge.progress import SilentProgress
 
 COUNT = 10_000
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -40,19 +41,20 @@ def prepare(work: Path) -> Any:
     """The recipes' texts; what reads them is imported once, and a few rows of bundled data speak for all."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from distill2edge import preflight
-    from distill2edge.planning import costs, sizes
+    from distill2edge.planning import sizes
     from distill2edge.preflight import data
     from distill2edge.recipe import load
+    from distill2edge.stages import graph
 
     data._ROWS_OF_BUNDLE = 20
     texts = [path.read_text(encoding="utf-8") for path in sorted(RECIPES.rglob("*.yaml"))]
     assert len(texts) >= 10
-    return (load, preflight, sizes, costs), texts
+    return (load, preflight, sizes, graph), texts
 
 
 def attempt(random: Random, prepared: Any, work: Path) -> None:
     """Read one mutated recipe as `recipe check` and `plan` do, with all that is said about it."""
-    (load, preflight, sizes, costs), texts = prepared
+    (load, preflight, sizes, graph), texts = prepared
     text = random.choice(texts)
     way = random.random()
     if way < 0.55:
@@ -74,26 +76,11 @@ def attempt(random: Random, prepared: Any, work: Path) -> None:
     preflight.unseen(recipe)
     load.parse_recipe(load.dump_recipe(recipe), "shown")
     known = sizes.sizes_of(recipe, {})
-    for kind in _KINDS:
-        name = f"{kind} student/{recipe.schemes[0]}" if kind == "export" else kind
-        if kind in _ASKED and not _ASKED[kind](recipe):
-            continue
-        cost = costs.cost_of(kind, name, recipe, known, 1e11)
+    sources = graph.Sources(recipe, SilentProgress())
+    for stage in graph.Graph(sources, sources).build():
+        cost = stage.estimate(known, 1e11)
         for figure in (cost.seconds, cost.memory, cost.disk):
-            assert figure is None or 0 <= figure < float("inf"), (kind, figure)
-
-
-_KINDS = (
-    *("data", "teacher", "fit", "synthesis", "signal", "pretrain", "student", "distill", "merge", "export"),
-    *("quantization-aware", "calibration", "sensitivity", "verify", "judge", "bench", "report"),
-)
-_ASKED: dict[str, Any] = {
-    "fit": lambda recipe: recipe.teacher.fit is not None,
-    "synthesis": lambda recipe: recipe.synthesis is not None,
-    "pretrain": lambda recipe: recipe.student.pretrain is not None,
-    "quantization-aware": lambda recipe: recipe.distill.quantization_aware is not None,
-    "judge": lambda recipe: recipe.verify.judge is not None,
-}
+            assert figure is None or 0 <= figure < float("inf"), (stage.name, figure)
 
 
 # --- mutations ----------------------------------------------------------------

@@ -1,0 +1,436 @@
+"""The stages from a merged model to the files that ship: calibration, sensitivity, training on a grid, export."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from distill2edge.files import read_json, without_folders, write_json
+from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
+from distill2edge.stages.base import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.stages.learning import OfStudent, complete_model
+from distill2edge.stages.teaching import AnySignal
+from distill2edge.store import Files
+
+if TYPE_CHECKING:
+    from distill2edge.export.mix import MixExport
+    from distill2edge.models import ModelFile
+    from distill2edge.planning.costs import Cost, Work
+    from distill2edge.planning.sizes import Model, Sizes
+    from distill2edge.progress import Progress
+    from distill2edge.quantize.divergence import Row
+    from distill2edge.quantize.weigh import Weighed
+    from distill2edge.recipe.schema import Recipe
+
+Role = Literal["student", "teacher"]
+
+# How a text becomes what a model reads: written into every file that ships.
+_INPUT = ("template", "system", "prompt", "choices", "max_length")
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+@plain
+class Statistics(Stage):
+    """What every stage has in common that reads the calibration rows through a model.
+
+    Attributes:
+        role: whose model it is.
+    """
+
+    rows: Rows
+    model: Stage
+    role: Role
+
+    files = Files(("imatrix.gguf", "grams-*.safetensors", "*.json"))
+    bucket = "export"
+    command = False
+
+    @property
+    def evidence(self) -> bool:
+        """As `Stage.evidence`."""
+        return self.role == "teacher"
+
+    def works_on(self, sizes: Sizes) -> Model | None:
+        """As `Stage.works_on`."""
+        return sizes.student if self.role == "student" else sizes.teacher
+
+
+@plain
+class Calibration(Statistics):
+    """The importance matrix of a model on the calibration split."""
+
+    kind = "calibration"
+    help = "Measure on the calibration rows what files are rounded by."
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        recipe = self.recipe
+        key = {"max_tokens": recipe.quantize.max_tokens, "rows": rows_key(recipe)}
+        return {**key, "grams": 2} if recipe.gptq else key  # raised when files are rounded by them in another way
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.data.encode import read_rows
+        from distill2edge.quantize.calibrate import write_importance
+        from distill2edge.tasks.causal_lm import encode_rows
+
+        recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
+        chosen = read_rows(rows, "calibration")
+        held_out = {row.id for row in read_rows(rows, "test")}
+        encoded = encode_rows(recipe, chosen, model_dir)
+        return write_importance(
+            model_dir,
+            {item.row: item.ids for item in encoded},
+            held_out,
+            work,
+            progress,
+            max_tokens=recipe.quantize.max_tokens,
+            dataset=recipe.data.source,
+            grams=recipe.gptq,
+        )
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.calibrated()
+
+
+@plain
+class Sensitivity(Statistics):
+    """What a mix of types is chosen and rounded by, on the calibration split.
+
+    Attributes:
+        formats: of the mixes.
+    """
+
+    formats: tuple[str, ...]
+
+    kind = "sensitivity"
+    version = 4
+    help = "Measure on the calibration rows what each type costs each tensor, for mixes."
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        key = {"max_tokens": self.recipe.quantize.max_tokens, "rows": rows_key(self.recipe)}
+        return key if self.formats == ("gguf",) else {**key, "formats": self.formats}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.data.encode import read_rows
+        from distill2edge.quantize.weigh import write_sensitivity
+        from distill2edge.tasks.causal_lm import encode_rows
+
+        recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
+        encoded = encode_rows(recipe, read_rows(rows, "calibration"), model_dir)
+        return write_sensitivity(
+            model_dir,
+            {item.row: item.ids for item in encoded},
+            {row.id for row in read_rows(rows, "test")},
+            work,
+            progress,
+            max_tokens=recipe.quantize.max_tokens,
+            dataset=recipe.data.source,
+            formats=self.formats,
+        )
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.weighed()
+
+
+@plain
+class StudentSignal(AnySignal):
+    """The merged student's own distributions, which its files are trained to keep.
+
+    Attributes:
+        signal: the teacher's, where there is one: its shape is taken over.
+    """
+
+    rows: Rows
+    model: Stage
+    signal: Stage | None
+
+    bucket = "training"
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        key = {"signal": canonical(recipe.student_signal), "kind": recipe.signal.kind, "rows": rows_key(recipe)}
+        return {**key, **scored_key(recipe)}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.tasks.causal_lm import student_signal
+
+        taught = None if self.signal is None else self.signal.path(inputs)
+        rows = self.rows.path(inputs)
+        return student_signal(self.recipe, self.model.model_dir(inputs), taught, rows, work, progress)
+
+    def works_on(self, sizes: Sizes) -> Model | None:
+        """As `Stage.works_on`."""
+        return sizes.student
+
+
+@plain
+class TrainOnGrid(OfStudent):
+    """The merged student, trained on the grid of its untrained file.
+
+    Attributes:
+        untrained: that file.
+        rounded_by: where its errors were compensated: what it was rounded by. The training then starts from the
+            weights that the file stores.
+        signal: the teacher's. own: the student's, where it is what the training compares with.
+    """
+
+    rows: Rows
+    model: Stage
+    untrained: Stage
+    rounded_by: Stage | None
+    signal: Stage | None
+    own: Stage | None
+    scheme: Scheme
+
+    kind = "quantization-aware"
+    version = 2
+    files = Files((*DENSE, "train.json", "grid.safetensors", "*.jsonl"), TRAINING)
+    bucket = "training"
+    help = "Train the merged student on the grid of a file, where the recipe asks for it."
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        return {
+            "training": canonical(recipe.distill.quantization_aware, {"schemes"}),
+            "loss": canonical(recipe.distill.loss),
+            "chunk": recipe.distill.chunk,
+            "signal": recipe.signal.kind,
+            "rows": rows_key(recipe),
+        }
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.export.grid import of_export
+        from distill2edge.export.start import start_of
+        from distill2edge.quantize.calibrate import read_calibration
+        from distill2edge.quantize.held import save_grids
+        from distill2edge.quantize.weigh import read_sensitivity
+        from distill2edge.tasks.causal_lm import train_on_grid
+
+        scheme, student, exported = self.scheme, self.model.model_dir(inputs), self.untrained.path(inputs)
+        if self.rounded_by is not None:
+            start, directory = work / "start", self.rounded_by.path(inputs)
+            known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
+            grids = start_of(scheme, known, student, start, progress, exported)
+            student = start
+        else:
+            grids = of_export(exported, student, scheme)
+        signal, own = (None if each is None else each.path(inputs) for each in (self.signal, self.own))
+        facts = train_on_grid(self.recipe, grids, student, signal, own, self.rows.path(inputs), work, progress)
+        complete_model(self.recipe, work / "model", self.model.model_dir(inputs))
+        save_grids(grids, str(scheme), work)
+        shutil.rmtree(work / "start", ignore_errors=True)
+        return facts
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.on_grid()
+
+
+@plain
+class Export(Stage):
+    """One file of a scheme.
+
+    Attributes:
+        rows: read where a mix is measured on them; else the summary of a synthesis alone goes with the file.
+        base: the teacher as it was fetched, whose licence goes with the file.
+        model: what the file is made of.
+        statistics: what it is rounded by, if anything; of a mix that was trained, its untrained file.
+        role: whose file it is.
+    """
+
+    rows: Rows
+    base: Stage
+    model: Stage
+    statistics: Stage | None
+    role: Role
+    scheme: Scheme
+
+    kind = "export"
+    version = 3
+    files = Files(
+        (
+            "model.gguf", "*.onnx", "*.onnx.data", "config.json", "generation_config.json", "genai_config.json",
+            *_TOKENIZER, "export.json", "input.json", "USE.md", "predict.py", "Modelfile",
+        )
+    )  # fmt: skip
+    bucket = "export"
+    help = "Write every ONNX and GGUF file that the recipe names."
+
+    @property
+    def trained(self) -> bool:
+        """Whether its weights were trained on the scheme's grid."""
+        return isinstance(self.model, TrainOnGrid)
+
+    @property
+    def ships(self) -> bool:
+        """Whether it is a file of the student that is made to be used, not to compare with."""
+        return self.role == "student" and not is_compared(self.arm)
+
+    @property
+    def id(self) -> str:
+        """The model's name in the report: `student/gguf:Q4_0`."""
+        return f"{self.role}/{self.scheme}"
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe, scheme = self.recipe, self.scheme
+        key = {"scheme": str(scheme), "name": recipe.name, "description": recipe.description, "role": self.role}
+        key["input"] = canonical(recipe.data, {*type(recipe.data).model_fields} - {*_INPUT})
+        if self._converter is not None:
+            key["converter"] = self.sources.converter_content
+        if scheme.mix and scheme.mix.max_kl is not None and not self.trained:  # measured on rows, as verify will
+            measure = {"positions": recipe.verify.positions, "max_tokens": recipe.verify.max_tokens}
+            key |= {"rows": rows_key(recipe), "measure": measure}
+        return key
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """As `Stage.parents`: only a mix reads the rows of the data."""
+        reads = self.scheme.mix and not self.trained
+        return tuple(stage.name for stage in self.reads if stage is not self.rows.data or reads)
+
+    @property
+    def _converter(self) -> Path | None:
+        return self.sources.converter if self.scheme.format == "gguf" else None
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.quantize.calibrate import read_calibration
+        from distill2edge.quantize.weigh import read_sensitivity
+
+        recipe, scheme, model_dir = self.recipe, self.scheme, self.model.model_dir(inputs)
+        meta = self._meta(inputs)
+        grid = self.model.path(inputs) if self.trained else None
+        statistics = None if self.statistics is None else self.statistics.path(inputs)
+        mix = imatrix = gptq = None
+        if grid is None and scheme.mix:
+            assert statistics is not None
+            mix = _mix(recipe, scheme, model_dir, read_sensitivity(statistics), self.rows.path(inputs))
+        elif grid is None and statistics is not None:
+            imatrix = statistics / "imatrix.gguf"
+            gptq = read_calibration(statistics) if recipe.gptq else None
+        if scheme.format == "onnx":
+            from distill2edge.export.gptq import export_onnx_gptq
+            from distill2edge.export.onnx import export_onnx
+            from distill2edge.export.onnx_mix import export_onnx_mix
+
+            if mix is not None:
+                return export_onnx_mix(model_dir, scheme, meta, work, progress, mix)
+            if gptq is not None:
+                return export_onnx_gptq(model_dir, scheme, meta, work, progress, gptq)
+            facts = export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
+        else:
+            from distill2edge.export.gguf import export_gguf
+
+            more = {"converter": self._converter, "imatrix": imatrix, "gptq": gptq, "grid": grid, "mix": mix}
+            facts = export_gguf(model_dir, scheme, meta, work, progress, **more)  # type: ignore[arg-type]
+        if scheme.mix and grid is not None:
+            assert statistics is not None
+            before = read_json(statistics / "export.json")
+            facts |= {key: before[key] for key in ("mix", "calibration", "fallbacks")}
+            write_json(work / "export.json", facts)
+            if scheme.mix.budget is not None and (over := facts["size_bytes"] - scheme.mix.budget) > 0:
+                progress.warn(
+                    f"{scheme}: trained, the file is {over:,} bytes over its budget: norms are no longer alike"
+                )
+        return facts
+
+    def _meta(self, inputs: Inputs) -> Facts:
+        """What is written into the file."""
+        from distill2edge.data.inputs import form_of
+
+        recipe, teacher = self.recipe, self.base.artifact(inputs).facts
+        licence = teacher.get("licence") or {}
+        meta = {
+            "name": recipe.name if self.role == "student" else f"{recipe.name}-teacher",
+            "description": recipe.description,
+            "licence": licence.get("licence"),
+            "licence_override": licence.get("accepted"),
+            "teacher": without_folders(str(teacher["source"])),
+            "recipe": recipe.name,
+            "recipe_key": self.model.artifact(inputs).key,
+        }
+        if self.rows.synthesis is not None:
+            meta |= _synthetic(self.rows.synthesis.artifact(inputs).facts["ledger"])
+        meta["input"] = form_of(recipe, self.model.model_dir(inputs)).dumps()
+        if self.scheme.mix and self.scheme.format == "gguf":
+            meta["scheme"] = str(self.scheme)
+        return meta
+
+    @property
+    def evidence(self) -> bool:
+        """As `Stage.evidence`. (A file without training on its grid is where that training starts.)"""
+        return self.role == "teacher" or self.scheme.name.endswith(PLAIN_SUFFIX)
+
+    def works_on(self, sizes: Sizes) -> Model | None:
+        """As `Stage.works_on`."""
+        return sizes.student if self.role == "student" else sizes.teacher
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.exported(self.scheme)
+
+    def measured(self, inputs: Inputs, parameters: int) -> ModelFile:
+        """As `Stage.measured`."""
+        from distill2edge.models import ModelFile
+
+        path = self.path(inputs)
+        return ModelFile(
+            id=self.id,
+            role=self.role,
+            scheme=str(self.scheme),
+            runtime="onnxruntime" if self.scheme.format == "onnx" else "llama.cpp",
+            path=path,
+            parameters=parameters,
+            size_bytes=int(read_json(path / "export.json")["size_bytes"]),
+        )
+
+
+def _synthetic(rows: Facts) -> Facts:
+    """For the metadata of files: what kinds of rows a teacher made, and how many were kept."""
+    methods = ", ".join(f"{name} {count}" for name, count in rows["methods"].items())
+    human = f"; {rows['not_distillation']} kept rows are not distillation" if rows["not_distillation"] else ""
+    return {"synthetic_rows": f"{rows['kept']} of {rows['rows']} rows kept ({methods}){human}"}
+
+
+def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, weighed: Weighed, rows: Path) -> MixExport:
+    """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
+    from distill2edge.data.encode import read_rows
+    from distill2edge.export.mix import MixExport
+    from distill2edge.tasks.causal_lm import encode_rows
+    from distill2edge.verify.fidelity import choose_positions
+
+    assert scheme.mix is not None
+    name = "validation" if read_rows(rows, "validation") else "calibration"
+    which = recipe.verify.positions
+
+    def measured_rows() -> list[Row]:
+        encoded = encode_rows(recipe, read_rows(rows, name), model_dir)
+        spans = choose_positions(encoded, recipe.verify.max_tokens, which)
+        return [(encoded[span.row].ids, span.positions) for span in spans]
+
+    return MixExport(scheme.mix, weighed, measured_rows, name, which, scheme.name.endswith(UNTRAINED_SUFFIX))

@@ -1,0 +1,199 @@
+"""The graph of a recipe: which stages, each after those it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from distill2edge.schemes import UNTRAINED_SUFFIX, parse_scheme
+from distill2edge.stages.base import Rows, Stage
+from distill2edge.stages.files import Calibration, Export, Role, Sensitivity, StudentSignal, TrainOnGrid
+from distill2edge.stages.learning import CONTROL, UNVERIFIED, InitStudent, Merge, Pretrain, Train, control_of
+from distill2edge.stages.measuring import Bench, Judge, Verify
+from distill2edge.stages.on_policy import WARM, OnPolicySignal, TrainOnPolicy
+from distill2edge.stages.report import Report
+from distill2edge.stages.rounds import VERIFIED, RoundSignal, ScoreRounds, of_round
+from distill2edge.stages.sources import Sources
+from distill2edge.stages.teaching import Data, Fit, Signal, Synthesis, Teacher
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distill2edge.progress import Progress
+    from distill2edge.recipe.schema import Distill, Recipe
+    from distill2edge.schemes import Scheme
+
+Kind = TypeVar("Kind", bound=Stage)
+
+
+def build_stages(
+    recipe: Recipe, progress: Progress, converter: Path | None = None, *, seed: int | None = None
+) -> list[Stage]:
+    """Every stage of a recipe, each after those it reads.
+
+    Args:
+        converter: as `Sources`.
+        seed: of the training, where it is one of several: rows, teacher and signal are those of the recipe's own seed.
+
+    Raises:
+        UserError: a model or data source that does not exist.
+        EnvironmentFault: a hub or bundled source that cannot be reached; checks that cannot be held here.
+    """
+    shared = Sources(recipe, progress, converter)
+    shared.check()
+    if seed is None or seed == recipe.seed:
+        return Graph(shared, shared).build()
+    return Graph(Sources(recipe.model_copy(update={"seed": seed}), progress, converter), shared).build()
+
+
+class Graph:
+    """A recipe's stages as they are added.
+
+    Args:
+        sources: of the recipe.
+        shared: of the stages that several seeds have in common.
+    """
+
+    def __init__(self, sources: Sources, shared: Sources) -> None:
+        self.sources, self.recipe, self._shared = sources, sources.recipe, shared
+        self.stages: list[Stage] = []
+
+    def add(self, kind: type[Kind], **given: Any) -> Kind:
+        """A stage; its parents are among `given`."""
+        stage = kind(sources=self.sources, **given)
+        if kind.shared and all(parent.sources is self._shared for parent in stage.reads):
+            stage = kind(sources=self._shared, **given)
+        self.stages.append(stage)
+        return stage
+
+    def build(self) -> list[Stage]:
+        """The whole of it."""
+        from distill2edge.recipe.scratch import Scratch
+
+        recipe, add = self.recipe, self.add
+        data = add(Data)
+        base = add(Teacher, data=data if isinstance(recipe.teacher.model, Scratch) else None)
+        teacher = base if recipe.teacher.fit is None else add(Fit, data=data, base=base)
+        made = None if recipe.synthesis is None else add(Synthesis, data=data, base=base, teacher=teacher)
+        rows, signal = Rows(data, made), None
+        if recipe.signal.kind != "gold" and recipe.rounds is None:
+            signal = add(Signal, rows=rows, teacher=teacher, base=base if recipe.signal.kind == "text" else None)
+        pretrained = None if recipe.student.pretrain is None else add(Pretrain, data=data, base=base)
+        student = add(InitStudent, rows=rows, teacher=teacher, pretrained=pretrained)
+
+        control = rounds = None
+        if recipe.rounds is not None:
+            trained, merged, rounds = self.self_improved(data, base, teacher, student)
+        else:
+            trained, merged = self.distilled(rows, teacher, student, signal)
+        compared: tuple[Merge, ...] = ()
+        if recipe.distill.control and recipe.rounds is None:
+            control, of_control = self.one_pass(
+                CONTROL, rows, teacher, student, None, control_of(recipe.distill), "gold"
+            )
+            compared = (of_control,)
+        rivals = tuple(map(parse_scheme, recipe.verify.teacher_schemes))
+        exports = (
+            *self.exported("student", rows, base, merged, recipe.schemes, signal),
+            *self.exported("teacher", rows, base, teacher, rivals, None),
+        )
+        looked_at = {"rows": rows, "base": base, "teacher": teacher, "student": student}
+        everything = {**looked_at, "merged": (merged, *compared), "exports": exports}
+        verify, judge = add(Verify, **everything), None
+        if recipe.verify.judge is not None:
+            ships = tuple(export for export in exports if export.ships)
+            judge = add(Judge, **looked_at, merged=(merged,), exports=ships)
+        bench = add(Bench, **everything)
+        add(
+            Report, rows=rows, base=base, student=student, trained=trained, merged=merged, control=control,
+            exports=exports, rounds=rounds, verify=verify, judge=judge, bench=bench, everything=tuple(self.stages),
+        )  # fmt: skip
+        return self.stages
+
+    def one_pass(
+        self, arm: str, rows: Rows, teacher: Stage, student: Stage, signal: Stage | None, training: Distill, kind: str
+    ) -> tuple[Stage, Merge]:
+        """One training and its merge."""
+        beside = teacher if training.loss.needs_layers else None
+        learns = {"signal": signal, "training": training, "signal_kind": kind}
+        trained = self.add(Train, arm=arm, rows=rows, student=student, teacher=beside, **learns)
+        return trained, self.add(Merge, arm=arm, rows=rows, student=student, trained=trained)
+
+    def distilled(self, rows: Rows, teacher: Stage, student: Stage, signal: Stage | None) -> tuple[Stage, Merge]:
+        """A pass over the signal; then, on-policy, rounds in which the student writes. The last has the plain names."""
+        from distill2edge.distill.on_policy import training_of
+
+        recipe, policy = self.recipe, self.recipe.distill.on_policy
+        first = "" if policy is None else WARM
+        trained, model = self.one_pass(first, rows, teacher, student, signal, recipe.distill, recipe.signal.kind)
+        for number in range(1, policy.rounds + 1) if policy is not None else ():
+            assert policy is not None
+            own = f"on-policy {number}"
+            arm, given = "" if number == policy.rounds else own, Rows(rows.data)
+            written = self.add(OnPolicySignal, arm=own, data=rows.data, teacher=teacher, model=model, number=number)
+            trained = self.add(
+                TrainOnPolicy, arm=arm, rows=given, student=model, signal=written,
+                training=training_of(recipe.distill, policy), number=number,
+            )  # fmt: skip
+            model = self.add(Merge, arm=arm, rows=given, student=model, trained=trained)
+        return trained, model
+
+    def self_improved(
+        self, data: Stage, base: Stage, teacher: Stage, student: Stage
+    ) -> tuple[Stage, Merge, ScoreRounds]:
+        """Rounds in which the student writes in the teacher's place. The last verified one has the plain names."""
+        recipe, spec = self.recipe, self.recipe.rounds
+        assert spec is not None
+        models: dict[str, tuple[Stage, ...]] = {}
+        signals: dict[str, tuple[Stage, ...]] = {}
+        for arm in (VERIFIED, UNVERIFIED) if spec.unverified else (VERIFIED,):
+            models[arm], signals[arm] = (student,), ()
+            for number in range(1, spec.count + 1):
+                name = "" if arm == VERIFIED and number == spec.count else f"{arm} {number}"
+                own = {"arm": name, "as_recipe": of_round(recipe, arm, number)}
+                model = models[arm][-1]
+                signal = self.add(
+                    RoundSignal, **own, data=data, base=base, teacher=teacher, model=model, number=number,
+                    verified=arm == VERIFIED,
+                )  # fmt: skip
+                trained = self.add(
+                    Train, **own, rows=Rows(data), student=model, teacher=None, signal=signal,
+                    training=recipe.distill, signal_kind="text", number=number,
+                )  # fmt: skip
+                merged = self.add(Merge, **own, rows=Rows(data), student=model, trained=trained)
+                models[arm], signals[arm] = (*models[arm], merged), (*signals[arm], signal)
+                if not name:
+                    last = trained, merged
+        return *last, self.add(ScoreRounds, data=data, models=models, signals=signals)
+
+    def exported(
+        self, role: Role, rows: Rows, base: Stage, model: Stage, schemes: Sequence[Scheme], signal: Stage | None
+    ) -> list[Export]:
+        """The files of a model, and what they are rounded by and trained on."""
+        recipe, add = self.recipe, self.add
+        of = {"arm": role, "role": role, "rows": rows, "model": model}
+        calibration = add(Calibration, **of) if any(map(recipe.calibrated, schemes)) else None
+        formats = tuple(sorted({scheme.format for scheme in schemes if scheme.mix}))
+        sensitivity = add(Sensitivity, **of, formats=formats) if formats else None
+        on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
+        trained_more, own = recipe.distill.quantization_aware, None
+        if on_grid and trained_more is not None and trained_more.signal_from == "student":
+            own = add(StudentSignal, arm=role, rows=rows, model=model, signal=signal)
+        found: dict[str, Export] = {}
+        for scheme in sorted(schemes, key=lambda scheme: str(scheme) in on_grid):  # what training starts from: first
+            source = model
+            statistics: Stage | None = sensitivity if scheme.mix else calibration if recipe.calibrated(scheme) else None
+            if str(scheme) in on_grid:
+                untrained = found[f"{scheme}{UNTRAINED_SUFFIX}"]
+                # What that file was rounded by: training starts from the weights that it stores.
+                rounded_by = sensitivity if scheme.mix else calibration if recipe.gptq else None
+                source = add(
+                    TrainOnGrid, arm=str(scheme), rows=rows, model=model, untrained=untrained, rounded_by=rounded_by,
+                    signal=signal, own=own, scheme=scheme,
+                )  # fmt: skip
+                statistics = untrained if scheme.mix else statistics
+            found[str(scheme)] = add(
+                Export, arm=f"{role}/{scheme}", rows=rows, base=base, model=source, statistics=statistics, role=role,
+                scheme=scheme,
+            )  # fmt: skip
+        return list(found.values())

@@ -1,0 +1,279 @@
+"""The stages of the student: pretrain, student, distill, merge."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.stages.base import DENSE, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.store import Files
+
+if TYPE_CHECKING:
+    from distill2edge.models import ModelFile
+    from distill2edge.planning.costs import Cost, Work
+    from distill2edge.planning.sizes import Model, Sizes
+    from distill2edge.progress import Progress
+    from distill2edge.recipe.schema import Distill, Recipe
+
+CONTROL, UNVERIFIED = "control", "unverified"
+"""Arms that are made to compare with."""
+
+
+@plain
+class Pretrain(Stage):
+    """An encoder's layers, distilled on masked tokens."""
+
+    data: Stage
+    base: Stage
+
+    kind = "pretrain"
+    version = 2
+    files = Files(("model/**", "pretrain.json"), ("teacher/**", "student/**"))
+    bucket = "training"
+    help = "Distil an encoder on masked tokens, where the recipe asks for it."
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        student = self.recipe.student
+        return {
+            "pretrain": canonical(student.pretrain),
+            "init": canonical(student.init),
+            "rows": rows_key(self.recipe),
+        }
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.tasks.classification import pretrain
+
+        return pretrain(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.pretrained()
+
+
+@plain
+class OfStudent(Stage):
+    """What every stage that works on the student's weights has in common."""
+
+    def works_on(self, sizes: Sizes) -> Model | None:
+        """As `Stage.works_on`."""
+        return sizes.student
+
+
+@plain
+class InitStudent(OfStudent):
+    """The student before it is trained."""
+
+    rows: Rows
+    teacher: Stage
+    pretrained: Stage | None
+
+    kind = "student"
+    files = Files(("model/**", "student.json"))
+    bucket = "training"
+    help = "Initialise the student."
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        key = {"init": canonical(recipe.student.init)}
+        if recipe.task != "causal-lm":
+            key |= {"vocabulary": recipe.student.vocabulary, "rows": rows_key(recipe)}
+        return key if self.sources.student is None else {**key, "content": self.sources.student}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.recipe.schema import FromModel
+        from distill2edge.recipe.scratch import Scratch
+        from distill2edge.tasks import task_of
+
+        recipe, init, checkpoint = self.recipe, self.recipe.student.init, None
+        teacher = self.teacher.model_dir(inputs)
+        if isinstance(init, FromModel):
+            from distill2edge.teacher.load import fetch_model
+
+            fetched = work / "checkpoint"
+            if isinstance(init.model, Scratch):
+                from distill2edge.student.scratch import scratch_checkpoint
+
+                scratch_checkpoint(init.model, teacher, fetched, recipe.seed)
+            else:
+                fetch_model(init.model, init.revision, fetched, progress, where="student.init.model")
+            checkpoint = fetched / "model"
+        if self.pretrained is not None:
+            checkpoint = self.pretrained.model_dir(inputs)
+        facts = task_of(recipe).student(recipe, teacher, checkpoint, self.rows.path(inputs), work, progress)
+        shutil.rmtree(work / "checkpoint", ignore_errors=True)
+        return facts
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.begun()
+
+
+@plain
+class AnyTraining(OfStudent):
+    """What every training of the student has in common.
+
+    Attributes:
+        student: the model that it starts from.
+        signal: what it learns from; None for the data's own responses.
+        number: of the round that it is of, from 1.
+    """
+
+    rows: Rows
+    student: Stage
+    signal: Stage | None
+    training: Distill
+    number: int | None = None
+
+    kind = "distill"
+    files = Files(
+        ("adapter/**", "model/**", "*.json", "*.jsonl"), ("adapter/**", "model/**", "checkpoints/**", "train.json*")
+    )
+    bucket = "training"
+    help = "Train the student on the teacher's signal."
+
+    def key(self, kind: str, left_out: set[str]) -> dict[str, Any]:
+        """The key's section.
+
+        Args:
+            kind: of the signal.
+            left_out: keys of `distill` that are other stages' matter.
+        """
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        key = {"distill": canonical(self.training, left_out), "lora": canonical(recipe.student.lora)}
+        key |= {"rows": rows_key(recipe), "signal": kind}
+        return key if self.number is None else {**key, "round": self.number}
+
+    @property
+    def evidence(self) -> bool:
+        """As `Stage.evidence`."""
+        return is_compared_arm(self.arm)
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        distill = work.recipe.distill
+        return work.trained(distill, work.recipe.student.lora, beside=distill.loss.needs_layers)
+
+
+@plain
+class Train(AnyTraining):
+    """One arm, trained.
+
+    Attributes:
+        teacher: given where the loss runs it beside the student.
+        signal_kind: `gold` for the control.
+    """
+
+    teacher: Stage | None
+    signal_kind: str
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        key = self.key(self.signal_kind, {"control", "on_policy", "quantization_aware"})
+        return key if self.number is not None else {**key, **scored_key(self.recipe)}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.tasks import task_of
+
+        return task_of(self.recipe).distill(
+            self.recipe,
+            self.training,
+            self.signal_kind,
+            self.student.model_dir(inputs),
+            None if self.teacher is None else self.teacher.model_dir(inputs),
+            None if self.signal is None else self.signal.path(inputs),
+            self.rows.path(inputs),
+            work,
+            progress,
+        )
+
+
+@plain
+class Merge(OfStudent):
+    """What was trained, as full-precision weights.
+
+    Attributes:
+        student: the model that it was trained on.
+    """
+
+    rows: Rows
+    student: Stage
+    trained: Stage
+
+    kind = "merge"
+    version = 2
+    files = Files(DENSE)
+    bucket = "training"
+    help = "Merge the adapter into full-precision weights."
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        return {"rows": rows_key(self.recipe)}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.tasks import task_of
+
+        student, trained = self.student.model_dir(inputs), self.trained.path(inputs)
+        facts = task_of(self.recipe).merge(self.recipe, student, trained, self.rows.path(inputs), work)
+        complete_model(self.recipe, work / "model", student)
+        return facts
+
+    @property
+    def evidence(self) -> bool:
+        """As `Stage.evidence`."""
+        return is_compared_arm(self.arm)
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.merged()
+
+    def measured(self, inputs: Inputs, parameters: int) -> ModelFile:
+        """As `Stage.measured`."""
+        from distill2edge.models import dense
+
+        return dense("control" if self.arm == CONTROL else "student", self.model_dir(inputs), parameters)
+
+
+def complete_model(recipe: Recipe, model_dir: Path, trained: Path) -> None:
+    """Let a merged directory say how it was trained to read, with the tokenizer of `trained`: it may be shipped."""
+    from distill2edge.data.inputs import form_of
+    from distill2edge.handover.write import hand_over_model
+
+    hand_over_model(model_dir, trained, form_of(recipe, model_dir))
+
+
+def is_compared_arm(arm: str) -> bool:
+    """Whether an arm (`control`, `unverified 2`) is made to compare with."""
+    return arm.split(" ", 1)[0] in (CONTROL, UNVERIFIED)
+
+
+def control_of(distill: Distill) -> Distill:
+    """The same training without the teacher: cross-entropy on the data's own responses."""
+    from distill2edge.recipe.schema import Loss
+
+    return distill.model_copy(update={"loss": Loss(ce=1.0), "control": False, "on_policy": None})
+
+
+ROUND_SEEDS = 7919
+"""Between the seeds of two rounds, so that no round draws what another drew."""
+
+
+def round_seed(recipe: Recipe, number: int) -> int:
+    """The seed of a round, from 1."""
+    return recipe.seed + ROUND_SEEDS * number

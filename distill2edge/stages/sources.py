@@ -1,0 +1,134 @@
+"""What a recipe names outside itself, looked up once: so the graph of a recipe is a pure function of both."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.errors import UserError
+
+if TYPE_CHECKING:
+    from distill2edge.progress import Progress
+    from distill2edge.recipe.schema import Recipe
+
+
+class Sources:
+    """Contents of models, data and files, for the keys of stages.
+
+    Args:
+        converter: convert_hf_to_gguf.py of a llama.cpp checkout, for GGUF in place of the built-in writers. It is an
+            argument and no part of the recipe: a recipe from elsewhere must not name code to run.
+    """
+
+    def __init__(self, recipe: Recipe, progress: Progress, converter: Path | None = None) -> None:
+        self.recipe, self.progress, self.converter = recipe, progress, converter
+
+    @cached_property
+    def data(self) -> Any:
+        """What identifies the rows.
+
+        Raises:
+            UserError, EnvironmentFault: a source that does not exist, or can't be reached.
+        """
+        from distill2edge.data.sources import fingerprint
+
+        return fingerprint(self.recipe.data.source, self.recipe.data.revision)
+
+    @cached_property
+    def teacher(self) -> Any:
+        """What identifies the teacher; of an endpoint, what its answers depend on.
+
+        An endpoint's budget may be raised between two tries: it is no part of any key.
+        """
+        endpoint = self.recipe.teacher.endpoint
+        if endpoint is not None:
+            return endpoint.asked
+        return self._model(self.recipe.teacher.model, self.recipe.teacher.revision)
+
+    @cached_property
+    def student(self) -> Any:
+        """What identifies the checkpoint that the student starts from; None where that is the teacher."""
+        from distill2edge.recipe.schema import FromTeacher
+
+        init = self.recipe.student.init
+        return None if isinstance(init, FromTeacher) else self._model(init.model, init.revision)
+
+    @cached_property
+    def judge(self) -> Any:
+        """What identifies the judge of a recipe that has one."""
+        from distill2edge.recipe.judge import WHERE
+
+        spec = self.recipe.verify.judge
+        assert spec is not None
+        return self._model(spec.model, spec.revision, f"{WHERE}.model")
+
+    @cached_property
+    def backend(self) -> str:
+        """What runs the teacher when it writes."""
+        from distill2edge.teacher.open import text_backend
+
+        return text_backend(self.recipe, self.progress)
+
+    @cached_property
+    def judge_backend(self) -> str:
+        """What runs the judge."""
+        from distill2edge.teacher.open import cpu_gguf
+
+        spec = self.recipe.verify.judge
+        assert spec is not None
+        return "transformers" if cpu_gguf(spec.model, self.progress) is None else "llama.cpp"
+
+    @cached_property
+    def verifiers(self) -> list[Any]:
+        """What the verdicts on the teacher's text depend on beside the recipe."""
+        from distill2edge.verifiers.registry import contents
+
+        return contents(getattr(self.recipe.signal, "verify", ()), self.progress)
+
+    @cached_property
+    def converter_content(self) -> str:
+        """Hash of the converter.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        from distill2edge.store import sha256_of
+
+        assert self.converter is not None
+        if not self.converter.is_file():
+            where, fix = f"--converter {self.converter}", "convert_hf_to_gguf.py of a llama.cpp checkout"
+            raise UserError("no such file", where=where, fix=fix)
+        return sha256_of(self.converter)
+
+    def check(self) -> None:
+        """What must not wait for hours of training: the sandbox, the cost report's places, a judge that is a party.
+
+        Raises:
+            UserError: a place that nobody knows.
+            EnvironmentFault: `python` checks that can't be held here.
+        """
+        from distill2edge.cost.places import check_places, watts_of
+        from distill2edge.verifiers.registry import require_walls
+
+        recipe = self.recipe
+        require_walls(recipe)
+        check_places(recipe.cost)
+        watts_of(recipe.bench, recipe.cost)
+        if self.converter is not None:
+            self.converter_content  # noqa: B018 (it must be there)
+        for who in self.judges_of_its_own:
+            what = f"the judge is the {who}'s own model, and models favour answers of their own: name another"
+            self.progress.warn(what)
+
+    @property
+    def judges_of_its_own(self) -> list[str]:
+        """Which of teacher and student has the weights of the judge."""
+        if self.recipe.verify.judge is None:
+            return []
+        return [who for who, own in (("teacher", self.teacher), ("student", self.student)) if own == self.judge]
+
+    def _model(self, model: Any, revision: str | None, *where: str) -> Any:
+        from distill2edge.teacher.load import fingerprint
+
+        return fingerprint(model, revision, self.progress, *where)

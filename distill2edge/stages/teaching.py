@@ -1,0 +1,270 @@
+"""The stages of rows and teacher: data, teacher, fit, synthesis, signal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.stages.base import DENSE, PAID, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.store import Files
+
+if TYPE_CHECKING:
+    from distill2edge.planning.costs import Cost, Work
+    from distill2edge.planning.sizes import Sizes
+    from distill2edge.progress import Progress
+
+
+@plain
+class Data(Stage):
+    """The rows of the source, in splits."""
+
+    kind = "data"
+    version = 2
+    files = Files(("*.parquet", "*.json", "*.jsonl"))
+    bucket = "teacher_generation"
+    help = "Prepare the rows: source, templates, splits, leakage check."
+    shared = True
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        return {**canonical(self.recipe.data), "content": self.sources.data}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.data.prepare import prepare
+
+        return prepare(self.recipe.data, self.recipe.seed, work, progress)
+
+    def estimate(self, sizes: Sizes, speed: float) -> Cost:
+        """As `Stage.estimate`: it needs no model."""
+        from distill2edge.planning.costs import rows_read
+
+        return rows_read(sizes)
+
+
+@plain
+class Teacher(Stage):
+    """The teacher as it is fetched; `data` where its tokenizer is trained on the rows."""
+
+    data: Stage | None = None
+
+    kind = "teacher"
+    version = 2
+    files = Files(("model/**", "teacher.json"))
+    bucket = "teacher_generation"
+    help = "Fetch the teacher through the licence gate, as safetensors."
+    shared = True
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+        from distill2edge.recipe.schema import FromTeacher
+
+        recipe = self.recipe
+        key = canonical(recipe.teacher, {"fit", "backend", "endpoint"})
+        key |= {"content": self.sources.teacher, "derivative": isinstance(recipe.student.init, FromTeacher)}
+        return key if self.data is None else {**key, "context": recipe.data.max_length}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.recipe.schema import FromTeacher
+        from distill2edge.recipe.scratch import ScratchTeacher
+
+        recipe, teacher = self.recipe, self.recipe.teacher
+        if isinstance(teacher.model, ScratchTeacher):
+            from distill2edge.data.encode import read_rows
+            from distill2edge.teacher.scratch import materialise_scratch
+
+            assert self.data is not None
+            return materialise_scratch(
+                teacher.model,
+                read_rows(self.data.path(inputs), "train"),
+                work,
+                progress,
+                licence=teacher.licence,
+                accept_licence=teacher.accept_licence,
+                max_length=recipe.data.max_length,
+                seed=recipe.seed,
+            )
+        if teacher.url is not None:
+            from distill2edge.teacher.endpoint.record import record_teacher
+
+            return record_teacher(teacher, work, progress)
+        from distill2edge.teacher.load import materialise
+
+        return materialise(
+            teacher.model,
+            teacher.revision,
+            teacher.licence,
+            teacher.accept_licence,
+            work,
+            progress,
+            derivative=isinstance(recipe.student.init, FromTeacher),
+        )
+
+    def estimate(self, sizes: Sizes, speed: float) -> Cost:
+        """As `Stage.estimate`."""
+        from distill2edge.planning.costs import RECORDED
+
+        return RECORDED if self.recipe.teacher.url is not None else super().estimate(sizes, speed)
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.fetched()
+
+
+@plain
+class Fit(Stage):
+    """The teacher, trained on the data's own responses and merged."""
+
+    data: Stage
+    base: Stage
+
+    kind = "fit"
+    files = Files(DENSE, TRAINING)
+    bucket = "training"
+    help = "Fit the teacher to the task, where the recipe asks for it."
+    shared = True
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        return {"fit": canonical(self.recipe.teacher.fit), "rows": rows_key(self.recipe)}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.tasks import task_of
+
+        task = task_of(self.recipe)
+        return task.fit(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.fitted()
+
+
+@plain
+class Synthesis(Stage):
+    """Rows that the teacher makes, in the layout of the data's."""
+
+    data: Stage
+    base: Stage
+    teacher: Stage
+
+    kind = "synthesis"
+    version = 2
+    files = Files(("*.parquet", "*.json", *PAID), PAID)
+    bucket = "teacher_generation"
+    help = "Let the teacher make the rows, where the recipe asks for it; every one is in the ledger."
+    shared = True
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        made = canonical(self.recipe.synthesis)
+        return {"synthesis": made, "backend": self.sources.backend, "rows": rows_key(self.recipe)}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.ledger import Origin
+        from distill2edge.synthesis.run import synthesise
+        from distill2edge.teacher.open import open_generator
+
+        recipe = self.recipe
+        assert recipe.synthesis is not None
+        where = "synthesis.responses.max_new_tokens"
+        return synthesise(
+            recipe.synthesis,
+            self.data.path(inputs),
+            open_generator(recipe, self.teacher.model_dir(inputs), work, progress, where),
+            work,
+            progress,
+            origin=Origin.of(self.base.artifact(inputs).facts),
+            template=recipe.data.template,
+            system=recipe.data.system,
+            seed=recipe.seed,
+        )
+
+    def estimate(self, sizes: Sizes, speed: float) -> Cost:
+        """As `Stage.estimate`."""
+        from distill2edge.planning.costs import asked_for
+
+        return asked_for(sizes) if self.recipe.teacher.url is not None else super().estimate(sizes, speed)
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.synthesised()
+
+
+@plain
+class AnySignal(Stage):
+    """What every stage has in common that keeps what a model says about rows."""
+
+    kind = "signal"
+    files = Files(
+        ("shard-*", "labels-*.safetensors", *PAID, "signal.json", "ledger.parquet"),
+        ("shard-*", "labels-*.safetensors", *PAID),
+    )
+    bucket = "teacher_generation"
+    help = "Cache the teacher's logits, or the responses it writes."
+
+    def estimate(self, sizes: Sizes, speed: float) -> Cost:
+        """As `Stage.estimate`."""
+        from distill2edge.planning.costs import asked_for
+
+        return asked_for(sizes) if self.recipe.teacher.url is not None else super().estimate(sizes, speed)
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.scored()
+
+
+LEDGER = 4
+"""Raised when what is dropped of a teacher's text, or what is written of it, changes."""
+
+
+@plain
+class Signal(AnySignal):
+    """The teacher's logits on train and validation rows, or the responses it writes.
+
+    Attributes:
+        base: of a signal that keeps text: the teacher as it was fetched, whose licence goes with the text.
+    """
+
+    rows: Rows
+    teacher: Stage
+    base: Stage | None = None
+
+    shared = True
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        key = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows_key(recipe)}
+        key |= scored_key(recipe)
+        if recipe.signal.kind == "text":
+            key["ledger"] = LEDGER
+            if self.sources.backend == "llama.cpp":
+                key |= {"backend": self.sources.backend, "writer": 2}  # raised when other text is written
+            if self.sources.verifiers:
+                key["read"] = self.sources.verifiers
+        return key
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.tasks import task_of
+
+        origin = {} if self.base is None else self.base.artifact(inputs).facts
+        rows, teacher = self.rows.path(inputs), self.teacher.model_dir(inputs)
+        return task_of(self.recipe).signal(self.recipe, teacher, origin, rows, work, progress)
