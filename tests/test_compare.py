@@ -109,7 +109,7 @@ def test_what_is_not_claimed_is_shown_as_measured(report: Document) -> None:
     failing["name"] = "failing"
     result = compare([report, failing], allow=True)
     said = render_comparison_text(result)
-    assert "warning: failing: its figures are as measured; No headline and no saving are claimed for a student" in said
+    assert "warning: failing: its figures are as measured; no headline and no saving are claimed for a student" in said
     assert row_of(said, "headline") == ["claimed", "withheld"]
     # Of the files whose every gate passed, the fastest; and the figures of that file, each with its interval.
     assert row_of(said, "file") == ["student/gguf:Q4_K_M", "student/gguf:Q4_K_M"]

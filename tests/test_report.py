@@ -646,6 +646,7 @@ def test_a_control_that_is_the_student_is_warned_of() -> None:
 def test_ids_break_between_their_parts() -> None:
     assert breakable("student/onnx:int8@cpu") == "student/<wbr>onnx:int8<wbr>@cpu"
     assert breakable("teacher") == "teacher"
+    assert breakable("verify.max_kl") == "verify.<wbr>max_kl"
     assert breakable("<b>/&@") == "&lt;b&gt;/<wbr>&amp;<wbr>@"
     assert max(map(len, breakable("x" * 500).split("<wbr>"))) == 24
     css = re.search(r"<style>(.*?)</style>", render_html(made.report()), re.S)

@@ -64,7 +64,8 @@ def _unclaimed(report: Document, name: str) -> list[str]:
     """Said of a run without a headline, whose figures stand in the table all the same."""
     if report["headline"] is not None:
         return []
-    return [f"{name}: its figures are as measured; {claims.no_headline(report).rstrip('.')}"]
+    why = claims.no_headline(report).rstrip(".")
+    return [f"{name}: its figures are as measured; {why[0].lower()}{why[1:]}"]
 
 
 def _seeds_apart(reports: list[Document], changes: list[Document]) -> list[str]:
