@@ -397,6 +397,8 @@ def test_charts_with_one_point_or_none() -> None:
     assert "<circle" in str(charts.pareto_chart([point], metric, x_title="x", x_unit="u"))
     assert charts.kl_chart([], []) is None
     assert curves.cost_chart({}) is None
+    free = {"cell": "student@cpu", "model": "student", "place": "mine", "label": "mine", "cost_per_1000": {"1.0": 0.0}}
+    assert curves.cost_chart({"cells": [free]}) is None
     assert curves.break_even_chart({"comparison": None}) is None
     training = {"student": {"log": None, "eval": None}, "control": None}
     assert curves.training_charts({"training": training, "reproduce": {"recipe": {}}}) == []
@@ -657,6 +659,7 @@ def test_ids_break_between_their_parts() -> None:
 def test_a_small_share_is_not_nothing() -> None:
     assert (text.percent(0.0000003), text.percent(0.0), text.percent(0.0006)) == ("<0.1%", "0.0%", "0.1%")
     assert text.percent(0.001, 0) == "<1%"
+    assert text.percent(-0.0001) == ">-0.1%"
 
 
 def test_one_sample_has_no_interval() -> None:

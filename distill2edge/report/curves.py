@@ -57,6 +57,9 @@ def cost_chart(cost: Document) -> Markup | None:
     cells = [cell for cell in cost.get("cells", []) if cell.get("cost_per_1000")]
     if not cells:
         return None
+    values = [v for cell in cells for v in cell["cost_per_1000"].values() if v > 0]
+    if not values:  # a box that is owned and whose power costs nothing
+        return None
     names = list(cells[0]["cost_per_1000"])
     comparison = cost.get("comparison") or {}
     pair = {(comparison.get("teacher"), comparison.get("teacher_place")),
@@ -70,7 +73,6 @@ def cost_chart(cost: Document) -> Markup | None:
     others = dict.fromkeys(_role(cell) for cell in ordered if cell not in bold)
     keys += [Key(f"{'other ' if bold else ''}cells of the {role}", f"series {role}") for role in others]
     plot = Plot("Cost of 1,000 requests by utilisation", keys)
-    values = [v for cell in cells for v in cell["cost_per_1000"].values() if v > 0]
     y_scale = fit_scale(values, plot.bottom, plot.top, log=True)
     left = plot.y_axis(y_scale, text.usd_tick, "US dollars per 1,000 requests (logarithmic)")
     x_scale = fit_scale([float(name) for name in names], left, RIGHT - 10, log=True, pad=0.04)

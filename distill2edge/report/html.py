@@ -45,7 +45,7 @@ def environment() -> Environment:
 
 
 def breakable(name: str) -> Markup:
-    """An id that a narrow column may break between its parts (`student/`, `onnx:int8`, `@cpu`; `model.`), not within one."""
+    """An id that a column may break between its parts (`student/`, `onnx:int8`, `@cpu`, `model.`), not within one."""
     parts = re.split(r"(?<=[/.])(?!$)|(?=@)(?<!^)", name)
     pieces = (part[n : n + _LONGEST] for part in parts for n in range(0, len(part), _LONGEST))
     return Markup("<wbr>").join(pieces)

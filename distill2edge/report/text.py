@@ -46,7 +46,7 @@ def percent(value: Any, digits: int = 1) -> str:
         return MISSING
     said = f"{100 * x:.{digits}f}%"
     least = 10.0**-digits
-    return f"<{least:.{digits}f}%" if 0 < x < least / 200 else said
+    return f"{'<' if x > 0 else '>-'}{least:.{digits}f}%" if 0 < abs(x) < least / 200 else said
 
 
 def usd(value: Any) -> str:
