@@ -1,8 +1,10 @@
 """The stages of a run: one class each, and the graph that a recipe makes of them."""
 
 from distill2edge.stages.base import Inputs, Stage
-from distill2edge.stages.files import Calibration, Export, Sensitivity, TrainOnGrid
+from distill2edge.stages.calibrating import Calibration, Sensitivity
+from distill2edge.stages.exporting import Export
 from distill2edge.stages.graph import build_stages
+from distill2edge.stages.grid import TrainOnGrid
 from distill2edge.stages.learning import AnyTraining, InitStudent, Merge, Pretrain
 from distill2edge.stages.measuring import Bench, Judge, Verify
 from distill2edge.stages.report import Report

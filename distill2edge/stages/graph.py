@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill2edge.schemes import UNTRAINED_SUFFIX, parse_scheme
 from distill2edge.stages.base import Rows, Stage
-from distill2edge.stages.files import Calibration, Export, Role, Sensitivity, StudentSignal, TrainOnGrid
+from distill2edge.stages.calibrating import Calibration, Role, Sensitivity
+from distill2edge.stages.exporting import Export
+from distill2edge.stages.grid import StudentSignal, TrainOnGrid
 from distill2edge.stages.learning import CONTROL, UNVERIFIED, InitStudent, Merge, Pretrain, Train, control_of
 from distill2edge.stages.measuring import Bench, Judge, Verify
 from distill2edge.stages.on_policy import WARM, OnPolicySignal, TrainOnPolicy

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.stages.base import Facts, Inputs, Rows, Stage, plain, rows_key
-from distill2edge.stages.files import Export
+from distill2edge.stages.exporting import Export
 from distill2edge.stages.learning import Merge
 from distill2edge.store import Files
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from distill2edge.planning.sizes import Sizes
     from distill2edge.progress import Progress
     from distill2edge.recipe.schema import Recipe
-    from distill2edge.stages.files import Export
+    from distill2edge.stages.exporting import Export
 
 
 @plain

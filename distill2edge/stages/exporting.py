@@ -1,16 +1,15 @@
-"""The stages from a merged model to the files that ship: calibration, sensitivity, training on a grid, export."""
+"""The stage of a file: ONNX or GGUF, rounded."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from distill2edge.files import read_json, without_folders, write_json
 from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
-from distill2edge.stages.base import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
-from distill2edge.stages.learning import OfStudent, complete_model
-from distill2edge.stages.teaching import AnySignal
+from distill2edge.stages.base import Facts, Inputs, Rows, Stage, plain, rows_key
+from distill2edge.stages.calibrating import Role
+from distill2edge.stages.grid import TrainOnGrid
 from distill2edge.store import Files
 
 if TYPE_CHECKING:
@@ -23,228 +22,12 @@ if TYPE_CHECKING:
     from distill2edge.quantize.weigh import Weighed
     from distill2edge.recipe.schema import Recipe
 
-Role = Literal["student", "teacher"]
-
 # How a text becomes what a model reads: written into every file that ships.
 _INPUT = ("template", "system", "prompt", "choices", "max_length")
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja",
 )  # fmt: skip
-
-
-@plain
-class Statistics(Stage):
-    """What every stage has in common that reads the calibration rows through a model.
-
-    Attributes:
-        role: whose model it is.
-    """
-
-    rows: Rows
-    model: Stage
-    role: Role
-
-    files = Files(("imatrix.gguf", "grams-*.safetensors", "*.json"))
-    bucket = "export"
-    command = False
-
-    @property
-    def evidence(self) -> bool:
-        """As `Stage.evidence`."""
-        return self.role == "teacher"
-
-    def works_on(self, sizes: Sizes) -> Model | None:
-        """As `Stage.works_on`."""
-        return sizes.student if self.role == "student" else sizes.teacher
-
-
-@plain
-class Calibration(Statistics):
-    """The importance matrix of a model on the calibration split."""
-
-    kind = "calibration"
-    help = "Measure on the calibration rows what files are rounded by."
-
-    @property
-    def section(self) -> Any:
-        """As `Stage.section`."""
-        recipe = self.recipe
-        key = {"max_tokens": recipe.quantize.max_tokens, "rows": rows_key(recipe)}
-        return {**key, "grams": 2} if recipe.gptq else key  # raised when files are rounded by them in another way
-
-    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-        """As `Stage.write`."""
-        from distill2edge.data.encode import read_rows
-        from distill2edge.quantize.calibrate import write_importance
-        from distill2edge.tasks.causal_lm import encode_rows
-
-        recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
-        chosen = read_rows(rows, "calibration")
-        held_out = {row.id for row in read_rows(rows, "test")}
-        encoded = encode_rows(recipe, chosen, model_dir)
-        return write_importance(
-            model_dir,
-            {item.row: item.ids for item in encoded},
-            held_out,
-            work,
-            progress,
-            max_tokens=recipe.quantize.max_tokens,
-            dataset=recipe.data.source,
-            grams=recipe.gptq,
-        )
-
-    def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
-        return work.calibrated()
-
-
-@plain
-class Sensitivity(Statistics):
-    """What a mix of types is chosen and rounded by, on the calibration split.
-
-    Attributes:
-        formats: of the mixes.
-    """
-
-    formats: tuple[str, ...]
-
-    kind = "sensitivity"
-    version = 4
-    help = "Measure on the calibration rows what each type costs each tensor, for mixes."
-
-    @property
-    def section(self) -> Any:
-        """As `Stage.section`."""
-        key = {"max_tokens": self.recipe.quantize.max_tokens, "rows": rows_key(self.recipe)}
-        return key if self.formats == ("gguf",) else {**key, "formats": self.formats}
-
-    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-        """As `Stage.write`."""
-        from distill2edge.data.encode import read_rows
-        from distill2edge.quantize.weigh import write_sensitivity
-        from distill2edge.tasks.causal_lm import encode_rows
-
-        recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
-        encoded = encode_rows(recipe, read_rows(rows, "calibration"), model_dir)
-        return write_sensitivity(
-            model_dir,
-            {item.row: item.ids for item in encoded},
-            {row.id for row in read_rows(rows, "test")},
-            work,
-            progress,
-            max_tokens=recipe.quantize.max_tokens,
-            dataset=recipe.data.source,
-            formats=self.formats,
-        )
-
-    def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
-        return work.weighed()
-
-
-@plain
-class StudentSignal(AnySignal):
-    """The merged student's own distributions, which its files are trained to keep.
-
-    Attributes:
-        signal: the teacher's, where there is one: its shape is taken over.
-    """
-
-    rows: Rows
-    model: Stage
-    signal: Stage | None
-
-    bucket = "training"
-
-    @property
-    def section(self) -> Any:
-        """As `Stage.section`."""
-        from distill2edge.recipe.canonical import canonical
-
-        recipe = self.recipe
-        key = {"signal": canonical(recipe.student_signal), "kind": recipe.signal.kind, "rows": rows_key(recipe)}
-        return {**key, **scored_key(recipe)}
-
-    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-        """As `Stage.write`."""
-        from distill2edge.tasks.causal_lm import student_signal
-
-        taught = None if self.signal is None else self.signal.path(inputs)
-        rows = self.rows.path(inputs)
-        return student_signal(self.recipe, self.model.model_dir(inputs), taught, rows, work, progress)
-
-    def works_on(self, sizes: Sizes) -> Model | None:
-        """As `Stage.works_on`."""
-        return sizes.student
-
-
-@plain
-class TrainOnGrid(OfStudent):
-    """The merged student, trained on the grid of its untrained file.
-
-    Attributes:
-        untrained: that file.
-        rounded_by: where its errors were compensated: what it was rounded by. The training then starts from the
-            weights that the file stores.
-        signal: the teacher's. own: the student's, where it is what the training compares with.
-    """
-
-    rows: Rows
-    model: Stage
-    untrained: Stage
-    rounded_by: Stage | None
-    signal: Stage | None
-    own: Stage | None
-    scheme: Scheme
-
-    kind = "quantization-aware"
-    version = 2
-    files = Files((*DENSE, "train.json", "grid.safetensors", "*.jsonl"), TRAINING)
-    bucket = "training"
-    help = "Train the merged student on the grid of a file, where the recipe asks for it."
-
-    @property
-    def section(self) -> Any:
-        """As `Stage.section`."""
-        from distill2edge.recipe.canonical import canonical
-
-        recipe = self.recipe
-        return {
-            "training": canonical(recipe.distill.quantization_aware, {"schemes"}),
-            "loss": canonical(recipe.distill.loss),
-            "chunk": recipe.distill.chunk,
-            "signal": recipe.signal.kind,
-            "rows": rows_key(recipe),
-        }
-
-    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
-        """As `Stage.write`."""
-        from distill2edge.export.grid import of_export
-        from distill2edge.export.start import start_of
-        from distill2edge.quantize.calibrate import read_calibration
-        from distill2edge.quantize.held import save_grids
-        from distill2edge.quantize.weigh import read_sensitivity
-        from distill2edge.tasks.causal_lm import train_on_grid
-
-        scheme, student, exported = self.scheme, self.model.model_dir(inputs), self.untrained.path(inputs)
-        if self.rounded_by is not None:
-            start, directory = work / "start", self.rounded_by.path(inputs)
-            known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
-            grids = start_of(scheme, known, student, start, progress, exported)
-            student = start
-        else:
-            grids = of_export(exported, student, scheme)
-        signal, own = (None if each is None else each.path(inputs) for each in (self.signal, self.own))
-        facts = train_on_grid(self.recipe, grids, student, signal, own, self.rows.path(inputs), work, progress)
-        complete_model(self.recipe, work / "model", self.model.model_dir(inputs))
-        save_grids(grids, str(scheme), work)
-        shutil.rmtree(work / "start", ignore_errors=True)
-        return facts
-
-    def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
-        return work.on_grid()
 
 
 @plain

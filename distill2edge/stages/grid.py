@@ -1,0 +1,122 @@
+"""Training on the grid of a file, and the student's own distributions that it may compare with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.schemes import Scheme
+from distill2edge.stages.base import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.stages.learning import OfStudent, complete_model
+from distill2edge.stages.teaching import AnySignal
+from distill2edge.store import Files
+
+if TYPE_CHECKING:
+    from distill2edge.planning.costs import Cost, Work
+    from distill2edge.planning.sizes import Model, Sizes
+    from distill2edge.progress import Progress
+
+
+@plain
+class StudentSignal(AnySignal):
+    """The merged student's own distributions, which its files are trained to keep.
+
+    Attributes:
+        signal: the teacher's, where there is one: its shape is taken over.
+    """
+
+    rows: Rows
+    model: Stage
+    signal: Stage | None
+
+    bucket = "training"
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        key = {"signal": canonical(recipe.student_signal), "kind": recipe.signal.kind, "rows": rows_key(recipe)}
+        return {**key, **scored_key(recipe)}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.tasks.causal_lm import student_signal
+
+        taught = None if self.signal is None else self.signal.path(inputs)
+        rows = self.rows.path(inputs)
+        return student_signal(self.recipe, self.model.model_dir(inputs), taught, rows, work, progress)
+
+    def works_on(self, sizes: Sizes) -> Model | None:
+        """As `Stage.works_on`."""
+        return sizes.student
+
+
+@plain
+class TrainOnGrid(OfStudent):
+    """The merged student, trained on the grid of its untrained file.
+
+    Attributes:
+        untrained: that file.
+        rounded_by: where its errors were compensated: what it was rounded by. The training then starts from the
+            weights that the file stores.
+        signal: the teacher's. own: the student's, where it is what the training compares with.
+    """
+
+    rows: Rows
+    model: Stage
+    untrained: Stage
+    rounded_by: Stage | None
+    signal: Stage | None
+    own: Stage | None
+    scheme: Scheme
+
+    kind = "quantization-aware"
+    version = 2
+    files = Files((*DENSE, "train.json", "grid.safetensors", "*.jsonl"), TRAINING)
+    bucket = "training"
+    help = "Train the merged student on the grid of a file, where the recipe asks for it."
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        return {
+            "training": canonical(recipe.distill.quantization_aware, {"schemes"}),
+            "loss": canonical(recipe.distill.loss),
+            "chunk": recipe.distill.chunk,
+            "signal": recipe.signal.kind,
+            "rows": rows_key(recipe),
+        }
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.export.grid import of_export
+        from distill2edge.export.start import start_of
+        from distill2edge.quantize.calibrate import read_calibration
+        from distill2edge.quantize.held import save_grids
+        from distill2edge.quantize.weigh import read_sensitivity
+        from distill2edge.tasks.causal_lm import train_on_grid
+
+        scheme, student, exported = self.scheme, self.model.model_dir(inputs), self.untrained.path(inputs)
+        if self.rounded_by is not None:
+            start, directory = work / "start", self.rounded_by.path(inputs)
+            known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
+            grids = start_of(scheme, known, student, start, progress, exported)
+            student = start
+        else:
+            grids = of_export(exported, student, scheme)
+        signal, own = (None if each is None else each.path(inputs) for each in (self.signal, self.own))
+        facts = train_on_grid(self.recipe, grids, student, signal, own, self.rows.path(inputs), work, progress)
+        complete_model(self.recipe, work / "model", self.model.model_dir(inputs))
+        save_grids(grids, str(scheme), work)
+        shutil.rmtree(work / "start", ignore_errors=True)
+        return facts
+
+    def cost(self, work: Work) -> Cost:
+        """As `Stage.cost`."""
+        return work.on_grid()
