@@ -42,7 +42,7 @@ class Report(Stage):
     everything: tuple[Stage, ...]
 
     kind = "report"
-    version = 8
+    version = 9
     files = Files(("*.json", "*.html", "*.md"))
     bucket = "evaluation"
     help = "Join what the other stages found into the report."
