@@ -76,6 +76,7 @@ class Loaded:
         room = self.runtime.context - len(ids)
         logits = self.runtime.prefill(ids)
         for count in range(1, max_tokens + 1):
+            self._numbers(logits)
             token = draw_token(logits, temperature, 1.0, random)
             if token in self.stop:
                 return
@@ -94,6 +95,7 @@ class Loaded:
         else:
             names, scores = self.form.choices, self._likelihoods(text)
         exact = np.asarray(scores, dtype=np.float64)
+        self._numbers(exact)
         share = np.exp(exact - exact.max())
         share /= share.sum()
         return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
@@ -110,6 +112,12 @@ class Loaded:
         if len(prompt) + max(map(len, choices)) > self.runtime.context:
             raise _too_long(len(prompt), self.runtime.context, self.where)
         return choice_likelihoods(self.runtime, prompt, trim_stop(choices, tuple(self.stop)))
+
+    def _numbers(self, scores: np.ndarray) -> None:
+        """Never answer by what is no number: a damaged weight makes every output so."""
+        if np.isnan(scores).any() or np.isposinf(scores).any():
+            raise UserError("the model's output is infinite or undefined", where=self.where,
+                            fix="get or export the model again: a weight of it is damaged")  # fmt: skip
 
     def _fitting(self, ids: list[int]) -> list[int]:
         if not ids:
@@ -130,12 +138,14 @@ def open_loaded(path: Path) -> Loaded:
 
 
 def _open_gguf(path: Path) -> Loaded:
+    from distill2edge.gguf_format.finite import check_finite
     from distill2edge.gguf_format.isolated import check_loads
     from distill2edge.gguf_format.reader import read_gguf
     from distill2edge.runtimes.llama_tokenizer import LlamaTokenizer
 
     check_loads(path)  # llama.cpp ends the process over some damaged files
     file = read_gguf(path)
+    check_finite(file)
     window = file.get(".context_length")
     context = min(CONTEXT, int(window)) if isinstance(window, int) and file.architecture != "t5" else CONTEXT
     runtime: Any = open_runtime("llama.cpp", path, threads=available_threads(), context=max(context, 1))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +18,7 @@ from tiny import tiny_bert, tiny_family, tiny_llama, tiny_t5
 from distill2edge.architectures import load_model
 from distill2edge.checkpoint import load_adapter, load_checkpoint
 from distill2edge.errors import UserError
+from distill2edge.gguf_format.finite import _SCALES, check_finite
 from distill2edge.gguf_format.reader import read_gguf
 from distill2edge.progress import SilentProgress
 from distill2edge.runtimes import open_runtime
@@ -285,3 +288,53 @@ def test_a_gguf_whose_metadata_and_tensors_differ_is_refused(
         with pytest.raises(UserError) as caught:
             load(other)
         assert str(other) in caught.value.where
+
+
+@pytest.mark.parametrize("kind", sorted(_SCALES))
+def test_a_scale_that_is_no_number_is_found_in_every_type(kind: str, tmp_path: Path) -> None:
+    """As the library that defines the types reads them: a block of zeros with one scale undefined is undefined."""
+    import gguf as library
+
+    type_ = library.GGMLQuantizationType[kind]
+    size = library.GGML_QUANT_SIZES[type_][1]
+    for at in _SCALES[kind]:
+        for bad in (b"\x00\x7e", b"\x00\x7c", b"\x00\xfc"):
+            blocks = np.zeros((3, size), dtype=np.uint8)
+            writer = library.GGUFWriter(tmp_path / "x.gguf", "llama")
+            writer.add_tensor("fine", blocks.copy(), raw_dtype=type_)
+            blocks[2, at : at + 2] = np.frombuffer(bad, dtype=np.uint8)
+            writer.add_tensor("bad", blocks, raw_dtype=type_)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            with pytest.raises(UserError, match="tensor bad holds infinite or undefined"):
+                check_finite(read_gguf(tmp_path / "x.gguf"))
+            with contextlib.suppress(NotImplementedError), np.errstate(all="ignore"):
+                if kind not in ("Q8_1",):
+                    assert not np.isfinite(library.quants.dequantize(blocks, type_)).all()
+
+
+def test_chat_answers_by_no_file_whose_weights_are_no_numbers(gguf: Path, tmp_path: Path) -> None:
+    from distill2edge.answering import open_loaded
+
+    info = read_gguf(gguf).tensors["blk.1.ffn_up.weight"]
+    raw = bytearray(gguf.read_bytes())
+    raw[info.offset + info.size - 2 : info.offset + info.size] = b"\x00\x7e"
+    (tmp_path / "bad.gguf").write_bytes(raw)
+    with pytest.raises(UserError, match=r"blk.1.ffn_up.weight holds infinite or undefined"):
+        open_loaded(tmp_path / "bad.gguf")
+    with pytest.raises(UserError, match=r"blk.1.ffn_up.weight holds infinite or undefined"):
+        gguf_to_hf(tmp_path / "bad.gguf", tmp_path / "back", weights=False)
+
+
+def test_chat_answers_by_no_directory_whose_weights_are_no_numbers(llama: Path, tmp_path: Path) -> None:
+    def undefined(weights: Tensors) -> None:
+        weights["model.embed_tokens.weight"][5] = float("nan")
+
+    from distill2edge.answering import open_loaded
+
+    speaker = open_loaded(changed(llama, tmp_path / "bad", undefined))
+    with pytest.raises(UserError, match="infinite or undefined"):
+        list(speaker.generate([1, 5, 7], 2, 0.0))
+    speaker.runtime.close()

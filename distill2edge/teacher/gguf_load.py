@@ -14,6 +14,7 @@ from distill2edge.gguf_format.config import config_of
 from distill2edge.gguf_format.corpus import TEXTS
 from distill2edge.gguf_format.families import Family, by_architecture, supported
 from distill2edge.gguf_format.fields import items
+from distill2edge.gguf_format.finite import check_finite
 from distill2edge.gguf_format.reader import GgufFile, read_gguf
 from distill2edge.gguf_format.tokenizer import SpecialIds, build_tokenizer, special_ids
 from distill2edge.teacher.tokenizer_files import check_template
@@ -56,6 +57,7 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
         raise UserError("its embedding does not fit its vocabulary", where=str(gguf_path), fix="use a complete GGUF")
     config = config_of(file, family, embedding.shape[0])
     check_complete(file, family, config)
+    check_finite(file)
     ids = special_ids(file)
     check_template(file.get("tokenizer.chat_template"), f"{file.path}: tokenizer.chat_template")
     tokenizer = build_tokenizer(file, ids)
