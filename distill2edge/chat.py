@@ -9,7 +9,7 @@ from pathlib import Path
 from distill2edge.answering import Loaded, open_loaded
 from distill2edge.data.chat_templates import Message, chat_template_of
 from distill2edge.errors import UserError
-from distill2edge.rundir import find_run, refuse_seeds
+from distill2edge.rundir import exported, find_run, refuse_seeds
 from distill2edge.schemes import parse_scheme
 from distill2edge.terminal import echo, one_line
 
@@ -100,7 +100,7 @@ def choose_file(target: Path, scheme: str | None) -> Path:
                 "nothing there", where=str(target), fix="give a run directory, a .gguf file or a model directory"
             )
         return target
-    found = sorted(exports.iterdir(), key=_weight)
+    found = sorted((path for path in exported(target) if path.parent == exports), key=_weight)
     if scheme is None:
         return _smallest_passed(target, found)
     with suppress(ValueError):  # names what is there, below

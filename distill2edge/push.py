@@ -10,7 +10,7 @@ from distill2edge.hub import network_errors
 from distill2edge.progress import Progress
 from distill2edge.quantities import readable_bytes
 from distill2edge.recipe.kept import told_text
-from distill2edge.rundir import load_report, refuse_seeds
+from distill2edge.rundir import exported, load_report, refuse_seeds
 
 _DOCUMENTS = {"model_card.md": "README.md", "report.html": "report.html", "recipe.yaml": "recipe.yaml"}
 
@@ -25,7 +25,7 @@ def files_to_push(run: Path, schemes: Sequence[str] = ()) -> dict[str, Path]:
         UserError: no such export, or a run without exports.
     """
     exports = run / "exports"
-    found = {str(path.relative_to(exports)): path for path in sorted(exports.rglob("*")) if path.is_file()}
+    found = {path.relative_to(exports).as_posix(): path for path in exported(run) if path.is_file()}
     if not found:
         raise UserError("this run has no exports", where=str(run), fix="run its recipe to the end")
     if schemes:

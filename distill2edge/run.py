@@ -134,6 +134,11 @@ def _run_seeds(
             f"{', '.join(shared)} is shared by the seeds", where="--force",
             fix=f"run with --force {shared[0]} and without --seeds first",
         )  # fmt: skip
+    for seed in seeds:
+        place = directory / f"seed-{seed}"
+        if place.is_symlink():
+            raise UserError("a link, which may lead out of the run", where=str(place), fix="remove it")
+        rundir.check(place)
     reports = []
     with _logged(recipe, None, directory, quiet) as progress:
         for number, seed in enumerate(seeds, 1):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ def check(out: Path) -> None:
     """See that the run directory can be made, without making it: before anything is computed.
 
     Raises:
-        UserError: a file stands where it, or a directory above it, should be.
+        UserError: a file stands where it, or a directory above or in it, should be; a link in it leads elsewhere.
         EnvironmentFault: it cannot be written.
     """
+    for name in ("exports", "tensorboard", "run.log", "train.jsonl"):  # what is not replaced whole, but written into
+        if os.path.lexists(out / name):
+            _own(out / name, stat.S_ISREG if "." in name else stat.S_ISDIR)
     place = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path))
     if not place.is_dir():
         raise UserError(
@@ -37,6 +41,26 @@ def check(out: Path) -> None:
         )
     if not os.access(place, os.W_OK | os.X_OK):
         raise _unwritable(place, os.strerror(errno.EACCES))
+
+
+def _own(path: Path, right: Callable[[int], bool]) -> None:
+    mode = path.lstat().st_mode
+    if not right(mode):
+        what = "a link, which may lead out of the run" if stat.S_ISLNK(mode) else "something else stands there"
+        raise UserError(what, where=str(path), fix="remove it, or name another directory with --out")
+
+
+def exported(run: Path) -> list[Path]:
+    """The files and directories in `exports` of a run; nothing hidden (a copy that was killed), no links.
+
+    Raises:
+        UserError: `exports` is a link, or one is in it.
+    """
+    exports = run / "exports"
+    found = [exports, *sorted(path for path in exports.rglob("*") if not path.name.startswith("."))]
+    if links := [str(path) for path in found if path.is_symlink()]:
+        raise UserError("a link, which may lead out of the run", where=links[0], fix="put the file itself there")
+    return [path for path in found[1:] if not any(part.startswith(".") for part in path.relative_to(exports).parts)]
 
 
 def prepare(out: Path) -> None:

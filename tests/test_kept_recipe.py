@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from distill2edge.progress import SilentProgress
 from distill2edge.recipe.kept import kept_text, told, told_text
 from distill2edge.recipe.load import dump_recipe, load_recipe
 from distill2edge.recipe.paths import locate
+from distill2edge.rundir import check, exported
 
 RECIPE = """\
 # what it is for
@@ -159,3 +161,30 @@ def test_one_run_leaves_no_seeds_but_what_people_put_there(tmp_path: Path) -> No
     assert {name for name in names(tmp_path) if name.startswith("seed-")} == {"seed-3/notes.txt", "seed-x/report.json"}
     assert not (tmp_path / "seed-4").exists()
     assert len(names(tmp_path / "other")) == len(FILES)
+
+
+# --- a run directory from elsewhere -------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["exports", "run.log", "train.jsonl", "tensorboard"])
+def test_nothing_is_written_through_a_link_or_into_a_pipe(name: str, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    made(other, "file")
+    out.mkdir()
+    (out / name).symlink_to(other / "file" if "." in name else other)
+    with pytest.raises(UserError, match="a link"):
+        check(out)
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    with pytest.raises(UserError, match="something else"):
+        check(out)
+    (out / name).unlink()
+    check(out)
+
+
+def test_what_is_hidden_in_exports_is_none_and_a_link_there_is_refused(tmp_path: Path) -> None:
+    made(tmp_path, "exports/a/model.gguf", "exports/.a.gguf", "exports/a/.model.gguf.x1.gguf", "exports/.b/model.gguf")
+    assert [path.name for path in exported(tmp_path)] == ["a", "model.gguf"]
+    (tmp_path / "exports" / "b").symlink_to("/etc")
+    with pytest.raises(UserError, match="a link"):
+        exported(tmp_path)
