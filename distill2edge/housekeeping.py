@@ -57,7 +57,7 @@ def collect_garbage(
     delete: bool,
     warn: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Remove unfinished work, and artifacts older than `days` that no kept run names.
+    """Remove unfinished work, and artifacts older than `days` that no kept run names and no run that goes on has used.
 
     Raises:
         UserError: a kept run has no run.json.
@@ -65,8 +65,10 @@ def collect_garbage(
     store = Store(root or default_root())
     store.check()
     kept = {key for run in kept_runs for key in _keys(run)}
-    horizon = time.time() - days * 86400
-    doomed: list[tuple[Path, int]] = [(path, _bytes(path)) for path in store.partials()]
+    horizon, began = time.time() - days * 86400, store.used_since()
+    if began is not None:
+        horizon = min(horizon, began - 2)  # coarse clocks of file systems
+    doomed: list[tuple[Path, int]] = [(path, _bytes(path)) for path in store.partials() if not store.is_built(path)]
     doomed += [
         (artifact.path, artifact.size)
         for artifact in store.artifacts(warn)
@@ -81,6 +83,8 @@ def collect_garbage(
     verb = "deleted" if delete else "would delete"
     hint = "" if delete or not doomed else "\nadd --yes to delete"
     lines = [f"  {path}  {readable_bytes(size)}" for path, size in doomed]
+    if began is not None:
+        lines.append("a run goes on in this store: what it has made or used stays")
     return "\n".join([*lines, f"{verb} {len(doomed)} entries, {total}; {free} free on the disk{hint}"])
 
 

@@ -90,6 +90,19 @@ def run_stages(
     keys = keys_of(stages)
     if force or not all(store.path(stage.kind, keys[stage.name]).is_dir() for stage in stages):
         store.prepare()
+    with store.in_use():
+        return _run(stages, keys, store, seed, progress, force, made)
+
+
+def _run(
+    stages: Sequence[Stage],
+    keys: Mapping[str, str],
+    store: Store,
+    seed: int,
+    progress: Progress,
+    force: frozenset[str],
+    made: Callable[[Done], None],
+) -> list[Done]:
     done: dict[str, Done] = {}
     again: set[str] = set()
     for number, stage in enumerate(stages, 1):

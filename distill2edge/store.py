@@ -4,6 +4,7 @@
     ROOT/STAGE/KEY/manifest.json
     ROOT/partial/STAGE-KEY/    work in progress; of what a kill leaves, the next try keeps what the stage declares
     ROOT/locks/STAGE-KEY.lock  held while one process builds
+    ROOT/locks/run-ID.lock     held while a run goes on: what it has touched since is in use
 
 A finished artifact appears by one rename, so a kill at any moment leaves either the whole of it or none.
 """
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -35,6 +37,8 @@ from distill2edge.progress import Progress
 
 SCHEMA_VERSION = 1
 _OTHER = "name another directory with --store or DISTILL2EDGE_STORE"
+_RUN = "run-"
+_SETTLED_S = 60.0  # after which the lock of a run that begins is surely held
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -112,7 +116,11 @@ class Store:
         return self.root / stage / key[:20]
 
     def get(self, stage: str, key: str, warn: Callable[[str], None] = lambda line: None) -> Artifact | None:
-        """The artifact, or None when it is missing or damaged (a damaged one is moved away, with a warning)."""
+        """The artifact, or None when it is missing or damaged (a damaged one is moved away, with a warning).
+
+        Raises:
+            EnvironmentFault: a damaged one cannot be moved away.
+        """
         path = self.path(stage, key)
         if not path.is_dir():
             return None
@@ -122,7 +130,10 @@ class Store:
                 (path / "manifest.json").touch()  # the time of last use, for `store gc`
             return Artifact(path, _read_manifest(path))
         warn(f"store entry {stage}/{path.name} is damaged ({fault}): it will be made again")
-        self._discard(path)
+        try:
+            self._discard(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
         return None
 
     def build(
@@ -225,6 +236,38 @@ class Store:
         """Directories of unfinished work."""
         return _directories(self.root / "partial")
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A run goes on: garbage collection leaves what it has made or reused. Nothing, where none can be noted."""
+        lock = FileLock(self.root / "locks" / f"{_RUN}{uuid4().hex[:16]}.lock")
+        try:
+            lock.acquire()
+        except OSError:  # a store that can only be read
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+            with suppress(OSError):
+                Path(lock.lock_file).unlink()
+
+    def used_since(self) -> float | None:
+        """When the oldest run that goes on began, by the clock of the store's files; None without one."""
+        began = []
+        for path in (self.root / "locks").glob(f"{_RUN}*.lock"):
+            with suppress(OSError):
+                started = path.stat().st_mtime
+                if _held(path):
+                    began.append(started)
+                elif time.time() - started > _SETTLED_S:  # of a run that was killed
+                    path.unlink()
+        return min(began, default=None)
+
+    def is_built(self, partial: Path) -> bool:
+        """Whether a process is at work in a partial directory now."""
+        return _held(self.root / "locks" / f"{partial.name}.lock")
+
     def remove(self, path: Path) -> None:
         """Delete one artifact or partial directory of this store."""
         if self.root.resolve() not in path.resolve().parents:
@@ -261,6 +304,16 @@ class Store:
         doomed.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)  # what stays is unfinished work, which `store gc` takes
+
+
+def _held(lock: Path) -> bool:
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def unwritable(path: Path, error: OSError) -> EnvironmentFault:

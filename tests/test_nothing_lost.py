@@ -175,6 +175,21 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_is_made() -> 
     assert ran == []
 
 
+def test_a_damaged_entry_of_a_store_that_can_only_be_read_is_an_environment_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    made = build(store, lambda work: (work / "x").write_text("x") and {}, Files())
+
+    def refuse(*args: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    (made.path / "x").write_text("other")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(EnvironmentFault, match="cannot be written"):
+        store.get("export", KEY)
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -195,6 +195,44 @@ def test_garbage_collection_keeps_what_runs_name_and_says_before_it_deletes(tmp_
     assert [row["key"] for row in list_store(store.root)] == [kept.key[:20]]
 
 
+def _run_for_ever(root: str) -> None:
+    store = Store(Path(root))
+
+    def write(work: Path) -> dict[str, object]:
+        (work / "half").write_text("x")
+        (store.root / "begun").touch()
+        time.sleep(60)
+        return {}
+
+    store.prepare()
+    with store.in_use():
+        build(store, write_hello, key=make_key("data", 1, {"a": 9}, {}))
+        build(store, write)
+
+
+def test_garbage_collection_leaves_what_a_run_that_goes_on_uses(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    old = build(store, write_hello, key=make_key("data", 1, {"a": 2}, {}))
+    os.utime(old.path / "manifest.json", (1, 1))
+    process = multiprocessing.get_context("spawn").Process(target=_run_for_ever, args=(str(store.root),))
+    process.start()
+    try:
+        while not (store.root / "begun").exists():
+            assert process.is_alive()
+            time.sleep(0.02)
+        said = collect_garbage(store.root, [], 0, delete=True)
+        assert "a run goes on" in said
+        assert not old.path.exists()
+        assert len(list(store.artifacts())) == len(store.partials()) == 1
+        assert (store.partials()[0] / "half").read_text() == "x"
+    finally:
+        process.kill()
+        process.join()
+    time.sleep(0.01)
+    assert "deleted 2 entries" in collect_garbage(store.root, [], 0, delete=True)  # nobody uses it any more
+    assert not store.partials()
+
+
 def test_only_paths_of_the_store_are_removed(tmp_path: Path) -> None:
     outside = tmp_path / "mine"
     outside.mkdir()
