@@ -91,14 +91,13 @@ def run_stages(
     if force or not all(store.path(stage.kind, keys[stage.name]).is_dir() for stage in stages):
         store.prepare()
     with store.in_use():
-        return _run(stages, keys, store, seed, progress, force, made)
+        return _run(stages, keys, store, progress, force, made)
 
 
 def _run(
     stages: Sequence[Stage],
     keys: Mapping[str, str],
     store: Store,
-    seed: int,
     progress: Progress,
     force: frozenset[str],
     made: Callable[[Done], None],

@@ -221,7 +221,7 @@ def compare_runs(runs: Sequence[Path], *, allow: bool, html: Path | None, as_jso
 
     compared = compare([rundir.load_report(run) for run in runs], allow=allow)
     if html is not None:
-        rundir.check(html.parent)
+        rundir.check_place(html.parent)
         if html.is_dir():
             raise UserError("a directory", where=str(html), fix="name a file with --html")
         write_text(html, render_comparison_html(compared))

@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 
 def check(out: Path) -> None:
-    """See that the run directory can be made, without making it: before anything is computed.
+    """See that the run directory can be made and filled, without making it: before anything is computed.
 
     Raises:
         UserError: a file stands where it, or a directory above or in it, should be; a link in it leads elsewhere.
@@ -34,6 +34,15 @@ def check(out: Path) -> None:
     for name in ("exports", "tensorboard", "run.log", "train.jsonl"):  # what is not replaced whole, but written into
         if os.path.lexists(out / name):
             _own(out / name, stat.S_ISREG if "." in name else stat.S_ISDIR)
+    check_place(out)
+
+
+def check_place(out: Path) -> None:
+    """See that a directory can be made or is one, and can be written.
+
+    Raises:
+        as `check`.
+    """
     place = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path))
     if not place.is_dir():
         raise UserError(

@@ -48,7 +48,7 @@ def keep(recipe: Path, out: Path, text: str | None = None) -> Path:
 
 def keys(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr("distill2edge.teacher.load.fingerprint", lambda *args: {"sha256": "model"})
-    return keys_of(stages.build_stages(load_recipe(recipe), SilentProgress()), 0)
+    return keys_of(stages.build_stages(load_recipe(recipe), SilentProgress()))
 
 
 @pytest.mark.parametrize("place", ["project/runs/films", "elsewhere/films/seed-1", "project"])
