@@ -638,10 +638,10 @@ def test_a_control_that_is_the_student_is_warned_of() -> None:
         return [w["text"] for w in report["verdict"]["warnings"] if w["kind"] == "control"]
 
     same = ["the control and the student are one training: to compare them says nothing of the teacher's part"]
-    assert said(made.train(0.44, 3), merge="a", merge_control="b") == []
-    assert said(None, merge="a") == []
-    assert said(made.train(0.44, 3), merge="a", merge_control="a") == same  # one artifact of the store
-    assert said(made.train(), merge="a", merge_control="b") == same  # every loss is the same
+    assert said(made.train(0.44, 3), distill="a", distill_control="b") == []
+    assert said(None, distill="a") == []
+    assert said(made.train(0.44, 3), distill="a", distill_control="a") == same  # one artifact of the store
+    assert said(made.train(), distill="a", distill_control="b") == same  # every loss is the same
     assert said({**made.train(), "log": []}) == []
 
 

@@ -18,6 +18,7 @@ from distill2edge.report import claims
 from distill2edge.report.compare import compare
 from distill2edge.report.html import render_html
 from distill2edge.report.markdown import render_markdown
+from distill2edge.report.verdict import verdict_warnings
 from distill2edge.seeds import combine, parse_seeds
 
 Document = dict[str, Any]
@@ -56,6 +57,20 @@ def test_what_is_no_list_of_seeds_is_refused(text: str) -> None:
 
 def test_a_list_of_seeds() -> None:
     assert parse_seeds("0, 1,7") == (0, 1, 7)
+
+
+@pytest.mark.parametrize(("signal", "loss", "same"), [("gold", "ce: 1", True), ("logits", "forward_kl: 1", False)])
+def test_a_control_of_a_student_without_a_teacher_is_its_own_training(
+    monkeypatch: pytest.MonkeyPatch, signal: str, loss: str, same: bool
+) -> None:
+    monkeypatch.setattr("distill2edge.data.sources.fingerprint", lambda *args: {"sha256": "rows"})
+    monkeypatch.setattr("distill2edge.teacher.load.fingerprint", lambda *args: {"sha256": "model"})
+    text = RECIPE.format(seed=0).replace("control: true", f"control: true, loss: {{{loss}}}")
+    recipe = parse_recipe(f"{text}signal: {{kind: {signal}}}\n", "keys.yaml")
+    found = keys_of(stages.build_stages(recipe, SilentProgress()))
+    written = [{"stage": name, "key": key} for name, key in found.items()]
+    kinds = [warning["kind"] for warning in verdict_warnings({}, None, {}, written, {"student": None, "control": None})]
+    assert kinds == (["control"] if same else [])
 
 
 def reports() -> list[Document]:

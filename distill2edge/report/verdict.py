@@ -60,9 +60,9 @@ def verdict_warnings(
 
 
 def _same_training(stages: list[Document], training: Document) -> bool:
-    """Whether student and control are one model: merged from one artifact, or with the same loss at every step."""
+    """Whether student and control are one training: one artifact of the store, or the same loss at every step."""
     keys = {str(stage.get("stage")): stage.get("key") for stage in stages}
-    if "merge control" in keys and keys["merge control"] == keys.get("merge"):
+    if "distill control" in keys and keys["distill control"] == keys.get("distill"):
         return True
     logs = [
         [(row.get("step"), row.get("loss")) for row in (training.get(role) or {}).get("log") or ()]
