@@ -9,8 +9,8 @@ from pathlib import Path
 from distill2edge.answering import Loaded, open_loaded
 from distill2edge.data.chat_templates import Message, chat_template_of
 from distill2edge.errors import UserError
-from distill2edge.rundir import exported, find_run, refuse_seeds
-from distill2edge.schemes import parse_scheme
+from distill2edge.rundir import exported, find_run, near_run, refuse_seeds
+from distill2edge.schemes import meant_scheme, parse_scheme, schemes_in
 from distill2edge.terminal import echo, one_line
 
 open_speaker = open_loaded
@@ -96,9 +96,8 @@ def choose_file(target: Path, scheme: str | None) -> Path:
     exports = target / "exports"
     if not exports.is_dir():
         if not target.exists():
-            raise UserError(
-                "nothing there", where=str(target), fix="give a run directory, a .gguf file or a model directory"
-            )
+            fix = f"{near_run(target)}give a run directory, a .gguf file or a model directory"
+            raise UserError("nothing there", where=str(target), fix=fix)
         return target
     found = sorted((path for path in exported(target) if path.parent == exports), key=_weight)
     if scheme is None:
@@ -110,7 +109,9 @@ def choose_file(target: Path, scheme: str | None) -> Path:
     for path in found:
         if path.name.endswith(f"-{name}.gguf") or path.name.endswith(f"-{slug}"):
             return path
-    raise UserError(f"no {scheme} in this run", where=str(exports), fix=f"one of {', '.join(p.name for p in found)}")
+    there = schemes_in(path.name for path in found)
+    fix = f"{meant_scheme(scheme, there)}there are: {', '.join(there)}"
+    raise UserError(f"no {scheme} in this run", where=str(exports), fix=fix)
 
 
 def _ask() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from distill2edge import errors
-from distill2edge.cli_common import Commands, FilePath, OneOf, accept_weak_sandbox, recipe_options
+from distill2edge.cli_common import Commands, FilePath, Finite, OneOf, accept_weak_sandbox, recipe_options
 from distill2edge.cli_data import data as data_commands
 from distill2edge.distill.tracking import TRACKERS
 from distill2edge.stages import KINDS
@@ -268,8 +268,8 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
 @click.option("--scheme", help="Which export of a run  [default: the smallest that passed]")
 @click.option("--prompt", help="Answer this and stop.")
 @click.option("--template", type=OneOf(["auto", "chat", "plain"]), default="auto", show_default=True)
-@click.option("--max-tokens", default=256, show_default=True, help="Tokens per answer.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Tokens per answer.")
+@click.option("--temperature", type=Finite(0, 100), default=0.0, show_default=True, help="0 is greedy.")
 def chat(target: Path, **options: Any) -> None:
     """Talk to any exported ARTIFACT (a .gguf file, an ONNX or Hugging Face directory) or to a RUN's student.
 
@@ -331,7 +331,7 @@ def fetch(names: tuple[str, ...], quiet: bool) -> None:
     if not names:
         echo(describe())
     for name in names:
-        echo(str(fetch_one(name, for_stream(quiet))))
+        echo(str(fetch_one(name.removeprefix("bundled:"), for_stream(quiet))))
 
 
 @main.group(cls=Commands)
@@ -354,7 +354,9 @@ def store_ls(root: Path | None, as_json: bool) -> None:
 @store.command("gc")
 @click.option("--store", "root", type=FilePath())
 @click.option("--keep", "kept", multiple=True, type=FilePath(), help="Run directory whose artifacts stay.")
-@click.option("--days", default=30, show_default=True, help="Artifacts used within so many days stay.")
+@click.option(
+    "--days", type=click.IntRange(min=0), default=30, show_default=True, help="Artifacts used within so many days stay."
+)
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
 def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
     """Delete unfinished work and artifacts that no kept run uses."""

@@ -62,6 +62,16 @@ class OneOf(click.Choice[str]):
             raise
 
 
+class Finite(click.FloatRange):
+    """A number within a range; NaN, which every comparison lets pass, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 def _stop(message: str, code: int) -> NoReturn:
     head = click.style("error", fg="red", bold=True) if coloured(sys.stderr) else "error"
     with suppress(OSError):  # a terminal that was closed takes no message

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from distill2edge.cli_common import Commands, FilePath, recipe_options
+from distill2edge.nearest import nearest
 from distill2edge.stages.teaching import Data
 from distill2edge.terminal import echo
 
@@ -16,6 +17,9 @@ class DataCommands(Commands):
     """A group whose `prepare` can be left out: `data RECIPE` is the stage, as `teacher RECIPE` is."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = list(self.commands)
+        if len(args) > 1 and args[0] not in known and not Path(args[0]).exists() and (near := nearest(args[0], known)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near!r}?")
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["prepare", *args]
         return super().parse_args(ctx, args)

@@ -18,6 +18,8 @@ from distill2edge.store import Artifact, Store, default_root
 def list_store(root: Path | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
     """One row per artifact, and per piece of unfinished work (key empty); broken entries are skipped with a warning."""
     store = Store(root or default_root())
+    if root is not None and not root.exists():
+        raise UserError("no store there", where=str(root), fix="name the store's directory, or leave --store out")
     store.check()
     rows = [
         {
@@ -63,6 +65,8 @@ def collect_garbage(
         UserError: a kept run has no run.json.
     """
     store = Store(root or default_root())
+    if root is not None and not root.exists():
+        raise UserError("no store there", where=str(root), fix="name the store's directory, or leave --store out")
     store.check()
     kept = {key for run in kept_runs for key in _keys(run)}
     horizon, began = time.time() - days * 86400, store.used_since()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from distill2edge.hub import network_errors
 from distill2edge.progress import Progress
 from distill2edge.quantities import readable_bytes
 from distill2edge.recipe.kept import told_text
-from distill2edge.rundir import exported, load_report, refuse_seeds
+from distill2edge.rundir import exported, find_run, load_report, refuse_seeds
+from distill2edge.schemes import meant_scheme, schemes_in
 
 _DOCUMENTS = {"model_card.md": "README.md", "report.html": "report.html", "recipe.yaml": "recipe.yaml"}
 
@@ -33,7 +35,9 @@ def files_to_push(run: Path, schemes: Sequence[str] = ()) -> dict[str, Path]:
         tops = {name.split("/")[0] for name in found}
         for scheme, slug in slugs.items():
             if not any(_is_of(top, slug) for top in tops):
-                raise UserError(f"no export {scheme}", where=str(exports), fix=f"there are: {', '.join(sorted(tops))}")
+                there = schemes_in(tops)
+                fix = f"{meant_scheme(scheme, there)}there are: {', '.join(there)}"
+                raise UserError(f"no export {scheme}", where=str(exports), fix=fix)
         found = {n: p for n, p in found.items() if any(_is_of(n.split("/")[0], slug) for slug in slugs.values())}
     documents = {target: run / name for name, target in _DOCUMENTS.items() if (run / name).is_file()}
     return {**documents, **found}
@@ -49,6 +53,8 @@ def push_run(
             that may not write.
         EnvironmentFault: the hub cannot be reached.
     """
+    _check_name(repo)
+    run = find_run(run)
     report = load_report(run)
     refuse_seeds(run, "push")
     if report["verdict"]["result"] != "pass" and not allow_failed:
@@ -82,6 +88,14 @@ def push_run(
             fix="nothing of the run is lost: push again with a network (no HF_HUB_OFFLINE, HF_ENDPOINT for a mirror)",
         ) from error
     return str(done.commit_url)
+
+
+def _check_name(repo: str) -> None:
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo):
+        return  # what else a name must be, the hub's own library says
+    address = re.fullmatch(r"(?:https?://[\w.:-]+/|hf://)(?:models/)?([\w.-]+/[\w.-]+)/?", repo)
+    fix = f"write its name: {address[1]}" if address else "OWNER/NAME, of letters, digits and . _ -"
+    raise UserError("not the name of a repository", where=repo[:200], fix=fix)
 
 
 def _is_of(top: str, slug: str) -> bool:

@@ -8,6 +8,8 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from distill2edge import ledger
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.files import clone, disk_full, disk_is_full, read_json, read_regular, write_json, write_text
 from distill2edge.leftovers import DOCUMENTS, remove_files, remove_seeds
+from distill2edge.nearest import nearest
 from distill2edge.pipeline import Done
 from distill2edge.recipe.kept import kept_text
 from distill2edge.recipe.schema import Recipe
@@ -192,6 +195,16 @@ def publish_seeds(recipe: Recipe, report: Document, runs: Sequence[Path], recipe
     remove_seeds(out, runs)
 
 
+def near_run(target: Path) -> str:
+    """`did you mean X? ` for a run beside a directory that is none, or in runs/."""
+    for folder in (target.parent, Path("runs")):
+        with suppress(OSError):
+            names = [each.name for each in islice(folder.iterdir(), 2000) if (each / "report.json").is_file()]
+            if near := nearest(target.name, names):
+                return f"did you mean {folder / near}? "
+    return ""
+
+
 def find_run(target: Path) -> Path:
     """The run directory that a directory, or a recipe file, stands for.
 
@@ -206,7 +219,8 @@ def find_run(target: Path) -> Path:
     if not (directory / "report.json").is_file():
         if directory == target and not (directory / "run.log").is_file():
             what = "no report here" if target.exists() else "nothing there"
-            raise UserError(what, where=str(target), fix="give a run directory, such as runs/NAME, or its recipe")
+            fix = f"{near_run(target)}give a run directory, such as runs/NAME, or its recipe"
+            raise UserError(what, where=str(target), fix=fix)
         raise UserError(
             "no report here", where=str(directory),
             fix=f"run its recipe to the end: distill2edge run {target if directory != target else 'RECIPE'}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,6 +147,20 @@ def mix_scheme(form: Literal["onnx", "gguf"], limit: str) -> Scheme:
     return Scheme(form, str(Mix(budget=parse_bytes(limit))))
 
 
+def meant_scheme(text: str, known: Sequence[str]) -> str:
+    """`did you mean gguf:Q8_0? ` for `q8`, with its blank; or nothing."""
+    names = [scheme.partition(":")[2] for scheme in known]
+    name = nearest(text.rpartition(":")[2], names, 0.7)
+    near = known[names.index(name)] if name else nearest(text, known, 0.5)
+    return f"did you mean {near}? " if near else ""
+
+
+def schemes_in(names: Iterable[str]) -> list[str]:
+    """The schemes of a run's exports by the names of their folders: `gguf:Q8_0` of `NAME-gguf-Q8_0`."""
+    found = (re.search(r"-(onnx|gguf)-([^-/][^/]*?)(\.gguf)?$", name) for name in sorted(names))
+    return [f"{each[1]}:{each[2]}" for each in found if each]
+
+
 def parse_scheme(text: str) -> Scheme:
     """Read `onnx:int8` or `gguf:Q4_0`; `gguf:Q4_0-plain` is the same without calibration, `-untrained` the same of
     the student before it was trained on the grid. `gguf:mix-90MB` and `onnx:mix-kl0.05` are mixes (`Mix`).
@@ -171,8 +186,4 @@ def parse_scheme(text: str) -> Scheme:
         if scheme.compensates:
             return Scheme(scheme.format, scheme.name + PLAIN_SUFFIX)
     known = [str(scheme) for scheme in ALL]
-    names = [scheme.name for scheme in ALL]
-    name = nearest(text.rpartition(":")[2], names, 0.7)
-    near = known[names.index(name)] if name else nearest(text, known, 0.5)
-    hint = f"did you mean {near}? " if near else ""
-    raise ValueError(f"unknown scheme {text!r}: {hint}known: {', '.join(known)}")
+    raise ValueError(f"unknown scheme {text!r}: {meant_scheme(text, known)}known: {', '.join(known)}")

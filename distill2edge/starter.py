@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,11 @@ from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.errors import UserError
 from distill2edge.file_kinds import ROWS_ARE, endings, holds_rows
-from distill2edge.nearest import nearest
+from distill2edge.nearest import meant, nearest
 from distill2edge.progress import SilentProgress
 from distill2edge.recipe import schema
 from distill2edge.recipe.choices import same
-from distill2edge.recipe.new import TASKS, Data, New, Task, new_recipe, teacher_of
+from distill2edge.recipe.new import TASKS, Data, New, Task, check_name, new_recipe, teacher_of
 from distill2edge.teacher.glance import Glance, glance
 
 _ROWS = 200_000  # that are read at most; of larger files the first ones speak for all
@@ -53,6 +54,7 @@ def starter(asked: Asked) -> str:
         UserError: a file that cannot be read, is too small, or whose columns leave a choice; conversations.
     """
     task = asked.task
+    check_name(asked.name)
     if asked.data is None:
         if asked.text or asked.label:
             raise UserError("--text and --label name columns of a file", where=_WHERE, fix="give it with --data FILE")
@@ -121,8 +123,10 @@ def _roles(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[st
     """The task, and the columns of its prompts and responses (no prompt: texts to go on with)."""
     for name in (asked.text, asked.label):
         if name is not None and name not in columns:
-            fix = f"its columns are {', '.join(columns)}"
+            fix = f"{meant(name, columns)}its columns are {', '.join(columns)}"
             raise UserError(f"no column {name!r} in {asked.data}", where=_WHERE, fix=fix)
+    if asked.text is not None and asked.text == asked.label:
+        raise UserError(f"{asked.text!r} is both text and label", where=_WHERE, fix="name two columns")
     texts = [name for name in columns if _is_text(rows, name)]
     response = asked.label
     if response is None:
@@ -147,9 +151,25 @@ def _roles(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[st
         raise UserError(
             f"{asked.data} has the columns {', '.join(columns)}; which of them are {need} cannot be seen",
             where=_WHERE,
-            fix="name them: --text COLUMN --label COLUMN (the label is what the model shall answer)",
+            fix=_fix_of_columns(rows, columns, texts, asked.data),
         )
     return task, prompt, response
+
+
+def _fix_of_columns(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], texts: Sequence[str], path: Path | None
+) -> str:
+    """What to do about columns whose roles cannot be seen."""
+    nested = next((name for name in columns if isinstance(rows[0].get(name), dict)), None)
+    if nested is not None and path is not None:
+        return f"the fields are within {nested}: jq -c .{nested} {path.name} > flat.jsonl, and give that"
+    if len(columns) < 2:
+        return "give a file with a second column, of labels or answers; for texts alone: --task causal-lm"
+    if len(columns) == 2 and texts:
+        text = max(texts, key=lambda name: _length(rows, name))
+        other = next(name for name in columns if name != text)
+        return f"name them, as in --text {shlex.quote(text)} --label {shlex.quote(other)}"
+    return "name them: --text COLUMN --label COLUMN (the label is what the model shall answer)"
 
 
 def _task(rows: Sequence[Mapping[str, Any]], prompt: str | None, response: str | None) -> Task:

@@ -8,10 +8,11 @@ import pytest
 from pydantic import BaseModel
 
 from distill2edge.errors import RecipeErrors
-from distill2edge.recipe.load import _sections, parse_recipe
+from distill2edge.recipe.load import parse_recipe
 from distill2edge.recipe.ranges import bounds
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import _is_number
+from distill2edge.recipe.words import sections
 
 RECIPE = "name: a\nteacher: {model: o/t}\ndata: {source: a.csv}\nstudent: {init: {from: teacher, layers: 1}}\n"
 
@@ -70,7 +71,7 @@ def test_numbers_that_people_use() -> None:
 
 def _floats(model: type[BaseModel], path: str = "", seen: frozenset[type] = frozenset()) -> Iterator[tuple[str, str]]:
     for name, field in model.model_fields.items():
-        inner = _sections(field.annotation)
+        inner = sections(field.annotation)
         for section in inner:
             if section not in seen:
                 yield from _floats(section, f"{path}{name}.", seen | {model})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -80,6 +81,8 @@ def _is_text(value: Any) -> bool:
 def _fix_of_missing(name: str, where: str, row: Mapping[str, Any]) -> str:
     if chat := chat_fix(row):
         return chat
+    if builtin := filter_for(name):
+        return builtin
     spelled = [field for field in row if not field.isidentifier() and field.startswith(name)]
     if spelled:
         return f"write {{{{ row[{shown(spelled[0])!r}] }}}}: Jinja reads that name otherwise"
@@ -121,6 +124,32 @@ def check_text(text: str, where: str, number: int) -> None:
     else:
         return
     raise UserError(f"row {number}: the text {what}", where=where, fix=fix)
+
+
+_SPELLINGS = (
+    (r"^\s*\{\{-?\s*(.*?)\s*-?\}\}\s*$", r"\1"),
+    (r"\s*&&\s*", " and "),
+    (r"\s*\|\|\s*", " or "),
+    (r"!(?!=)\s*", "not "),
+    (r"(?<![=!<>])=(?!=)", "=="),
+    (r"\b(?:NULL|null|nil)\b", "none"),
+)
+_BUILTINS = {"len": "length", "str": "string", "int": "int", "float": "float", "lower": "lower", "upper": "upper",
+             "sum": "sum", "min": "min", "max": "max", "sorted": "sort", "list": "list", "abs": "abs",
+             "round": "round"}  # fmt: skip
+
+
+def mended_expression(source: str, where: str) -> str:
+    """What to write for an expression in the spelling of another language; empty where it has none."""
+    mended = source
+    for pattern, written in _SPELLINGS:
+        mended = re.sub(pattern, written, mended)
+    return f'write {where}: "{mended}"' if mended != source else ""
+
+
+def filter_for(name: str) -> str:
+    """How Jinja writes one of Python's functions; empty where it is none of these."""
+    return f"Jinja writes {name}(x) as x | {_BUILTINS[name]}" if name in _BUILTINS else ""
 
 
 def names(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -18,9 +19,9 @@ from distill2edge.data.arrow import Place, rows_of
 from distill2edge.data.lines import reading
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.file_kinds import ROWS_ARE, endings
+from distill2edge.file_kinds import ROWS_ARE, endings, holds_rows
 from distill2edge.hub import network_errors, offline_mode
-from distill2edge.nearest import meant
+from distill2edge.nearest import meant, nearest
 from distill2edge.progress import Progress
 from distill2edge.recipe.paths import locate, tried
 
@@ -173,6 +174,16 @@ def _local(source: str) -> Path:
     return path
 
 
+def _near_file(path: Path) -> str:
+    """`did you mean X? ` for a file beside one that is not there."""
+    try:
+        beside = [entry.name for entry in islice(path.parent.iterdir(), 2000) if entry.is_file() and holds_rows(entry)]
+    except OSError:
+        return ""
+    near = nearest(path.name, beside)
+    return f"did you mean {path.with_name(near)}? " if near else ""
+
+
 def _address(source: str) -> UserError:
     """The error for an address in place of a name: nothing is fetched from it."""
     hub = re.match(r"(?:https?://(?:www\.)?[\w.-]+/|hf://)?datasets/([\w.-]+/[\w.-]+)/?$", source)
@@ -185,6 +196,9 @@ def _find(source: str) -> list[Path]:
         raise _address(source)
     path = _local(source)
     if path.is_dir():
+        if (path / "config.json").is_file():
+            what = f"{source} is the directory of a model"
+            raise UserError(what, where=WHERE, fix="name a file of rows, or a folder of such files")
         with _listing(path):
             found = sorted(entry for entry in path.iterdir() if entry.is_file() and reader_of(entry))
     elif path.is_file():
@@ -198,10 +212,11 @@ def _find(source: str) -> list[Path]:
             what = "is a link that leads to no file"
         elif path.exists() and not path.is_dir():
             what = "is no plain file"
+        near = _near_file(path)
         raise UserError(
             f"{source} {what}",
             where=WHERE,
-            fix=f"{tried(source)}; a hub id is OWNER/NAME; data that installs as "
+            fix=f"{near}{tried(source)}; a hub id is OWNER/NAME; data that installs as "
             f"a package: {', '.join(f'bundled:{e.name}' for e in bundled.BUNDLED.values() if e.kind == 'rows')}",
         )
     return found

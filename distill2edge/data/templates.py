@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError, nodes
 
-from distill2edge.data.row_errors import row_error
+from distill2edge.data.row_errors import mended_expression, row_error
 from distill2edge.data.values import RowEnvironment, UnprintableError, as_text, marked, spelling
 from distill2edge.errors import UserError
 from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS, SOURCE, undeclared
@@ -134,9 +134,13 @@ class Filter:
 
     def __init__(self, source: str, where: str) -> None:
         self.source, self.where = source, where
-        tree, named = _parse("{{ " + source + " }}", where)
+        try:
+            tree, named = _parse("{{ " + source + " }}", where)
+        except UserError as error:
+            raise UserError(error.what, where=where, fix=mended_expression(source, where) or error.fix) from error
         if len(tree.body) != 1 or len(_outputs(tree)) != 1:
-            raise UserError("not one Jinja expression", where=where, fix='as in data.filter: "score > 0.5"')
+            fix = mended_expression(source, where) or 'as in data.filter: "score > 0.5"'
+            raise UserError("not one Jinja expression", where=where, fix=fix)
         self.fields = _fields(tree, named)
         self._names_row = ROW in named
         self._template, self._credit = _compile(lambda: _compile_expression(tree), where), _Credit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from distill2edge.data.checks import check_prompts
 from distill2edge.data.choices import Choices, not_a_choice
 from distill2edge.data.encode import Row
 from distill2edge.data.readers import reader_of, unknown_kind
-from distill2edge.data.row_errors import chat_fix
+from distill2edge.data.row_errors import chat_fix, filter_for
 from distill2edge.data.sources import local_files
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
@@ -142,8 +143,10 @@ def _missing(
         text = str(getattr(data, key)).replace(" ", "")
         if any(word.replace(" ", "") in text for word in _TOLERANT):
             continue
+        if isinstance(template, Template) and not template.fields:
+            yield from _constant(key, str(getattr(data, key)), columns, bool(data.choices))
         for name in sorted(template.fields - set(columns)):
-            near = meant(name, columns, 0.5).strip()
+            near = meant(name, columns, 0.5).strip() or filter_for(name)
             if table is not None and value is not None and not near:
                 near = header_fix(table, columns)
             fix = near or chat_fix(rows[0]) or f"name one of those in data.{key}"
@@ -151,6 +154,22 @@ def _missing(
             yield Problem(
                 ("data", key), f"no row of {data.source} has a field {name!r}; their fields are {listed}", fix
             )
+
+
+def _constant(key: str, source: str, columns: list[str], choices: bool) -> Iterator[Problem]:
+    """A template that names no field, and so prints the same for every row."""
+    meant_ = re.sub(r"\$?\{(\w+)\}|<(\w+)>|\[(\w+)\]", lambda found: _as_field(found, columns), source)
+    if source.strip() in columns:
+        meant_ = f"{{{{ {source.strip()} }}}}"
+    if meant_ != source or key == "response":
+        what = f"it names no field, and prints {source[:60]!r} for every row"
+        fix = f'write data.{key}: "{meant_}"' if meant_ != source else "name a field, as in {{ " + columns[-1] + " }}"
+        yield Problem(("data", key), what, fix)
+
+
+def _as_field(found: re.Match[str], columns: list[str]) -> str:
+    name = next(part for part in found.groups() if part)
+    return f"{{{{ {name} }}}}" if name in columns else found[0]
 
 
 def _rendered(
@@ -196,13 +215,19 @@ def _too_few(recipe: Recipe, usable: int) -> Iterator[Problem]:
     splits = recipe.data.splits
     needed = splits.validation + splits.calibration + splits.test
     named = recipe.data.split is None and recipe.data.source.startswith(("package:", "bundled:")) is False
+    if not usable:
+        what = f"data.filter leaves none of the rows of {recipe.data.source}"
+        yield Problem(("data", "filter"), what, "mend it: a value that the file has, as the file writes it")
+        return
     if usable <= needed and not (named and _has_splits(recipe.data.source)):
         third = max(usable // 6, 1)
         yield Problem(
             ("data", "splits"),
             f"{usable} rows in {recipe.data.source}, but the splits take {needed} (validation {splits.validation}, "
             f"calibration {splits.calibration}, test {splits.test}) before training",
-            f"give more rows, or lower them: {{validation: {third}, calibration: {third}, test: {third}}}",
+            f"give more rows, or lower them: {{validation: {third}, calibration: {third}, test: {third}}}"
+            if usable > 3 * third
+            else "give more rows: some hundreds for a first try",
         )
 
 

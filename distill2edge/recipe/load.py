@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.file_kinds import ROWS_ARE, holds_rows, not_rows
@@ -20,9 +19,9 @@ from distill2edge.nearest import nearest
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import FOLDER
-from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import COLLECT, Problem, problems_of
+from distill2edge.recipe.words import document_path, explain, section_key, shortened
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _read(text: str, name: str, overrides: Sequence[str], folder: Path | None) -
         recipe = Recipe.model_validate(document, context=context)
     except ValidationError as error:
         said = {problem.path for problem in empty}
-        problems = [*empty, *(each for each in _explain(error, document, written) if each.path not in said)]
+        problems = [*empty, *(each for each in explain(error, document, written) if each.path not in said)]
         wrong = frozenset(problem.path for problem in problems)
         read = Read(_repaired(document, error, context), name, lines, overridden, tuple(problems), wrong)
         if read.recipe is None:
@@ -159,7 +158,7 @@ def _repaired(document: dict[str, Any], error: ValidationError, context: dict[st
     whole = copy.deepcopy(document)
     for _ in range(4):  # what is required is missing once its wrong value is gone
         for item in error.errors():
-            path = _section_key(_document_path(item["loc"], whole))
+            path = section_key(document_path(item["loc"], whole))
             if not path:
                 return None
             here: Any = whole
@@ -174,13 +173,6 @@ def _repaired(document: dict[str, Any], error: ValidationError, context: dict[st
         except ValidationError as again:
             error = again
     return None
-
-
-def _section_key(path: yaml12.Path) -> yaml12.Path:
-    """The path without the places in lists at its end: an entry is taken out with its list."""
-    while path and isinstance(path[-1], int):
-        path = path[:-1]
-    return path
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -204,7 +196,8 @@ def _override(document: dict[str, Any], override: str, scalars: dict[yaml12.Path
     written = written.strip()
     parts = written.replace("[", ".").replace("]", "").split(".")  # export[0] as errors write it, or export.0
     if not equals or not all(parts) or len(parts) > 16:
-        raise UserError(f"cannot read {_shortened(override)}", where="--set", fix="write --set student.lora.rank=32")
+        named = written if re.fullmatch(r"[\w.]+", written) and not equals else "student.lora.rank"
+        raise UserError(f"cannot read {shortened(override)}", where="--set", fix=f"write --set {named}=VALUE")
     here: Any = document
     path: list[str | int] = []
     for depth, part in enumerate(parts):
@@ -220,7 +213,7 @@ def _override(document: dict[str, Any], override: str, scalars: dict[yaml12.Path
         elif not isinstance(here, dict):
             above, name = ".".join(parts[:depth]), yaml12.dotted(tuple(path))
             fix = f"set {above} itself to a section: --set '{above}={{{part}: ...}}'"
-            raise UserError(f"{name} is {_shortened(here)}, not a section", where=f"--set {written}", fix=fix)
+            raise UserError(f"{name} is {shortened(here)}, not a section", where=f"--set {written}", fix=fix)
         path.append(key)
         if depth == len(parts) - 1:
             found = yaml12.parse_value(value)
@@ -242,171 +235,10 @@ def _where(path: yaml12.Path, name: str, lines: dict[yaml12.Path, int], overridd
     return f"{name}:{_line(path, lines)}{inside}" if path else name
 
 
-def _explain(error: ValidationError, document: dict[str, Any], written: dict[yaml12.Path, str]) -> Iterator[Problem]:
-    """One problem for each wrong key: of a union's branches each has something to say, the first is enough."""
-    seen: set[yaml12.Path] = set()
-    located = [(_document_path(item["loc"], document), item) for item in error.errors()]
-    misspelt = {
-        (*path[:-1], near) for path, item in located if item["type"] == "extra_forbidden" and (near := _near_key(path))
-    }
-    inside = {path[:length] for path, _ in located for length in range(len(path))}
-    for path, item in located:
-        if item["type"] == "literal_error" and path in inside:
-            continue  # a list where a word may stand too: its entries say what is wrong
-        if item["type"] == "string_type" and path in written:
-            path = _section_key(path)  # of a list, all entries at once
-            if path not in seen:
-                seen.add(path)
-                yield Problem(path, *_unquoted(path, document, written))
-            continue
-        if path in seen or (item["type"] == "missing" and path in misspelt):
-            continue  # said already; where a key is misspelt, the unknown one beside it is meant
-        seen.add(path)
-        yield Problem(path, *_words(item, path))
-
-
-def _document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Path:
-    """Pydantic's location without the names of union branches, which are not in the document."""
-    path: list[str | int] = []
-    here = document
-    for position, part in enumerate(location):
-        last = position == len(location) - 1
-        inside = (isinstance(here, dict) and part in here) or (
-            isinstance(here, list | tuple) and isinstance(part, int) and part < len(here)
-        )
-        if inside:
-            path.append(part)
-            here = here[part]
-        elif last and not isinstance(part, int) and isinstance(here, dict) and part not in _BRANCHES:
-            path.append(part)
-    return tuple(path)
-
-
-_BRANCHES = {
-    *("FromTeacher", "FromModel", "Scratch", "name"),
-    *("LogitsSignal", "TextSignal", "LabelsSignal", "GoldSignal", "logits", "text", "labels", "gold"),
-    *("self-instruct", "evolve", "reverse"),
-    *("exact", "numeric", "python", "json-schema", "regex", "majority", "likelihood", "judge"),
-}
-
-
 def _line(path: yaml12.Path, lines: dict[yaml12.Path, int]) -> int:
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
-
-
-def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
-    kind, context = item["type"], item.get("ctx", {})
-    shown = _shortened(item["input"])
-    if kind == "extra_forbidden":
-        near = _near_key(path)
-        known = _known_keys(path[:-1])
-        if near == path[-1]:  # a key of another form of this section, such as `from` beside `model`
-            return f"{_shortened(near)} does not go with the other keys here", "take it out, or them"
-        fix = f"did you mean {near}?" if near else f"known here: {', '.join(known)}" if known else "take it out"
-        return f"unknown key {_shortened(path[-1])}", fix
-    if kind == "missing":
-        return "this key is required", "see `distill2edge recipe new` for a complete example"
-    if kind == "value_error":
-        return str(context["error"]), _range(_field(path, item["loc"]))
-    if kind == "union_tag_invalid":
-        expected = _quoted(context["expected_tags"])
-        near_tag = nearest(str(context["tag"]), expected)
-        hint = f"did you mean {near_tag}? " if near_tag else ""
-        return f"{context['discriminator']} is {_shortened(context['tag'])}", f"{hint}one of {', '.join(expected)}"
-    if kind == "union_tag_not_found":
-        kinds = "logits, text, labels or gold"
-        kinds = kinds if path[-1:] == ("signal",) else "the field's other values are in the reference"
-        return "which kind is missing", f"add kind: ({kinds})"
-    if kind == "literal_error":
-        near_value = nearest(str(item["input"]), _quoted(context["expected"]))
-        what = f"{shown} is not one of {context['expected']}"
-        return what, f"did you mean {near_value}?" if near_value else "write one of them"
-    if kind == "string_pattern_mismatch" and path == ("name",):
-        slug = re.sub(r"[^a-z0-9._-]+", "-", str(item["input"]).lower()).strip("._-")[:64]
-        what = f"{shown} cannot name a run: small letters, digits, and . _ - after the first"
-        return what, f"write name: {slug or 'my-student'}"
-    field = _field(path, item["loc"])
-    if kind == "less_than_equal" and context.get("le") == 1 and (field is None or not reason(field)):
-        return f"{shown} is more than 1", "it is a share: write 0.95 for 95%"
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"{item['msg'].lower()}, got {shown}", _range(field)
-    if kind in ("model_type", "dict_type", "model_attributes_type"):
-        known = _known_keys(path)
-        return f"a section is wanted, got {shown}", f"its keys are {', '.join(known)}" if known else ""
-    return f"{item['msg'].lower()}, got {shown}", ""
-
-
-def _unquoted(path: yaml12.Path, document: Any, written: dict[yaml12.Path, str]) -> tuple[str, str]:
-    """What to write where YAML reads a text, or texts in a list, as something else."""
-    value = document
-    for part in path:
-        value = value[part]
-    if not isinstance(value, list):
-        text = written[path]
-        if value is None:
-            return f"{text} is nothing, and a text is wanted", f'write one; if that is the text, in quotes: "{text}"'
-        kind = "a truth value" if isinstance(value, bool) else "a number"
-        return f"a text is wanted, and YAML reads {text} as {kind}", f'write it in quotes: "{text}"'
-    choices = path[-1] == "choices"
-    texts = [
-        str(entry) if isinstance(entry, bool) and choices else written.get((*path, index), str(entry))
-        for index, entry in enumerate(value)
-    ]
-    listed = ", ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    if not choices:
-        return "its entries are texts, in quotes where YAML reads something else", f"write [{listed}]"
-    truth = " (or as the file has them, where they are texts there)" if any(isinstance(e, bool) for e in value) else ""
-    return "a choice is the text that data.response prints, in quotes", f"write [{listed}]{truth}"
-
-
-def _shortened(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def _near_key(path: yaml12.Path) -> str | None:
-    return nearest(str(path[-1]), _known_keys(path[:-1]))
-
-
-def _quoted(expected: str) -> list[str]:
-    return [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
-
-
-def _known_keys(path: yaml12.Path) -> list[str]:
-    """Keys of the section at `path`; of all its branches, where the section is a union."""
-    return sorted({field.alias or name for model in _models(path) for name, field in model.model_fields.items()})
-
-
-def _models(path: yaml12.Path) -> list[type[BaseModel]]:
-    models: list[type[BaseModel]] = [Recipe]
-    for part in (part for part in path if not isinstance(part, int)):
-        fields = [model.model_fields.get(str(part)) for model in models]
-        models = [found for field in fields if field for found in _sections(field.annotation)]
-    return models
-
-
-def _field(path: yaml12.Path, location: tuple[str | int, ...]) -> FieldInfo | None:
-    """The field at a path; `location` is pydantic's, which names the branch of a union."""
-    key = str(path[-1]) if path else ""
-    found = [model for model in _models(path[:-1]) if key in model.model_fields]
-    named = [m for m in found if "kind" in m.model_fields and m.model_fields["kind"].default in location]
-    return next((model.model_fields[key] for model in (*named, *found)), None)
-
-
-def _range(field: FieldInfo | None) -> str:
-    """The range of a number, and the reason for it."""
-    if field is None or not (span := bounds(field)):
-        return ""
-    because = reason(field)
-    return f"give {span}" + (f" ({because})" if because else "")
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _sections(part)]
 
 
 def _nearest_recipe(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe.load import parse_recipe
 
 Task = Literal["classification", "chat", "causal-lm", "seq2seq"]
@@ -117,6 +118,21 @@ def new_recipe(new: New) -> str:
     text = f"{_head(new)}\n{body}\n{_TAIL}"
     parse_recipe(text, "new recipe")
     return text
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no run can have.
+
+    Raises:
+        UserError: with one that it can.
+    """
+    text = "teacher: {model: a}\ndata: {source: a}\nstudent: {init: {model: a}}\n"
+    try:
+        parse_recipe(f"{text}name: {json.dumps(name)}\n", "new recipe")
+    except RecipeErrors as errors:
+        error = errors.errors[0]
+        fix = error.fix.replace("write name: ", "write --name ")
+        raise UserError(error.what, where="--name", fix=fix) from None
 
 
 def _head(new: New) -> str:

@@ -153,8 +153,7 @@ def _parse(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
-        tab = "\\t" in _first_line(error)
-        fix = "indent with spaces, not tabs" if tab else "check indentation and quotes"
+        fix = _fix_of_yaml(_first_line(error), text.split("\n"), mark.line if mark else 0)
         raise UserError(f"not valid YAML: {_first_line(error)}", where=where, fix=fix) from None
     except (ValueError, OverflowError) as error:  # an escape or directive whose number is out of range
         where = f"{name}:{loader.line + 1}"
@@ -274,6 +273,19 @@ def dotted(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else part)
     return text
+
+
+def _fix_of_yaml(what: str, lines: list[str], at: int) -> str:
+    if "\\t" in what:
+        return "indent with spaces, not tabs"
+    for number in (at, at - 1):
+        if 0 <= number < len(lines) and (key := re.match(r"\s*(?:- )?([A-Za-z_]\w*):(?![\s/])\S", lines[number])):
+            return f"put a blank after the colon of {key[1]}: in line {number + 1}"
+    if "mapping values are not allowed" in what:
+        return 'a text with ": " in it goes into quotes, and keys of one section begin in one column'
+    if "block end" in what or "block mapping" in what:
+        return "keys of one section begin in one column; those in a section of it are further in"
+    return "check indentation and quotes"
 
 
 def _first_line(error: yaml.YAMLError) -> str:

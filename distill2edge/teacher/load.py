@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distill2edge import bundled
 from distill2edge.errors import UserError
+from distill2edge.file_kinds import holds_rows
 from distill2edge.files import check_path, write_json
+from distill2edge.nearest import nearest
 from distill2edge.progress import Progress
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.scratch import Scratch
@@ -66,19 +70,33 @@ def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
         fix = f"name one of them, such as {files[0].name}" if files else "give a Hugging Face model directory"
         raise UserError(f"{model or path} has no config.json, and {held}", where=where, fix=fix)
     if path.exists():
-        raise UserError(
-            f"{model} is neither a directory nor a .gguf file", where=where, fix="give a Hugging Face directory"
-        )
+        fix = "rows belong to data.source" if holds_rows(path) else "the weights' directory, with its config.json"
+        raise UserError(f"{model} is neither a directory nor a .gguf file", where=where, fix=f"name a model: {fix}")
     local = model[:1] in "./~" or model.lower().endswith(".gguf") or not _HUB.fullmatch(model)
     if local:
         known = ", ".join(f"bundled:{e.name}" for e in bundled.BUNDLED.values() if e.kind != "rows")
         raise UserError(
             f"no model {model!r}",
             where=where,
-            fix=f"a hub id (OWNER/NAME), a local directory, a .gguf file, or one that installs as a package: {known}; "
-            f"{tried(model)}",
+            fix=f"{_meant(model, path)}a hub id (OWNER/NAME), a local directory, a .gguf file, or one that installs as "
+            f"a package: {known}; {tried(model)}",
         )
     return ModelSource(model, "hub")
+
+
+def _meant(model: str, path: Path) -> str:
+    """What a name that leads nowhere stands for, as far as that can be seen; ends with a blank."""
+    if (hub := re.fullmatch(r"(?:https?://[\w.-]+/|hf://)([\w.-]+/[\w.-]+)(?:/.*)?", model)) is not None:
+        return f"write its name: {hub[1]}. Else: "
+    if (near := nearest(model, [f"bundled:{entry.name}" for entry in bundled.BUNDLED.values()], 0.8)) is not None:
+        return f"did you mean {near}? "
+    with suppress(OSError, ValueError):
+        beside = [each.name for each in islice(path.parent.iterdir(), 2000) if each.is_dir() or each.suffix == ".gguf"]
+        if near := nearest(path.name, beside):
+            return f"did you mean {path.with_name(near)}? "
+    if re.match(r"(gpt|o\d|claude|gemini|command|deepseek-(chat|reasoner))\b", model.lower()):
+        return "a model behind an API is model: endpoint:URL with teacher.endpoint (docs/recipe-reference.md). Else: "
+    return ""
 
 
 def gguf_of(model: str, progress: Progress) -> Path | None:
