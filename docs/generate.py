@@ -69,7 +69,10 @@ def command_line() -> str:
         "",
     ]
     for path, command in _commands(cli, "distill2edge"):
-        context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        names = cli.context_settings["help_option_names"]  # commands have it of the outermost group
+        context = click.Context(
+            command, info_name=path, max_content_width=100, terminal_width=100, help_option_names=names
+        )
         lines += [f"## {path}", "", "```text", command.get_help(context), "```", ""]
     return NOTE + "\n".join(lines)
 
