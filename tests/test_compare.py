@@ -14,6 +14,7 @@ import report_fixtures as made
 from distill2edge.cli import compare as compare_command
 from distill2edge.errors import UserError
 from distill2edge.report.build import build_report
+from distill2edge.report.check import check_report
 from distill2edge.report.compare import compare, render_comparison_html, render_comparison_text
 
 Document = dict[str, Any]
@@ -149,6 +150,22 @@ def test_where_every_file_failed_the_one_that_failed_least_is_shown(report: Docu
     assert (run["file"], run["latency_ms"], run["cost_per_1000"]) == ("student/gguf:Q4_0", None, None)
     failing["models"] = []
     assert compare([report, failing], allow=True)["runs"][1]["score"] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["models"][1].update(retained={"value": "x"}),
+        lambda r: r["cost"]["four_cells"]["student_best_box"].update(place={}),
+        lambda r: r["gates"][0].pop("target"),
+        lambda r: r["models"][0].update(cells=[{"id": "x", "latency_ms": 3}]),
+        lambda r: r["verdict"].update(warnings=["x"]),
+    ],
+)
+def test_a_damaged_report_is_refused(report: Document, change: Callable[[Document], object]) -> None:
+    with pytest.raises(UserError, match="not a report of this program, or a damaged one"):
+        check_report(other(report, change), "report.json")
+    assert check_report(copy.deepcopy(report), "report.json") == report
 
 
 def test_the_seeds_of_one_recipe_are_pooled_by_run(report: Document) -> None:

@@ -30,6 +30,10 @@ class _Verdict(_Part):
     warnings: list[_Warning] | None = None
 
 
+class _Figure(_Part):
+    value: float | None = None
+
+
 class _Timed(_Part):
     id: str
     latency_ms: Document | None = None
@@ -38,7 +42,7 @@ class _Timed(_Part):
 class _Model(_Part):
     id: str
     role: str | None = None
-    retained: Document | None = None
+    retained: _Figure | None = None
     cells: list[_Timed] | None = None
 
 
@@ -79,10 +83,14 @@ class _Data(_Part):
     splits: _Splits | None = None
 
 
+class _Brief(_Part):
+    place: str | None = None
+
+
 class _Cost(_Part):
     prices: Document | None = None
     cells: list[Document] | None = None
-    four_cells: dict[str, Document | None] | None = None
+    four_cells: dict[str, _Brief | None] | None = None
 
 
 class _Pareto(_Part):
