@@ -49,14 +49,16 @@ def load_model(model_dir: Path | str, **options: Any) -> Any:
         UserError: tensors that are missing, unexpected or of another shape.
         ValueError: another kind of model (transformers says which).
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+    from optimum.exporters.tasks import TasksManager
 
-    kind: Any = AutoModelForCausalLM
+    return load_checkpoint(TasksManager.get_model_class_for_task(_task(model_dir)), model_dir, **options)
+
+
+def _task(model_dir: Path | str) -> str:
+    """What the model of a directory does, in the hub's terms."""
     if is_classifier(model_dir):
-        kind = AutoModelForSequenceClassification
-    elif is_encoder_decoder(model_dir):
-        kind = AutoModelForSeq2SeqLM
-    return load_checkpoint(kind, model_dir, **options)
+        return "text-classification"
+    return "text2text-generation" if is_encoder_decoder(model_dir) else "text-generation"
 
 
 def logits_of(model: Any, ids: Sequence[int], prompt: int) -> Any:
