@@ -15,6 +15,7 @@ from typing import Any
 
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.tables import header_fix, headless
+from distill2edge.data.values import Unreadable
 from distill2edge.errors import UserError
 from distill2edge.file_kinds import ROWS_ARE, endings, holds_rows
 from distill2edge.nearest import meant, nearest
@@ -81,13 +82,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
     reader = reader_of(path)
     if reader is None:
         raise unknown_kind(path)
-    rows = list(islice(reader(path), _ROWS))
+    rows = [{name: _readable(value) for name, value in row.items()} for row in islice(reader(path), _ROWS)]
     if not rows:
         raise UserError("the file has no rows", where=str(path), fix="give a file with rows")
     if endings(path)[0] in (".csv", ".tsv") and (name := headless(columns := list(rows[0]), rows)) is not None:
         what = f"its first line names the columns, and {name[:60]!r} looks like a value"
         raise UserError(what, where=str(path), fix=header_fix(path, columns))
     return rows
+
+
+def _readable(value: Any) -> Any:
+    """A cell that Python has no form of counts as one that is not there."""
+    return None if isinstance(value, Unreadable) else value
 
 
 def _no_file(path: Path) -> UserError:
@@ -255,7 +261,7 @@ def _field(name: str) -> str:
 
 def _spelled(name: str) -> str:
     """A column as an expression names it."""
-    taken = name in (*_WORDS, "row", *keyword.kwlist)
+    taken = name in (*_WORDS, *keyword.kwlist)
     return name if name.isidentifier() and name.isascii() and not taken else f"row[{name!r}]"
 
 

@@ -204,3 +204,23 @@ def test_columns_and_labels_as_spreadsheets_have_them(tmp_path: Path) -> None:
     recipe = checked(path, text)
     assert recipe.data.choices == ("caf\u00e9", "tea")
     assert recipe.data.prompt == "{{ row['Ticket Text'] }}"
+
+
+def test_columns_that_python_has_no_form_of_are_left_alone(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts, labels = [f"film {n} the {n * 37} dog" for n in range(80)], ["ab"[n % 2] for n in range(80)]
+    for name, column in (
+        ("day", pa.array([10**8] * 80, pa.int32()).cast(pa.date32())),
+        ("when", pa.array([0] * 80, pa.timestamp("us", "Mars/Phobos"))),
+    ):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"text": texts, "label": labels, name: column}), path)
+        assert checked(path, starter(Asked(data=path))).data.choices == ("a", "b")
+
+
+def test_a_column_named_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("items,row\n" + "".join(f"film {n} the {n * 37} dog,{'ab'[n % 2]}\n" for n in range(80)))
+    assert checked(path, starter(Asked(data=path))).data.response == "{{ row }}"
