@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,25 @@ def test_generation_marks_become_what_every_runtime_reads(dash: str) -> None:
     assert render_chat(portable(marked), USER, NAMES, generation=True) == render_chat(
         marked, USER, NAMES, generation=True
     )
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["{% raw %}{% generation %}{% endraw %}", "{# {% generation %} #}", "{{ '}}{% generation %}' }}",
+     '{{ "it\'s {% endgeneration %}" }}', "{{ 'a\\'{% generation %}' }}"],
+)  # fmt: skip
+def test_what_only_looks_like_a_generation_mark_stays(kept: str) -> None:
+    marked = kept + "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}" + kept
+    plain = portable(marked)
+    assert (plain.count("generation"), plain.count("if true")) == (2 * kept.count("generation"), 1)
+    assert render_chat(plain, USER, NAMES, generation=True) == render_chat(marked, USER, NAMES, generation=True)
+
+
+@pytest.mark.parametrize("text", ["{{", "{{ '", "{% raw %}", "{#", "{{ \\'", "{%   "])
+def test_a_template_without_end_takes_no_time(text: str) -> None:
+    begin = time.process_time()
+    assert portable(text * 20_000) == text * 20_000
+    assert time.process_time() - begin < 1.0
 
 
 def test_the_system_message_is_baked_in_once_and_gives_way_to_another() -> None:

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
-_MARK = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
+_OPEN = re.compile(
+    r"\{#|\{\{|(?P<raw>\{%[-+]?\s*raw\s*[-+]?%\})|"
+    r"(?P<begin>\{%[-+]?\s*)(?P<end>end)?generation(?P<rest>\s*[-+]?%\})"
+)
+_END_RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
+# Of an expression: its end, or a string, in which nothing ends it.
+_IN_EXPRESSION = re.compile(r"""\}\}|'(?:[^'\\]|\\.)*(?:'|\Z)|"(?:[^"\\]|\\.)*(?:"|\Z)""", re.DOTALL)
 _NOW, _END = "\u2402now:", "\u2403"  # around the format of a date, in a template that is taken apart
 _PROBE = "\u2402probe\u2403"
 # The value of the message is whatever the user writes: lines, spaces, other scripts.
@@ -75,8 +81,35 @@ def shipped_template(template: str | None, how: str, system: str | None, bos: st
 
 
 def portable(template: str) -> str:
-    """The template without generation marks, which few runtimes know; the same text comes out."""
-    return _MARK.sub(lambda found: f"{found[1]}{'endif' if found[2] else 'if true'}{found[3]}", template)
+    """The template without generation marks, which few runtimes know; the same text comes out.
+
+    What only looks like a mark stays: in raw text, in comments, in the strings of an expression.
+    """
+    parts, at = [], 0
+    while found := _OPEN.search(template, at):
+        parts.append(template[at : found.start()])
+        at = found.end()
+        if found["begin"] is not None:
+            parts.append(f"{found['begin']}{'endif' if found['end'] else 'if true'}{found['rest']}")
+            continue
+        end = _end_of(template, found)
+        if end is None:  # it never ends: no template
+            at = found.start()
+            break
+        parts.append(template[found.start() : end])
+        at = end
+    return "".join(parts) + template[at:]
+
+
+def _end_of(template: str, opening: re.Match[str]) -> int | None:
+    if opening[0] == "{#":
+        end = template.find("#}", opening.end())
+        return end + 2 if end >= 0 else None
+    if opening["raw"] is not None:
+        raw = _END_RAW.search(template, opening.end())
+        return raw.end() if raw else None
+    inside = _IN_EXPRESSION.finditer(template, opening.end())
+    return next((part.end() for part in inside if part[0] == "}}"), None)
 
 
 @dataclass(frozen=True)
