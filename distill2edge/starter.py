@@ -61,11 +61,12 @@ def starter(asked: Asked) -> str:
             raise UserError("--text and --label name columns of a file", where=_WHERE, fix="give it with --data FILE")
         return new_recipe(New(asked.name, task or "causal-lm", teacher=asked.teacher))
     rows = _read(asked.data)
+    whole = _whole_numbers(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     _no_conversations(rows, columns, asked.data)
     task, prompt, response = _roles(asked, rows, columns)
     model = glance(asked.teacher or teacher_of(task))
-    data = _data(asked.data, task, rows, prompt, response, model)
+    data = _data(asked.data, task, rows, prompt, response, model, whole)
     layers = model.facts.layers if model is not None else None
     new = New(asked.name, task, data, asked.teacher, layers, plain="plain" if prompt else "text")
     if model is not None and model.facts.role == "decoder":  # GGUF has classifiers of encoders alone
@@ -94,6 +95,23 @@ def _read(path: Path) -> list[dict[str, Any]]:
 def _readable(value: Any) -> Any:
     """A cell that Python has no form of counts as one that is not there."""
     return None if isinstance(value, Unreadable) else value
+
+
+def _whole_numbers(rows: list[dict[str, Any]]) -> frozenset[str]:
+    """Columns of labels 0.0, 1.0 as tables keep whole numbers where one is missing; in the rows they become 0, 1."""
+    found = set()
+    for name in rows[0]:
+        values = [value for row in rows if (value := row.get(name)) is not None]
+        if {type(value) for value in values} not in ({float}, {float, int}):
+            continue
+        numbers = {value for value in values if value == value}
+        if not 2 <= len(numbers) <= _MOST_LABELS or not all(float(value).is_integer() for value in numbers):
+            continue
+        found.add(name)
+        for row in rows:
+            value = row.get(name)
+            row[name] = None if value is None or value != value else int(value)
+    return frozenset(found)
 
 
 def _no_file(path: Path) -> UserError:
@@ -220,7 +238,13 @@ def _length(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 def _data(
-    path: Path, task: Task, rows: list[dict[str, Any]], prompt: str | None, response: str, model: Glance | None
+    path: Path,
+    task: Task,
+    rows: list[dict[str, Any]],
+    prompt: str | None,
+    response: str,
+    model: Glance | None,
+    whole_numbers: frozenset[str],
 ) -> Data:
     used = [name for name in (prompt, response) if name is not None]
     whole = [row for row in rows if all(str(row.get(name) or "").strip() or row.get(name) == 0 for name in used)]
@@ -243,9 +267,9 @@ def _data(
     data = Data(
         source=str(path) if path.is_absolute() else path.as_posix(),
         prompt="" if prompt is None else _field(prompt),
-        response=_field(response),
+        response=_field(response, " | int" if response in whole_numbers else ""),
         choices=choices,
-        filter=" and ".join(_given(rows, name) for name in used) if lost else None,
+        filter=" and ".join(_given(rows, name, name in whole_numbers) for name in used) if lost else None,
         about=tuple(about),
         splits=held,
         train=unique - sum(held),
@@ -254,9 +278,9 @@ def _data(
     return _with_leakage(data, "text" if prompt is None else "plain") if unique <= _LEAK_ROWS else data
 
 
-def _field(name: str) -> str:
+def _field(name: str, filters: str = "") -> str:
     """A template that prints one column, whatever it is called."""
-    return f"{{{{ {_spelled(name)} }}}}"
+    return f"{{{{ {_spelled(name)}{filters} }}}}"
 
 
 def _spelled(name: str) -> str:
@@ -265,10 +289,11 @@ def _spelled(name: str) -> str:
     return name if name.isidentifier() and name.isascii() and not taken else f"row[{name!r}]"
 
 
-def _given(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+def _given(rows: Sequence[Mapping[str, Any]], name: str, number: bool) -> str:
     """An expression that is true where a row has the field, and something in it."""
     there, spelled = all(name in row for row in rows), _spelled(name)
-    filled = f"{spelled} is not none and {spelled} | string | trim"
+    something = f"{spelled} == {spelled}" if number else f"{spelled} | string | trim"  # NaN is not itself
+    filled = f"{spelled} is not none and {something}"
     return filled if there else f"{spelled} is defined and {filled}"
 
 

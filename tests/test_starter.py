@@ -224,3 +224,15 @@ def test_a_column_named_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("items,row\n" + "".join(f"film {n} the {n * 37} dog,{'ab'[n % 2]}\n" for n in range(80)))
     assert checked(path, starter(Asked(data=path))).data.response == "{{ row }}"
+
+
+@pytest.mark.parametrize("absent", [None, float("nan")])
+def test_labels_that_a_table_keeps_as_decimal_numbers(tmp_path: Path, absent: float | None) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"film {n} the {n * 37} dog", "label": float(n % 3), "tags": ["a"]} for n in range(120)]
+    rows[7]["label"] = absent  # type: ignore[assignment]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = checked(path, starter(Asked(data=path)))
+    assert recipe.task == "classification"
+    assert recipe.data.choices == ("0", "1", "2")
+    assert recipe.data.response == "{{ label | int }}"
