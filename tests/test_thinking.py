@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,23 @@ def test_marks_that_are_special_tokens(tmp_path: Path) -> None:
         assert split_tokens(ids, tokenizer) == (answer, thinking, False)
     ids = tokenizer("<|START_THINKING|>the dog", add_special_tokens=False)["input_ids"]
     assert split_tokens(ids, tokenizer) == ("", "the dog", True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<reasoning>" * 40_000,
+        "<think>x</think>" * 20_000,
+        "</think>" * 40_000,
+        "analysis!" + "assistant" * 40_000,
+        "`<think>` " * 30_000,
+        "x\n```\n<think>\n" * 10_000,
+        '"<think>"\n' * 30_000,
+        "<|channel|>analysis" * 20_000,
+        "a<thought>" * 30_000,
+    ],
+)
+def test_no_text_takes_long(text: str) -> None:
+    start = time.process_time()
+    split_thinking(text)
+    assert time.process_time() - start < 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +30,8 @@ _FAMILIES = (
     # Qwen, DeepSeek and others; Seed.
     _Marks(r"<(?:seed:)?think(?:ing)?(?:\s[^<>]{0,200})?>", r"</(?:seed:)?think(?:ing)?\s*>"),
     _Marks(r"<thought(?:\s[^<>]{0,200})?>", r"</thought\s*>", anywhere=False),
-    # Prompts ask for reasoning with an answer in tags too: that is no thinking aloud.
-    _Marks(r"<reasoning>(?![\s\S]*?</reasoning\s*>\s*<answer\b)", r"</reasoning\s*>(?!\s*<answer\b)", anywhere=False),
+    # Prompts ask for reasoning with an answer in tags too, which is no thinking aloud (`_ASKED_FOR`).
+    _Marks(r"<reasoning>", r"</reasoning\s*>", anywhere=False),
     _Marks(r"\[THINK\]", r"\[/THINK\]"),  # Magistral
     _Marks(r"◁think▷", r"◁/think▷"),  # Kimi
     _Marks(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Cohere
@@ -54,6 +55,9 @@ _OPENS = re.compile(r"\A\s*<\|(?:START_RESPONSE|START_TEXT|begin_of_solution)\|>
 _CLOSES = re.compile(
     r"\s*<\|(?:END_RESPONSE|END_TEXT|end_of_solution|return|end|END_OF_TURN_TOKEN)\|>\s*\Z", re.IGNORECASE
 )
+_LINE = 2000  # characters before and after a mark in which its quotes are looked for
+_REASONING = next(index for index, marks in enumerate(_FAMILIES) if "reasoning" in marks.begin)
+_ASKED_FOR = re.compile(r"</reasoning\s*>\s*<answer\b", re.IGNORECASE)
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 _PAIRS = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“"}  # noqa: RUF001  # fmt: skip
 
@@ -70,27 +74,34 @@ def split_thinking(text: str) -> tuple[str, str, bool]:
     said: list[str] = []
     thought: list[str] = []
     family: int | None = None
+    fences = [fence.start() for fence in _FENCE.finditer(text)]
+    started = False  # whether something of the answer was said since the last thinking
+    passed = 0
     part_of_answer: set[int] = set()  # families of which a mark was let stand, and its end not met yet
+    asked_for = _REASONING if _ASKED_FOR.search(text) is not None else None
     at = begin = 0  # of the present passage; of the answer since the last thinking
     for mark in _MARK.finditer(text):
         kind = str(mark.lastgroup)
         index, opens = int(kind[1:]), kind[0] == "b"
+        if index == asked_for:
+            continue
         if family is not None and (index != family or _between_quotes(text, mark)):
             continue  # within thinking its own end counts, and nothing else
-        if family is None and _is_mentioned(text, mark, begin):
+        if family is None and _is_mentioned(text, mark, begin, fences):
             continue
-        passage = text[at : mark.start()]
-        started = bool(passage.strip() or "".join(said).strip())
+        if family is None:
+            started = started or bool(text[max(at, passed) : mark.start()].strip())
+            passed = mark.end()
         if family is None and opens and started and not _FAMILIES[index].anywhere:
             part_of_answer.add(index)
         if index in part_of_answer:
             if not opens:
                 part_of_answer.discard(index)
             continue
-        at = mark.end()
+        passage, at = text[at : mark.start()], mark.end()
         if family is None and not opens:
             thought += [*said, passage]
-            said = []
+            said, started = [], False
         else:
             (said if family is None else thought).append(passage)
         family, begin = (index, begin) if opens else (None, at)
@@ -118,15 +129,18 @@ def split_tokens(ids: Sequence[int], tokenizer: Any) -> tuple[str, str, bool]:
     return text.strip(), thinking.strip(), unclosed
 
 
-def _is_mentioned(text: str, mark: re.Match[str], begin: int) -> bool:
+def _is_mentioned(text: str, mark: re.Match[str], begin: int, fences: Sequence[int]) -> bool:
     """Whether a mark is spoken of: in quotes, or in code that begins and ends in the answer."""
     if _between_quotes(text, mark):
         return True
-    before, after = text[begin : mark.start()], text[mark.end() :]
-    line, rest = before.rpartition("\n")[2], after.partition("\n")[0]
-    if any(line.count(quote) % 2 and quote in rest for quote in ('"', "`")):
-        return True
-    return len(_FENCE.findall(before)) % 2 == 1 and _FENCE.search(after) is not None
+    first, last = max(begin, mark.start() - _LINE), min(len(text), mark.end() + _LINE)
+    line, end = text.rfind("\n", first, mark.start()) + 1 or first, text.find("\n", mark.end(), last)
+    end = last if end < 0 else end
+    for quote in ('"', "`"):
+        if text.count(quote, line, mark.start()) % 2 and text.find(quote, mark.end(), end) >= 0:
+            return True
+    opened = bisect_left(fences, mark.start()) - bisect_left(fences, begin)
+    return opened % 2 == 1 and bool(fences) and fences[-1] >= mark.end()
 
 
 def _between_quotes(text: str, mark: re.Match[str]) -> bool:
