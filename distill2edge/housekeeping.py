@@ -15,12 +15,17 @@ from distill2edge.rundir import read_document
 from distill2edge.store import Artifact, Store, default_root
 
 
-def list_store(root: Path | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
-    """One row per artifact, and per piece of unfinished work (key empty); broken entries are skipped with a warning."""
+def _opened(root: Path | None) -> Store:
     store = Store(root or default_root())
+    store.check()
     if root is not None and not root.exists():
         raise UserError("no store there", where=str(root), fix="name the store's directory, or leave --store out")
-    store.check()
+    return store
+
+
+def list_store(root: Path | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+    """One row per artifact, and per piece of unfinished work (key empty); broken entries are skipped with a warning."""
+    store = _opened(root)
     rows = [
         {
             "stage": artifact.manifest["stage"],
@@ -64,10 +69,7 @@ def collect_garbage(
     Raises:
         UserError: a kept run has no run.json.
     """
-    store = Store(root or default_root())
-    if root is not None and not root.exists():
-        raise UserError("no store there", where=str(root), fix="name the store's directory, or leave --store out")
-    store.check()
+    store = _opened(root)
     kept = {key for run in kept_runs for key in _keys(run)}
     horizon, began = time.time() - days * 86400, store.used_since()
     if began is not None:
