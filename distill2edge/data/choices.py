@@ -18,7 +18,7 @@ _CASES: dict[str, Callable[[str], str]] = {
     "capitalize": str.capitalize,
     "title": str.title,
 }
-_PRINTED = re.compile(r"\s*\{\{-?\s*((?:(?!\}\}|\{\{).)+?)\s*-?\}\}\s*", re.DOTALL)
+_LONGEST = 500  # characters of a template that a fix repeats
 _LISTED = 120  # characters of choices that a fix writes out
 
 
@@ -51,8 +51,7 @@ def not_a_choice(
 
 
 def _fix(answer: str, choices: Sequence[str], response: Template, fields: Mapping[str, Any], number: int) -> str:
-    printed = _PRINTED.fullmatch(response.source)
-    term = _grouped(printed[1]) if printed else None
+    term = _printed(response.source)
     texts = [choice.strip() for choice in choices]
     known = Choices(choices)
     if term is not None:
@@ -105,8 +104,13 @@ def _candidates(
         yield f"{list(texts)}[{term} | int]", f"where 0 stands for {texts[0]!r}, 1 for {texts[1]!r} and so on, "
 
 
-def _grouped(expression: str) -> str:
-    """An expression that filters and comparisons can follow."""
+def _printed(source: str) -> str | None:
+    """The expression of a template that prints one and nothing else, as filters can follow it."""
+    text = source.strip()
+    inside = text[2:-2]
+    if len(text) > _LONGEST or text[:2] != "{{" or text[-2:] != "}}" or "{{" in inside or "}}" in inside:
+        return None
+    expression = inside.strip("-").strip()
     return expression if re.fullmatch(r"[\w.]+|row\['[^']*'\]", expression) else f"({expression})"
 
 

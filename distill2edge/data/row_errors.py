@@ -141,10 +141,12 @@ _BUILTINS = {"len": "length", "str": "string", "int": "int", "float": "float", "
 
 def mended_expression(source: str, where: str) -> str:
     """What to write for an expression in the spelling of another language; empty where it has none."""
-    mended = source
+    mended = source.strip()
+    if len(mended) > 500:
+        return ""
     for pattern, written in _SPELLINGS:
         mended = re.sub(pattern, written, mended)
-    return f'write {where}: "{mended}"' if mended != source else ""
+    return f'write {where}: "{mended}"' if mended != source.strip() else ""
 
 
 def filter_for(name: str) -> str:

@@ -158,6 +158,8 @@ def _missing(
 
 def _constant(key: str, source: str, columns: list[str], choices: bool) -> Iterator[Problem]:
     """A template that names no field, and so prints the same for every row."""
+    if len(source) > 500:
+        return
     meant_ = re.sub(r"\$?\{(\w+)\}|<(\w+)>|\[(\w+)\]", lambda found: _as_field(found, columns), source)
     if source.strip() in columns:
         meant_ = f"{{{{ {source.strip()} }}}}"

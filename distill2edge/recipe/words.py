@@ -211,7 +211,7 @@ def _as_number(value: Any, whole: bool) -> str:
             if 1 <= value < 2**53
             else "rows, layers and steps are counted: write how many, not a share"
         )
-    found = re.fullmatch(r"\s*([\d.,_ ]+)\s*([kKmM%]?)\s*", str(value))
+    found = re.fullmatch(r"\s*([\d.,_ ]+)\s*([kKmM%]?)\s*", str(value)[:40])
     digits = re.sub(r"[,_ ](?=\d{3})", "", found[1]).strip() if found else ""
     try:
         number = float(digits) * {"": 1, "%": 0.01, "k": 1000, "m": 1_000_000}[found[2].lower() if found else ""]
