@@ -26,8 +26,8 @@ def explain(error: ValidationError, document: dict[str, Any], written: dict[yaml
     }
     inside = {path[:length] for path, _ in located for length in range(len(path))}
     for path, item in located:
-        if item["type"] == "literal_error" and path in inside:
-            continue  # a list where a word may stand too: its entries say what is wrong
+        if item["type"] in ("literal_error", "too_short") and path in inside:
+            continue  # its entries say what is wrong: of a list where a word may stand too, or short of wrong ones
         if item["type"] == "string_type" and path in written:
             path = section_key(path)  # of a list, all entries at once
             if path not in seen:
