@@ -32,9 +32,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         UserError: no list of different whole numbers from 0.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts) or len(set(parts)) < len(parts):
-        raise UserError(f"{text[:60]!r} is no list of seeds", where="--seeds", fix="write --seeds 0,1,2")
-    return tuple(map(int, parts))
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise UserError(f"{text[:60]!r} is no list of seeds: whole numbers from 0, with commas",
+                        where="--seeds", fix="write --seeds 0,1,2")  # fmt: skip
+    seeds = tuple(map(int, parts))
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        listed = ",".join(map(str, dict.fromkeys(seeds)))
+        raise UserError(f"seed {twice[0]} is named twice", where="--seeds", fix=f"write --seeds {listed}")
+    return seeds
 
 
 def combine(reports: Sequence[Document]) -> Document:

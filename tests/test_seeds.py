@@ -49,10 +49,17 @@ def test_seeds_share_the_split_and_the_teacher_and_train_anew(monkeypatch: pytes
     assert keys(monkeypatch, 1, 1)["data"] != plain["data"]  # a recipe's own seed splits the rows
 
 
-@pytest.mark.parametrize("text", ["", "a", "0,", "0,0", "-1", "1.5", "0;1", "9" * 5000, "²"])
+@pytest.mark.parametrize("text", ["", "a", "0,", "-1", "1.5", "0;1", "9" * 5000, "²"])
 def test_what_is_no_list_of_seeds_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="no list of seeds"):
         parse_seeds(text)
+
+
+@pytest.mark.parametrize("text", ["0,0", "2,1,02"])
+def test_a_seed_that_is_named_twice_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is named twice") as caught:
+        parse_seeds(text)
+    assert caught.value.fix == f"write --seeds {text[0]}" + (",1" if "1" in text else "")
 
 
 def test_a_list_of_seeds() -> None:
