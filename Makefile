@@ -72,7 +72,7 @@ quality: $(VENV)/.dev  ## lint, format, types, import direction, docs
 	@$(BIN)/python -m pytest tests/test_import_direction.py
 	@$(BIN)/python docs/generate.py --check
 
-format: $(VENV)/.dev  ## format, and mend what the linter can
+format: $(VENV)/.dev  ## format, and fix what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

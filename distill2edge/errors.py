@@ -1,4 +1,4 @@
-"""The errors a user can cause or mend: what went wrong, where, and the fix."""
+"""The errors a user can cause or correct: what went wrong, where, and the fix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXIT_ENVIRONMENT = 4
 
 
 class UserError(Exception):
-    """A mistake the user can mend. Rendered without a traceback.
+    """A mistake the user can correct. Rendered without a traceback.
 
     Args:
         what: one sentence that says what is wrong.

@@ -59,7 +59,9 @@ def push_run(
     refuse_seeds(run, "push")
     if report["verdict"]["result"] != "pass" and not allow_failed:
         raise UserError(
-            "the verdict of this run is fail", where=str(run), fix="mend what failed, or push it with --allow-failed"
+            "the verdict of this run is fail",
+            where=str(run),
+            fix="look at what failed in its report, or push it with --allow-failed",
         )
     files = files_to_push(run, schemes)
     if links := [str(path) for path in files.values() if path.is_symlink()]:

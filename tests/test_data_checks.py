@@ -152,8 +152,8 @@ def test_choices_without_quotes_are_shown_with_them(choices: str, shown: str) ->
     with pytest.raises(UserError) as caught:
         parse_recipe(f"{recipe}data: {{source: a.csv, choices: {choices}}}\n", "a.yaml")
     assert f"in quotes\n  fix: write {shown}" in str(caught.value)
-    mended = f"{recipe}data: {{source: a.csv, choices: {shown}}}\n"
-    assert list(parse_recipe(mended, "a.yaml").data.choices or ()) == json.loads(shown)
+    corrected = f"{recipe}data: {{source: a.csv, choices: {shown}}}\n"
+    assert list(parse_recipe(corrected, "a.yaml").data.choices or ()) == json.loads(shown)
 
 
 @pytest.mark.parametrize(

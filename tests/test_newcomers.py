@@ -136,8 +136,10 @@ RECIPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("wrong", "right", "said", "fix", "mended"), RECIPES, ids=[case[0][:50] for case in RECIPES])
-def test_a_wrong_recipe(place: Path, wrong: str, right: str, said: str, fix: str, mended: str | None) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "right", "said", "fix", "corrected"), RECIPES, ids=[case[0][:50] for case in RECIPES]
+)
+def test_a_wrong_recipe(place: Path, wrong: str, right: str, said: str, fix: str, corrected: str | None) -> None:
     assert right in BASE
     (place / "r.yaml").write_text(BASE.replace(right, wrong))
     result = run("recipe", "check", "r.yaml")
@@ -145,8 +147,8 @@ def test_a_wrong_recipe(place: Path, wrong: str, right: str, said: str, fix: str
     assert said in result.output
     assert fix in result.output
     assert "r.yaml:" in result.output
-    if mended is not None:
-        (place / "r.yaml").write_text(BASE.replace(right, mended))
+    if corrected is not None:
+        (place / "r.yaml").write_text(BASE.replace(right, corrected))
         again = run("recipe", "check", "r.yaml")
         assert again.exit_code == 0, again.output
 

@@ -1,4 +1,4 @@
-"""The store: same key same artifact, damage is found and mended, a kill loses nothing, two runs share it."""
+"""The store: same key same artifact, damage is found and corrected, a kill loses nothing, two runs share it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _fix(answer: str, choices: Sequence[str], response: Template, fields: Mappin
                 return f'{because}write {response.where}: "{template}"'
     near = nearest(same(answer), texts)
     hint = f"did you mean {near}? " if near else ""
-    alike = f"mend {'that row' if near else 'the template'}, or name {shown(answer[:40])!r} in data.choices"
+    alike = f"correct {'that row' if near else 'the template'}, or name {shown(answer[:40])!r} in data.choices"
     if term is None:
         return f"{hint}{alike}, or leave such rows out with data.filter"
     some = repr(texts)

@@ -129,7 +129,7 @@ def _not_json(error: Exception, path: Path, line: int) -> UserError:
     if isinstance(error, RecursionError):
         return UserError("JSON that is nested too deeply", where=where, fix="take the nested part out")
     if isinstance(error, json.JSONDecodeError):
-        return UserError(f"not JSON: {error.msg} (character {error.colno})", where=where, fix="mend that line")
+        return UserError(f"not JSON: {error.msg} (character {error.colno})", where=where, fix="correct that line")
     return UserError(
         "a number of more than 4,300 digits", where=where, fix="write it as a text, or take it out"
     )  # what `int` refuses
@@ -183,7 +183,7 @@ class _Scan:
 
     def error(self, what: str) -> UserError:
         """What is wrong at the present place."""
-        return UserError(f"not JSON: {what}", where=f"{self._path}:{self._line}", fix="mend that line")
+        return UserError(f"not JSON: {what}", where=f"{self._path}:{self._line}", fix="correct that line")
 
     def _more(self, wanted: int) -> bool:
         """Read on, at least so many characters if there are; False at the end."""

@@ -60,7 +60,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
     if data.splits.train is not None:
         splits["train"] = splits["train"][: data.splits.train]
     if not splits["train"]:
-        raise UserError("no training row is left", where="data", fix="lower data.splits, or mend the leakage")
+        raise UserError("no training row is left", where="data", fix="lower data.splits, or remove what leaks")
     kept = {name: [item.row for item in splits[name]] for name in SPLITS}
     dropped = found.dropped
     dropped.counts["leaking"] = report.facts["dropped"]
@@ -155,7 +155,7 @@ def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, 
     if not found.usable:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.dropped.counts.items()))
         raise UserError(
-            f"no row is left of {sum(found.read.values())}: {reasons}", where="data", fix="mend data.filter"
+            f"no row is left of {sum(found.read.values())}: {reasons}", where="data", fix="correct data.filter"
         )
     return found
 

@@ -38,7 +38,7 @@ def row_error(
         )
     if isinstance(error, LimitError):
         what = f"row {number}: the template goes beyond its limits: {error}"
-        return UserError(what, where=where, fix=f"mend {where}: it must not make more than the row gives it")
+        return UserError(what, where=where, fix=f"correct {where}: it must not make more than the row gives it")
     if isinstance(error, UnprintableError):
         return _unprintable(error, where, fields, row, number, culprit)
     if null:
@@ -47,9 +47,9 @@ def row_error(
     else:
         at = f" (in {{{{ {culprit} }}}})" if culprit else ""
         what = f"row {number}: {type(error).__name__}: {shown(str(error))}{at}; {have}"
-        fix = f"mend {where} (numbers from CSV are text: {{{{ score | float }}}})"
+        fix = f"correct {where} (numbers from CSV are text: {{{{ score | float }}}})"
         if isinstance(error, UndefinedError):
-            fix = chat_fix(row) or f"mend {where}, or leave such rows out with data.filter"
+            fix = chat_fix(row) or f"correct {where}, or leave such rows out with data.filter"
     return UserError(what, where=where, fix=fix)
 
 
@@ -120,7 +120,7 @@ def check_text(text: str, where: str, number: int) -> None:
     if "\0" in text:
         what, fix = "holds a NUL character", "take it out: {{ name | replace('\\x00', '') }}"
     elif not text.isascii() and (half := next((c for c in text if "\ud800" <= c <= "\udfff"), None)):
-        what, fix = f"holds half of a surrogate pair, \\u{ord(half):04x}, which is no character", "mend the source"
+        what, fix = f"holds half of a surrogate pair, \\u{ord(half):04x}, which is no character", "correct the source"
     else:
         return
     raise UserError(f"row {number}: the text {what}", where=where, fix=fix)
@@ -141,12 +141,12 @@ _BUILTINS = {"len": "length", "str": "string", "int": "int", "float": "float", "
 
 def mended_expression(source: str, where: str) -> str:
     """What to write for an expression in the spelling of another language; empty where it has none."""
-    mended = source.strip()
-    if len(mended) > 500:
+    corrected = source.strip()
+    if len(corrected) > 500:
         return ""
     for pattern, written in _SPELLINGS:
-        mended = re.sub(pattern, written, mended)
-    return f'write {where}: "{mended}"' if mended != source.strip() else ""
+        corrected = re.sub(pattern, written, corrected)
+    return f'write {where}: "{corrected}"' if corrected != source.strip() else ""
 
 
 def filter_for(name: str) -> str:

@@ -163,7 +163,7 @@ def _not_csv(error: csv.Error, path: Path, lines: _Lines) -> UserError:
             fix='close it, or write a quotation mark within a quoted field twice: "she said ""yes"""',
         )
     return UserError(
-        f"not CSV: {what}", where=f"{path}:{lines.begin}", fix="mend that line: a quotation mark within a quoted "
+        f"not CSV: {what}", where=f"{path}:{lines.begin}", fix="correct that line: a quotation mark within a quoted "
         'field is written twice ("she said ""yes""")'
     )  # fmt: skip
 

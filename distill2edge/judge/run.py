@@ -101,7 +101,7 @@ def judge_students(
     if not given:
         raise UserError(
             f"the teacher answers none of {len(held)} held-out prompts: {wanted[0].finish}", where=WHERE,
-            fix="leave verify.judge out, or mend what the teacher is asked",
+            fix="leave verify.judge out, or change what the teacher is asked",
         )  # fmt: skip
     pairs = {
         name: [Pair(held[n].prompt, found[n].text, wanted[n].text, held[n].response) for n in given]

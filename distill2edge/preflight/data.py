@@ -219,7 +219,7 @@ def _too_few(recipe: Recipe, usable: int) -> Iterator[Problem]:
     named = recipe.data.split is None and recipe.data.source.startswith(("package:", "bundled:")) is False
     if not usable:
         what = f"data.filter leaves none of the rows of {recipe.data.source}"
-        yield Problem(("data", "filter"), what, "mend it: a value that the file has, as the file writes it")
+        yield Problem(("data", "filter"), what, "compare with a value that the file has, as the file writes it")
         return
     if usable <= needed and not (named and _has_splits(recipe.data.source)):
         third = max(usable // 6, 1)

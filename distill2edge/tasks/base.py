@@ -24,7 +24,7 @@ class Task(Protocol):
 
     Paths: `rows_dir` has the splits as Parquet (the data stage's, or those of a synthesis); `teacher`, `student` are
     Hugging Face directories; `work` is the directory to write, which may hold leftovers of a killed try of the same
-    inputs. Every function returns a small JSON-able dict of facts, and raises UserError for what the user can mend.
+    inputs. Every function returns a small JSON-able dict of facts, and raises UserError for what the user can correct.
     """
 
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:

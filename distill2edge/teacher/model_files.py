@@ -64,7 +64,9 @@ def take(directory: Path, out: Path, where: str, *, link: bool) -> None:
             shutil.copyfile(source, out / name)
         except OSError as error:
             raise EnvironmentFault(
-                f"can't copy {name}: {error.strerror}", where=str(out), fix="free some space, or mend the permissions"
+                f"can't copy {name}: {error.strerror}",
+                where=str(out),
+                fix="free some space, or change its permissions",
             ) from error
 
 

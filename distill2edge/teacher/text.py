@@ -140,7 +140,7 @@ def write_responses(
             f"no usable response: {', '.join(f'{count:,} {reason}' for reason, count in dropped.most_common())} "
             f"of {len(written):,}" + (f"; the first: {first}" if first else ""),
             where="signal.verify" if first else "signal",
-            fix="look at the responses in the ledger (distill2edge data show), then mend the check, or the teacher"
+            fix="look at the responses in the ledger (distill2edge data show), then correct the check, or the teacher"
             if first
             else "raise signal.max_new_tokens, or fit the teacher to the task first",
         )

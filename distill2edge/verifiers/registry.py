@@ -110,7 +110,9 @@ def content_of(spec: specs.VerifierSpec) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"{name} cannot be read: {reason}", where=f"{WHERE} ({spec.kind})", fix="mend it") from None
+        raise UserError(
+            f"{name} cannot be read: {reason}", where=f"{WHERE} ({spec.kind})", fix="make it a readable UTF-8 text"
+        ) from None
 
 
 def check_spec(spec: specs.VerifierSpec) -> None:
@@ -187,5 +189,7 @@ def _schema(spec: specs.JsonSchemaVerifier) -> Any:
         raise UserError(what, where=f"{WHERE} (json-schema)", fix="put what it refers to into $defs") from error
     except (SchemaError, ValueError, TypeError, RecursionError) as error:
         said = error.message if isinstance(error, SchemaError) else str(error)
-        raise UserError(f"not a JSON Schema: {said}", where=f"{WHERE} (json-schema)", fix="mend the schema") from error
+        raise UserError(
+            f"not a JSON Schema: {said}", where=f"{WHERE} (json-schema)", fix="correct the schema"
+        ) from error
     return schema

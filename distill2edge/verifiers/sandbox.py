@@ -232,7 +232,7 @@ def check_code(code: str, file: str, where: str) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # a null byte; nested too deeply
         line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         said = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deeply"
-        raise UserError(f"not Python: {said}{line}", where=where, fix="mend the code of the check") from error
+        raise UserError(f"not Python: {said}{line}", where=where, fix="correct the code of the check") from error
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     names |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
               if isinstance(target, ast.Name)}  # fmt: skip

@@ -22,7 +22,7 @@ _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_ac
 
 
 class Again(Exception):
-    """A fault that another try may mend.
+    """A fault that another try may not meet.
 
     Args:
         kind: what is counted: `429`, `500`, `timeout`, `garbage`, `cut off`, `unreachable`.
