@@ -98,7 +98,7 @@ class Bench:
         return Held.fitted(weight, KIND, self.inputs[name]).stored(weight)
 
     def compensated(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Ours: a column's error is made good by the columns after it."""
+        """Ours: a column's error is compensated in later columns."""
         moved, held = compensated(weight, KIND, self.grams[name])
         return held.stored(moved)
 

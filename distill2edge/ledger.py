@@ -117,7 +117,7 @@ class LedgerRow:
         created: str | None = None,
         thinking: str = "",
     ) -> LedgerRow:
-        """A row; it is kept when nothing speaks against it: no `dropped_because`, and no verdict that refuses."""
+        """A row; it is kept unless it was refused: no `dropped_because`, and no verdict that refuses."""
         refused = next((verdict for verdict in verdicts if not verdict.accepted), None)
         reason = dropped_because or (f"{refused.verifier}: {refused.reason}".rstrip(": ") if refused else "")
         return cls(

@@ -1,4 +1,4 @@
-"""cost.json: the figures a reader compares, and what it says aloud."""
+"""cost.json: the figures a reader compares, and its notes."""
 
 from __future__ import annotations
 

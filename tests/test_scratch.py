@@ -1,4 +1,4 @@
-"""Models made from nothing: written from a seed, exported like any other, and refused where they could not learn."""
+"""Randomly initialised models: written from a seed, exported like any other, and refused where they could not learn."""
 
 from __future__ import annotations
 

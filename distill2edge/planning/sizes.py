@@ -149,7 +149,7 @@ def _sized(looked: Glance) -> Model | None:
 
 
 def scratch_model(model: Scratch, vocabulary: int) -> Model:
-    """The size of a model made from nothing."""
+    """The size of a randomly initialised model."""
     attention, gated = 4 * model.hidden**2, 3 * model.hidden * model.width
     block = attention + gated
     if model.architecture == "t5":

@@ -1,4 +1,4 @@
-"""Rounding a matrix onto a block grid with each column's error made good by the columns after it.
+"""Rounding a matrix onto a block grid with each column's error compensated in later columns.
 
 GPTQ (Frantar 2022, arXiv 2210.17323, algorithm 1): what rounding a column changes in the layer's output is spread over
 the columns that are not rounded yet, so that the output on the calibration inputs changes least. Blocks of columns are

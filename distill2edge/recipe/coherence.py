@@ -81,7 +81,7 @@ def _classification(recipe: Recipe) -> Iterator[Problem]:
         (("student", "init", "model"), getattr(recipe.student.init, "model", None)),
     ):
         if isinstance(model, Scratch):
-            what = "task classification cannot start from a model made from nothing"
+            what = "task classification cannot start from a randomly initialised model"
             yield Problem(path, what, "name a pretrained one")
     if set(recipe.bench.workloads) != {"task"}:
         what = "task classification is measured on its own texts"

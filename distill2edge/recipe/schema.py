@@ -175,7 +175,7 @@ class FromModel(Section):
     """A student that starts from a checkpoint."""
 
     model: StudentModel = Field(
-        description="hub id | local directory | file.gguf | bundled:NAME | a model made from nothing: "
+        description="hub id | local directory | file.gguf | bundled:NAME | a randomly initialised model: "
         "{architecture: llama, layers: 4, hidden: 128, heads: 4}"
     )
     revision: str | None = None
@@ -204,14 +204,14 @@ class Student(Section):
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
     def problems(self) -> Iterator[Problem]:
-        """What a student made from nothing does not have."""
+        """What a randomly initialised student does not have."""
         if isinstance(self.init, FromModel) and isinstance(self.init.model, Scratch):
             if self.lora is not None:
-                yield Problem(("lora",), "a student made from nothing is trained whole", "set student.lora: null")
+                yield Problem(("lora",), "a randomly initialised student is trained whole", "set student.lora: null")
             if self.init.revision is not None:
                 yield Problem(
                     ("init", "revision"),
-                    "a student made from nothing has no revision",
+                    "a randomly initialised student has no revision",
                     "leave student.init.revision out",
                 )
 
@@ -243,7 +243,7 @@ class Quantize(Section):
     calibration: Literal["auto", "imatrix", "gptq", "none"] = Field(
         "none",
         description="imatrix: GGUF types below 8 bits are rounded by what each weight's input is on the calibration "
-        "split; gptq: beyond that each column's error is made good by the columns after it, in GGUF types but Q2_K, "
+        "split; gptq: beyond that each column's error is compensated in later columns, in GGUF types but Q2_K, "
         "Q3_K and IQ4_XS, and in onnx:int8 and onnx:int4-b32; auto: imatrix, where the task is causal-lm and there is "
         "a calibration split",
     )

@@ -12,7 +12,7 @@ from distill2edge.recipe.section import Problem, Section
 
 
 class Scratch(Section):
-    """A model made from nothing: random weights, seeded. It takes the teacher's tokenizer."""
+    """A randomly initialised model: random weights, seeded. It takes the teacher's tokenizer."""
 
     architecture: Literal["llama", "t5"] = Field(description="llama: a decoder; t5: encoder and decoder (T5 v1.1)")
     layers: int = Field(ge=1, le=200, description="blocks; of a t5, in the encoder and again in the decoder")
@@ -33,7 +33,7 @@ class Scratch(Section):
 
 
 class ScratchTeacher(Scratch):
-    """A teacher made from nothing: random weights and a tokenizer trained on the train split."""
+    """A randomly initialised teacher: random weights and a tokenizer trained on the train split."""
 
     vocabulary: int = Field(
         2048, ge=300, le=10**7, description="tokens of the byte-level BPE; fewer where the text gives fewer"

@@ -24,7 +24,7 @@ class Teacher(Section):
     """The model that gives the signal."""
 
     model: TeacherModel = Field(
-        description="hub id | local directory | file.gguf | bundled:NAME | endpoint:URL | a model made from nothing: "
+        description="hub id | local directory | file.gguf | bundled:NAME | endpoint:URL | a new random model: "
         "{architecture: llama, layers: 4, hidden: 128, heads: 4}"
     )
     endpoint: Annotated[Endpoint | None, LATER] = Field(None, description="how to ask, where model is endpoint:URL")
@@ -47,7 +47,7 @@ class Teacher(Section):
         return str(self.model).removeprefix(PREFIX).strip() if named else None
 
     def problems(self) -> Iterator[Problem]:
-        """What an endpoint's model, or one made from nothing, does not have."""
+        """What an endpoint's model, or one randomly initialised, does not have."""
         if (self.url is None) != (self.endpoint is None):
             what = "model: endpoint:URL and the section teacher.endpoint belong together"
             yield Problem(("model" if self.url is None else "endpoint",), what, "give both, or neither")
@@ -59,14 +59,14 @@ class Teacher(Section):
                     yield Problem((name,), "an endpoint runs its model itself", f"leave teacher.{name} out")
         if isinstance(self.model, Scratch):
             if self.fit is None:
-                yield Problem(("model",), "a teacher made from nothing knows nothing", "add teacher.fit")
+                yield Problem(("model",), "a randomly initialised teacher knows nothing", "add teacher.fit")
             elif self.fit.lora is not None:
                 yield Problem(
-                    ("fit", "lora"), "a teacher made from nothing is trained whole", "set teacher.fit.lora: null"
+                    ("fit", "lora"), "a randomly initialised teacher is trained whole", "set teacher.fit.lora: null"
                 )
             if self.backend == "llama.cpp":
-                what = "a teacher made from nothing has no GGUF file"
+                what = "a randomly initialised teacher has no GGUF file"
                 yield Problem(("backend",), what, "set teacher.backend: transformers")
             if self.revision is not None:
-                what = "a teacher made from nothing has no revision"
+                what = "a randomly initialised teacher has no revision"
                 yield Problem(("revision",), what, "leave teacher.revision out")

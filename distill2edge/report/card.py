@@ -157,7 +157,7 @@ def _base_model(report: Document) -> str | None:
     recipe = report["reproduce"]["recipe"]
     init = (recipe.get("student") or {}).get("init") or {}
     if isinstance(init.get("model"), dict):
-        return None  # made from nothing
+        return None  # randomly initialised
     teacher = report["teacher"]
     for candidate in (init.get("model"), teacher.get("source"), teacher.get("home")):
         found = _hub_id(candidate)
@@ -169,7 +169,7 @@ def _base_model(report: Document) -> str | None:
 def _hub_id(value: Any) -> str | None:
     """`owner/name`, where the value is one; not a path, not a `bundled:` name."""
     if not isinstance(value, str):
-        return None  # nothing, or the shape of a model made from nothing
+        return None  # nothing, or the shape of a randomly initialised model
     said = value.removeprefix("hf://").removeprefix("https://huggingface.co/")
     owner, slash, name = said.partition("/")
     fine = bool(owner and slash and name) and all(part.replace("-", "").replace("_", "").replace(".", "").isalnum()

@@ -1,4 +1,4 @@
-"""Runs side by side; refused, or said aloud, where their figures do not compare."""
+"""Runs side by side; refused, or with a warning, where their figures do not compare."""
 
 from __future__ import annotations
 

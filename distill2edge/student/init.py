@@ -58,7 +58,7 @@ def init_student(
 
             teacher, own = (load_tokenizer(path) for path in (teacher_dir, checkpoint_dir))
             check_same_vocabulary(teacher, own)
-        name = init.model if isinstance(init.model, str) else "made from nothing"
+        name = init.model if isinstance(init.model, str) else "randomly initialised"
         facts = _from_checkpoint(checkpoint_dir, work, name)
     else:
         facts = _from_teacher(init, teacher_dir, rows, work, progress)

@@ -1,4 +1,4 @@
-"""A student made from nothing: random weights and the teacher's tokenizer."""
+"""A randomly initialised student: random weights and the teacher's tokenizer."""
 
 from __future__ import annotations
 

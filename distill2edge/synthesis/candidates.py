@@ -1,4 +1,4 @@
-"""What a teacher wrote when it was asked for an instruction -> instructions, and what speaks against each."""
+"""What a teacher wrote when it was asked for an instruction -> instructions, and why each is refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def instruction_of(text: str) -> str:
 def candidate(
     answer: Answer, method: str, pool: Pool, rules: Synthesis, parent: str = "", response: str | None = None
 ) -> Candidate:
-    """An answer as a candidate; it joins the pool where nothing speaks against it."""
+    """An answer as a candidate; it joins the pool unless it is refused."""
     text = instruction_of(answer.text)
     dropped = drop_reason(answer.finish) or _fault(text, rules) or _near(text, pool)
     found = Candidate(

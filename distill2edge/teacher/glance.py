@@ -52,7 +52,7 @@ class Glance:
 
 
 def glance(model: str | Scratch | None, revision: str | None = None) -> Glance | None:
-    """What is here of a model; None where it is not here yet, runs behind an endpoint, or is made from nothing.
+    """What is here of a model; None where it is not here yet, runs behind an endpoint, or is randomly initialised.
 
     Args:
         model: as `teacher.model` names it.

@@ -110,7 +110,7 @@ def fingerprint(
 ) -> dict[str, str | None]:
     """What identifies the weights, for cache keys: a content hash, or the commit of a hub model.
 
-    A model made from nothing follows from its section, the seed and the rows, which are in the key already.
+    A randomly initialised model follows from its section, the seed and the rows, which are in the key already.
 
     Args:
         where: the recipe's key, for errors.

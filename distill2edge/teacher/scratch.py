@@ -1,4 +1,4 @@
-"""Models made from nothing: random weights from a seed, and a tokenizer trained on the train split."""
+"""Randomly initialised models: random weights from a seed, and a tokenizer trained on the train split."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def materialise_scratch(
     max_length: int,
     seed: int,
 ) -> dict[str, Any]:
-    """As `teacher.load.materialise`, for a teacher made from nothing: `model/` and `teacher.json`.
+    """As `teacher.load.materialise`, for a randomly initialised teacher: `model/` and `teacher.json`.
 
     Args:
         rows: the train split; the tokenizer is trained on its prompts and responses.
@@ -85,7 +85,7 @@ def own_licence(licence: str | None, accept_licence: str | None) -> gate.Licence
         UserError: the recipe states a licence that the gate refuses.
     """
     if licence is not None:
-        return gate.check("the teacher made from nothing", recipe=licence, accept=accept_licence)
+        return gate.check("the randomly initialised teacher", recipe=licence, accept=accept_licence)
     return gate.LicenceRecord(
         licence=LICENCE,
         title="Weights made by this recipe",
@@ -100,7 +100,7 @@ def own_licence(licence: str | None, accept_licence: str | None) -> gate.Licence
         read=None,
         basis="none",
         declared=None,
-        found_in="teacher.model is made from nothing",
+        found_in="teacher.model is randomly initialised",
         accepted=None,
         derivative=False,
     )
