@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from common import ROOT, bar, write_result
@@ -68,7 +69,7 @@ def placeless(said: str) -> str:
     """What an attempt said, with the folders of this machine by what they are."""
     for folder, name in ((str(ROOT), "REPOSITORY"), (sys.base_prefix, "PYTHON"), (tempfile.gettempdir(), "TEMPORARY")):
         said = said.replace(folder, name)
-    return said.replace("/root/", "HOME/")
+    return said.replace(f"{Path.home()}/", "HOME/")
 
 
 def _run(module: str, *arguments: str) -> dict[str, Any]:

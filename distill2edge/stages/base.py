@@ -6,6 +6,7 @@ does the work inside `write`, so that the list of stages is light.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from distill2edge.store import Artifact, Files
 
 if TYPE_CHECKING:
-    from distill2edge.models import ModelFile
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
     from distill2edge.progress import Progress
@@ -38,7 +38,7 @@ plain = dataclass(frozen=True, eq=False, kw_only=True)
 
 
 @plain
-class Stage:
+class Stage(ABC):
     """One node of a recipe's graph.
 
     Attributes:
@@ -92,10 +92,11 @@ class Stage:
         return tuple(stage.name for stage in self.reads)
 
     @property
+    @abstractmethod
     def section(self) -> Any:
         """What its artifact depends on beside its parents: plain values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """Make the artifact in a directory.
 
@@ -109,7 +110,6 @@ class Stage:
         Raises:
             UserError: what the user can fix.
         """
-        raise NotImplementedError
 
     # --- accounts -----------------------------------------------------------------
 
@@ -123,24 +123,13 @@ class Stage:
         """The sum that its time belongs to: evidence is evaluation, whatever its kind."""
         return "evaluation" if self.evidence else self.bucket
 
+    @abstractmethod
     def estimate(self, sizes: Sizes, speed: float) -> Cost:
         """What it will cost, by arithmetic on counts.
 
         Args:
             speed: FLOPs per second of a matrix product on all threads.
         """
-        from distill2edge.planning.costs import Cost, Work
-
-        model = self.works_on(sizes)
-        return Cost() if model is None else self.cost(Work(self.sources.recipe, sizes, speed, model))
-
-    def works_on(self, sizes: Sizes) -> Model | None:
-        """The model whose size its cost goes by; None where that is not known yet."""
-        return sizes.teacher
-
-    def cost(self, work: Work) -> Cost:
-        """`estimate`, once the size of its model is known."""
-        raise NotImplementedError
 
     # --- for those who read it ----------------------------------------------------
 
@@ -156,13 +145,25 @@ class Stage:
         """The Hugging Face directory in it."""
         return inputs[self.name].path / "model"
 
-    def measured(self, inputs: Inputs, parameters: int) -> ModelFile:
-        """The model in it, for verify and bench.
 
-        Args:
-            parameters: weights of the model before quantization.
-        """
-        raise NotImplementedError
+@plain
+class ModelStage(Stage):
+    """A stage whose cost goes by the size of a model."""
+
+    def estimate(self, sizes: Sizes, speed: float) -> Cost:
+        """As `Stage.estimate`."""
+        from distill2edge.planning.costs import Cost, Work
+
+        model = self.works_on(sizes)
+        return Cost() if model is None else self.cost(Work(self.sources.recipe, sizes, speed, model))
+
+    def works_on(self, sizes: Sizes) -> Model | None:
+        """The model; None where its size is not known yet."""
+        return sizes.teacher
+
+    @abstractmethod
+    def cost(self, work: Work) -> Cost:
+        """`estimate`, once the size of its model is known."""
 
 
 @dataclass(frozen=True)

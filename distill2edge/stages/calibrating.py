@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distill2edge.stages.base import Facts, Inputs, Rows, Stage, plain, rows_key
+from distill2edge.stages.base import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
 from distill2edge.store import Files
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ Role = Literal["student", "teacher"]
 
 
 @plain
-class Statistics(Stage):
+class Statistics(ModelStage):
     """What every stage has in common that reads the calibration rows through a model.
 
     Attributes:
@@ -38,7 +38,7 @@ class Statistics(Stage):
         return self.role == "teacher"
 
     def works_on(self, sizes: Sizes) -> Model | None:
-        """As `Stage.works_on`."""
+        """As `ModelStage.works_on`."""
         return sizes.student if self.role == "student" else sizes.teacher
 
 
@@ -78,7 +78,7 @@ class Calibration(Statistics):
         )
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.calibrated()
 
 
@@ -122,5 +122,5 @@ class Sensitivity(Statistics):
         )
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.weighed()

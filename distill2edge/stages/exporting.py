@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.files import read_json, without_folders, write_json
 from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
-from distill2edge.stages.base import Facts, Inputs, Rows, Stage, plain, rows_key
+from distill2edge.stages.base import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
 from distill2edge.stages.calibrating import Role
 from distill2edge.stages.grid import TrainOnGrid
 from distill2edge.store import Files
@@ -31,7 +31,7 @@ _TOKENIZER = (
 
 
 @plain
-class Export(Stage):
+class Export(ModelStage):
     """One file of a scheme.
 
     Attributes:
@@ -170,15 +170,15 @@ class Export(Stage):
         return self.role == "teacher" or self.scheme.name.endswith(PLAIN_SUFFIX)
 
     def works_on(self, sizes: Sizes) -> Model | None:
-        """As `Stage.works_on`."""
+        """As `ModelStage.works_on`."""
         return sizes.student if self.role == "student" else sizes.teacher
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.exported(self.scheme)
 
     def measured(self, inputs: Inputs, parameters: int) -> ModelFile:
-        """As `Stage.measured`."""
+        """The file, for verify and bench; `parameters` counts the model's weights before quantization."""
         from distill2edge.models import ModelFile
 
         path = self.path(inputs)

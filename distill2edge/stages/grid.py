@@ -50,7 +50,7 @@ class StudentSignal(AnySignal):
         return student_signal(self.recipe, self.model.model_dir(inputs), taught, rows, work, progress)
 
     def works_on(self, sizes: Sizes) -> Model | None:
-        """As `Stage.works_on`."""
+        """As `ModelStage.works_on`."""
         return sizes.student
 
 
@@ -118,5 +118,5 @@ class TrainOnGrid(OfStudent):
         return facts
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.on_grid()

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.stages.base import DENSE, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.stages.base import DENSE, Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key, scored_key
 from distill2edge.store import Files
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ CONTROL, UNVERIFIED = "control", "unverified"
 
 
 @plain
-class Pretrain(Stage):
+class Pretrain(ModelStage):
     """An encoder's layers, distilled on masked tokens."""
 
     data: Stage
@@ -52,16 +52,16 @@ class Pretrain(Stage):
         return pretrain(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.pretrained()
 
 
 @plain
-class OfStudent(Stage):
+class OfStudent(ModelStage):
     """What every stage that works on the student's weights has in common."""
 
     def works_on(self, sizes: Sizes) -> Model | None:
-        """As `Stage.works_on`."""
+        """As `ModelStage.works_on`."""
         return sizes.student
 
 
@@ -115,7 +115,7 @@ class InitStudent(OfStudent):
         return facts
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.begun()
 
 
@@ -162,7 +162,7 @@ class AnyTraining(OfStudent):
         return is_compared_arm(self.arm)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         distill = work.recipe.distill
         return work.trained(distill, work.recipe.student.lora, beside=distill.loss.needs_layers)
 
@@ -240,11 +240,11 @@ class Merge(OfStudent):
         return is_compared_arm(self.arm)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.merged()
 
     def measured(self, inputs: Inputs, parameters: int) -> ModelFile:
-        """As `Stage.measured`."""
+        """The model in it, for verify and bench; `parameters` counts its weights."""
         from distill2edge.models import dense
 
         return dense("control" if self.arm == CONTROL else "student", self.model_dir(inputs), parameters)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.stages.base import Facts, Inputs, Rows, Stage, plain, rows_key
+from distill2edge.stages.base import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.learning import Merge
 from distill2edge.store import Files
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @plain
-class Measuring(Stage):
+class Measuring(ModelStage):
     """What every stage has in common that looks at models.
 
     Attributes:
@@ -96,7 +96,7 @@ class Verify(Measuring):
         return facts | ({"other_tokens": unlike} if unlike else {})
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.verified()
 
 
@@ -152,7 +152,7 @@ class Judge(Measuring):
         return facts
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.judged()
 
 
@@ -180,7 +180,7 @@ class Bench(Measuring):
         return task_of(self.recipe).bench(self.recipe, self.models(inputs), self.encodings(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.benched()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.files import write_json
-from distill2edge.stages.base import Facts, Inputs, Stage, plain, rows_key
+from distill2edge.stages.base import Facts, Inputs, ModelStage, Stage, plain, rows_key
 from distill2edge.stages.learning import UNVERIFIED, is_compared_arm, round_seed
 from distill2edge.stages.teaching import LEDGER, AnySignal
 from distill2edge.store import Files
@@ -64,7 +64,7 @@ class RoundSignal(AnySignal):
 
 
 @plain
-class ScoreRounds(Stage):
+class ScoreRounds(ModelStage):
     """`rounds.json`: the exact match of every model of every arm on the held-out rows, row by row.
 
     Attributes:
@@ -127,7 +127,7 @@ class ScoreRounds(Stage):
         return {arm: [item["score"]["value"] for item in items] for arm, items in arms.items()}
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.wrote_and_trained()
 
 

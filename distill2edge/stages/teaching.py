@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.stages.base import DENSE, PAID, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.stages.base import (
+    DENSE,
+    PAID,
+    TRAINING,
+    Facts,
+    Inputs,
+    ModelStage,
+    Rows,
+    Stage,
+    plain,
+    rows_key,
+    scored_key,
+)
 from distill2edge.store import Files
 
 if TYPE_CHECKING:
@@ -46,7 +58,7 @@ class Data(Stage):
 
 
 @plain
-class Teacher(Stage):
+class Teacher(ModelStage):
     """The teacher as it is fetched; `data` where its tokenizer is trained on the rows."""
 
     data: Stage | None = None
@@ -113,12 +125,12 @@ class Teacher(Stage):
         return RECORDED if self.recipe.teacher.url is not None else super().estimate(sizes, speed)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.fetched()
 
 
 @plain
-class Fit(Stage):
+class Fit(ModelStage):
     """The teacher, trained on the data's own responses and merged."""
 
     data: Stage
@@ -145,12 +157,12 @@ class Fit(Stage):
         return task.fit(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.fitted()
 
 
 @plain
-class Synthesis(Stage):
+class Synthesis(ModelStage):
     """Rows that the teacher makes, in the layout of the data's."""
 
     data: Stage
@@ -200,12 +212,12 @@ class Synthesis(Stage):
         return asked_for(sizes) if self.recipe.teacher.url is not None else super().estimate(sizes, speed)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.synthesised()
 
 
 @plain
-class AnySignal(Stage):
+class AnySignal(ModelStage):
     """What every stage has in common that keeps what a model says about rows."""
 
     kind = "signal"
@@ -223,7 +235,7 @@ class AnySignal(Stage):
         return asked_for(sizes) if self.recipe.teacher.url is not None else super().estimate(sizes, speed)
 
     def cost(self, work: Work) -> Cost:
-        """As `Stage.cost`."""
+        """As `ModelStage.cost`."""
         return work.scored()
 
 
