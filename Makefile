@@ -69,7 +69,7 @@ quality: $(VENV)/.dev  ## lint, format, types, import direction, docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest tests/test_import_direction.py
+	@$(BIN)/python -m pytest tests/project/test_import_direction.py
 	@$(BIN)/python docs/generate.py --check
 
 format: $(VENV)/.dev  ## format, and fix what the linter can

@@ -19,10 +19,10 @@ from typing import Any
 
 from common import ROOT, bar, verified, write_result
 
-from distill2edge.bench.statistics import Figure, mean_interval
-from distill2edge.pipeline import Done
+from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run import run_until
+from distill2edge.run.run_recipe import run_until
+from distill2edge.util.bootstrap import Figure, mean_interval
 
 RECIPE = ROOT / "recipes" / "alpaca" / "alpaca.yaml"
 SEEDS = (0, 1, 2)

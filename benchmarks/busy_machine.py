@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from common import bar, interleave, ratio, summary, write_result
 
-from distill2edge.runtimes.threads import available_threads, spin_briefly
+from distill2edge.util.threads import available_threads, spin_briefly
 
 STEPS, ROWS, LENGTH, LAYERS = 4, 16, 32, 8
 
@@ -26,7 +26,7 @@ def worker() -> float:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from distill2edge.allocator import keep_freed_memory
+    from distill2edge.util.allocator import keep_freed_memory
 
     keep_freed_memory()
     torch.manual_seed(0)

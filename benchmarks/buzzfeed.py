@@ -18,9 +18,9 @@ from common import ROOT, bar, paired, summary, write_result
 from distill2edge.cost import model
 from distill2edge.cost.catalogue import load_catalogue
 from distill2edge.data.encode import Row, read_rows
-from distill2edge.pipeline import Done
+from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run import run_recipe, run_until
+from distill2edge.run.run_recipe import run_recipe, run_until
 
 RECIPE = ROOT / "recipes" / "buzzfeed" / "dates.yaml"
 SEEDS = (0, 1, 2)
@@ -178,10 +178,10 @@ def tokens_of(rows: Sequence[Row]) -> dict[str, float]:
 
     The marks of a chat template are left out: they differ between hosts, and count in the student's favour.
     """
-    from distill2edge import bundled
-    from distill2edge.gguf_format.reader import read_gguf
-    from distill2edge.gguf_format.tokenizer import build_tokenizer, special_ids
-    from distill2edge.progress import for_stream
+    from distill2edge.gguf.gguf_tokenizer import build_tokenizer, special_ids
+    from distill2edge.gguf.reader import read_gguf
+    from distill2edge.intake import bundled
+    from distill2edge.util.progress import for_stream
 
     file = read_gguf(bundled.fetch("smollm2-135m-instruct", for_stream(False)))
     tokenizer: Any = build_tokenizer(file, special_ids(file))

@@ -13,7 +13,7 @@ from common import bar, write_result
 from quantization_aware import STOCK, Bench
 from reference_model import SEED, default_work
 
-from distill2edge.progress import for_stream
+from distill2edge.util.progress import for_stream
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 if str(ROOT) not in sys.path:  # a benchmark runs as a script, from a checkout too
     sys.path.insert(0, str(ROOT))
 
-from distill2edge.bench.statistics import Figure, difference_interval, interleaved_ratio, ratio_interval  # noqa: E402
-from distill2edge.machine import machine, versions  # noqa: E402  (after the path is set)
-from distill2edge.models import slug_of  # noqa: E402
+from distill2edge.models.model_file import slug_of  # noqa: E402
+from distill2edge.util.bootstrap import Figure, difference_interval, interleaved_ratio, ratio_interval  # noqa: E402
+from distill2edge.util.machine import machine, versions  # noqa: E402  (after the path is set)
 
 __all__ = [
     "OPERATORS",

@@ -173,7 +173,8 @@ def _import_everything() -> None:
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
 
-    from distill2edge import cli, run, stages  # noqa: F401
+    from distill2edge import stages  # noqa: F401
+    from distill2edge.cli import main as cli  # noqa: F401
     from distill2edge.distill import train, trainer  # noqa: F401
     from distill2edge.export import gguf, onnx  # noqa: F401
 

@@ -63,8 +63,8 @@ def main() -> None:
 def measure(rows: int) -> dict[str, float]:
     """Processor and wall seconds of the stage alone, and the peak of the whole process in MB."""
     from distill2edge.data.prepare import prepare
-    from distill2edge.progress import SilentProgress
     from distill2edge.recipe import schema
+    from distill2edge.util.progress import SilentProgress
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "rows.jsonl")

@@ -26,8 +26,8 @@ from typing import Any
 from common import bar, interleave, ratio, summary, write_result
 
 from distill2edge.bench import contention
-from distill2edge.progress import for_stream
-from distill2edge.runtimes.threads import available_threads
+from distill2edge.util.progress import for_stream
+from distill2edge.util.threads import available_threads
 
 MODEL = "bundled:smollm2-135m-instruct"
 BATCH, LENGTH, TOP_K, TEMPERATURE, CHUNK, RANK = 16, 128, 64, 2.0, 256, 64
@@ -42,10 +42,10 @@ def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, step
     import torch
 
     from distill2edge.distill.batches import IGNORED
+    from distill2edge.distill.decoder_model import DistillModel
     from distill2edge.distill.losses import Weights
-    from distill2edge.distill.model import DistillModel
     from distill2edge.distill.train import load_student
-    from distill2edge.precision import compute_dtype
+    from distill2edge.models.precision import compute_dtype
     from distill2edge.recipe.schema import Lora
 
     torch.set_num_threads(threads)
@@ -198,7 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         model_dir = chosen.model
         if model_dir is None:
-            from distill2edge.teacher.load import fetch_model
+            from distill2edge.intake.obtain import fetch_model
 
             fetch_model(MODEL, None, Path(temporary), for_stream())
             model_dir = Path(temporary) / "model"
@@ -207,7 +207,7 @@ def main() -> None:
 
 def measure(sampler: Sampler, rounds: int) -> None:
     """All cells, then the bars."""
-    from distill2edge.precision import compute_dtype
+    from distill2edge.models.precision import compute_dtype
 
     metrics: dict[str, Any] = {}
     speed: dict[str, Any] = {}

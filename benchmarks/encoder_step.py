@@ -53,8 +53,8 @@ def make_rows() -> list[Any]:
 def ours(root: Path, rows: list[Any]) -> tuple[float, float]:
     """Seconds a step of the training stage, and its last loss."""
     from distill2edge.distill.train_classifier import Beside, train_classifier
-    from distill2edge.progress import SilentProgress
     from distill2edge.recipe import schema
+    from distill2edge.util.progress import SilentProgress
 
     with tempfile.TemporaryDirectory(dir=root) as work:
         facts = train_classifier(
@@ -73,8 +73,8 @@ def plain(root: Path, rows: list[Any]) -> tuple[float, float]:
     from torch.nn import functional
     from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
-    from distill2edge.distill.labels import LabelReader
-    from distill2edge.precision import compute_dtype, default_device
+    from distill2edge.distill.label_cache import LabelReader
+    from distill2edge.models.precision import compute_dtype, default_device
 
     low = compute_dtype("auto", default_device()) == torch.bfloat16
     student, teacher = (AutoModelForSequenceClassification.from_pretrained(root / n) for n in ("student", "teacher"))
@@ -124,9 +124,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     rounds = parser.parse_args().rounds
     from distill2edge.bench import contention
-    from distill2edge.progress import SilentProgress
-    from distill2edge.runtimes.threads import available_threads
     from distill2edge.teacher.labels import cache_labels
+    from distill2edge.util.progress import SilentProgress
+    from distill2edge.util.threads import available_threads
 
     with tempfile.TemporaryDirectory() as directory:
         root, rows = Path(directory), make_rows()

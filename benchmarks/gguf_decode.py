@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from common import bar, interleave, ratio, summary, write_result
 
-from distill2edge import bundled
 from distill2edge.bench import contention
-from distill2edge.progress import for_stream
+from distill2edge.intake import bundled
 from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
-from distill2edge.runtimes.threads import available_threads
+from distill2edge.util.progress import for_stream
+from distill2edge.util.threads import available_threads
 
 MODEL = "smollm2-135m-instruct"
 SEED = 0

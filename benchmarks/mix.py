@@ -1,7 +1,7 @@
 """A type for each tensor against the stock types with an importance matrix, in the same number of bytes.
 
-For each stock type, `llama_model_quantize` makes the file with an importance matrix, and `quantize.mix` chooses types
-in at most its bytes, rounded with compensated errors. What is measured is the KL of both files to SmolLM2-135M in
+For each stock type, `llama_model_quantize` makes the file with an importance matrix, and `quantize.allocation` chooses
+types in at most its bytes, rounded with compensated errors. What is measured is the KL of both files to SmolLM2-135M in
 full precision (`reference_model`), in llama.cpp, on held-out text of another source than the calibration's.
 """
 
@@ -15,7 +15,7 @@ from common import bar, paired, write_result
 from quantization_aware import Bench
 from reference_model import SEED, default_work
 
-from distill2edge.progress import for_stream
+from distill2edge.util.progress import for_stream
 
 STOCK = ("Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_K_S", "Q5_K_M")
 TARGET = 2 / 3

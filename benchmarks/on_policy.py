@@ -29,7 +29,7 @@ from typing import Any
 from common import ROOT, bar, paired, summary, write_result
 
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run import run_until
+from distill2edge.run.run_recipe import run_until
 
 RECIPE = ROOT / "recipes" / "on-policy" / "sentences.yaml"
 SEEDS = (0, 1, 2)
@@ -81,10 +81,10 @@ def divergences(
     import torch
     from transformers import AutoTokenizer
 
-    from distill2edge.architectures import load_model, logits_of
     from distill2edge.data.encode import encode_rows, read_rows, stop_token_ids
-    from distill2edge.precision import default_device
-    from distill2edge.teacher.writers import Sampling, open_writer
+    from distill2edge.generation.writers import Sampling, open_writer
+    from distill2edge.models.architectures import load_model, logits_of
+    from distill2edge.models.precision import default_device
 
     tokenizer = AutoTokenizer.from_pretrained(teacher_dir, local_files_only=True)
     rows = encode_rows(read_rows(rows_dir, "test"), tokenizer, "plain", None, 64)

@@ -25,10 +25,10 @@ from common import bar, interleave, ratio, summary, write_result
 
 from distill2edge.bench import contention
 from distill2edge.export.onnx import export_onnx
-from distill2edge.progress import for_stream
+from distill2edge.quantize.schemes import Scheme
 from distill2edge.runtimes.onnx_runtime import OnnxRuntime
-from distill2edge.runtimes.threads import available_threads
-from distill2edge.schemes import Scheme
+from distill2edge.util.progress import for_stream
+from distill2edge.util.threads import available_threads
 
 MODEL = "bundled:smollm2-135m-instruct"
 SEED = 0
@@ -201,7 +201,7 @@ def main() -> None:
         root = Path(temporary)
         model_dir = chosen.model
         if model_dir is None:
-            from distill2edge.teacher.load import fetch_model
+            from distill2edge.intake.obtain import fetch_model
 
             fetch_model(MODEL, None, root / "source", for_stream(), where="--model")
             model_dir = root / "source" / "model"

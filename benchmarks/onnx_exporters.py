@@ -22,9 +22,9 @@ from common import interleave, ratio, summary, write_result
 
 from distill2edge.export import onnx_graph
 from distill2edge.export.onnx_quiet import quiet
-from distill2edge.progress import for_stream
-from distill2edge.runtimes.threads import available_threads
-from distill2edge.teacher.load import fetch_model
+from distill2edge.intake.obtain import fetch_model
+from distill2edge.util.progress import for_stream
+from distill2edge.util.threads import available_threads
 
 MODEL = "bundled:smollm2-135m-instruct"
 PAST = 128

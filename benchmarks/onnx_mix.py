@@ -24,19 +24,19 @@ from common import bar, interleave, ratio, summary, write_result
 from reference_model import SEED, Fidelity, default_work, reference, signal_of, statistics_of, training_rows
 from safetensors.torch import load_file
 
-from distill2edge.architectures import load_model
 from distill2edge.bench import contention
+from distill2edge.export.initial_weights import write_start
 from distill2edge.export.onnx import export_onnx
-from distill2edge.export.start import write_start
-from distill2edge.files import write_json
-from distill2edge.progress import Progress, for_stream
-from distill2edge.quantize import onnx_mix
+from distill2edge.models.architectures import load_model
+from distill2edge.quantize import onnx_types
+from distill2edge.quantize.allocation import choose
 from distill2edge.quantize.budget import expected_kl
-from distill2edge.quantize.held import load_grids, save_grids
-from distill2edge.quantize.mix import choose
+from distill2edge.quantize.schemes import Scheme
+from distill2edge.quantize.tensor_grids import load_grids, save_grids
 from distill2edge.recipe.schema import Loss, Training
 from distill2edge.runtimes.onnx_runtime import OnnxRuntime
-from distill2edge.schemes import Scheme
+from distill2edge.util.files import write_json
+from distill2edge.util.progress import Progress, for_stream
 
 BUDGET = 90_000_000
 GRAPH = 150_000
@@ -70,15 +70,15 @@ class Mix:
         path = self.work / "options.json"
         if not path.is_file():
             each = {
-                name: onnx_mix.option(weight, self.fisher[name], self.inputs[name], self.grams.get(name))
+                name: onnx_types.option(weight, self.fisher[name], self.inputs[name], self.grams.get(name))
                 for name, weight in self.weights.items()
             }
-            write_json(path, onnx_mix.joined(each))
+            write_json(path, onnx_types.joined(each))
         table = {g: {k: (int(b), float(c)) for k, (b, c) in o.items()} for g, o in json.loads(path.read_text()).items()}
         facts = json.loads((self.plain() / "export.json").read_text())
         rest = facts["size_bytes"] - facts["types"]["int4-b32"]["bytes"] + GRAPH
         chosen = choose(table, BUDGET - rest)
-        return onnx_mix.by_weight(chosen, self.weights), expected_kl(table, chosen)
+        return onnx_types.by_weight(chosen, self.weights), expected_kl(table, chosen)
 
     def start(self, types: dict[str, str]) -> Path:
         """A model whose nearest levels are the compensated ones, with its grid."""
@@ -88,7 +88,9 @@ class Mix:
             write_start(
                 self.model_dir,
                 types,
-                lambda name, kind: onnx_mix.rounded(self.weights[name], kind, self.inputs[name], self.grams.get(name)),
+                lambda name, kind: onnx_types.rounded(
+                    self.weights[name], kind, self.inputs[name], self.grams.get(name)
+                ),
                 target,
                 self.progress,
             )

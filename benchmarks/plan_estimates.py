@@ -20,12 +20,12 @@ from typing import Any
 
 from common import RESULTS, ROOT, bar, write_result
 
-from distill2edge.plan import plan_of
+from distill2edge.pipeline.store import Store
 from distill2edge.planning.speed import product_speed
-from distill2edge.progress import SilentProgress
 from distill2edge.recipe.load import load_recipe
+from distill2edge.run.plan import plan_of
 from distill2edge.stages import build_stages
-from distill2edge.store import Store
+from distill2edge.util.progress import SilentProgress
 
 # Recipes, and what is reduced so that a small machine runs them in minutes: rows and steps. Batches, lengths and
 # models stay, and with them the peak of memory.

@@ -4,7 +4,7 @@ Teacher and student are one model, SmolLM2-135M in full precision (`reference_mo
 exported files to it, in llama.cpp and ONNX Runtime, on held-out text of another source than all else.
 
 Arms: stock types, plain, with an importance matrix and compensated; a type for each tensor, chosen by Fisher
-information under the byte budget (`quantize.mix`), rounded plainly, by importance, and with compensated
+information under the byte budget (`quantize.allocation`), rounded plainly, by importance, and with compensated
 errors (GPTQ); the mix trained on its grid from those weights (`distill.quantization_aware`'s training). Training goes
 on where it was stopped; finished parts are kept.
 """
@@ -37,23 +37,23 @@ from safetensors.numpy import load_file
 
 from distill2edge.export.gguf import FILE_TYPES, export_gguf
 from distill2edge.export.grid import packed
+from distill2edge.export.initial_weights import write_start
 from distill2edge.export.onnx import export_onnx
-from distill2edge.export.start import write_start
-from distill2edge.files import write_json
-from distill2edge.gguf_format import isolated
-from distill2edge.gguf_format.families import by_model_type
-from distill2edge.gguf_format.imatrix import Importance, write_imatrix
-from distill2edge.gguf_format.repack import overhead, repack
-from distill2edge.progress import Progress, for_stream
-from distill2edge.quantize import onnx_mix
+from distill2edge.gguf import llama_process
+from distill2edge.gguf.families import by_model_type
+from distill2edge.gguf.imatrix import Importance, write_imatrix
+from distill2edge.gguf.repack import overhead, repack
+from distill2edge.quantize import onnx_types
+from distill2edge.quantize.allocation import choose
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.held import load_grids, save_grids, to_gguf
-from distill2edge.quantize.mix import choose
 from distill2edge.quantize.rounding import rounded, to_train
 from distill2edge.quantize.scales import Held
+from distill2edge.quantize.schemes import Scheme, parse_scheme
 from distill2edge.quantize.sensitivity import KINDS, options
+from distill2edge.quantize.tensor_grids import load_grids, save_grids, to_gguf
 from distill2edge.recipe.schema import Lora, Loss, Training
-from distill2edge.schemes import Scheme, parse_scheme
+from distill2edge.util.files import write_json
+from distill2edge.util.progress import Progress, for_stream
 
 STOCK = ("Q4_0", "IQ4_XS", "Q4_K_M")
 BUDGETS = {"92 MB": 92_000_000, "Q4_K_M's size": 105_454_016}
@@ -121,7 +121,9 @@ class Bench:
         """A stock type by `llama_model_quantize`."""
         path = self.work / f"{kind}-{'imatrix' if imatrix else 'plain'}.gguf"
         if not path.is_file():
-            isolated.quantize(self.base, path, FILE_TYPES[kind], threads=1, imatrix=self.imatrix() if imatrix else None)
+            llama_process.quantize(
+                self.base, path, FILE_TYPES[kind], threads=1, imatrix=self.imatrix() if imatrix else None
+            )
         return path
 
     def stock_types(self, kind: str) -> dict[str, str]:
@@ -175,7 +177,7 @@ class Bench:
         `rows` take the place of the reviews, with a signal of their own; the validation rows stay.
         """
         from distill2edge.distill.train import train
-        from distill2edge.merge import merge
+        from distill2edge.student.merge import merge
 
         work = self.work / label
         work.mkdir(exist_ok=True)
@@ -226,7 +228,7 @@ class Bench:
         def moved(name: str, kind: str) -> tuple[torch.Tensor, Held]:
             weight, gram = torch.from_numpy(self.weights[name]), self.squares.grams.get(self.layer(name))
             if GRIDS[kind].onnx:
-                return onnx_mix.rounded(weight, kind, torch.from_numpy(self.importance(name)), gram)
+                return onnx_types.rounded(weight, kind, torch.from_numpy(self.importance(name)), gram)
             return to_train(weight, kind, self.importance(name), gram)
 
         return target, write_start(self.model_dir, types, moved, target, self.progress)

@@ -20,10 +20,10 @@ from reference_model import SEED, TRAIN_WINDOW, default_work, training_rows
 
 from distill2edge.data.encode import Encoded, example_id
 from distill2edge.export.grid import of_gguf
-from distill2edge.files import write_json
-from distill2edge.progress import for_stream
+from distill2edge.generation.writers import Sampling, open_writer
 from distill2edge.recipe.schema import Lora, Loss, Training
-from distill2edge.teacher.writers import Sampling, open_writer
+from distill2edge.util.files import write_json
+from distill2edge.util.progress import for_stream
 
 LORA_RATE = 5e-4
 """An adapter wants a larger rate than the weights themselves; one rate for all ranks, alpha being twice the rank."""

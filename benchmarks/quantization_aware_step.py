@@ -18,15 +18,15 @@ from reference_model import SEED, default_work, reference, training_rows
 
 from distill2edge.bench import contention
 from distill2edge.distill.batches import collate
+from distill2edge.distill.decoder_model import DistillModel
+from distill2edge.distill.fake_quantization import follow, install
 from distill2edge.distill.losses import Weights
-from distill2edge.distill.model import DistillModel
-from distill2edge.distill.stored import follow, install
 from distill2edge.distill.train import load_student
-from distill2edge.precision import compute_dtype
-from distill2edge.progress import for_stream
+from distill2edge.models.precision import compute_dtype
 from distill2edge.quantize import ggml
 from distill2edge.quantize.scales import Held
 from distill2edge.recipe.schema import Lora
+from distill2edge.util.progress import for_stream
 
 ROWS, RANK = 4, 64
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import bar, write_result
 
-from distill2edge.schemes import is_compared
+from distill2edge.quantize.schemes import is_compared
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from common import ROOT, bar, paired, verified, write_result
 
-from distill2edge.bench.statistics import mean_interval
-from distill2edge.pipeline import Done
-from distill2edge.run import run_until
+from distill2edge.pipeline.run_stages import Done
+from distill2edge.run.run_recipe import run_until
+from distill2edge.util.bootstrap import mean_interval
 
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 SEEDS = (0, 1, 2, 3, 4)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from distill2edge import bundled
-from distill2edge.progress import Progress
+from distill2edge.intake import bundled
+from distill2edge.util.progress import Progress
 
 MODEL = "smollm2-135m-instruct"
 SEED = 0
@@ -39,9 +39,9 @@ def reference(work: Path, progress: Progress, seed: int = SEED) -> Path:
         return target
     from safetensors.numpy import load_file, save_file
 
-    from distill2edge.gguf_format.families import by_architecture
-    from distill2edge.gguf_format.reader import read_gguf
-    from distill2edge.teacher.gguf_load import gguf_to_hf
+    from distill2edge.gguf.families import by_architecture
+    from distill2edge.gguf.reader import read_gguf
+    from distill2edge.intake.gguf_load import gguf_to_hf
 
     path = bundled.fetch(MODEL, progress)
     part = work / f"reference-{seed}.part"
@@ -175,7 +175,7 @@ def gguf_types(path: Path) -> dict[str, str]:
     """Tensor name -> type of a GGUF."""
     import gguf
 
-    from distill2edge.gguf_format.reader import read_gguf
+    from distill2edge.gguf.reader import read_gguf
 
     return {name: gguf.GGMLQuantizationType(info.type).name for name, info in read_gguf(path).tensors.items()}
 
@@ -220,8 +220,8 @@ def statistics_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Any,
     """Squared inputs and products over 16,384 calibration tokens, and Fisher information over 4,096; kept on disk."""
     import torch
 
-    from distill2edge.architectures import load_model
-    from distill2edge.quantize.statistics import Statistics, collect, collect_fisher
+    from distill2edge.models.architectures import load_model
+    from distill2edge.quantize.activation_statistics import Statistics, collect, collect_fisher
 
     rows = calibration_rows(model_dir, 16_384, progress)
     found = []

@@ -30,12 +30,12 @@ from common import bar, paired, write_result
 from reference_model import SEED, WINDOW, Fidelity, calibration_rows, default_work, reference, statistics_of
 from safetensors.torch import load_file
 
-from distill2edge.architectures import load_model
-from distill2edge.files import write_json
-from distill2edge.progress import Progress, for_stream
+from distill2edge.models.architectures import load_model
 from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.rounding import compensated
 from distill2edge.quantize.scales import Held
+from distill2edge.util.files import write_json
+from distill2edge.util.progress import Progress, for_stream
 
 KIND = "uint4-b32-f16"
 GRID = GRIDS[KIND]

@@ -18,10 +18,10 @@ from quantization_aware import Bench
 from reference_model import SEED, default_work
 from scipy.stats import spearmanr
 
-from distill2edge.architectures import load_model
-from distill2edge.progress import for_stream
+from distill2edge.models.architectures import load_model
 from distill2edge.quantize import ggml
 from distill2edge.quantize.sensitivity import KINDS, option
+from distill2edge.util.progress import for_stream
 
 TARGET = 0.9
 QUICK = ("Q3_K", "Q4_0", "IQ4_NL", "Q4_K", "Q5_0", "Q8_0")

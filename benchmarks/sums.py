@@ -7,9 +7,9 @@ from pathlib import Path
 
 from common import paired
 
-from distill2edge.bench.statistics import Figure
 from distill2edge.data.encode import read_rows
 from distill2edge.recipe.schema import Recipe
+from distill2edge.util.bootstrap import Figure
 
 
 def nearest(recipe: Recipe, data_dir: Path) -> list[float]:

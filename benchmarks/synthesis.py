@@ -16,15 +16,15 @@ from pathlib import Path
 
 from common import bar, interleave, ratio, summary, write_result
 
-from distill2edge import bundled
 from distill2edge.bench import contention
 from distill2edge.data.encode import encode_prompts, stop_token_ids
 from distill2edge.export.gguf import export_gguf
-from distill2edge.progress import SilentProgress
-from distill2edge.runtimes.threads import available_threads
-from distill2edge.schemes import parse_scheme
-from distill2edge.teacher.load import materialise
-from distill2edge.teacher.writers import LlamaWriter, Sampling, Writer, open_writer
+from distill2edge.generation.writers import LlamaWriter, Sampling, Writer, open_writer
+from distill2edge.intake import bundled
+from distill2edge.intake.obtain import materialise
+from distill2edge.quantize.schemes import parse_scheme
+from distill2edge.util.progress import SilentProgress
+from distill2edge.util.threads import available_threads
 
 MODEL = "smollm2-135m-instruct"
 TOPICS = (

@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 from quantization import figures, picture
 from systems import systems as made_systems
 
-from distill2edge.cli import main as cli
+from distill2edge.cli.main import main as cli
 from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
 

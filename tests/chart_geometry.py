@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
-from distill2edge.report.labels import Box, Segment
+from distill2edge.report.label_places import Box, Segment
 from distill2edge.report.svg import LABEL, TICK, WIDTH, text_width
 
 DRAWN = {"series", "frontier", "whisker", "gate", "level", "leader"}

@@ -6,9 +6,9 @@ import copy
 import random
 from typing import Any
 
-from distill2edge.cost.build import build_cost
+from distill2edge.cost.cost_document import build_cost
 from distill2edge.recipe.schema import Cost
-from distill2edge.report.build import build_report
+from distill2edge.report.document import build_report
 
 Document = dict[str, Any]
 

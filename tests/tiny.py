@@ -240,7 +240,7 @@ def tiny_t5(
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from distill2edge.teacher.scratch import train_tokenizer
+    from distill2edge.intake.random_models import train_tokenizer
 
     train_tokenizer(corpus(), 400, directory, ends_source=True)
     torch.manual_seed(seed)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill2edge.bench import contention, energy
-from distill2edge.bench.statistics import (
+from distill2edge.models.model_file import ModelFile
+from distill2edge.util.bootstrap import (
     Figure,
     interleaved_ratio,
     mean_interval,
@@ -16,7 +17,6 @@ from distill2edge.bench.statistics import (
     percentile,
     time_saved,
 )
-from distill2edge.models import ModelFile
 
 FORMULAS = {
     "ttft": "request start to first token: prefill and argmax; token ids are given, so no tokenizer runs",

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.models import Encodings
-from distill2edge.nearest import nearest
+from distill2edge.models.model_file import Encodings
+from distill2edge.util.nearest import nearest
 
 _CHAT = re.compile(r"chat-([1-9]\d*)-([1-9]\d*)")
 _ROWS_SEED = 0

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from distill2edge.errors import RecipeErrors, UserError
-from distill2edge.nearest import meant
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.yaml12 import Path as KeyPath
 from distill2edge.recipe.yaml12 import parse_document, read_text
+from distill2edge.util.nearest import meant
 
 SECTIONS = ("rented", "api", "devices")
 

@@ -48,7 +48,7 @@ def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, 
     """
     from jinja2 import TemplateError
 
-    from distill2edge.templating.chat import render_chat_template
+    from distill2edge.templating.chat_template import render_chat_template
 
     given = [dict(message) for message in messages]
     try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from distill2edge.data import leakage
 from distill2edge.data.encode import Row
 from distill2edge.errors import UserError
-from distill2edge.progress import Progress
+from distill2edge.util.progress import Progress
 
 _ROWS = 1000  # rows looked at for answers in prompts
 _LONG = 4  # words from which a response does not stand in a prompt by chance

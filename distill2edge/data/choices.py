@@ -9,8 +9,8 @@ from typing import Any
 from distill2edge.data.row_errors import names, shown
 from distill2edge.data.templates import Template
 from distill2edge.errors import UserError
-from distill2edge.nearest import nearest
 from distill2edge.recipe.choices import same
+from distill2edge.util.nearest import nearest
 
 _CASES: dict[str, Callable[[str], str]] = {
     "lower": str.lower,

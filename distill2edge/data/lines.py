@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.file_kinds import by_content, endings
+from distill2edge.util.file_kinds import by_content, endings
 
 LONGEST_LINE = 64_000_000  # bytes
 _CHUNK = 1 << 20

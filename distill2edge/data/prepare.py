@@ -16,10 +16,10 @@ from distill2edge.data.rows import Dropped, Rows
 from distill2edge.data.selection import Item, Selection
 from distill2edge.data.sources import POOL, Source, open_source
 from distill2edge.errors import UserError
-from distill2edge.files import replacing, write_json
-from distill2edge.progress import Progress
-from distill2edge.quantities import readable_share
 from distill2edge.recipe import schema
+from distill2edge.util.files import replacing, write_json
+from distill2edge.util.progress import Progress
+from distill2edge.util.quantities import readable_share
 
 _HELD_OUT = ("test", "validation", "calibration")
 _SPARE = 64  # rows held beyond those wanted, in place of those that leak

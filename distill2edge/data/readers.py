@@ -11,7 +11,7 @@ from distill2edge.data.json_rows import read_json, read_json_lines
 from distill2edge.data.lines import name_in_zip, read_lines
 from distill2edge.data.tables import read_table
 from distill2edge.errors import UserError
-from distill2edge.file_kinds import endings, holds_rows, not_rows
+from distill2edge.util.file_kinds import endings, holds_rows, not_rows
 
 Reader = Callable[[Path], Iterator[dict[str, Any]]]
 

@@ -10,9 +10,9 @@ from jinja2 import UndefinedError
 
 from distill2edge.data.values import NAMELESS, UnprintableError, as_text
 from distill2edge.errors import UserError
-from distill2edge.nearest import meant
 from distill2edge.templating.weights import LimitError
-from distill2edge.terminal import one_line
+from distill2edge.util.nearest import meant
+from distill2edge.util.terminal import one_line
 
 
 def row_error(

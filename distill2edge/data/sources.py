@@ -14,16 +14,16 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from distill2edge import bundled
 from distill2edge.data.arrow import Place, rows_of
 from distill2edge.data.lines import reading
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.file_kinds import ROWS_ARE, endings, holds_rows
-from distill2edge.hub import network_errors, offline_mode
-from distill2edge.nearest import meant, nearest
-from distill2edge.progress import Progress
+from distill2edge.intake import bundled
+from distill2edge.intake.hub import network_errors, offline_mode
 from distill2edge.recipe.paths import locate, tried
+from distill2edge.util.file_kinds import ROWS_ARE, endings, holds_rows
+from distill2edge.util.nearest import meant, nearest
+from distill2edge.util.progress import Progress
 
 Rows = Iterable[dict[str, Any]]
 

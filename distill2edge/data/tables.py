@@ -12,7 +12,7 @@ from typing import Any
 
 from distill2edge.data.lines import LONGEST_LINE, read_lines
 from distill2edge.errors import UserError
-from distill2edge.file_kinds import endings
+from distill2edge.util.file_kinds import endings
 
 _SEPARATORS = ",;\t|"
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")

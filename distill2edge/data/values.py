@@ -15,7 +15,7 @@ from jinja2 import StrictUndefined, nodes, pass_environment
 from jinja2.runtime import Undefined
 
 from distill2edge.templating.bounded import BoundedEnvironment, Counting, through
-from distill2edge.templating.chat import to_json
+from distill2edge.templating.chat_template import to_json
 
 _PLAIN = (int, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta, uuid.UUID)
 MISSING = frozenset({"NaN", "nan", "NaT", "<NA>"})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from distill2edge.distill.signal import SignalReader
+from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:

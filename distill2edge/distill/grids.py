@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill2edge.schemes import DYNAMIC, Scheme
+from distill2edge.quantize.schemes import DYNAMIC, Scheme
 
 
 class Grid(NamedTuple):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.distill.tracking import end_tracking, trackers
-from distill2edge.files import write_json
-from distill2edge.machine import peak_rss_bytes
-from distill2edge.progress import Progress
 from distill2edge.recipe import schema
-from distill2edge.signals import Stopped
+from distill2edge.util.files import write_json
+from distill2edge.util.interrupts import Stopped
+from distill2edge.util.machine import peak_rss_bytes
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model, start_token_id
 from distill2edge.distill.loop import facts_of, run_training
 from distill2edge.errors import UserError
-from distill2edge.precision import compute_dtype, default_device
-from distill2edge.progress import Progress
+from distill2edge.models.architectures import load_model, start_token_id
+from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -65,12 +65,12 @@ def train(
     import transformers
 
     from distill2edge.distill.batches import Examples, collate
+    from distill2edge.distill.decoder_model import DistillModel
+    from distill2edge.distill.fake_quantization import install
+    from distill2edge.distill.logit_cache import SignalReader
     from distill2edge.distill.losses import Weights
-    from distill2edge.distill.model import DistillModel
-    from distill2edge.distill.seq2seq import Seq2SeqDistillModel, collate_pairs
-    from distill2edge.distill.signal import SignalReader
-    from distill2edge.distill.stored import install
-    from distill2edge.runtimes.threads import available_threads
+    from distill2edge.distill.seq2seq_model import Seq2SeqDistillModel, collate_pairs
+    from distill2edge.util.threads import available_threads
 
     if loss.needs_logits and signal_dir is None:
         raise UserError(

@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model
 from distill2edge.distill.loop import facts_of, run_training
 from distill2edge.errors import UserError
-from distill2edge.precision import compute_dtype, default_device
-from distill2edge.progress import Progress
+from distill2edge.models.architectures import load_model
+from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn
 
     from distill2edge.data.encode import Encoded
-    from distill2edge.distill.classifier import Inner
+    from distill2edge.distill.classifier_model import Inner
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def train_classifier(
     import torch
     import transformers
 
-    from distill2edge.distill.classifier import ClassifierModel, Texts, collate_texts
-    from distill2edge.distill.labels import LabelReader
+    from distill2edge.distill.classifier_model import ClassifierModel, Texts, collate_texts
+    from distill2edge.distill.label_cache import LabelReader
     from distill2edge.distill.losses import Weights
-    from distill2edge.runtimes.threads import available_threads
+    from distill2edge.util.threads import available_threads
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     transformers.set_seed(seed)
@@ -169,7 +169,7 @@ def open_inner(beside: Beside, loss: schema.Loss, config: Any) -> Inner:
     """
     import torch
 
-    from distill2edge.distill.classifier import Inner
+    from distill2edge.distill.classifier_model import Inner
 
     options = {"attn_implementation": "eager"} if loss.attention else {}
     teacher = load_model(beside.directory, dtype=torch.float32, **options).eval().requires_grad_(False)

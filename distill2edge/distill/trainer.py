@@ -27,11 +27,11 @@ from transformers import (
 )
 
 from distill2edge.distill.batches import LengthGrouped
-from distill2edge.distill.stored import follow
+from distill2edge.distill.fake_quantization import follow
 from distill2edge.errors import UserError
-from distill2edge.files import replacing, sync, write_json
-from distill2edge.progress import Task
-from distill2edge.signals import SIGNALS
+from distill2edge.util.files import replacing, sync, write_json
+from distill2edge.util.interrupts import SIGNALS
+from distill2edge.util.progress import Task
 
 _FIGURES = ("loss", "eval_loss", "learning_rate", "grad_norm", "supervised", "tokens", "wall_s")
 _WEIGHTS = "trainable.safetensors"

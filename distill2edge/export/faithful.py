@@ -17,12 +17,12 @@ import numpy as np
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export.probes import Probe, make_probes
 from distill2edge.export.support import Kind
-from distill2edge.isolate import Crash, run_worker, serve
 from distill2edge.runtimes import open_runtime
-from distill2edge.runtimes.threads import available_threads
+from distill2edge.util.isolate import Crash, run_worker, serve
+from distill2edge.util.threads import available_threads
 
 if TYPE_CHECKING:
-    from distill2edge.progress import Progress
+    from distill2edge.util.progress import Progress
 
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
 """Nats per token that a file may differ from PyTorch by, by the type that its runtime multiplies in: llama.cpp rounds

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distill2edge.files import write_json
+from distill2edge.util.files import write_json
 
 _DEFAULT_LENGTH = 2048
 

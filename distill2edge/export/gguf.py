@@ -9,25 +9,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distill2edge.architectures import read_config
-from distill2edge.data.inputs import InputForm
+from distill2edge.data.model_inputs import InputForm
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_vocab, gguf_write, support
 from distill2edge.export.faithful import Check
 from distill2edge.export.gguf_compare import compare_tokenizers, warn_of
+from distill2edge.export.gguf_mix import MixExport, file_type
 from distill2edge.export.gptq import round_again
 from distill2edge.export.grid import packed
-from distill2edge.export.mix import MixExport, file_type
-from distill2edge.files import scratch, sync
-from distill2edge.gguf_format import isolated
-from distill2edge.gguf_format.reader import GgufFile, read_gguf
-from distill2edge.gguf_format.repack import repack
+from distill2edge.gguf import llama_process
+from distill2edge.gguf.reader import GgufFile, read_gguf
+from distill2edge.gguf.repack import repack
 from distill2edge.handover.write import form_for, hand_over, template_for
-from distill2edge.progress import Progress
-from distill2edge.quantize.held import load_grids
-from distill2edge.quantize.inputs import Inputs
-from distill2edge.runtimes.threads import available_threads
-from distill2edge.schemes import GGUF, Scheme
+from distill2edge.models.architectures import read_config
+from distill2edge.quantize.activations import Inputs
+from distill2edge.quantize.schemes import GGUF, Scheme
+from distill2edge.quantize.tensor_grids import load_grids
+from distill2edge.util.files import scratch, sync
+from distill2edge.util.progress import Progress
+from distill2edge.util.threads import available_threads
 
 PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # llama.cpp's numbers of its file types (`enum llama_ftype` in llama.h).
@@ -118,7 +118,7 @@ def export_gguf(
                 repack(base, part, tensors, file_type=FILE_TYPES.get(scheme.base) or file_type(tensors))
             else:
                 wanted = FILE_TYPES[scheme.base]
-                isolated.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
+                llama_process.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
                 if gptq is not None:
                     round_again(part, part, model_dir, gptq, progress)
         target = work / "model.gguf"

@@ -7,13 +7,13 @@ from typing import Any
 
 from distill2edge.data.encode import apply_template, prompt_text, tokenize, wants_bos
 from distill2edge.data.encode_texts import around
-from distill2edge.data.inputs import InputForm
+from distill2edge.data.model_inputs import InputForm
 from distill2edge.errors import UserError
-from distill2edge.gguf_format import isolated
-from distill2edge.gguf_format.corpus import TEXTS, around_token
-from distill2edge.gguf_format.reader import GgufFile
-from distill2edge.progress import Progress
-from distill2edge.terminal import one_line
+from distill2edge.gguf import llama_process
+from distill2edge.gguf.corpus import TEXTS, around_token
+from distill2edge.gguf.reader import GgufFile
+from distill2edge.util.progress import Progress
+from distill2edge.util.terminal import one_line
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 _BETWEEN = " ; "
@@ -76,7 +76,7 @@ def _chats(tokenizer: Any, form: InputForm) -> list[str]:
 
 
 def _pairs(tokenizer: Any, file: GgufFile, texts: Sequence[str]) -> list[tuple[str, list[int], list[int]]]:
-    return list(zip(texts, tokenize(tokenizer, texts), isolated.tokenize(file.path, texts), strict=True))
+    return list(zip(texts, tokenize(tokenizer, texts), llama_process.tokenize(file.path, texts), strict=True))
 
 
 def _added_tokens(tokenizer: Any, file: GgufFile) -> tuple[list[dict[str, Any]], int]:
@@ -108,7 +108,7 @@ def _check_around(tokenizer: Any, file: GgufFile, form: InputForm) -> None:
     head, tail = around(tokenizer)
     if form.kind == "decoder":  # it gets BOS or nothing (`data.encode`)
         head, tail = ([tokenizer.bos_token_id] if wants_bos(tokenizer) else []), []
-    (bare,), (whole,) = (isolated.tokenize(file.path, ["a"], around=on) for on in (False, True))
+    (bare,), (whole,) = (llama_process.tokenize(file.path, ["a"], around=on) for on in (False, True))
     got = whole[: len(whole) - len(bare)] if form.kind == "decoder" else whole
     wanted = head if form.kind == "decoder" else [*head, *bare, *tail]
     if form.kind == "decoder" and file.get("tokenizer.ggml.add_eos_token"):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.gguf_format import pretokenizers
-from distill2edge.gguf_format.tokenizer import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED
+from distill2edge.gguf import pretokenizers
+from distill2edge.gguf.gguf_tokenizer import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED
 
 _BYTE_TOKEN = re.compile(r"^<0x[0-9A-F]{2}>$")
 _CONTROL_LIKE = re.compile(r"^(<\|.*\|>|<unused\d+>)$")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.gguf_format import config as gguf_config
-from distill2edge.gguf_format.families import Family, by_model_type, llama3_factors, refuse
-from distill2edge.progress import Progress
+from distill2edge.gguf import hyperparameters as gguf_config
+from distill2edge.gguf.families import Family, by_model_type, llama3_factors, refuse
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np

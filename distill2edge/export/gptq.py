@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.export.gguf_write import open_weights
+from distill2edge.export.initial_weights import gguf_types, start_of
 from distill2edge.export.onnx import export_onnx
-from distill2edge.export.start import gguf_types, start_of
-from distill2edge.files import scratch, write_json
-from distill2edge.gguf_format.repack import repack
-from distill2edge.progress import Progress
+from distill2edge.gguf.repack import repack
+from distill2edge.quantize.activations import Inputs
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.held import to_gguf
-from distill2edge.quantize.inputs import Inputs
 from distill2edge.quantize.rounding import rounded
-from distill2edge.schemes import Scheme
+from distill2edge.quantize.schemes import Scheme
+from distill2edge.quantize.tensor_grids import to_gguf
+from distill2edge.util.files import scratch, write_json
+from distill2edge.util.progress import Progress
 
 
 def round_again(path: Path, target: Path, model_dir: Path, inputs: Inputs, progress: Progress) -> None:

@@ -6,21 +6,21 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import read_config, start_token_id
-from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.export import genai_config, onnx_file, onnx_graph, support
 from distill2edge.export.faithful import Check
-from distill2edge.files import scratch, write_json
-from distill2edge.handover.tokenizer import write_tokenizer
+from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.handover.write import form_for, hand_over, limit_of, template_for
+from distill2edge.models.architectures import read_config, start_token_id
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.quantize.schemes import DYNAMIC, ONNX, Scheme
 from distill2edge.runtimes.onnx_seq2seq import START
-from distill2edge.schemes import DYNAMIC, ONNX, Scheme
+from distill2edge.util.files import scratch, write_json
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from distill2edge.progress import Progress
+    from distill2edge.util.progress import Progress
 
 LOSSLESS = {"fp32": "float32", "fp16": "float16"}
 """Schemes whose own file is compared with PyTorch, and what it stores weights in."""

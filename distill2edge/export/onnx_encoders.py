@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import EnvironmentFault
 from distill2edge.export.onnx_quiet import quiet
+from distill2edge.models.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     import onnx_ir as ir

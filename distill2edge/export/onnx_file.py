@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.files import replacing
+from distill2edge.util.files import replacing
 
 if TYPE_CHECKING:
     import onnx_ir as ir

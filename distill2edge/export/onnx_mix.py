@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
+from distill2edge.export.gguf_mix import MixExport, within
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.export.mix import MixExport, within
+from distill2edge.export.initial_weights import write_start
 from distill2edge.export.onnx import export_onnx
-from distill2edge.export.start import write_start
-from distill2edge.files import scratch, write_json
-from distill2edge.progress import Progress
 from distill2edge.quantize import budget as budgets
-from distill2edge.quantize import onnx_mix
-from distill2edge.quantize.held import load_grids, save_grids
-from distill2edge.quantize.weigh import Weighed
-from distill2edge.schemes import Scheme
+from distill2edge.quantize import onnx_types
+from distill2edge.quantize.measure_sensitivity import Weighed
+from distill2edge.quantize.schemes import Scheme
+from distill2edge.quantize.tensor_grids import load_grids, save_grids
+from distill2edge.util.files import scratch, write_json
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ class _Rounder:
 
     def chosen(self, types: Mapping[str, str]) -> dict[str, str]:
         """Weight -> type, of a choice by group."""
-        return onnx_mix.by_weight(types, self._names)
+        return onnx_types.by_weight(types, self._names)
 
     def stored(self, types: Mapping[str, str]) -> dict[str, torch.Tensor]:
         """Weight -> [rows, columns] float32 as a file of these types gives it back."""
@@ -100,7 +100,7 @@ class _Rounder:
         directory = self._directory / f"{source}-{kind}"
         if not directory.is_dir():
             weight = self._weights[source].get_tensor(source)
-            moved, held = onnx_mix.rounded(weight, kind, *self._weighed.means(self._names[source]))
+            moved, held = onnx_types.rounded(weight, kind, *self._weighed.means(self._names[source]))
             directory.mkdir()
             save_file({"weight": moved.contiguous()}, directory / "moved.safetensors")
             save_grids({source: held}, "onnx:int4-b32", directory)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from distill2edge.architectures import load_model, logits_of
 from distill2edge.export.support import Kind, window_of
-from distill2edge.model_config import usable_positions
+from distill2edge.models.architectures import load_model, logits_of
+from distill2edge.models.config import usable_positions
 
 START = 320
 """Tokens of the probe from the start: more than a runtime takes at a time."""

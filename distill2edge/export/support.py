@@ -1,8 +1,8 @@
 """Which model goes out in which format: one table, read by `recipe check`, `plan`, the start of a run and the exports.
 
 It knows configurations alone (`config.json` as a mapping): no weights, no torch. Every row is held by
-tests/test_export_matrix.py in both directions: what is not refused gives PyTorch's distributions, what is refused
-could not.
+tests/export/test_export_matrix.py in both directions: what is not refused gives PyTorch's distributions, what is
+refused could not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from distill2edge.errors import UserError
-from distill2edge.schemes import DYNAMIC, Scheme
+from distill2edge.quantize.schemes import DYNAMIC, Scheme
 
 Config = Mapping[str, Any]
 Kind = Literal["decoder", "classifier", "seq2seq"]

@@ -8,16 +8,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from distill2edge.architectures import context_of
-from distill2edge.checkpoint import load_tokenizer
 from distill2edge.data.chat_templates import Frame, Turns, chat_template_of, frame_of, shipped_template, turns_of
 from distill2edge.data.encode import apply_template, prompt_text, stop_token_ids, wants_bos
 from distill2edge.data.encode_texts import around
-from distill2edge.data.inputs import FILE, InputForm, default_form, kind_of, parse_form
+from distill2edge.data.model_inputs import FILE, InputForm, default_form, kind_of, parse_form
 from distill2edge.errors import UserError
-from distill2edge.files import read_json, write_json, write_text
-from distill2edge.handover.tokenizer import write_tokenizer
-from distill2edge.progress import Progress
+from distill2edge.handover.clean_tokenizer import write_tokenizer
+from distill2edge.models.architectures import context_of
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.util.files import read_json, write_json, write_text
+from distill2edge.util.progress import Progress
 
 CONTEXT = 2048
 """Tokens of prompt and answer together, where the model reads no fewer: what predict.py and Ollama make room for."""

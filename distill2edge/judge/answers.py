@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault
-from distill2edge.files import read_json, write_json
-from distill2edge.isolate import Crash, run_worker
-from distill2edge.models import Encodings, ModelFile
-from distill2edge.teacher.writers import Sampling
-from distill2edge.verify.worker import write_encodings
+from distill2edge.generation.writers import Sampling
+from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.util.files import read_json, write_json
+from distill2edge.util.isolate import Crash, run_worker
+from distill2edge.verify.token_worker import write_encodings
 
 if TYPE_CHECKING:
-    from distill2edge.progress import Task
-    from distill2edge.teacher.generate import Ask, Generator
+    from distill2edge.generation.generate import Ask, Generator
+    from distill2edge.util.progress import Task
 
 SHARD = 32
 """Texts between two writes to the disk."""
@@ -103,7 +103,7 @@ def file_answers(
         told += steps
         task.advance(steps, model.id)
 
-    found = run_worker("distill2edge.judge.worker", spec, work, model.slug, threads=threads, on_progress=advance)
+    found = run_worker("distill2edge.judge.answer_worker", spec, work, model.slug, threads=threads, on_progress=advance)
     if told < len(prompts.rows):  # those of an earlier try, or after a crash
         task.advance(len(prompts.rows) - told, model.id)
     if isinstance(found, Crash):

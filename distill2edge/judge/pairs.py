@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from distill2edge.bench.proportions import proportion_interval
+from distill2edge.util.proportions import proportion_interval
 
 Said = Literal["first", "second", "tie"]
 Outcome = Literal["win", "loss", "tie", "identical", "inconsistent", "unreadable"]

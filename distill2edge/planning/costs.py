@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill2edge.planning.sizes import Model, Sizes
+from distill2edge.quantize.schemes import Scheme
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.training import Lora, Training
-from distill2edge.schemes import Scheme
 
 _TRAINING, _FORWARD = 0.38, 0.8  # shares of a product's speed: small batches, and much between the products
 _STEP_S, _ROW_S = 4.5e-3, 2.5e-4  # of a layer's small operations in a training step, and in asking a row

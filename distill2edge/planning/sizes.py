@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
+from distill2edge.intake.facts import model_facts
+from distill2edge.intake.glance import Glance, glance
+from distill2edge.pipeline.store import Artifact
 from distill2edge.preflight.data import sample
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
-from distill2edge.store import Artifact
-from distill2edge.teacher.facts import model_facts
-from distill2edge.teacher.glance import Glance, glance
 
 _GUESS_TOKENS = 0.5  # of data.max_length, per row, where no row can be read
 _GUESS_ROWS = 5000  # where neither the recipe nor the data says it
@@ -211,7 +211,7 @@ def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Path | None:
     """A tokenizer.json that counts as the teacher does."""
     places = [teacher.path / "model"] if teacher is not None else []
     if isinstance(recipe.teacher.model, str):
-        from distill2edge.teacher.glance import place_of
+        from distill2edge.intake.glance import place_of
 
         here = place_of(recipe.teacher.model, recipe.teacher.revision) if recipe.teacher.url is None else None
         places += [here] if here is not None else []

@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from distill2edge.files import write_json
-from distill2edge.machine import cpu_model, versions
+from distill2edge.util.files import write_json
+from distill2edge.util.machine import cpu_model, versions
 
 _FILE = "speed.json"
 _KEPT_S = 7 * 86400.0
@@ -20,7 +20,7 @@ def machine_speed(root: Path) -> float:
     Args:
         root: of the store; the figure is kept in it where it exists, so that the next plan need not load a library.
     """
-    from distill2edge.runtimes.threads import available_threads
+    from distill2edge.util.threads import available_threads
 
     where = {"cpu": cpu_model(), "threads": available_threads(), "torch": versions(("torch",)).get("torch")}
     try:
@@ -39,7 +39,7 @@ def product_speed(threads: int) -> float:
     """The same, measured now: per second that the processor worked, so that other work beside it does not count."""
     import torch
 
-    from distill2edge.precision import compute_dtype, default_device
+    from distill2edge.models.precision import compute_dtype, default_device
 
     device = default_device()
     size = 4096 if device == "cuda" else 768

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from distill2edge.errors import RecipeErrors
 from distill2edge.preflight import data, models, places
-from distill2edge.progress import Progress
 from distill2edge.recipe.load import Read, read_recipe
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import Problem
+from distill2edge.util.progress import Progress
 
 __all__ = ["checked_recipe", "problems_of_world", "unseen"]
 

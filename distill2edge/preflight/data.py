@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distill2edge import bundled
 from distill2edge.data.checks import check_prompts
 from distill2edge.data.choices import Choices, not_a_choice
 from distill2edge.data.encode import Row
@@ -18,13 +17,14 @@ from distill2edge.data.sources import local_files
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import UserError
-from distill2edge.file_kinds import endings
-from distill2edge.nearest import meant
+from distill2edge.intake import bundled
 from distill2edge.preflight.places import said
-from distill2edge.progress import SilentProgress
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import Data, Recipe
 from distill2edge.recipe.section import Problem
+from distill2edge.util.file_kinds import endings
+from distill2edge.util.nearest import meant
+from distill2edge.util.progress import SilentProgress
 
 _LOOKED_AT = 200  # rows that are read of a large source
 _SMALL = 4 << 20  # bytes of a source that is read to its end, so that its rows are counted

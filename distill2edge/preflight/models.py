@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from distill2edge import bundled
 from distill2edge.errors import UserError
 from distill2edge.export.support import refusals
+from distill2edge.intake import bundled
+from distill2edge.intake.glance import Glance, glance, place_of
+from distill2edge.intake.obtain import resolve
 from distill2edge.preflight.places import said
-from distill2edge.progress import SilentProgress
+from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 from distill2edge.recipe.section import Problem
-from distill2edge.schemes import parse_scheme
 from distill2edge.student.trimming import kind_named
-from distill2edge.teacher.glance import Glance, glance, place_of
-from distill2edge.teacher.load import resolve
+from distill2edge.util.progress import SilentProgress
 
 Path = tuple[str | int, ...]
 _TEACHER, _INIT = ("teacher", "model"), ("student", "init")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from distill2edge.errors import UserError
-from distill2edge.quantize.mix import Options, choose, hull
+from distill2edge.quantize.allocation import Options, choose, hull
 
 TRIES = 8
 """Mixes that are measured at most."""

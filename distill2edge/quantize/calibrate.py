@@ -6,11 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill2edge.architectures import load_model
-from distill2edge.files import write_json
-from distill2edge.gguf_format.imatrix import write_imatrix
-from distill2edge.progress import Progress
-from distill2edge.quantize.inputs import (
+from distill2edge.gguf.imatrix import write_imatrix
+from distill2edge.models.architectures import load_model
+from distill2edge.quantize.activation_statistics import FEW_TOKENS, collect
+from distill2edge.quantize.activations import (
     IMATRIX,
     Inputs,
     check_disjoint,
@@ -20,7 +19,8 @@ from distill2edge.quantize.inputs import (
     importance_of,
     read_inputs,
 )
-from distill2edge.quantize.statistics import FEW_TOKENS, collect
+from distill2edge.util.files import write_json
+from distill2edge.util.progress import Progress
 
 _FACTS = "calibration.json"
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model
 from distill2edge.errors import EnvironmentFault
-from distill2edge.progress import Progress
-from distill2edge.quantities import readable_bytes
+from distill2edge.models.architectures import load_model
+from distill2edge.util.progress import Progress
+from distill2edge.util.quantities import readable_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.gguf_format.repack import padded
+from distill2edge.gguf.repack import padded
 from distill2edge.quantize import ggml
 from distill2edge.quantize.grids import FITTED, GRIDS
 

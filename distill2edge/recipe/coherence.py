@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from distill2edge.quantize.schemes import DYNAMIC, TRAINABLE, parse_scheme
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.recipe.section import Problem
-from distill2edge.schemes import DYNAMIC, TRAINABLE, parse_scheme
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:

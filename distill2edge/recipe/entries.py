@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from distill2edge.schemes import MAX_KL, MIN_KL, Mix, Scheme, parse_bytes
+from distill2edge.quantize.schemes import MAX_KL, MIN_KL, Mix, Scheme, parse_bytes
 
 _FIX = "write {format: gguf, budget: 90MB} or {format: onnx, max_kl: 0.05}"
 _FORMATS = ("gguf", "onnx")

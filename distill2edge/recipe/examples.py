@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.files import clone
-from distill2edge.nearest import meant
+from distill2edge.util.files import clone
+from distill2edge.util.nearest import meant
 
 _ROOT = Path(__file__).parents[2]
 _INSTALLED = "share/distill2edge/recipes/"  # where pyproject.toml lets a wheel put them

@@ -12,11 +12,11 @@ import yaml
 from pydantic import BaseModel
 
 from distill2edge.errors import UserError
-from distill2edge.files import without_folders
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.load import read_recipe
 from distill2edge.recipe.paths import Located, start_of
 from distill2edge.recipe.schema import Recipe
+from distill2edge.util.files import without_folders
 
 _KEY = ("folder",)
 

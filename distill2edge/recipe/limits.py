@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
+from distill2edge.quantize.schemes import Precision
 from distill2edge.recipe.ranges import Nats
 from distill2edge.recipe.section import Section
-from distill2edge.schemes import Precision
 
 
 class KlLimits(Section):

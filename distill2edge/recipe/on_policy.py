@@ -1,4 +1,4 @@
-"""The recipe's `distill.on_policy`."""
+"""The recipe's `distill.on_policy_rounds`."""
 
 from __future__ import annotations
 

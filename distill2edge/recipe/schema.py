@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, parse_scheme
 from distill2edge.recipe.choices import problems as choice_problems
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.entries import ExportEntry
@@ -23,7 +24,6 @@ from distill2edge.recipe.synthesis import Synthesis
 from distill2edge.recipe.teacher import Fit, Teacher
 from distill2edge.recipe.training import Lora, Loss, QuantizationAware, Training, one_scheme
 from distill2edge.recipe.verifiers import VerifierSpec
-from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, parse_scheme
 
 __all__ = ["LATER", "Cost", "Fit", "Lora", "Loss", "Place", "Training"]  # and what is defined here
 

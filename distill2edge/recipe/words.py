@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from distill2edge.nearest import nearest
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import Problem
+from distill2edge.util.nearest import nearest
 
 
 def explain(error: ValidationError, document: dict[str, Any], written: dict[yaml12.Path, str]) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from distill2edge.report import claims, facts, judge, tables, text
+from distill2edge.report import claims, facts, figures, judge_tables, tables
 from distill2edge.report.html import check_version
 from distill2edge.report.markdown import block, code, escape, render_table
 
@@ -48,7 +48,7 @@ def render_card(report: Document) -> str:
         render_table(tables.files_table(report)),
         "## Quality",
         render_table(tables.models_table(report)),
-        render_table(judge.judge_table(report)),
+        render_table(judge_tables.judge_table(report)),
         "## Licence",
         "\n".join(f"- {escape(name)}: {escape(value)}" for name, value, _ in facts.licence_facts(report))
         or "The teacher's licence is not recorded.",
@@ -96,7 +96,7 @@ def front_matter(report: Document) -> Document:
     front: Document = {"license": name if known else "other"}
     if not known:
         front["license_name"] = name
-        if text.web_address(licence.get("source")):
+        if figures.web_address(licence.get("source")):
             front["license_link"] = str(licence["source"])
     if base:
         front |= {"base_model": base, "base_model_relation": "finetune"}
@@ -137,7 +137,7 @@ def _results(report: Document, dataset: str | None) -> list[Document]:
     metric = report["metric"]["name"]
     found = []
     for model in report["models"]:
-        value = text.value_of(model.get("score"))
+        value = figures.value_of(model.get("score"))
         if model.get("role") != "student" or model.get("error") or value is None:
             continue
         found.append(

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from distill2edge.report import text
-from distill2edge.report.labels import Box, Placed, Segment, Spot, draw_labels, place_labels
+from distill2edge.report import figures
+from distill2edge.report.label_places import Box, Placed, Segment, Spot, draw_labels, place_labels
 from distill2edge.report.svg import (
     BOTTOM,
     HEIGHT,
@@ -68,21 +68,21 @@ def pareto_chart(
     for height in _HEIGHTS:
         if best.missing:
             best = min(best, _Layout(points, levels, height), key=lambda layout: layout.missing)
-    name = text.metric(metric["name"])
+    name = figures.metric(metric["name"])
     better = "" if metric["higher_is_better"] else " (lower is better)"
     drawing = Drawing(
         f"{name} against {x_title}, {len(points)} points", height=best.height + (24 if best.missing else 0)
     )
-    drawing.x_axis(best.x_scale, best.bottom, TOP, text.tick, x_title)
-    drawing.y_axis(best.y_scale, best.left, RIGHT, text.tick, name + better)
+    drawing.x_axis(best.x_scale, best.bottom, TOP, figures.tick, x_title)
+    drawing.y_axis(best.y_scale, best.left, RIGHT, figures.tick, name + better)
     for line, class_ in best.lines:
         drawing.line(*line, class_)
     drawing.path(best.edge, "frontier", "Pareto frontier: nothing here is both better and smaller or faster")
     for x, y, point in best.at:
         verdict = {True: ", gates passed", False: ", gates failed", None: ""}[point.get("passed")]
         title = (
-            f"{point['id']}: {name} {text.interval(point['y'])}, "
-            f"{text.number(_value(point['x']))} {x_unit}{verdict}{', on the frontier' if point['frontier'] else ''}"
+            f"{point['id']}: {name} {figures.interval(point['y'])}, "
+            f"{figures.number(_value(point['x']))} {x_unit}{verdict}{', on the frontier' if point['frontier'] else ''}"
         )
         drawing.marker(x, y, role_of(point), title, hollow=point.get("passed") is False)
     draw_labels(drawing, best.spots, best.placed, "label")
@@ -100,7 +100,7 @@ class _Layout:
         xs = [value for point in points for value in _extent(point["x"])]
         ys = [value for point in points for value in _extent(point["y"])] + [value for _, value in levels]
         self.y_scale = fit_scale(ys, self.bottom, TOP, log=False, pad=0.1)
-        self.left = left_of(self.y_scale, text.tick)
+        self.left = left_of(self.y_scale, figures.tick)
         self.x_scale = fit_scale(xs, self.left, RIGHT)
         self.at = [(self.x_scale(_value(point["x"])), self.y_scale(_value(point["y"])), point) for point in points]
         self.edge = _edge(self.at)
@@ -119,9 +119,9 @@ class _Layout:
         """Levels and intervals, with the class of each."""
         found: list[tuple[Segment, str]] = [((self.left, y, RIGHT, y), "level") for y in levels]
         for x, y, point in self.at:
-            for low, high in filter(None, [text.bounds(point["y"])]):
+            for low, high in filter(None, [figures.bounds(point["y"])]):
                 found.append(((x, self.y_scale(low), x, self.y_scale(high)), f"whisker {role_of(point)}"))
-            for low, high in filter(None, [text.bounds(point["x"])]):
+            for low, high in filter(None, [figures.bounds(point["x"])]):
                 found.append(((self.x_scale(low), y, self.x_scale(high), y), f"whisker {role_of(point)}"))
         return found
 
@@ -146,7 +146,7 @@ def kl_chart(models: list[Document], gates: list[Document], unit: str = "token")
     rows = [
         model
         for model in models
-        if not model.get("error") and (text.value_of(kl_of(model)) or 0) > 0 and "/" in str(model["id"])
+        if not model.get("error") and (figures.value_of(kl_of(model)) or 0) > 0 and "/" in str(model["id"])
     ]
     if not rows:
         return None
@@ -158,13 +158,13 @@ def kl_chart(models: list[Document], gates: list[Document], unit: str = "token")
     ]
     left = max(text_width(label) for label in labels) + 20
     values = [v for model in rows for v in _extent(kl_of(model)) if v > 0] + limits
-    gates_said = [f"gate {text.tick(limit)}" for limit in limits]
+    gates_said = [f"gate {figures.tick(limit)}" for limit in limits]
     scale = _scale_beside(values, left, list(zip(limits, gates_said, strict=True)))
     heads = _gate_heads([(scale(limit), said) for limit, said in zip(limits, gates_said, strict=True)])
     top = 16.0 + 15 * max((line for *_, line in heads), default=0)
     height = top + 14 + 27.0 * len(rows) + 46
     drawing = Drawing("Mean KL divergence of each file", height=height)
-    drawing.x_axis(scale, height - 46, top + 6, text.tick, f"nats per {unit}, logarithmic (less is closer)")
+    drawing.x_axis(scale, height - 46, top + 6, figures.tick, f"nats per {unit}, logarithmic (less is closer)")
     for x, said, line in heads:
         drawing.line(x, 4 + 15 * line, x, height - 46, "gate")
         drawing.text(x + 4, 14 + 15.0 * line, said, "gate-label")
@@ -172,13 +172,13 @@ def kl_chart(models: list[Document], gates: list[Document], unit: str = "token")
         y = top + 22 + 27.0 * index
         value = _value(kl_of(model))
         drawing.text(left - 12, y + 4, label, "label", "end")
-        interval = text.bounds(kl_of(model))
+        interval = figures.bounds(kl_of(model))
         if interval is not None:
             low = max(interval[0], scale.low)
             drawing.line(scale(low), y, scale(max(interval[1], low)), y, f"whisker {role_of(model)}")
         title = (
-            f"{model['id']}: KL {text.interval(kl_of(model))} nats per {unit}, "
-            f"p99 {text.number(model.get('kl_student_p99'))}"
+            f"{model['id']}: KL {figures.interval(kl_of(model))} nats per {unit}, "
+            f"p99 {figures.number(model.get('kl_student_p99'))}"
         )
         drawing.marker(scale(value), y, role_of(model), title, hollow=model.get("passed") is False)
     return drawing.render()
@@ -205,10 +205,10 @@ def _gate_heads(gates: Sequence[tuple[float, str]]) -> list[tuple[float, str, in
 
 
 def _value(figure: Any) -> float:
-    value = text.value_of(figure)
+    value = figures.value_of(figure)
     assert value is not None
     return value
 
 
 def _extent(figure: Any) -> list[float]:
-    return [_value(figure), *(text.bounds(figure) or ())]
+    return [_value(figure), *(figures.bounds(figure) or ())]

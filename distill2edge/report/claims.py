@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill2edge.report import text
+from distill2edge.report import figures
 from distill2edge.report.cost_words import same_as, saves, volume_sentence
 from distill2edge.report.facts import warnings
 
@@ -18,23 +18,23 @@ def lead(report: Document) -> str:
         return no_headline(report)
     measured = measured_on(report)
     if headline["kept"] is None:  # a teacher behind an endpoint is not scored; of one that scores 0 nothing is kept
-        score = text.interval(headline["score"])
-        said = f"{headline['model']} scores {score} ({text.metric(headline['metric'])}), {measured}"
+        score = figures.interval(headline["score"])
+        said = f"{headline['model']} scores {score} ({figures.metric(headline['metric'])}), {measured}"
         if headline["teacher_score"] is None:
             return f"{said}; the teacher was not measured."
-        return f"{said}; the teacher scores {text.number(text.value_of(headline['teacher_score']))}."
-    kept = text.interval(headline["kept"], text.percent)
-    metric = text.metric(headline["metric"])
+        return f"{said}; the teacher scores {figures.number(figures.value_of(headline['teacher_score']))}."
+    kept = figures.interval(headline["kept"], figures.percent)
+    metric = figures.metric(headline["metric"])
     whose = f"the teacher's {metric}" if headline["rival"] == "teacher" else f"the {metric} of {headline['rival']}"
     said = f"{headline['model']} keeps {kept} of {whose} ({measured})"
     times = _times_larger(report, headline)
     if times is not None and times > 1:
-        return f"{said}. It has {text.ratio(times)} the teacher's parameters. {_price_of_size(report)}"
+        return f"{said}. It has {figures.ratio(times)} the teacher's parameters. {_price_of_size(report)}"
     if headline["size_ratio"]:
         said += f", is {_either_way(headline['size_ratio'], 'smaller', 'larger')}"
     if headline["speedup"]:
         busy = ", measured on a busy machine" if headline["contended"] else ""
-        said += f", and {text.interval(headline['speedup']['ratio'], text.ratio)} as fast{busy}"
+        said += f", and {figures.interval(headline['speedup']['ratio'], figures.ratio)} as fast{busy}"
     return f"{said}."
 
 
@@ -42,7 +42,7 @@ def measured_on(report: Document) -> str:
     """`500 held-out rows, one seed`: what stands behind the figures."""
     seeds = report.get("seeds") or {}
     said = f"seeds {', '.join(map(str, seeds['seeds']))}" if seeds else "one seed"
-    return f"{text.count(report['metric']['rows'])} held-out rows, {said}"
+    return f"{figures.count(report['metric']['rows'])} held-out rows, {said}"
 
 
 def no_headline(report: Document) -> str:
@@ -67,7 +67,7 @@ def _price_of_size(report: Document) -> str:
     like = f"like for like ({same_as(split)})"
     if added <= 0:
         return f"Yet {like} it {saves(-added)} of the teacher's cost per request."
-    said = f"The gain is quality: {like} the student costs {text.percent(added)} more per request"
+    said = f"The gain is quality: {like} the student costs {figures.percent(added)} more per request"
     if (comparison.get("saving_same_box") or 0) > 0:
         return f"{said}; only another runtime or quantization of its file makes it cheaper."
     return f"{said}."
@@ -86,19 +86,19 @@ def tiles(report: Document) -> list[tuple[str, str, str]]:
     if headline is None:
         return []
     score, rival, control = (
-        text.number(text.value_of(headline[key])) for key in ("score", "rival_score", "control_score")
+        figures.number(figures.value_of(headline[key])) for key in ("score", "rival_score", "control_score")
     )
     busy = "; on a busy machine: a lower bound" if headline["contended"] else ""
     quality = headline["kept"]
     against = f"{score} against {rival} of {headline['rival']}" if quality else "the teacher was not scored"
     found = [
         (
-            "Quality kept" if quality else text.metric(headline["metric"]).capitalize(),
-            text.percent(text.value_of(quality)) if quality else score,
+            "Quality kept" if quality else figures.metric(headline["metric"]).capitalize(),
+            figures.percent(figures.value_of(quality)) if quality else score,
             "; ".join(
                 part
                 for part in (
-                    text.span(quality or headline["score"], text.percent if quality else text.number),
+                    figures.span(quality or headline["score"], figures.percent if quality else figures.number),
                     measured_on(report),
                     against,
                     f"{control} without the teacher" if headline["control_score"] else "",
@@ -108,22 +108,23 @@ def tiles(report: Document) -> list[tuple[str, str, str]]:
         ),
         (
             "Size",
-            text.size(headline["size_bytes"]),
+            figures.size(headline["size_bytes"]),
             f"{_either_way(headline['size_ratio'], 'smaller', 'larger')} than {headline['rival']}, "
-            f"{text.size(headline['teacher_size_bytes'])}"
+            f"{figures.size(headline['teacher_size_bytes'])}"
             if headline["rival"]
             else "the teacher's file is not here",
         ),
     ]
     speedup = headline["speedup"]
     if speedup:
-        saved = text.value_of(speedup.get("time_saved"))
-        span = text.span(speedup["ratio"], text.ratio)
+        saved = figures.value_of(speedup.get("time_saved"))
+        of_time = "of the time saved" if (saved or 0) >= 0 else "more time"
+        span = figures.span(speedup["ratio"], figures.ratio)
         found.append(
             (
                 "Speed-up",
-                text.ratio(text.value_of(speedup["ratio"])),
-                f"{text.percent(saved and abs(saved), 0)} {'of the time saved' if (saved or 0) >= 0 else 'more time'}, "
+                figures.ratio(figures.value_of(speedup["ratio"])),
+                f"{figures.percent(saved and abs(saved), 0)} {of_time}, "
                 + (f"{span}, " if span else "")
                 + f"against {speedup['against']}{busy}",
             )
@@ -134,7 +135,7 @@ def tiles(report: Document) -> list[tuple[str, str, str]]:
         found.append(
             (
                 "Break-even",
-                "never" if requests is None else text.count(requests),
+                "never" if requests is None else figures.count(requests),
                 ("the student is not cheaper" if requests is None else "requests until it has paid for itself")
                 + ("" if headline["same_place"] else f", served on {_place(report, headline)}"),
             )
@@ -144,8 +145,8 @@ def tiles(report: Document) -> list[tuple[str, str, str]]:
 
 def _either_way(ratio: Any, above: str, below: str) -> str:
     """A ratio as a factor above one: `2.00x smaller`, and of 0.5 `2.00x larger`."""
-    factor = text.value_of(ratio)
-    return f"{text.ratio(factor)} {above}" if not factor or factor >= 1 else f"{text.ratio(1 / factor)} {below}"
+    factor = figures.value_of(ratio)
+    return f"{figures.ratio(factor)} {above}" if not factor or factor >= 1 else f"{figures.ratio(1 / factor)} {below}"
 
 
 def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
@@ -158,20 +159,20 @@ def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
 def _saving(report: Document, headline: Document) -> tuple[str, str, str]:
     """The saving on one and the same box first: only there were both speeds measured."""
     saving, same = headline["saving"], headline["saving_same_box"]
-    student, teacher = text.usd(headline["cost_per_1000"]), text.usd(headline["teacher_cost_per_1000"])
+    student, teacher = figures.usd(headline["cost_per_1000"]), figures.usd(headline["teacher_cost_per_1000"])
     prices = f"{student} against {teacher} per 1,000 requests"
     if headline.get("saving_of") and headline["saving_of"] != headline["cell"]:
         prices += f", {headline['saving_of']} against {headline['saving_against']}: the runtime that both have"
     if str(headline.get("teacher_place")).startswith("api:"):  # what is paid today; no box is shared with it
         prices = f"{prices} at {_label(report, headline['teacher_place'])}"
-        return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
+        return ("Cost saved" if saving >= 0 else "Cost added", figures.percent(abs(saving)), prices)
     if headline["same_place"] or same is None:
-        return ("Cost saved" if saving >= 0 else "Cost added", text.percent(abs(saving)), prices)
+        return ("Cost saved" if saving >= 0 else "Cost added", figures.percent(abs(saving)), prices)
     place = _place(report, headline)
     return (
         "Cost saved, same box" if same >= 0 else "Cost added, same box",
-        text.percent(abs(same)),
-        f"{text.percent(saving)} if served on {place} at the speed of the bench machine: {prices}",
+        figures.percent(abs(same)),
+        f"{figures.percent(saving)} if served on {place} at the speed of the bench machine: {prices}",
     )
 
 

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.report import claims, text
+from distill2edge.report import claims, figures
 from distill2edge.report.headline import measured
 from distill2edge.report.html import check_version, environment
 from distill2edge.report.tables import Cell, Table, row, verdict_cell
-from distill2edge.terminal import one_line
+from distill2edge.util.terminal import one_line
 
 Document = dict[str, Any]
 _MOST = 40
@@ -123,7 +123,7 @@ def changes_table(comparison: Document) -> Table | None:
 
 
 def _written(value: Any) -> str:
-    said = text.MISSING if value is None else json.dumps(value, ensure_ascii=False)
+    said = figures.MISSING if value is None else json.dumps(value, ensure_ascii=False)
     return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
 
 
@@ -152,7 +152,7 @@ def _machine(report: Document) -> str:
     if not machine:
         return "not measured"
     gpu = machine.get("gpu")
-    memory = text.number((text.value_of(machine.get("memory_bytes")) or 0) / 2**30, 2)
+    memory = figures.number((figures.value_of(machine.get("memory_bytes")) or 0) / 2**30, 2)
     parts = [str(machine.get("cpu")), f"{report['bench'].get('threads')} threads", f"{memory} GiB"]
     if gpu:
         parts.append(", ".join(map(str, gpu)) if isinstance(gpu, list) else str(gpu))
@@ -169,7 +169,7 @@ def _test_data(report: Document) -> str:
     test = (data.get("splits") or {}).get("test") or {}
     mark = test.get("sha256") or data.get("sha256") or data.get("revision")
     rows = report["metric"].get("rows")
-    return f"{data.get('source', 'unknown')} {str(mark or '')[:12]}".strip() + f", {text.count(rows)} rows"
+    return f"{data.get('source', 'unknown')} {str(mark or '')[:12]}".strip() + f", {figures.count(rows)} rows"
 
 
 def _prices(report: Document) -> str:
@@ -209,33 +209,33 @@ def comparison_table(comparison: Document) -> Table:
     def line(name: str, write: Any) -> list[Cell]:
         return row(name, *[write(run) for run in runs])
 
-    def figure(key: str, write: Any = text.number) -> Any:
-        return lambda run: Cell(write(text.value_of(run[key])), beside=text.span(run[key], write))
+    def figure(key: str, write: Any = figures.number) -> Any:
+        return lambda run: Cell(write(figures.value_of(run[key])), beside=figures.span(run[key], write))
 
     def break_even(run: Document) -> Cell:
         if run["saving"] is None:
-            return Cell(text.MISSING)
-        return Cell("never" if run["break_even_requests"] is None else text.count(run["break_even_requests"]))
+            return Cell(figures.MISSING)
+        return Cell("never" if run["break_even_requests"] is None else figures.count(run["break_even_requests"]))
 
     rows = [
         line("verdict", lambda run: verdict_cell(run["verdict"] == "pass")),
         line("headline", lambda run: Cell("claimed" if run["headline"] else "withheld")),
         line("seeds", lambda run: Cell(", ".join(map(str, run["seeds"])))),
-        line("file", lambda run: Cell(run["file"] or text.MISSING, "mono")),
-        line("metric", lambda run: Cell(text.metric(run["metric"]))),
+        line("file", lambda run: Cell(run["file"] or figures.MISSING, "mono")),
+        line("metric", lambda run: Cell(figures.metric(run["metric"]))),
         line("teacher's score", figure("teacher_score")),
         line("score", figure("score")),
         line("without the teacher", figure("control_score")),
-        line("quality kept", figure("retained", text.percent)),
+        line("quality kept", figure("retained", figures.percent)),
         line("KL to student, nats", figure("kl_student")),
-        line("size", figure("size_bytes", text.size)),
-        line("time of a request", figure("latency_ms", text.milliseconds)),
-        line("speed-up", figure("speedup", text.ratio)),
-        line("cost of 1,000 requests", figure("cost_per_1000", text.usd)),
-        line("saving, same box", figure("saving_same_box", text.percent)),
-        line("saving, own boxes", figure("saving", text.percent)),
+        line("size", figure("size_bytes", figures.size)),
+        line("time of a request", figure("latency_ms", figures.milliseconds)),
+        line("speed-up", figure("speedup", figures.ratio)),
+        line("cost of 1,000 requests", figure("cost_per_1000", figures.usd)),
+        line("saving, same box", figure("saving_same_box", figures.percent)),
+        line("saving, own boxes", figure("saving", figures.percent)),
         line("break-even requests", break_even),
-        line("made", lambda run: Cell(str(run["created"] or text.MISSING))),
+        line("made", lambda run: Cell(str(run["created"] or figures.MISSING))),
     ]
     return Table("", ["", *comparison["names"]], rows)
 

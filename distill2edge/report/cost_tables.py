@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill2edge.quantities import readable_share
-from distill2edge.report import text
+from distill2edge.report import figures
 from distill2edge.report.tables import Cell, Table, row
+from distill2edge.util.quantities import readable_share
 
 Document = dict[str, Any]
 
@@ -22,10 +22,10 @@ def cost_table(report: Document) -> Table | None:
         row(
             Cell(str(cell["cell"]), "mono"),
             str(cell["label"]),
-            text.number(cell.get("requests_per_s")),
-            *[text.usd(cell["cost_per_1000"].get(name)) for name in names],
-            f"{text.usd(cell.get('low'))} to {text.usd(cell.get('high'))}",
-            text.percent(cell.get("implied_utilisation")),
+            figures.number(cell.get("requests_per_s")),
+            *[figures.usd(cell["cost_per_1000"].get(name)) for name in names],
+            f"{figures.usd(cell.get('low'))} to {figures.usd(cell.get('high'))}",
+            figures.percent(cell.get("implied_utilisation")),
         )
         for cell in cells
     ]
@@ -33,7 +33,7 @@ def cost_table(report: Document) -> Table | None:
             f"price bounds at {readable_share(cost.get('utilisation', 0))}", "busy at your volume"]  # fmt: skip
     note = (
         f"US dollars per 1,000 requests of workload {cost.get('workload')}. Your volume is "
-        f"{text.count(cost.get('requests_per_month'))} requests a month; above 100% busy one machine is not enough."
+        f"{figures.count(cost.get('requests_per_month'))} requests a month; above 100% busy one machine is not enough."
     )
     return Table("Cost of 1,000 requests", head, rows, left=2, note=note)
 
@@ -56,11 +56,11 @@ def four_table(report: Document) -> Table | None:
     for key, name in FOUR.items():
         cell = four.get(key)
         if cell is None:
-            rows.append(row(name, Cell("nothing to compare", "weak"), text.MISSING, text.MISSING))
+            rows.append(row(name, Cell("nothing to compare", "weak"), figures.MISSING, figures.MISSING))
         else:
             rows.append(
                 row(name, Cell(str(cell["cell"]), "mono"), str(cell.get("label") or cell["place"]),
-                    text.usd(cell["cost_per_1000"]))
+                    figures.usd(cell["cost_per_1000"]))
             )  # fmt: skip
     return Table(
         "Four cells", ["which", "cell", "box", f"at {readable_share(cost.get('utilisation', 0))} busy"], rows, left=3
@@ -73,7 +73,7 @@ def busy_table(report: Document) -> Table | None:
     found: dict[str, Document] = comparison.get("by_utilisation") or {}
     if not found:
         return None
-    savings = {text.percent(at["saving"]) for at in found.values()}
+    savings = {figures.percent(at["saving"]) for at in found.values()}
     note = ""
     if len(savings) == 1:
         note = f"Saved: {savings.pop()} at each of them. "
@@ -81,9 +81,9 @@ def busy_table(report: Document) -> Table | None:
     for u, at in found.items():
         cells = [
             f"{readable_share(float(u))}",
-            text.usd(at["teacher_per_1000"]),
-            text.usd(at["student_per_1000"]),
-            text.percent(at["saving"]),
+            figures.usd(at["teacher_per_1000"]),
+            figures.usd(at["student_per_1000"]),
+            figures.percent(at["saving"]),
             _requests(at["break_even_requests"]),
         ]
         rows.append(row(*(cells[:3] + cells[4:] if note else cells)))
@@ -100,8 +100,8 @@ def price_cut_table(report: Document) -> Table | None:
     rows = [
         row(
             "as it is" if float(cut) == 0 else f"{float(cut):.0%} less",
-            text.usd(at["teacher_per_1000"]),
-            text.percent(at["saving"]),
+            figures.usd(at["teacher_per_1000"]),
+            figures.percent(at["saving"]),
             _requests(at["break_even_requests"]),
         )
         for cut, at in ((cost.get("comparison") or {}).get("by_price_cut") or {}).items()
@@ -112,7 +112,7 @@ def price_cut_table(report: Document) -> Table | None:
 
 
 def _requests(value: Any) -> str:
-    return "never" if value is None else text.count(value)
+    return "never" if value is None else figures.count(value)
 
 
 UNITS = {
@@ -135,14 +135,14 @@ def prices_table(report: Document) -> Table | None:
     rows = []
     for entry in entries:
         prices = [
-            f"{UNITS.get(key, key)} {text.tick(value['value'])} "
-            f"({text.tick(value['low'])} to {text.tick(value['high'])})"
+            f"{UNITS.get(key, key)} {figures.tick(value['value'])} "
+            f"({figures.tick(value['low'])} to {figures.tick(value['high'])})"
             for key, value in entry.items()
             if isinstance(value, dict) and {"value", "low", "high"} <= set(value)
         ]
         confidence = str(entry.get("confidence", ""))
         source = str(entry.get("source", ""))
-        address = text.web_address(source)
+        address = figures.web_address(source)
         rows.append(
             row(
                 str(entry.get("label", entry.get("name", ""))),

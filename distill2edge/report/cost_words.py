@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill2edge.quantities import readable_share
-from distill2edge.report import text
+from distill2edge.report import figures
+from distill2edge.util.quantities import readable_share
 
 Document = dict[str, Any]
 
@@ -20,9 +20,9 @@ def split_sentence(split: Document | None) -> str:
     if split is None or abs(split["rest"] - 1) < 0.005:
         return ""
     return (
-        f"Of the {text.ratio(split['model'] * split['rest'])} lower cost the student's model gives "
-        f"{text.ratio(split['model'])} ({same_as(split)}: {split['cell']}), its runtime and quantization "
-        f"{text.ratio(split['rest'])}."
+        f"Of the {figures.ratio(split['model'] * split['rest'])} lower cost the student's model gives "
+        f"{figures.ratio(split['model'])} ({same_as(split)}: {split['cell']}), its runtime and quantization "
+        f"{figures.ratio(split['rest'])}."
     )
 
 
@@ -33,15 +33,15 @@ def volume_sentence(cost: Document) -> str:
     if not at:
         return f"At {readable_share(cost['utilisation'])} busy."
     volume, assumed = (
-        f"{text.count(at['requests_per_month'])} requests a month",
+        f"{figures.count(at['requests_per_month'])} requests a month",
         f"{readable_share(cost['utilisation'])}",
     )
-    student, teacher = text.usd(at["student_alone_usd"]), text.usd(at["teacher_alone_usd"])
+    student, teacher = figures.usd(at["student_alone_usd"]), figures.usd(at["teacher_alone_usd"])
     busy = [at[key] for key in ("student_busy", "teacher_busy") if at[key] is not None]
     if min(busy) >= cost["utilisation"]:
         return f"At {assumed} busy; your {volume} keep a box busier than that."
     alone = f"a box that serves nothing else costs {student} a month against {teacher}"
-    shares = f"your {volume} keep the student's box {text.percent(at['student_busy'])} busy"
+    shares = f"your {volume} keep the student's box {figures.percent(at['student_busy'])} busy"
     return f"True at {assumed} busy, so if other work shares the box: {shares}, and {alone}."
 
 
@@ -59,8 +59,8 @@ def cost_sentences(report: Document) -> list[str]:
     saving, same = comparison["saving"], comparison.get("saving_same_box")
     labels = {cell["place"]: cell["label"] for cell in cost["cells"]}
     bounds = (
-        f"over the bounds of the prices between {text.percent(comparison.get('saving_low'))} and "
-        f"{text.percent(comparison.get('saving_high'))}"
+        f"over the bounds of the prices between {figures.percent(comparison.get('saving_low'))} and "
+        f"{figures.percent(comparison.get('saving_high'))}"
     )
     said = []
     if comparison["teacher_place"] == comparison["student_place"]:
@@ -72,11 +72,11 @@ def cost_sentences(report: Document) -> list[str]:
             said.append(f"Both on {box} and {busy}, the student {saves(same)} of what the teacher costs.")
         if comparison["teacher_place"].startswith("api:"):
             counted = cost["tokens"]
-            cached = f" and {text.number(counted['cached'])} cached" if counted["cached"] else ""
+            cached = f" and {figures.number(counted['cached'])} cached" if counted["cached"] else ""
             said.append(
                 f"The student on {labels[comparison['student_place']]}, {busy}, against "
-                f"{labels[comparison['teacher_place']]} at {text.number(counted['input'])} tokens in{cached} and "
-                f"{text.number(counted['output'])} out for each request, {saves(saving)}; {bounds}."
+                f"{labels[comparison['teacher_place']]} at {figures.number(counted['input'])} tokens in{cached} and "
+                f"{figures.number(counted['output'])} out for each request, {saves(saving)}; {bounds}."
             )
         else:
             said.append(
@@ -87,18 +87,18 @@ def cost_sentences(report: Document) -> list[str]:
     said.append(volume_sentence(cost))
     said += _compared(comparison)
     requests = comparison.get("break_even_requests")
-    spent = text.seconds((one_off.get("seconds") or {}).get("total"))
-    made = f"Making it took {text.usd(one_off.get('total_usd'))} ({spent})"
+    spent = figures.seconds((one_off.get("seconds") or {}).get("total"))
+    made = f"Making it took {figures.usd(one_off.get('total_usd'))} ({spent})"
     if requests is None:
         said.append(f"{made}, and it never pays for itself.")
     else:
-        wait = text.seconds((comparison.get("break_even_months") or 0) * 365.25 / 12 * 86400)
-        repaid = f"{text.count(requests)} requests ({wait} at your volume)"
+        wait = figures.seconds((comparison.get("break_even_months") or 0) * 365.25 / 12 * 86400)
+        repaid = f"{figures.count(requests)} requests ({wait} at your volume)"
         said.append(f"{made}, which is repaid after {repaid}.")
     drop = comparison.get("teacher_price_drop_that_erases")
     if drop is not None:
         said.append(
-            f"The saving is gone if the teacher's price falls by {text.percent(drop)} and the student's does not."
+            f"The saving is gone if the teacher's price falls by {figures.percent(drop)} and the student's does not."
         )
     return said
 
@@ -114,14 +114,14 @@ def _compared(comparison: Document) -> list[str]:
         said.append(parts)
     if apart and shipped is not None:
         said.append(
-            f"The file that ships, {shipped['cell']}, costs {text.usd(shipped['per_1000'])} per 1,000 requests: "
+            f"The file that ships, {shipped['cell']}, costs {figures.usd(shipped['per_1000'])} per 1,000 requests: "
             f"against this teacher it {saves(shipped['saving'])}. {split_sentence(shipped['split'])}".rstrip()
         )
     split = comparison.get("split")
     if comparison.get("student_is_larger") and split is not None and split["model"] < 1:
         said.append(
             f"The student is larger than its teacher and, {same_as(split)}, costs "
-            f"{text.percent(1 / split['model'] - 1)} more per request: where it is cheaper, "
+            f"{figures.percent(1 / split['model'] - 1)} more per request: where it is cheaper, "
             "its runtime or quantization makes it so, not the model."
         )
     return said
@@ -130,4 +130,4 @@ def _compared(comparison: Document) -> list[str]:
 def saves(share: float | None) -> str:
     if share is None:
         return "cannot be compared"
-    return f"saves {text.percent(share)}" if share >= 0 else f"adds {text.percent(-share)}"
+    return f"saves {figures.percent(share)}" if share >= 0 else f"adds {figures.percent(-share)}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from distill2edge.report import text
+from distill2edge.report import figures
 from distill2edge.report.svg import (
     BOTTOM,
     HEIGHT,
@@ -74,7 +74,7 @@ def cost_chart(cost: Document) -> Markup | None:
     keys += [Key(f"{'other ' if bold else ''}cells of the {role}", f"series {role}") for role in others]
     plot = Plot("Cost of 1,000 requests by utilisation", keys)
     y_scale = fit_scale(values, plot.bottom, plot.top, log=True)
-    left = plot.y_axis(y_scale, text.usd_tick, "US dollars per 1,000 requests (logarithmic)")
+    left = plot.y_axis(y_scale, figures.usd_tick, "US dollars per 1,000 requests (logarithmic)")
     x_scale = fit_scale([float(name) for name in names], left, RIGHT - 10, log=True, pad=0.04)
     plot.columns(
         [(x_scale(float(name)), f"{float(name):.0%}") for name in names], "share of the time the machine is busy"
@@ -85,7 +85,7 @@ def cost_chart(cost: Document) -> Markup | None:
         plot.drawing.path(line, f"series {role}{' bold' if cell in bold else ''}", title)
         for (x, y), name in zip(line, names, strict=True):
             if cell in bold:
-                said = f"{title}: {text.usd(cell['cost_per_1000'][name])} at {float(name):.0%} busy"
+                said = f"{title}: {figures.usd(cell['cost_per_1000'][name])} at {float(name):.0%} busy"
                 plot.drawing.marker(x, y, role, said)
     return plot.drawing.render()
 
@@ -108,13 +108,13 @@ def break_even_chart(cost: Document) -> Markup | None:
     if last <= 0 or top <= 0:
         return None
     keys = [Key(role, f"series {role} bold") for role in ("teacher", "student")]
-    keys += [Key(f"break-even after {text.count(meet)} requests", "gate", "student")] if meet else []
+    keys += [Key(f"break-even after {figures.count(meet)} requests", "gate", "student")] if meet else []
     plot = Plot("Money spent against requests served", keys)
     y_scale = Scale(0, top * 1.06, plot.bottom, plot.top)
-    left = plot.y_axis(y_scale, text.usd_tick, "US dollars spent")
+    left = plot.y_axis(y_scale, figures.usd_tick, "US dollars spent")
     x_scale = Scale(0, last, left, RIGHT)
     drawing = plot.drawing
-    drawing.x_axis(x_scale, plot.bottom, plot.top, text.count, "requests served")
+    drawing.x_axis(x_scale, plot.bottom, plot.top, figures.count, "requests served")
     lines = {"teacher": (0.0, last * teacher), "student": (one_off, one_off + last * student)}
     if meet:
         x, y = x_scale(meet), y_scale(meet * teacher)
@@ -123,10 +123,12 @@ def break_even_chart(cost: Document) -> Markup | None:
             "polygon", points=f"{x:.1f},{y:.1f} {RIGHT:.1f},{ends[0]:.1f} {RIGHT:.1f},{ends[1]:.1f}", class_="saved"
         )
     for role, (first, end) in lines.items():
-        drawing.path([(left, y_scale(first)), (RIGHT, y_scale(end))], f"series {role} bold", f"{role}: {text.usd(end)}")
+        drawing.path(
+            [(left, y_scale(first)), (RIGHT, y_scale(end))], f"series {role} bold", f"{role}: {figures.usd(end)}"
+        )
     if meet:
         drawing.line(x, y, x, plot.bottom, "gate")
-        drawing.marker(x, y, "student", f"break-even after {text.count(meet)} requests")
+        drawing.marker(x, y, "student", f"break-even after {figures.count(meet)} requests")
     return drawing.render()
 
 
@@ -143,11 +145,11 @@ CE = LOSSES["ce"]
 
 def loss_name(weights: Any) -> str:
     """`0.5 cross-entropy + 0.5 forward KL`: what a training minimises."""
-    terms = [(LOSSES[key], text.value_of(w)) for key, w in (weights or {}).items() if key in LOSSES]
+    terms = [(LOSSES[key], figures.value_of(w)) for key, w in (weights or {}).items() if key in LOSSES]
     terms = [(name, weight) for name, weight in terms if weight]
     if len(terms) == 1 and terms[0][1] == 1:
         return terms[0][0]
-    return " + ".join(f"{text.tick(weight)} {name}" for name, weight in terms if weight) or "training loss"
+    return " + ".join(f"{figures.tick(weight)} {name}" for name, weight in terms if weight) or "training loss"
 
 
 def training_charts(report: Document) -> list[tuple[str, Markup]]:
@@ -178,15 +180,15 @@ def _loss_chart(loss: str, curves: Sequence[tuple[str, str, list[tuple[float, fl
     ]
     plot = Plot(f"{loss} by training step", keys)
     y_scale = fit_scale([y for _, _, points in curves for _, y in points], plot.bottom, plot.top, log=None)
-    left = plot.y_axis(y_scale, text.tick, "loss" + (" (logarithmic)" if y_scale.log else ""))
+    left = plot.y_axis(y_scale, figures.tick, "loss" + (" (logarithmic)" if y_scale.log else ""))
     x_scale = fit_scale([x for _, _, points in curves for x, _ in points], left, RIGHT, log=False, pad=0.02)
-    plot.drawing.x_axis(x_scale, plot.bottom, plot.top, text.count, "optimizer step")
+    plot.drawing.x_axis(x_scale, plot.bottom, plot.top, figures.count, "optimizer step")
     for role, kind, points in reversed(curves):
         line = [(x_scale(x), y_scale(y)) for x, y in points]
         plot.drawing.path(line, _series(role, kind), f"{role}, {kind} loss")
         if kind == "validation":
             for (x, y), (step, value) in zip(line, points, strict=True):
-                plot.drawing.marker(x, y, role, f"{role}, step {step:g}: validation loss {text.number(value)}")
+                plot.drawing.marker(x, y, role, f"{role}, step {step:g}: validation loss {figures.number(value)}")
     return plot.drawing.render()
 
 
@@ -199,8 +201,10 @@ def _curve(rows: Any, keys: tuple[str, ...]) -> list[tuple[float, float]]:
         return []
     found = []
     for row in rows:
-        loss = next((text.value_of(row.get(key)) for key in keys if text.value_of(row.get(key)) is not None), None)
-        step = text.value_of(row.get("step"))
+        loss = next(
+            (figures.value_of(row.get(key)) for key in keys if figures.value_of(row.get(key)) is not None), None
+        )
+        step = figures.value_of(row.get("step"))
         if loss is not None and step is not None:
             found.append((step, loss))
     return found

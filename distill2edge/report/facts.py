@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill2edge.report import text
-from distill2edge.terminal import in_short
+from distill2edge.report import figures
+from distill2edge.util.terminal import in_short
 
 Document = dict[str, Any]
 Pair = tuple[str, str]
@@ -15,7 +15,7 @@ def levels(report: Document) -> list[tuple[str, float]]:
     """Name and score of what needs no model, as lines of a chart."""
     baseline = report["metric"].get("baseline") or {}
     name = str(baseline.get("name", "")).split(",")[0].split(":")[0]
-    found = [(name, text.value_of(baseline.get("score"))), ("chance", text.value_of(baseline.get("chance")))]
+    found = [(name, figures.value_of(baseline.get("score"))), ("chance", figures.value_of(baseline.get("chance")))]
     return [(name, value) for name, value in found if value is not None]
 
 
@@ -33,11 +33,11 @@ def training_facts(report: Document) -> list[Pair]:
         if record is None:
             continue
         found += [
-            (f"{role}: supervised tokens", text.count(record.get("supervised_tokens"))),
-            (f"{role}: tokens per second", text.number(record.get("tokens_per_s"))),
-            (f"{role}: time", text.seconds(record.get("wall_s"))),
-            (f"{role}: peak memory", text.size(record.get("peak_rss_bytes"))),
-            (f"{role}: type", str(record.get("dtype") or text.MISSING)),
+            (f"{role}: supervised tokens", figures.count(record.get("supervised_tokens"))),
+            (f"{role}: tokens per second", figures.number(record.get("tokens_per_s"))),
+            (f"{role}: time", figures.seconds(record.get("wall_s"))),
+            (f"{role}: peak memory", figures.size(record.get("peak_rss_bytes"))),
+            (f"{role}: type", str(record.get("dtype") or figures.MISSING)),
         ]
     kept = report["student"].get("layers_kept") or report["student"].get("layers")
     if kept:
@@ -53,7 +53,7 @@ def merge_facts(report: Document) -> list[Pair]:
     found = []
     for key, value in merge.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and "difference" in key:
-            found.append((f"merge: {key.replace('_', ' ')}", text.number(value)))
+            found.append((f"merge: {key.replace('_', ' ')}", figures.number(value)))
     return found
 
 
@@ -73,7 +73,7 @@ def licence_facts(report: Document) -> list[tuple[str, str, str | None]]:
     found = []
     for key, value in report["licence"].items():
         said = "; ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else str(value)
-        found.append((LICENCE.get(key, key.replace("_", " ")), said, text.web_address(value)))
+        found.append((LICENCE.get(key, key.replace("_", " ")), said, figures.web_address(value)))
     return found
 
 
@@ -85,30 +85,30 @@ def ledger_facts(report: Document) -> list[Pair]:
     found = []
     for stage, rows in (report.get("ledgers") or {}).items():
         head = f"{stage}: "
-        dropped = ", ".join(f"{reason} {text.count(number)}" for reason, number in rows["dropped"].items())
-        methods = ", ".join(f"{name} {text.count(number)}" for name, number in rows["methods"].items())
+        dropped = ", ".join(f"{reason} {figures.count(number)}" for reason, number in rows["dropped"].items())
+        methods = ", ".join(f"{name} {figures.count(number)}" for name, number in rows["methods"].items())
         found += [
-            (f"{head}rows kept", f"{text.count(rows['kept'])} of {text.count(rows['rows'])}"),
+            (f"{head}rows kept", f"{figures.count(rows['kept'])} of {figures.count(rows['rows'])}"),
             (f"{head}rows dropped", dropped or "none"),
             (f"{head}methods", methods),
         ]
         human = int(rows["not_distillation"])
         taught = int(rows["kept"]) - human
-        said = f"{text.count(taught)} kept rows are responses of the teacher"
+        said = f"{figures.count(taught)} kept rows are responses of the teacher"
         if human:
             said += (
-                f"; {text.count(human)} are {NOT_DISTILLATION}: human texts with instructions that the teacher wrote "
-                "for them"
+                f"; {figures.count(human)} are {NOT_DISTILLATION}: human texts with instructions that the teacher "
+                "wrote for them"
             )
         found.append((f"{head}distillation", said))
         highest = (rows.get("overlap") or {}).get("highest")
         if highest is not None:
-            found.append((f"{head}highest overlap with a test row", text.number(highest)))
+            found.append((f"{head}highest overlap with a test row", figures.number(highest)))
         if rows.get("cost_usd"):
-            found.append((f"{head}paid to the endpoint", text.usd(rows["cost_usd"])))
+            found.append((f"{head}paid to the endpoint", figures.usd(rows["cost_usd"])))
         verifiers = rows.get("verifiers") or {}
         for name, counts in verifiers.items():
-            said = f"accepted {text.count(counts['accepted'])}, refused {text.count(counts['refused'])}"
+            said = f"accepted {figures.count(counts['accepted'])}, refused {figures.count(counts['refused'])}"
             found.append((f"{head}verifier {name}", said))
     return found
 
@@ -122,16 +122,20 @@ def data_facts(report: Document) -> list[Pair]:
             found.append((key, str(data[key])))
     splits = data.get("splits") or {}
     if splits:
-        found.append(("rows", ", ".join(f"{name} {text.count(split.get('rows'))}" for name, split in splits.items())))
+        found.append(
+            ("rows", ", ".join(f"{name} {figures.count(split.get('rows'))}" for name, split in splits.items()))
+        )
     if isinstance(data.get("dropped"), dict):
         held = {name: number for name, number in data["dropped"].items() if number}
-        said = ", ".join(f"{name.replace('_', ' ')} {text.count(number)}" for name, number in held.items())
+        said = ", ".join(f"{name.replace('_', ' ')} {figures.count(number)}" for name, number in held.items())
         found.append(("rows left out", said or "none"))
     leakage = report["leakage"]
     if isinstance(leakage, dict):
         for key, value in leakage.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                shown = text.count(value) if key in ("test_rows", "exact", "near", "dropped") else text.number(value)
+                shown = (
+                    figures.count(value) if key in ("test_rows", "exact", "near", "dropped") else figures.number(value)
+                )
                 found.append((f"leakage: {key.replace('_', ' ')}", shown))
             elif isinstance(value, str):
                 found.append((f"leakage: {key.replace('_', ' ')}", value))
@@ -147,15 +151,15 @@ def environment_facts(report: Document) -> list[Pair]:
         if key == "versions" or value in (None, [], ""):
             continue
         if key.endswith("_bytes"):
-            found.append((key.removesuffix("_bytes").replace("_", " "), text.size(value)))
+            found.append((key.removesuffix("_bytes").replace("_", " "), figures.size(value)))
         elif isinstance(value, list):
             found.append((key.replace("_", " "), ", ".join(map(str, value))))
         elif not isinstance(value, dict):
             found.append((key.replace("_", " "), str(value)))
     bench = report["bench"]
     if bench:
-        found.append(("threads", text.count(bench.get("threads"))))
-        found.append(("rounds", f"{text.count(bench.get('rounds'))} fresh processes per cell"))
+        found.append(("threads", figures.count(bench.get("threads"))))
+        found.append(("rounds", f"{figures.count(bench.get('rounds'))} fresh processes per cell"))
     versions = machine.get("versions") or environment.get("versions") or {}
     if versions:
         found.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))

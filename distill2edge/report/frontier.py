@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill2edge.report.text import value_of
+from distill2edge.report.figures import value_of
 
 Point = dict[str, Any]
 

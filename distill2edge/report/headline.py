@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from distill2edge.report.text import value_of
-from distill2edge.rivals import is_rival, quality_floor
-from distill2edge.schemes import is_compared
+from distill2edge.cost.baselines import is_rival, quality_floor
+from distill2edge.quantize.schemes import is_compared
+from distill2edge.report.figures import value_of
 
 Document = dict[str, Any]
 

@@ -12,7 +12,7 @@ from distill2edge.report import (
     cost_tables,
     cost_words,
     facts,
-    judge,
+    judge_tables,
     quantization,
     rounds,
     speed_tables,
@@ -116,7 +116,7 @@ def _bodies(report: Document) -> dict[str, list[str]]:
             render_table(tables.distances_table(report)),
             render_table(tables.samples_table(report)),
         ],
-        "judge": [render_table(judge.judge_table(report)), render_table(judge.judge_samples(report))],
+        "judge": [render_table(judge_tables.judge_table(report)), render_table(judge_tables.judge_samples(report))],
         "speed": [
             f"**{escape(busy)}**" if busy else "",
             *[render_table(speed_tables.bench_table(report, str(w["name"]))) for w in bench.get("workloads", [])],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from distill2edge.report import text
+from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, is_compared
+from distill2edge.report import figures
 from distill2edge.report.tables import Cell, Document, Table, figure, row, types_text
-from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, is_compared
 
 ARMS = ("plain", "calibrated", "trained")
 
@@ -25,12 +25,12 @@ def quantization_table(report: Document) -> Table | None:
                 row(
                     Cell(scheme.partition("/")[2], "mono"),
                     Cell(arm(file), beside="" if is_compared(name) else "ships"),
-                    text.size(file.get("size_bytes")),
-                    text.number(file.get("effective_bits")),
+                    figures.size(file.get("size_bytes")),
+                    figures.number(file.get("effective_bits")),
                     figure(model.get("kl_student")),
-                    figure(model.get("top1_student"), text.percent),
+                    figure(model.get("top1_student"), figures.percent),
                     figure(model.get("score")),
-                    figure(model.get("retained"), text.percent),
+                    figure(model.get("retained"), figures.percent),
                     figure(decode(report, name)),
                     Cell(types_text(file.get("types")), "small"),
                 )
@@ -39,7 +39,7 @@ def quantization_table(report: Document) -> Table | None:
         return None
     head = [
         "scheme", "weights", "size", "bits per weight", "KL to student", "top-1 agreement",
-        text.metric(report["metric"]["name"]), "retained", "decode tokens/s", "types",
+        figures.metric(report["metric"]["name"]), "retained", "decode tokens/s", "types",
     ]  # fmt: skip
     note = (
         "Plain: rounded as they are. Calibrated: rounded by what the calibration rows show of each weight's input. "
@@ -55,9 +55,9 @@ def frontier_table(report: Document) -> Table | None:
         return None
     places = [
         (
-            float(text.value_of(point["x"]) or 0),
-            float(text.value_of(point["y"]) or 0),
-            -float(text.value_of(decode(report, str(point["id"]))) or 0),
+            float(figures.value_of(point["x"]) or 0),
+            float(figures.value_of(point["y"]) or 0),
+            -float(figures.value_of(decode(report, str(point["id"]))) or 0),
         )
         for point in points
     ]
@@ -68,7 +68,7 @@ def frontier_table(report: Document) -> Table | None:
     rows = [
         row(
             Cell(str(point["id"]), "mono"),
-            text.size(1e6 * place[0]),
+            figures.size(1e6 * place[0]),
             figure(point["y"]),
             figure(decode(report, str(point["id"]))),
             "" if beaten(place) else "yes",

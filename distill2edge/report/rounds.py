@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from distill2edge.report import text
+from distill2edge.report import figures
 from distill2edge.report.curves import Plot
 from distill2edge.report.svg import RIGHT, Key, Scale, fit_scale
 from distill2edge.report.tables import Cell, Table, figure, row
@@ -22,7 +22,7 @@ def rounds_chart(rounds: Document | None) -> Markup | None:
         return None
     arms = rounds["arms"]
     last = max(item["round"] for items in arms.values() for item in items)
-    bounds = [text.bounds(item["score"]) for items in arms.values() for item in items]
+    bounds = [figures.bounds(item["score"]) for items in arms.values() for item in items]
     values = [item["score"]["value"] for items in arms.values() for item in items]
     values += [value for pair in bounds if pair for value in pair]
     order = sorted(arms, key=list(_ROLES).index)
@@ -30,7 +30,7 @@ def rounds_chart(rounds: Document | None) -> Markup | None:
         "Score by round of self-training", [Key(arm, f"series {_ROLES[arm]} bold", _ROLES[arm]) for arm in order]
     )
     y_scale = fit_scale(values, plot.bottom, plot.top, log=False, pad=0.1)
-    left = plot.y_axis(y_scale, text.tick, text.metric(rounds["metric"]))
+    left = plot.y_axis(y_scale, figures.tick, figures.metric(rounds["metric"]))
     x_scale = Scale(0, last, left + 10, RIGHT - 10)
     plot.columns([(x_scale(number), str(number)) for number in range(last + 1)], "round (0: before any)")
     for arm in reversed(order):
@@ -38,10 +38,10 @@ def rounds_chart(rounds: Document | None) -> Markup | None:
         at = [(x_scale(item["round"]), y_scale(item["score"]["value"]), item) for item in arms[arm]]
         plot.drawing.path([(x, y) for x, y, _ in at], f"series {role} bold", arm)
         for x, y, item in at:
-            interval = text.bounds(item["score"])
+            interval = figures.bounds(item["score"])
             if interval is not None:
                 plot.drawing.line(x, y_scale(interval[0]), x, y_scale(interval[1]), f"whisker {role}")
-            plot.drawing.marker(x, y, role, f"{arm}, round {item['round']}: {text.interval(item['score'])}")
+            plot.drawing.marker(x, y, role, f"{arm}, round {item['round']}: {figures.interval(item['score'])}")
     return plot.drawing.render()
 
 
@@ -60,11 +60,11 @@ def rounds_table(report: Document) -> Table | None:
         "Shares are of the answers it wrote. Passed: ended, and accepted by every check of the arm. Kept: trained on, "
         "equal answers to a prompt once."
     )
-    heads = ["arm", "round", text.metric(rounds["metric"]), "passed", "kept"]
+    heads = ["arm", "round", figures.metric(rounds["metric"]), "passed", "kept"]
     return Table("Self-training by round", heads, rows, 1, note)
 
 
 def _share(item: Document, part: str) -> Cell:
     if item.get("written") is None or item.get(part) is None:
         return Cell("", "weak")
-    return Cell(text.percent(item[part] / item["written"]), beside=f"{item[part]:,}")
+    return Cell(figures.percent(item[part] / item["written"]), beside=f"{item[part]:,}")

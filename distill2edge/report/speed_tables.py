@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from distill2edge.report import text
+from distill2edge.report import figures
 from distill2edge.report.tables import Cell, Document, Table, figure, filled, row
 
 Column = tuple[str, Callable[[Document], str | Cell]]
@@ -13,16 +13,16 @@ Column = tuple[str, Callable[[Document], str | Cell]]
 
 def _p50(measured: Document, key: str) -> Cell:
     latency = measured.get(key) or {}
-    return figure({**latency, "value": latency.get("p50")}, text.milliseconds)
+    return figure({**latency, "value": latency.get("p50")}, figures.milliseconds)
 
 
 def _p95(measured: Document) -> str:
-    return text.milliseconds((measured.get("e2e_ms") or {}).get("p95"))
+    return figures.milliseconds((measured.get("e2e_ms") or {}).get("p95"))
 
 
 _GENERATION: tuple[Column, ...] = (
-    ("TTFT p50", lambda m: text.milliseconds((m.get("ttft_ms") or {}).get("p50"))),
-    ("TPOT p50", lambda m: text.milliseconds((m.get("tpot_ms") or {}).get("p50"))),
+    ("TTFT p50", lambda m: figures.milliseconds((m.get("ttft_ms") or {}).get("p50"))),
+    ("TPOT p50", lambda m: figures.milliseconds((m.get("tpot_ms") or {}).get("p50"))),
     ("request p50", lambda m: _p50(m, "e2e_ms")),
     ("request p95", _p95),
     ("prefill tokens/s", lambda m: figure(m.get("prefill_tps"))),
@@ -45,7 +45,7 @@ def bench_table(report: Document, workload: str) -> Table | None:
         if cell.get("error"):
             ships = any(cell.get("model") == file["model"] for file in report["files"])
             failed = Cell(str(cell["id"]), "mono bad" if ships else "mono warn", beside=f"failed: {cell['error']}")
-            rows.append(row(failed, *[text.MISSING] * (len(columns) + 3)))
+            rows.append(row(failed, *[figures.MISSING] * (len(columns) + 3)))
             continue
         measured = (cell.get("workloads") or {}).get(workload)
         if measured is None:
@@ -57,9 +57,9 @@ def bench_table(report: Document, workload: str) -> Table | None:
             row(
                 busy if cell.get("contended") else Cell(str(cell["id"]), "mono"),
                 *[write(measured) for _, write in columns],
-                text.size(cell.get("peak_rss_bytes")),
-                figure(cell.get("cold_start_s"), text.seconds),
-                text.MISSING if joules is None else f"{text.number(joules)} J, {energy['label']}",
+                figures.size(cell.get("peak_rss_bytes")),
+                figure(cell.get("cold_start_s"), figures.seconds),
+                figures.MISSING if joules is None else f"{figures.number(joules)} J, {energy['label']}",
             )
         )
     if not rows:
@@ -67,11 +67,11 @@ def bench_table(report: Document, workload: str) -> Table | None:
     about: Document = next((w for w in report["bench"].get("workloads", []) if w.get("name") == workload), {})
     title = f"Speed, workload {workload}"
     if about.get("prompt_tokens"):
-        title += f": {text.tick(about['prompt_tokens'])} tokens in"
-        title += "" if classifies else f", {text.tick(about.get('output_tokens') or 0)} out"
+        title += f": {figures.tick(about['prompt_tokens'])} tokens in"
+        title += "" if classifies else f", {figures.tick(about.get('output_tokens') or 0)} out"
     what = "text" if classifies else "request"
     head = ["cell", *[name for name, _ in columns], "peak memory", "cold start", f"energy of a {what}"]
-    unknown = all(cells[-1].text == text.MISSING for cells in rows)
+    unknown = all(cells[-1].text == figures.MISSING for cells in rows)
     return filled(title, head, rows, note="Energy: unavailable on this machine." if unknown else "")
 
 
@@ -91,8 +91,8 @@ def speedup_table(report: Document) -> Table | None:
             Cell(str(item.get("cell")), "mono"),
             Cell(str(item.get("against")), "mono"),
             str(item.get("workload")),
-            figure(item.get("ratio"), text.ratio),
-            figure(item.get("time_saved"), text.percent),
+            figure(item.get("ratio"), figures.ratio),
+            figure(item.get("time_saved"), figures.percent),
         )
         for item in report["bench"].get("speedups", [])
         if str(item.get("cell")).startswith("student")

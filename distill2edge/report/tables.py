@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill2edge.report import text
-from distill2edge.schemes import is_compared
+from distill2edge.quantize.schemes import is_compared
+from distill2edge.report import figures as text
 
 Document = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distill2edge.report.text import tick
+from distill2edge.report.figures import tick
 
 Document = dict[str, Any]
 

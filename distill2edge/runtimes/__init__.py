@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from distill2edge.architectures import is_classifier, is_encoder_decoder
 from distill2edge.errors import UserError
+from distill2edge.models.architectures import is_classifier, is_encoder_decoder
 
 if TYPE_CHECKING:
-    from distill2edge.runtimes.base import Runtime
+    from distill2edge.runtimes.protocol import Runtime
 
 KINDS = ("torch", "onnxruntime", "llama.cpp")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill2edge.runtimes.base import check_request
 from distill2edge.runtimes.llama_library import LlamaModel
+from distill2edge.runtimes.protocol import check_request
 
 _CACHE_TYPES = {"f16": 1, "f32": 0}
 

@@ -9,10 +9,10 @@ from typing import NoReturn
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.gguf_format.fields import items
-from distill2edge.gguf_format.reader import read_gguf
-from distill2edge.runtimes.base import check_request
+from distill2edge.gguf.fields import items
+from distill2edge.gguf.reader import read_gguf
 from distill2edge.runtimes.llama_library import FLASH_OFF, LlamaModel, model_file
+from distill2edge.runtimes.protocol import check_request
 
 
 def output_labels(path: str | Path) -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.gguf_format.reader import read_gguf
-from distill2edge.runtimes.base import check_positions, check_request
+from distill2edge.gguf.reader import read_gguf
 from distill2edge.runtimes.llama_library import FLASH_OFF, LlamaModel, model_file
+from distill2edge.runtimes.protocol import check_positions, check_request
 
 _F32 = 0  # GGML_TYPE_F32, of keys and values: they are few
 

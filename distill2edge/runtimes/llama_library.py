@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.gguf_format.complete import check_present
-from distill2edge.gguf_format.reader import check_gguf
+from distill2edge.gguf.complete import check_present
+from distill2edge.gguf.reader import check_gguf
 
 _LOG: deque[str] = deque(maxlen=12)
 _callback: Any = None  # llama.cpp holds the pointer, so the object must live as long as the process

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from distill2edge.gguf_format.reader import GgufFile, read_gguf
+from distill2edge.gguf.reader import GgufFile, read_gguf
 from distill2edge.runtimes.llama_library import LlamaModel
 
 _CONTROL = 3

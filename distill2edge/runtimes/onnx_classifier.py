@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.files import read_object
-from distill2edge.model_config import check_fields, usable_positions
-from distill2edge.runtimes.base import check_request
+from distill2edge.models.config import check_fields, usable_positions
 from distill2edge.runtimes.onnx_runtime import _first_line, model_file, open_session
+from distill2edge.runtimes.protocol import check_request
+from distill2edge.util.files import read_object
 
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.runtimes.base import check_request
+from distill2edge.runtimes.protocol import check_request
 
 _PAST = re.compile(r"^past_key_values\.(\d+)\.(key|value)$")
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.runtimes.base import check_positions, check_request
 from distill2edge.runtimes.onnx_runtime import open_session
+from distill2edge.runtimes.protocol import check_positions, check_request
 
 START = "distill2edge.decoder_start_token_id"
 """Metadata of the decoder graph: the token that every target begins after."""

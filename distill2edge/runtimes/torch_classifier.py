@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.model_config import usable_positions
-from distill2edge.runtimes.base import check_request
+from distill2edge.models.checkpoint import load_checkpoint
+from distill2edge.models.config import usable_positions
+from distill2edge.runtimes.protocol import check_request
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.runtimes.base import check_request
+from distill2edge.models.checkpoint import load_checkpoint
+from distill2edge.runtimes.protocol import check_request
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill2edge.architectures import load_model, pair_inputs, start_token_id
-from distill2edge.runtimes.base import check_positions, check_request
+from distill2edge.models.architectures import load_model, pair_inputs, start_token_id
+from distill2edge.runtimes.protocol import check_positions, check_request
 from distill2edge.runtimes.torch_runtime import DTYPES, check_torch_request
 
 

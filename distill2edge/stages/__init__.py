@@ -1,6 +1,5 @@
 """The stages of a run: one class each, and the graph that a recipe makes of them."""
 
-from distill2edge.stages.base import Inputs, Stage
 from distill2edge.stages.calibrating import Calibration, Sensitivity
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.graph import build_stages
@@ -9,6 +8,7 @@ from distill2edge.stages.learning import AnyTraining, InitStudent, Merge, Pretra
 from distill2edge.stages.measuring import Bench, Judge, Verify
 from distill2edge.stages.report import Report
 from distill2edge.stages.rounds import ScoreRounds
+from distill2edge.stages.stage import Inputs, Stage
 from distill2edge.stages.teaching import AnySignal, Data, Fit, Synthesis, Teacher
 
 KINDS: dict[str, type[Stage]] = {

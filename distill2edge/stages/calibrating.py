@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distill2edge.stages.base import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
-from distill2edge.store import Files
+from distill2edge.pipeline.store import Files
+from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
-    from distill2edge.progress import Progress
+    from distill2edge.util.progress import Progress
 
 Role = Literal["student", "teacher"]
 
@@ -105,7 +105,7 @@ class Sensitivity(Statistics):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.data.encode import read_rows
-        from distill2edge.quantize.weigh import write_sensitivity
+        from distill2edge.quantize.measure_sensitivity import write_sensitivity
         from distill2edge.tasks.causal_lm import encode_rows
 
         recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)

@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.files import read_json, without_folders, write_json
-from distill2edge.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
-from distill2edge.stages.base import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
+from distill2edge.pipeline.store import Files
+from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
 from distill2edge.stages.calibrating import Role
 from distill2edge.stages.grid import TrainOnGrid
-from distill2edge.store import Files
+from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
+from distill2edge.util.files import read_json, without_folders, write_json
 
 if TYPE_CHECKING:
-    from distill2edge.export.mix import MixExport
-    from distill2edge.models import ModelFile
+    from distill2edge.export.gguf_mix import MixExport
+    from distill2edge.models.model_file import ModelFile
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
-    from distill2edge.progress import Progress
     from distill2edge.quantize.divergence import Row
-    from distill2edge.quantize.weigh import Weighed
+    from distill2edge.quantize.measure_sensitivity import Weighed
     from distill2edge.recipe.schema import Recipe
+    from distill2edge.util.progress import Progress
 
 # How a text becomes what a model reads: written into every file that ships.
 _INPUT = ("template", "system", "prompt", "choices", "max_length")
@@ -103,7 +103,7 @@ class Export(ModelStage):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.quantize.calibrate import read_calibration
-        from distill2edge.quantize.weigh import read_sensitivity
+        from distill2edge.quantize.measure_sensitivity import read_sensitivity
 
         recipe, scheme, model_dir = self.recipe, self.scheme, self.model.model_dir(inputs)
         meta = self._meta(inputs)
@@ -144,7 +144,7 @@ class Export(ModelStage):
 
     def _meta(self, inputs: Inputs) -> Facts:
         """What is written into the file."""
-        from distill2edge.data.inputs import form_of
+        from distill2edge.data.model_inputs import form_of
 
         recipe, teacher = self.recipe, self.base.artifact(inputs).facts
         licence = teacher.get("licence") or {}
@@ -179,7 +179,7 @@ class Export(ModelStage):
 
     def measured(self, inputs: Inputs, parameters: int) -> ModelFile:
         """The file, for verify and bench; `parameters` counts the model's weights before quantization."""
-        from distill2edge.models import ModelFile
+        from distill2edge.models.model_file import ModelFile
 
         path = self.path(inputs)
         return ModelFile(
@@ -203,7 +203,7 @@ def _synthetic(rows: Facts) -> Facts:
 def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, weighed: Weighed, rows: Path) -> MixExport:
     """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
     from distill2edge.data.encode import read_rows
-    from distill2edge.export.mix import MixExport
+    from distill2edge.export.gguf_mix import MixExport
     from distill2edge.tasks.causal_lm import encode_rows
     from distill2edge.verify.fidelity import choose_positions
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distill2edge.schemes import UNTRAINED_SUFFIX, parse_scheme
-from distill2edge.stages.base import Rows, Stage
+from distill2edge.quantize.schemes import UNTRAINED_SUFFIX, parse_scheme
 from distill2edge.stages.calibrating import Calibration, Role, Sensitivity
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.grid import StudentSignal, TrainOnGrid
@@ -16,14 +15,15 @@ from distill2edge.stages.on_policy import WARM, OnPolicySignal, TrainOnPolicy
 from distill2edge.stages.report import Report
 from distill2edge.stages.rounds import VERIFIED, RoundSignal, ScoreRounds, of_round
 from distill2edge.stages.sources import Sources
+from distill2edge.stages.stage import Rows, Stage
 from distill2edge.stages.teaching import Data, Fit, Signal, Synthesis, Teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distill2edge.progress import Progress
+    from distill2edge.quantize.schemes import Scheme
     from distill2edge.recipe.schema import Distill, Recipe
-    from distill2edge.schemes import Scheme
+    from distill2edge.util.progress import Progress
 
 Kind = TypeVar("Kind", bound=Stage)
 
@@ -123,7 +123,7 @@ class Graph:
 
     def distilled(self, rows: Rows, teacher: Stage, student: Stage, signal: Stage | None) -> tuple[Stage, Merge]:
         """A pass over the signal; then, on-policy, rounds in which the student writes. The last has the plain names."""
-        from distill2edge.distill.on_policy import training_of
+        from distill2edge.distill.on_policy_rounds import training_of
 
         recipe, policy = self.recipe, self.recipe.distill.on_policy
         first = "" if policy is None else WARM

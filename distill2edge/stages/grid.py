@@ -6,16 +6,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.schemes import Scheme
-from distill2edge.stages.base import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.pipeline.store import Files
+from distill2edge.quantize.schemes import Scheme
 from distill2edge.stages.learning import OfStudent, complete_model
+from distill2edge.stages.stage import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
 from distill2edge.stages.teaching import AnySignal
-from distill2edge.store import Files
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
-    from distill2edge.progress import Progress
+    from distill2edge.util.progress import Progress
 
 
 @plain
@@ -96,10 +96,10 @@ class TrainOnGrid(OfStudent):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.export.grid import of_export
-        from distill2edge.export.start import start_of
+        from distill2edge.export.initial_weights import start_of
         from distill2edge.quantize.calibrate import read_calibration
-        from distill2edge.quantize.held import save_grids
-        from distill2edge.quantize.weigh import read_sensitivity
+        from distill2edge.quantize.measure_sensitivity import read_sensitivity
+        from distill2edge.quantize.tensor_grids import save_grids
         from distill2edge.tasks.causal_lm import train_on_grid
 
         scheme, student, exported = self.scheme, self.model.model_dir(inputs), self.untrained.path(inputs)

@@ -6,15 +6,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.stages.base import DENSE, Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key, scored_key
-from distill2edge.store import Files
+from distill2edge.pipeline.store import Files
+from distill2edge.stages.stage import DENSE, Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key, scored_key
 
 if TYPE_CHECKING:
-    from distill2edge.models import ModelFile
+    from distill2edge.models.model_file import ModelFile
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
-    from distill2edge.progress import Progress
     from distill2edge.recipe.schema import Distill, Recipe
+    from distill2edge.util.progress import Progress
 
 CONTROL, UNVERIFIED = "control", "unverified"
 """Arms that are made to compare with."""
@@ -98,7 +98,7 @@ class InitStudent(OfStudent):
         recipe, init, checkpoint = self.recipe, self.recipe.student.init, None
         teacher = self.teacher.model_dir(inputs)
         if isinstance(init, FromModel):
-            from distill2edge.teacher.load import fetch_model
+            from distill2edge.intake.obtain import fetch_model
 
             fetched = work / "checkpoint"
             if isinstance(init.model, Scratch):
@@ -245,14 +245,14 @@ class Merge(OfStudent):
 
     def measured(self, inputs: Inputs, parameters: int) -> ModelFile:
         """The model in it, for verify and bench; `parameters` counts its weights."""
-        from distill2edge.models import dense
+        from distill2edge.models.model_file import dense
 
         return dense("control" if self.arm == CONTROL else "student", self.model_dir(inputs), parameters)
 
 
 def complete_model(recipe: Recipe, model_dir: Path, trained: Path) -> None:
     """Let a merged directory say how it was trained to read, with the tokenizer of `trained`: it may be shipped."""
-    from distill2edge.data.inputs import form_of
+    from distill2edge.data.model_inputs import form_of
     from distill2edge.handover.write import hand_over_model
 
     hand_over_model(model_dir, trained, form_of(recipe, model_dir))

@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.stages.base import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
+from distill2edge.pipeline.store import Files
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.learning import Merge
-from distill2edge.store import Files
+from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
 
 if TYPE_CHECKING:
-    from distill2edge.models import Encodings, ModelFile
+    from distill2edge.models.model_file import Encodings, ModelFile
     from distill2edge.planning.costs import Cost, Work
-    from distill2edge.progress import Progress
+    from distill2edge.util.progress import Progress
 
 
 @plain
@@ -39,7 +39,7 @@ class Measuring(ModelStage):
 
     def models(self, inputs: Inputs) -> list[ModelFile]:
         """Every model that is looked at: the teacher's first, where it is here."""
-        from distill2edge.models import dense
+        from distill2edge.models.model_file import dense
 
         student, teacher, found = int(self.student.artifact(inputs).facts["parameters"]), 0, []
         if self.recipe.teacher.url is None:
@@ -124,13 +124,13 @@ class Judge(Measuring):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.checkpoint import load_tokenizer
         from distill2edge.data.encode import read_rows
-        from distill2edge.judge.model import open_judge
-        from distill2edge.judge.run import judge_students
-        from distill2edge.models import encoding_of
+        from distill2edge.judge.comparison import judge_students
+        from distill2edge.judge.judge_model import open_judge
+        from distill2edge.models.checkpoint import load_tokenizer
+        from distill2edge.models.model_file import encoding_of
         from distill2edge.recipe.judge import WHERE
-        from distill2edge.teacher.open import cpu_gguf, open_generator
+        from distill2edge.teacher.open_teacher import cpu_gguf, open_generator
 
         recipe, spec = self.recipe, self.recipe.verify.judge
         assert spec is not None

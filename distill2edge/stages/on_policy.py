@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.files import write_text
-from distill2edge.stages.base import Facts, Inputs, Stage, plain, rows_key
 from distill2edge.stages.learning import AnyTraining, round_seed
+from distill2edge.stages.stage import Facts, Inputs, Stage, plain, rows_key
 from distill2edge.stages.teaching import AnySignal
+from distill2edge.util.files import write_text
 
 if TYPE_CHECKING:
-    from distill2edge.progress import Progress
     from distill2edge.recipe.on_policy import OnPolicy
     from distill2edge.recipe.schema import Recipe
+    from distill2edge.util.progress import Progress
 
 _SHARD = 64  # prompts between two writes to the disk
 WARM = "warm-start"
@@ -56,7 +56,7 @@ class OnPolicySignal(AnySignal):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.distill.on_policy import read_written, shared_rows
+        from distill2edge.distill.on_policy_rounds import read_written, shared_rows
         from distill2edge.recipe.schema import LogitsSignal
         from distill2edge.tasks.causal_lm import encode, encode_rows
         from distill2edge.teacher.logits import cache_logits
@@ -87,7 +87,7 @@ class TrainOnPolicy(AnyTraining):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.distill.on_policy import read_written, shared_rows
+        from distill2edge.distill.on_policy_rounds import read_written, shared_rows
         from distill2edge.distill.train import train
         from distill2edge.tasks.causal_lm import encode, encode_rows
 
@@ -117,10 +117,10 @@ def write_texts(
     Args:
         seed: of the round.
     """
-    from distill2edge.checkpoint import load_tokenizer
     from distill2edge.data.encode import encode_prompts, stop_token_ids
+    from distill2edge.generation.writers import open_writer
+    from distill2edge.models.checkpoint import load_tokenizer
     from distill2edge.recipe.schema import TextSignal
-    from distill2edge.teacher.writers import open_writer
 
     data = recipe.data
     tokenizer: Any = load_tokenizer(model_dir)

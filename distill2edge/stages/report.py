@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge import ledger
-from distill2edge.files import read_json, write_json, write_text
-from distill2edge.stages.base import Facts, Inputs, Rows, Stage, plain
-from distill2edge.store import Artifact, Files
+from distill2edge.data import ledger
+from distill2edge.pipeline.store import Artifact, Files
+from distill2edge.stages.stage import Facts, Inputs, Rows, Stage, plain
+from distill2edge.util.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost
     from distill2edge.planning.sizes import Sizes
-    from distill2edge.progress import Progress
     from distill2edge.recipe.schema import Recipe
     from distill2edge.stages.exporting import Export
+    from distill2edge.util.progress import Progress
 
 
 @plain
@@ -57,10 +57,10 @@ class Report(Stage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.cost.build import build_cost
+        from distill2edge.cost.cost_document import build_cost
         from distill2edge.recipe.kept import told
-        from distill2edge.report.build import build_report
         from distill2edge.report.card import render_card
+        from distill2edge.report.document import build_report
         from distill2edge.report.html import render_html
         from distill2edge.report.markdown import render_markdown
 
@@ -113,8 +113,8 @@ class Report(Stage):
 
 def run_document(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Facts:
     """What was run: the resolved recipe, every stage with its key and time, versions and machine."""
-    from distill2edge.machine import machine, versions
     from distill2edge.recipe.kept import told
+    from distill2edge.util.machine import machine, versions
 
     # Stages of another seed are those that several seeds share.
     one_of_several = any(artifact.manifest["seed"] != recipe.seed for artifact in inputs.values())

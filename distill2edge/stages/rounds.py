@@ -10,16 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.files import write_json
-from distill2edge.stages.base import Facts, Inputs, ModelStage, Stage, plain, rows_key
+from distill2edge.pipeline.store import Files
 from distill2edge.stages.learning import UNVERIFIED, is_compared_arm, round_seed
+from distill2edge.stages.stage import Facts, Inputs, ModelStage, Stage, plain, rows_key
 from distill2edge.stages.teaching import LEDGER, AnySignal
-from distill2edge.store import Files
+from distill2edge.util.files import write_json
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
-    from distill2edge.progress import Progress
     from distill2edge.recipe.schema import Recipe
+    from distill2edge.util.progress import Progress
 
 VERIFIED, NONE = "verified", "no self-training"
 
@@ -93,8 +93,8 @@ class ScoreRounds(ModelStage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.bench.proportions import proportion_interval
         from distill2edge.data.encode import read_rows
+        from distill2edge.util.proportions import proportion_interval
         from distill2edge.verify.exact import exact_match
 
         recipe = self.recipe

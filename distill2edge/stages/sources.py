@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
-    from distill2edge.progress import Progress
     from distill2edge.recipe.schema import Recipe
+    from distill2edge.util.progress import Progress
 
 
 class Sources:
@@ -66,14 +66,14 @@ class Sources:
     @cached_property
     def backend(self) -> str:
         """What runs the teacher when it writes."""
-        from distill2edge.teacher.open import text_backend
+        from distill2edge.teacher.open_teacher import text_backend
 
         return text_backend(self.recipe, self.progress)
 
     @cached_property
     def judge_backend(self) -> str:
         """What runs the judge."""
-        from distill2edge.teacher.open import cpu_gguf
+        from distill2edge.teacher.open_teacher import cpu_gguf
 
         spec = self.recipe.verify.judge
         assert spec is not None
@@ -93,7 +93,7 @@ class Sources:
         Raises:
             UserError: there is no such file.
         """
-        from distill2edge.store import sha256_of
+        from distill2edge.pipeline.store import sha256_of
 
         assert self.converter is not None
         if not self.converter.is_file():
@@ -129,6 +129,6 @@ class Sources:
         return [who for who, own in (("teacher", self.teacher), ("student", self.student)) if own == self.judge]
 
     def _model(self, model: Any, revision: str | None, *where: str) -> Any:
-        from distill2edge.teacher.load import fingerprint
+        from distill2edge.intake.obtain import fingerprint
 
         return fingerprint(model, revision, self.progress, *where)

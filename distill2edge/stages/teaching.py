@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.stages.base import (
+from distill2edge.pipeline.store import Files
+from distill2edge.stages.stage import (
     DENSE,
     PAID,
     TRAINING,
@@ -18,12 +19,11 @@ from distill2edge.stages.base import (
     rows_key,
     scored_key,
 )
-from distill2edge.store import Files
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Sizes
-    from distill2edge.progress import Progress
+    from distill2edge.util.progress import Progress
 
 
 @plain
@@ -89,7 +89,7 @@ class Teacher(ModelStage):
         recipe, teacher = self.recipe, self.recipe.teacher
         if isinstance(teacher.model, ScratchTeacher):
             from distill2edge.data.encode import read_rows
-            from distill2edge.teacher.scratch import materialise_scratch
+            from distill2edge.intake.random_models import materialise_scratch
 
             assert self.data is not None
             return materialise_scratch(
@@ -103,10 +103,10 @@ class Teacher(ModelStage):
                 seed=recipe.seed,
             )
         if teacher.url is not None:
-            from distill2edge.teacher.endpoint.record import record_teacher
+            from distill2edge.teacher.endpoint_record import record_teacher
 
             return record_teacher(teacher, work, progress)
-        from distill2edge.teacher.load import materialise
+        from distill2edge.intake.obtain import materialise
 
         return materialise(
             teacher.model,
@@ -186,9 +186,9 @@ class Synthesis(ModelStage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.ledger import Origin
-        from distill2edge.synthesis.run import synthesise
-        from distill2edge.teacher.open import open_generator
+        from distill2edge.data.ledger import Origin
+        from distill2edge.synthesis.synthesize import synthesise
+        from distill2edge.teacher.open_teacher import open_generator
 
         recipe = self.recipe
         assert recipe.synthesis is not None

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill2edge.architectures import copy_tokenizer, is_classifier
-from distill2edge.checkpoint import load_checkpoint
 from distill2edge.errors import UserError
-from distill2edge.files import read_json
+from distill2edge.models.architectures import copy_tokenizer, is_classifier
+from distill2edge.models.checkpoint import load_checkpoint
+from distill2edge.util.files import read_json
 
 
 def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, where: str) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import copy_tokenizer, is_encoder_decoder, load_model, logits_of
-from distill2edge.checkpoint import load_tokenizer
 from distill2edge.errors import UserError
-from distill2edge.files import write_json
-from distill2edge.progress import Progress
+from distill2edge.models.architectures import copy_tokenizer, is_encoder_decoder, load_model, logits_of
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe import schema
+from distill2edge.util.files import write_json
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def init_student(
         if checkpoint_dir is None:
             raise ValueError("checkpoint_dir is needed for a student that starts from a checkpoint")
         if same_vocabulary:
-            from distill2edge.teacher.vocabulary import check_same_vocabulary
+            from distill2edge.intake.vocabularies import check_same_vocabulary
 
             teacher, own = (load_tokenizer(path) for path in (teacher_dir, checkpoint_dir))
             check_same_vocabulary(teacher, own)
@@ -79,7 +79,7 @@ def _from_teacher(
     init: schema.FromTeacher, teacher_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress
 ) -> dict[str, Any]:
     if is_encoder_decoder(teacher_dir):
-        from distill2edge.student.seq2seq import from_seq2seq_teacher
+        from distill2edge.student.seq2seq_layers import from_seq2seq_teacher
 
         facts = from_seq2seq_teacher(init, teacher_dir, work / "model")
         copy_tokenizer(Path(teacher_dir), work / "model")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
-    from distill2edge.progress import Progress
+    from distill2edge.util.progress import Progress
 
 WHERE = "student.init.layers"
 

@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import copy_tokenizer
-from distill2edge.checkpoint import MissingTensors, load_checkpoint, load_tokenizer
 from distill2edge.distill.loop import facts_of, run_training
 from distill2edge.errors import UserError
-from distill2edge.files import read_json, write_json
-from distill2edge.precision import compute_dtype, default_device
-from distill2edge.progress import Progress
+from distill2edge.models.architectures import copy_tokenizer
+from distill2edge.models.checkpoint import MissingTensors, load_checkpoint, load_tokenizer
+from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.training import Training
+from distill2edge.util.files import read_json, write_json
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.distill.masked import MaskedModel
@@ -55,8 +55,8 @@ def pretrain(
     from transformers import set_seed
 
     from distill2edge.distill.masked import MaskedModel, MaskedTexts, collate_masked
-    from distill2edge.runtimes.threads import available_threads
     from distill2edge.student.layers import keep_layers
+    from distill2edge.util.threads import available_threads
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     set_seed(seed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill2edge.architectures import copy_tokenizer
+from distill2edge.intake.random_models import CONTEXT, emptied, write_weights
+from distill2edge.models.architectures import copy_tokenizer
 from distill2edge.recipe.scratch import Scratch
-from distill2edge.teacher.scratch import CONTEXT, emptied, write_weights
 
 
 def scratch_checkpoint(model: Scratch, teacher_dir: Path, work: Path, seed: int) -> Path:

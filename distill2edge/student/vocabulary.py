@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill2edge.checkpoint import load_checkpoint, load_tokenizer
 from distill2edge.errors import UserError
-from distill2edge.files import read_json, write_json
-from distill2edge.progress import Progress
+from distill2edge.models.checkpoint import load_checkpoint, load_tokenizer
 from distill2edge.student.trimming import kind_of
+from distill2edge.util.files import read_json, write_json
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from distill2edge.data.encode import row_id
 from distill2edge.data.filters import blank, blocked, refusal
 from distill2edge.data.leakage import words
-from distill2edge.teacher.generate import Answer, drop_reason
+from distill2edge.generation.generate import Answer, drop_reason
 
 if TYPE_CHECKING:
     from distill2edge.recipe.synthesis import Synthesis

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import Row
 from distill2edge.data.templates import Template
+from distill2edge.generation.generate import Answer, Ask, Message
 from distill2edge.synthesis.candidates import Candidate, candidate
-from distill2edge.teacher.generate import Answer, Ask, Message
 
 if TYPE_CHECKING:
     from distill2edge.recipe.synthesis import Evolve, Method, Reverse, SelfInstruct, Synthesis, Writing

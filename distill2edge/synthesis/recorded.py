@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.files import write_text
-from distill2edge.teacher.generate import Answer, Ask, Generator
-from distill2edge.teacher.writers import Sampling
+from distill2edge.generation.generate import Answer, Ask, Generator
+from distill2edge.generation.writers import Sampling
+from distill2edge.util.files import write_text
 
 if TYPE_CHECKING:
     from distill2edge.recipe.synthesis import Writing

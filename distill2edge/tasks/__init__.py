@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import Recipe
-    from distill2edge.tasks.base import Task
+    from distill2edge.tasks.task import Task
 
 _MODULES = {"causal-lm": "causal_lm", "seq2seq": "seq2seq", "classification": "classification"}
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.architectures import is_encoder_decoder
-from distill2edge.checkpoint import load_tokenizer
-from distill2edge.models import Encodings, ModelFile
-from distill2edge.progress import Progress
+from distill2edge.models.architectures import is_encoder_decoder
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Distill, Loss, Recipe
-from distill2edge.tasks.base import SURVIVAL, Facts
+from distill2edge.tasks.task import SURVIVAL, Facts
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded, Row
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def fit(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
     """Trained on the data's own responses, then merged."""
     from distill2edge.distill.train import train
-    from distill2edge.merge import merge
+    from distill2edge.student.merge import merge
 
     section = recipe.teacher.fit
     assert section is not None
@@ -53,7 +53,7 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
     """The teacher's logits on train and validation rows, or the responses it writes."""
     if recipe.signal.kind == "logits":
         from distill2edge.teacher.logits import cache_logits
-        from distill2edge.teacher.open import teacher_gguf
+        from distill2edge.teacher.open_teacher import teacher_gguf
 
         gguf = teacher_gguf(recipe, progress) if recipe.teacher.backend == "llama.cpp" else None
         scored = encode_rows(recipe, _scored_rows(recipe, rows_dir), teacher)
@@ -62,11 +62,11 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
             teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
         )
     from distill2edge.data.encode import read_rows
-    from distill2edge.ledger import Origin
-    from distill2edge.teacher.open import open_generator
+    from distill2edge.data.ledger import Origin
+    from distill2edge.teacher.open_teacher import open_generator
     from distill2edge.teacher.text import write_responses
     from distill2edge.verifiers.registry import Tools, opened
-    from distill2edge.verifiers.run import check_of
+    from distill2edge.verifiers.verdicts import check_of
 
     assert recipe.signal.kind == "text"
     tools = Tools(teacher, recipe.data.template, recipe.data.system, work, progress)
@@ -170,7 +170,7 @@ def train_on_grid(
         own: the student's own logits, which take the place of the teacher's.
     """
     from distill2edge.distill.train import train
-    from distill2edge.merge import merge
+    from distill2edge.student.merge import merge
 
     section = recipe.distill.quantization_aware
     assert section is not None
@@ -225,7 +225,7 @@ def _scored_rows(recipe: Recipe, rows_dir: Path) -> list[Row]:
 
 def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
     """The adapter's product added to the weights."""
-    from distill2edge.merge import merge as merge_weights
+    from distill2edge.student.merge import merge as merge_weights
 
     rows = encode(recipe, rows_dir, student, "validation") or encode(recipe, rows_dir, student, "train")
     return merge_weights(student, trained, rows[:8], SURVIVAL, work)
@@ -235,7 +235,7 @@ def held_out(recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
     """Test rows, and where the responses are a closed set, every choice after each prompt."""
     from distill2edge.data.encode import encode_choices, read_rows, stop_token_ids
     from distill2edge.data.pairs import pair_choices
-    from distill2edge.teacher.vocabulary import vocabulary_hash
+    from distill2edge.intake.vocabularies import vocabulary_hash
 
     data, tokenizer = recipe.data, load_tokenizer(model_dir)
     rows = read_rows(rows_dir, "test")
@@ -255,7 +255,7 @@ def verify(
     recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
 ) -> Facts:
     """By likelihood of the choices, exact match, or likelihood of the responses."""
-    from distill2edge.verify.run import verify as verify_models
+    from distill2edge.verify.token_models import verify as verify_models
 
     return verify_models(
         models,
@@ -273,7 +273,7 @@ def bench(
     recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
 ) -> Facts:
     """Prompts in, a forced number of tokens out."""
-    from distill2edge.bench.run import bench as bench_models
+    from distill2edge.bench.measure import bench as bench_models
     from distill2edge.cost.places import watts_of
 
     watts = watts_of(recipe.bench, recipe.cost)

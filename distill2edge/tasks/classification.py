@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.checkpoint import load_config, load_tokenizer
 from distill2edge.errors import UserError
-from distill2edge.files import read_json, write_json
-from distill2edge.model_config import usable_positions
-from distill2edge.models import Encodings, ModelFile
-from distill2edge.progress import Progress
-from distill2edge.quantities import readable_share
+from distill2edge.models.checkpoint import load_config, load_tokenizer
+from distill2edge.models.config import usable_positions
+from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
-from distill2edge.tasks.base import SURVIVAL, Facts
+from distill2edge.tasks.task import SURVIVAL, Facts
+from distill2edge.util.files import read_json, write_json
+from distill2edge.util.progress import Progress
+from distill2edge.util.quantities import readable_share
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
@@ -32,8 +32,8 @@ def labels_of(recipe: Recipe) -> list[str]:
 def fit(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
     """A head on the teacher, trained with it (or with adapters in it) on the data's own labels, then merged."""
     from distill2edge.distill.train_classifier import train_classifier
-    from distill2edge.merge import merge as merge_weights
     from distill2edge.student.head import with_head
+    from distill2edge.student.merge import merge as merge_weights
 
     section = recipe.teacher.fit
     assert section is not None
@@ -149,7 +149,7 @@ def distill(
 
 def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
     """The adapter's product added to the weights, the trained head put in its place."""
-    from distill2edge.merge import merge as merge_weights
+    from distill2edge.student.merge import merge as merge_weights
 
     rows = encode(recipe, rows_dir, student, "validation") or encode(recipe, rows_dir, student, "train")
     return merge_weights(student, trained, rows[:_ROWS], SURVIVAL, work)
@@ -157,7 +157,7 @@ def merge(recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Pa
 
 def held_out(recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
     """The test rows."""
-    from distill2edge.teacher.vocabulary import vocabulary_hash
+    from distill2edge.intake.vocabularies import vocabulary_hash
 
     tokenizer = load_tokenizer(model_dir)
     return Encodings(encode(recipe, rows_dir, model_dir, "test"), None, vocabulary_hash(tokenizer))
@@ -178,7 +178,7 @@ def bench(
     recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
 ) -> Facts:
     """One request is one text; its answer is one label."""
-    from distill2edge.bench.run import bench as bench_models
+    from distill2edge.bench.measure import bench as bench_models
     from distill2edge.cost.places import watts_of
 
     watts = watts_of(recipe.bench, recipe.cost)
@@ -211,7 +211,7 @@ def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequ
     """The teacher's layer for each of the student's: as the recipe says, or those that the student was made of."""
     own = isinstance(recipe.student.init, FromTeacher)
     if not own:
-        from distill2edge.teacher.vocabulary import check_same_vocabulary
+        from distill2edge.intake.vocabularies import check_same_vocabulary
 
         # Inner states are compared token by token.
         check_same_vocabulary(load_tokenizer(teacher), load_tokenizer(student))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill2edge.architectures import is_encoder_decoder
 from distill2edge.errors import UserError
-from distill2edge.progress import Progress
+from distill2edge.models.architectures import is_encoder_decoder
 from distill2edge.recipe.schema import Recipe
 from distill2edge.tasks import causal_lm
-from distill2edge.tasks.base import Facts
 from distill2edge.tasks.causal_lm import bench, distill, fit, held_out, merge, signal, verify
+from distill2edge.tasks.task import Facts
+from distill2edge.util.progress import Progress
 
 __all__ = ["bench", "distill", "fit", "held_out", "merge", "signal", "student", "verify"]
 

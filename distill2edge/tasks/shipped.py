@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import prompt_text, read_rows, tokenize
 from distill2edge.errors import UserError
-from distill2edge.progress import Progress
 from distill2edge.recipe.schema import Recipe
 from distill2edge.tasks import causal_lm, classification
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
-    from distill2edge.models import ModelFile
+    from distill2edge.models.model_file import ModelFile
 
 
 def check_tokenizers(
@@ -57,11 +57,11 @@ def check_tokenizers(
 
 
 def _unlike(recipe: Recipe, gguf: Path, model_dir: Path, prompts: Sequence[str]) -> int:
-    from distill2edge.architectures import is_classifier, is_encoder_decoder
-    from distill2edge.gguf_format import isolated
+    from distill2edge.gguf import llama_process
+    from distill2edge.models.architectures import is_classifier, is_encoder_decoder
 
     tokenizer, data = causal_lm.load_tokenizer(model_dir), recipe.data
     bare = is_classifier(model_dir) or is_encoder_decoder(model_dir)
     template = "plain" if bare else data.template
     texts = [prompt_text(prompt, tokenizer, template, data.system) for prompt in prompts]
-    return sum(a != b for a, b in zip(tokenize(tokenizer, texts), isolated.tokenize(gguf, texts), strict=True))
+    return sum(a != b for a, b in zip(tokenize(tokenizer, texts), llama_process.tokenize(gguf, texts), strict=True))

@@ -1,4 +1,4 @@
-"""Writes the labels signal: class logits of a teacher over texts, in resumable shards (see `distill.labels`)."""
+"""Writes the labels signal: class logits of a teacher over texts, in resumable shards (see `distill.label_cache`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.architectures import load_model
 from distill2edge.errors import UserError
-from distill2edge.files import replacing, write_json
-from distill2edge.progress import Progress
+from distill2edge.models.architectures import load_model
+from distill2edge.util.files import replacing, write_json
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
@@ -38,8 +38,8 @@ def cache_labels(
     import torch
     from safetensors.torch import load_file, save_file
 
-    from distill2edge.distill.classifier import collate_texts
-    from distill2edge.runtimes.threads import available_threads
+    from distill2edge.distill.classifier_model import collate_texts
+    from distill2edge.util.threads import available_threads
 
     if not encoded:
         raise UserError("no rows to run the teacher on", where="data", fix="check data.filter")

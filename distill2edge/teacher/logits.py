@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill2edge.checkpoint import load_tokenizer
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
-from distill2edge.files import replacing, write_json
-from distill2edge.progress import Progress
+from distill2edge.generation.backends import Backend, open_backend
+from distill2edge.intake.vocabularies import vocabulary_hash
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.schema import LogitsSignal
-from distill2edge.teacher.backends import Backend, open_backend
-from distill2edge.teacher.vocabulary import vocabulary_hash
+from distill2edge.util.files import replacing, write_json
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from distill2edge import ledger
+from distill2edge.data import ledger
 from distill2edge.data.encode import Row, row_id
 from distill2edge.data.filters import refusal
 from distill2edge.data.leakage import overlaps
 from distill2edge.errors import UserError
-from distill2edge.files import write_text
-from distill2edge.progress import Progress
-from distill2edge.teacher.generate import Answer, Ask, Generator, LocalGenerator, drop_reason
+from distill2edge.generation.generate import Answer, Ask, Generator, LocalGenerator, drop_reason
+from distill2edge.util.files import write_text
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.checkpoint import load_tokenizer
-from distill2edge.verifiers.base import Group, Verdict, accepted, rejected
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.verifiers.verifier import Group, Verdict, accepted, rejected
 
 if TYPE_CHECKING:
     from distill2edge.recipe.verifiers import LikelihoodVerifier
@@ -22,7 +22,7 @@ class Likelihood:
     """
 
     def __init__(self, spec: LikelihoodVerifier, model_dir: Path, template: str, system: str | None) -> None:
-        from distill2edge.teacher.backends import TransformersBackend
+        from distill2edge.generation.backends import TransformersBackend
 
         self.name: str = spec.kind
         self._spec = spec

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.verifiers.answers import final_answer, normal, read_number
-from distill2edge.verifiers.base import Group, Verdict, accepted, rejected
+from distill2edge.verifiers.verifier import Group, Verdict, accepted, rejected
 
 if TYPE_CHECKING:
     from distill2edge.recipe.verifiers import MajorityVerifier

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.files import check_path
-from distill2edge.progress import Progress
 from distill2edge.recipe import verifiers as specs
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.schema import Recipe
+from distill2edge.util.files import check_path
+from distill2edge.util.progress import Progress
 from distill2edge.verifiers import sandbox
-from distill2edge.verifiers.base import Verifier
+from distill2edge.verifiers.verifier import Verifier
 
 WHERE = "signal.verify"
 _SANDBOX = 2  # raised when the same code may give another verdict
@@ -79,7 +79,7 @@ def contents(chosen: Sequence[specs.VerifierSpec], progress: Progress) -> list[A
         UserError: a file or model that does not exist.
         EnvironmentFault: a model that can't be looked up.
     """
-    from distill2edge.teacher.load import fingerprint
+    from distill2edge.intake.obtain import fingerprint
 
     found: list[Any] = []
     for spec in chosen:
@@ -136,11 +136,11 @@ def check_spec(spec: specs.VerifierSpec) -> None:
 
 def _open(spec: specs.VerifierSpec, tools: Tools) -> Verifier:
     if isinstance(spec, specs.ExactVerifier):
-        from distill2edge.verifiers.compare import exact
+        from distill2edge.verifiers.final_answer import exact
 
         return exact(spec)
     if isinstance(spec, specs.NumericVerifier):
-        from distill2edge.verifiers.compare import numeric
+        from distill2edge.verifiers.final_answer import numeric
 
         return numeric(spec)
     if isinstance(spec, specs.MajorityVerifier):
@@ -152,7 +152,7 @@ def _open(spec: specs.VerifierSpec, tools: Tools) -> Verifier:
 
         return Likelihood(spec, tools.teacher, tools.template, tools.system)
     if isinstance(spec, specs.JudgeVerifier):
-        from distill2edge.verifiers.judge import Judge, judge_from
+        from distill2edge.verifiers.by_judge import Judge, judge_from
 
         return Judge(spec, judge_from(spec, tools.teacher, tools.work, tools.progress))
     return _sandboxed(spec)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.verifiers.base import Group, Outcome, Verdict, one_line
+from distill2edge.verifiers.verifier import Group, Outcome, Verdict, one_line
 
 _START_S = 60.0  # seconds that the jail may take to start: it imports jsonschema, on a machine that may be busy
 _ROWS = 64  # rows that are sent at once

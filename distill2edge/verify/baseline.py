@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill2edge.bench.proportions import proportion_difference, proportion_interval
-from distill2edge.bench.statistics import difference_interval, mean_interval
+from distill2edge.util.bootstrap import difference_interval, mean_interval
+from distill2edge.util.proportions import proportion_difference, proportion_interval
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded

@@ -10,10 +10,10 @@ from typing import Any, cast
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.isolate import serve
 from distill2edge.runtimes import open_runtime
-from distill2edge.runtimes.base import Classifier
-from distill2edge.verify.worker import read_encodings
+from distill2edge.runtimes.protocol import Classifier
+from distill2edge.util.isolate import serve
+from distill2edge.verify.token_worker import read_encodings
 
 
 def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:

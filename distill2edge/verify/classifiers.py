@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill2edge.errors import EnvironmentFault
-from distill2edge.files import write_json
-from distill2edge.isolate import Crash, run_worker
-from distill2edge.models import Encodings, ModelFile, check_encodings, check_models, encoding_of
-from distill2edge.progress import Progress
+from distill2edge.models.model_file import Encodings, ModelFile, check_encodings, check_models, encoding_of
 from distill2edge.recipe.schema import Verify
-from distill2edge.runtimes.threads import available_threads
+from distill2edge.util.files import write_json
+from distill2edge.util.isolate import Crash, run_worker
+from distill2edge.util.progress import Progress
+from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.baseline import balanced_accuracy, largest_class
 from distill2edge.verify.entries import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.warnings import warnings_of
-from distill2edge.verify.worker import write_encodings
 
 DEFINITIONS = {
     "accuracy": "share of texts whose label has the greatest logit",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.checkpoint import load_tokenizer
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.schema import TextSignal
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def exact_match(recipe: Recipe, model_dir: Path, rows: Sequence[Row]) -> list[float]:
     """[rows] 1 where the greedy answer is the response, without white space around it."""
     from distill2edge.data.encode import encode_prompts, stop_token_ids
-    from distill2edge.teacher.writers import open_writer
+    from distill2edge.generation.writers import open_writer
 
     assert isinstance(recipe.signal, TextSignal)
     data, tokenizer = recipe.data, load_tokenizer(model_dir)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill2edge.errors import EnvironmentFault
-from distill2edge.quantities import readable_bytes
+from distill2edge.util.quantities import readable_bytes
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded

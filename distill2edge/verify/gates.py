@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from distill2edge.quantize.schemes import Precision, is_compared, parse_scheme
 from distill2edge.recipe.schema import Verify
-from distill2edge.schemes import Precision, is_compared, parse_scheme
 
 LENGTH_LOW, LENGTH_HIGH = 0.9, 1.1
 """A student that keeps its score by answering longer, or in fewer words, is not the same service (MLPerf's bounds)."""

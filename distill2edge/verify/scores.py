@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distill2edge.runtimes.base import logits_at
+from distill2edge.runtimes.protocol import logits_at
 
 if TYPE_CHECKING:
-    from distill2edge.models import Encodings
-    from distill2edge.runtimes.base import Runtime
+    from distill2edge.models.model_file import Encodings
+    from distill2edge.runtimes.protocol import Runtime
 
 Metric = Literal["accuracy", "exact_match", "neg_log_likelihood"]
 Floats: TypeAlias = NDArray[np.float32]

@@ -23,8 +23,8 @@ import psutil
 import distill2edge
 from attacks.cases import ATTACKS, PRELUDE
 from attacks.forgeries import REFERENCE, forgeries
-from distill2edge.verifiers.base import Group, Verdict
 from distill2edge.verifiers.sandbox import Sandboxed, weak_sandbox_accepted
+from distill2edge.verifiers.verifier import Group, Verdict
 
 LIMITS = {"seconds": 1.0, "memory_mb": 256, "file_mb": 4, "share": 1}
 LONGEST_S = 20.0  # of one attack, on a busy machine

@@ -187,13 +187,13 @@ class Matrix:
         def work() -> None:
             moments = Moments(self.disk, event)
             moments.install()
-            from distill2edge import cli
-            from distill2edge import run as run_module
+            from distill2edge.cli.main import main
+            from distill2edge.run import run_recipe as run_module
 
             if until is not None:
                 run_module.upto = lambda stages, kind: _upto(stages, until(stages))  # type: ignore[attr-defined]
             try:
-                cli.main(["run" if until is None else "export", *arguments], prog_name="distill2edge")
+                main(["run" if until is None else "export", *arguments], prog_name="distill2edge")
             finally:
                 if counts is not None:
                     moments.save(counts)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill2edge import progress as progress_module
-from distill2edge import run as run_module
-from distill2edge.pipeline import keys_of
-from distill2edge.store import Store
+from distill2edge.pipeline.run_stages import keys_of
+from distill2edge.pipeline.store import Store
+from distill2edge.run import run_recipe as run_module
+from distill2edge.util import progress as progress_module
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}

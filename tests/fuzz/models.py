@@ -30,8 +30,8 @@ def directories(work: Path) -> dict[str, Path]:
 def ggufs(work: Path, sources: dict[str, Path]) -> dict[str, Path]:
     """The same models as GGUF files, as far as there is a writer."""
     from distill2edge.export.gguf import export_gguf
-    from distill2edge.progress import SilentProgress
-    from distill2edge.schemes import parse_scheme
+    from distill2edge.quantize.schemes import parse_scheme
+    from distill2edge.util.progress import SilentProgress
 
     found = {}
     for name in ("llama", "qwen2", "gemma", "bert", "t5"):

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from distill2edge.pipeline import keys_of
-from distill2edge.progress import SilentProgress
+from distill2edge.pipeline.run_stages import keys_of
 from distill2edge.recipe.load import load_recipe, parse_recipe
 from distill2edge.recipe.schema import Recipe
 from distill2edge.stages import Stage
 from distill2edge.stages.graph import Graph
 from distill2edge.stages.sources import Sources
+from distill2edge.util.progress import SilentProgress
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).with_name("stages.json")
@@ -152,9 +152,11 @@ def _looked_up() -> Iterator[None]:
     """What a recipe names outside itself, replaced: contents are the names, and the machine is a CPU with a sandbox."""
     replaced = {
         "distill2edge.data.sources.fingerprint": lambda source, *rest: {"source": Path(str(source)).name},
-        "distill2edge.teacher.load.fingerprint": lambda model, *rest: {"model": str(model)},
-        "distill2edge.teacher.open.gguf_of": lambda model, progress: Path(model) if model.endswith(".gguf") else None,
-        "distill2edge.precision.default_device": lambda: "cpu",
+        "distill2edge.intake.obtain.fingerprint": lambda model, *rest: {"model": str(model)},
+        "distill2edge.teacher.open_teacher.gguf_of": lambda model, progress: (
+            Path(model) if model.endswith(".gguf") else None
+        ),
+        "distill2edge.models.precision.default_device": lambda: "cpu",
     }
     patches = [patch(name, value) for name, value in replaced.items()]
     for each in patches:

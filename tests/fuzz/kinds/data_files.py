@@ -122,7 +122,7 @@ def prepare(work: Path) -> Any:
 
 def attempt(random: Random, prepared: Any, work: Path) -> None:
     """Look at one source as `recipe check` does, then make the data stage's splits of it."""
-    from distill2edge.progress import SilentProgress
+    from distill2edge.util.progress import SilentProgress
 
     data_stage, fingerprint, problems, parse_recipe = prepared
     recipe = parse_recipe(json.dumps({

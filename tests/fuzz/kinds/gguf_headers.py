@@ -27,11 +27,11 @@ def prepare(work: Path) -> Any:
 
 def attempt(random: Random, prepared: Any, work: Path) -> None:
     """Change one file, and read it as the teacher stage and `chat` do."""
-    from distill2edge.gguf_format.reader import check_gguf, read_gguf
-    from distill2edge.gguf_format.tokenizer import build_tokenizer, special_ids
+    from distill2edge.gguf.gguf_tokenizer import build_tokenizer, special_ids
+    from distill2edge.gguf.reader import check_gguf, read_gguf
+    from distill2edge.intake.facts import model_facts
+    from distill2edge.intake.gguf_load import gguf_to_hf
     from distill2edge.runtimes.llama_cpp_classifier import output_labels
-    from distill2edge.teacher.facts import model_facts
-    from distill2edge.teacher.gguf_load import gguf_to_hf
 
     source, parts = prepared[random.choice(sorted(prepared))]
     path = work / "model.gguf"

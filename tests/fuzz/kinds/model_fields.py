@@ -152,12 +152,12 @@ def _use(random: Random, path: Path, work: Path) -> None:
     """The way of a teacher: brought in, loaded, run, saved; its tokenizer encodes and writes a chat."""
     import torch
 
-    from distill2edge.architectures import is_classifier, is_encoder_decoder, load_model, logits_of
-    from distill2edge.checkpoint import load_tokenizer
     from distill2edge.data.encode import encode_prompts
-    from distill2edge.progress import SilentProgress
-    from distill2edge.teacher.facts import model_facts
-    from distill2edge.teacher.load import fingerprint, materialise
+    from distill2edge.intake.facts import model_facts
+    from distill2edge.intake.obtain import fingerprint, materialise
+    from distill2edge.models.architectures import is_classifier, is_encoder_decoder, load_model, logits_of
+    from distill2edge.models.checkpoint import load_tokenizer
+    from distill2edge.util.progress import SilentProgress
 
     fingerprint(str(path), None, SilentProgress())
     model_facts(path)
@@ -176,6 +176,6 @@ def _use(random: Random, path: Path, work: Path) -> None:
 
 
 def _talk(path: Path) -> None:
-    from distill2edge.chat import chat_with
+    from distill2edge.cli.chat import chat_with
 
     chat_with(path, None, "the quick brown fox", "auto", 2, 0.0)

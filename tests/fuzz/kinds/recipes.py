@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from distill2edge.errors import RecipeErrors
-from distill2edge.progress import SilentProgress
+from distill2edge.util.progress import SilentProgress
 
 COUNT = 10_000
 RECIPES = Path(__file__).parents[3] / "recipes"

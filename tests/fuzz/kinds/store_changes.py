@@ -22,9 +22,10 @@ def prepare(work: Path) -> Any:
     """A store of five artifacts and two runs of it."""
     import report_fixtures
 
-    from distill2edge import browse, chat, cli, housekeeping, ledger, run, rundir  # noqa: F401
-    from distill2edge.progress import SilentProgress
-    from distill2edge.store import Store
+    from distill2edge.cli import browse, chat, main  # noqa: F401
+    from distill2edge.data import ledger
+    from distill2edge.pipeline.store import Store
+    from distill2edge.util.progress import SilentProgress
 
     store = Store(work / "store")
     row = ledger.LedgerRow.make(
@@ -81,10 +82,12 @@ def attempt(random: Random, prepared: Any, work: Path) -> None:
 
 
 def _looks(work: Path) -> list[Any]:
-    from distill2edge import browse, chat, housekeeping, rundir
-    from distill2edge.progress import SilentProgress
-    from distill2edge.run import compare_runs, find_run
-    from distill2edge.store import Store
+    from distill2edge.cli import browse, chat
+    from distill2edge.pipeline.store import Store
+    from distill2edge.run import directory as rundir
+    from distill2edge.run import housekeeping
+    from distill2edge.run.run_recipe import compare_runs, find_run
+    from distill2edge.util.progress import SilentProgress
 
     root, runs = work / "store", [work / "runs" / name for name in ("one", "two")]
     store = Store(root)

@@ -1,0 +1,91 @@
+"""The `data` commands: the stage, and a look into what a teacher wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distill2edge.cli.options import Commands, FilePath, recipe_options
+from distill2edge.stages.teaching import Data
+from distill2edge.util.nearest import nearest
+from distill2edge.util.terminal import echo
+
+
+class DataCommands(Commands):
+    """A group whose `prepare` can be left out: `data RECIPE` is the stage, as `teacher RECIPE` is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = list(self.commands)
+        if len(args) > 1 and args[0] not in known and not Path(args[0]).exists() and (near := nearest(args[0], known)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near!r}?")
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["prepare", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DataCommands)
+def data() -> None:
+    """Prepare the rows of a RECIPE (`data RECIPE`), and look into what a teacher wrote: kept, dropped, and why."""
+
+
+@data.command("prepare", help=f"{Data.help}\n\nRuns what it needs first; finished stages are reused.")
+@recipe_options
+def data_prepare(**options: Any) -> None:
+    from distill2edge.run.run_recipe import run_until
+
+    for item in run_until("data", **options):
+        echo(f"{item.stage.name}: {item.artifact.path}")
+
+
+_TARGET = click.argument("target", type=FilePath(), metavar="RUN|DIR")
+
+
+@data.command("show")
+@_TARGET
+@click.option("--dropped/--kept", default=None, help="Only dropped, or only kept rows  [default: both]")
+@click.option("--reason", help="Only rows dropped for this reason (truncated, near-duplicate, ...).")
+@click.option("--method", help="Only rows of this method (text, self-instruct, evolve, reverse, ...).")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows to show.")
+@click.option("--json", "as_json", is_flag=True, help="Whole rows, a JSON object per line.")
+def data_show(target: Path, limit: int, as_json: bool, **chosen: Any) -> None:
+    """List the synthetic rows of a RUN, a recipe's default run, an artifact or a ledger file.
+
+    \b
+    Examples:
+      distill2edge data show runs/alpaca --dropped
+      distill2edge data show runs/alpaca --reason near-duplicate --limit 5
+      distill2edge data show runs/alpaca --kept --limit 1000000 --json > rows.jsonl
+    """
+    from distill2edge.cli.browse import select, show
+
+    click.echo(show(select(target, **chosen), limit, as_json=as_json), nl=False)
+
+
+@data.command("stats")
+@_TARGET
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def data_stats(target: Path, as_json: bool) -> None:
+    """Count them: kept, dropped per reason, teachers and their terms, overlap with the test rows, tokens, cost."""
+    from distill2edge.cli.browse import stats
+
+    click.echo(stats(target, as_json=as_json), nl=False)
+
+
+@data.command("why")
+@click.argument("row", metavar="ROW")
+@click.argument("target", type=FilePath(), metavar="[RUN|DIR]", required=False)
+@click.option("--store", "root", type=FilePath(), help="Store to search when no RUN is given.")
+@click.option("--json", "as_json", is_flag=True, help="Print the row as JSON.")
+def data_why(row: str, target: Path | None, root: Path | None, as_json: bool) -> None:
+    """Everything about one ROW (its id, or the beginning of it): who wrote it, how, and why it was kept or dropped.
+
+    \b
+    Examples:
+      distill2edge data why 1f3a09c2 runs/alpaca
+      distill2edge data why 1f3a09c2              (looks through the store)
+    """
+    from distill2edge.cli.browse import why
+
+    click.echo(why(row, target, root, as_json=as_json), nl=False)

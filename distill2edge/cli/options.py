@@ -1,0 +1,128 @@
+"""What the command modules share: the options of a recipe, and how errors are rendered."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from distill2edge import errors
+from distill2edge.util import interrupts
+from distill2edge.util.files import check_path, disk_full, disk_is_full
+from distill2edge.util.nearest import nearest
+from distill2edge.util.terminal import coloured, printable, quiet_libraries, tolerant
+
+
+class Commands(click.Group):
+    """Keeps the order of definition in `--help`, and renders errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        root = ctx.find_root()
+        if ctx is not root:  # the outermost group renders
+            return super().invoke(ctx)
+        tolerant()
+        debug = bool(root.params.get("debug"))
+        try:
+            with interrupts.caught(), nullcontext() if debug else quiet_libraries():
+                return super().invoke(ctx)
+        except errors.UserError as error:
+            if debug:
+                raise
+            _stop(str(error), error.exit_code)
+        except (KeyboardInterrupt, click.Abort) as stop:
+            code = stop.exit_code if isinstance(stop, interrupts.Stopped) else 130
+            _stop("stopped: what was finished is kept, the same command goes on from there", code)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            if disk_full(error):
+                fault = disk_is_full(getattr(error, "filename", None))
+                _stop(str(fault), fault.exit_code)
+            _stop(f"internal error: {type(error).__name__}: {error}\n  fix: run again with --debug and report it", 1)
+
+
+class OneOf(click.Choice[str]):
+    """A choice that names the word which was meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if near := nearest(str(value), list(self.choices)):
+                error.message = f"{error.message} Did you mean {near!r}?"
+            raise
+
+
+class Finite(click.FloatRange):
+    """A number within a range; NaN, which every comparison lets pass, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    head = click.style("error", fg="red", bold=True) if coloured(sys.stderr) else "error"
+    with suppress(OSError):  # a terminal that was closed takes no message
+        click.echo(f"{head}: {printable(message)}", err=True)
+    sys.exit(code)
+
+
+class FilePath(click.Path):
+    """A path of the command line, checked (`files.check_path`) before anything asks for what is there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        check_path(os.fspath(value))
+        return super().convert(value, param, ctx)
+
+
+def accept_weak_sandbox(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option with which the user's own command line accepts less than the whole sandbox; no recipe can."""
+    from distill2edge.verifiers.sandbox import ACCEPT_OPTION, weak_sandbox_accepted
+
+    def remember(context: click.Context, option: click.Parameter, accepted: bool) -> None:
+        token = weak_sandbox_accepted.set(accepted)
+        context.call_on_close(lambda: weak_sandbox_accepted.reset(token))
+
+    return click.option(
+        ACCEPT_OPTION,
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Run `python` checks where the kernel allows no namespaces, held by a filter of system calls alone. "
+        "Without it such a recipe is refused. Read the code of its checks first.",
+    )(command)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The argument and options of every command that takes a recipe."""
+    for decorate in (
+        accept_weak_sandbox,
+        click.option("--quiet", "-q", is_flag=True, help="Only warnings and the result."),
+        click.option("--out", type=FilePath(), help="Run directory  [default: runs/NAME]"),
+        click.option("--store", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
+        click.option(
+            "--converter",
+            type=FilePath(),
+            help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the GGUF writers don't know.",
+        ),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable."),
+        click.argument("recipe", type=FilePath()),
+    ):
+        command = decorate(command)
+    return command

@@ -1,0 +1,192 @@
+"""Teacher against student by cost: which cells stand for them, and how much of the saving is the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from distill2edge.cost import model
+from distill2edge.cost.baselines import is_rival, quality_floor
+from distill2edge.cost.robustness import by_price_cut, by_utilisation
+from distill2edge.quantize.schemes import is_compared
+
+Cell = dict[str, Any]
+RUNTIMES = {"torch": "PyTorch", "onnx": "ONNX Runtime", "gguf": "llama.cpp"}
+"""By the format of a file: what runs it."""
+
+
+def role_of(name: str) -> str:
+    """Whose model or cell it is."""
+    return name.split("/", 1)[0].split("@", 1)[0]
+
+
+def scheme_of(name: str) -> str:
+    """`gguf:Q8_0` of a model's name; `torch` of a dense one."""
+    return name.partition("/")[2] or "torch"
+
+
+def runtime_of(name: str) -> str:
+    """The runtime of a model's name: `PyTorch`, `ONNX Runtime`, `llama.cpp`."""
+    return RUNTIMES.get(scheme_of(name).partition(":")[0], scheme_of(name))
+
+
+def admitted(verify: Mapping[str, Any]) -> dict[str, bool]:
+    """Which models may stand for their side: no error, no failed gate, and enough quality. The dense student, which no
+    gate holds, must keep what its files must: cheap because bad is no student, and no rival (`rivals.is_rival`). What
+    does not beat a rule without a model stands for nothing."""
+    gates = verify.get("gates", [])
+    failed = {gate["model"] for gate in gates if not gate.get("passed")}
+    floor = quality_floor(gates)
+    found = {}
+    for entry in verify.get("models", []):
+        name = str(entry["id"])
+        if entry.get("above_baseline") is False:
+            found[name] = False
+            continue
+        if entry.get("role") == "teacher":
+            found[name] = name not in failed and is_rival(entry, floor)
+            continue
+        # An arm without calibration is made to compare, not to ship.
+        good = not entry.get("error") and name not in failed and not is_compared(name)
+        if good and floor is not None:
+            retained = (entry.get("retained") or {}).get("value")
+            good = retained is not None and retained >= floor
+        found[name] = good
+    return found
+
+
+def choose(
+    cells: Sequence[Cell], role: str, place: str, label: str, good: Mapping[str, bool], notes: list[str]
+) -> list[Cell]:
+    """The cells of one side at one place that may stand for it, cheapest first; what is missing goes to `notes`."""
+    here = [cell for cell in cells if role_of(cell["model"]) == role and cell["place"] == place]
+    found = [cell for cell in here if cell["cell"] == place or good.get(cell["model"], False)]
+    if here and not found:
+        notes.append(f"no {role} file passed its gates, so none is compared")
+    elif not here:
+        notes.append(f"no {role} cell could be priced at {label}")
+    return sorted(found, key=lambda cell: float(cell["at_utilisation"]))
+
+
+def pair(teachers: Sequence[Cell], students: Sequence[Cell], notes: list[str]) -> tuple[Cell | None, Cell | None]:
+    """The cells to compare: the teacher's cheapest, and the student's cheapest in a runtime that the teacher has too.
+
+    A teacher that was measured in PyTorch alone would have been cheaper in the student's runtime as well; what it would
+    cost there is not known, so the student's figure of that runtime proves nothing against it. An API has no runtime:
+    it is what is paid today, and every file of the student may be held against it.
+
+    Args:
+        teachers, students: cheapest first.
+    """
+    teacher, cheapest = next(iter(teachers), None), next(iter(students), None)
+    if teacher is None or cheapest is None or teacher["place"].startswith("api:"):
+        return teacher, cheapest
+    known = {runtime_of(cell["model"]) for cell in teachers}
+    student = next((cell for cell in students if runtime_of(cell["model"]) in known), None)
+    if student is None or student is not cheapest:
+        there = runtime_of(cheapest["model"])
+        said = "so the two are not compared by cost"
+        if student is not None:
+            said = f"compared is {student['cell']}, in a runtime that both have"
+        notes.append(
+            f"{cheapest['cell']} is the student's cheapest, but no file of the teacher that keeps its quality was "
+            f"measured in {there}: {said}; verify.teacher_schemes: [{scheme_of(cheapest['model'])}] measures it there"
+        )
+    return teacher, student
+
+
+def split(teacher: Cell, students: Sequence[Cell], chosen: Cell) -> dict[str, Any] | None:
+    """How the cost falls from the teacher's cell to a cell of the student: by the model, then by runtime and file.
+
+    The step between them is the student as the teacher's cell is: in its scheme, else in its runtime.
+
+    Returns:
+        `cell` (the step), `same` (`scheme` or `runtime`), `model` (teacher's cost / step's cost) and `rest` (step's
+        cost / chosen cell's): their product is the whole ratio. None where the student has no such cell.
+    """
+    scheme, runtime = scheme_of(teacher["model"]), runtime_of(teacher["model"])
+    like = next((cell for cell in students if scheme_of(cell["model"]) == scheme), None)
+    same = "scheme"
+    if like is None:
+        like, same = next((cell for cell in students if runtime_of(cell["model"]) == runtime), None), "runtime"
+    if like is None or not like["at_utilisation"] or not chosen["at_utilisation"]:
+        return None
+    cost = float(like["at_utilisation"])
+    return {
+        "cell": like["cell"],
+        "same": same,
+        "runtime": runtime,
+        "model": teacher["at_utilisation"] / cost,
+        "rest": cost / chosen["at_utilisation"],
+    }
+
+
+def comparison(
+    best: tuple[Sequence[Cell], Sequence[Cell]],
+    same_box: tuple[Sequence[Cell], Sequence[Cell]],
+    models: Iterable[Mapping[str, Any]],
+    one_off_usd: float,
+    requests_per_month: int,
+    notes: list[str],
+) -> dict[str, Any] | None:
+    """The comparison of cost.json; None, with a note, where one side has no cell that may stand for it.
+
+    Args:
+        best: the teacher's and the student's cells, each on its own box, cheapest first; same_box: on one.
+        models: entries of verify.json, for the counts of parameters.
+        one_off_usd: what the student took to make.
+    """
+    teacher, student = pair(*best, notes)
+    if teacher is None or student is None:
+        notes.append("teacher and student cannot be compared by cost: one of them has no priced cell")
+        return None
+    shipped = next((cell for cell in best[1] if scheme_of(cell["model"]) != "torch"), student)
+    near = pair(*same_box, [])
+    c_teacher, c_student = teacher["at_utilisation"], student["at_utilisation"]
+    requests = model.break_even_requests(one_off_usd, c_teacher, c_student)
+    same = None
+    if near[0] is not None and near[1] is not None:
+        same = model.saving(near[0]["at_utilisation"], near[1]["at_utilisation"])
+    api = teacher["place"].startswith("api:")
+    counts = {str(entry["id"]): entry.get("parameters") or 0 for entry in models}
+    sizes = counts.get("teacher", 0), counts.get(student["model"], 0)
+    return {
+        "teacher": teacher["cell"],
+        "student": student["cell"],
+        "teacher_place": teacher["place"],
+        "student_place": student["place"],
+        "teacher_runtime": None if api else runtime_of(teacher["model"]),
+        "student_runtime": runtime_of(student["model"]),
+        "teacher_per_1000": c_teacher,
+        "student_per_1000": c_student,
+        "saving": model.saving(c_teacher, c_student),
+        # The worst and best that the price bounds allow, taken against each other.
+        "saving_low": model.saving(teacher["low"], student["high"]),
+        "saving_high": model.saving(teacher["high"], student["low"]),
+        "saving_same_box": same,
+        # On one box, so that the place is no part of it.
+        "split": split(near[0], same_box[1], near[1]) if near[0] is not None and near[1] is not None else None,
+        "shipped": {
+            "cell": shipped["cell"],
+            "runtime": runtime_of(shipped["model"]),
+            "per_1000": shipped["at_utilisation"],
+            "saving": model.saving(c_teacher, shipped["at_utilisation"]),
+            "split": None if api else split(teacher, best[1], shipped),
+        },
+        "student_is_larger": bool(sizes[0]) and sizes[1] > sizes[0],
+        "break_even_requests": requests,
+        "break_even_months": None if requests is None else requests / requests_per_month,
+        "at_volume": {
+            "requests_per_month": requests_per_month,
+            "teacher_busy": teacher["implied_utilisation"],
+            "student_busy": student["implied_utilisation"],
+            "teacher_alone_usd": teacher["alone_per_1000"] * requests_per_month / 1000,
+            "student_alone_usd": student["alone_per_1000"] * requests_per_month / 1000,
+        },
+        "by_utilisation": by_utilisation(teacher["cost_per_1000"], student["cost_per_1000"], one_off_usd),
+        "by_price_cut": by_price_cut(c_teacher, c_student, one_off_usd),
+        "teacher_price_drop_that_erases": model.price_drop_that_erases(c_teacher, c_student),
+        "teacher_price_drop_that_erases_in_a_year": model.price_drop_that_erases(
+            c_teacher, c_student, one_off_usd, 12.0 * requests_per_month
+        ),
+    }

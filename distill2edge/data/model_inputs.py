@@ -1,0 +1,148 @@
+"""How a text becomes what a model reads: one form, one function, for training, measurement, chat and the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from distill2edge.data.chat_templates import chat_template_of
+from distill2edge.data.encode import encode_prompts
+from distill2edge.data.encode_texts import cut_texts
+from distill2edge.data.pairs import encode_sources
+from distill2edge.errors import UserError
+from distill2edge.models.architectures import is_classifier, is_encoder_decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from distill2edge.recipe.schema import Recipe
+
+FILE = "input.json"
+"""Beside an exported model: its form, and what a program without this package needs to follow it."""
+KEY = "distill2edge.input"
+"""The form in a GGUF's metadata."""
+
+Kind = Literal["decoder", "seq2seq", "classifier"]
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """What a model was trained to read.
+
+    Attributes:
+        kind: of model.
+        template: `chat`, `plain` or `text`, as `data.template`; of no meaning for a classifier.
+        system: system message of every chat.
+        max_length: tokens. A classifier's text is cut there; None: where the model ends.
+        choices: closed set of responses, scored by likelihood; empty for open ones.
+        prompt: the recipe's template of a prompt over a row's fields, for people.
+        stop: ids that end a response.
+    """
+
+    kind: Kind
+    template: str = "plain"
+    system: str | None = None
+    max_length: int | None = None
+    choices: tuple[str, ...] = ()
+    prompt: str | None = None
+    stop: tuple[int, ...] = ()
+
+    def dumps(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def encode_inputs(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm, limit: int | None = None
+) -> list[list[int]]:
+    """Token ids of each text as the model was trained to read it: what its response continues, what is classified.
+
+    Args:
+        tokenizer: of transformers, or of llama.cpp (`runtimes.llama_tokenizer`).
+        limit: of the runtime, where the form has none or a greater one; for a classifier.
+
+    Raises:
+        UserError: as `encode_prompts`, `encode_sources` and `cut_texts`.
+    """
+    if form.kind == "classifier":
+        limits = [length for length in (form.max_length, limit) if length is not None]
+        return cut_texts(texts, tokenizer, min(limits, default=1 << 30))
+    if form.kind == "seq2seq":
+        return encode_sources(texts, tokenizer)
+    return encode_prompts(texts, tokenizer, form.template, form.system)
+
+
+def form_of(recipe: Recipe, model_dir: Path) -> InputForm:
+    """The form in which a recipe trains a model."""
+    data, kind = recipe.data, kind_of(model_dir)
+    return InputForm(
+        kind,
+        data.template if kind == "decoder" else "plain",
+        data.system if kind == "decoder" and data.template == "chat" else None,
+        data.max_length,
+        () if kind == "classifier" or data.choices is None else tuple(data.choices),
+        data.prompt if data.template != "text" else None,
+    )
+
+
+def default_form(kind: Kind, tokenizer: PreTrainedTokenizerBase) -> InputForm:
+    """The form of a model that names none: a chat where the tokenizer has a template for one."""
+    return InputForm(kind, "chat" if kind == "decoder" and chat_template_of(tokenizer) else "plain")
+
+
+def kind_of(model_dir: Path) -> Kind:
+    """The kind of a Hugging Face or ONNX directory."""
+    if is_classifier(model_dir):
+        return "classifier"
+    return "seq2seq" if is_encoder_decoder(model_dir) else "decoder"
+
+
+def parse_form(text: str, where: str) -> InputForm:
+    """What `InputForm.dumps` wrote, or `input.json`: a file from elsewhere, so every field is looked at.
+
+    Raises:
+        UserError: it isn't a form.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_a_form(where, "not JSON") from error
+    if not isinstance(found, Mapping):
+        raise _not_a_form(where, "not an object")
+    known = {field.name for field in fields(InputForm)}
+    values: dict[str, Any] = {name: value for name, value in found.items() if name in known}
+    choices = values.get("choices") or []
+    length = values.get("max_length")
+    stop = values.get("stop") or []
+    if (
+        values.get("kind") not in ("decoder", "seq2seq", "classifier")
+        or values.get("template", "plain") not in ("chat", "plain", "text")
+        or not all(isinstance(values.get(name), str | None) for name in ("system", "prompt"))
+        or not (length is None or (type(length) is int and length > 0))
+        or not (isinstance(stop, list) and all(type(token) is int and token >= 0 for token in stop))
+        or not (isinstance(choices, list) and all(isinstance(choice, str) and choice for choice in choices))
+    ):
+        raise _not_a_form(where, "a field has another type or value")
+    return InputForm(**{**values, "choices": tuple(choices), "stop": tuple(stop)})
+
+
+def read_form(directory: Path) -> InputForm | None:
+    """The form of an ONNX or Hugging Face directory; None where it names none.
+
+    Raises:
+        UserError: a file that isn't one.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    try:
+        return parse_form(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise _not_a_form(str(path), "not UTF-8") from error
+
+
+def _not_a_form(where: str, what: str) -> UserError:
+    return UserError(f"{what}: no input form", where=where, fix="export the model again, or remove the file")

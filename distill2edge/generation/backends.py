@@ -1,0 +1,222 @@
+"""What runs a teacher for the logits signal: transformers, or llama.cpp on a GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distill2edge.data.encode import Encoded
+from distill2edge.errors import UserError
+from distill2edge.models.architectures import is_classifier, is_encoder_decoder, load_model
+from distill2edge.models.precision import compute_dtype, default_device
+
+if TYPE_CHECKING:
+    import torch
+
+LOGIT_BYTES = 256 << 20  # float32 logits that may be in memory at once
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}  # padded tokens of a forward pass
+
+
+class Backend(Protocol):
+    """A loaded teacher."""
+
+    name: str
+    dtype: str
+    vocab_size: int
+    """Length V of every logit vector."""
+
+    def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
+        """For each example, in any order, its number and the logits [supervised, V] float32 of its supervised tokens.
+
+        Row i is the distribution from which the i-th supervised token is drawn.
+        """
+
+    def close(self) -> None:
+        """Free the weights."""
+
+
+def open_backend(backend: str, model_dir: Path, gguf_path: Path | None, dtype: str, *, longest: int) -> Backend:
+    """Load the teacher.
+
+    Args:
+        backend: `auto`, `transformers` or `llama.cpp`.
+        gguf_path: the file for llama.cpp.
+        longest: tokens of the longest example.
+
+    Raises:
+        UserError: unknown backend, llama.cpp without a GGUF, or a model that is no causal language model.
+    """
+    if backend == "llama.cpp":
+        if gguf_path is None:
+            raise needs_gguf()
+        return LlamaCppBackend(gguf_path, longest)
+    if backend in ("auto", "transformers"):
+        if is_encoder_decoder(model_dir):
+            from distill2edge.generation.seq2seq_backend import Seq2SeqBackend
+
+            return Seq2SeqBackend(model_dir, dtype)
+        return TransformersBackend(model_dir, dtype)
+    raise UserError(f"unknown backend {backend!r}", where="teacher.backend", fix="auto, transformers or llama.cpp")
+
+
+def needs_gguf() -> UserError:
+    """The error of a llama.cpp backend without a file for it."""
+    return UserError(
+        "the llama.cpp backend runs a GGUF, and this teacher is none, or was fitted, which changes its weights",
+        where="teacher.backend",
+        fix="set teacher.backend: transformers, or give a .gguf file as teacher.model without teacher.fit",
+    )
+
+
+def load_frozen(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
+    """A language model in eval mode: safetensors only, no remote code, no network.
+
+    Raises:
+        UserError: neither a decoder nor an encoder-decoder.
+    """
+    try:
+        if is_classifier(model_dir):
+            raise ValueError("a classifier")
+        model = load_model(model_dir, dtype=dtype, use_safetensors=True)
+    except ValueError as error:
+        raise UserError(
+            f"not a model that writes text: {str(error).splitlines()[0]}",
+            where="teacher.model",
+            fix="take a decoder, such as bundled:smollm2-135m-instruct",
+        ) from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+class TransformersBackend:
+    """A Hugging Face directory in PyTorch.
+
+    The decoder runs in `dtype`. The output head runs in float32, since bfloat16 logits of magnitude 16 come in steps of
+    1/8; and at supervised positions only, selected where the hidden states enter the head, so that a model's own
+    scaling or capping of logits still applies.
+    """
+
+    name = "transformers"
+
+    def __init__(self, model_dir: Path, dtype: str = "auto") -> None:
+        import torch
+
+        from distill2edge.util.threads import available_threads
+
+        self.device = default_device()
+        if self.device == "cpu":
+            torch.set_num_threads(available_threads())
+        kind = compute_dtype(dtype, self.device)
+        self.dtype = str(kind).removeprefix("torch.")
+        self._model = load_frozen(model_dir, kind, self.device)
+        head = self._model.get_output_embeddings()
+        if head is None:
+            raise UserError("the teacher has no output head", where="teacher.model", fix="take a decoder")
+        self.vocab_size = int(head.weight.shape[0])
+        self._select: torch.Tensor | None = None
+        if kind != torch.float32:
+            head = _float_copy(head)
+            self._model.set_output_embeddings(head)
+        head.register_forward_pre_hook(self._enter_head)
+
+    def _enter_head(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        assert self._select is not None
+        return (inputs[0][self._select].unsqueeze(0).float(),)
+
+    def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
+        """As `Backend.supervised_logits`; batches of similar length."""
+        import torch
+
+        positions = max(1, LOGIT_BYTES // (4 * self.vocab_size))
+        for batch in batches(examples, BATCH_TOKENS[self.device], positions):
+            width = max(len(examples[number].ids) for number in batch)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            attended = torch.zeros(len(batch), width, dtype=torch.long)
+            select = torch.zeros(len(batch), width, dtype=torch.bool)
+            for row, number in enumerate(batch):
+                example = examples[number]
+                ids[row, : len(example.ids)] = torch.tensor(example.ids)
+                attended[row, : len(example.ids)] = 1
+                # Token t is predicted at position t - 1.
+                select[row, : len(example.ids) - 1] = torch.tensor(example.mask[1:])
+            self._select = select.to(self.device)
+            with torch.inference_mode():
+                out = self._model(
+                    input_ids=ids.to(self.device), attention_mask=attended.to(self.device), use_cache=False
+                ).logits[0]
+            parts = out.float().split([examples[number].supervised for number in batch])
+            yield from zip(batch, parts, strict=True)
+
+    def close(self) -> None:
+        """Drop the weights."""
+        self._model = None
+
+
+class LlamaCppBackend:
+    """A GGUF in llama.cpp, on the CPU: several short examples in one pass."""
+
+    name = "llama.cpp"
+    dtype = "gguf"
+
+    def __init__(self, gguf_path: Path, longest: int) -> None:
+        from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
+        from distill2edge.util.threads import available_threads
+
+        context = max(longest, 256)
+        self._runtime = LlamaCppRuntime(
+            gguf_path, threads=available_threads(), context=context, batch=max(512, context), sequences=8
+        )
+        self.vocab_size = self._runtime.vocab_size
+
+    def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
+        """As `Backend.supervised_logits`."""
+        import torch
+
+        positions = max(1, LOGIT_BYTES // (4 * self.vocab_size))
+        for batch in batches(examples, 4096, positions):
+            requests = []
+            for number in batch:
+                example = examples[number]
+                requests.append((example.ids, [t - 1 for t, on in enumerate(example.mask) if on]))
+            for number, found in zip(batch, self._runtime.logits_many(requests), strict=True):
+                yield number, torch.from_numpy(_copied(found))
+
+    def close(self) -> None:
+        """Free the model."""
+        self._runtime.close()
+
+
+def _copied(array: Any) -> Any:
+    """A writable, contiguous copy where the array is a view of a buffer that the next call overwrites."""
+    import numpy as np
+
+    return np.array(array, dtype=np.float32, order="C", copy=True)
+
+
+def _float_copy(head: torch.nn.Module) -> torch.nn.Module:
+    """The head in float32, apart from the embedding that it may share its weight with."""
+    import copy
+
+    import torch
+
+    twin = copy.copy(head)
+    twin._parameters = {
+        name: None if value is None else torch.nn.Parameter(value.detach().float(), requires_grad=False)
+        for name, value in head._parameters.items()
+    }
+    return twin
+
+
+def batches(examples: Sequence[Encoded], tokens: int, positions: int) -> Iterator[list[int]]:
+    """Numbers of examples, shortest first, cut where padded tokens or supervised positions would be too many."""
+    batch: list[int] = []
+    held = 0
+    for number in sorted(range(len(examples)), key=lambda number: (len(examples[number].ids), number)):
+        width = len(examples[number].ids)
+        if batch and ((len(batch) + 1) * width > tokens or held + examples[number].supervised > positions):
+            yield batch
+            batch, held = [], 0
+        batch.append(number)
+        held += examples[number].supervised
+    if batch:
+        yield batch

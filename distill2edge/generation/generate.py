@@ -1,0 +1,186 @@
+"""Texts from a teacher, whatever runs it: messages in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distill2edge.data.encode import encode_messages, stop_token_ids
+from distill2edge.data.pairs import encode_sources
+from distill2edge.errors import UserError
+from distill2edge.generation.thinking import UNCLOSED, split_tokens
+from distill2edge.generation.writers import Sampling, Writer, open_writer
+from distill2edge.models.architectures import is_encoder_decoder
+from distill2edge.models.checkpoint import load_config, load_tokenizer
+from distill2edge.models.config import usable_positions
+from distill2edge.models.precision import default_device
+
+if TYPE_CHECKING:
+    from distill2edge.recipe.schema import TextSignal
+
+Message = tuple[str, str]
+"""(role, content); role is system, user or assistant."""
+SHARD_ROWS = {"cpu": 64, "cuda": 512}
+"""Asks of a model that runs here which are written to the disk together: minutes on two cores, seconds on a GPU."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One text to write.
+
+    Attributes:
+        messages: the conversation that the text continues; the last is the user's.
+        tag: tells two asks with the same messages apart (the number of a sample), for answers that are kept.
+    """
+
+    messages: tuple[Message, ...]
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher wrote.
+
+    Attributes:
+        finish: `stop`; `length` where it was cut; else why there is no answer (`filtered`, `refused: reason`, ...).
+        prompt_tokens, tokens: in the teacher's tokens.
+        thinking: what it thought aloud before; no part of the text.
+    """
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+    cost_usd: float = 0.0
+    thinking: str = ""
+
+
+class Generator(Protocol):
+    """A teacher that writes."""
+
+    name: str
+    shard_rows: int
+    """Asks that a stage gives at once, and writes as one shard."""
+
+    def generate(
+        self,
+        asks: Sequence[Ask],
+        sampling: Sampling | TextSignal,
+        seed: int,
+        done: Callable[..., None] | None = None,
+    ) -> list[Answer]:
+        """One answer per ask, in order; `done` is called with counts of finished ones, and a note.
+
+        Raises:
+            UserError: a conversation that does not fit the teacher, or one that its chat template refuses.
+        """
+
+    def fits(self, asks: Sequence[Ask], new: int) -> list[bool]:
+        """Whether each conversation and `new` tokens fit the teacher, as far as that is known before it is asked."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What writing has cost, and what went wrong on the way; empty where there is nothing to say."""
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+def drop_reason(finish: str) -> str:
+    """Why an answer is of no use by how it ended: `truncated`, `filtered`, `refused: ...`; empty where it is whole."""
+    return {"stop": "", "length": "truncated"}.get(finish, finish)
+
+
+class LocalGenerator:
+    """A model that runs here. Loaded at the first ask, so that a stage that finds its shards never loads it.
+
+    Args:
+        backend: `transformers`, or `llama.cpp` with its file.
+        where: the recipe's key of the length, for errors.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        template: str,
+        backend: str = "auto",
+        gguf_path: Path | None = None,
+        where: str = "signal.max_new_tokens",
+    ) -> None:
+        self._tokenizer: Any = load_tokenizer(model_dir)
+        self._stop = stop_token_ids(self._tokenizer, template)
+        self._context = _context(model_dir)
+        self._pairs = is_encoder_decoder(model_dir)
+        self._model_dir, self._template, self._gguf, self._where = model_dir, template, gguf_path, where
+        self.name = backend
+        self.shard_rows = SHARD_ROWS[default_device()]
+        self._writer: Writer | None = None
+
+    def generate(
+        self,
+        asks: Sequence[Ask],
+        sampling: Sampling | TextSignal,
+        seed: int,
+        done: Callable[..., None] | None = None,
+    ) -> list[Answer]:
+        """As `Generator.generate`."""
+        prompts = self._encode(asks)
+        self._check_room(prompts, asks, sampling.max_new_tokens)
+        if self._writer is None:
+            self._writer = open_writer(
+                self._model_dir, self._tokenizer, sampling, self._stop, self.name, self._gguf
+            )  # fmt: skip
+        written = self._writer(prompts, seed, sampling)
+        if done:
+            done(len(asks))
+        return [self._answer(prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model's tokenizer knows how a conversation is written."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def fits(self, asks: Sequence[Ask], new: int) -> list[bool]:
+        """As `Generator.fits`."""
+        return [len(prompt) + new <= self._context for prompt in self._encode(asks)]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Nothing: a model that runs here charges nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Free the weights."""
+        close = getattr(self._writer, "close", None)
+        if close is not None:
+            close()
+        self._writer = None
+
+    def _encode(self, asks: Sequence[Ask]) -> list[list[int]]:
+        if self._pairs:
+            return encode_sources([ask.messages[-1][1] for ask in asks], self._tokenizer)
+        return encode_messages([ask.messages for ask in asks], self._tokenizer, self._template)
+
+    def _answer(self, prompt: Sequence[int], ids: list[int]) -> Answer:
+        ended = bool(ids) and ids[-1] in self._stop
+        text, thinking, unclosed = split_tokens(ids[:-1] if ended else ids, self._tokenizer)
+        finish = "length" if not ended else UNCLOSED if unclosed else "stop"
+        return Answer(text, finish, len(prompt), len(ids), thinking=thinking)
+
+    def _check_room(self, prompts: Sequence[Sequence[int]], asks: Sequence[Ask], new: int) -> None:
+        for prompt, ask in zip(prompts, asks, strict=True):
+            if len(prompt) + new > self._context:
+                raise UserError(
+                    f"a prompt of {len(prompt)} tokens and {new} new ones do not fit the model's "
+                    f"context of {self._context}: {ask.messages[-1][1][:80]!r}",
+                    where=self._where,
+                    fix="lower it, or leave such rows out with data.filter",
+                )
+
+
+def _context(model_dir: Path) -> int:
+    """Tokens that the model can look at."""
+    return usable_positions(load_config(model_dir).get_text_config()) or 1 << 30

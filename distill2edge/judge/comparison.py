@@ -1,0 +1,226 @@
+"""The student's answers against the teacher's on held-out prompts, by a judge model: pairs, replies, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from distill2edge.data.templates import Template
+from distill2edge.errors import UserError
+from distill2edge.generation.generate import Ask
+from distill2edge.judge.answers import Written, file_answers, write_texts
+from distill2edge.judge.judge_model import question
+from distill2edge.judge.pairs import Pair, outcome_of, tally
+from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.recipe.judge import WHERE
+from distill2edge.util.bootstrap import ratio_interval
+from distill2edge.util.files import write_json
+from distill2edge.util.isolate import Crash
+from distill2edge.util.threads import available_threads
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Row
+    from distill2edge.generation.generate import Generator
+    from distill2edge.recipe.judge import PairwiseJudge
+    from distill2edge.util.progress import Progress
+
+Replies: TypeAlias = tuple[str | None, str | None]
+"""To the student first, and to the teacher first; None where the question does not fit the judge."""
+
+DEFINITIONS = {
+    "answers": "greedy, at most answer_tokens each; those of a file in its own runtime",
+    "outcome": "each pair is judged in both orders: a win or a loss where both replies agree on it, else a tie "
+    "(inconsistent where the verdict changes with the order; identical answers are a tie without being judged)",
+    "unreadable": "a reply that names no verdict, or several; such a pair counts as nothing",
+    "win_rate": "(wins + half of the ties) / readable pairs; 1/2 where the two write equally well",
+    "position_bias": "share of the readable judged pairs whose verdict changes with the order",
+    "length_ratio": "characters of the student's answers / those of the teacher's: judges tend to favour longer ones",
+    "interval": "95% over pairs; shares: Wilson; length_ratio: percentile bootstrap",
+}
+
+
+def judge_students(
+    models: Sequence[ModelFile],
+    prompts: Encodings,
+    rows: Mapping[str, Row],
+    tokenizer: Any,
+    teacher: Generator,
+    judge: Generator,
+    spec: PairwiseJudge,
+    *,
+    system: str | None,
+    akin: Sequence[str] = (),
+    seed: int,
+    work: Path,
+    progress: Progress,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Let every model answer, let the judge compare, and write `judge.json` into `work`.
+
+    Args:
+        models: the student's, dense or as they ship.
+        prompts: held-out rows in the student's tokens; the first `spec.rows` are taken.
+        rows: the same rows as text, by id.
+        tokenizer: the student's.
+        teacher: writes the answers to compare with; closed before the judge is asked.
+        judge: gives the verdicts; closed at the end.
+        system: message before each prompt, for the teacher; `prompts` hold it already.
+        akin: of teacher and student, those that the judge is itself; for the document.
+        seed: of the resampling.
+        work: may hold answers and replies of an earlier try, which are not written again.
+        threads: of each runtime; None takes what affinity and cgroup allow.
+
+    Returns:
+        `rows`, and by model `win_rate` (null where no pair is readable, or the file does not run) and `unreadable`;
+        of a teacher behind an endpoint also `endpoint`: what it was paid.
+
+    Raises:
+        UserError: no held-out rows, or the teacher answers none.
+        EnvironmentFault: a runtime is not installed, or the disk is full.
+    """
+    prompts = prompts.head(spec.rows)
+    held = [rows[encoded.row] for encoded in prompts.rows]
+    if not held:
+        raise UserError("there are no held-out rows", where=WHERE, fix="give data.splits.test at least one row")
+    pieces = work / "answers"
+    pieces.mkdir(parents=True, exist_ok=True)
+    with progress.task("answers", len(held) * (1 + len(models))) as task:
+        head = (("system", system),) if system else ()
+        asks = [Ask((*head, ("user", row.prompt))) for row in held]
+        try:
+            wanted = write_texts(teacher, asks, spec.answer_tokens, pieces, "teacher", task.advance)
+        finally:
+            teacher.close()
+        limits = spec.answer_tokens, threads or available_threads()
+        answers = {model.id: file_answers(model, prompts, tokenizer, *limits, pieces, task) for model in models}
+    for name, found in answers.items():
+        if isinstance(found, Crash):
+            progress.warn(f"{name}: {found.words}")
+    given = [number for number, answer in enumerate(wanted) if answer.given]
+    if not given:
+        raise UserError(
+            f"the teacher answers none of {len(held)} held-out prompts: {wanted[0].finish}", where=WHERE,
+            fix="leave verify.judge out, or change what the teacher is asked",
+        )  # fmt: skip
+    pairs = {
+        name: [Pair(held[n].prompt, found[n].text, wanted[n].text, held[n].response) for n in given]
+        for name, found in answers.items()
+        if not isinstance(found, Crash)
+    }
+    try:
+        replies = _ask(judge, spec, pairs, pieces, progress)
+    finally:
+        judge.close()
+    document = {
+        "schema_version": 1,
+        "judge": {**spec.model_dump(mode="json"), "backend": judge.name, "akin": list(akin)},
+        "definitions": DEFINITIONS,
+    } | _document(models, held, given, wanted, answers, pairs, replies, seed)
+    write_json(work / "judge.json", document)
+    _tell(document, progress)
+    return {
+        "rows": len(given),
+        "win_rate": {entry["id"]: (entry["win_rate"] or {}).get("value") for entry in document["models"]},
+        "unreadable": {entry["id"]: (entry["counts"] or {}).get("unreadable") for entry in document["models"]},
+        **({"endpoint": teacher.facts} if teacher.facts else {}),
+    }
+
+
+def _ask(
+    judge: Generator, spec: PairwiseJudge, pairs: Mapping[str, Sequence[Pair]], work: Path, progress: Progress
+) -> dict[str, list[Replies]]:
+    """Both replies to every pair. A question that several files give rise to is asked once, identical pairs never."""
+    template = Template(spec.prompt, f"{WHERE}.prompt")
+    shown = {
+        name: [
+            () if pair.identical else tuple(template.render(order, number) for order in pair.orders())
+            for number, pair in enumerate(own, 1)
+        ]
+        for name, own in pairs.items()
+    }
+    asks = {text: question(text) for own in shown.values() for both in own for text in both}
+    fits = judge.fits(list(asks.values()), spec.max_new_tokens)
+    fitting = [ask for ask, fit in zip(asks.values(), fits, strict=True) if fit]
+    if len(fitting) < len(asks):
+        progress.warn(
+            f"{len(asks) - len(fitting)} of {len(asks)} questions are too long for the judge: their pairs count as "
+            f"unreadable; lower {WHERE}.answer_tokens, or name a judge that reads more"
+        )
+    with progress.task("judge", len(fitting)) as task:
+        written = write_texts(judge, fitting, spec.max_new_tokens, work, "judge", task.advance)
+    said = {ask.messages[-1][1]: answer.text for ask, answer in zip(fitting, written, strict=True)}
+    return {
+        name: [(said.get(both[0]), said.get(both[1])) if both else (None, None) for both in own]
+        for name, own in shown.items()
+    }
+
+
+def _document(
+    models: Sequence[ModelFile],
+    held: Sequence[Row],
+    given: Sequence[int],
+    wanted: Sequence[Written],
+    answers: Mapping[str, list[Written] | Crash],
+    pairs: Mapping[str, Sequence[Pair]],
+    replies: Mapping[str, Sequence[Replies]],
+    seed: int,
+) -> dict[str, Any]:
+    outcomes = {
+        name: [
+            "identical" if pair.identical else outcome_of(*said) for pair, said in zip(own, replies[name], strict=True)
+        ]
+        for name, own in pairs.items()
+    }
+    entries = []
+    for model in models:
+        found = answers[model.id]
+        entry: dict[str, Any] = {"id": model.id, "scheme": model.scheme, "runtime": model.runtime}
+        if isinstance(found, Crash):
+            absent = dict.fromkeys(("pairs", "counts", "win_rate", "position_bias", "length_ratio", "cut"))
+            entries.append({**entry, **absent, "error": found.words})
+            continue
+        lengths = [(float(len(pair.student)), float(len(pair.teacher))) for pair in pairs[model.id]]
+        ratio = ratio_interval(*map(list, zip(*lengths, strict=True)), seed=seed)
+        cut = sum(found[n].finish == "length" for n in given)
+        figures = {"length_ratio": ratio and ratio.as_dict(), "cut": cut, "error": None}
+        entries.append({**entry, **tally(outcomes[model.id]), **figures})
+    return {
+        "rows": len(given),
+        "unanswered": len(held) - len(given),
+        "teacher_cut": sum(wanted[n].finish == "length" for n in given),
+        "models": entries,
+        "pairs": [
+            {
+                "row": held[n].id,
+                "prompt": held[n].prompt,
+                "reference": held[n].response,
+                "teacher": wanted[n].text,
+                "students": {
+                    name: {
+                        "answer": own[at].student,
+                        "student_first": replies[name][at][0],
+                        "teacher_first": replies[name][at][1],
+                        "outcome": outcomes[name][at],
+                    }
+                    for name, own in pairs.items()
+                },
+            }
+            for at, n in enumerate(given)
+        ],
+    }
+
+
+def _tell(document: Mapping[str, Any], progress: Progress) -> None:
+    """A line for each file; a warning where most verdicts could not be read."""
+    for entry in document["models"]:
+        if entry["error"] is not None:
+            continue
+        counts = entry["counts"]
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        progress.say(f"  {entry['id']}: {said}")
+        if counts["unreadable"] * 2 > entry["pairs"]:
+            progress.warn(
+                f"{entry['id']}: the judge's verdict can be read in {entry['pairs'] - counts['unreadable']} of "
+                f"{entry['pairs']} pairs: name a stronger judge, or raise {WHERE}.max_new_tokens"
+            )

@@ -1,0 +1,1 @@
+"""Models on disk, as Hugging Face directories: configuration, weights, kind. Knows no recipe."""

@@ -1,0 +1,1 @@
+"""Stages run in order; their artifacts in a content-addressed store. Knows no particular stage."""

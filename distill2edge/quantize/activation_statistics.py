@@ -1,0 +1,264 @@
+"""What calibration text does to each matrix of a torch model: squared inputs, and the Fisher information of weights.
+
+Both are sums over tokens, gathered by hooks while rows stream through the model one batch after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.errors import UserError
+from distill2edge.util.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+FEW_TOKENS = 2048
+"""Below this many tokens the statistics are noisy, and the caller is warned."""
+_BATCH_TOKENS = 1024
+
+
+@dataclass
+class Statistics:
+    """Sums over the calibration tokens, by the name of the weight in the model's state.
+
+    Attributes:
+        squares: [in] float64, squared inputs.
+        tokens: inputs seen.
+        grams: [in, in] float32, x x^T summed; only where asked for. Layers that share their input share the tensor.
+        fisher: [out, in] float32, squared gradients of the log-likelihood of sampled tokens; only where asked for.
+    """
+
+    squares: dict[str, torch.Tensor] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    grams: dict[str, torch.Tensor] = field(default_factory=dict)
+    fisher: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def collect(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    progress: Progress,
+    *,
+    max_tokens: int = 16_384,
+    grams: bool | Collection[str] = False,
+) -> Statistics:
+    """Squared inputs of every linear layer over calibration rows.
+
+    Args:
+        model: a torch model in eval mode, decoder or encoder.
+        rows: token ids.
+        max_tokens: rows beyond this many tokens are left out.
+        grams: also keep x x^T, for rounding that compensates its errors: of all layers, or of those weights' names.
+
+    Raises:
+        UserError: no rows, or activations that are not finite.
+    """
+    import torch
+
+    found = Statistics()
+    chosen = take(rows, max_tokens)
+    with torch.no_grad(), progress.task("calibrating", len(chosen)) as task, _hooks(model, found, grams) as see:
+        for batch in batches(chosen):
+            ids, mask = _pad(batch)
+            see(mask)
+            model(input_ids=ids, attention_mask=mask, **_no_cache(model))
+            task.advance(len(batch))
+    for name, value in found.squares.items():
+        if not torch.isfinite(value).all():
+            raise UserError(
+                f"the inputs of {name} are not finite on the calibration rows",
+                where="quantize.calibration",
+                fix="check the weights for NaN or Inf",
+            )
+    return found
+
+
+def collect_fisher(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    progress: Progress,
+    *,
+    max_tokens: int = 4096,
+    seed: int = 0,
+    only: Collection[str] | None = None,
+) -> Statistics:
+    """The diagonal of the Fisher information per token, and the squared inputs, of linear layers and the embedding.
+
+    Labels are sampled from the model's own predictions, so that 1/2 sum F d^2 estimates the KL (nats per token) that a
+    small change d of the weights causes (Amari's metric; tokens are taken as independent, as in K-FAC). A tied
+    embedding has an entry for each of its two uses: their sum is that of the matrix.
+
+    Args:
+        only: names of the weights to keep, so that a large model goes in parts; each part has the same labels.
+
+    Raises:
+        UserError: no rows.
+    """
+    import torch
+
+    found = Statistics()
+    chosen = take(rows, max_tokens)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    embedding = model.get_input_embeddings()
+    looked_up = next(f"{name}.weight" for name, part in model.named_modules() if part is embedding)
+    with progress.task("measuring sensitivity", len(chosen)) as task, _fisher_hooks(model, found, only):
+        for row in chosen:
+            ids = torch.tensor([list(row)])
+            inputs = embedding(ids).detach().requires_grad_(True)
+            logits = model(inputs_embeds=inputs, **_no_cache(model)).logits
+            logits = logits.reshape(-1, logits.shape[-1]).float()
+            labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+            torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+            if only is None or looked_up in only:
+                _add_looked_up(found, looked_up, embedding, ids[0], inputs.grad[0])
+            task.advance()
+    for name, value in found.fisher.items():
+        value /= found.tokens[name]
+    return found
+
+
+def _add_looked_up(found: Statistics, name: str, embedding: Any, ids: torch.Tensor, gradient: torch.Tensor) -> None:
+    """The squared gradients of the embedding's rows; Gemma scales what it looks up."""
+    import torch
+
+    if name not in found.fisher:
+        found.fisher[name] = torch.zeros(embedding.weight.shape)
+    scaled = gradient.float() * float(getattr(embedding, "embed_scale", 1.0))
+    found.fisher[name].index_add_(0, ids, scaled.square())
+    found.tokens[name] = found.tokens.get(name, 0) + len(ids)
+
+
+def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
+    """The first rows up to a number of tokens; the last one cut.
+
+    Raises:
+        UserError: there are none.
+    """
+    chosen: list[Sequence[int]] = []
+    left = max_tokens
+    for row in rows:
+        if left <= 0:
+            break
+        if len(row):
+            chosen.append(row[:left])
+            left -= len(row)
+    if not chosen:
+        raise UserError("there are no calibration rows", where="data.splits.calibration",
+                        fix="give data.splits.calibration some rows, or set quantize.calibration: none")  # fmt: skip
+    return chosen
+
+
+def batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Rows of similar length together, at most `_BATCH_TOKENS` with padding."""
+    batch: list[Sequence[int]] = []
+    for row in sorted(rows, key=len):
+        if batch and (len(batch) + 1) * len(row) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _pad(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    width = max(map(len, batch))
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros(len(batch), width, dtype=torch.long)
+    for at, row in enumerate(batch):
+        ids[at, : len(row)] = torch.tensor(list(row))
+        mask[at, : len(row)] = 1
+    return ids, mask
+
+
+def _no_cache(model: Any) -> dict[str, bool]:
+    return {"use_cache": False} if hasattr(model.config, "use_cache") and _decodes(model) else {}
+
+
+def _decodes(model: Any) -> bool:
+    return bool(getattr(model, "can_generate", lambda: False)())
+
+
+def _linears(model: Any) -> dict[str, Any]:
+    import torch
+
+    return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+
+
+@contextmanager
+def _hooks(model: Any, found: Statistics, grams: bool | Collection[str]) -> Iterator[Callable[[Any], None]]:
+    """Forward hooks that add up inputs; yields a function that takes the mask [B, T] of the next pass."""
+    state: dict[str, Any] = {}
+
+    def see(mask: torch.Tensor) -> None:
+        state.update(mask=mask.bool(), last=None, last_gram=None)
+
+    def add(name: str, x: torch.Tensor) -> None:
+        mask = state["mask"]
+        # An encoder's pooler and head see one vector for each row, not one for each token.
+        flat = x[mask] if x.ndim == 3 and x.shape[:2] == mask.shape else x.reshape(-1, x.shape[-1])
+        flat = flat.float()
+        squares = flat.square().sum(0).double()
+        found.squares[name] = found.squares[name] + squares if name in found.squares else squares
+        found.tokens[name] = found.tokens.get(name, 0) + len(flat)
+        if not (grams if isinstance(grams, bool) else name in grams):
+            return
+        if state["last"] is x:  # query, key and value read one input, and so do gate and up
+            found.grams[name] = found.grams[state["last_gram"]]
+            return
+        gram = flat.T @ flat
+        if name in found.grams:
+            found.grams[name] += gram
+        else:
+            found.grams[name] = gram
+        state.update(last=x, last_gram=name)
+
+    handles = [
+        part.register_forward_pre_hook(lambda _, args, name=f"{name}.weight": add(name, args[0]))
+        for name, part in _linears(model).items()
+    ]
+    try:
+        yield see
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _fisher_hooks(model: Any, found: Statistics, only: Collection[str] | None) -> Iterator[None]:
+    inputs: dict[str, torch.Tensor] = {}
+
+    def before(name: str, x: torch.Tensor) -> None:
+        inputs[name] = x.detach().reshape(-1, x.shape[-1]).float().square()
+
+    def after(name: str, gradient: torch.Tensor) -> None:
+        x = inputs.pop(name)
+        g = gradient.detach().reshape(-1, gradient.shape[-1]).float().square()
+        squares = x.sum(0).double()
+        product = g.T @ x
+        if name in found.fisher:
+            found.fisher[name] += product
+            found.squares[name] += squares
+        else:
+            found.fisher[name], found.squares[name] = product, squares
+        found.tokens[name] = found.tokens.get(name, 0) + len(x)
+
+    handles = []
+    for name, part in _linears(model).items():
+        weight = f"{name}.weight"
+        if only is not None and weight not in only:
+            continue
+        handles.append(part.register_forward_pre_hook(lambda _, args, name=weight: before(name, args[0])))
+        handles.append(part.register_full_backward_hook(lambda _, __, grads, name=weight: after(name, grads[0])))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,132 @@
+"""The sensitivity stage: what a mix of types is chosen and rounded by, measured on the calibration rows.
+
+Memory is bounded, as in `inputs`: the Fisher information is gathered for as many tensors at a time as fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill2edge.errors import UserError
+from distill2edge.models.architectures import load_model
+from distill2edge.quantize import onnx_types, sensitivity
+from distill2edge.quantize.activation_statistics import FEW_TOKENS, collect_fisher
+from distill2edge.quantize.activations import (
+    Inputs,
+    check_disjoint,
+    gather_inputs,
+    gguf_names,
+    groups,
+    matrices,
+    read_inputs,
+)
+from distill2edge.quantize.allocation import Options
+from distill2edge.util.files import read_json, write_json
+from distill2edge.util.progress import Progress
+
+FISHER_SHARE = 4
+"""The Fisher information sees one calibration token of so many: it takes a backward pass."""
+_FACTS = "sensitivity.json"
+
+
+@dataclass(frozen=True)
+class Weighed(Inputs):
+    """What the stage wrote; tensors go by their GGUF names.
+
+    Attributes:
+        options: tensor -> type -> (bytes, expected KL in nats per token), of a GGUF.
+        onnx: the same of an ONNX file, by the groups of weights that its graph joins.
+        facts: rows and tokens that were seen.
+    """
+
+    options: Options
+    onnx: Options
+    facts: Mapping[str, Any]
+
+
+def write_sensitivity(
+    model_dir: Path,
+    rows: Mapping[str, Sequence[int]],
+    held_out: Collection[str],
+    work: Path,
+    progress: Progress,
+    *,
+    max_tokens: int,
+    dataset: str,
+    formats: Collection[str] = ("gguf",),
+) -> dict[str, Any]:
+    """Write `sensitivity.json`, `imatrix.gguf` and `grams-N.safetensors`.
+
+    Args:
+        model_dir: merged model.
+        rows: id -> token ids of each calibration row.
+        held_out: ids of the rows that evaluate; none of them may calibrate.
+        max_tokens: rows beyond this many tokens are left out; a quarter of them give the Fisher information.
+        dataset: where the rows come from, for the file's metadata.
+        formats: of the files whose types are weighed, `gguf` or `onnx`.
+
+    Returns:
+        {schema_version, rows, tokens, fisher_tokens, tensors, few}.
+
+    Raises:
+        UserError: rows that overlap with the held-out ones, none at all, an architecture whose tensors have no GGUF
+            names here, weights or activations that are not finite.
+    """
+    import torch
+
+    check_disjoint(rows, held_out)
+    names = gguf_names(model_dir)
+    model = load_model(model_dir, dtype=torch.float32).eval()
+    parts, weights = matrices(model, names)
+    chosen = list(rows.values())
+    inputs, tokens = gather_inputs(model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset)
+    options: dict[str, Any] = {}
+    by_weight: dict[str, Any] = {}
+    fisher_tokens = max(64, max_tokens // FISHER_SHARE)
+    for group in groups({name: 4 * weights[own[0]].numel() for name, own in parts.items()}):
+        only = [source for name in group for source in parts[name]]
+        fisher = collect_fisher(model, chosen, progress, max_tokens=fisher_tokens, only=only).fisher
+        with progress.task("weighing types", len(group)) as task:
+            for name in group:
+                found = [fisher.pop(source) for source in parts[name] if source in fisher]
+                if not found or not all(bool(torch.isfinite(part).all()) for part in found):
+                    raise UserError(f"the gradients of {name} are missing or not finite", where=str(model_dir),
+                                    fix="check the weights for NaN or Inf, or export a stock scheme")  # fmt: skip
+                source, total = parts[name][0], sum(found[1:], found[0])
+                if "gguf" in formats:
+                    able = name in inputs.grams
+                    options[name] = sensitivity.option(
+                        weights[source].numpy(), total.numpy(), inputs.importance.get(name), compensated=able
+                    )
+                if "onnx" in formats:
+                    by_weight[source] = onnx_types.option(weights[source], total, *inputs.means(name))
+                task.advance(note=name)
+    seen = min(fisher_tokens, sum(map(len, chosen)))
+    facts = {
+        "schema_version": 1,
+        "rows": len(rows),
+        "tokens": tokens,
+        "fisher_tokens": seen,
+        "tensors": len(parts),
+        "few": tokens < FEW_TOKENS,
+    }
+    tables = {"options": options, "onnx": onnx_types.joined(by_weight), **inputs.table()}
+    write_json(Path(work) / _FACTS, {**facts, **tables})
+    return facts
+
+
+def read_sensitivity(directory: Path) -> Weighed:
+    """What `write_sensitivity` wrote; products of inputs stay on the disk."""
+    document, inputs = read_json(Path(directory) / _FACTS), read_inputs(directory, _FACTS)
+    options, onnx = (
+        {
+            name: {kind: (int(size), float(loss)) for kind, (size, loss) in kinds.items()}
+            for name, kinds in document.pop(table, {}).items()
+        }
+        for table in ("options", "onnx")
+    )
+    facts = {key: value for key, value in document.items() if key not in ("sources", "grams")}
+    return Weighed(**vars(inputs), options=options, onnx=onnx, facts=facts)

@@ -1,0 +1,1 @@
+"""A recipe from start to end: the plan, the run, its directory, several seeds."""

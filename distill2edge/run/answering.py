@@ -1,0 +1,198 @@
+"""A loaded file that answers texts: its runtime, its tokenizer and the form in which it was trained to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill2edge.data.chat_templates import Message
+from distill2edge.data.encode import Row, apply_template, encode_choices, row_id, stop_token_ids, tokenize
+from distill2edge.data.model_inputs import (
+    KEY,
+    InputForm,
+    Kind,
+    default_form,
+    encode_inputs,
+    kind_of,
+    parse_form,
+    read_form,
+)
+from distill2edge.data.pairs import pair_choices
+from distill2edge.errors import UserError
+from distill2edge.generation.sampling import draw_token
+from distill2edge.intake.tokenizer_files import open_tokenizer
+from distill2edge.models.architectures import context_of
+from distill2edge.runtimes import open_runtime
+from distill2edge.util.threads import available_threads
+
+CONTEXT = 2048
+"""The most tokens of prompt and answer together, where the model reads no fewer."""
+
+Share = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is open.
+
+    Attributes:
+        runtime: a `Runtime`, or of a classifier a `Classifier`.
+        tokenizer: of transformers, or llama.cpp's own.
+        form: how it was trained to read.
+        stop: ids that end an answer.
+        where: the file, for messages.
+    """
+
+    runtime: Any
+    tokenizer: Any
+    form: InputForm
+    stop: frozenset[int]
+    where: str
+
+    def encode(self, text: str, template: str | None = "plain") -> list[int]:
+        """Token ids of a prompt; `template`: another than the trained one, None for that.
+
+        Raises:
+            UserError: more tokens than the model reads, or none.
+        """
+        form = self.form if template is None else replace(self.form, template=template)
+        return self._fitting(encode_inputs([text], self.tokenizer, form, self.runtime.context)[0])
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a chat, after the system message that the model was trained with.
+
+        Raises:
+            UserError: the template refuses the messages; more tokens than the model reads.
+        """
+        first = [{"role": "system", "content": self.form.system}] if self.form.system else []
+        try:
+            text = apply_template(self.tokenizer, [*first, *messages], generation=True)
+        except UserError as error:
+            raise UserError(error.what, where=self.where, fix="ask one thing at a time, or --template plain") from error
+        return self._fitting(tokenize(self.tokenizer, [text])[0])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def generate(self, ids: Sequence[int], max_tokens: int, temperature: float, seed: int = 0) -> Iterator[int]:
+        """Tokens until one that stops, `max_tokens`, or the end of the context."""
+        random = np.random.default_rng(seed)
+        room = self.runtime.context - len(ids)
+        logits = self.runtime.prefill(ids)
+        for count in range(1, max_tokens + 1):
+            self._numbers(logits)
+            token = draw_token(logits, temperature, 1.0, random)
+            if token in self.stop:
+                return
+            yield token
+            if count in (max_tokens, room):
+                return
+            logits = self.runtime.decode(token)
+
+    def shares(self, text: str) -> list[Share]:
+        """Each label of a classifier, or each choice of a closed set, with its probability; the likeliest first.
+
+        Choices are weighed by the likelihood of their tokens, as verify does it.
+        """
+        if self.form.kind == "classifier":
+            names, scores = self.runtime.labels, self.runtime.classify(self.encode(text, None))
+        else:
+            names, scores = self.form.choices, self._likelihoods(text)
+        exact = np.asarray(scores, dtype=np.float64)
+        self._numbers(exact)
+        share = np.exp(exact - exact.max())
+        share /= share.sum()
+        return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
+
+    def _likelihoods(self, text: str) -> list[float]:
+        from distill2edge.verify.scores import choice_likelihoods, trim_stop
+
+        form, prompt = self.form, self.encode(text, None)
+        if form.kind == "seq2seq":
+            choices = pair_choices(form.choices, self.tokenizer)
+        else:
+            row = Row(row_id(text, ""), text, "")
+            choices = encode_choices(row, form.choices, self.tokenizer, form.template, form.system)
+        if len(prompt) + max(map(len, choices)) > self.runtime.context:
+            raise _too_long(len(prompt), self.runtime.context, self.where)
+        return choice_likelihoods(self.runtime, prompt, trim_stop(choices, tuple(self.stop)))
+
+    def _numbers(self, scores: np.ndarray) -> None:
+        """Never answer by what is no number: a damaged weight makes every output so."""
+        if np.isnan(scores).any() or np.isposinf(scores).any():
+            raise UserError("the model's output is infinite or undefined", where=self.where,
+                            fix="get or export the model again: a weight of it is damaged")  # fmt: skip
+
+    def _fitting(self, ids: list[int]) -> list[int]:
+        if not ids:
+            raise UserError("the text has no tokens", where=self.where, fix="give it some words")
+        if len(ids) > self.runtime.context:
+            raise _too_long(len(ids), self.runtime.context, self.where)
+        return ids
+
+
+def open_loaded(path: Path) -> Loaded:
+    """Load a `.gguf` file, an ONNX directory or a Hugging Face directory.
+
+    Raises:
+        UserError: none of these.
+    """
+    gguf = path if path.suffix == ".gguf" else path / "model.gguf"
+    return _open_gguf(gguf) if gguf.is_file() else _open_directory(path)
+
+
+def _open_gguf(path: Path) -> Loaded:
+    from distill2edge.gguf.finite import check_finite
+    from distill2edge.gguf.llama_process import check_loads
+    from distill2edge.gguf.reader import read_gguf
+    from distill2edge.runtimes.llama_tokenizer import LlamaTokenizer
+
+    check_loads(path)  # llama.cpp ends the process over some damaged files
+    file = read_gguf(path)
+    check_finite(file)
+    window = file.get(".context_length")
+    context = min(CONTEXT, int(window)) if isinstance(window, int) and file.architecture != "t5" else CONTEXT
+    runtime: Any = open_runtime("llama.cpp", path, threads=available_threads(), context=max(context, 1))
+    tokenizer: Any = LlamaTokenizer(runtime)
+    stated = file.get(KEY)
+    if stated is not None:
+        form = parse_form(str(stated), str(path))
+    else:
+        kinds: dict[bool, Kind] = {hasattr(runtime, "classify"): "classifier", file.architecture == "t5": "seq2seq"}
+        form = default_form(kinds.get(True, "decoder"), tokenizer)
+    return _loaded(runtime, tokenizer, form, path)
+
+
+def _open_directory(path: Path) -> Loaded:
+    if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
+        raise UserError("no model with a tokenizer here", where=str(path), fix="give an export of `distill2edge run`")
+    runtime_name = "onnxruntime" if any((path / name).is_file() for name in ("model.onnx", "encoder.onnx")) else "torch"
+    tokenizer: Any = open_tokenizer(path, None)
+    kind = kind_of(path)
+    runtime: Any = open_runtime(runtime_name, path, threads=available_threads(), context=_window(path))
+    return _loaded(runtime, tokenizer, read_form(path) or default_form(kind, tokenizer), path)
+
+
+def _loaded(runtime: Any, tokenizer: Any, form: InputForm, path: Path) -> Loaded:
+    if (form.kind == "classifier") != hasattr(runtime, "classify"):
+        raise UserError(f"its form says {form.kind}, the model is another kind", where=str(path),
+                        fix="export the model again")  # fmt: skip
+    stop: Sequence[int | None] = form.stop
+    if not stop and form.kind != "classifier":
+        stop = (*stop_token_ids(tokenizer, form.template), getattr(tokenizer, "eot_token_id", None))
+    return Loaded(runtime, tokenizer, form, frozenset(token for token in stop if token is not None), str(path))
+
+
+def _window(path: Path) -> int:
+    """Positions of a directory's model: no more than it has."""
+    found = context_of(path)
+    return CONTEXT if found is None else min(CONTEXT, found)
+
+
+def _too_long(count: int, context: int, where: str) -> UserError:
+    return UserError(f"{count} tokens, and the model reads at most {context}", where=where, fix="shorten the text")

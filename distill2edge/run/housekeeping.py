@@ -1,0 +1,120 @@
+"""What the store holds, and what can go."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from distill2edge.errors import UserError
+from distill2edge.pipeline.store import Artifact, Store, default_root
+from distill2edge.run.directory import read_document
+from distill2edge.util.quantities import readable_bytes, readable_seconds
+
+
+def _opened(root: Path | None) -> Store:
+    store = Store(root or default_root())
+    store.check()
+    if root is not None and not root.exists():
+        raise UserError("no store there", where=str(root), fix="name the store's directory, or leave --store out")
+    return store
+
+
+def list_store(root: Path | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+    """One row per artifact, and per piece of unfinished work (key empty); broken entries are skipped with a warning."""
+    store = _opened(root)
+    rows = [
+        {
+            "stage": artifact.manifest["stage"],
+            "key": artifact.key[:20],
+            "bytes": artifact.size,
+            "created": artifact.manifest["created"],
+            "wall_s": artifact.manifest["wall_s"],
+            "path": str(artifact.path),
+        }
+        for artifact in store.artifacts(warn)
+    ]
+    for path in store.partials():
+        rows.append(
+            {"stage": "partial", "key": "", "bytes": _bytes(path), "created": "", "wall_s": 0, "path": str(path)}
+        )
+    return rows
+
+
+def render_store(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table with the total."""
+    if not rows:
+        return "the store is empty"
+    lines = [f"{'stage':<10} {'key':<20} {'size':>10} {'took':>8}  created"]
+    for row in rows:
+        size, took = readable_bytes(row["bytes"]), readable_seconds(row["wall_s"])
+        lines.append(f"{row['stage']:<10} {row['key']:<20} {size:>10} {took:>8}  {row['created']}")
+    lines.append(f"{len(rows)} entries, {readable_bytes(sum(row['bytes'] for row in rows))}")
+    return "\n".join(lines)
+
+
+def collect_garbage(
+    root: Path | None,
+    kept_runs: Iterable[Path],
+    days: int,
+    *,
+    delete: bool,
+    warn: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Remove unfinished work, and artifacts older than `days` that no kept run names and no run that goes on has used.
+
+    Raises:
+        UserError: a kept run has no run.json.
+    """
+    store = _opened(root)
+    kept = {key for run in kept_runs for key in _keys(run)}
+    horizon, began = time.time() - days * 86400, store.used_since()
+    if began is not None:
+        horizon = min(horizon, began - 2)  # coarse clocks of file systems
+    doomed: list[tuple[Path, int]] = [(path, _bytes(path)) for path in store.partials() if not store.is_built(path)]
+    doomed += [
+        (artifact.path, artifact.size)
+        for artifact in store.artifacts(warn)
+        if artifact.key not in kept and _last_use(artifact) < horizon
+    ]
+    if delete:
+        for path, _ in doomed:
+            store.remove(path)
+    total = readable_bytes(sum(size for _, size in doomed))
+    place = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
+    free = readable_bytes(shutil.disk_usage(place).free)
+    verb = "deleted" if delete else "would delete"
+    hint = "" if delete or not doomed else "\nadd --yes to delete"
+    lines = [f"  {path}  {readable_bytes(size)}" for path, size in doomed]
+    if began is not None:
+        lines.append("a run goes on in this store: what it has made or used stays")
+    return "\n".join([*lines, f"{verb} {len(doomed)} entries, {total}; {free} free on the disk{hint}"])
+
+
+def _last_use(artifact: Artifact) -> float:
+    # Runs touch a manifest when they reuse its artifact.
+    return (artifact.path / "manifest.json").stat().st_mtime
+
+
+def _keys(run: Path) -> set[str]:
+    """The keys of the artifacts that a run directory was made of."""
+    file = run / "run.json"
+    if not file.is_file():
+        raise UserError(
+            "not a run directory: no run.json", where=str(run), fix="name a directory such as runs/quickstart"
+        )
+    stages = read_document(file).get("stages")
+    if not isinstance(stages, list) or not all(isinstance(one, dict) and "key" in one for one in stages):
+        raise UserError("damaged: it names no stages", where=str(file), fix="run its recipe again")
+    return {str(one["key"]) for one in stages}
+
+
+def _bytes(path: Path) -> int:
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(OSError):  # it may go while we look
+            total += file.lstat().st_size if not file.is_dir() else 0
+    return total

@@ -1,0 +1,159 @@
+"""One model file, in a process of its own: `python -m distill2edge.verify.token_worker SPEC.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill2edge.data.encode import Encoded
+from distill2edge.models.model_file import Encodings
+from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes.protocol import Runtime, logits_at
+from distill2edge.util.files import write_text
+from distill2edge.util.isolate import serve
+from distill2edge.verify import fidelity, scores
+
+
+def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
+    """Score every row and compare the chosen positions with the references.
+
+    Args:
+        spec: `runtime path threads context metric rows max_tokens positions stop limit`, and file names beside
+            the result: `write_reference`, `teacher_reference`, `student_reference` (each may be null).
+        report: told of each row.
+
+    Returns:
+        Lists over rows (`score`, `tokens`, `length` or null), over compared rows (`counts`), and over compared
+        positions (`nll`, and null without a reference: `kl_teacher`, `kl_student`, `top1_student`, `top1_teacher`).
+    """
+    here = Path(spec["result"]).parent
+    encodings = read_encodings(here / spec["rows"], tuple(spec["stop"]))
+    runtime = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    spans = fidelity.choose_positions(encodings.rows, spec["max_tokens"], spec["positions"])
+    references = {
+        name: fidelity.open_reference(here / spec[name], fidelity.count_positions(spans)) if spec[name] else None
+        for name in ("teacher_reference", "student_reference")
+    }
+    mine = None
+    if spec["write_reference"]:
+        path = here / spec["write_reference"]
+        mine = fidelity.create_reference(path, fidelity.count_positions(spans), runtime.vocab_size)
+    out: dict[str, list[float]] = {
+        key: []
+        for key in ("score", "tokens", "length", "nll", "kl_teacher", "kl_student", "top1_student", "top1_teacher")
+    }
+    for index, row in enumerate(encodings.rows):
+        span = spans[index] if index < len(spans) else None
+        positions = span.positions if span else []
+        if spec["metric"] == "neg_log_likelihood":
+            positions = sorted({*positions, *(t - 1 for t, on in enumerate(row.mask) if on)})
+        logprob = _run(runtime, row, positions)
+        if span:
+            part = logprob[np.searchsorted(positions, span.positions)]
+            _compare(out, part, row, span, references)
+            if mine is not None:
+                mine[span.start : span.start + len(part)] = part
+        _score(out, spec, runtime, encodings, index, dict(zip(positions, logprob, strict=True)))
+        report(1)
+    if mine is not None:
+        mine.flush()
+    runtime.close()
+    absent = {
+        "length": spec["metric"] != "exact_match",
+        "kl_teacher": references["teacher_reference"] is None,
+        "top1_teacher": references["teacher_reference"] is None,
+        "kl_student": references["student_reference"] is None,
+        "top1_student": references["student_reference"] is None,
+    }
+    return {
+        **{key: None if absent.get(key) else values for key, values in out.items()},
+        "counts": [len(span.positions) for span in spans],
+    }
+
+
+def read_encodings(path: Path, stop: tuple[int, ...]) -> Encodings:
+    """The rows that `write_encodings` wrote."""
+    document = json.loads(path.read_text())
+    rows = [Encoded(**row) for row in document["rows"]]
+    return Encodings(rows, document["choices"], document["vocabulary"], stop)
+
+
+def write_encodings(path: Path, encodings: Encodings) -> None:
+    """Rows for a worker, as JSON."""
+    rows = [
+        {"id": row.id, "ids": list(row.ids), "mask": list(row.mask), "label": row.label, "row": row.row}
+        for row in encodings.rows
+    ]
+    choices = None if encodings.choices is None else [[list(ids) for ids in row] for row in encodings.choices]
+    write_text(path, json.dumps({"rows": rows, "choices": choices, "vocabulary": encodings.vocabulary}))
+
+
+def _run(runtime: Runtime, row: Encoded, positions: list[int]) -> scores.Floats:
+    """[len(positions), V] log-probabilities; no token past the last position is fed."""
+    if not positions:
+        return np.empty((0, runtime.vocab_size), dtype=np.float32)
+    return scores.log_softmax(logits_at(runtime, row.ids[: positions[-1] + 1], positions, row.prompt_length))
+
+
+def _compare(
+    out: dict[str, list[float]],
+    logprob: scores.Floats,
+    row: Encoded,
+    span: fidelity.Span,
+    references: dict[str, Any],
+) -> None:
+    targets = [row.ids[position + 1] for position in span.positions]
+    out["nll"] += (-logprob[np.arange(len(targets)), targets]).tolist()
+    for name in ("teacher", "student"):
+        reference = references[f"{name}_reference"]
+        if reference is None:
+            continue
+        there = reference[span.start : span.start + len(span.positions)]
+        out[f"kl_{name}"] += fidelity.kl_divergence(there, logprob).tolist()
+        out[f"top1_{name}"] += fidelity.agreement(there, logprob).tolist()
+
+
+def _score(
+    out: dict[str, list[float]],
+    spec: dict[str, Any],
+    runtime: Runtime,
+    encodings: Encodings,
+    index: int,
+    at: dict[int, scores.Floats],
+) -> None:
+    """Append the row's score: 1 or 0, or the sum of log-probabilities of its supervised tokens."""
+    row = encodings.rows[index]
+    begin = row.prompt_length
+    prompt, response = row.ids[:begin], row.ids[begin:]
+    out["tokens"].append(float(sum(row.mask)))
+    if spec["metric"] == "neg_log_likelihood":
+        supervised = [t for t, on in enumerate(row.mask) if on]
+        out["score"].append(float(sum(at[t - 1][row.ids[t]] for t in supervised)))
+    elif spec["metric"] == "exact_match":
+        answer = scores.generate(runtime, prompt, spec["limit"], encodings.stop)
+        out["length"].append(float(len(answer)))
+        out["score"].append(float(answer == scores.without_stop(response, encodings.stop)))
+    else:
+        assert encodings.choices is not None
+        choices = scores.trim_stop(encodings.choices[index], encodings.stop)
+        known = {
+            tuple(response[:length]): at[begin + length - 1]
+            for length in range(len(response))
+            if begin + length - 1 in at
+        }
+        likelihoods = scores.choice_likelihoods(runtime, prompt, choices, known)
+        out["score"].append(float(int(np.argmax(likelihoods)) == row.label))
+
+
+def main() -> None:
+    """Entry of the worker process."""
+    serve(work, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

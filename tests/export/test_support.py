@@ -1,0 +1,100 @@
+"""The table of what each format carries: its defaults are transformers', its words name the reason; no weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distill2edge.errors import UserError
+from distill2edge.export.support import GGUF, ONNX_DECODERS, refusals, refuse, window_of
+from distill2edge.quantize.schemes import parse_scheme
+
+ROPE = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+def reasons(config: dict[str, Any], *schemes: str, task: str = "causal-lm", **more: Any) -> dict[str, str]:
+    found = refusals(config, task, [parse_scheme(scheme) for scheme in schemes], **more)
+    return {str(refusal.scheme): refusal.reason for refusal in found}
+
+
+@pytest.mark.parametrize(("table", "family"), [(t, f) for t in (ONNX_DECODERS, GGUF) for f in t])
+def test_defaults_are_those_of_transformers(table: Any, family: str) -> None:
+    from transformers import AutoConfig
+
+    config, carries = AutoConfig.for_model(family), table[family]
+    for name, value in carries.defaults.items():
+        actual = getattr(config, name, None)
+        if name == "hidden_act":
+            actual = getattr(config, "hidden_activation", None) or actual
+        assert actual == value, name
+    # What a bare directory says and what its loaded configuration says are refused alike.
+    for scheme in ("onnx:fp32", "gguf:F32"):
+        task = "seq2seq" if config.is_encoder_decoder else "causal-lm"
+        assert reasons({"model_type": family}, scheme, task=task) == reasons(config.to_dict(), scheme, task=task)
+
+
+@pytest.mark.parametrize("written", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+def test_a_rotary_scaling_is_seen_however_it_is_written(written: str, key: str) -> None:
+    config = {"model_type": "llama", written: {**ROPE, key: "dynamic"}, "max_position_embeddings": 128}
+    assert "rotary scaling 'dynamic'" in reasons(config, "gguf:Q4_0", "onnx:int8")["gguf:Q4_0"]
+    yarn = {"model_type": "qwen2", written: {**ROPE, key: "yarn"}}
+    assert reasons(yarn, "gguf:Q4_0", "onnx:int8") == {}
+    own = {"model_type": "qwen2", written: {**ROPE, key: "yarn", "beta_fast": 16}}
+    assert "beta_fast" in reasons(own, "gguf:Q4_0", "onnx:int8")["gguf:Q4_0"]
+
+
+@pytest.mark.parametrize(
+    ("config", "slides"),
+    [
+        ({"model_type": "mistral"}, True),  # transformers' own default is 4,096
+        ({"model_type": "mistral", "sliding_window": None}, False),
+        ({"model_type": "mistral", "sliding_window": 16}, True),
+        ({"model_type": "qwen2", "sliding_window": 16}, False),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1,
+          "num_hidden_layers": 2}, True),
+        ({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, True),
+    ],
+)  # fmt: skip
+def test_sliding_windows_are_seen(config: dict[str, Any], slides: bool) -> None:
+    found = reasons(config, "gguf:F16", "onnx:fp32")
+    assert found == ({"gguf:F16": f"sliding-window attention cannot be expressed in a {config['model_type']} GGUF"}
+                     if slides else {})  # fmt: skip
+
+
+def test_texts_longer_than_the_first_factors_are_refused() -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0], "rope_theta": 1e4}
+    config = {"model_type": "phi3", "rope_scaling": rope, "max_position_embeddings": 256,
+              "original_max_position_embeddings": 64}  # fmt: skip
+    assert window_of(config) == 64
+    assert reasons(config, "onnx:int8", length=64) == {}
+    assert "end at 64" in reasons(config, "onnx:int8", length=65)["onnx:int8"]
+
+
+def test_unknown_families_and_kinds() -> None:
+    assert "supported: Llama" in reasons({"model_type": "gpt2"}, "gguf:F16")["gguf:F16"]
+    assert (
+        "no ONNX exporter here for a decoder of type gpt2" in reasons({"model_type": "gpt2"}, "onnx:fp32")["onnx:fp32"]
+    )
+    assert reasons({"model_type": "gpt2"}, "gguf:F16", converter=True) == {}
+    roberta = {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}
+    assert list(reasons(roberta, "gguf:F16", "onnx:int8", task="classification")) == ["gguf:F16"]
+    assert list(reasons({"model_type": "llama"}, "onnx:int8-dynamic")) == ["onnx:int8-dynamic"]
+    assert reasons({"model_type": "bert"}, "gguf:F16", "onnx:int8-dynamic", task="classification") == {}
+    with pytest.raises(UserError, match="gguf:F16: rotary scaling") as caught:
+        refuse({"model_type": "qwen3", "rope_parameters": {"rope_type": "llama3"}}, "causal-lm",
+               parse_scheme("gguf:F16"), "teacher/config.json")  # fmt: skip
+    assert "--converter" in caught.value.fix
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "x", [], {}, [1], {"a": 1}, True, 1e400])
+def test_nonsense_is_no_traceback(value: Any) -> None:
+    """The loader says what is wrong with a directory; the table only has to live with it."""
+    fields = ("architectures", "rope_parameters", "rope_scaling", "sliding_window", "layer_types", "num_hidden_layers",
+              "max_position_embeddings", "num_attention_heads", "hidden_act", "head_dim", "feed_forward_proj",
+              "num_decoder_layers", "max_window_layers", "query_pre_attn_scalar", "model_type")  # fmt: skip
+    for family in {*ONNX_DECODERS, *GGUF}:
+        for name in fields:
+            refusals({"model_type": family, name: value}, "causal-lm", [parse_scheme("gguf:F16")], length=5)
+            refusals({"model_type": family, name: value}, "seq2seq", [parse_scheme("onnx:fp32")], length=5)
