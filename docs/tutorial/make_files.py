@@ -14,8 +14,8 @@ import random
 import sys
 from pathlib import Path
 
-from distill2edge.bundled import rows
-from distill2edge.progress import SilentProgress
+from distill2edge.intake.bundled import rows
+from distill2edge.util.progress import SilentProgress
 
 REVIEWS, CHATS = 1600, 320
 BIKES = ("city bike", "racing bike", "mountain bike", "e-bike", "cargo bike", "folding bike", "child's bike", "tandem")
