@@ -70,14 +70,14 @@ quality: $(VENV)/.dev  ## lint, format, types, import direction, docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/project/test_import_direction.py
-	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python benchmarks/pages/reference.py --check
 
 format: $(VENV)/.dev  ## format, and fix what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.dev  ## write the generated pages: recipe reference, CLI help
-	@$(BIN)/python docs/generate.py
+	@$(BIN)/python benchmarks/pages/reference.py
 
 resolve:  ## does constraints.txt hold on every Python that pyproject.toml names? Asks the index, installs nothing
 	@for minor in 11 12 13; do python=python3.$$minor; command -v $$python > /dev/null || { echo "no $$python here"; continue; }; \

@@ -11,24 +11,25 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
+GENERATORS = Path(__file__).parents[2] / "benchmarks" / "pages"
 PAGES = ("recipe-reference.md", "cli.md")
 """Those that follow from the code alone; the others follow from benchmarks."""
 _CODE = f"""
-import json, generate
-texts = [f"BeforeValidator(func={{generate.internals}})", "a <class 'int'> b", "Annotated[float, Field(ge=0)]",
+import json, reference
+texts = [f"BeforeValidator(func={{reference.internals}})", "a <class 'int'> b", "Annotated[float, Field(ge=0)]",
          "at 0 or more, a function of class and object <TEXT>"]
-pages = {{name: [generate.PAGES[name](), generate.PAGES[name]()] for name in {PAGES}}}
+pages = {{name: [reference.PAGES[name](), reference.PAGES[name]()] for name in {PAGES}}}
 print(json.dumps({{
     "pages": pages,
-    "found": [bool(generate.internals(text)) for text in texts],
-    "printed": {{name: generate.internals(both[0]) for name, both in pages.items()}},
+    "found": [bool(reference.internals(text)) for text in texts],
+    "printed": {{name: reference.internals(both[0]) for name, both in pages.items()}},
 }}))
 """
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own: the names of the modules in docs/ are those of others too."""
-    return subprocess.run([sys.executable, "-c", code], cwd=DOCS, capture_output=True, text=True, check=False)
+    """A process of its own: the names of the modules there are those of others too."""
+    return subprocess.run([sys.executable, "-c", code], cwd=GENERATORS, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,10 @@ def test_a_page_is_that_of_the_code_each_time(made: dict[str, Any], name: str) -
 
 def test_a_fault_ends_the_command() -> None:
     done = python(
-        "import sys, generate\n"
-        "generate.PAGES = {'x.md': lambda: repr(generate.main)}\n"
-        "sys.argv = ['generate.py', '--check']\n"
-        "sys.exit(generate.main())\n"
+        "import sys, reference\n"
+        "reference.PAGES = {'x.md': lambda: repr(reference.main)}\n"
+        "sys.argv = ['reference.py', '--check']\n"
+        "sys.exit(reference.main())\n"
     )
     assert done.returncode == 1
     assert "docs/x.md would print '<function'" in done.stderr

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 RESULT, INGREDIENTS = RESULTS / "quantization_aware.json", RESULTS / "quantization_aware_ingredients.json"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 64, 740, 34, 368
 COLOURS = {"plain": "#9a9a9a", "imatrix": "#3b76c4", "compensated": "#7a4fb5", "trained": "#c4472f"}
