@@ -26,12 +26,22 @@ PARTS = {
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 OPENERS = ("", "Hi, ", "Hello! ", "Good morning, ", "Quick question: ", "Hi there, ")
 CLOSERS = ("", " Thanks!", " Thank you.", " I live nearby.", " It is for my daughter.", " I need it for work.")
-PRICE = ("what does it cost to fix the {part} of my {bike}?", "how much is a new {part} for a {bike}?",
-         "my {bike} needs its {part} done. What will I pay?", "price for the {part} on a {bike}, please?")  # fmt: skip
-TIME = ("how long does a repair of the {part} take on a {bike}?", "when can I have my {bike} back if you do the {part}?",
-        "the {part} of my {bike} is broken. How many days do you need?")  # fmt: skip
-VISIT = ("can I bring my {bike} in on {day}?", "are you open on {day}? My {bike} makes a noise.",
-         "is {day} good for a check of my {bike}?")  # fmt: skip
+PRICE = (
+    "what does it cost to fix the {part} of my {bike}?",
+    "how much is a new {part} for a {bike}?",
+    "my {bike} needs its {part} done. What will I pay?",
+    "price for the {part} on a {bike}, please?",
+)
+TIME = (
+    "how long does a repair of the {part} take on a {bike}?",
+    "when can I have my {bike} back if you do the {part}?",
+    "the {part} of my {bike} is broken. How many days do you need?",
+)
+VISIT = (
+    "can I bring my {bike} in on {day}?",
+    "are you open on {day}? My {bike} makes a noise.",
+    "is {day} good for a check of my {bike}?",
+)
 
 
 def reviews() -> list[tuple[str, str]]:
