@@ -35,7 +35,7 @@ def data() -> None:
 def data_prepare(**options: Any) -> None:
     from distill2edge.run.run_recipe import run_until
 
-    for item in run_until("data", **options):
+    for item in run_until(Data.kind, **options):
         echo(f"{item.stage.name}: {item.artifact.path}")
 
 

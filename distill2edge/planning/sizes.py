@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distill2edge.errors import UserError
 from distill2edge.intake.facts import model_facts
@@ -22,6 +22,10 @@ _CHARACTERS, _OF_OWN = 4.2, 1.6  # a token's, where no tokenizer is here; of a s
 _KEPT = 0.7  # of the rows that a synthesis asks for
 _SAMPLED = 256
 _TRIMMED = 12_000  # tokens that a trimmed vocabulary keeps, at most
+
+
+SizesOf = Literal["data", "teacher", "student"]
+"""What a stage's artifact can tell of: a stage names the one that its own does."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,11 @@ class Sizes:
         return self.rows["train"]
 
 
-def sizes_of(recipe: Recipe, found: Mapping[str, Artifact | None]) -> Sizes:
+def sizes_of(recipe: Recipe, found: Mapping[SizesOf, Artifact | None]) -> Sizes:
     """The sizes of a recipe, by its artifacts in the store and by what its files say.
 
     Args:
-        found: name of a stage -> its artifact, None for one that is to be made.
+        found: the artifacts that tell of them, None for one that is to be made.
     """
     teacher = _teacher(recipe, found.get("teacher"))
     student = _from_artifact(found.get("student")) or _student(recipe, teacher)

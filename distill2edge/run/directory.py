@@ -18,8 +18,8 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.kept import kept_text
 from distill2edge.recipe.schema import Recipe
-from distill2edge.run.leftovers import DOCUMENTS, remove_files, remove_seeds
-from distill2edge.stages import Export
+from distill2edge.run.leftovers import PUBLISHED, remove_files, remove_seeds
+from distill2edge.stages import Export, Stage
 from distill2edge.stages.report import run_document
 from distill2edge.util.files import clone, disk_full, disk_is_full, read_json, read_regular, write_json, write_text
 from distill2edge.util.nearest import nearest
@@ -154,19 +154,22 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path, e
     Everything is a copy (which shares its blocks with the store's file where the file system can): it may be edited.
     """
     artifacts = {item.stage.name: item.artifact for item in done}
-    for name in DOCUMENTS:
-        clone(artifacts["report"].path / name, out / name)
+    published = {name: item.artifact.path / name for item in done for name in _published(item)}
+    for name, path in published.items():
+        clone(path, out / name)
     write_text(out / "recipe.yaml", kept_text(recipe_text, recipe, out))
     write_json(out / "run.json", run_document(recipe, artifacts))
-    for old in (*out.glob("ledger-*.parquet"), *out.glob("judge.json")):
-        old.unlink()
-    if "judge" in artifacts:
-        clone(artifacts["judge"].path / "judge.json", out / "judge.json")
+    for old in (*out.glob("ledger-*.parquet"), *(out / name for name in PUBLISHED if name not in published)):
+        old.unlink(missing_ok=True)
     for name, artifact in artifacts.items():
         if (artifact.path / ledger.FILE).is_file():
             clone(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")
     exports.verified(read_json(out / "report.json"))
     remove_seeds(out)
+
+
+def _published(done: Done) -> tuple[str, ...]:
+    return done.stage.published if isinstance(done.stage, Stage) else ()
 
 
 def publish_seeds(recipe: Recipe, report: Document, runs: Sequence[Path], recipe_text: str, out: Path) -> None:

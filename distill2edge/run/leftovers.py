@@ -10,8 +10,12 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-DOCUMENTS = ("report.json", "report.html", "report.md", "model_card.md")
-_OF_ONE_RUN = ("exports", "exports.json", "judge.json", "ledger-*.parquet")
+from distill2edge.stages import KINDS
+from distill2edge.stages.report import Report
+
+PUBLISHED = tuple(name for kind in KINDS.values() for name in kind.published)
+"""What a run directory may have of its stages' documents."""
+_OF_ONE_RUN = ("exports", "exports.json", "ledger-*.parquet", *(n for n in PUBLISHED if n not in Report.published))
 _SEED = re.compile(r"seed-\d+")
 
 
@@ -28,7 +32,7 @@ def remove_seeds(out: Path, kept: Collection[Path] = ()) -> None:
         if place in kept or place.is_symlink() or not place.is_dir() or not _SEED.fullmatch(place.name):
             continue
         remove_files(place)
-        for name in (*DOCUMENTS, "recipe.yaml", "run.json"):
+        for name in (*PUBLISHED, "recipe.yaml", "run.json"):
             _remove(place / name)
         if not any(place.iterdir()):
             place.rmdir()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill2edge.pipeline.run_stages import keys_of
 from distill2edge.pipeline.store import Artifact, Store, default_root
-from distill2edge.planning.sizes import Sizes, as_json, sizes_of
+from distill2edge.planning.sizes import Sizes, SizesOf, as_json, sizes_of
 from distill2edge.planning.speed import free_share, machine_speed
 from distill2edge.preflight import checked_recipe
 from distill2edge.recipe.schema import Recipe
-from distill2edge.stages import Stage, build_stages
+from distill2edge.stages import KINDS, Stage, build_stages
+from distill2edge.stages.learning import InitStudent
+from distill2edge.stages.teaching import Data, Teacher
 from distill2edge.util import progress as progress_module
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_bytes, readable_seconds, readable_share
@@ -66,7 +68,7 @@ def plan_of(
     stages = build_stages(recipe, progress, converter)
     keys = keys_of(stages)
     found = {stage.name: store.get(stage.kind, keys[stage.name], progress.warn) for stage in stages}
-    sizes = sizes_of(recipe, found)
+    sizes = sizes_of(recipe, _telling(stages, found))
     paced = speed * max(share, _LEAST)
     rows = [_row(stage, found[stage.name], keys[stage.name], store, sizes, paced) for stage in stages]
     missing = [row for row in rows if not row["cached"]]
@@ -90,9 +92,10 @@ def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress
     """Say where the disk has less room than the stages that are to be made are estimated to take."""
     keys = keys_of(stages)
     found = {stage.name: store.get(stage.kind, keys[stage.name], progress.warn) for stage in stages}
-    if all(found.values()) or not {"teacher", "student", "data"} <= found.keys():
+    telling = _telling(stages, found)
+    if all(found.values()) or not {kind.sizes for kind in KINDS.values() if kind.sizes} <= telling.keys():
         return
-    sizes = sizes_of(recipe, found)
+    sizes = sizes_of(recipe, telling)
     rows = [_row(stage, found[stage.name], keys[stage.name], store, sizes, 1.0) for stage in stages]
     needed = sum(row["disk_bytes"] or 0 for row in rows if not row["cached"])
     place = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
@@ -102,6 +105,11 @@ def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress
             f"about {readable_bytes(needed)} of disk will be needed, and {readable_bytes(free)} are free in "
             f"{store.root}: free room (`distill2edge store gc`), or name a store on another disk"
         )
+
+
+def _telling(stages: Sequence[Stage], found: Mapping[str, Artifact | None]) -> dict[SizesOf, Artifact | None]:
+    """The artifacts that say how large the work is."""
+    return {stage.sizes: found[stage.name] for stage in stages if stage.sizes is not None}
 
 
 def render_plan(plan: dict[str, Any]) -> str:
@@ -142,14 +150,16 @@ def _remarks(plan: dict[str, Any]) -> list[str]:
         share = readable_share(basis["free_share"])
         lines.append(f"the machine is busy: a process gets {share} of a core, and times are by that")
     if basis["rows_from"] == "guess":
-        lines.append("the data is not here yet: rows and their tokens are guessed until `distill2edge data` has run")
+        known = f"until `distill2edge {Data.kind}` has run"
+        lines.append(f"the data is not here yet: rows and their tokens are guessed {known}")
     if plan.get("endpoint"):
         from distill2edge.teacher.endpoint_estimate import sentence
 
         return [*lines, sentence(plan["endpoint"])]
-    for role in ("teacher", "student"):
+    for role, stage in (("teacher", Teacher), ("student", InitStudent)):
         if basis[f"{role}_parameters"] is None:
-            lines.append(f"the {role} is not here yet: its size, and so the rest, is known after `distill2edge {role}`")
+            known = f"is known after `distill2edge {stage.kind}`"
+            lines.append(f"the {role} is not here yet: its size, and so the rest, {known}")
             break
     return lines
 

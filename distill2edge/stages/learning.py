@@ -77,6 +77,7 @@ class InitStudent(OfStudent):
     files = Files(("model/**", "student.json"))
     bucket = "training"
     help = "Initialise the student."
+    sizes = "student"
 
     @property
     def section(self) -> Any:

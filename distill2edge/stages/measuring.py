@@ -108,6 +108,7 @@ class Judge(Measuring):
     version = 2
     files = Files(("judge.json", "answers.jsonl", "answers/*"), ("answers.jsonl", "answers/*"))
     help = "Let a model compare the student's answers with the teacher's, where the recipe names one."
+    published = ("judge.json",)
 
     @property
     def section(self) -> Any:

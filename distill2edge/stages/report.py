@@ -47,6 +47,7 @@ class Report(Stage):
     bucket = "evaluation"
     help = "Join what the other stages found into the report."
     command = False
+    published = ("report.json", "report.html", "report.md", "model_card.md")
 
     @property
     def section(self) -> Any:

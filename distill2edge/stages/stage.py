@@ -17,7 +17,7 @@ from distill2edge.pipeline.store import Artifact, Files
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
-    from distill2edge.planning.sizes import Model, Sizes
+    from distill2edge.planning.sizes import Model, Sizes, SizesOf
     from distill2edge.recipe.schema import Recipe
     from distill2edge.stages.sources import Sources
     from distill2edge.util.progress import Progress
@@ -52,6 +52,8 @@ class Stage(ABC):
         help: one line for people.
         command: whether `distill2edge KIND RECIPE` runs up to it.
         shared: whether the seeds of `--seeds` have it in common, as far as it reads nothing of a student.
+        published: files of its artifact that the run directory has a copy of.
+        sizes: what `plan` reads its artifact for, where it says how large the work is.
     """
 
     sources: Sources
@@ -65,6 +67,8 @@ class Stage(ABC):
     help: ClassVar[str]
     command: ClassVar[bool] = True
     shared: ClassVar[bool] = False
+    published: ClassVar[tuple[str, ...]] = ()
+    sizes: ClassVar[SizesOf | None] = None
 
     @property
     def recipe(self) -> Recipe:

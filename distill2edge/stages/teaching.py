@@ -36,6 +36,7 @@ class Data(Stage):
     bucket = "teacher_generation"
     help = "Prepare the rows: source, templates, splits, leakage check."
     shared = True
+    sizes = "data"
 
     @property
     def section(self) -> Any:
@@ -69,6 +70,7 @@ class Teacher(ModelStage):
     bucket = "teacher_generation"
     help = "Fetch the teacher through the licence gate, as safetensors."
     shared = True
+    sizes = "teacher"
 
     @property
     def section(self) -> Any:
