@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
+import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from quantization import figures, picture
 from systems import systems as made_systems
@@ -39,19 +41,54 @@ def recipe_reference() -> str:
         "defaults, `distill2edge recipe schema` the JSON Schema for editors.",
         "",
     ]
-    seen: set[tuple[str, type[BaseModel]]] = set()
-    for path, model in _sections(Recipe, ""):
-        if (path, model) in seen:
+    lines += ["## recipe", "", *_table(Recipe, "")]
+    for path, field in _fields(Recipe, ""):
+        models = _models(field.annotation)
+        if not models and not field.examples:
             continue
-        seen.add((path, model))
-        doc = (model.__doc__ or "").strip().split("\n")[0]
-        lines += [f"## {path or 'recipe'}", "", doc, "", "| key | type | default | meaning |", "|---|---|---|---|"]
-        for name, field in model.model_fields.items():
-            default = "required" if field.is_required() else _default(field)
-            meaning = _meaning(field).replace("|", "\\|")
-            lines.append(f"| `{field.alias or name}` | {_type(field.annotation)} | {default} | {meaning} |")
-        lines.append("")
+        lines += [f"## {path}", "", *_written(path, field)]
+        for model in models:
+            if len(models) > 1:
+                lines += [f"### {path}: {_told_by(model)}", ""]
+            elif _scalars(field.annotation):
+                lines += ["As a section:", ""]
+            lines += _table(model, path)
     return NOTE + "\n".join(lines)
+
+
+def _table(model: type[BaseModel], path: str) -> list[str]:
+    """What a section is, and a row for each of its keys."""
+    lines = [" ".join((model.__doc__ or "").split("\n\n")[0].split()), ""]
+    lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        default = "required" if field.is_required() else _default(field)
+        meaning = _meaning(field).replace("|", "\\|")
+        lines.append(f"| `{key}` | {_type(field, f'{path}.{key}'.lstrip('.'))} | {default} | {meaning} |")
+    return [*lines, ""]
+
+
+def _written(path: str, field: FieldInfo) -> list[str]:
+    """How people write a key, one form a line."""
+    if not field.examples:
+        return []
+    key = path.rpartition(".")[2]
+    return ["```yaml", "\n# or\n".join(f"{key}: {_flow(example)}" for example in field.examples), "```", ""]
+
+
+def _flow(value: Any) -> str:
+    """YAML in one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000)
+    return text.removesuffix("\n...\n").strip()
+
+
+def _told_by(model: type[BaseModel]) -> str:
+    """The key, and its value, by which one of several sections is told from the others."""
+    name, field = next(iter(model.model_fields.items()))
+    if "kind" in model.model_fields:
+        name, field = "kind", model.model_fields["kind"]
+    default = "" if field.is_required() else f": {field.default}"
+    return f"`{field.alias or name}{default}`"
 
 
 def command_line() -> str:
@@ -77,11 +114,16 @@ def command_line() -> str:
     return NOTE + "\n".join(lines)
 
 
-def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    yield path, model
+def _fields(model: type[BaseModel], path: str, seen: set[str] | None = None) -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of a section and of those within it, once; a key of several sections of one path is one key."""
+    seen = set() if seen is None else seen
     for name, field in model.model_fields.items():
+        key = f"{path}.{field.alias or name}".lstrip(".")
+        if key not in seen:
+            seen.add(key)
+            yield key, field
         for found in _models(field.annotation):
-            yield from _sections(found, f"{path}.{field.alias or name}".lstrip("."))
+            yield from _fields(found, key, seen)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -101,15 +143,37 @@ def _bare(annotation: Any) -> Any:
     return annotation
 
 
-def _type(annotation: Any) -> str:
+def _scalars(annotation: Any) -> list[str]:
+    """What may be written in place of a section, null aside."""
+    if get_origin(annotation) is Annotated:
+        return _scalars(get_args(annotation)[0])
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if len(parts) > 1:
+        return [name for part in parts for name in _scalars(part)]
+    return [] if _models(annotation) or annotation is NoneType else [_named(annotation)]
+
+
+def _type(field: FieldInfo, path: str) -> str:
+    """In the words of YAML: sections by a link to their heading."""
+    anchor, several = f"(#{path.replace('.', '')})", "tuple[" in str(field.annotation)
+    if not _models(field.annotation):
+        return _named(field.annotation) + (f" or [sections]{anchor}" if field.examples else "")
+    shown = [type(example).__name__ for example in field.examples or () if not isinstance(example, dict | list)]
+    scalars = dict.fromkeys([*_scalars(field.annotation), *(name for name in shown if name != "NoneType")])
+    section = f"list of [sections]{anchor}" if several else f"[section]{anchor}"
+    optional = ["null"] if NoneType in get_args(field.annotation) or "NoneType" in shown else []
+    return " or ".join([*scalars, section, *optional])
+
+
+def _named(annotation: Any) -> str:
+    """A type without sections."""
     annotation = _bare(annotation)
-    models = _models(annotation)
-    if models:
-        return " or ".join(dict.fromkeys(f"{model.__name__}" for model in models))
     text = str(annotation) if not isinstance(annotation, type) else annotation.__name__
     text = re.sub(r"typing\.|<class '|'>", "", text).replace("NoneType", "null").replace("None", "null")
     text = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace("'", "").replace(", ", " / "), text)
-    return text.replace("|", "or").replace("tuple[str, ...]", "list of str").replace("tuple[int, ...]", "list of int")
+    text = re.sub(r"tuple\[(.*?), \.\.\.\]", r"list of \1", text).replace("dict[str, Any]", "mapping")
+    text = re.sub(r"Union\[(.*)\]", lambda match: match[1].replace(", ", " or "), text)
+    return text.replace("|", "or")
 
 
 def _meaning(field: Any) -> str:
@@ -125,9 +189,11 @@ def _default(field: Any) -> str:
         return "required"
     if isinstance(value, BaseModel):
         return "see below"
-    if isinstance(value, str):
-        value = value.replace("\n", "\\n")  # a line break would end the table
-    return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    if value == "":
+        return "empty"
+    if isinstance(value, str | float):
+        return f"`{value}`".replace("\n", "\\n")  # a line break would end the table
+    return f"`{_flow(list(value) if isinstance(value, tuple) else value)}`"
 
 
 def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:

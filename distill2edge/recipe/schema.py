@@ -110,7 +110,16 @@ class TextSignal(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     samples: Annotated[int, LATER] = Field(1, ge=1, le=256, description="responses to each prompt")
     verify: Annotated[tuple[VerifierSpec, ...], LATER] = Field(
-        (), description="checks in this order; a response that one refuses is dropped, counted and explained"
+        (),
+        description="checks in this order; a response that one refuses is dropped, counted and explained",
+        examples=[
+            [{"kind": "exact"}],
+            [{"kind": "numeric", "relative": 0.01}],
+            [{"kind": "python", "file": "check.py"}],
+            [{"kind": "json-schema", "file": "answer.schema.json"}],
+            [{"kind": "regex", "pattern": "yes|no"}, {"kind": "majority"}],
+            [{"kind": "likelihood", "min_mean_logprob": -2.0}, {"kind": "judge", "model": "owner/name"}],
+        ],
     )
 
     def problems(self) -> Iterator[Problem]:
@@ -176,7 +185,12 @@ class FromModel(Section):
 
     model: StudentModel = Field(
         description="hub id | local directory | file.gguf | bundled:NAME | a randomly initialised model: "
-        "{architecture: llama, layers: 4, hidden: 128, heads: 4}"
+        "{architecture: llama, layers: 4, hidden: 128, heads: 4}",
+        examples=[
+            "owner/name",
+            "bundled:all-minilm-l6-v2",
+            {"architecture": "llama", "layers": 2, "hidden": 64, "heads": 2},
+        ],
     )
     revision: str | None = None
 
@@ -194,7 +208,14 @@ Init = Annotated[
 class Student(Section):
     """The model that is trained and shipped."""
 
-    init: Init
+    init: Init = Field(
+        description="what its weights start from",
+        examples=[
+            {"from": "teacher", "layers": 16, "select": "first"},
+            {"from": "teacher", "layers": [1, 3, 5]},
+            {"model": "owner/name"},
+        ],
+    )
     vocabulary: Annotated[Literal["keep", "trim"], LATER] = Field(
         "keep", description="trim: only the tokens that the training rows use, single characters and special tokens"
     )
@@ -231,6 +252,7 @@ class Distill(Training):
         None,
         description="train once more on the grid of a scheme that ships, or of several; a scheme alone takes the "
         "defaults; null: the files are rounded from the trained student",
+        examples=["gguf:Q4_0", {"schemes": ["gguf:Q4_0", "onnx:int4-b32"], "epochs": 0.5}],
     )
 
 
@@ -261,6 +283,7 @@ class Verify(Section):
     max_kl: Annotated[KlLimits, BeforeValidator(kl_limits, json_schema_input_type=KlLimits | float | None)] = Field(
         default_factory=lambda: KlLimits(),  # type: ignore[call-arg]
         description="KL of a file to the merged student, at most; a number holds every quantized file to it, null none",
+        examples=[0.02, {"eight_bits": 0.02, "lower": 0.2}, None],
     )
     min_top1: Share | None = Field(None, description="top-1 agreement of file and merged student")
     teacher_schemes: tuple[str, ...] = Field(
@@ -319,7 +342,16 @@ class Recipe(Section):
     synthesis: Annotated[Synthesis | None, LATER] = Field(
         None, description="rows that the teacher makes of the data's; null: the data's own rows"
     )
-    signal: Signal = LogitsSignal()  # type: ignore[call-arg]
+    signal: Signal = Field(
+        LogitsSignal(),  # type: ignore[call-arg]
+        description="what the student learns from the teacher",
+        examples=[
+            {"kind": "logits", "top_k": 64, "temperature": 2.0},
+            {"kind": "text", "max_new_tokens": 128},
+            {"kind": "labels"},
+            {"kind": "gold"},
+        ],
+    )
     student: Student
     distill: Distill = Distill()  # type: ignore[call-arg]
     rounds: Annotated[Rounds | None, LATER] = Field(
@@ -331,6 +363,10 @@ class Recipe(Section):
         description="schemes to ship; {format: gguf, budget: 90MB} (also gguf:mix-90MB) chooses a type for each "
         "tensor so that the whole file fits, {format: onnx, max_kl: 0.05} (onnx:mix-kl0.05) the smallest file of that "
         "KL to the student; both formats take both limits",
+        examples=[
+            ["onnx:int8", "gguf:Q4_K_M"],
+            [{"format": "gguf", "budget": "90MB"}, {"format": "onnx", "max_kl": 0.05}],
+        ],
     )
     quantize: Annotated[Quantize, LATER] = Quantize()  # type: ignore[call-arg]
     verify: Verify = Verify()  # type: ignore[call-arg]

@@ -93,7 +93,14 @@ class HeldOut(Section):
 class Synthesis(Section):
     """Rows that the teacher makes of the data's rows; later stages read them in place of the data's."""
 
-    methods: tuple[Method, ...] = Field(min_length=1, description="in this order; all share what was kept before")
+    methods: tuple[Method, ...] = Field(
+        min_length=1,
+        description="in this order; all share what was kept before",
+        examples=[
+            [{"kind": "self-instruct", "instructions": 500}, {"kind": "evolve", "instructions": 200}],
+            [{"kind": "reverse", "texts": 300}],
+        ],
+    )
     responses: Writing = Field(Writing(), description="how the teacher answers")  # type: ignore[call-arg]
     near_duplicate: Similarity = Field(
         0.7, description="ROUGE-L with any kept instruction above which a new one is dropped"

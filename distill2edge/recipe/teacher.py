@@ -25,7 +25,15 @@ class Teacher(Section):
 
     model: TeacherModel = Field(
         description="hub id | local directory | file.gguf | bundled:NAME | endpoint:URL | a new random model: "
-        "{architecture: llama, layers: 4, hidden: 128, heads: 4}"
+        "{architecture: llama, layers: 4, hidden: 128, heads: 4}",
+        examples=[
+            "owner/name",
+            "models/teacher",
+            "models/teacher.gguf",
+            "bundled:smollm2-135m-instruct",
+            "endpoint:https://example.org/v1",
+            {"architecture": "llama", "layers": 4, "hidden": 128, "heads": 4},
+        ],
     )
     endpoint: Annotated[Endpoint | None, LATER] = Field(None, description="how to ask, where model is endpoint:URL")
     revision: str | None = Field(None, description="commit of a hub model")

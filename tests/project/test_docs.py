@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel, create_model
+from pydantic.fields import FieldInfo
+
+from distill2edge.recipe.schema import Recipe
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATORS = Path(__file__).parents[2] / "benchmarks" / "pages"
@@ -49,6 +55,43 @@ def test_a_page_is_that_of_the_code_each_time(made: dict[str, Any], name: str) -
     first, again = made["pages"][name]
     assert first == again
     assert (DOCS / name).read_text(encoding="utf-8") == first, "run `make docs`"
+
+
+def fields(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        key = f"{path}.{field.alias or name}".lstrip(".")
+        yield key, field
+        for found in sections(field.annotation):
+            yield from fields(found, key)
+
+
+def sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in sections(part)]
+
+
+def made_of(value: Any) -> Iterator[type]:
+    """The sections that were chosen for a value, or for its entries."""
+    for each in value if isinstance(value, tuple) else (value,):
+        yield type(each)
+
+
+def test_a_key_with_several_forms_shows_each_of_them_and_they_are_valid() -> None:
+    several = set()
+    for key, field in fields(Recipe):
+        among = sections(field.annotation)
+        scalars = [part for part in get_args(field.annotation) if part is not type(None) and not sections(part)]
+        if len(among) > 1 or (among and scalars and get_origin(field.annotation) is not tuple):
+            several.add(key)
+        if key in several or field.examples:
+            assert field.examples, f"{key} can be written in several ways: give the field examples"
+            one = create_model("One", value=(field.annotation, copy(field)))
+            shown = {
+                kind for example in field.examples for kind in made_of(one.model_validate({"value": example}).value)
+            }
+            assert set(among) <= shown, key
+    assert {"teacher.model", "signal", "signal.verify", "student.init", "synthesis.methods"} <= several
 
 
 def test_a_fault_ends_the_command() -> None:
