@@ -21,7 +21,7 @@ from common import ROOT, bar, verified, write_result
 
 from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from distill2edge.util.bootstrap import Figure, mean_interval
 
 RECIPE = ROOT / "recipes" / "alpaca" / "alpaca.yaml"

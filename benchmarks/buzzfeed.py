@@ -20,7 +20,7 @@ from distill2edge.cost.catalogue import load_catalogue
 from distill2edge.data.encode import Row, read_rows
 from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.run_recipe import run_recipe, run_until
+from distill2edge.running.run_recipe import run_recipe, run_until
 
 RECIPE = ROOT / "recipes" / "buzzfeed" / "dates.yaml"
 SEEDS = (0, 1, 2)

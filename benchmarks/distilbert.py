@@ -23,7 +23,7 @@ from common import RESULTS, ROOT, bar, interleave, paired, ratio, summary, write
 from distill2edge.bench import contention
 from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from distill2edge.runtimes import open_runtime
 from distill2edge.tasks.classification import load_tokenizer
 

@@ -15,7 +15,7 @@ from sums import nearest, worst_seed
 from distill2edge.data.encode import read_rows
 from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from distill2edge.verify.exact import exact_match
 
 RECIPE = ROOT / "recipes" / "nemotron" / "nemotron.yaml"

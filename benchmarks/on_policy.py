@@ -29,7 +29,7 @@ from typing import Any
 from common import ROOT, bar, paired, summary, write_result
 
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 
 RECIPE = ROOT / "recipes" / "on-policy" / "sentences.yaml"
 SEEDS = (0, 1, 2)

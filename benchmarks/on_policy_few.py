@@ -19,7 +19,7 @@ from typing import Any
 from common import ROOT, bar, paired, write_result
 from on_policy import SEEDS, TEXTS, WARM, divergences, pooled, samples_of, summaries
 
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 
 RECIPE = ROOT / "recipes" / "on-policy" / "few-words.yaml"
 WORDS, PROMPTS, PASSES = 64, 320, 16

@@ -23,7 +23,7 @@ from common import RESULTS, ROOT, bar, write_result
 from distill2edge.pipeline.store import Store
 from distill2edge.planning.speed import product_speed
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.plan import plan_of
+from distill2edge.running.plan import plan_of
 from distill2edge.stages import build_stages
 from distill2edge.util.progress import SilentProgress
 

@@ -20,7 +20,7 @@ from common import ROOT, bar, paired, write_result
 from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from distill2edge.runtimes import open_runtime
 from distill2edge.tasks.classification import load_tokenizer
 

@@ -14,7 +14,7 @@ from typing import Any
 from common import ROOT, bar, paired, verified, write_result
 
 from distill2edge.pipeline.run_stages import Done
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from distill2edge.util.bootstrap import mean_interval
 
 RECIPE = ROOT / "recipes" / "quickstart.yaml"

@@ -14,7 +14,7 @@ from common import ROOT, bar, paired, summary, write_result
 from sums import nearest, worst_seed
 
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 
 RECIPE = ROOT / "recipes" / "self-improve" / "self-improve.yaml"
 SEEDS = (0, 1, 2)

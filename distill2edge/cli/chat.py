@@ -9,8 +9,8 @@ from pathlib import Path
 from distill2edge.data.chat_templates import Message, chat_template_of
 from distill2edge.errors import UserError
 from distill2edge.quantize.schemes import meant_scheme, parse_scheme, schemes_in
-from distill2edge.run.answering import Loaded, open_loaded
-from distill2edge.run.directory import exported, find_run, near_run, refuse_seeds
+from distill2edge.running.answering import Loaded, open_loaded
+from distill2edge.running.directory import exported, find_run, near_run, refuse_seeds
 from distill2edge.util.terminal import echo, one_line
 
 open_speaker = open_loaded
@@ -131,7 +131,7 @@ def _smallest_passed(run: Path, found: list[Path]) -> Path:
         raise UserError("this run has no exports", where=str(run), fix="run its recipe again")
     failed: set[str] = set()
     if (run / "report.json").is_file():
-        from distill2edge.run.directory import load_report
+        from distill2edge.running.directory import load_report
 
         gates = load_report(run)["gates"]
         failed = {gate["model"].partition("/")[2] for gate in gates if not gate["passed"]}

@@ -33,7 +33,7 @@ def data() -> None:
 @data.command("prepare", help=f"{Data.help}\n\nRuns what it needs first; finished stages are reused.")
 @recipe_options
 def data_prepare(**options: Any) -> None:
-    from distill2edge.run.run_recipe import run_until
+    from distill2edge.running.run_recipe import run_until
 
     for item in run_until(Data.kind, **options):
         echo(f"{item.stage.name}: {item.artifact.path}")

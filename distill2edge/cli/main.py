@@ -70,7 +70,7 @@ def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
 
     Exit code 3: the run is complete, but a gate of the recipe failed.
     """
-    from distill2edge.run.run_recipe import run_recipe
+    from distill2edge.running.run_recipe import run_recipe
 
     result = run_recipe(force=frozenset(force), **options)
     echo(jsonlib.dumps(result.summary(), indent=2) if as_json else result.text())
@@ -87,7 +87,7 @@ def plan(as_json: bool, **options: Any) -> None:
     Example:
       distill2edge plan recipes/quickstart.yaml
     """
-    from distill2edge.run.plan import plan_recipe, render_plan
+    from distill2edge.running.plan import plan_recipe, render_plan
 
     found = plan_recipe(**options)
     echo(jsonlib.dumps(found, indent=2) if as_json else render_plan(found))
@@ -172,7 +172,7 @@ def new(**options: Any) -> None:
       distill2edge recipe new --data tickets.csv --name tickets > tickets.yaml
       distill2edge recipe new --data faq.jsonl --task chat --text question --label answer > faq.yaml
     """
-    from distill2edge.run.starter import Asked, starter
+    from distill2edge.running.starter import Asked, starter
 
     echo(starter(Asked(**options)), nl=False)
 
@@ -210,7 +210,7 @@ def _stage_command(kind: str, text: str) -> None:
     @main.command(name=kind, help=f"{text}\n\nRuns what it needs first; finished stages are reused.")
     @recipe_options
     def stage(**options: Any) -> None:
-        from distill2edge.run.run_recipe import run_until
+        from distill2edge.running.run_recipe import run_until
 
         done = run_until(kind, **options)
         for item in done:
@@ -237,8 +237,8 @@ def report(target: Path, open_it: bool, as_json: bool) -> None:
       distill2edge report runs/quickstart --open
       distill2edge report runs/quickstart --json | jq .verdict
     """
-    from distill2edge.run.directory import read_page
-    from distill2edge.run.run_recipe import find_run
+    from distill2edge.running.directory import read_page
+    from distill2edge.running.run_recipe import find_run
 
     directory = find_run(target)
     echo(read_page(directory / ("report.json" if as_json else "report.md")), nl=False)
@@ -258,7 +258,7 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
     Example:
       distill2edge compare runs/quickstart runs/smaller
     """
-    from distill2edge.run.run_recipe import compare_runs
+    from distill2edge.running.run_recipe import compare_runs
 
     echo(compare_runs(runs, allow=allow_different, html=html, as_json=as_json), nl=False)
 
@@ -300,7 +300,7 @@ def push(run_dir: Path, repo: str, schemes: tuple[str, ...], private: bool, allo
       distill2edge push runs/quickstart me/movie-sentiment --private
       distill2edge push runs/quickstart me/movie-sentiment --scheme gguf:Q8_0
     """
-    from distill2edge.run.push import push_run
+    from distill2edge.running.push import push_run
     from distill2edge.util.progress import for_stream
 
     click.echo(
@@ -344,7 +344,7 @@ def store() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def store_ls(root: Path | None, as_json: bool) -> None:
     """List artifacts: stage, key, size, date."""
-    from distill2edge.run.housekeeping import list_store, render_store
+    from distill2edge.running.housekeeping import list_store, render_store
     from distill2edge.util.progress import SilentProgress
 
     rows = list_store(root, SilentProgress().warn)
@@ -360,7 +360,7 @@ def store_ls(root: Path | None, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
 def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
     """Delete unfinished work and artifacts that no kept run uses."""
-    from distill2edge.run.housekeeping import collect_garbage
+    from distill2edge.running.housekeeping import collect_garbage
     from distill2edge.util.progress import SilentProgress
 
     echo(collect_garbage(root, kept, days, delete=yes, warn=SilentProgress().warn))

@@ -127,9 +127,9 @@ def test_doctor_says_which_runtimes_were_built_for_the_gpu_there_is(monkeypatch:
 
 
 def test_an_internal_error_is_one_line_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    import distill2edge.run.starter
+    import distill2edge.running.starter
 
-    monkeypatch.setattr(distill2edge.run.starter, "starter", lambda asked: 1 / 0)
+    monkeypatch.setattr(distill2edge.running.starter, "starter", lambda asked: 1 / 0)
     code, _, err = call("recipe", "new")
     assert code == 1
     assert "ZeroDivisionError" in err

@@ -188,7 +188,7 @@ class Matrix:
             moments = Moments(self.disk, event)
             moments.install()
             from distill2edge.cli.main import main
-            from distill2edge.run import run_recipe as run_module
+            from distill2edge.running import run_recipe as run_module
 
             if until is not None:
                 run_module.upto = lambda stages, kind: _upto(stages, until(stages))  # type: ignore[attr-defined]

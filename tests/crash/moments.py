@@ -19,7 +19,7 @@ from typing import Any
 
 from distill2edge.pipeline.run_stages import keys_of
 from distill2edge.pipeline.store import Store
-from distill2edge.run import run_recipe as run_module
+from distill2edge.running import run_recipe as run_module
 from distill2edge.util import progress as progress_module
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT

@@ -20,7 +20,7 @@ from distill2edge.data.readers import reader_of
 from distill2edge.data.sources import open_source
 from distill2edge.errors import UserError
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.starter import Asked, starter
+from distill2edge.running.starter import Asked, starter
 from distill2edge.util.progress import SilentProgress
 
 CSV = b"text,label\ngood film,a\nbad film,b\n"

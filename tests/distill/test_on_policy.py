@@ -17,7 +17,7 @@ from distill2edge.errors import UserError
 from distill2edge.recipe.load import load_recipe
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.schema import Distill
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from distill2edge.stages import build_stages
 from distill2edge.tasks.causal_lm import encode_rows
 from distill2edge.util.progress import SilentProgress

@@ -17,7 +17,7 @@ import pytest
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pipeline.store import Files, Store, make_key
-from distill2edge.run.housekeeping import collect_garbage, list_store
+from distill2edge.running.housekeeping import collect_garbage, list_store
 from distill2edge.util.progress import SilentProgress
 
 KEY = make_key("data", 1, {"a": 1}, {})

@@ -16,7 +16,7 @@ from distill2edge.distill.batches import IGNORED
 from distill2edge.distill.masked import MaskedTexts, collate_masked, mask_tokens, predict
 from distill2edge.errors import UserError
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from tests.end_to_end.test_end_to_end_classification import RECIPE
 
 SPEC = "{epochs: 3, learning_rate: 1e-3, batch_size: 8, teacher: {epochs: 4, learning_rate: 1e-3, batch_size: 8}}"

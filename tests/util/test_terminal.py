@@ -51,7 +51,7 @@ def test_each_signal_ends_with_a_message_and_its_code(name: str, code: int, tmp_
         # A suite in the background of a shell, or under nohup, hands these signals on as ignored.
         "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-        "from distill2edge.cli.main import main\nfrom distill2edge.run import housekeeping\n"
+        "from distill2edge.cli.main import main\nfrom distill2edge.running import housekeeping\n"
         "def wait(*a, **k):\n    try:\n        print('ready', flush=True); time.sleep(60)\n"
         "    finally:\n        print('cleaned', flush=True)\n"
         "housekeeping.list_store = wait\nmain(['store', 'ls'])\n"

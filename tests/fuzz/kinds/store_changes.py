@@ -84,9 +84,9 @@ def attempt(random: Random, prepared: Any, work: Path) -> None:
 def _looks(work: Path) -> list[Any]:
     from distill2edge.cli import browse, chat
     from distill2edge.pipeline.store import Store
-    from distill2edge.run import directory as rundir
-    from distill2edge.run import housekeeping
-    from distill2edge.run.run_recipe import compare_runs, find_run
+    from distill2edge.running import directory as rundir
+    from distill2edge.running import housekeeping
+    from distill2edge.running.run_recipe import compare_runs, find_run
     from distill2edge.util.progress import SilentProgress
 
     root, runs = work / "store", [work / "runs" / name for name in ("one", "two")]

@@ -15,7 +15,7 @@ from distill2edge.pipeline.store import Store
 from distill2edge.planning.sizes import sizes_of
 from distill2edge.planning.speed import machine_speed
 from distill2edge.recipe.load import load_recipe
-from distill2edge.run.plan import plan_of, render_plan
+from distill2edge.running.plan import plan_of, render_plan
 from distill2edge.util.progress import SilentProgress
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ def test_a_plan_with_a_known_speed_loads_no_torch(place: Path) -> None:
     (place / "store").mkdir()
     machine_speed(place / "store")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom distill2edge.run.plan import plan_recipe\n"
+        "import sys\nfrom pathlib import Path\nfrom distill2edge.running.plan import plan_recipe\n"
         f"plan_recipe(Path({str(place / 'r.yaml')!r}), (), Path({str(place / 'store')!r}), None, True)\n"
         "found = {'torch', 'transformers', 'onnxruntime', 'llama_cpp', 'datasets'} & set(sys.modules)\n"
         "assert not found, found\n"

@@ -18,7 +18,7 @@ from distill2edge.report.compare import compare
 from distill2edge.report.html import render_html
 from distill2edge.report.markdown import render_markdown
 from distill2edge.report.verdict import verdict_warnings
-from distill2edge.run.seeds import combine, parse_seeds
+from distill2edge.running.seeds import combine, parse_seeds
 from distill2edge.util.progress import SilentProgress
 
 Document = dict[str, Any]

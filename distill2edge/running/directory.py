@@ -18,7 +18,7 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.kept import kept_text
 from distill2edge.recipe.schema import Recipe
-from distill2edge.run.leftovers import PUBLISHED, remove_files, remove_seeds
+from distill2edge.running.leftovers import PUBLISHED, remove_files, remove_seeds
 from distill2edge.stages import Export, Stage
 from distill2edge.stages.report import run_document
 from distill2edge.util.files import clone, disk_full, disk_is_full, read_json, read_regular, write_json, write_text

@@ -11,7 +11,7 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.pipeline.store import Artifact, Store, default_root
-from distill2edge.run.directory import read_document
+from distill2edge.running.directory import read_document
 from distill2edge.util.quantities import readable_bytes, readable_seconds
 
 

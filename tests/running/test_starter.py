@@ -15,7 +15,7 @@ from distill2edge.errors import UserError
 from distill2edge.preflight import checked_recipe
 from distill2edge.recipe.new import TASKS, New, new_recipe
 from distill2edge.recipe.schema import Recipe
-from distill2edge.run.starter import Asked, starter
+from distill2edge.running.starter import Asked, starter
 from distill2edge.util.progress import SilentProgress
 
 TEAMS = ("billing", "delivery", "technical")

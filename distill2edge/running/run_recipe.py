@@ -16,10 +16,10 @@ from distill2edge.pipeline.store import Store, default_root
 from distill2edge.preflight import checked_recipe
 from distill2edge.recipe.load import dump_recipe
 from distill2edge.recipe.schema import Recipe
-from distill2edge.run import directory as rundir
-from distill2edge.run.directory import Exports, find_run
-from distill2edge.run.runlog import LoggedProgress, RunLog
-from distill2edge.run.seeds import combine, parse_seeds
+from distill2edge.running import directory as rundir
+from distill2edge.running.directory import Exports, find_run
+from distill2edge.running.runlog import LoggedProgress, RunLog
+from distill2edge.running.seeds import combine, parse_seeds
 from distill2edge.stages import KINDS, build_stages
 from distill2edge.util import progress as progress_module
 from distill2edge.util.progress import Progress
@@ -195,7 +195,7 @@ def _run(
     seed: int | None = None,
 ) -> list[Done]:
     """The stages of a recipe, under its own seed, or another that shares its split and teacher."""
-    from distill2edge.run.plan import warn_of_room
+    from distill2edge.running.plan import warn_of_room
     from distill2edge.util.allocator import keep_freed_memory
     from distill2edge.util.threads import spin_briefly
 

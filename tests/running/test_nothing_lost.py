@@ -21,8 +21,8 @@ from distill2edge.cli.main import main
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pipeline.run_stages import Done, run_stages
 from distill2edge.pipeline.store import Files, Store
-from distill2edge.run import directory
-from distill2edge.run.runlog import LoggedProgress, RunLog
+from distill2edge.running import directory
+from distill2edge.running.runlog import LoggedProgress, RunLog
 from distill2edge.stages import Stage
 from distill2edge.util.files import clone
 from distill2edge.util.progress import SilentProgress
@@ -212,7 +212,7 @@ def test_too_little_room_is_said_before_anything_is_made(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from distill2edge.recipe.load import load_recipe
-    from distill2edge.run import plan
+    from distill2edge.running import plan
 
     loaded, store, progress = load_recipe(recipe), Store(tmp_path / "store"), Warned()
     planned = stages.build_stages(loaded, progress)
@@ -291,7 +291,8 @@ def test_the_log_of_a_run_has_what_the_console_says_with_times(
 
 def test_warnings_of_libraries_stay_off_the_terminal_unless_asked_for() -> None:
     script = (
-        "import warnings, logging\nfrom distill2edge.cli.main import main\nfrom distill2edge.run import housekeeping\n"
+        "import warnings, logging\nfrom distill2edge.cli.main import main\n"
+        "from distill2edge.running import housekeeping\n"
         "def noisy(*a, **k):\n    warnings.warn('from a library'); logging.getLogger('onnx').warning('logged')\n"
         "    return []\n"
         "housekeeping.list_store = noisy\n"
