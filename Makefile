@@ -76,7 +76,7 @@ format: $(VENV)/.dev  ## format, and fix what the linter can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.dev  ## write the generated pages: recipe reference, CLI help
+docs: $(VENV)/.dev  ## write the generated pages: recipe reference, CLI help, models
 	@$(BIN)/python benchmarks/pages/reference.py
 
 resolve:  ## does constraints.txt hold on every Python that pyproject.toml names? Asks the index, installs nothing

@@ -1,4 +1,4 @@
-"""Writes the generated pages (recipe reference, command line, published systems) and checks links between pages.
+"""Writes the generated pages (recipe reference, command line, models, systems) and checks links between pages.
 
 python benchmarks/pages/reference.py           write
 python benchmarks/pages/reference.py --check   exit 1 if a page is out of date or a link leads nowhere
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 import yaml
+from models import models as made_models
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -203,6 +204,11 @@ def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Co
             yield from _commands(child, f"{path} {name}")
 
 
+def models() -> str:
+    """Families by format."""
+    return NOTE + made_models()
+
+
 def systems() -> str:
     """Published systems beside our figures."""
     return NOTE.replace("code: edit the code", "benchmarks' results: run the benchmark") + made_systems()
@@ -211,6 +217,7 @@ def systems() -> str:
 PAGES = {
     "recipe-reference.md": recipe_reference,
     "cli.md": command_line,
+    "models.md": models,
     "systems.md": systems,
     "quantization-figures.md": figures,
     "quantization.svg": picture,

@@ -18,7 +18,7 @@ from distill2edge.recipe.schema import Recipe
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATORS = Path(__file__).parents[2] / "benchmarks" / "pages"
-PAGES = ("recipe-reference.md", "cli.md")
+PAGES = ("recipe-reference.md", "cli.md", "models.md")
 """Those that follow from the code alone; the others follow from benchmarks."""
 _CODE = f"""
 import json, reference
