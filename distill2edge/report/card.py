@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from distill2edge.report import claims, facts, figures, judge_tables, tables
+from distill2edge.report import claims, facts, figures, tables
 from distill2edge.report.html import check_version
 from distill2edge.report.markdown import block, code, escape, render_table
+from distill2edge.report.sections import judge_section
 
 Document = dict[str, Any]
 
@@ -48,7 +49,7 @@ def render_card(report: Document) -> str:
         render_table(tables.files_table(report)),
         "## Quality",
         render_table(tables.models_table(report)),
-        render_table(judge_tables.judge_table(report)),
+        render_table(judge_section.judge_table(report)),
         "## Licence",
         "\n".join(f"- {escape(name)}: {escape(value)}" for name, value, _ in facts.licence_facts(report))
         or "The teacher's licence is not recorded.",

@@ -6,7 +6,7 @@ from typing import Any
 
 from distill2edge.report.frontier import kl_points, latency_points, pareto, size_points
 from distill2edge.report.headline import headline_of
-from distill2edge.report.judge_tables import judge_summary
+from distill2edge.report.sections.judge_section import judge_summary
 from distill2edge.report.verdict import verdict_of, verdict_warnings, withheld_by
 
 SCHEMA_VERSION = 1

@@ -10,20 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill2edge.errors import UserError
-from distill2edge.report import (
-    charts,
-    claims,
-    cost_tables,
-    cost_words,
-    curves,
-    facts,
-    judge_tables,
-    quantization,
-    rounds,
-    speed_tables,
-    tables,
-)
-from distill2edge.report.sections import SECTIONS
+from distill2edge.report import charts, claims, cost_words, curves, facts, quantization, tables
+from distill2edge.report.section_list import SECTIONS
+from distill2edge.report.sections import cost_section, judge_section, rounds_section, speed_section
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
@@ -106,8 +95,8 @@ def render_html(report: Document) -> str:
         kl_chart=charts.kl_chart(report["models"], report["gates"], metric.get("unit") or "token"),
         cost_chart=curves.cost_chart(cost),
         break_even_chart=curves.break_even_chart(cost),
-        rounds_chart=rounds.rounds_chart(report.get("rounds")),
-        rounds_table=rounds.rounds_table(report),
+        rounds_chart=rounds_section.rounds_chart(report.get("rounds")),
+        rounds_table=rounds_section.rounds_table(report),
         training_charts=curves.training_charts(report),
         gates=tables.gates_table(report),
         models=tables.models_table(report),
@@ -115,18 +104,18 @@ def render_html(report: Document) -> str:
         distances=tables.distances_table(report),
         files=tables.files_table(report),
         quantized=quantization.quantization_table(report),
-        bench_tables=[t for name in workloads if (t := speed_tables.bench_table(report, name)) is not None],
-        speedups=speed_tables.speedup_table(report),
-        cost_table=cost_tables.cost_table(report),
-        four=cost_tables.four_table(report),
-        busy=cost_tables.busy_table(report),
-        price_cuts=cost_tables.price_cut_table(report),
-        prices=cost_tables.prices_table(report),
+        bench_tables=[t for name in workloads if (t := speed_section.bench_table(report, name)) is not None],
+        speedups=speed_section.speedup_table(report),
+        cost_table=cost_section.cost_table(report),
+        four=cost_section.four_table(report),
+        busy=cost_section.busy_table(report),
+        price_cuts=cost_section.price_cut_table(report),
+        prices=cost_section.prices_table(report),
         survival=tables.survival_table(report),
         stages=tables.stages_table(report),
         samples=tables.samples_table(report),
-        judged=judge_tables.judge_table(report),
-        judged_pairs=judge_tables.judge_samples(report),
+        judged=judge_section.judge_table(report),
+        judged_pairs=judge_section.judge_samples(report),
         cost_sentences=cost_words.cost_sentences(report),
         cost=cost,
         training_facts=facts.training_facts(report),
@@ -136,7 +125,7 @@ def render_html(report: Document) -> str:
         ledger_facts=facts.ledger_facts(report),
         environment_facts=facts.environment_facts(report),
         contention=facts.contention(report),
-        formulas={**speed_tables.formulas(report), **cost.get("formulas", {})},
+        formulas={**speed_section.formulas(report), **cost.get("formulas", {})},
         recipe_text=json.dumps(recipe, indent=2, ensure_ascii=False) if recipe else "",
     )
     filled = {

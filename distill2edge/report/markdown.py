@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from distill2edge.report import (
-    claims,
-    cost_tables,
-    cost_words,
-    facts,
-    judge_tables,
-    quantization,
-    rounds,
-    speed_tables,
-    tables,
-)
+from distill2edge.report import claims, cost_words, facts, quantization, tables
 from distill2edge.report.html import check_version
-from distill2edge.report.sections import SECTIONS
+from distill2edge.report.section_list import SECTIONS
+from distill2edge.report.sections import cost_section, judge_section, rounds_section, speed_section
 from distill2edge.report.tables import Table
 
 Document = dict[str, Any]
@@ -116,22 +107,22 @@ def _bodies(report: Document) -> dict[str, list[str]]:
             render_table(tables.distances_table(report)),
             render_table(tables.samples_table(report)),
         ],
-        "judge": [render_table(judge_tables.judge_table(report)), render_table(judge_tables.judge_samples(report))],
+        "judge": [render_table(judge_section.judge_table(report)), render_table(judge_section.judge_samples(report))],
         "speed": [
             f"**{escape(busy)}**" if busy else "",
-            *[render_table(speed_tables.bench_table(report, str(w["name"]))) for w in bench.get("workloads", [])],
-            render_table(speed_tables.speedup_table(report)),
+            *[render_table(speed_section.bench_table(report, str(w["name"]))) for w in bench.get("workloads", [])],
+            render_table(speed_section.speedup_table(report)),
         ],
         "cost": [
             "\n".join(escape(sentence) for sentence in cost_words.cost_sentences(report)),
-            render_table(cost_tables.four_table(report)),
-            render_table(cost_tables.busy_table(report)),
-            render_table(cost_tables.price_cut_table(report)),
-            render_table(cost_tables.cost_table(report)),
-            render_table(cost_tables.prices_table(report)),
+            render_table(cost_section.four_table(report)),
+            render_table(cost_section.busy_table(report)),
+            render_table(cost_section.price_cut_table(report)),
+            render_table(cost_section.cost_table(report)),
+            render_table(cost_section.prices_table(report)),
             "\n".join(f"- {escape(note)}" for note in cost.get("notes", [])),
         ],
-        "rounds": [render_table(rounds.rounds_table(report))],
+        "rounds": [render_table(rounds_section.rounds_table(report))],
         "training": [_list(facts.training_facts(report))],
         "licence": [_list(facts.licence_facts(report))],
         "data": [_list(facts.data_facts(report))],

@@ -11,8 +11,9 @@ from chart_geometry import Chart
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from distill2edge.report import charts, curves, rounds
+from distill2edge.report import charts, curves
 from distill2edge.report.label_places import Box, label_box, place_labels
+from distill2edge.report.sections import rounds_section
 from distill2edge.report.svg import WIDTH, Key, legend_lines, text_width
 
 Document = dict[str, Any]
@@ -163,7 +164,7 @@ def test_rounds(scores: list[tuple[float, float, float]], spread: float) -> None
     }
     if len(scores) == 1:
         arms = {arm: [*items, {**items[0], "round": 1}] for arm, items in arms.items()}
-    chart = Chart(rounds.rounds_chart({"metric": "exact_match", "rows": 9, "arms": arms}))
+    chart = Chart(rounds_section.rounds_chart({"metric": "exact_match", "rows": 9, "arms": arms}))
     assert chart.faults() == []
     assert [text.said for text in chart.texts if text.kind == "label"] == ["verified", "unverified", "no self-training"]
 

@@ -16,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, claims, cost_tables, cost_words, curves, facts, speed_tables, tables
+from distill2edge.report import charts, claims, cost_words, curves, facts, tables
 from distill2edge.report import figures as text
 from distill2edge.report.card import render_card
 from distill2edge.report.document import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import breakable, render_html
-from distill2edge.report.judge_tables import judge_summary
 from distill2edge.report.markdown import render_markdown
-from distill2edge.report.sections import SECTIONS
+from distill2edge.report.section_list import SECTIONS
+from distill2edge.report.sections import cost_section, speed_section
+from distill2edge.report.sections.judge_section import judge_summary
 from distill2edge.report.svg import TICK, Drawing, Scale, fit_scale, text_width
 
 Document = dict[str, Any]
@@ -546,7 +547,7 @@ def test_red_is_for_what_ships_and_fails(failing: Document) -> None:
 
 
 def test_no_figure_is_repeated_at_every_utilisation(passing: Document) -> None:
-    table = cost_tables.busy_table(made.report(with_cost={"utilisation": 0.2}))
+    table = cost_section.busy_table(made.report(with_cost={"utilisation": 0.2}))
     assert table is not None
     for column in range(1, len(table.head)):
         assert len({cells[column].text for cells in table.rows}) > 1
@@ -556,8 +557,8 @@ def test_no_figure_is_repeated_at_every_utilisation(passing: Document) -> None:
 def test_the_tables_fit_a_page_of_1300_pixels(passing: Document, failing: Document) -> None:
     for report in (passing, failing):
         tables_of = [tables.models_table(report), tables.distances_table(report), tables.gates_table(report),
-                     *[speed_tables.bench_table(report, str(w["name"])) for w in report["bench"]["workloads"]],
-                     cost_tables.cost_table(report)]  # fmt: skip
+                     *[speed_section.bench_table(report, str(w["name"])) for w in report["bench"]["workloads"]],
+                     cost_section.cost_table(report)]  # fmt: skip
         for table in tables_of:
             assert table is not None
             columns = zip(*[[len(cell.text) for cell in cells] for cells in table.rows], strict=True)
@@ -590,7 +591,7 @@ def classifier() -> Document:
 
 def test_a_classifier_has_the_latency_of_a_text_and_texts_per_second() -> None:
     report = classifier()
-    table = speed_tables.bench_table(report, "task")
+    table = speed_section.bench_table(report, "task")
     assert table is not None
     assert table.head == ["cell", "text p50", "text p95", "texts/s", "peak memory", "cold start"]
     assert table.title == "Speed, workload task: 47.3 tokens in"
@@ -601,7 +602,7 @@ def test_a_classifier_has_the_latency_of_a_text_and_texts_per_second() -> None:
     for words in (Page(render_html(report)).words, render_markdown(report)):
         assert not re.search(r"ttft|tpot|decode tokens|\d out\b", words, re.I)
     assert "milliseconds per text, task" in render_html(report)
-    table = speed_tables.bench_table(made.report(), "task")
+    table = speed_section.bench_table(made.report(), "task")
     assert table is not None
     assert table.head[1:7] == ["TTFT p50", "TPOT p50", "request p50", "request p95", "prefill tokens/s",
                                "decode tokens/s"]  # fmt: skip
@@ -612,7 +613,7 @@ def test_a_column_that_nothing_fills_is_left_out() -> None:
     for cell in report["bench"]["cells"]:
         for measured in cell["workloads"].values():
             measured["tpot_ms"] = measured["decode_tps"] = None  # one token out
-    table = speed_tables.bench_table(report, "task")
+    table = speed_section.bench_table(report, "task")
     assert table is not None
     assert not {"TPOT p50", "decode tokens/s"} & set(table.head)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from distill2edge.cli.main import main
 from distill2edge.errors import RecipeErrors
 from distill2edge.recipe.load import parse_recipe
-from distill2edge.report.rounds import rounds_chart, rounds_table
+from distill2edge.report.sections.rounds_section import rounds_chart, rounds_table
 
 # The fit is long enough for answers that end, and too short for answers that are all right.
 RECIPE = """\
