@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from distill2edge.report import claims, facts, figures, tables
-from distill2edge.report.html import check_version
-from distill2edge.report.markdown import block, code, escape, render_table
-from distill2edge.report.sections import judge_section
+from distill2edge.report import claims, figures
+from distill2edge.report.blocks import Facts, Table
+from distill2edge.report.markdown import code, escape, fenced, render_block
+from distill2edge.report.schema_version import check_version
+from distill2edge.report.section import Section
+from distill2edge.report.section_list import SECTIONS, shown
 
 Document = dict[str, Any]
 
@@ -26,52 +29,54 @@ HUB_LICENCES = frozenset(
 """Identifiers that the hub knows; every other licence is `other` with its name."""
 
 
-def render_card(report: Document) -> str:
+def render_card(report: Document, sections: Sequence[Section] = SECTIONS) -> str:
     """README.md of the model.
 
     Raises:
         UserError: the schema version is not ours.
     """
     check_version(report)
-    licence = report["licence"]
     front = yaml.safe_dump(_one_line(front_matter(report)), sort_keys=False, allow_unicode=True, width=1000)
     teacher = report["teacher"].get("name") or "the teacher"
-    failed = report["verdict"]["result"] != "pass"
-    reason = licence.get("accepted")
+    verdict = report["verdict"]
+    data = report["data"]
+    public = {**report, "data": {**data, "source": _public(data["source"])}} if data.get("source") else report
     parts = [
         f"---\n{front}---",
         f"# {escape(report['name'])}",
         f"A student distilled from {escape(teacher)} with distill2edge. {escape(claims.lead(report))}",
-        f"**The verdict is {report['verdict']['result'].upper()}: {escape(report['verdict']['summary'])}**"
-        + (" Do not rely on these files for the task." if failed else ""),
-        render_table(tables.gates_table(report)),
-        "## Files",
-        render_table(tables.files_table(report)),
-        "## Quality",
-        render_table(tables.models_table(report)),
-        render_table(judge_section.judge_table(report)),
-        "## Licence",
-        "\n".join(f"- {escape(name)}: {escape(value)}" for name, value, _ in facts.licence_facts(report))
-        or "The teacher's licence is not recorded.",
-        f"The licence gate did not permit this by itself. It was overridden, with this reason: {escape(reason)}"
-        if reason
-        else "",
-        "## Data",
-        "\n".join(
-            f"- {escape(name)}: {escape(_public(value) if name == 'source' else value)}"
-            for name, value in facts.data_facts(report)
-        ),
-        "## Synthetic rows" if report.get("ledgers") else "",
-        "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts.ledger_facts(report)),
+        f"**The verdict is {verdict['result'].upper()}: {escape(verdict['summary'])}**"
+        + (" Do not rely on these files for the task." if verdict["result"] != "pass" else ""),
+        _licence(report["licence"]),
+        *_sections(public, sections),
         "## Use",
         _use(report),
         "## Limits",
         "Quality was measured on held-out rows of the task's own data and nowhere else. What the teacher gets wrong "
         "the student has learnt too; it was not tested for safety or bias.",
         "## Reproduce",
-        block(str(report["reproduce"]["command"] or "not recorded")),
+        fenced(str(report["reproduce"]["command"] or "not recorded")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sections(report: Document, sections: Sequence[Section]) -> list[str]:
+    """The first table or list of facts of every section that stands on a card."""
+    found = []
+    for section, blocks in shown(report, [section for section in sections if section.on_card]):
+        main = next((block for block in blocks if isinstance(block, (Table, Facts))), None)
+        found += [f"## {section.name}", render_block(main)] if main else []
+    return found
+
+
+def _licence(licence: Document) -> str:
+    """What must not be missed of the teacher's licence; its record is a section."""
+    if not licence:
+        return "The teacher's licence is not recorded."
+    reason = licence.get("accepted")
+    if not reason:
+        return ""
+    return f"The licence gate did not permit this teacher. It was overridden, with this reason: {escape(reason)}"
 
 
 def _one_line(value: Any) -> Any:
@@ -196,7 +201,7 @@ def _use(report: Document) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters |= {"code": code, "block": block}
+    environment.filters |= {"code": code, "block": fenced}
     kinds = {str(file.get("format")) for file in report["files"]}
     task = str(recipe.get("task") or "causal-lm")
     found = environment.get_template("use.md.j2").render(

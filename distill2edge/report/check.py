@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distill2edge.errors import UserError
-from distill2edge.report.html import check_version
+from distill2edge.report.schema_version import check_version
 
 Document = dict[str, Any]
 

@@ -6,9 +6,14 @@ from typing import Any
 
 from distill2edge.report import figures
 from distill2edge.report.cost_words import same_as, saves, volume_sentence
-from distill2edge.report.facts import warnings
 
 Document = dict[str, Any]
+
+
+def warnings(report: Document) -> list[Document]:
+    """What a reader is warned of beside the verdict: `kind`, `text`, `headline`."""
+    found: list[Document] = report["verdict"].get("warnings") or []
+    return found
 
 
 def lead(report: Document) -> str:
@@ -49,7 +54,7 @@ def no_headline(report: Document) -> str:
     """Why a report without a headline has none."""
     if report["verdict"]["result"] == "fail":
         return "No headline and no saving are claimed for a student that failed."
-    forbidding = [warning["text"] for warning in warnings(report) if not warning["headline"]]
+    forbidding = [one["text"] for one in warnings(report) if not one["headline"]]
     if forbidding:
         return f"No headline and no saving are claimed: {forbidding[0]}."
     if any(model.get("role") == "student" and model.get("above_baseline") is False for model in report["models"]):

@@ -7,9 +7,10 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.report import claims, figures
+from distill2edge.report.blocks import Cell, Fact, Facts, Paragraph, Table, present, row, verdict_cell
 from distill2edge.report.headline import measured
-from distill2edge.report.html import check_version, environment
-from distill2edge.report.tables import Cell, Table, row, verdict_cell
+from distill2edge.report.html import render_page
+from distill2edge.report.schema_version import check_version
 from distill2edge.util.terminal import one_line
 
 Document = dict[str, Any]
@@ -267,6 +268,16 @@ def _plain(cell: Cell) -> str:
 
 def render_comparison_html(comparison: Document) -> str:
     """A self-contained page."""
-    return environment().get_template("compare.html.j2").render(
-        comparison=comparison, table=comparison_table(comparison), changes=changes_table(comparison)
-    )  # fmt: skip
+    return render_page(
+        "compare.html.j2",
+        names=comparison["names"],
+        blocks=present(
+            *[Paragraph((f"{warning}.",), "warning") for warning in comparison["warnings"]],
+            comparison_table(comparison),
+            changes_table(comparison),
+        ),
+        differences=[
+            (f"They differ in {one['what']}", Facts(tuple(Fact(*pair) for pair in one["values"].items())))
+            for one in comparison["differences"]
+        ],
+    )

@@ -6,10 +6,10 @@ from typing import Any
 
 from distill2edge.report.frontier import kl_points, latency_points, pareto, size_points
 from distill2edge.report.headline import headline_of
+from distill2edge.report.schema_version import SCHEMA_VERSION
 from distill2edge.report.sections.judge_section import judge_summary
 from distill2edge.report.verdict import verdict_of, verdict_warnings, withheld_by
 
-SCHEMA_VERSION = 1
 Document = dict[str, Any]
 
 

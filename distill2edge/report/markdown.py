@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from distill2edge.report import claims, cost_words, facts, quantization, tables
-from distill2edge.report.html import check_version
-from distill2edge.report.section_list import SECTIONS
-from distill2edge.report.sections import cost_section, judge_section, rounds_section, speed_section
-from distill2edge.report.tables import Table
+from distill2edge.report import claims
+from distill2edge.report.blocks import Beside, Block, Code, Facts, Listing, Notes, Paragraph, Table
+from distill2edge.report.schema_version import check_version
+from distill2edge.report.section import Section
+from distill2edge.report.section_list import SECTIONS, shown
 
 Document = dict[str, Any]
 
@@ -32,17 +32,45 @@ def code(value: object) -> str:
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
-def block(value: str) -> str:
+def fenced(value: str) -> str:
     """A fenced block that its content cannot close."""
     longest = max((len(run) for run in re.findall(r"`{3,}", value)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}\n{value}\n{fence}"
 
 
-def render_table(table: Table | None) -> str:
-    """One table with its title and note; nothing for None."""
-    if table is None:
-        return ""
+def render_block(block: Block) -> str:
+    """One block; nothing for what the page alone has."""
+    match block:
+        case Table():
+            return _table(block)
+        case Paragraph():
+            said = "".join(code(part.text) if isinstance(part, Code) else _within(part) for part in block.said)
+            return {"warning": f"**{said}**", "note": f"_{said}_"}.get(block.kind, said)
+        case Facts():
+            return "\n".join(f"- {escape(fact.name)}: {escape(fact.value)}" for fact in block.facts)
+        case Notes():
+            return "\n".join(f"- {escape(note)}" for note in block.notes)
+        case Listing():
+            return fenced(block.text)
+        case Beside():
+            return render_blocks(block.blocks)
+        case _:
+            return ""
+
+
+def render_blocks(blocks: Sequence[Block]) -> str:
+    """Blocks under one another."""
+    return "\n\n".join(said for block in blocks if (said := render_block(block)))
+
+
+def _within(part: str) -> str:
+    """A part of a paragraph: the spaces that part it from its neighbours stay."""
+    before, after = (" " if edge.isspace() else "" for edge in (part[:1], part[-1:]))
+    return f"{before}{escape(part)}{after}"
+
+
+def _table(table: Table) -> str:
     lines = [f"**{escape(table.title)}**", ""] if table.title else []
     lines.append("| " + " | ".join(escape(name) for name in table.head) + " |")
     lines.append("|" + "|".join("---" if index < table.left else "--:" for index in range(len(table.head))) + "|")
@@ -61,12 +89,8 @@ def render_table(table: Table | None) -> str:
     return "\n".join(lines)
 
 
-def _list(items: Sequence[Sequence[str | None]]) -> str:
-    return "\n".join(f"- {escape(item[0])}: {escape(item[1])}" for item in items)
-
-
-def render_markdown(report: Document) -> str:
-    """report.json as Markdown.
+def render_markdown(report: Document, sections: Sequence[Section] = SECTIONS) -> str:
+    """report.json as Markdown. A section of pictures alone is the page's.
 
     Raises:
         UserError: the schema version is not ours.
@@ -76,60 +100,13 @@ def render_markdown(report: Document) -> str:
     parts = [
         f"# {escape(report['name'])}: {verdict['result'].upper()}",
         f"{escape(verdict['summary'])} {escape(claims.lead(report))}",
-        "\n".join(f"- **Warning:** {escape(warning['text'])}" for warning in facts.warnings(report)),
+        "\n".join(f"- **Warning:** {escape(warning['text'])}" for warning in claims.warnings(report)),
         *[f"**{escape(item['model'])} could not be run:** {escape(item['error'])}" for item in verdict["errors"]],
         "\n".join(
             f"- **{escape(name)}: {escape(value)}** ({escape(beside)})" for name, value, beside in claims.tiles(report)
         ),
     ]
-    bodies = _bodies(report)
-    for section in SECTIONS:
-        body = [part for part in bodies.get(section.anchor, ()) if part]
-        parts += [f"## {section.heading}", *body] if body else []
+    for section, blocks in shown(report, sections):
+        body = render_blocks(blocks)
+        parts += [f"## {section.heading}", body] if body else []
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _bodies(report: Document) -> dict[str, list[str]]:
-    """What stands in each section; charts are the page's alone."""
-    cost, bench = report["cost"] or {}, report["bench"]
-    busy, command = facts.contention(report), report["reproduce"]["command"]
-    return {
-        "gates": [render_table(tables.gates_table(report)) or "The recipe sets no gates, and none holds by default."],
-        "files": [
-            render_table(tables.files_table(report)),
-            render_table(quantization.frontier_table(report)),
-            render_table(quantization.quantization_table(report)),
-            render_table(tables.survival_table(report)),
-        ],
-        "quality": [
-            render_table(tables.models_table(report)),
-            render_table(tables.seeds_table(report)),
-            render_table(tables.distances_table(report)),
-            render_table(tables.samples_table(report)),
-        ],
-        "judge": [render_table(judge_section.judge_table(report)), render_table(judge_section.judge_samples(report))],
-        "speed": [
-            f"**{escape(busy)}**" if busy else "",
-            *[render_table(speed_section.bench_table(report, str(w["name"]))) for w in bench.get("workloads", [])],
-            render_table(speed_section.speedup_table(report)),
-        ],
-        "cost": [
-            "\n".join(escape(sentence) for sentence in cost_words.cost_sentences(report)),
-            render_table(cost_section.four_table(report)),
-            render_table(cost_section.busy_table(report)),
-            render_table(cost_section.price_cut_table(report)),
-            render_table(cost_section.cost_table(report)),
-            render_table(cost_section.prices_table(report)),
-            "\n".join(f"- {escape(note)}" for note in cost.get("notes", [])),
-        ],
-        "rounds": [render_table(rounds_section.rounds_table(report))],
-        "training": [_list(facts.training_facts(report))],
-        "licence": [_list(facts.licence_facts(report))],
-        "data": [_list(facts.data_facts(report))],
-        "synthetic": [_list(facts.ledger_facts(report))],
-        "reproduce": [
-            block(str(command)) if command else "",
-            _list(facts.environment_facts(report)),
-            render_table(tables.stages_table(report)),
-        ],
-    }

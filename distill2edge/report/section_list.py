@@ -1,31 +1,48 @@
-"""The sections of a report, in one order for the page, its navigation and the Markdown."""
+"""The sections of a report, in the one order that page, navigation, Markdown and model card share.
+
+A new section is a module that makes a `Section`, and its line here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
-
-@dataclass(frozen=True)
-class Section:
-    """One section; it is left out where there is nothing to show."""
-
-    anchor: str
-    name: str
-    heading: str
-
-
-SECTIONS = (
-    Section("gates", "Gates", "Gates"),
-    Section("frontier", "Quality, speed, size", "Quality against speed and size"),
-    Section("files", "Files", "The files that ship"),
-    Section("quality", "Quality", "Quality"),
-    Section("judge", "Judge", "The student's answers against the teacher's"),
-    Section("speed", "Speed", "Speed and memory"),
-    Section("cost", "Cost", "Cost"),
-    Section("rounds", "Rounds", "Rounds of self-training"),
-    Section("training", "Training", "Training"),
-    Section("licence", "Licence", "Licence of the teacher"),
-    Section("data", "Data", "Data and leakage"),
-    Section("synthetic", "Synthetic rows", "Synthetic rows"),
-    Section("reproduce", "Reproduce", "Reproduce it"),
+from distill2edge.report.blocks import Block
+from distill2edge.report.section import Section
+from distill2edge.report.sections import (
+    cost_section,
+    data_section,
+    files_section,
+    frontier_section,
+    gates_section,
+    judge_section,
+    licence_section,
+    quality_section,
+    reproduce_section,
+    rounds_section,
+    speed_section,
+    synthetic_section,
+    training_section,
 )
+
+SECTIONS: tuple[Section, ...] = (
+    gates_section.SECTION,
+    frontier_section.SECTION,
+    files_section.SECTION,
+    quality_section.SECTION,
+    judge_section.SECTION,
+    speed_section.SECTION,
+    cost_section.SECTION,
+    rounds_section.SECTION,
+    training_section.SECTION,
+    licence_section.SECTION,
+    data_section.SECTION,
+    synthetic_section.SECTION,
+    reproduce_section.SECTION,
+)
+
+
+def shown(report: dict[str, Any], sections: Sequence[Section] = SECTIONS) -> list[tuple[Section, list[Block]]]:
+    """The sections that have something to show, each with its blocks."""
+    return [(section, blocks) for section in sections if (blocks := section.blocks(report))]

@@ -58,8 +58,7 @@ class Result:
 
     def text(self) -> str:
         """For people: the verdict, what failed, what to be warned of, and where to look."""
-        from distill2edge.report.claims import lead
-        from distill2edge.report.facts import warnings
+        from distill2edge.report.claims import lead, warnings
 
         failed = [
             f"  failed: {gate['name']} of {gate['model']}: "

@@ -16,15 +16,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
-from distill2edge.report import charts, claims, cost_words, curves, facts, tables
+from distill2edge.report import charts, claims, cost_words, curves
 from distill2edge.report import figures as text
+from distill2edge.report.blocks import (
+    Beside,
+    Block,
+    Cell,
+    Chart,
+    Code,
+    Details,
+    Fact,
+    Facts,
+    Listing,
+    Notes,
+    Paragraph,
+    Table,
+    row,
+)
 from distill2edge.report.card import render_card
 from distill2edge.report.document import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import breakable, render_html
 from distill2edge.report.markdown import render_markdown
+from distill2edge.report.section import Section
 from distill2edge.report.section_list import SECTIONS
-from distill2edge.report.sections import cost_section, speed_section
+from distill2edge.report.sections import cost_section, data_section, gates_section, quality_section, speed_section
 from distill2edge.report.sections.judge_section import judge_summary
 from distill2edge.report.svg import TICK, Drawing, Scale, fit_scale, text_width
 
@@ -520,11 +536,16 @@ def test_default_gates_are_named() -> None:
 # --- how it looks --------------------------------------------------------------------------------------------------
 
 
-def test_page_navigation_and_markdown_have_one_order() -> None:
+def with_rounds() -> Document:
     report = made.report(judged=True)
     report["rounds"] = {"metric": "exact_match", "rows": 9, "arms": {"verified": [
         {"round": n, "score": made.figure(0.5, 0.1), "written": 9, "passed": 8, "kept": 7}
         for n in range(2)]}}  # fmt: skip
+    return report
+
+
+def test_page_navigation_and_markdown_have_one_order() -> None:
+    report = with_rounds()
     page = render_html(report)
     anchors = re.findall(r'<section id="(\w+)">', page)
     assert re.findall(r'<a href="#(\w+)">', page) == anchors
@@ -533,6 +554,47 @@ def test_page_navigation_and_markdown_have_one_order() -> None:
     shown = [section.heading for section in SECTIONS if section.anchor in anchors and section.anchor != "frontier"]
     assert headings == shown
     assert anchors == [section.anchor for section in SECTIONS if section.anchor in anchors]
+
+
+def test_a_section_is_added_in_one_place() -> None:
+    """A section that no file of the package knows stands where its line stands: on page, card, and in Markdown."""
+    said = "one <kind> of each"
+
+    def blocks(report: Document) -> list[Block]:
+        return [
+            Paragraph((said, " with ", Code("a `code`")), "warning"),
+            Beside((Chart("drawn", Drawing("empty").render(), "noted"), Facts((Fact("weight", "3 kg"),)))),
+            Table("Toys", ["toy", "price"], [row(Cell("bear", "mono"), "$1")]),
+            Notes((f"of {report['name']}",)),
+            Listing("make toys", is_command=True),
+            Details("How", (Facts((Fact("f", "x + y", is_code=True),)),)),
+        ]
+
+    toys = Section("toys", "Toys", "The toys", blocks, on_card=True)
+    at = [section.anchor for section in SECTIONS].index("cost")
+    several = [*SECTIONS[:at], toys, Section("none", "None", "None", lambda report: []), *SECTIONS[at:]]
+    report = with_rounds()
+    page = render_html(report, several)
+    parsed = Page(page)
+    assert parsed.open == []
+    anchors = re.findall(r'<section id="(\w+)">', page)
+    assert re.findall(r'<a href="#(\w+)">', page) == anchors
+    assert anchors[anchors.index("toys") - 1] == "speed"
+    assert anchors[anchors.index("toys") + 1] == "cost"
+    assert "none" not in anchors
+    for words in (said, "a `code`", "noted", "3 kg", "of quickstart", "make toys", "x + y"):
+        assert words in parsed.words
+    markdown = render_markdown(report, several)
+    headings = re.findall(r"^## (.*)$", markdown, re.M)
+    assert headings[headings.index("The toys") - 1 :][:3] == ["Speed and memory", "The toys", "Cost"]
+    body = markdown.split("## The toys\n")[1].split("\n## ")[0]
+    assert body == (
+        "\n**one &lt;kind&gt; of each with `` a `code` ``**\n\n- weight: 3 kg\n\n**Toys**\n\n"
+        "| toy | price |\n|---|--:|\n| `bear` | $1 |\n\n- of quickstart\n\n```\nmake toys\n```\n"
+    )
+    card = render_card(report, several)
+    assert "## Toys\n\n**Toys**\n\n| toy" in card
+    assert card.index("## Judge") < card.index("## Toys") < card.index("## Licence")
 
 
 def test_red_is_for_what_ships_and_fails(failing: Document) -> None:
@@ -556,8 +618,9 @@ def test_no_figure_is_repeated_at_every_utilisation(passing: Document) -> None:
 
 def test_the_tables_fit_a_page_of_1300_pixels(passing: Document, failing: Document) -> None:
     for report in (passing, failing):
-        tables_of = [tables.models_table(report), tables.distances_table(report), tables.gates_table(report),
-                     *[speed_section.bench_table(report, str(w["name"])) for w in report["bench"]["workloads"]],
+        tables_of = [quality_section.models_table(report), quality_section.distances_table(report),
+                     gates_section.gates_table(report),
+                     *[speed_section.bench_table(report, w) for w in report["bench"]["workloads"]],
                      cost_section.cost_table(report)]  # fmt: skip
         for table in tables_of:
             assert table is not None
@@ -573,10 +636,10 @@ def test_the_tables_fit_a_page_of_1300_pixels(passing: Document, failing: Docume
 def test_rows_are_counted_in_whole_numbers_and_a_classifier_agrees_on_texts() -> None:
     report = made.report()
     report["leakage"] = {"test_rows": 116, "near": 13, "fraction": 0.112, "action": "drop", "dropped": 18}
-    found = dict(facts.data_facts(report))
+    found = {fact.name: fact.value for fact in data_section.data_facts(report)}
     assert (found["leakage: near"], found["leakage: dropped"], found["leakage: fraction"]) == ("13", "18", "0.112")
     report["metric"]["unit"] = "text"
-    table = tables.distances_table(report)
+    table = quality_section.distances_table(report)
     assert table is not None
     assert "share of the texts where the teacher's most likely label" in table.note
 
@@ -585,13 +648,14 @@ def classifier() -> Document:
     """A report of a classifier trained in full."""
     verify = {**made.passing_verify(), "unit": "text"}
     bench = made.bench(verify["models"], broken=True)
+    bench["workloads"] = [{**bench["workloads"][0], "output_tokens": 1}]
     merge = {**made.merge(), "kind": "full", "max_logit_difference": 0.0, "mean_logit_difference": 0.0}
     return build_report(made.run(), made.data(), None, None, made.train(), merge, [], verify, bench, None)
 
 
 def test_a_classifier_has_the_latency_of_a_text_and_texts_per_second() -> None:
     report = classifier()
-    table = speed_section.bench_table(report, "task")
+    table = speed_section.bench_table(report, report["bench"]["workloads"][0])
     assert table is not None
     assert table.head == ["cell", "text p50", "text p95", "texts/s", "peak memory", "cold start"]
     assert table.title == "Speed, workload task: 47.3 tokens in"
@@ -602,7 +666,7 @@ def test_a_classifier_has_the_latency_of_a_text_and_texts_per_second() -> None:
     for words in (Page(render_html(report)).words, render_markdown(report)):
         assert not re.search(r"ttft|tpot|decode tokens|\d out\b", words, re.I)
     assert "milliseconds per text, task" in render_html(report)
-    table = speed_section.bench_table(made.report(), "task")
+    table = speed_section.bench_table(made.report(), made.report()["bench"]["workloads"][0])
     assert table is not None
     assert table.head[1:7] == ["TTFT p50", "TPOT p50", "request p50", "request p95", "prefill tokens/s",
                                "decode tokens/s"]  # fmt: skip
@@ -613,7 +677,7 @@ def test_a_column_that_nothing_fills_is_left_out() -> None:
     for cell in report["bench"]["cells"]:
         for measured in cell["workloads"].values():
             measured["tpot_ms"] = measured["decode_tps"] = None  # one token out
-    table = speed_section.bench_table(report, "task")
+    table = speed_section.bench_table(report, report["bench"]["workloads"][0])
     assert table is not None
     assert not {"TPOT p50", "decode tokens/s"} & set(table.head)
 

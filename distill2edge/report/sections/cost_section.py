@@ -1,14 +1,55 @@
-"""The tables of the cost section."""
+"""What 1,000 requests cost, what is saved, and how sure that is."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from distill2edge.report import figures
-from distill2edge.report.tables import Cell, Table, row
+from distill2edge.report.blocks import Block, Cell, Document, Notes, Paragraph, Table, beside, chart, present, row
+from distill2edge.report.cost_words import cost_sentences
+from distill2edge.report.curves import break_even_chart, cost_chart
+from distill2edge.report.section import Section
 from distill2edge.util.quantities import readable_share
 
-Document = dict[str, Any]
+
+def blocks(report: Document) -> list[Block]:
+    """As `Section.blocks`."""
+    cost = report["cost"]
+    if not cost:
+        return []
+    kind = "warning" if cost.get("withheld") else ""
+    return present(
+        *[Paragraph((sentence,), kind) for sentence in cost_sentences(report)],
+        beside(
+            chart(
+                cost_chart(cost),
+                "Cost of 1,000 requests by utilisation",
+                "A machine that idles is paid for all the same.",
+            ),
+            chart(
+                break_even_chart(cost),
+                "When the student has paid for itself",
+                "Both at the utilisation of the recipe; the student starts at what it cost to make.",
+            ),
+        ),
+        four_table(report),
+        busy_table(report),
+        price_cut_table(report),
+        cost_table(report),
+        prices_table(report),
+        _sources(cost),
+        Notes(tuple(map(str, cost["notes"]))) if cost.get("notes") else None,
+    )
+
+
+def _sources(cost: Document) -> Paragraph | None:
+    """Where the prices are from, and what the one-off cost counts."""
+    prices, one_off = cost.get("prices"), cost.get("one_off") or {}
+    if not prices:
+        return None
+    said = f"Prices: {prices['source']}, the oldest as of {prices['as_of']}."
+    said += f" One-off cost: {one_off['note']}." if one_off.get("note") else ""
+    return Paragraph((said,), "note")
 
 
 def cost_table(report: Document) -> Table | None:
@@ -155,3 +196,6 @@ def prices_table(report: Document) -> Table | None:
         )
     head = ["price of", "figures (bounds)", "region", "as of", "confidence", "source"]
     return Table("Prices used", head, rows, left=6) if rows else None
+
+
+SECTION = Section("cost", "Cost", "Cost", blocks)

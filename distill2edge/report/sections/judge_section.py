@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from distill2edge.report import figures
-from distill2edge.report.tables import Cell, Document, Table, figure, row
+from distill2edge.report.blocks import Block, Cell, Document, Table, figure, present, row
+from distill2edge.report.section import Section
 
 _LONGEST = 400
 """Characters of a text in the table of samples; judge.json has the whole."""
@@ -28,6 +29,11 @@ def judge_summary(judge: Document | None, headline: Document | None) -> Document
         first.setdefault(student["outcome"], {"prompt": pair["prompt"], "teacher": pair["teacher"], **student})
     kept = {key: value for key, value in judge.items() if key != "pairs"}
     return {**kept, "samples": {"model": name, "pairs": list(first.values())}}
+
+
+def blocks(report: Document) -> list[Block]:
+    """As `Section.blocks`."""
+    return present(judge_table(report), judge_samples(report))
 
 
 def judge_table(report: Document) -> Table | None:
@@ -111,3 +117,6 @@ def _replies(pair: Document) -> str:
 def _short(value: Any) -> str:
     said = " ".join(str(value).split())
     return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
+
+
+SECTION = Section("judge", "Judge", "The student's answers against the teacher's", blocks, on_card=True)

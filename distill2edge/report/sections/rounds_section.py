@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from markupsafe import Markup
 
 from distill2edge.report import figures
+from distill2edge.report.blocks import Block, Cell, Document, Table, beside, chart, figure, present, row
 from distill2edge.report.curves import Plot
+from distill2edge.report.section import Section
 from distill2edge.report.svg import RIGHT, Key, Scale, fit_scale
-from distill2edge.report.tables import Cell, Table, figure, row
 
-Document = dict[str, Any]
 # The arm that is shipped, the arm without checks, and the model as it was: mark and colour of the three roles.
 _ROLES = {"verified": "student", "unverified": "control", "no self-training": "teacher"}
+
+
+def blocks(report: Document) -> list[Block]:
+    """As `Section.blocks`."""
+    drawn = chart(
+        rounds_chart(report.get("rounds")),
+        "Score by round",
+        "Disc: trained on what passed the checks. Triangle: on everything it wrote. Square: not trained on its own "
+        "text.",
+    )
+    return present(beside(drawn, rounds_table(report)))
 
 
 def rounds_chart(rounds: Document | None) -> Markup | None:
@@ -68,3 +77,6 @@ def _share(item: Document, part: str) -> Cell:
     if item.get("written") is None or item.get(part) is None:
         return Cell("", "weak")
     return Cell(figures.percent(item[part] / item["written"]), beside=f"{item[part]:,}")
+
+
+SECTION = Section("rounds", "Rounds", "Rounds of self-training", blocks)

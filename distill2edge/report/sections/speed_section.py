@@ -1,11 +1,14 @@
-"""The tables of speed and memory."""
+"""Speed and memory of every cell, speed-ups, and whether the machine was quiet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from distill2edge.report import figures
-from distill2edge.report.tables import Cell, Document, Table, figure, filled, row
+from distill2edge.report.blocks import Block, Cell, Document, Paragraph, Table, figure, filled, present, row
+from distill2edge.report.section import Section
+from distill2edge.report.units import unit_of
+from distill2edge.util.terminal import in_short
 
 Column = tuple[str, Callable[[Document], str | Cell]]
 """Head, and what is written of a workload's figures."""
@@ -28,18 +31,36 @@ _GENERATION: tuple[Column, ...] = (
     ("prefill tokens/s", lambda m: figure(m.get("prefill_tps"))),
     ("decode tokens/s", lambda m: figure(m.get("decode_tps"))),
 )
-# A classifier generates nothing: no first token, no time between tokens.
-_CLASSES: tuple[Column, ...] = (
-    ("text p50", lambda m: _p50(m, "e2e_ms")),
-    ("text p95", _p95),
-    ("texts/s", lambda m: figure(m.get("requests_per_s"))),
-)
 
 
-def bench_table(report: Document, workload: str) -> Table | None:
-    """Speed and memory of every cell on one workload; columns that nothing fills are left out."""
-    classifies = report["metric"].get("unit") == "text"
-    columns = _CLASSES if classifies else _GENERATION
+def _generates(workload: Document) -> bool:
+    """Whether tokens are generated one by one: an answer of one step has no first token and no time between tokens."""
+    return workload.get("output_tokens") != 1
+
+
+def _columns(workload: Document, one: str) -> tuple[Column, ...]:
+    if _generates(workload):
+        return _GENERATION
+    return (
+        (f"{one} p50", lambda m: _p50(m, "e2e_ms")),
+        (f"{one} p95", _p95),
+        (f"{one}s/s", lambda m: figure(m.get("requests_per_s"))),
+    )
+
+
+def blocks(report: Document) -> list[Block]:
+    """As `Section.blocks`."""
+    found = [bench_table(report, workload) for workload in report["bench"].get("workloads", [])]
+    if not any(found):
+        return []
+    busy = contention(report)
+    return present(Paragraph((busy,), "warning") if busy else None, *found, speedup_table(report))
+
+
+def bench_table(report: Document, workload: Document) -> Table | None:
+    """Speed and memory of every cell on one workload of bench.json; columns that nothing fills are left out."""
+    one = unit_of(report).request
+    columns = _columns(workload, one)
     rows = []
     for cell in report["bench"].get("cells", []):
         if cell.get("error"):
@@ -47,7 +68,7 @@ def bench_table(report: Document, workload: str) -> Table | None:
             failed = Cell(str(cell["id"]), "mono bad" if ships else "mono warn", beside=f"failed: {cell['error']}")
             rows.append(row(failed, *[figures.MISSING] * (len(columns) + 3)))
             continue
-        measured = (cell.get("workloads") or {}).get(workload)
+        measured = (cell.get("workloads") or {}).get(workload["name"])
         if measured is None:
             continue
         energy = measured.get("energy") or {}
@@ -64,21 +85,24 @@ def bench_table(report: Document, workload: str) -> Table | None:
         )
     if not rows:
         return None
-    about: Document = next((w for w in report["bench"].get("workloads", []) if w.get("name") == workload), {})
-    title = f"Speed, workload {workload}"
-    if about.get("prompt_tokens"):
-        title += f": {figures.tick(about['prompt_tokens'])} tokens in"
-        title += "" if classifies else f", {figures.tick(about.get('output_tokens') or 0)} out"
-    what = "text" if classifies else "request"
-    head = ["cell", *[name for name, _ in columns], "peak memory", "cold start", f"energy of a {what}"]
+    head = ["cell", *[name for name, _ in columns], "peak memory", "cold start", f"energy of a {one}"]
     unknown = all(cells[-1].text == figures.MISSING for cells in rows)
-    return filled(title, head, rows, note="Energy: unavailable on this machine." if unknown else "")
+    return filled(_title(workload), head, rows, note="Energy: unavailable on this machine." if unknown else "")
+
+
+def _title(workload: Document) -> str:
+    said = f"Speed, workload {workload['name']}"
+    if workload.get("prompt_tokens"):
+        said += f": {figures.tick(workload['prompt_tokens'])} tokens in"
+        said += f", {figures.tick(workload.get('output_tokens') or 0)} out" if _generates(workload) else ""
+    return said
 
 
 def formulas(report: Document) -> dict[str, str]:
-    """How the figures of the bench are defined; of a classifier without those of generation."""
-    found: dict[str, str] = dict(report["bench"].get("formulas") or {})
-    if report["metric"].get("unit") == "text":
+    """How the figures of the bench are defined; where nothing is generated, without those of generation."""
+    bench = report["bench"]
+    found: dict[str, str] = dict(bench.get("formulas") or {})
+    if not any(_generates(workload) for workload in bench.get("workloads", [])):
         for name in ("ttft", "tpot", "prefill_tps", "decode_tps"):
             found.pop(name, None)
     return found
@@ -98,3 +122,17 @@ def speedup_table(report: Document) -> Table | None:
         if str(item.get("cell")).startswith("student")
     ]
     return Table("Speed-up", ["cell", "against", "workload", "speed-up", "time saved"], rows, left=3) if rows else None
+
+
+def contention(report: Document) -> str:
+    """A warning where the machine was not quiet."""
+    cells = [cell for cell in report["bench"].get("cells", []) if cell.get("contended")]
+    if not cells:
+        return ""
+    why = in_short(str(reason) for cell in cells for reason in (cell.get("contention") or {}).get("reasons", []))
+    names = ", ".join(str(cell["id"]) for cell in cells)
+    reasons = f"{why[0].upper()}{why[1:]}. " if why else ""
+    return f"The machine was busy with other work: {names}. {reasons}Those speeds are a lower bound."
+
+
+SECTION = Section("speed", "Speed", "Speed and memory", blocks)

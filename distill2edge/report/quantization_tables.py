@@ -1,10 +1,14 @@
-"""Plain, calibrated and trained, side by side for each scheme; a mix of types against the stock ones."""
+"""What quantization did: plain, calibrated and trained side by side, a mix of types against the stock ones, and whether
+the trained change survives."""
 
 from __future__ import annotations
 
+import statistics
+from typing import Any
+
 from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, is_compared
 from distill2edge.report import figures
-from distill2edge.report.tables import Cell, Document, Table, figure, row, types_text
+from distill2edge.report.blocks import Cell, Document, Table, figure, row
 
 ARMS = ("plain", "calibrated", "trained")
 
@@ -98,3 +102,56 @@ def decode(report: Document, name: str) -> Document | None:
                 if measured.get("decode_tps"):
                     return dict(measured["decode_tps"])
     return None
+
+
+def survival_table(report: Document) -> Table | None:
+    """Whether the trained change is larger than the quantization step of each scheme."""
+    survival = report["merge"].get("survival") or {}
+    failed = {str(model.get("scheme")) for model in report["models"] if model.get("passed") is False}
+    rows = []
+    for scheme, tensors in survival.items():
+        ratios = sorted(r for tensor in tensors if (r := figures.value_of(tensor.get("ratio"))) is not None)
+        if not ratios:
+            continue
+        weakest = min(tensors, key=lambda tensor: _ratio(tensor))
+        drowned = sum(ratio < 0.5 for ratio in ratios) / len(ratios)
+        rows.append(
+            row(
+                Cell(str(scheme), "mono"),
+                figures.count(len(ratios)),
+                figures.number(statistics.median(ratios)),
+                figures.number(ratios[0]),
+                Cell(figures.percent(drowned, 0), "bad" if str(scheme) in failed else ""),
+                Cell(str(weakest.get("tensor")), "mono small"),
+            )
+        )
+    note = (
+        "Ratio: root mean square of what training changed, over the quantization step. Where it is small, rounding may "
+        "swallow the change of a single weight; the sum over many still shows, so judge by the KL to the student."
+    )
+    head = ["scheme", "tensors", "median ratio", "smallest", "below half a step", "weakest tensor"]
+    return Table("Does the trained change survive quantization?", head, rows, note=note) if rows else None
+
+
+def _ratio(tensor: Document) -> float:
+    value = figures.value_of(tensor.get("ratio"))
+    return float("inf") if value is None else value
+
+
+def types_text(types: Any) -> str:
+    """`Q4_K x 151 (80.1 MB), F32 x 61`."""
+    if not isinstance(types, dict) or not types:
+        return figures.MISSING
+    parts = []
+    for name, held in types.items():
+        tensors, held_bytes = _held(held)
+        size = f" ({figures.size(held_bytes)})" if held_bytes is not None else ""
+        parts.append(f"{name} x {figures.count(tensors)}{size}" if tensors is not None else f"{name}{size}")
+    return ", ".join(parts)
+
+
+def _held(held: Any) -> tuple[float | None, float | None]:
+    if isinstance(held, dict):
+        tensors = next((held[key] for key in ("tensors", "count", "n") if key in held), None)
+        return tensors, held.get("bytes")
+    return held, None

@@ -1,0 +1,124 @@
+"""Quality of every model and file: scores, distances, seeds, and some answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill2edge.quantize.schemes import is_compared
+from distill2edge.report import figures
+from distill2edge.report.blocks import Block, Cell, Document, Table, figure, filled, present, row, verdict_cell
+from distill2edge.report.section import Section
+from distill2edge.report.units import unit_of
+
+
+def blocks(report: Document) -> list[Block]:
+    """As `Section.blocks`."""
+    return present(models_table(report), seeds_table(report), distances_table(report), samples_table(report))
+
+
+def models_table(report: Document) -> Table:
+    """Quality of every model and file, with 95% intervals; below them what needs no model."""
+    metric = report["metric"]
+    rows = []
+    for model in report["models"]:
+        error = model.get("error")
+        rows.append(
+            row(
+                Cell(str(model["id"]), "mono", beside=f"could not be run: {error}" if error else ""),
+                figure(model.get("score")),
+                figures.number(model.get("balanced_accuracy")),
+                figure(model.get("retained"), figures.percent),
+                figure(model.get("kl_student")),
+                figure(model.get("top1_student"), figures.percent),
+                figure(model.get("output_length_ratio")),
+                figures.count(model.get("parameters")),
+                figures.size(model.get("size_bytes")),
+                verdict_cell(model.get("passed")),
+            )
+        )
+    head = [
+        "model", figures.metric(metric["name"]), "balanced accuracy", "retained", "KL to student", "top-1 agreement",
+        "length ratio", "parameters", "size", "gates",
+    ]  # fmt: skip
+    baseline = metric.get("baseline") or {}
+    for name, value in ((baseline.get("name"), baseline.get("score")), ("a guess (chance)", baseline.get("chance"))):
+        if value is not None:
+            rows.append(row(Cell(str(name), "weak"), figure(value), *[figures.MISSING] * (len(head) - 2)))
+    note = (
+        f"{figures.count(metric.get('rows'))} held-out rows, {figures.count(metric.get('tokens'))} positions compared; "
+        f"with 95% intervals over rows. KL in nats per {unit_of(report).name}, "
+        "from the merged student to the file; top-1 agreement with it. "
+        "Retained is the score over the teacher's on the same rows."
+    )
+    classes = metric.get("classes") or {}
+    if classes:
+        shown = sorted(classes.items(), key=lambda item: -item[1])
+        note += " Rows of each class: " + ", ".join(f"{name} {figures.count(n)}" for name, n in shown[:12])
+        note += f", and {len(shown) - 12} smaller ones." if len(shown) > 12 else "."
+    return filled("", head, rows, note=note)
+
+
+def distances_table(report: Document) -> Table | None:
+    """How far each model is from the teacher, and the tail of its distance from the student."""
+    rows = [
+        row(
+            Cell(str(model["id"]), "mono"),
+            figures.number(model.get("kl_student_p99")),
+            figure(model.get("kl_teacher")),
+            figure(model.get("top1_teacher"), figures.percent),
+            figure(model.get("perplexity"), lambda x: figures.number(x, 4)),
+        )
+        for model in report["models"]
+        if not model.get("error")
+    ]
+    head = ["model", "p99 of KL to student", "KL to teacher", "agreement with teacher", "perplexity"]
+    unit = unit_of(report)
+    note = (
+        f"Agreement with teacher: share of the {unit.compared} where the teacher's most likely {unit.answer} is the "
+        "model's."
+    )
+    table = filled("Further distances", head, rows, note=note)
+    return table if rows and len(table.head) > 1 else None
+
+
+def seeds_table(report: Document) -> Table | None:
+    """Verdict and scores of each seed; None for a run of one."""
+    runs = (report.get("seeds") or {}).get("runs") or []
+    if not runs:
+        return None
+    names = [name for name in runs[0]["scores"] if not is_compared(name)]
+    rows = [
+        row(
+            str(run["seed"]),
+            verdict_cell(run["verdict"] == "pass"),
+            *[figures.number(run["scores"].get(name)) for name in names],
+            Cell(f"seed-{run['seed']}/report.html", "mono small"),
+        )
+        for run in runs
+    ]
+    note = (
+        "The seeds share the split of the rows, the teacher and its signal. Scores above are means over the seeds, row "
+        "by row, with an interval over rows; divergences are means with the wider of two intervals, over seeds and "
+        "over rows. Sizes, speeds and cost are those of the first seed."
+    )
+    return filled("By seed", ["seed", "verdict", *names, "its report"], rows, note)
+
+
+def samples_table(report: Document) -> Table | None:
+    """Some held-out prompts with what each model answers."""
+    samples: Sequence[Document] = report.get("samples") or []
+    if not samples:
+        return None
+    names = list(dict.fromkeys(name for sample in samples for name in (sample.get("outputs") or {})))
+    rows = [
+        row(
+            Cell(str(sample.get("prompt", "")), "small"),
+            Cell(str(sample.get("expected", figures.MISSING)), "small"),
+            *[Cell(str((sample.get("outputs") or {}).get(name, figures.MISSING)), "small") for name in names],
+        )
+        for sample in samples
+    ]
+    return Table("Samples", ["prompt", "expected", *names], rows, left=2 + len(names))
+
+
+SECTION = Section("quality", "Quality", "Quality", blocks, on_card=True)

@@ -1,0 +1,35 @@
+"""What the figures of a report are means over, and the words that go with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The words of one `unit` of verify.json.
+
+    Attributes:
+        name: what KL is a mean over.
+        request: what the bench counts.
+        compared: where two models are compared, in the plural.
+        answer: what a model puts first there.
+    """
+
+    name: str
+    request: str
+    compared: str
+    answer: str
+
+
+_UNITS = {
+    "token": Unit("token", "request", "positions", "token"),
+    "text": Unit("text", "text", "texts", "label"),
+}
+
+
+def unit_of(report: dict[str, Any]) -> Unit:
+    """That of a report's metric."""
+    name = str(report["metric"].get("unit") or "token")
+    return _UNITS.get(name) or Unit(name, name, f"{name}s", "answer")
