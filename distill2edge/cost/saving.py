@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distill2edge.cost import model
-from distill2edge.cost.baselines import is_rival, quality_floor
 from distill2edge.cost.robustness import by_price_cut, by_utilisation
+from distill2edge.cost.teacher_baselines import is_rival, quality_floor
 from distill2edge.quantize.schemes import is_compared
 
 Cell = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from distill2edge.cost.baselines import is_rival, quality_floor
+from distill2edge.cost.teacher_baselines import is_rival, quality_floor
 from distill2edge.quantize.schemes import is_compared
 from distill2edge.report.figures import value_of
 

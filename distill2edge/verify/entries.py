@@ -13,8 +13,8 @@ from distill2edge.models.model_file import ModelFile
 from distill2edge.util.bootstrap import Figure, difference_interval, mean_interval, percentile, ratio_interval
 from distill2edge.util.isolate import Crash
 from distill2edge.util.proportions import proportion_interval, proportion_ratio
-from distill2edge.verify.baseline import Baseline, is_above, per_unit
 from distill2edge.verify.scores import Metric
+from distill2edge.verify.trivial_baselines import Baseline, is_above, per_unit
 
 Outcome: TypeAlias = Mapping[str, Any] | Crash
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill2edge.recipe.schema import Verify
-from distill2edge.verify.baseline import Baseline
 from distill2edge.verify.gates import precision_of, shipped
+from distill2edge.verify.trivial_baselines import Baseline
 
 HIGH_KL = 0.5
 """Nats from which on a file that no gate holds is warned of."""

@@ -9,8 +9,8 @@ import report_fixtures as made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill2edge.cost.baselines import is_rival, quality_floor
 from distill2edge.cost.saving import split
+from distill2edge.cost.teacher_baselines import is_rival, quality_floor
 from distill2edge.report import claims, cost_words
 from distill2edge.report.document import build_report
 

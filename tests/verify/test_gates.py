@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from distill2edge.quantize.schemes import ALL, PLAIN_SUFFIX, Scheme
 from distill2edge.recipe.limits import KlLimits
 from distill2edge.recipe.schema import Verify
-from distill2edge.verify.baseline import Baseline
 from distill2edge.verify.gates import Gate, judge, verdict
+from distill2edge.verify.trivial_baselines import Baseline
 from distill2edge.verify.warnings import warnings_of
 
 

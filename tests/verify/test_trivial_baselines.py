@@ -10,7 +10,7 @@ import pytest
 
 from distill2edge.data.encode import Encoded
 from distill2edge.recipe.schema import Verify
-from distill2edge.verify.baseline import balanced_accuracy, commonest_answer, is_above, largest_class, unigram
+from distill2edge.verify.trivial_baselines import balanced_accuracy, commonest_answer, is_above, largest_class, unigram
 from distill2edge.verify.warnings import warnings_of
 
 NAMES = ["neg", "pos"]
