@@ -48,57 +48,63 @@ def build_report(
     """
     gates: list[Document] = list(verify.get("gates", []))
     bench = bench or {}
-    passed = verify.get("verdict") == "pass"
     warnings = verdict_warnings(verify, data, bench, run.get("stages", []), {"student": train, "control": control})
-    withheld = withheld_by(passed, warnings)
-    workload = main_workload(bench)
-    files = [_file(export) for export in exports]
-    models = _models(verify, bench, workload, gates)
-    shown_cost = _cost(cost, withheld)
-    metric = str(verify.get("metric", "score"))
-    # Every score is made so that more is better: the likelihood of text is exp(-NLL), a probability.
-    higher = bool(verify.get("higher_is_better", True))
-    headline = None if withheld else headline_of(models, gates, bench, workload, shown_cost, metric)
+    withheld = withheld_by(verify.get("verdict") == "pass", warnings)
+    workload, metric = main_workload(bench), _metric(verify)
+    files, models = [_file(export) for export in exports], _models(verify, bench, workload, gates)
+    cost = _cost(cost, withheld)
+    headline = None if withheld else headline_of(models, gates, bench, workload, cost, metric["name"])
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": run.get("name", "run"),
-        "created": run.get("created"),
-        "recipe_path": run.get("recipe_path"),
-        "seed": run.get("seed"),
+        **{key: run.get(key) for key in ("name", "created", "recipe_path", "seed")},
         "verdict": {**verdict_of(verify, gates, models), "warnings": warnings},
         "headline": headline,
         "gates": gates,
-        "metric": {
-            "name": metric,
-            "higher_is_better": higher,
-            "rows": verify.get("rows"),
-            "tokens": verify.get("tokens"),
-            "unit": verify.get("unit") or "token",
-            "baseline": verify.get("baseline"),
-            "classes": verify.get("classes") or {},
-        },
+        "metric": metric,
         "models": models,
         "files": files,
-        "pareto": {
-            "workload": workload,
-            "latency": pareto(latency_points(models), higher),
-            "size": pareto(size_points(models), higher),
-            "kl": pareto(kl_points(models, files), higher_is_better=False),
-        },
+        "pareto": _frontiers(models, files, workload, metric["higher_is_better"]),
         "bench": bench,
-        "cost": shown_cost,
+        "cost": cost,
         "training": {"student": _training(train), "control": _training(control)},
-        "student": student or {},
+        **{"student": student or {}, "merge": merge or {}, "teacher": teacher or {}, "data": data or {}},
         "rounds": _rounds(rounds),
         "judge": judge_summary(judge, headline),
-        "merge": merge or {},
         "licence": _licence(teacher),
-        "teacher": teacher or {},
-        "data": data or {},
         "ledgers": ledgers or {},
         "leakage": (data or {}).get("leakage"),
         "samples": verify.get("samples", []),
         "row_scores": verify.get("row_scores") or {"units": [], "scores": {}},
+        **_provenance(run, bench),
+    }
+
+
+def _metric(verify: Document) -> Document:
+    """What the scores are, of what, and what needs no model to reach."""
+    return {
+        "name": str(verify.get("metric", "score")),
+        # Every score is made so that more is better: the likelihood of text is exp(-NLL), a probability.
+        "higher_is_better": bool(verify.get("higher_is_better", True)),
+        "rows": verify.get("rows"),
+        "tokens": verify.get("tokens"),
+        "unit": verify.get("unit") or "token",
+        "baseline": verify.get("baseline"),
+        "classes": verify.get("classes") or {},
+    }
+
+
+def _frontiers(models: list[Document], files: list[Document], workload: str | None, higher: bool) -> Document:
+    return {
+        "workload": workload,
+        "latency": pareto(latency_points(models), higher),
+        "size": pareto(size_points(models), higher),
+        "kl": pareto(kl_points(models, files), higher_is_better=False),
+    }
+
+
+def _provenance(run: Document, bench: Document) -> Document:
+    """How the figures came to be: stages, machines, command and recipe."""
+    return {
         "stages": run.get("stages", []),
         "environment": {**run.get("environment", {}), "bench_machine": bench.get("machine")},
         "reproduce": {
@@ -136,12 +142,7 @@ def over_seeds(
         "verdict": {**verdict, "warnings": warnings},
         "cost": cost,
         "headline": None if withheld else headline_of(models, gates, report["bench"], workload, cost, metric),
-        "pareto": {
-            "workload": workload,
-            "latency": pareto(latency_points(models), higher),
-            "size": pareto(size_points(models), higher),
-            "kl": pareto(kl_points(models, report["files"]), higher_is_better=False),
-        },
+        "pareto": _frontiers(models, report["files"], workload, higher),
     }
 
 
