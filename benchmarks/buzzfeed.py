@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from common import ROOT, bar, paired, summary, write_result
 
-from distill2edge.cost import model
+from distill2edge.cost import formulas
 from distill2edge.cost.catalogue import load_catalogue
 from distill2edge.data.encode import Row, read_rows
 from distill2edge.pipeline.run_stages import Done
@@ -199,14 +199,14 @@ def against_all(comparison: dict[str, Any], tokens: dict[str, float]) -> dict[st
     """The student against every hosted model of the catalogue: saving, and the price cut that erases it."""
     found = {}
     for name, api in load_catalogue().api.items():
-        cost = model.api_per_1000(
+        cost = formulas.api_per_1000(
             tokens["input"], 0.0, tokens["output"], api.input.value, api.cached.value, api.output.value
         )
         student = comparison["student_per_1000"]
         found[name] = {
             "usd_per_1000": cost,
-            "saving": model.saving(cost, student),
-            "price_cut_that_erases": model.price_drop_that_erases(cost, student),
+            "saving": formulas.saving(cost, student),
+            "price_cut_that_erases": formulas.price_drop_that_erases(cost, student),
         }
     return found
 

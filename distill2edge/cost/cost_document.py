@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from distill2edge.cost import model
+from distill2edge.cost import formulas
 from distill2edge.cost.catalogue import Catalogue, Device, Rented
-from distill2edge.cost.places import Quote, Spot, Tokens, catalogue_of, spots
 from distill2edge.cost.saving import Cell, admitted, choose, comparison, pair, role_of
+from distill2edge.cost.serving_places import Quote, Spot, Tokens, catalogue_of, spots
 from distill2edge.recipe import schema
 from distill2edge.recipe.costs import RequestTokens
 from distill2edge.util.quantities import readable_usd
@@ -103,7 +103,7 @@ def build_cost(
         "comparison": comparison(
             best_box, same_box, verify.get("models", []), one_off["total_usd"], recipe_cost.requests_per_month, notes
         ),
-        "formulas": dict(model.FORMULAS),
+        "formulas": dict(formulas.FORMULAS),
         "notes": list(dict.fromkeys(notes)),
     }
 
@@ -147,14 +147,14 @@ def _price(
     if not rate or rate <= 0:
         return None
     here: Quote = spot.quote(rate, utilisation)
-    busy = model.implied_utilisation(volume, rate)
+    busy = formulas.implied_utilisation(volume, rate)
     return {
         "cell": cell["id"],
         "model": cell["model"],
         "place": spot.id,
         "label": spot.label,
         "requests_per_s": rate,
-        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": spot.quote(rate, u).value for u in model.UTILISATIONS},
+        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": spot.quote(rate, u).value for u in formulas.UTILISATIONS},
         "at_utilisation": here.value,
         "low": here.low,
         "high": here.high,
@@ -186,7 +186,7 @@ def _price_api(spot: Spot, tokens: Tokens, utilisation: float) -> Cell:
         "label": spot.label,
         "requests_per_s": None,
         # An API bills by the request: idling costs nothing.
-        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": quote.value for u in model.UTILISATIONS},
+        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": quote.value for u in formulas.UTILISATIONS},
         "at_utilisation": quote.value,
         "low": quote.low,
         "high": quote.high,
@@ -219,7 +219,7 @@ def _one_off(
     machine = catalogue.rented_machine(name)
     seconds = {name: spent.get(name, 0.0) for name in SUMS}
     hourly = machine.usd_per_hour.value
-    usd = {name: each / model.SECONDS_PER_HOUR * hourly + paid.get(name, 0.0) for name, each in seconds.items()}
+    usd = {name: each / formulas.SECONDS_PER_HOUR * hourly + paid.get(name, 0.0) for name, each in seconds.items()}
     total = sum(paid.values())
     bill = f"; and {readable_usd(total)} paid to the teacher's endpoint" if total else ""
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill2edge.cost import model
+from distill2edge.cost import formulas
 
 PRICE_CUTS = (0.0, 0.25, 0.5, 0.75, 0.9)
 """Shares by which a teacher's price is taken to fall. Prices of hosted models have fallen by more within two years."""
@@ -28,9 +28,9 @@ def by_utilisation(
         u: {
             "teacher_per_1000": cost,
             "student_per_1000": student[u],
-            "saving": model.saving(cost, student[u]),
-            "break_even_requests": model.break_even_requests(one_off_usd, cost, student[u]),
-            "price_cut_that_erases": model.price_drop_that_erases(cost, student[u]),
+            "saving": formulas.saving(cost, student[u]),
+            "break_even_requests": formulas.break_even_requests(one_off_usd, cost, student[u]),
+            "price_cut_that_erases": formulas.price_drop_that_erases(cost, student[u]),
         }
         for u, cost in teacher.items()
     }
@@ -47,7 +47,7 @@ def by_price_cut(teacher_per_1000: float, student_per_1000: float, one_off_usd: 
         cost = teacher_per_1000 * (1 - cut)
         found[f"{cut:g}"] = {
             "teacher_per_1000": cost,
-            "saving": model.saving(cost, student_per_1000),
-            "break_even_requests": model.break_even_requests(one_off_usd, cost, student_per_1000),
+            "saving": formulas.saving(cost, student_per_1000),
+            "break_even_requests": formulas.break_even_requests(one_off_usd, cost, student_per_1000),
         }
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from distill2edge.cost import model
+from distill2edge.cost import formulas
 from distill2edge.cost.robustness import by_price_cut, by_utilisation
 from distill2edge.cost.teacher_baselines import is_rival, quality_floor
 from distill2edge.quantize.schemes import is_compared
@@ -143,10 +143,10 @@ def comparison(
     shipped = next((cell for cell in best[1] if scheme_of(cell["model"]) != "torch"), student)
     near = pair(*same_box, [])
     c_teacher, c_student = teacher["at_utilisation"], student["at_utilisation"]
-    requests = model.break_even_requests(one_off_usd, c_teacher, c_student)
+    requests = formulas.break_even_requests(one_off_usd, c_teacher, c_student)
     same = None
     if near[0] is not None and near[1] is not None:
-        same = model.saving(near[0]["at_utilisation"], near[1]["at_utilisation"])
+        same = formulas.saving(near[0]["at_utilisation"], near[1]["at_utilisation"])
     api = teacher["place"].startswith("api:")
     counts = {str(entry["id"]): entry.get("parameters") or 0 for entry in models}
     sizes = counts.get("teacher", 0), counts.get(student["model"], 0)
@@ -159,10 +159,10 @@ def comparison(
         "student_runtime": runtime_of(student["model"]),
         "teacher_per_1000": c_teacher,
         "student_per_1000": c_student,
-        "saving": model.saving(c_teacher, c_student),
+        "saving": formulas.saving(c_teacher, c_student),
         # The worst and best that the price bounds allow, taken against each other.
-        "saving_low": model.saving(teacher["low"], student["high"]),
-        "saving_high": model.saving(teacher["high"], student["low"]),
+        "saving_low": formulas.saving(teacher["low"], student["high"]),
+        "saving_high": formulas.saving(teacher["high"], student["low"]),
         "saving_same_box": same,
         # On one box, so that the place is no part of it.
         "split": split(near[0], same_box[1], near[1]) if near[0] is not None and near[1] is not None else None,
@@ -170,7 +170,7 @@ def comparison(
             "cell": shipped["cell"],
             "runtime": runtime_of(shipped["model"]),
             "per_1000": shipped["at_utilisation"],
-            "saving": model.saving(c_teacher, shipped["at_utilisation"]),
+            "saving": formulas.saving(c_teacher, shipped["at_utilisation"]),
             "split": None if api else split(teacher, best[1], shipped),
         },
         "student_is_larger": bool(sizes[0]) and sizes[1] > sizes[0],
@@ -185,8 +185,8 @@ def comparison(
         },
         "by_utilisation": by_utilisation(teacher["cost_per_1000"], student["cost_per_1000"], one_off_usd),
         "by_price_cut": by_price_cut(c_teacher, c_student, one_off_usd),
-        "teacher_price_drop_that_erases": model.price_drop_that_erases(c_teacher, c_student),
-        "teacher_price_drop_that_erases_in_a_year": model.price_drop_that_erases(
+        "teacher_price_drop_that_erases": formulas.price_drop_that_erases(c_teacher, c_student),
+        "teacher_price_drop_that_erases_in_a_year": formulas.price_drop_that_erases(
             c_teacher, c_student, one_off_usd, 12.0 * requests_per_month
         ),
     }

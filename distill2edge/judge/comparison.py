@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from distill2edge.data.templates import Template
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Ask
-from distill2edge.judge.answers import Written, file_answers, write_texts
+from distill2edge.judge.answer_pairs import Pair, outcome_of, tally
 from distill2edge.judge.judge_model import question
-from distill2edge.judge.pairs import Pair, outcome_of, tally
+from distill2edge.judge.written_answers import Written, file_answers, write_texts
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.judge import WHERE
 from distill2edge.util.bootstrap import ratio_interval

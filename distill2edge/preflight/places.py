@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from distill2edge.bench.workloads import check_names
-from distill2edge.cost.places import catalogue_of, look_up
+from distill2edge.cost.serving_places import catalogue_of, look_up
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.generation.endpoint.client import address
 from distill2edge.recipe.schema import Recipe

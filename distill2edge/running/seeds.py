@@ -17,7 +17,7 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.report.document import over_seeds
 from distill2edge.util.bootstrap import mean_interval
-from distill2edge.verify.entries import retained_figure, score_figure
+from distill2edge.verify.model_figures import retained_figure, score_figure
 
 Document = dict[str, Any]
 _OVER_SEEDS = (

@@ -108,7 +108,7 @@ class Sources:
             UserError: a place that nobody knows.
             EnvironmentFault: `python` checks that can't be held here.
         """
-        from distill2edge.cost.places import check_places, watts_of
+        from distill2edge.cost.serving_places import check_places, watts_of
         from distill2edge.verifiers.registry import require_walls
 
         recipe = self.recipe

@@ -274,7 +274,7 @@ def bench(
 ) -> Facts:
     """Prompts in, a forced number of tokens out."""
     from distill2edge.bench.measure import bench as bench_models
-    from distill2edge.cost.places import watts_of
+    from distill2edge.cost.serving_places import watts_of
 
     watts = watts_of(recipe.bench, recipe.cost)
     return bench_models(models, encodings, recipe.bench, seed=recipe.seed, work=work, progress=progress, watts=watts)

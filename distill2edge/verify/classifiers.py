@@ -18,8 +18,8 @@ from distill2edge.util.isolate import Crash, run_worker
 from distill2edge.util.progress import Progress
 from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity, scores
-from distill2edge.verify.entries import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_class
 from distill2edge.verify.warnings import warnings_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill2edge.cost.catalogue import Bounded, load_catalogue
-from distill2edge.cost.places import check_places
+from distill2edge.cost.serving_places import check_places
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe.schema import Cost
 

@@ -9,7 +9,7 @@ import pytest
 import report_fixtures as made
 from golden import stages as golden
 
-from distill2edge.cost import model
+from distill2edge.cost import formulas
 from distill2edge.cost.catalogue import load_catalogue
 from distill2edge.cost.cost_document import SUMS, build_cost
 from distill2edge.errors import UserError
@@ -37,7 +37,7 @@ def test_the_cost_follows_from_speed_and_price(bench: Document, verify: Document
     assert len(cost["cells"]) == len(bench["cells"]) - 1  # one cell failed
     for cell in cost["cells"]:
         for name, value in cell["cost_per_1000"].items():
-            assert value == pytest.approx(model.rented_per_1000(price, cell["requests_per_s"], float(name)))
+            assert value == pytest.approx(formulas.rented_per_1000(price, cell["requests_per_s"], float(name)))
         assert cell["low"] <= cell["at_utilisation"] <= cell["high"]
         assert cell["at_utilisation"] == pytest.approx(cell["cost_per_1000"]["0.2"])
     assert json.loads(json.dumps(cost, allow_nan=False)) == cost

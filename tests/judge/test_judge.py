@@ -18,9 +18,9 @@ from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.generation.writers import Sampling
 from distill2edge.judge import answer_worker, comparison
-from distill2edge.judge.answers import Written
+from distill2edge.judge.answer_pairs import OUTCOMES, SCORES, Outcome, Pair, outcome_of, read_reply, tally
 from distill2edge.judge.judge_model import open_judge, question
-from distill2edge.judge.pairs import OUTCOMES, SCORES, Outcome, Pair, outcome_of, read_reply, tally
+from distill2edge.judge.written_answers import Written
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.pipeline.run_stages import keys_of
 from distill2edge.quantize.schemes import parse_scheme

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "distill2edge"
 ROOT = {"", "__main__", "errors"}
 """What may lie in the package's own folder."""
 
-LEAVES = ("cost.model", "distill.losses", "recipe.yaml12", "util.bootstrap", "util.quantities")
+LEAVES = ("cost.formulas", "distill.losses", "recipe.yaml12", "util.bootstrap", "util.quantities")
 """Plain values in, plain values out: they import nothing of ours but `errors` and each other's folder."""
 
 

@@ -13,7 +13,7 @@ from scipy.stats import binom, binomtest
 
 from distill2edge.util.bootstrap import mean_interval, ratio_interval
 from distill2edge.util.proportions import proportion_difference, proportion_interval, proportion_ratio
-from distill2edge.verify.entries import retained_figure, score_figure
+from distill2edge.verify.model_figures import retained_figure, score_figure
 from distill2edge.verify.trivial_baselines import Baseline, is_above
 
 rows = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60)

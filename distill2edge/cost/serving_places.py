@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distill2edge.cost import model
+from distill2edge.cost import formulas
 from distill2edge.cost.catalogue import ApiModel, Catalogue, Device, Rented
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
@@ -59,20 +59,20 @@ class Spot:
         if isinstance(self.entry, Rented):
             price = self.entry.usd_per_hour
             return _quote(
-                lambda pick: model.rented_per_1000(pick(price, False), requests_per_s, utilisation),
+                lambda pick: formulas.rented_per_1000(pick(price, False), requests_per_s, utilisation),
             )
         if not isinstance(self.entry, Device):
             raise TypeError("an API is quoted by its tokens")
         device, power = self.entry, self.catalogue.electricity.usd_per_kwh
         return _quote(
-            lambda pick: model.owned_per_1000(
+            lambda pick: formulas.owned_per_1000(
                 capex_usd=pick(device.capex_usd, False),
                 # What lowers the cost is turned round: a high resale and a long life are the low bound.
                 resale_usd=min(pick(device.resale_usd, True), pick(device.capex_usd, False)),
-                life_s=pick(device.life_years, True) * model.SECONDS_PER_YEAR,
+                life_s=pick(device.life_years, True) * formulas.SECONDS_PER_YEAR,
                 requests_per_s=requests_per_s,
                 utilisation=utilisation,
-                active_j=model.active_energy(pick(device.active_w, False), requests_per_s),
+                active_j=formulas.active_energy(pick(device.active_w, False), requests_per_s),
                 idle_w=pick(device.idle_w, False),
                 usd_per_kwh=pick(power, False),
             )
@@ -84,7 +84,7 @@ class Spot:
             raise TypeError("a machine is quoted by its speed")
         api = self.entry
         return _quote(
-            lambda pick: model.api_per_1000(
+            lambda pick: formulas.api_per_1000(
                 tokens.input,
                 tokens.cached,
                 tokens.output,

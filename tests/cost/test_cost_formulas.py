@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill2edge.cost import model
+from distill2edge.cost import formulas
 from distill2edge.errors import UserError
 
 price = st.floats(1e-4, 1e3)
@@ -21,25 +21,25 @@ tokens = st.floats(0, 1e5)
 
 def test_rented_by_hand() -> None:
     # 0.36 $/h is 0.0001 $/s; two requests a second on a machine that is busy half the time: 0.0001 $ each.
-    assert model.rented_per_1000(0.36, 2.0, 0.5) == pytest.approx(0.1)
+    assert formulas.rented_per_1000(0.36, 2.0, 0.5) == pytest.approx(0.1)
 
 
 def test_api_by_hand() -> None:
     # 1,000 requests of 900 + 100 cached + 50 tokens at 1, 0.1 and 5 $ a million.
-    assert model.api_per_1000(900, 100, 50, 1.0, 0.1, 5.0) == pytest.approx(0.9 + 0.01 + 0.25)
+    assert formulas.api_per_1000(900, 100, 50, 1.0, 0.1, 5.0) == pytest.approx(0.9 + 0.01 + 0.25)
 
 
 def test_owned_by_hand() -> None:
     # Loses 36 $ over 36,000 busy-half seconds at 1 request/s: 2 $ a thousand. 10 J + 4 W x 1 s idle per request.
-    cost = model.owned_per_1000(46, 10, 36_000, 1.0, 0.5, active_j=10.0, idle_w=4.0, usd_per_kwh=0.36)
+    cost = formulas.owned_per_1000(46, 10, 36_000, 1.0, 0.5, active_j=10.0, idle_w=4.0, usd_per_kwh=0.36)
     assert cost == pytest.approx(1000 * (36 / 18_000 + 14 / 3.6e6 * 0.36))
 
 
 @given(price, speed, share, share)
 def test_utilisation_divides(usd: float, rate: float, u: float, v: float) -> None:
     low, high = sorted((u, v))
-    assert model.rented_per_1000(usd, rate, low) >= model.rented_per_1000(usd, rate, high)
-    assert model.rented_per_1000(usd, rate, u) == pytest.approx(model.rented_per_1000(usd, rate, 1.0) / u)
+    assert formulas.rented_per_1000(usd, rate, low) >= formulas.rented_per_1000(usd, rate, high)
+    assert formulas.rented_per_1000(usd, rate, u) == pytest.approx(formulas.rented_per_1000(usd, rate, 1.0) / u)
 
 
 @given(price, speed, share, share, st.floats(0, 100), st.floats(0, 100))
@@ -47,13 +47,13 @@ def test_an_idle_device_is_never_cheaper(
     capex: float, rate: float, u: float, v: float, active: float, idle: float
 ) -> None:
     low, high = sorted((u, v))
-    cost = [model.owned_per_1000(capex, 0, 1e8, rate, share, active / rate, idle, 0.15) for share in (low, high)]
+    cost = [formulas.owned_per_1000(capex, 0, 1e8, rate, share, active / rate, idle, 0.15) for share in (low, high)]
     assert cost[0] >= cost[1] * (1 - 1e-12)
 
 
 @given(price, speed, share, st.floats(1.1, 100))
 def test_twice_the_speed_is_half_the_cost(usd: float, rate: float, u: float, factor: float) -> None:
-    slow, fast = model.rented_per_1000(usd, rate, u), model.rented_per_1000(usd, rate * factor, u)
+    slow, fast = formulas.rented_per_1000(usd, rate, u), formulas.rented_per_1000(usd, rate * factor, u)
     assert slow == pytest.approx(fast * factor)
 
 
@@ -61,15 +61,15 @@ def test_twice_the_speed_is_half_the_cost(usd: float, rate: float, u: float, fac
 def test_api_scales_with_tokens_and_with_prices(
     a: float, b: float, c: float, p: float, q: float, r: float, k: float
 ) -> None:
-    whole = model.api_per_1000(a, b, c, p, q, r)
-    assert model.api_per_1000(k * a, k * b, k * c, p, q, r) == pytest.approx(k * whole)
-    assert model.api_per_1000(a, b, c, k * p, k * q, k * r) == pytest.approx(k * whole)
+    whole = formulas.api_per_1000(a, b, c, p, q, r)
+    assert formulas.api_per_1000(k * a, k * b, k * c, p, q, r) == pytest.approx(k * whole)
+    assert formulas.api_per_1000(a, b, c, k * p, k * q, k * r) == pytest.approx(k * whole)
 
 
 @given(price, price, price, st.floats(0.01, 100))
 def test_break_even_does_not_depend_on_the_currency(one_off: float, teacher: float, student: float, k: float) -> None:
-    first = model.break_even_requests(one_off, teacher, student)
-    again = model.break_even_requests(k * one_off, k * teacher, k * student)
+    first = formulas.break_even_requests(one_off, teacher, student)
+    again = formulas.break_even_requests(k * one_off, k * teacher, k * student)
     if first is None or again is None or math.isclose(teacher, student, rel_tol=1e-9):
         assert teacher <= student or math.isclose(teacher, student, rel_tol=1e-9)
     else:
@@ -78,7 +78,7 @@ def test_break_even_does_not_depend_on_the_currency(one_off: float, teacher: flo
 
 @given(price, price, price)
 def test_at_break_even_both_have_cost_the_same(one_off: float, teacher: float, student: float) -> None:
-    requests = model.break_even_requests(one_off, teacher, student)
+    requests = formulas.break_even_requests(one_off, teacher, student)
     if requests is None:
         assert teacher <= student
     elif not math.isclose(teacher, student, rel_tol=1e-6):
@@ -87,45 +87,45 @@ def test_at_break_even_both_have_cost_the_same(one_off: float, teacher: float, s
 
 @pytest.mark.parametrize(("teacher", "student"), [(1.0, 1.0), (1.0, 2.0), (0.0, 0.0)])
 def test_never_where_the_student_is_not_cheaper(teacher: float, student: float) -> None:
-    assert model.break_even_requests(10.0, teacher, student) is None
-    assert model.price_drop_that_erases(teacher, student) is None
+    assert formulas.break_even_requests(10.0, teacher, student) is None
+    assert formulas.price_drop_that_erases(teacher, student) is None
 
 
 @given(price, price)
 def test_the_price_drop_erases_the_saving(teacher: float, student: float) -> None:
-    drop = model.price_drop_that_erases(teacher, student)
+    drop = formulas.price_drop_that_erases(teacher, student)
     if drop is not None:
         assert 0 < drop <= 1
-        assert model.saving(teacher * (1 - drop), student) == pytest.approx(0, abs=1e-6)
+        assert formulas.saving(teacher * (1 - drop), student) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_one_off_cost_makes_the_margin_smaller() -> None:
-    assert model.price_drop_that_erases(1.0, 0.4) == pytest.approx(0.6)
-    assert model.price_drop_that_erases(1.0, 0.4, one_off_usd=20, requests=100_000) == pytest.approx(0.4)
-    assert model.price_drop_that_erases(1.0, 0.4, one_off_usd=100, requests=100_000) is None
+    assert formulas.price_drop_that_erases(1.0, 0.4) == pytest.approx(0.6)
+    assert formulas.price_drop_that_erases(1.0, 0.4, one_off_usd=20, requests=100_000) == pytest.approx(0.4)
+    assert formulas.price_drop_that_erases(1.0, 0.4, one_off_usd=100, requests=100_000) is None
 
 
 def test_a_dearer_student_saves_less_than_nothing() -> None:
-    assert model.saving(1.0, 1.5) == pytest.approx(-0.5)
-    assert model.saving(0.0, 1.0) is None
+    assert formulas.saving(1.0, 1.5) == pytest.approx(-0.5)
+    assert formulas.saving(0.0, 1.0) is None
 
 
 def test_volume_says_how_busy_the_machine_is() -> None:
-    assert model.implied_utilisation(model.SECONDS_PER_MONTH, 1.0) == pytest.approx(1.0)
+    assert formulas.implied_utilisation(formulas.SECONDS_PER_MONTH, 1.0) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: model.rented_per_1000(1, 1, 0),
-        lambda: model.rented_per_1000(1, 1, 20),
-        lambda: model.rented_per_1000(1, 0, 0.5),
-        lambda: model.rented_per_1000(-1, 1, 0.5),
-        lambda: model.rented_per_1000(math.nan, 1, 0.5),
-        lambda: model.api_per_1000(-1, 0, 0, 1, 1, 1),
-        lambda: model.owned_per_1000(10, 20, 1, 1, 1, 0, 0, 0),
-        lambda: model.owned_per_1000(10, 0, 0, 1, 1, 0, 0, 0),
-        lambda: model.active_energy(5, 0),
+        lambda: formulas.rented_per_1000(1, 1, 0),
+        lambda: formulas.rented_per_1000(1, 1, 20),
+        lambda: formulas.rented_per_1000(1, 0, 0.5),
+        lambda: formulas.rented_per_1000(-1, 1, 0.5),
+        lambda: formulas.rented_per_1000(math.nan, 1, 0.5),
+        lambda: formulas.api_per_1000(-1, 0, 0, 1, 1, 1),
+        lambda: formulas.owned_per_1000(10, 20, 1, 1, 1, 0, 0, 0),
+        lambda: formulas.owned_per_1000(10, 0, 0, 1, 1, 0, 0, 0),
+        lambda: formulas.active_energy(5, 0),
     ],
 )
 def test_values_that_make_no_sense_are_refused(call: object) -> None:
@@ -135,7 +135,7 @@ def test_values_that_make_no_sense_are_refused(call: object) -> None:
 
 def test_the_model_needs_nothing_else() -> None:
     code = (
-        "import sys, distill2edge.cost.model; ours = {m for m in sys.modules if m.startswith('distill2edge.')};"
-        "print(ours); assert ours <= {'distill2edge.cost', 'distill2edge.cost.model', 'distill2edge.errors'}"
+        "import sys, distill2edge.cost.formulas; ours = {m for m in sys.modules if m.startswith('distill2edge.')};"
+        "print(ours); assert ours <= {'distill2edge.cost', 'distill2edge.cost.formulas', 'distill2edge.errors'}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
