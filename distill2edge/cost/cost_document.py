@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from distill2edge.bench.main_workload import main_workload
 from distill2edge.cost import formulas
-from distill2edge.cost.catalogue import Catalogue, Device, Rented
-from distill2edge.cost.saving import Cell, admitted, choose, comparison, pair, role_of
-from distill2edge.cost.serving_places import Quote, Spot, Tokens, catalogue_of, spots
+from distill2edge.cost.catalogue import Catalogue
+from distill2edge.cost.priced_cells import Boxes, count_tokens, priced_cells
+from distill2edge.cost.saving import Cell, admitted, choose, comparison, pair
+from distill2edge.cost.serving_places import Spot, catalogue_of, spots
 from distill2edge.recipe import schema
-from distill2edge.recipe.costs import RequestTokens
 from distill2edge.util.quantities import readable_usd
 
 SCHEMA_VERSION = 1
@@ -43,157 +43,47 @@ def build_cost(
         UserError: a place that the catalogue does not know, or a bad price file.
     """
     catalogue = catalogue_of(recipe_cost)
-    teacher_spot, student_spot = spots(recipe_cost, catalogue)
+    boxes = Boxes(*spots(recipe_cost, catalogue))
     notes: list[str] = []
-    workload = _workload(bench)
-    name = str(workload.get("name", ""))
-    counted = _tokens(recipe_cost.tokens, workload, teacher_spot, notes)
-    same_spot = student_spot if teacher_spot.kind == "api" else teacher_spot
-
-    machine = {**bench.get("machine", {}), "threads": bench.get("threads")}
-    places = {spot.id: spot for spot in (teacher_spot, student_spot, same_spot)}
-    utilisation = recipe_cost.utilisation
-    cells = [
-        priced
-        for cell in bench.get("cells", [])
-        for spot in places.values()
-        if spot.id
-        in (same_spot.id, (student_spot if role_of(str(cell.get("model"))) == "student" else teacher_spot).id)
-        and spot.kind != "api"
-        and (priced := _price(cell, spot, name, utilisation, machine, recipe_cost.requests_per_month)) is not None
-    ]
-    if teacher_spot.kind == "api":
-        if any(role_of(str(cell.get("model"))) == "teacher" for cell in bench.get("cells", [])):
-            notes.append(f"the teacher measured here is not {teacher_spot.label}, whose quality was not measured")
-        cells.insert(0, _price_api(teacher_spot, counted, utilisation))
-
+    workload = main_workload(bench) or {}
+    counted = count_tokens(recipe_cost.tokens, workload, boxes.teacher, notes)
+    cells = priced_cells(recipe_cost, boxes, bench, str(workload.get("name", "")), counted, notes)
     good = admitted(verify)
 
     def side(role: str, spot: Spot) -> list[Cell]:
         return choose(cells, role, spot.id, spot.label, good, notes)
 
-    same_box = side("teacher", same_spot), side("student", same_spot)
-    best_box = side("teacher", teacher_spot), side("student", student_spot)
-    near, far = pair(*same_box, notes), pair(*best_box, notes)
-    four = {
-        "teacher_same_box": near[0],
-        "student_same_box": near[1],
-        "teacher_best_box": far[0],
-        "student_best_box": far[1],
-    }
+    same_box = side("teacher", boxes.same), side("student", boxes.same)
+    best_box = side("teacher", boxes.teacher), side("student", boxes.student)
+    four = _four_cells(pair(*same_box, notes), pair(*best_box, notes))
     one_off = _one_off(recipe_cost, catalogue, seconds, paid or {})
-    for cell in cells:
-        if cell.get("speed_note") and cell["speed_note"] not in notes:
-            notes.append(cell["speed_note"])
+    notes += [cell["speed_note"] for cell in cells if cell["speed_note"]]
+    volume = recipe_cost.requests_per_month
+    compared = comparison(best_box, same_box, verify.get("models", []), one_off["total_usd"], volume, notes)
     return {
         "schema_version": SCHEMA_VERSION,
-        "prices": {
-            "as_of": _oldest(places.values(), catalogue),
-            "catalogue_as_of": catalogue.as_of.isoformat(),
-            "source": catalogue.origin,
-            "entries_used": _entries(places, catalogue, one_off),
-        },
-        "workload": name,
+        "prices": _prices(boxes.all, catalogue, one_off),
+        "workload": str(workload.get("name", "")),
         "tokens": vars(counted),
-        "utilisation": utilisation,
-        "requests_per_month": recipe_cost.requests_per_month,
+        "utilisation": recipe_cost.utilisation,
+        "requests_per_month": volume,
         "cells": cells,
-        "four_cells": {key: _brief(cell) for key, cell in four.items()},
+        "four_cells": four,
         "one_off": one_off,
-        "comparison": comparison(
-            best_box, same_box, verify.get("models", []), one_off["total_usd"], recipe_cost.requests_per_month, notes
-        ),
+        "comparison": compared,
         "formulas": dict(formulas.FORMULAS),
         "notes": list(dict.fromkeys(notes)),
     }
 
 
-def _workload(bench: dict[str, Any]) -> dict[str, Any]:
-    """The user's own task where it was measured, else the first workload."""
-    workloads: list[dict[str, Any]] = bench.get("workloads", [])
-    task = [workload for workload in workloads if workload.get("name") == "task"]
-    return (task or workloads or [{}])[0]
-
-
-def _tokens(given: RequestTokens | None, workload: dict[str, Any], teacher: Spot, notes: list[str]) -> Tokens:
-    if given is not None:
-        counted = Tokens(given.input, given.cached, given.output, given.counted_with)
-    else:
-        counted = Tokens(
-            float(workload.get("prompt_tokens") or 0),
-            0.0,
-            float(workload.get("output_tokens") or 0),
-            "the teacher's tokenizer",
-        )
-    if teacher.kind == "api":
-        wanted = getattr(teacher.entry, "tokenizer", None)
-        if wanted is None or counted.counted_with != wanted:
-            notes.append(
-                f"API tokens were counted with {counted.counted_with}, not with the tokenizer of {teacher.label}: "
-                "expect the true count to differ, often by 10 to 30%"
-            )
-    return counted
-
-
-def _price(
-    cell: dict[str, Any], spot: Spot, workload: str, utilisation: float, machine: dict[str, Any], volume: int
-) -> Cell | None:
-    """One measured cell at one place; None where it says nothing about that place."""
-    role = role_of(str(cell.get("model", "")))
-    if cell.get("error") or role == "control" or not spot.runs(str(cell.get("device", "cpu"))):
-        return None
-    speed = ((cell.get("workloads") or {}).get(workload) or {}).get("requests_per_s") or {}
-    rate = speed.get("value")
-    if not rate or rate <= 0:
-        return None
-    here: Quote = spot.quote(rate, utilisation)
-    busy = formulas.implied_utilisation(volume, rate)
+def _four_cells(near: tuple[Cell | None, Cell | None], far: tuple[Cell | None, Cell | None]) -> dict[str, Any]:
+    """Teacher and student, each on the same box and on its own, so that a smaller model is not confused with a cheaper
+    machine."""
     return {
-        "cell": cell["id"],
-        "model": cell["model"],
-        "place": spot.id,
-        "label": spot.label,
-        "requests_per_s": rate,
-        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": spot.quote(rate, u).value for u in formulas.UTILISATIONS},
-        "at_utilisation": here.value,
-        "low": here.low,
-        "high": here.high,
-        "implied_utilisation": busy,
-        # As many boxes as the volume takes, which serve nothing else.
-        "alone_per_1000": spot.quote(rate, busy / max(math.ceil(busy), 1)).value,
-        "contended": bool(cell.get("contended")),
-        "speed_note": _speed_note(spot, machine),
-    }
-
-
-def _speed_note(spot: Spot, machine: dict[str, Any]) -> str:
-    """Say aloud that the speed is that of the bench machine."""
-    threads = machine.get("threads") or machine.get("usable_threads") or machine.get("cores")
-    measured = f"{machine.get('cpu') or 'unknown processor'}{f', {threads} threads' if threads else ''}"
-    if isinstance(spot.entry, Device):
-        return f"{spot.label}: speed measured on this machine ({measured}), not on the device"
-    if isinstance(spot.entry, Rented) and spot.entry.kind == "cpu" and threads == spot.entry.vcpus:
-        return f"{spot.label}: speed measured on this machine ({measured}), with as many threads as it has vCPUs"
-    return f"{spot.label}: speed measured on this machine ({measured}), not on that type"
-
-
-def _price_api(spot: Spot, tokens: Tokens, utilisation: float) -> Cell:
-    quote = spot.quote_tokens(tokens)
-    return {
-        "cell": spot.id,
-        "model": "teacher",
-        "place": spot.id,
-        "label": spot.label,
-        "requests_per_s": None,
-        # An API bills by the request: idling costs nothing.
-        "cost_per_1000": {f"{u:g}" if u < 1 else "1.0": quote.value for u in formulas.UTILISATIONS},
-        "at_utilisation": quote.value,
-        "low": quote.low,
-        "high": quote.high,
-        "implied_utilisation": None,
-        "alone_per_1000": quote.value,
-        "contended": False,
-        "speed_note": "",
+        "teacher_same_box": _brief(near[0]),
+        "student_same_box": _brief(near[1]),
+        "teacher_best_box": _brief(far[0]),
+        "student_best_box": _brief(far[1]),
     }
 
 
@@ -231,28 +121,20 @@ def _one_off(
     }
 
 
-def _entries(places: dict[str, Spot], catalogue: Catalogue, one_off: dict[str, Any]) -> list[dict[str, Any]]:
+def _prices(places: Mapping[str, Spot], catalogue: Catalogue, one_off: dict[str, Any]) -> dict[str, Any]:
+    """Each price used, and the date that the comparison is worth: that of the oldest price in it."""
     used = {spot.id: spot.as_entry() for spot in places.values()}
     if one_off["machine"] not in used:
         name = one_off["machine"].removeprefix("rented:")
         used[one_off["machine"]] = Spot("rented", name, catalogue.rented[name], catalogue).as_entry()
-    entries = list(used.values())
+    entries, dates = list(used.values()), [spot.entry.as_of for spot in places.values()]
     if any(spot.kind == "device" for spot in places.values()):
-        entries.append(
-            {
-                "id": "electricity",
-                "kind": "electricity",
-                "name": "electricity",
-                "label": "Electricity",
-                **catalogue.electricity.model_dump(mode="json"),
-            }
-        )
-    return entries
-
-
-def _oldest(places: Any, catalogue: Catalogue) -> str:
-    """The date that the comparison is worth: the oldest price in it."""
-    dates = [spot.entry.as_of for spot in places]
-    if any(spot.kind == "device" for spot in places):
         dates.append(catalogue.electricity.as_of)
-    return str(min(dates).isoformat())
+        names = {"id": "electricity", "kind": "electricity", "name": "electricity", "label": "Electricity"}
+        entries.append({**names, **catalogue.electricity.model_dump(mode="json")})
+    return {
+        "as_of": min(dates).isoformat(),
+        "catalogue_as_of": catalogue.as_of.isoformat(),
+        "source": catalogue.origin,
+        "entries_used": entries,
+    }

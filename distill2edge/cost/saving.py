@@ -7,7 +7,7 @@ from typing import Any
 
 from distill2edge.cost import formulas
 from distill2edge.cost.robustness import by_price_cut, by_utilisation
-from distill2edge.cost.teacher_baselines import is_rival, quality_floor
+from distill2edge.cost.teacher_baselines import is_teacher_baseline, quality_floor
 from distill2edge.quantize.schemes import is_compared
 
 Cell = dict[str, Any]
@@ -32,7 +32,7 @@ def runtime_of(name: str) -> str:
 
 def admitted(verify: Mapping[str, Any]) -> dict[str, bool]:
     """Which models may stand for their side: no error, no failed gate, and enough quality. The dense student, which no
-    gate holds, must keep what its files must: cheap because bad is no student, and no rival (`rivals.is_rival`). What
+    gate holds, must keep what its files must: what is cheap because it is bad may stand for neither side. What
     does not beat a rule without a model stands for nothing."""
     gates = verify.get("gates", [])
     failed = {gate["model"] for gate in gates if not gate.get("passed")}
@@ -44,7 +44,7 @@ def admitted(verify: Mapping[str, Any]) -> dict[str, bool]:
             found[name] = False
             continue
         if entry.get("role") == "teacher":
-            found[name] = name not in failed and is_rival(entry, floor)
+            found[name] = name not in failed and is_teacher_baseline(entry, floor)
             continue
         # An arm without calibration is made to compare, not to ship.
         good = not entry.get("error") and name not in failed and not is_compared(name)
@@ -79,7 +79,7 @@ def pair(teachers: Sequence[Cell], students: Sequence[Cell], notes: list[str]) -
         teachers, students: cheapest first.
     """
     teacher, cheapest = next(iter(teachers), None), next(iter(students), None)
-    if teacher is None or cheapest is None or teacher["place"].startswith("api:"):
+    if teacher is None or cheapest is None or _is_api(teacher):
         return teacher, cheapest
     known = {runtime_of(cell["model"]) for cell in teachers}
     student = next((cell for cell in students if runtime_of(cell["model"]) in known), None)
@@ -140,40 +140,63 @@ def comparison(
     if teacher is None or student is None:
         notes.append("teacher and student cannot be compared by cost: one of them has no priced cell")
         return None
-    shipped = next((cell for cell in best[1] if scheme_of(cell["model"]) != "torch"), student)
-    near = pair(*same_box, [])
-    c_teacher, c_student = teacher["at_utilisation"], student["at_utilisation"]
-    requests = formulas.break_even_requests(one_off_usd, c_teacher, c_student)
-    same = None
-    if near[0] is not None and near[1] is not None:
-        same = formulas.saving(near[0]["at_utilisation"], near[1]["at_utilisation"])
-    api = teacher["place"].startswith("api:")
     counts = {str(entry["id"]): entry.get("parameters") or 0 for entry in models}
     sizes = counts.get("teacher", 0), counts.get(student["model"], 0)
+    return {
+        **_sides(teacher, student),
+        **_on_one_box(same_box),
+        "shipped": _shipped(teacher, student, best),
+        "student_is_larger": bool(sizes[0]) and sizes[1] > sizes[0],
+        **_over_time(teacher, student, one_off_usd, requests_per_month),
+    }
+
+
+def _sides(teacher: Cell, student: Cell) -> dict[str, Any]:
+    """The two cells, and what is saved between them."""
+    costs = teacher["at_utilisation"], student["at_utilisation"]
     return {
         "teacher": teacher["cell"],
         "student": student["cell"],
         "teacher_place": teacher["place"],
         "student_place": student["place"],
-        "teacher_runtime": None if api else runtime_of(teacher["model"]),
+        "teacher_runtime": None if _is_api(teacher) else runtime_of(teacher["model"]),
         "student_runtime": runtime_of(student["model"]),
-        "teacher_per_1000": c_teacher,
-        "student_per_1000": c_student,
-        "saving": formulas.saving(c_teacher, c_student),
+        "teacher_per_1000": costs[0],
+        "student_per_1000": costs[1],
+        "saving": formulas.saving(*costs),
         # The worst and best that the price bounds allow, taken against each other.
         "saving_low": formulas.saving(teacher["low"], student["high"]),
         "saving_high": formulas.saving(teacher["high"], student["low"]),
-        "saving_same_box": same,
-        # On one box, so that the place is no part of it.
-        "split": split(near[0], same_box[1], near[1]) if near[0] is not None and near[1] is not None else None,
-        "shipped": {
-            "cell": shipped["cell"],
-            "runtime": runtime_of(shipped["model"]),
-            "per_1000": shipped["at_utilisation"],
-            "saving": formulas.saving(c_teacher, shipped["at_utilisation"]),
-            "split": None if api else split(teacher, best[1], shipped),
-        },
-        "student_is_larger": bool(sizes[0]) and sizes[1] > sizes[0],
+    }
+
+
+def _on_one_box(cells: tuple[Sequence[Cell], Sequence[Cell]]) -> dict[str, Any]:
+    """What is saved on one and the same box, so that the place is no part of it."""
+    teacher, student = pair(*cells, [])
+    if teacher is None or student is None:
+        return {"saving_same_box": None, "split": None}
+    saved = formulas.saving(teacher["at_utilisation"], student["at_utilisation"])
+    return {"saving_same_box": saved, "split": split(teacher, cells[1], student)}
+
+
+def _shipped(teacher: Cell, student: Cell, best: tuple[Sequence[Cell], Sequence[Cell]]) -> dict[str, Any]:
+    """The cheapest file that ships; the dense student where there is none."""
+    shipped = next((cell for cell in best[1] if scheme_of(cell["model"]) != "torch"), student)
+    return {
+        "cell": shipped["cell"],
+        "runtime": runtime_of(shipped["model"]),
+        "per_1000": shipped["at_utilisation"],
+        "saving": formulas.saving(teacher["at_utilisation"], shipped["at_utilisation"]),
+        "split": None if _is_api(teacher) else split(teacher, best[1], shipped),
+    }
+
+
+def _over_time(teacher: Cell, student: Cell, one_off_usd: float, requests_per_month: int) -> dict[str, Any]:
+    """The break-even, the user's own volume, and what would erase the saving."""
+    costs = teacher["at_utilisation"], student["at_utilisation"]
+    requests = formulas.break_even_requests(one_off_usd, *costs)
+    year = 12.0 * requests_per_month
+    return {
         "break_even_requests": requests,
         "break_even_months": None if requests is None else requests / requests_per_month,
         "at_volume": {
@@ -184,9 +207,11 @@ def comparison(
             "student_alone_usd": student["alone_per_1000"] * requests_per_month / 1000,
         },
         "by_utilisation": by_utilisation(teacher["cost_per_1000"], student["cost_per_1000"], one_off_usd),
-        "by_price_cut": by_price_cut(c_teacher, c_student, one_off_usd),
-        "teacher_price_drop_that_erases": formulas.price_drop_that_erases(c_teacher, c_student),
-        "teacher_price_drop_that_erases_in_a_year": formulas.price_drop_that_erases(
-            c_teacher, c_student, one_off_usd, 12.0 * requests_per_month
-        ),
+        "by_price_cut": by_price_cut(*costs, one_off_usd),
+        "teacher_price_drop_that_erases": formulas.price_drop_that_erases(*costs),
+        "teacher_price_drop_that_erases_in_a_year": formulas.price_drop_that_erases(*costs, one_off_usd, year),
     }
+
+
+def _is_api(cell: Cell) -> bool:
+    return str(cell["place"]).startswith("api:")

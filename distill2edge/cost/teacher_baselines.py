@@ -15,8 +15,9 @@ def quality_floor(gates: Iterable[Mapping[str, Any]]) -> float | None:
     return max(floors, default=None)
 
 
-def is_rival(entry: Mapping[str, Any], floor: float | None) -> bool:
-    """Whether a model of the teacher is good enough to be compared with: cheap because bad is no rival.
+def is_teacher_baseline(entry: Mapping[str, Any], floor: float | None) -> bool:
+    """Whether a model of the teacher is good enough to be compared with: one that is cheap because it is bad is no
+    baseline.
 
     A file must keep what the student's files must. A floor at the teacher's own score or above it says how much better
     a student has to be; no file of the teacher can meet that, so of those `FAITHFUL` is asked.

@@ -85,67 +85,63 @@ def _times_larger(report: Document, headline: Document) -> float | None:
     return student / teacher if student and teacher else None
 
 
-def tiles(report: Document) -> list[tuple[str, str, str]]:
-    """Headline figures: name, value, what stands beside it."""
+Tile = tuple[str, str, str]
+"""Name, value, what stands beside it."""
+
+
+def tiles(report: Document) -> list[Tile]:
+    """Headline figures."""
     headline = report["headline"]
     if headline is None:
         return []
-    score, rival, control = (
+    found = [_quality_tile(report, headline), _size_tile(headline)]
+    if headline["speedup"]:
+        found.append(_speed_tile(headline))
+    if headline["saving"] is not None:
+        found += [_saving_tile(report, headline), _break_even_tile(report, headline)]
+    return found
+
+
+def _quality_tile(report: Document, headline: Document) -> Tile:
+    score, theirs, control = (
         figures.number(figures.value_of(headline[key])) for key in ("score", "rival_score", "control_score")
     )
-    busy = "; on a busy machine: a lower bound" if headline["contended"] else ""
-    quality = headline["kept"]
-    against = f"{score} against {rival} of {headline['rival']}" if quality else "the teacher was not scored"
-    found = [
-        (
-            "Quality kept" if quality else figures.metric(headline["metric"]).capitalize(),
-            figures.percent(figures.value_of(quality)) if quality else score,
-            "; ".join(
-                part
-                for part in (
-                    figures.span(quality or headline["score"], figures.percent if quality else figures.number),
-                    measured_on(report),
-                    against,
-                    f"{control} without the teacher" if headline["control_score"] else "",
-                )
-                if part
-            ),
-        ),
-        (
-            "Size",
-            figures.size(headline["size_bytes"]),
-            f"{_either_way(headline['size_ratio'], 'smaller', 'larger')} than {headline['rival']}, "
-            f"{figures.size(headline['teacher_size_bytes'])}"
-            if headline["rival"]
-            else "the teacher's file is not here",
-        ),
+    kept, metric = headline["kept"], figures.metric(headline["metric"])
+    name, write = ("Quality kept", figures.percent) if kept else (metric.capitalize(), figures.number)
+    said = [
+        figures.span(kept or headline["score"], write),
+        measured_on(report),
+        f"{score} against {theirs} of {headline['rival']}" if kept else "the teacher was not scored",
+        f"{control} without the teacher" if headline["control_score"] else "",
     ]
+    return name, write(figures.value_of(kept or headline["score"])), "; ".join(filter(None, said))
+
+
+def _size_tile(headline: Document) -> Tile:
+    beside = "the teacher's file is not here"
+    if headline["rival"]:
+        ratio = _either_way(headline["size_ratio"], "smaller", "larger")
+        beside = f"{ratio} than {headline['rival']}, {figures.size(headline['teacher_size_bytes'])}"
+    return "Size", figures.size(headline["size_bytes"]), beside
+
+
+def _speed_tile(headline: Document) -> Tile:
     speedup = headline["speedup"]
-    if speedup:
-        saved = figures.value_of(speedup.get("time_saved"))
-        of_time = "of the time saved" if (saved or 0) >= 0 else "more time"
-        span = figures.span(speedup["ratio"], figures.ratio)
-        found.append(
-            (
-                "Speed-up",
-                figures.ratio(figures.value_of(speedup["ratio"])),
-                f"{figures.percent(saved and abs(saved), 0)} {of_time}, "
-                + (f"{span}, " if span else "")
-                + f"against {speedup['against']}{busy}",
-            )
-        )
-    if headline["saving"] is not None:
-        found.append(_saving_tile(report, headline))
-        requests = headline["break_even_requests"]
-        found.append(
-            (
-                "Break-even",
-                "never" if requests is None else figures.count(requests),
-                ("the student is not cheaper" if requests is None else "requests until it has paid for itself")
-                + ("" if headline["same_place"] else f", served on {_place(report, headline)}"),
-            )
-        )
-    return found
+    saved, ratio = figures.value_of(speedup.get("time_saved")), speedup["ratio"]
+    said = [
+        f"{figures.percent(saved and abs(saved), 0)} {'of the time saved' if (saved or 0) >= 0 else 'more time'}",
+        figures.span(ratio, figures.ratio),
+        f"against {speedup['against']}" + ("; on a busy machine: a lower bound" if headline["contended"] else ""),
+    ]
+    return "Speed-up", figures.ratio(figures.value_of(ratio)), ", ".join(filter(None, said))
+
+
+def _break_even_tile(report: Document, headline: Document) -> Tile:
+    requests = headline["break_even_requests"]
+    never = requests is None
+    beside = "the student is not cheaper" if never else "requests until it has paid for itself"
+    beside += "" if headline["same_place"] else f", served on {_place(report, headline)}"
+    return "Break-even", "never" if never else figures.count(requests), beside
 
 
 def _either_way(ratio: Any, above: str, below: str) -> str:
@@ -154,14 +150,14 @@ def _either_way(ratio: Any, above: str, below: str) -> str:
     return f"{figures.ratio(factor)} {above}" if not factor or factor >= 1 else f"{figures.ratio(1 / factor)} {below}"
 
 
-def _saving_tile(report: Document, headline: Document) -> tuple[str, str, str]:
+def _saving_tile(report: Document, headline: Document) -> Tile:
     """The saving, what has to be true for it, and whether the speeds behind it were measured on a quiet machine."""
     name, value, beside = _saving(report, headline)
     busy = " Speeds of a busy machine." if headline["contended"] else ""
     return name, value, f"{beside}. {volume_sentence(report['cost'])}{busy}"
 
 
-def _saving(report: Document, headline: Document) -> tuple[str, str, str]:
+def _saving(report: Document, headline: Document) -> Tile:
     """The saving on one and the same box first: only there were both speeds measured."""
     saving, same = headline["saving"], headline["saving_same_box"]
     student, teacher = figures.usd(headline["cost_per_1000"]), figures.usd(headline["teacher_cost_per_1000"])

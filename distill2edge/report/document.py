@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distill2edge.bench.main_workload import main_workload
 from distill2edge.report.frontier import kl_points, latency_points, pareto, size_points
 from distill2edge.report.headline import headline_of
 from distill2edge.report.schema_version import SCHEMA_VERSION
@@ -46,36 +47,73 @@ def build_report(
         report.json, schema version 1. `headline` and the cost comparison are null where the verdict failed, and where
         a warning of the verdict forbids them (a teacher no better than a rule without a model, a class never seen).
     """
-    gates: list[Document] = list(verify.get("gates", []))
     bench = bench or {}
     warnings = verdict_warnings(verify, data, bench, run.get("stages", []), {"student": train, "control": control})
-    withheld = withheld_by(verify.get("verdict") == "pass", warnings)
-    workload, metric = main_workload(bench), _metric(verify)
-    files, models = [_file(export) for export in exports], _models(verify, bench, workload, gates)
-    cost = _cost(cost, withheld)
-    headline = None if withheld else headline_of(models, gates, bench, workload, cost, metric["name"])
-    return {
-        "schema_version": SCHEMA_VERSION,
-        **{key: run.get(key) for key in ("name", "created", "recipe_path", "seed")},
-        "verdict": {**verdict_of(verify, gates, models), "warnings": warnings},
-        "headline": headline,
-        "gates": gates,
-        "metric": metric,
-        "models": models,
-        "files": files,
-        "pareto": _frontiers(models, files, workload, metric["higher_is_better"]),
+    gates: list[Document] = list(verify.get("gates", []))
+    shown = {
+        **_provenance(run, bench),
+        "metric": _metric(verify),
+        "files": [_file(export) for export in exports],
         "bench": bench,
         "cost": cost,
         "training": {"student": _training(train), "control": _training(control)},
-        **{"student": student or {}, "merge": merge or {}, "teacher": teacher or {}, "data": data or {}},
+        "student": student or {},
         "rounds": _rounds(rounds),
-        "judge": judge_summary(judge, headline),
+        "merge": merge or {},
         "licence": _licence(teacher),
+        "teacher": teacher or {},
+        "data": data or {},
         "ledgers": ledgers or {},
         "leakage": (data or {}).get("leakage"),
         "samples": verify.get("samples", []),
         "row_scores": verify.get("row_scores") or {"units": [], "scores": {}},
-        **_provenance(run, bench),
+    }
+    models = _models(verify, bench, _workload(bench), gates)
+    shown |= _claims(shown, models, gates, warnings, passed=verify.get("verdict") == "pass")
+    return {**shown, "judge": judge_summary(judge, shown["headline"])}
+
+
+def over_seeds(
+    report: Document, models: list[Document], gates: list[Document], warnings: list[Document], seeds: Document
+) -> Document:
+    """A report with the figures, gates and warnings of several seeds in place of its own; the headline is theirs.
+
+    Args:
+        report: of one seed.
+        models, gates, warnings: over all seeds.
+        seeds: `seeds` and `runs`.
+    """
+    claims = _claims(report, models, gates, warnings, passed=all(run["verdict"] == "pass" for run in seeds["runs"]))
+    said = str(claims["verdict"]["summary"])
+    claims["verdict"]["summary"] = f"Over {len(seeds['seeds'])} seeds: {said[0].lower()}{said[1:]}"
+    return {**report, **claims, "seeds": seeds}
+
+
+def _claims(
+    report: Document, models: list[Document], gates: list[Document], warnings: list[Document], *, passed: bool
+) -> Document:
+    """What a report says of its models: verdict, frontiers, and where it may claim anything, headline and saving.
+
+    Args:
+        report: its `metric`, `files`, `bench` and `cost` are read.
+        passed: whether every gate did.
+    """
+    metric, files, bench = report["metric"], report["files"], report["bench"]
+    higher, workload = metric["higher_is_better"], _workload(bench)
+    withheld = withheld_by(passed, warnings)
+    cost = _cost(report["cost"], withheld)
+    return {
+        "models": models,
+        "gates": gates,
+        "verdict": {**verdict_of(passed, gates, models), "warnings": warnings},
+        "headline": None if withheld else headline_of(models, gates, bench, workload, cost, metric["name"]),
+        "cost": cost,
+        "pareto": {
+            "workload": workload,
+            "latency": pareto(latency_points(models), higher),
+            "size": pareto(size_points(models), higher),
+            "kl": pareto(kl_points(models, files), higher_is_better=False),
+        },
     }
 
 
@@ -93,18 +131,12 @@ def _metric(verify: Document) -> Document:
     }
 
 
-def _frontiers(models: list[Document], files: list[Document], workload: str | None, higher: bool) -> Document:
-    return {
-        "workload": workload,
-        "latency": pareto(latency_points(models), higher),
-        "size": pareto(size_points(models), higher),
-        "kl": pareto(kl_points(models, files), higher_is_better=False),
-    }
-
-
 def _provenance(run: Document, bench: Document) -> Document:
-    """How the figures came to be: stages, machines, command and recipe."""
+    """Which run this is, and how its figures came to be: stages, machines, command and recipe."""
     return {
+        "schema_version": SCHEMA_VERSION,
+        "name": run.get("name", "run"),
+        **{key: run.get(key) for key in ("created", "recipe_path", "seed")},
         "stages": run.get("stages", []),
         "environment": {**run.get("environment", {}), "bench_machine": bench.get("machine")},
         "reproduce": {
@@ -115,41 +147,9 @@ def _provenance(run: Document, bench: Document) -> Document:
     }
 
 
-def over_seeds(
-    report: Document, models: list[Document], gates: list[Document], warnings: list[Document], seeds: Document
-) -> Document:
-    """A report with the figures, gates and warnings of several seeds in place of its own; the headline is theirs.
-
-    Args:
-        report: of one seed; is changed.
-        models, gates, warnings: over all seeds.
-        seeds: `seeds` and `runs`.
-    """
-    passed = all(run["verdict"] == "pass" for run in seeds["runs"])
-    withheld = withheld_by(passed, warnings)
-    metric, higher = report["metric"]["name"], report["metric"]["higher_is_better"]
-    cost = report["cost"] if (report["cost"] or {}).get("withheld") else _cost(report["cost"], withheld)
-    workload = report["pareto"]["workload"]
-    count = len(seeds["seeds"])
-    verdict = verdict_of({"verdict": "pass" if passed else "fail"}, gates, models)
-    said = str(verdict["summary"])
-    verdict["summary"] = f"Over {count} seeds: {said[0].lower()}{said[1:]}"
-    return {
-        **report,
-        "seeds": seeds,
-        "models": models,
-        "gates": gates,
-        "verdict": {**verdict, "warnings": warnings},
-        "cost": cost,
-        "headline": None if withheld else headline_of(models, gates, report["bench"], workload, cost, metric),
-        "pareto": _frontiers(models, report["files"], workload, higher),
-    }
-
-
-def main_workload(bench: Document) -> str | None:
-    """The user's own task where it was measured, else the first workload."""
-    names = [str(workload["name"]) for workload in bench.get("workloads", [])]
-    return "task" if "task" in names else next(iter(names), None)
+def _workload(bench: Document) -> str | None:
+    found = main_workload(bench)
+    return None if found is None else str(found["name"])
 
 
 def _models(verify: Document, bench: Document, workload: str | None, gates: list[Document]) -> list[Document]:
@@ -196,8 +196,8 @@ def _scheme(export: Document) -> str:
 
 
 def _cost(cost: Document | None, withheld: str) -> Document | None:
-    """Where no headline may be claimed, no saving is either."""
-    if cost is None or not withheld:
+    """Where no headline may be claimed, no saving is either. What one seed withheld stays withheld."""
+    if cost is None or not withheld or cost.get("withheld"):
         return cost
     return {**cost, "comparison": None, "withheld": f"{withheld}; so no saving is claimed"}
 

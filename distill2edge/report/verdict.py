@@ -9,13 +9,13 @@ from distill2edge.report.figures import tick
 Document = dict[str, Any]
 
 
-def verdict_of(verify: Document, gates: list[Document], models: list[Document]) -> Document:
+def verdict_of(passed: bool, gates: list[Document], models: list[Document]) -> Document:
+    """pass or fail, in words, with the gates that failed and the models that could not be run."""
     failed = [gate for gate in gates if not gate.get("passed")]
     errors = [{"model": model["id"], "error": model["error"]} for model in models if model.get("error")]
-    result = "pass" if verify.get("verdict") == "pass" else "fail"
     if not gates:
         summary = "No gate holds: everything is reported, nothing is enforced."
-    elif result == "pass":
+    elif passed:
         summary = f"All {len(gates)} gates passed." if len(gates) != 1 else "The only gate passed."
     else:
         summary = f"{len(failed)} of {len(gates)} gates failed."
@@ -26,7 +26,7 @@ def verdict_of(verify: Document, gates: list[Document], models: list[Document]) 
         summary += f" The {words[0]} on KL of {limits} {words[1]}."
     if errors:
         summary += f" {len(errors)} model{'s' if len(errors) != 1 else ''} could not be run."
-    return {"result": result, "summary": summary, "failed_gates": failed, "errors": errors}
+    return {"result": "pass" if passed else "fail", "summary": summary, "failed_gates": failed, "errors": errors}
 
 
 def verdict_warnings(

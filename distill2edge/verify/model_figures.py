@@ -88,13 +88,13 @@ def kept(
         return found
     for model in (model for model in models if model.role == "student"):
         mine = outcomes[model.id]
-        for rival in (rival for rival in models if rival.role == "teacher"):
-            theirs = outcomes[rival.id]
+        for other in (each for each in models if each.role == "teacher"):
+            theirs = outcomes[other.id]
             if isinstance(mine, Crash) or isinstance(theirs, Crash):
                 continue
             figure = retained_figure(mine, theirs, metric, seed)
             if figure is not None:
-                found.setdefault(model.id, {})[rival.id] = figure.as_dict()
+                found.setdefault(model.id, {})[other.id] = figure.as_dict()
     return found
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.cost.saving import split
-from distill2edge.cost.teacher_baselines import is_rival, quality_floor
+from distill2edge.cost.teacher_baselines import is_teacher_baseline, quality_floor
 from distill2edge.report import claims, cost_words
 from distill2edge.report.document import build_report
 
@@ -88,10 +88,10 @@ def test_a_gate_above_the_teacher_does_not_bar_the_teachers_own_faithful_file() 
     def entry(retained: float) -> Document:
         return {"id": "teacher/gguf:Q8_0", "role": "teacher", "error": None, "retained": {"value": retained}}
 
-    assert is_rival(entry(0.998), floor)
-    assert not is_rival(entry(0.91), floor)
-    assert is_rival(entry(0.91), 0.9)
-    assert not is_rival({**entry(1.0), "error": "crashed"}, floor)
+    assert is_teacher_baseline(entry(0.998), floor)
+    assert not is_teacher_baseline(entry(0.91), floor)
+    assert is_teacher_baseline(entry(0.91), 0.9)
+    assert not is_teacher_baseline({**entry(1.0), "error": "crashed"}, floor)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=3, max_size=3))

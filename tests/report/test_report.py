@@ -439,7 +439,7 @@ def test_the_report_package_is_light() -> None:
         "ours = {m for m in sys.modules if m.startswith('distill2edge.')}\n"
         "assert not heavy, heavy\n"
         "names = ('errors', 'util', 'util.terminal', 'util.nearest', 'util.quantities', 'quantize',\n"
-        "         'quantize.schemes', 'cost', 'cost.teacher_baselines')\n"
+        "         'quantize.schemes', 'cost', 'cost.teacher_baselines', 'bench', 'bench.main_workload')\n"
         "leaves = {f'distill2edge.{name}' for name in names}\n"
         "assert all(m in leaves or m.startswith('distill2edge.report') for m in ours), ours\n"
     )
