@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import pytest
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
+from distill2edge import errors
 from distill2edge.recipe.schema import Recipe
+from distill2edge.stages import KINDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATORS = Path(__file__).parents[2] / "benchmarks" / "pages"
@@ -92,6 +95,22 @@ def test_a_key_with_several_forms_shows_each_of_them_and_they_are_valid() -> Non
             }
             assert set(among) <= shown, key
     assert {"teacher.model", "signal", "signal.verify", "student.init", "synthesis.methods"} <= several
+
+
+def test_how_it_works_names_every_stage_and_every_exit_code() -> None:
+    page, picture = ((DOCS / name).read_text(encoding="utf-8") for name in ("how-it-works.md", "path.svg"))
+    assert re.findall(r"^\| `([a-z-]+)` \|", page, re.M) == list(KINDS)
+    assert [kind for kind in KINDS if kind not in picture] == []
+    codes = [value for name, value in vars(errors).items() if name.startswith("EXIT_")]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)] == sorted(codes)
+
+
+def test_every_entry_of_the_log_is_dated_and_under_a_topic() -> None:
+    log = (DOCS / "log.md").read_text(encoding="utf-8")
+    topics = re.findall(r"^## (.*)", log, re.M)
+    listed = re.findall(r"^- \[(.*?)\]\(#(.*?)\)$", log, re.M)
+    assert listed == [(topic, topic.lower().replace(",", "").replace(" ", "-")) for topic in topics]
+    assert not re.findall(r"^### (?!\d{4}-\d\d-\d\d: )", log, re.M)
 
 
 def test_a_fault_ends_the_command() -> None:
