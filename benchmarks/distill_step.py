@@ -43,17 +43,17 @@ def work(model_dir: Path, scope: str, arm: str, share: float, threads: int, step
 
     from distill2edge.distill.batches import IGNORED
     from distill2edge.distill.decoder_model import DistillModel
-    from distill2edge.distill.losses import Weights
+    from distill2edge.distill.objective import objective_of
     from distill2edge.distill.train import load_student
     from distill2edge.models.precision import compute_dtype
-    from distill2edge.recipe.schema import Lora
+    from distill2edge.recipe.schema import Lora, Loss
 
     torch.set_num_threads(threads)
     torch.manual_seed(SEED)
     dtype = compute_dtype("auto")
     student: Any = load_student(model_dir, Lora(rank=RANK, alpha=2 * RANK), dtype, checkpointing=arm == CHECKPOINTED)
-    weights = Weights(ce=0.5, forward_kl=0.5)
-    model = DistillModel(student, weights, TEMPERATURE, CHUNK, dtype).train()
+    objective = objective_of(Loss(ce=0.5, forward_kl=0.5))
+    model = DistillModel(student, objective, TEMPERATURE, CHUNK, dtype).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     vocabulary = model.config.vocab_size
     ids = torch.randint(vocabulary, (BATCH, LENGTH))
@@ -121,12 +121,12 @@ def _chunked(model: Any, states: Any, batch: dict[str, Any], *, recompute: bool)
     with model.autocast():
         terms = model.terms(chosen)
     if not recompute:
-        total, _ = chunked_loss(terms, targets, teacher, model.weights, temperature=TEMPERATURE, chunk=CHUNK)
+        total, _ = chunked_loss(terms, targets, teacher, model.objective, temperature=TEMPERATURE, chunk=CHUNK)
         return total / len(targets)
 
     def part(x: Any, at: slice) -> Any:
         signal = TopK(*(t[at] for t in teacher))
-        return distillation_loss(x @ terms[0][1].T, targets[at], signal, model.weights, TEMPERATURE).sum()
+        return distillation_loss(x @ terms[0][1].T, targets[at], signal, model.objective, TEMPERATURE).sum()
 
     total = torch.zeros(())
     for begin in range(0, len(targets), CHUNK):

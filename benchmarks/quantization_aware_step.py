@@ -20,7 +20,7 @@ from distill2edge.bench import contention
 from distill2edge.distill.batches import collate
 from distill2edge.distill.decoder_model import DistillModel
 from distill2edge.distill.fake_quantization import follow, install
-from distill2edge.distill.losses import Weights
+from distill2edge.distill.objective import GOLD
 from distill2edge.distill.train import load_student
 from distill2edge.models.precision import compute_dtype
 from distill2edge.quantize import ggml
@@ -46,7 +46,7 @@ def stepper(model_dir: Path, batch: dict[str, Any], lora: Lora | None, on_grid: 
             if isinstance(module, torch.nn.Linear | torch.nn.Embedding) and "lora_" not in name and name != "lm_head"
         }
         stored = install(student, grids, dtype)
-    model = DistillModel(student, Weights(ce=1.0), 1.0, 256, dtype).train()
+    model = DistillModel(student, GOLD, 1.0, 256, dtype).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     follow(optimizer, stored.values())
 

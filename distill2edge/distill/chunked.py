@@ -16,12 +16,13 @@ from torch import Tensor
 
 from distill2edge.distill.losses import (
     LOG_ZERO,
+    Objective,
     Teacher,
     TopK,
-    Weights,
     coarsen_teacher,
     distillation_loss,
     divergence,
+    gold_loss,
 )
 
 BLOCK = 1 << 20
@@ -43,7 +44,7 @@ class Head:
 
 @dataclass(frozen=True)
 class _Plan:
-    weights: Weights
+    objective: Objective
     temperature: float
     chunk: int
     head: Head
@@ -54,7 +55,7 @@ def chunked_loss(
     terms: Sequence[tuple[Tensor, Tensor]],
     targets: Tensor,
     teacher: Teacher | None,
-    weights: Weights,
+    objective: Objective,
     *,
     temperature: float = 1.0,
     chunk: int = 256,
@@ -80,8 +81,8 @@ def chunked_loss(
         assert x.shape[0] == positions, (x.shape, positions)
         assert w.shape == (vocabulary, x.shape[1]), (w.shape, x.shape)
         assert x.dtype == w.dtype, (x.dtype, w.dtype)
-    assert teacher is not None or not weights.compares, "a divergence needs the teacher's distribution"
-    if weights.compares:
+    assert teacher is not None or not objective.compared, "a divergence needs the teacher's distribution"
+    if objective.compared:
         first = teacher.tokens if isinstance(teacher, TopK) else teacher
         assert first is not None
         assert first.shape[0] == positions, (first.shape, positions)
@@ -89,7 +90,7 @@ def chunked_loss(
         teacher = None
     flat = [tensor for pair in terms for tensor in pair]
     grads = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in flat)
-    plan = _Plan(weights, temperature, chunk, head or Head(), grads)
+    plan = _Plan(objective, temperature, chunk, head or Head(), grads)
     return _ChunkedLoss.apply(plan, targets, teacher, *flat)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -180,15 +181,18 @@ def _coarse(z: Tensor, targets: Tensor, teacher: TopK | None, plan: _Plan) -> tu
     With u = z / T and the events' gradients g (their sum G), d/du_j = g_j - G q_j for a kept token, and
     q_j (g_tail / q_tail - G) for one in the tail; the latter is one factor per row on exp(u).
     """
-    weights, temperature = plan.weights, plan.temperature
+    objective, temperature = plan.objective, plan.temperature
     at = targets[:, None]
+    further = _further(z, targets, objective) if objective.gold else None
     z = z - z.amax(-1, keepdim=True)
     grad = z.exp()
     total = grad.sum(-1, keepdim=True)
     ce = (total.log() - z.gather(-1, at)).squeeze(-1)
-    loss = weights.ce * ce
-    grad *= weights.ce / total
-    grad.scatter_add_(-1, at, torch.full_like(total, -weights.ce))
+    loss = objective.ce * ce
+    grad *= objective.ce / total
+    grad.scatter_add_(-1, at, torch.full_like(total, -objective.ce))
+    if further is not None:
+        loss, grad = loss + further[0], grad.add_(further[1])
     if teacher is None:
         return loss, ce, grad
     beyond = teacher.tokens >= z.shape[1]  # their mass is in the teacher's tail, and the student has no such tokens
@@ -207,7 +211,7 @@ def _coarse(z: Tensor, targets: Tensor, teacher: TopK | None, plan: _Plan) -> tu
         log_q = torch.cat([log_q, (tail.log() - log_whole).clamp_min(LOG_ZERO)], -1)
     with torch.enable_grad():
         log_q = log_q.detach().requires_grad_()
-        value = temperature**2 * divergence(log_p, log_q, weights)
+        value = temperature**2 * divergence(log_p, log_q, objective)
         (g,) = torch.autograd.grad(value.sum(), log_q)
     mean = g.sum(-1, keepdim=True) / whole
     k = kept.shape[1]
@@ -217,6 +221,15 @@ def _coarse(z: Tensor, targets: Tensor, teacher: TopK | None, plan: _Plan) -> tu
         slope = torch.where(tail > 0, g[:, k:] / tail, torch.zeros_like(tail)) - mean
         grad.addcmul_(u, slope / temperature)
     return loss + value.detach(), ce, grad
+
+
+def _further(z: Tensor, targets: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Losses [r] and gradient [r, V] of the terms on the data's tokens that have no closed form here."""
+    with torch.enable_grad():
+        z = z.detach().clone().requires_grad_()
+        losses = gold_loss(z, targets, objective)
+        (grad,) = torch.autograd.grad(losses.sum(), z)
+    return losses.detach(), grad
 
 
 def _stand_ins(tokens: Tensor, beyond: Tensor, vocabulary: int) -> Tensor:
@@ -229,7 +242,7 @@ def _dense(z: Tensor, targets: Tensor, teacher: Tensor, plan: _Plan) -> tuple[Te
     """As `_coarse` for dense log-probabilities [r, V]: the reference itself, on one block."""
     with torch.enable_grad():
         z = z.detach().clone().requires_grad_()
-        losses = distillation_loss(z, targets, teacher, plan.weights, plan.temperature)
+        losses = distillation_loss(z, targets, teacher, plan.objective, plan.temperature)
         (grad,) = torch.autograd.grad(losses.sum(), z)
     with torch.no_grad():
         ce = torch.logsumexp(z, -1) - z.gather(-1, targets[:, None]).squeeze(-1)

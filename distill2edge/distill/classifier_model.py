@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from distill2edge.distill.hidden_states import attention_divergence, hidden_distance
-from distill2edge.distill.losses import Weights, cross_entropy, distillation_loss
+from distill2edge.distill.losses import Objective, cross_entropy, distillation_loss
 from distill2edge.distill.module import LossModule
 from distill2edge.errors import UserError
 
@@ -21,43 +20,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Inner:
-    """The terms on inner states, for which the teacher runs beside the student.
+class LayerTeacher:
+    """The teacher whose intermediate layers the student's are compared with: it runs beside the student.
 
     Attributes:
         teacher: frozen, in evaluation mode.
         layers: the teacher's layer for each of the student's.
-        hidden, attention: weights.
-        kind: of the distance of hidden states.
         to_teacher: [student's vocabulary] int64, the teacher's id of each token; None where they are the same.
     """
 
     teacher: nn.Module
     layers: Sequence[int]
-    hidden: float
-    attention: float
-    kind: Literal["cosine", "mse"] = "cosine"
     to_teacher: Tensor | None = None
 
 
 class ClassifierModel(LossModule):
     """The student and its loss in one module.
 
-    The loss of a text is ce x CE + T^2 x (divergences of the class distributions at T) + hidden x distance of hidden
-    states + attention x divergence of attention maps; that of a step is their mean over its texts.
+    The loss of a text is `distillation_loss` of its class distribution, and the weighted terms on intermediate layers;
+    that of a step is the mean over its texts.
 
     Attributes:
         student: a Hugging Face classifier, or a PEFT model around one.
     """
 
     def __init__(
-        self, student: nn.Module, weights: Weights, temperature: float, inner: Inner | None, dtype: torch.dtype
+        self,
+        student: nn.Module,
+        objective: Objective,
+        temperature: float,
+        teacher: LayerTeacher | None,
+        dtype: torch.dtype,
     ) -> None:
-        """`dtype`: what the matrix products run in (autocast; the weights are float32)."""
+        """`teacher`: where a term compares layers. `dtype`: of the products (autocast; the weights are float32)."""
         super().__init__(student, dtype)
-        self.weights, self.temperature = weights, temperature
+        self.objective, self.temperature = objective, temperature
         self.config = student.config
-        self._inner = [] if inner is None else [inner]  # in a list: the teacher is no part of this module
+        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is no part of this module
+        self._outputs = {f"output_{term.reads}": True for term in objective.layers}
 
     def forward(
         self,
@@ -78,14 +78,12 @@ class ClassifierModel(LossModule):
         Returns:
             loss: the sum over this batch / that count. sum, ce: undivided. count: of this batch.
         """
-        inner = self._inner[0] if self._inner else None
-        outputs = _states(inner)
         with self.autocast():
-            out = self.student(input_ids=input_ids, attention_mask=attention_mask, **outputs)
+            out = self.student(input_ids=input_ids, attention_mask=attention_mask, **self._outputs)
         logits = out.logits.float()
-        each = distillation_loss(logits, labels, log_p, self.weights, self.temperature)
-        if inner is not None:
-            each = each + self._compare(inner, out, input_ids, attention_mask, outputs)
+        each = distillation_loss(logits, labels, log_p, self.objective, self.temperature)
+        if self._beside:
+            each = each + self._layers(self._beside[0], out, input_ids, attention_mask)
         count = torch.tensor(len(labels), device=logits.device)
         items = count if num_items_in_batch is None else num_items_in_batch
         with torch.no_grad():
@@ -93,30 +91,20 @@ class ClassifierModel(LossModule):
         total = each.sum()
         return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
 
-    def _compare(self, inner: Inner, out: Any, input_ids: Tensor, mask: Tensor, outputs: dict[str, bool]) -> Tensor:
-        ids = input_ids if inner.to_teacher is None else inner.to_teacher.to(input_ids.device)[input_ids]
-        if next(inner.teacher.parameters()).device != input_ids.device:
-            inner.teacher.to(input_ids.device)
+    def _layers(self, beside: LayerTeacher, out: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """[B] the terms on intermediate layers."""
+        ids = input_ids if beside.to_teacher is None else beside.to_teacher.to(input_ids.device)[input_ids]
+        if next(beside.teacher.parameters()).device != input_ids.device:
+            beside.teacher.to(input_ids.device)
         with torch.no_grad(), self.autocast():
-            theirs = inner.teacher(input_ids=ids, attention_mask=mask, **outputs)
+            theirs = beside.teacher(input_ids=ids, attention_mask=mask, **self._outputs)
         total = torch.zeros(len(mask), device=mask.device)
-        if inner.hidden:
-            # Entry 0 is the embeddings: layer i writes entry i + 1.
-            pairs = [(out.hidden_states[i + 1], theirs.hidden_states[j + 1]) for i, j in enumerate(inner.layers)]
-            ours, others = zip(*pairs, strict=True)
-            total = total + inner.hidden * hidden_distance(ours, others, mask, inner.kind)
-        if inner.attention:
-            pairs = [(out.attentions[i], theirs.attentions[j]) for i, j in enumerate(inner.layers)]
-            ours, others = zip(*pairs, strict=True)
-            total = total + inner.attention * attention_divergence(ours, others, mask)
+        for term in self.objective.layers:
+            first = 1 if term.reads == "hidden_states" else 0  # the embeddings are before the layers
+            own, other = getattr(out, term.reads)[first:], getattr(theirs, term.reads)[first:]
+            pairs = [(own[at], other[layer]) for at, layer in enumerate(beside.layers)]
+            total = total + term.weight * term.function(*zip(*pairs, strict=True), mask)
         return total
-
-
-def _states(inner: Inner | None) -> dict[str, bool]:
-    if inner is None:
-        return {}
-    asked = {"output_hidden_states": inner.hidden > 0, "output_attentions": inner.attention > 0}
-    return {name: True for name, on in asked.items() if on}
 
 
 class Texts(Dataset[dict[str, Any]]):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distill2edge.distill.batches import supervised
 from distill2edge.distill.chunked import Head, chunked_loss
 from distill2edge.distill.fake_quantization import StoredWeight, weight_of
-from distill2edge.distill.losses import TopK, Weights
+from distill2edge.distill.losses import Objective, TopK
 from distill2edge.distill.module import LossModule
 from distill2edge.errors import UserError
 
@@ -22,16 +22,16 @@ class DistillModel(LossModule):
 
     Attributes:
         student: a Hugging Face causal model, or a PEFT model around one.
-        eval_weights: weights of the terms in evaluation mode; those of training unless set.
+        eval_objective: the terms in evaluation mode; those of training unless set.
         stored_weights: the weights that the student computes with as a file will store them (see `stored.install`).
     """
 
     def __init__(
-        self, student: nn.Module, weights: Weights, temperature: float, chunk: int, dtype: torch.dtype
+        self, student: nn.Module, objective: Objective, temperature: float, chunk: int, dtype: torch.dtype
     ) -> None:
         """`dtype`: what the matrix products run in (autocast where the weights are float32)."""
         super().__init__(student, dtype)
-        self.weights = self.eval_weights = weights
+        self.objective = self.eval_objective = objective
         self.stored_weights: dict[str, StoredWeight] = {}
         self.temperature, self.chunk = temperature, chunk
         outer: Any = student
@@ -93,7 +93,7 @@ class DistillModel(LossModule):
             terms,
             targets,
             teacher,
-            self.weights if self.training else self.eval_weights,
+            self.objective if self.training else self.eval_objective,
             temperature=self.temperature,
             chunk=self.chunk,
             head=self._shape,

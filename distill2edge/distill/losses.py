@@ -15,6 +15,7 @@ is no rest to compare, and the teacher is compared given that it names one of th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,27 +25,33 @@ LOG_ZERO = -1e4
 """Stands for log 0: its exponential is 0 in float32, and sums and gradients stay finite."""
 
 
-class Weights(NamedTuple):
-    """Weights of the terms of the loss.
+class Weighted(NamedTuple):
+    """A term of the loss.
 
     Attributes:
-        ce: cross-entropy on the tokens of the data, at temperature 1.
-        forward_kl: KL(teacher || student).
-        reverse_kl: KL(student || teacher).
-        jsd: generalised Jensen-Shannon divergence.
-        jsd_beta: weight of the teacher in the mixture, in (0, 1).
+        function: of logits and targets, of two distributions, or of intermediate layers (`recipe.loss_terms.Needs`).
+        reads: the output of teacher and student that a term on layers compares; else empty.
+    """
+
+    weight: float
+    function: Callable[..., Tensor]
+    reads: str = ""
+
+
+class Objective(NamedTuple):
+    """The terms of a loss, by what they are computed from. `objective.objective_of` makes it of a recipe's section.
+
+    Attributes:
+        ce: weight of the cross-entropy on the tokens of the data, at temperature 1.
+        gold: further functions of logits and targets.
+        compared: functions of the teacher's and the student's distribution.
+        layers: functions of their intermediate layers.
     """
 
     ce: float = 0.0
-    forward_kl: float = 0.0
-    reverse_kl: float = 0.0
-    jsd: float = 0.0
-    jsd_beta: float = 0.5
-
-    @property
-    def compares(self) -> bool:
-        """Whether a term needs the teacher's distribution."""
-        return self.forward_kl + self.reverse_kl + self.jsd > 0
+    gold: tuple[Weighted, ...] = ()
+    compared: tuple[Weighted, ...] = ()
+    layers: tuple[Weighted, ...] = ()
 
 
 class TopK(NamedTuple):
@@ -120,7 +127,7 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
     return beta * forward_kl(log_p, log_m) + (1 - beta) * forward_kl(log_q, log_m)
 
 
-def divergence(log_p: Tensor, log_q: Tensor, weights: Weights) -> Tensor:
+def divergence(log_p: Tensor, log_q: Tensor, objective: Objective) -> Tensor:
     """The weighted sum of the terms that compare two distributions (no cross-entropy, no T^2).
 
     Args:
@@ -131,12 +138,16 @@ def divergence(log_p: Tensor, log_q: Tensor, weights: Weights) -> Tensor:
         [P].
     """
     total = torch.zeros(log_p.shape[:-1], dtype=log_q.dtype, device=log_q.device)
-    if weights.forward_kl:
-        total = total + weights.forward_kl * forward_kl(log_p, log_q)
-    if weights.reverse_kl:
-        total = total + weights.reverse_kl * reverse_kl(log_p, log_q)
-    if weights.jsd:
-        total = total + weights.jsd * jensen_shannon(log_p, log_q, weights.jsd_beta)
+    for term in objective.compared:
+        total = total + term.weight * term.function(log_p, log_q)
+    return total
+
+
+def gold_loss(logits: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+    """The weighted sum of the terms on the data's own tokens, cross-entropy left out; shapes as `cross_entropy`."""
+    total = torch.zeros(logits.shape[0], device=logits.device)
+    for term in objective.gold:
+        total = total + term.weight * term.function(logits, targets)
     return total
 
 
@@ -195,9 +206,9 @@ def _has_tail(beyond: Tensor, vocabulary: int) -> bool:
 
 
 def distillation_loss(
-    logits: Tensor, targets: Tensor, teacher: Teacher | None, weights: Weights, temperature: float = 1.0
+    logits: Tensor, targets: Tensor, teacher: Teacher | None, objective: Objective, temperature: float = 1.0
 ) -> Tensor:
-    """ce x CE + T^2 x (weighted divergences at temperature T): the reference that `chunked` must equal.
+    """Terms on the data's tokens + T^2 x (weighted divergences at temperature T): the reference of `chunked`.
 
     T^2 keeps the size of the gradient when T changes (Hinton et al. 2015, section 2).
 
@@ -210,12 +221,14 @@ def distillation_loss(
         [P] float32.
     """
     total = torch.zeros(logits.shape[0], device=logits.device)
-    if weights.ce:
-        total = total + weights.ce * cross_entropy(logits, targets)
-    if weights.compares:
+    if objective.ce:
+        total = total + objective.ce * cross_entropy(logits, targets)
+    if objective.gold:
+        total = total + gold_loss(logits, targets, objective)
+    if objective.compared:
         assert teacher is not None, "a divergence needs the teacher's distribution"
         log_p, log_q = events(logits, teacher, temperature)
-        total = total + temperature**2 * divergence(log_p, log_q, weights)
+        total = total + temperature**2 * divergence(log_p, log_q, objective)
     return total
 
 

@@ -11,8 +11,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from distill2edge.distill.batches import IGNORED
-from distill2edge.distill.losses import Weights, cross_entropy, distillation_loss
+from distill2edge.distill.losses import cross_entropy, distillation_loss
 from distill2edge.distill.module import LossModule
+from distill2edge.distill.objective import objective_of
+from distill2edge.recipe.training import Loss
 
 
 def mask_tokens(
@@ -96,7 +98,8 @@ class MaskedModel(LossModule):
         """`teacher` is frozen and runs beside the student, where a term needs it."""
         super().__init__(student, dtype)
         self.config = student.config
-        self.weights, self.cosine, self.temperature = Weights(ce=masked, forward_kl=soft), cosine, temperature
+        self.objective = objective_of(Loss(ce=masked, forward_kl=soft))  # type: ignore[call-arg]
+        self.cosine, self.temperature = cosine, temperature
         self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is no part of this module
 
     def forward(
@@ -119,7 +122,7 @@ class MaskedModel(LossModule):
             log_p = torch.log_softmax(theirs.float() / self.temperature, -1)
             real = attention_mask.bool()
             distance = 1 - functional.cosine_similarity(last[real].float(), their_last[real].float(), dim=-1).mean()
-        each = distillation_loss(logits.float(), targets, log_p, self.weights, self.temperature)
+        each = distillation_loss(logits.float(), targets, log_p, self.objective, self.temperature)
         total = each.sum() + self.cosine * distance * len(targets)
         count = torch.tensor(len(targets), device=logits.device)
         items = count if num_items_in_batch is None else num_items_in_batch

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def training_of(distill: Distill, spec: OnPolicy) -> Distill:
     """The training of one round: the recipe's, with the loss, length and rate of the rounds."""
-    loss = Loss(ce=0.0, forward_kl=spec.forward_kl, reverse_kl=spec.reverse_kl, jsd=spec.jsd, jsd_beta=spec.jsd_beta)  # type: ignore[call-arg]
+    loss = Loss(**spec.weights())
     rate = distill.learning_rate / 5 if spec.learning_rate is None else spec.learning_rate
     own = {"loss": loss, "epochs": spec.epochs, "learning_rate": rate, "on_policy": None, "control": False}
     return distill.model_copy(update=own)

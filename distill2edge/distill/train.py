@@ -13,6 +13,7 @@ from distill2edge.errors import UserError
 from distill2edge.models.architectures import load_model, start_token_id
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
+from distill2edge.recipe.loss_terms import CE
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def train(
     from distill2edge.distill.decoder_model import DistillModel
     from distill2edge.distill.fake_quantization import install
     from distill2edge.distill.logit_cache import SignalReader
-    from distill2edge.distill.losses import Weights
+    from distill2edge.distill.objective import GOLD, objective_of
     from distill2edge.distill.seq2seq_model import Seq2SeqDistillModel, collate_pairs
     from distill2edge.util.threads import available_threads
 
@@ -79,7 +80,7 @@ def train(
             fix="set signal: {kind: logits}, or distill.loss: {ce: 1}",
         )
     reader = SignalReader(signal_dir) if signal_dir is not None and loss.needs_logits else None
-    weights = Weights(loss.ce, loss.forward_kl, loss.reverse_kl, loss.jsd, loss.jsd_beta)
+    objective = objective_of(loss)
     examples = Examples(train_rows, reader)
     same_loss = reader is None or not reader.missing(row.id for row in validation_rows)
     validation = Examples(validation_rows, reader if same_loss else None) if validation_rows else None
@@ -93,13 +94,13 @@ def train(
     stored = {} if grids is None else install(student, grids, dtype)
     pairs = bool(getattr(student.config, "is_encoder_decoder", False))
     kind = Seq2SeqDistillModel if pairs else DistillModel
-    model = kind(student, weights, reader.temperature if reader else 1.0, chunk, dtype)
+    model = kind(student, objective, reader.temperature if reader else 1.0, chunk, dtype)
     model.stored_weights = stored
     model.check_head(torch.tensor([train_rows[0].ids[:16]]))
     pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
     batch = partial(collate_pairs, pad=pad, start=start_token_id(model.config)) if pairs else partial(collate, pad=pad)
     if validation is not None and not same_loss:
-        model.eval_weights = Weights(ce=1.0)
+        model.eval_objective = GOLD
     record = run_training(
         model,
         examples,
@@ -107,7 +108,7 @@ def train(
         batch,
         training,
         result,
-        "training loss" if same_loss else "cross-entropy",
+        "training loss" if same_loss else CE,
         seed,
         progress,
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from distill2edge.data.encode import Encoded
-    from distill2edge.distill.classifier_model import Inner
+    from distill2edge.distill.classifier_model import LayerTeacher
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def train_classifier(
 
     Args:
         signal: directory of class logits and temperature; None where `loss` compares none.
-        teacher: for the terms on inner states.
+        teacher: for the terms on intermediate layers.
 
     Returns:
         what train.json holds, with counts in place of its curves; `supervised_tokens` counts texts.
@@ -73,14 +73,13 @@ def train_classifier(
 
     from distill2edge.distill.classifier_model import ClassifierModel, Texts, collate_texts
     from distill2edge.distill.label_cache import LabelReader
-    from distill2edge.distill.losses import Weights
+    from distill2edge.distill.objective import objective_of
     from distill2edge.util.threads import available_threads
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     transformers.set_seed(seed)
-    student = load_classifier(
-        model_dir, lora, attention=loss.attention > 0, checkpointing=training.gradient_checkpointing
-    )
+    maps = any(loss.weighed("attentions"))
+    student = load_classifier(model_dir, lora, attention=maps, checkpointing=training.gradient_checkpointing)
     classes = int(student.config.num_labels)
     reader = None
     if loss.needs_logits:
@@ -91,14 +90,13 @@ def train_classifier(
         if reader.classes != classes:
             raise UserError(f"the signal has {reader.classes} classes, the student's head {classes}",
                             where=str(signal[0]), fix="run the signal stage again")  # fmt: skip
-    inner = None
+    beside = None
     if loss.needs_layers:
         if teacher is None:
-            raise ValueError("the terms on inner states need the teacher")
-        inner = open_inner(teacher, loss, student.config)
-    weights = Weights(loss.ce, loss.forward_kl, loss.reverse_kl, loss.jsd, loss.jsd_beta)
+            raise ValueError("the terms on intermediate layers need the teacher")
+        beside = open_beside(teacher, loss, student.config)
     dtype = compute_dtype(training.dtype, default_device())
-    model = ClassifierModel(student, weights, reader.temperature if reader else 1.0, inner, dtype)
+    model = ClassifierModel(student, objective_of(loss), reader.temperature if reader else 1.0, beside, dtype)
     pad = student.config.pad_token_id
     record = run_training(
         model,
@@ -161,7 +159,7 @@ def load_classifier(
     return student
 
 
-def open_inner(beside: Beside, loss: schema.Loss, config: Any) -> Inner:
+def open_beside(beside: Beside, loss: schema.Loss, config: Any) -> LayerTeacher:
     """The teacher beside the student, and the pairs of layers, checked.
 
     Raises:
@@ -169,13 +167,13 @@ def open_inner(beside: Beside, loss: schema.Loss, config: Any) -> Inner:
     """
     import torch
 
-    from distill2edge.distill.classifier_model import Inner
+    from distill2edge.distill.classifier_model import LayerTeacher
 
-    options = {"attn_implementation": "eager"} if loss.attention else {}
+    options = {"attn_implementation": "eager"} if any(loss.weighed("attentions")) else {}
     teacher = load_model(beside.directory, dtype=torch.float32, **options).eval().requires_grad_(False)
     check_layer_map(beside.layers, config, teacher.config, loss)
     to_teacher = None if beside.to_teacher is None else torch.tensor(beside.to_teacher)
-    return Inner(teacher, list(beside.layers), loss.hidden, loss.attention, loss.hidden_kind, to_teacher)
+    return LayerTeacher(teacher, list(beside.layers), to_teacher)
 
 
 def check_layer_map(layers: Sequence[int], student: Any, teacher: Any, loss: schema.Loss) -> None:
@@ -197,15 +195,13 @@ def check_layer_map(layers: Sequence[int], student: Any, teacher: Any, loss: sch
             where=where,
             fix=f"use 0 to {total - 1}",
         )
-    if loss.hidden and student.hidden_size != teacher.hidden_size:
-        raise UserError(
-            f"hidden states of {student.hidden_size} and {teacher.hidden_size} can't be compared",
-            where="distill.loss.hidden",
-            fix="set it to 0, or make the student of the teacher's layers (student.init: {from: teacher, layers: N})",
-        )
-    if loss.attention and student.num_attention_heads != teacher.num_attention_heads:
-        raise UserError(
-            f"attention of {student.num_attention_heads} and {teacher.num_attention_heads} heads can't be compared",
-            where="distill.loss.attention",
-            fix="set it to 0, or make the student of the teacher's layers (student.init: {from: teacher, layers: N})",
-        )
+    sizes = {"hidden_states": ("width", "hidden_size"), "attentions": ("heads", "num_attention_heads")}
+    for term, _ in loss.weighed(*sizes):
+        what, key = sizes[term.needs]
+        ours, theirs = getattr(student, key), getattr(teacher, key)
+        if ours != theirs:
+            raise UserError(
+                f"{term.label} of {what} {ours} and {theirs} cannot be compared",
+                where=f"distill.loss.{term.name}",
+                fix="set it to 0, or use student.init: {from: teacher, layers: N}",
+            )

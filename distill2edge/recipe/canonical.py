@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from distill2edge.recipe.section import LATER
+from distill2edge.recipe.section import LATER, Section
 
 
 def canonical(section: BaseModel | None, exclude: set[str] | None = None) -> Any:
     """A section as JSON values, without fields that came later and stand at their default.
 
     So a new field (`LATER` in its annotation) changes the key of those recipes only that use it, and what a store
-    made before stays valid.
+    made before stays valid. Code of the user's own stands in it by its hash.
 
     Args:
         section: a recipe section, or None.
@@ -33,7 +33,7 @@ def _pruned(value: Any, dumped: Any) -> Any:
             key, inner = field.serialization_alias or field.alias or name, getattr(value, name)
             if key in dumped and not _unused(field, inner):
                 kept[key] = _pruned(inner, dumped[key])
-        return kept
+        return kept | (value.own_code() if isinstance(value, Section) else {})
     if isinstance(value, list | tuple):
         return [_pruned(inner, part) for inner, part in zip(value, dumped, strict=True)]
     return dumped

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from distill2edge.quantize.schemes import DYNAMIC, TRAINABLE, parse_scheme
+from distill2edge.recipe.loss_terms import LAYERS
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.recipe.section import Problem
@@ -50,10 +51,11 @@ def _loss(recipe: Recipe) -> Iterator[Problem]:
             f"distill.loss compares with the teacher's distribution, but signal.kind is {recipe.signal.kind!r}",
             f"use signal: {{kind: {wanted}}}, or distill.loss: {{ce: 1}}",
         )
-    if not loss.needs_logits and not loss.needs_layers and not loss.ce:
+    if not any(loss.weighed()):
         yield Problem(where, "every weight of distill.loss is zero", "set distill.loss: {ce: 0.5, forward_kl: 0.5}")
-    if loss.needs_layers and recipe.task != "classification":
-        yield Problem(where, "distill.loss: hidden and attention need task: classification", "take them out")
+    if recipe.task != "classification" and (names := [term.name for term, _ in loss.weighed(*LAYERS)]):
+        need = "need" if len(names) > 1 else "needs"
+        yield Problem(where, f"distill.loss: {' and '.join(names)} {need} task: classification", "take them out")
     if loss.layer_map is not None and not loss.needs_layers:
         what = "distill.loss.layer_map is set, but neither hidden nor attention has a weight"
         yield Problem((*where, "layer_map"), what, "give one a weight, or take layer_map out")

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from distill2edge.recipe.ranges import Beta, Epochs, LearningRate, Temperature, Weight
-from distill2edge.recipe.section import LATER, Problem, Section
+from distill2edge.recipe.loss_terms import WeightedTerms, with_terms
+from distill2edge.recipe.ranges import Epochs, LearningRate, Temperature
+from distill2edge.recipe.section import LATER, Problem
 
 
-class OnPolicy(Section):
-    """After the training on the data: the student writes, the teacher scores each token, the student learns from it.
-
-    GKD (Agarwal et al. 2024, arXiv 2306.13649): a student trained on the teacher's prefixes alone never sees its own
-    mistakes. Here the student of one round writes, and the next is trained on that; the first is the warm start.
-    """
-
+class _Rounds(WeightedTerms):
     rounds: int = Field(2, ge=1, le=16, description="times that the student writes anew")
     rows: int = Field(512, ge=1, description="prompts of a round; rounds take them in turn from the train split")
     data_share: Annotated[float, LATER] = Field(
@@ -31,15 +26,29 @@ class OnPolicy(Section):
     )
     max_new_tokens: int = Field(64, ge=1, le=2**20)
     temperature: Temperature = Field(1.0, description="of the student's sampling; it is no loss temperature")
-    forward_kl: Weight = 0.0
-    reverse_kl: Weight = 1.0
-    jsd: Weight = 0.0
-    jsd_beta: Beta = 0.5
     epochs: Epochs = Field(1.0, description="over the rows of one round")
     learning_rate: LearningRate | None = Field(None, description="null: a fifth of the warm start's")
 
+
+if TYPE_CHECKING:
+    _Terms = _Rounds
+else:
+    _Terms = with_terms(_Rounds, "distribution", reverse_kl=1.0)
+
+
+class OnPolicy(_Terms):
+    """After the training on the data: the student writes, the teacher scores each token, the student learns from it.
+
+    GKD (Agarwal et al. 2024, arXiv 2306.13649): a student trained on the teacher's prefixes alone never sees its own
+    mistakes. Here the student of one round writes, and the next is trained on that; the first is the warm start.
+    """
+
     def problems(self) -> Iterator[Problem]:
-        """Something to compare."""
-        if self.forward_kl + self.reverse_kl + self.jsd == 0:
+        """Something to compare, and nothing that reads the data's own tokens."""
+        if not self.needs_logits:
             what = "distill.on_policy compares nothing with the teacher"
             yield Problem((), what, "give reverse_kl, jsd or forward_kl")
+        for term, _ in self.weighed():
+            if term.needs != "distribution":
+                what = f"{term.name} does not compare distributions, which is all there is of the student's own text"
+                yield Problem((term.name,), what, "weigh it in distill.loss")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
@@ -47,6 +47,23 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    hint: ClassVar[str] = ""
+    """What else may be meant by an unknown key."""
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Its keys, as a recipe writes them."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+    @classmethod
+    def numeric_keys(cls) -> set[str]:
+        """Those of its keys that take a number, and neither text nor truth values."""
+        return {name for name, field in cls.model_fields.items() if _is_number(field.annotation)}  # type: ignore[arg-type]
+
+    def own_code(self) -> dict[str, Any]:
+        """Its keys whose meaning is code of the user's own, each with what a stage's key holds of it."""
+        return {}
+
     def problems(self) -> Iterator[Problem]:
         """What the keys of this section ask of each other and do not give; paths start at the section."""
         return iter(())
@@ -63,7 +80,7 @@ class Section(BaseModel):
         # Pydantic reads true as 1, and so would train one epoch of `epochs: true`; the word itself is refused.
         if not isinstance(values, dict):
             return values
-        numeric = {name for name, field in cls.model_fields.items() if _is_number(field.annotation)}  # type: ignore[arg-type]
+        numeric = cls.numeric_keys()
         return {
             key: str(value).lower() if isinstance(value, bool) and key in numeric else value
             for key, value in values.items()

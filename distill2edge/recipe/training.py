@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from distill2edge.recipe.entries import ExportEntry
-from distill2edge.recipe.ranges import Beta, Epochs, LearningRate, Reason, Weight
+from distill2edge.recipe.loss_terms import WeightedTerms, with_terms
+from distill2edge.recipe.ranges import Epochs, LearningRate, Reason
 from distill2edge.recipe.section import LATER, Section
 
 
@@ -47,34 +48,18 @@ class Training(Section):
     )
 
 
-class Loss(Section):
+if TYPE_CHECKING:
+    _Terms = WeightedTerms
+else:
+    _Terms = with_terms(WeightedTerms)
+
+
+class Loss(_Terms):
     """Weights of the terms; they need not sum to one."""
 
-    ce: Weight = Field(0.0, description="cross-entropy on the response tokens")
-    forward_kl: Weight = Field(0.0, description="KL(teacher || student)")
-    reverse_kl: Weight = Field(0.0, description="KL(student || teacher)")
-    jsd: Weight = Field(0.0, description="generalised Jensen-Shannon divergence")
-    jsd_beta: Beta = Field(0.5, description="weight of the teacher in the mixture")
-    hidden: Annotated[Weight, LATER] = Field(
-        0.0, description="distance of hidden states, layer by layer; the teacher runs beside the student"
-    )
-    hidden_kind: Annotated[Literal["cosine", "mse"], LATER] = Field("cosine", description="1 - cosine, or mean square")
-    attention: Annotated[Weight, LATER] = Field(
-        0.0, description="KL(teacher || student) of the attention maps, layer by layer"
-    )
     layer_map: Annotated[tuple[int, ...] | None, LATER] = Field(
         None, description="the teacher's layer for each of the student's; null: those the student was made of"
     )
-
-    @property
-    def needs_logits(self) -> bool:
-        """Whether a term compares with the teacher's distribution."""
-        return self.forward_kl + self.reverse_kl + self.jsd > 0
-
-    @property
-    def needs_layers(self) -> bool:
-        """Whether a term compares inner states, for which the teacher runs beside the student."""
-        return self.hidden + self.attention > 0
 
 
 class QuantizationAware(Training):

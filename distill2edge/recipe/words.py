@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
-from distill2edge.recipe.section import Problem
+from distill2edge.recipe.section import Problem, Section
 from distill2edge.util.nearest import nearest
 
 
@@ -81,7 +81,7 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
         if near == path[-1]:  # a key of another form of this section, such as `from` beside `model`
             return f"{shortened(near)} does not go with the other keys here", "take it out, or them"
         fix = f"did you mean {near}?" if near else f"known here: {', '.join(known)}" if known else "take it out"
-        return f"unknown key {shortened(path[-1])}", fix
+        return f"unknown key {shortened(path[-1])}", "; ".join([fix, *(m.hint for m in _models(path[:-1]) if m.hint)])
     if kind == "missing":
         return "this key is required", "see `distill2edge recipe new` for a complete example"
     if kind == "value_error":
@@ -150,11 +150,11 @@ def _quoted(expected: str) -> list[str]:
 
 def _known_keys(path: yaml12.Path) -> list[str]:
     """Keys of the section at `path`; of all its branches, where the section is a union."""
-    return sorted({field.alias or name for model in _models(path) for name, field in model.model_fields.items()})
+    return sorted({key for model in _models(path) for key in model.known_keys()})
 
 
-def _models(path: yaml12.Path) -> list[type[BaseModel]]:
-    models: list[type[BaseModel]] = [Recipe]
+def _models(path: yaml12.Path) -> list[type[Section]]:
+    models: list[type[Section]] = [Recipe]
     for part in (part for part in path if not isinstance(part, int)):
         fields = [model.model_fields.get(str(part)) for model in models]
         models = [found for field in fields if field for found in sections(field.annotation)]
@@ -177,8 +177,8 @@ def _range(field: FieldInfo | None) -> str:
     return f"give {span}" + (f" ({because})" if because else "")
 
 
-def sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def sections(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [found for part in getattr(annotation, "__args__", ()) for found in sections(part)]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from distill2edge.recipe.loss_terms import CE, label_of
 from distill2edge.report import figures
 from distill2edge.report.svg import (
     BOTTOM,
@@ -132,20 +133,9 @@ def break_even_chart(cost: Document) -> Markup | None:
     return drawing.render()
 
 
-LOSSES = {
-    "ce": "cross-entropy",
-    "forward_kl": "forward KL",
-    "reverse_kl": "reverse KL",
-    "jsd": "Jensen-Shannon",
-    "hidden": "hidden states",
-    "attention": "attention",
-}
-CE = LOSSES["ce"]
-
-
 def loss_name(weights: Any) -> str:
     """`0.5 cross-entropy + 0.5 forward KL`: what a training minimises."""
-    terms = [(LOSSES[key], figures.value_of(w)) for key, w in (weights or {}).items() if key in LOSSES]
+    terms = [(label, figures.value_of(w)) for key, w in (weights or {}).items() if (label := label_of(key))]
     terms = [(name, weight) for name, weight in terms if weight]
     if len(terms) == 1 and terms[0][1] == 1:
         return terms[0][0]

@@ -102,10 +102,11 @@ class Sources:
         return sha256_of(self.converter)
 
     def check(self) -> None:
-        """What must not wait for hours of training: the sandbox, the cost report's places, a judge that is a party.
+        """What must not wait for hours of training: the sandbox, losses of the user's own, the cost report's places, a
+        judge that is a party.
 
         Raises:
-            UserError: a place that nobody knows.
+            UserError: a place that nobody knows, a loss that fails.
             EnvironmentFault: `python` checks that can't be held here.
         """
         from distill2edge.cost.serving_places import check_places, watts_of
@@ -113,6 +114,12 @@ class Sources:
 
         recipe = self.recipe
         require_walls(recipe)
+        aware = recipe.distill.quantization_aware
+        for section in (recipe.distill.loss, recipe.distill.on_policy, None if aware is None else aware.loss):
+            if section is not None and section.own_code():
+                from distill2edge.distill.objective import try_own
+
+                try_own(section)
         check_places(recipe.cost)
         watts_of(recipe.bench, recipe.cost)
         if self.converter is not None:

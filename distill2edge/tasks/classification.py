@@ -118,7 +118,7 @@ def distill(
     work: Path,
     progress: Progress,
 ) -> Facts:
-    """On the teacher's class logits and inner states, or on the data's own labels."""
+    """On the teacher's class logits and intermediate layers, or on the data's own labels."""
     from distill2edge.distill.train_classifier import Beside, train_classifier
     from distill2edge.student.vocabulary import read_map
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objectives import objective
 from torch import Tensor
 
 from distill2edge.distill import chunked
 from distill2edge.distill.chunked import Head, chunked_loss
-from distill2edge.distill.losses import Teacher, Weights, cross_entropy, distillation_loss, top_k_of
+from distill2edge.distill.losses import Teacher, cross_entropy, distillation_loss, top_k_of
 
-EVERYTHING = Weights(0.3, 0.7, 0.5, 1.1, 0.3)
+EVERYTHING = objective(ce=0.3, forward_kl=0.7, reverse_kl=0.5, jsd=1.1, jsd_beta=0.3)
 
 
 def make(seed: int, positions: int = 11, vocabulary: int = 37, width: int = 8, dtype=torch.float32):
@@ -51,7 +52,7 @@ def flat(terms) -> list[Tensor]:
 )
 def test_equals_the_dense_reference(seed, kind, temperature, chunk, head, block):
     terms, log_p, targets = make(seed)
-    weights = Weights(ce=0.8) if kind == "ce" else EVERYTHING
+    weights = objective(ce=0.8) if kind == "ce" else EVERYTHING
     teacher = {"ce": None, "dense": log_p, "top-k": top_k_of(log_p, 5), "all": top_k_of(log_p, 37)}[kind]
     old, chunked.BLOCK = chunked.BLOCK, block
     try:
@@ -60,7 +61,7 @@ def test_equals_the_dense_reference(seed, kind, temperature, chunk, head, block)
         chunked.BLOCK = old
     reference, gradients = dense(terms, targets, teacher, weights, temperature, head)
     torch.testing.assert_close(loss, reference, rtol=1e-4, atol=1e-4)
-    plain, _ = dense(terms, targets, None, Weights(ce=1.0), 1.0, head)
+    plain, _ = dense(terms, targets, None, objective(ce=1.0), 1.0, head)
     torch.testing.assert_close(ce, plain.detach(), rtol=1e-4, atol=1e-4)
     for ours, expected in zip(torch.autograd.grad(loss, flat(terms)), gradients, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
@@ -129,7 +130,7 @@ def test_a_student_certain_of_one_token_gives_finite_gradients():
     hidden = torch.tensor([[300.0]], requires_grad=True)
     head = torch.tensor([[1.0], [0.0], [-1.0]])
     signal = top_k_of(torch.log(torch.tensor([[0.5, 0.3, 0.2]])), 1)
-    for weights in (Weights(forward_kl=1), Weights(reverse_kl=1), Weights(jsd=1)):
+    for weights in (objective(forward_kl=1), objective(reverse_kl=1), objective(jsd=1)):
         loss, _ = chunked_loss([(hidden, head)], torch.tensor([0]), signal, weights)
         (gradient,) = torch.autograd.grad(loss, hidden)
         assert loss.isfinite()
@@ -138,6 +139,6 @@ def test_a_student_certain_of_one_token_gives_finite_gradients():
 
 def test_cross_entropy_alone_is_torchs_gradient():
     terms, _, targets = make(6)
-    loss, _ = chunked_loss(terms, targets, None, Weights(ce=1.0), chunk=3)
+    loss, _ = chunked_loss(terms, targets, None, objective(ce=1.0), chunk=3)
     logits = sum(x @ w.T for x, w in terms)
     torch.testing.assert_close(loss, cross_entropy(logits, targets).sum())

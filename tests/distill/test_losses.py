@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objectives import objective
 from torch import Tensor
 
 from distill2edge.distill.losses import (
     LOG_ZERO,
     TopK,
-    Weights,
     coarsen_student,
     coarsen_teacher,
     cross_entropy,
@@ -22,6 +22,8 @@ from distill2edge.distill.losses import (
     reverse_kl,
     top_k_of,
 )
+from distill2edge.distill.objective import objective_of
+from distill2edge.recipe.schema import Loss
 
 CASES = settings(max_examples=60, deadline=None)
 sizes = st.tuples(st.integers(1, 6), st.integers(2, 40), st.integers(0, 10_000))
@@ -39,7 +41,7 @@ def make(positions: int, vocabulary: int, seed: int, spread: float) -> tuple[Ten
     return student.requires_grad_(), teacher, targets
 
 
-def plain(logits: Tensor, targets: Tensor, teacher: Tensor, weights: Weights, temperature: float) -> Tensor:
+def plain(logits: Tensor, targets: Tensor, teacher: Tensor, weights: Loss, temperature: float) -> Tensor:
     """The definitions, in probabilities and float64."""
     ce = -torch.softmax(logits, -1).gather(-1, targets[:, None]).squeeze(-1).log()
     q, p = torch.softmax(logits / temperature, -1), torch.softmax(teacher / temperature, -1)
@@ -64,18 +66,19 @@ def assert_same(ours: Tensor, reference: Tensor, logits: Tensor, double: Tensor)
 @given(sizes, temperatures, st.sampled_from([0.1, 1.0, 4.0]), betas)
 def test_dense_loss_is_its_definition_by_value_and_gradient(size, temperature, spread, beta):
     logits, teacher, targets = make(*size, spread)
-    weights = Weights(0.3, 0.7, 0.5, 1.1, beta)
+    weights = Loss(ce=0.3, forward_kl=0.7, reverse_kl=0.5, jsd=1.1, jsd_beta=beta)
     log_p = torch.log_softmax(teacher / temperature, -1)
     double = logits.detach().double().requires_grad_()
     reference = plain(double, targets, teacher.double(), weights, temperature)
-    assert_same(distillation_loss(logits, targets, log_p, weights, temperature), reference, logits, double)
+    ours = distillation_loss(logits, targets, log_p, objective_of(weights), temperature)
+    assert_same(ours, reference, logits, double)
 
 
 @CASES
 @given(sizes, temperatures, spreads, betas)
 def test_top_k_of_the_whole_vocabulary_is_the_dense_loss(size, temperature, spread, beta):
     logits, teacher, targets = make(*size, spread)
-    weights = Weights(0.2, 0.9, 0.4, 0.6, beta)
+    weights = objective(ce=0.2, forward_kl=0.9, reverse_kl=0.4, jsd=0.6, jsd_beta=beta)
     log_p = torch.log_softmax(teacher / temperature, -1)
     dense = distillation_loss(logits, targets, log_p, weights, temperature)
     kept = distillation_loss(logits, targets, top_k_of(log_p, size[1]), weights, temperature)
@@ -90,7 +93,6 @@ def test_top_k_is_the_definition_on_k_plus_one_events(size, temperature, spread,
     """The tail is 1 minus the kept mass, of teacher and student alike, in float64."""
     logits, teacher, targets = make(*size, min(spread, 4.0))
     k = data.draw(st.integers(1, size[1] - 1))
-    weights = Weights(0.0, 1.0, 0.0, 0.5, 0.3)
     signal = top_k_of(torch.log_softmax(teacher / temperature, -1), k)
     double = logits.detach().double().requires_grad_()
     p, q = (torch.softmax(z / temperature, -1).gather(-1, signal.tokens) for z in (teacher.double(), double))
@@ -99,7 +101,8 @@ def test_top_k_is_the_definition_on_k_plus_one_events(size, temperature, spread,
     kl = (p * (p / q).log()).sum(-1)
     jsd = 0.3 * (p * (p / m).log()).sum(-1) + 0.7 * (q * (q / m).log()).sum(-1)
     reference = temperature**2 * (kl + 0.5 * jsd)
-    assert_same(distillation_loss(logits, targets, signal, weights, temperature), reference, logits, double)
+    ours = distillation_loss(logits, targets, signal, objective(forward_kl=1, jsd=0.5, jsd_beta=0.3), temperature)
+    assert_same(ours, reference, logits, double)
 
 
 @CASES
@@ -109,7 +112,7 @@ def test_the_coarse_divergence_never_exceeds_the_dense_one(size, spread, beta, d
     log_p, log_q = torch.log_softmax(teacher, -1), torch.log_softmax(logits.detach(), -1)
     signal = top_k_of(log_p, data.draw(st.integers(1, size[1])))
     coarse = coarsen_teacher(signal, size[1]), coarsen_student(logits.detach(), signal.tokens, 1.0)
-    for weights in (Weights(forward_kl=1), Weights(reverse_kl=1), Weights(jsd=1, jsd_beta=beta)):
+    for weights in (objective(forward_kl=1), objective(reverse_kl=1), objective(jsd=1, jsd_beta=beta)):
         slack = 1e-4 * (1 + divergence(log_p, log_q, weights).abs())
         assert (divergence(*coarse, weights) <= divergence(log_p, log_q, weights) + slack).all()
 
@@ -119,7 +122,7 @@ def test_the_tail_is_not_renormalised_over_k():
     teacher = torch.tensor([[3.0, 2.0, -4.0, -4.0]])
     signal = top_k_of(torch.log_softmax(teacher, -1), 2)
     same_ratio = torch.tensor([[3.0, 2.0, 6.0, 6.0]])  # within the top two nothing changed
-    loss = distillation_loss(same_ratio, torch.tensor([0]), signal, Weights(forward_kl=1))
+    loss = distillation_loss(same_ratio, torch.tensor([0]), signal, objective(forward_kl=1))
     assert loss.item() > 2
 
 
@@ -147,7 +150,7 @@ def test_jensen_shannon_tends_to_both_divergences(size, spread):
 def test_divergences_are_zero_at_the_teacher_and_never_negative(size, spread, beta):
     logits, teacher, _ = make(*size, spread)
     log_p, log_q = torch.log_softmax(teacher, -1), torch.log_softmax(logits.detach(), -1)
-    for weights in (Weights(forward_kl=1), Weights(reverse_kl=1), Weights(jsd=1, jsd_beta=beta)):
+    for weights in (objective(forward_kl=1), objective(reverse_kl=1), objective(jsd=1, jsd_beta=beta)):
         assert (divergence(log_p, log_p, weights).abs() < 1e-5).all()
         assert (divergence(log_p, log_q, weights) > -1e-5).all()
 
@@ -159,7 +162,7 @@ def test_t_squared_keeps_the_gradient_at_high_temperature():
         logits -= logits.mean(-1, keepdim=True)
     teacher = teacher - teacher.mean(-1, keepdim=True)
     loss = distillation_loss(
-        logits, targets, torch.log_softmax(teacher / 500, -1), Weights(forward_kl=1), temperature=500.0
+        logits, targets, torch.log_softmax(teacher / 500, -1), objective(forward_kl=1), temperature=500.0
     )
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     torch.testing.assert_close(gradient, (logits - teacher) / 10, rtol=0.02, atol=1e-3)
@@ -168,7 +171,7 @@ def test_t_squared_keeps_the_gradient_at_high_temperature():
 def test_impossible_tokens_give_finite_losses_and_gradients():
     logits = torch.tensor([[0.0, -1e9, 2.0]], requires_grad=True)
     log_p = torch.tensor([[-0.1, float("-inf"), -2.35]])
-    for weights in (Weights(forward_kl=1), Weights(reverse_kl=1), Weights(jsd=1)):
+    for weights in (objective(forward_kl=1), objective(reverse_kl=1), objective(jsd=1)):
         loss = distillation_loss(logits, torch.tensor([0]), log_p, weights)
         (gradient,) = torch.autograd.grad(loss.sum(), logits)
         assert loss.isfinite().all()
@@ -186,8 +189,8 @@ def test_shapes_are_asserted():
     with pytest.raises(AssertionError):
         cross_entropy(torch.zeros(3, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(AssertionError):
-        distillation_loss(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), signal, Weights(forward_kl=1))
+        distillation_loss(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), signal, objective(forward_kl=1))
     with pytest.raises(AssertionError):
         forward_kl(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(AssertionError):
-        distillation_loss(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), None, Weights(forward_kl=1))
+        distillation_loss(torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64), None, objective(forward_kl=1))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from objectives import objective
 from safetensors.torch import load_file
 
 from distill2edge.data.encode import Encoded, example_id
 from distill2edge.distill.batches import IGNORED, Examples, LengthGrouped, collate, supervised
 from distill2edge.distill.decoder_model import DistillModel
 from distill2edge.distill.logit_cache import SignalReader
-from distill2edge.distill.losses import Weights, distillation_loss, top_k_of
+from distill2edge.distill.losses import distillation_loss, top_k_of
 from distill2edge.distill.train import train
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
@@ -116,7 +117,7 @@ def test_the_loss_is_that_of_the_models_own_logits(student, cache):
 
     reader = SignalReader(cache)
     model = AutoModelForCausalLM.from_pretrained(student)
-    mix = Weights(0.5, 0.3, 0.2, 0.4, 0.3)
+    mix = objective(ce=0.5, forward_kl=0.3, reverse_kl=0.2, jsd=0.4, jsd_beta=0.3)
     distill = DistillModel(model, mix, reader.temperature, 7, torch.float32).eval()
     examples = Examples(ROWS[:5], reader)
     result = distill(**collate([examples[i] for i in range(5)], EOS))
@@ -138,7 +139,7 @@ def test_other_heads_are_followed(family, tmp_path):
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     model.config.logits_scaling = 3.0 if family == "granite" else getattr(model.config, "logits_scaling", None)
-    DistillModel(model, Weights(ce=1), 1.0, 8, torch.float32).check_head(torch.tensor([[5, 6, 7, 8]]))
+    DistillModel(model, objective(ce=1), 1.0, 8, torch.float32).check_head(torch.tensor([[5, 6, 7, 8]]))
 
 
 def test_an_unknown_head_is_refused(student):
@@ -147,7 +148,7 @@ def test_an_unknown_head_is_refused(student):
     model = AutoModelForCausalLM.from_pretrained(student)
     model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
     with pytest.raises(UserError, match="not supported"):
-        DistillModel(model, Weights(ce=1), 1.0, 8, torch.float32).check_head(torch.tensor([[5, 6, 7]]))
+        DistillModel(model, objective(ce=1), 1.0, 8, torch.float32).check_head(torch.tensor([[5, 6, 7]]))
 
 
 def test_a_head_with_an_adapter(student, cache):
@@ -157,7 +158,7 @@ def test_a_head_with_an_adapter(student, cache):
 
     base = AutoModelForCausalLM.from_pretrained(student)
     peft = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
-    model = DistillModel(peft, Weights(ce=1), 1.0, 8, torch.float32)
+    model = DistillModel(peft, objective(ce=1), 1.0, 8, torch.float32)
     model.check_head(torch.tensor([[5, 6, 7, 8]]))
     model(**collate([Examples(ROWS[:1], None)[0]], EOS))["loss"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
@@ -272,7 +273,7 @@ def test_gradients_under_accumulation_are_those_of_one_batch(student, cache):
 
     def gradients(parts: list[list[int]]) -> list[torch.Tensor]:
         model = DistillModel(
-            AutoModelForCausalLM.from_pretrained(student), Weights(0.5, 0.5), 2.0, 5, torch.float32
+            AutoModelForCausalLM.from_pretrained(student), objective(ce=0.5, forward_kl=0.5), 2.0, 5, torch.float32
         )  # fmt: skip
         for part in parts:
             model(**collate([examples[i] for i in part], EOS), num_items_in_batch=count)["loss"].backward()
@@ -447,7 +448,7 @@ def test_validation_keeps_the_best_weights(student, tmp_path):
     from transformers import AutoModelForCausalLM
 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student), tmp_path / "adapter").eval()
-    distill = DistillModel(model, Weights(ce=1), 1.0, 16, torch.float32).eval()
+    distill = DistillModel(model, objective(ce=1), 1.0, 16, torch.float32).eval()
     examples = Examples(make_rows(12, seed=5), None)
     with torch.no_grad():
         loss = distill(**collate([examples[i] for i in range(12)], EOS))["loss"].item()

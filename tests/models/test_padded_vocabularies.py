@@ -14,17 +14,17 @@ from torch import Tensor
 from distill2edge.distill import chunked
 from distill2edge.distill.chunked import chunked_loss
 from distill2edge.distill.logit_cache import TAIL_FLOOR
-from distill2edge.distill.losses import Weights, distillation_loss, top_k_of
+from distill2edge.distill.losses import distillation_loss, top_k_of
+from distill2edge.distill.objective import objective_of
 from distill2edge.errors import UserError
+from distill2edge.recipe.schema import Loss
 from distill2edge.verify.fidelity import kl_divergence
 
-EVERYTHING = Weights(0.3, 0.7, 0.5, 1.1, 0.3)
+EVERYTHING = Loss(ce=0.3, forward_kl=0.7, reverse_kl=0.5, jsd=1.1, jsd_beta=0.3)
 SIZES = [(48, 37, 5), (48, 37, 40), (48, 37, 37), (48, 37, 48), (48, 47, 47), (30, 37, 5), (30, 37, 30), (37, 37, 37)]
 
 
-def by_definition(
-    logits: Tensor, targets: Tensor, log_p: Tensor, k: int, weights: Weights, temperature: float
-) -> Tensor:
+def by_definition(logits: Tensor, targets: Tensor, log_p: Tensor, k: int, weights: Loss, temperature: float) -> Tensor:
     """The loss position by position in float64: events are the k tokens that the student has, and all the rest."""
     total = logits.new_zeros(())
     for z, target, row in zip(logits, targets, log_p.to(logits.dtype), strict=True):
@@ -68,7 +68,7 @@ def test_ids_beyond_the_students_rows_are_its_tail(theirs: int, ours: int, k: in
     plain = [t.clone().requires_grad_() for t in (x, w)]
     signal = top_k_of(log_p.float(), k)
     signal = signal._replace(log_tail=signal.log_tail.clamp_min(math.log(TAIL_FLOOR)))  # as the cache gives it
-    loss = distillation_loss(plain[0] @ plain[1].T, targets, signal, EVERYTHING, temperature).sum()
+    loss = distillation_loss(plain[0] @ plain[1].T, targets, signal, objective_of(EVERYTHING), temperature).sum()
     for found, other in zip(torch.autograd.grad(loss, plain), gradients, strict=True):
         torch.testing.assert_close(found.double(), other, rtol=2e-4, atol=2e-4)
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-4, atol=1e-4)
@@ -77,7 +77,9 @@ def test_ids_beyond_the_students_rows_are_its_tail(theirs: int, ours: int, k: in
         pieces = [t.clone().requires_grad_() for t in (x, w)]
         old, chunked.BLOCK = chunked.BLOCK, block
         try:
-            loss, _ = chunked_loss([tuple(pieces)], targets, signal, EVERYTHING, temperature=temperature, chunk=3)
+            loss, _ = chunked_loss(
+                [tuple(pieces)], targets, signal, objective_of(EVERYTHING), temperature=temperature, chunk=3
+            )
         finally:
             chunked.BLOCK = old
         loss.backward()

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from objectives import objective
 from tiny import tiny_t5
 
 from distill2edge.data.encode import Encoded, Row
 from distill2edge.data.pairs import encode_pairs, encode_sources
 from distill2edge.distill.batches import IGNORED
 from distill2edge.distill.logit_cache import SignalReader
-from distill2edge.distill.losses import Weights
 from distill2edge.distill.seq2seq_model import Seq2SeqDistillModel, collate_pairs
 from distill2edge.distill.train import train
 from distill2edge.errors import UserError
@@ -88,7 +88,7 @@ def test_a_batch_shifts_the_target_by_the_start_token(pairs: list[Encoded]) -> N
 
 
 def test_the_loss_is_that_of_the_model_itself(teacher: Path, pairs: list[Encoded]) -> None:
-    model = Seq2SeqDistillModel(load_model(teacher), Weights(ce=1.0), 1.0, 5, torch.float32).eval()
+    model = Seq2SeqDistillModel(load_model(teacher), objective(ce=1.0), 1.0, 5, torch.float32).eval()
     batch = collate_pairs([{"ids": pair.ids, "mask": pair.mask} for pair in pairs[:4]], pad=0, start=0)
     model.check_head(torch.tensor([pairs[0].ids]))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Distances of inner states, layer by layer: pure functions, one value per text.
+"""Distances of intermediate layers, pair by pair: pure functions, one value per text.
 
 Names: B texts, L tokens, D width, H heads. `mask` [B, L] is 1 at real tokens. Values are means over layers, real tokens
 and heads within a text, so a text counts the same whatever its length and its batch.
