@@ -23,7 +23,7 @@ from distill2edge.recipe.load import dump_recipe, parse_recipe
 from distill2edge.recipe.loss_terms import TERMS, register_loss
 from distill2edge.recipe.schema import Loss
 from distill2edge.report.curves import loss_name
-from distill2edge.run.run_recipe import run_until
+from distill2edge.running.run_recipe import run_until
 from distill2edge.util.plugins import load_plugin
 
 KL = """\
