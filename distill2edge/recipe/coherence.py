@@ -10,6 +10,7 @@ from distill2edge.recipe.loss_terms import LAYERS
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.recipe.section import Problem
+from distill2edge.recipe.verifiers import JudgeVerifier, LikelihoodVerifier
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
@@ -241,7 +242,7 @@ def _endpoint(recipe: Recipe) -> Iterator[Problem]:
         what = "verify.min_retained compares with a teacher that runs here"
         yield Problem(("verify", "min_retained"), what, "with an endpoint set max_kl or min_top1")
     for index, spec in enumerate(recipe.signal.verify if recipe.signal.kind == "text" else ()):
-        if spec.kind == "likelihood" or (spec.kind == "judge" and spec.model is None):
+        if isinstance(spec, LikelihoodVerifier) or (isinstance(spec, JudgeVerifier) and spec.model is None):
             what = f"signal.verify: {spec.kind} asks the teacher's weights, and an endpoint has none here"
             fix = "give the judge a model" if spec.kind == "judge" else "leave it out"
             yield Problem(("signal", "verify", index), what, fix)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
+from distill2edge.errors import UserError
 from distill2edge.recipe.paths import PathText
 from distill2edge.recipe.section import Problem, Section
+from distill2edge.util.plugins import Source, check_new, source_of
 
 _EXTRACT = (
     "final: \\boxed{...}, else after ####, else after 'answer is', else the last line; last-number; last-line; whole"
@@ -141,7 +146,72 @@ class JudgeVerifier(Section):
         return RegexVerifier._compiles(pattern)
 
 
-VerifierSpec = Annotated[
+@dataclass(frozen=True)
+class OwnCheck:
+    """A check of the user's own.
+
+    Attributes:
+        function: prompt, response, reference -> bool, or bool and reason.
+        source: the file that registered it.
+    """
+
+    function: Callable[[str, str, str], bool | tuple[bool, str]]
+    help: str
+    source: Source
+
+
+_registered: dict[str, OwnCheck] = {}
+
+
+def register_verifier(name: str, *, check: Callable[[str, str, str], bool | tuple[bool, str]], help: str = "") -> None:
+    """Let recipes name a check of one's own: `signal: {kind: text, verify: [{kind: NAME}]}`.
+
+    Call it in a file that is named by `--plugin`. The check runs in this process, with the user's rights and without
+    limits of time and memory: code that a recipe brings runs in the sandbox of `kind: python` instead. The SHA-256 of
+    the file is part of the key of the signal. The same file may register a name again.
+
+    Args:
+        name: of its kind.
+        check: prompt, response, reference (empty where there is none) -> bool, or bool and a reason.
+        help: one line.
+
+    Raises:
+        UserError: a name that is taken or is no word, or a function that cannot be called so or has no file.
+    """
+    where = f"register_verifier({name!r})"
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+        raise UserError("a verifier is named by letters, digits, - and _", where=where, fix="choose such a name")
+    if name in KINDS:
+        raise UserError(f"{name!r} is a kind of verifier already", where=where, fix="choose another name")
+    try:
+        inspect.signature(check).bind("prompt", "response", "reference")
+    except (TypeError, ValueError) as error:
+        fix = "give check=a function of prompt, response and reference"
+        raise UserError(f"it cannot be called: {error}", where=where, fix=fix) from None
+    source, known = source_of(check, name), _registered.get(name)
+    check_new(name, None if known is None else known.source, source)
+    _registered[name] = OwnCheck(check, help, source)
+
+
+def _registered_name(name: str) -> str:
+    if name not in _registered:
+        raise ValueError(f"no file has registered a verifier called {name!r}")
+    return name
+
+
+class OwnVerifier(Section):
+    """A check of the user's own, from a file that the user names (`--plugin`), never from a recipe."""
+
+    kind: Annotated[str, AfterValidator(_registered_name)] = Field(description="the name that it is registered by")
+    hint: ClassVar[str] = "a verifier of your own comes from a file: --plugin FILE"
+
+    @property
+    def own(self) -> OwnCheck:
+        """What is registered by its name."""
+        return _registered[self.kind]
+
+
+_BuiltIn = Annotated[
     ExactVerifier
     | NumericVerifier
     | PythonVerifier
@@ -151,4 +221,17 @@ VerifierSpec = Annotated[
     | LikelihoodVerifier
     | JudgeVerifier,
     Field(discriminator="kind"),
+]
+KINDS = tuple(each.model_fields["kind"].default for each in get_args(get_args(_BuiltIn)[0]))
+"""Of the verifiers that are built in."""
+
+
+def _branch(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return OWN if kind in _registered else BUILT_IN
+
+
+BUILT_IN, OWN = "built-in verifier", "registered verifier"
+VerifierSpec = Annotated[
+    Annotated[_BuiltIn, Tag(BUILT_IN)] | Annotated[SkipJsonSchema[OwnVerifier], Tag(OWN)], Discriminator(_branch)
 ]

@@ -14,6 +14,7 @@ from distill2edge.recipe import yaml12
 from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import Problem, Section
+from distill2edge.recipe.verifiers import BUILT_IN, KINDS, OWN
 from distill2edge.util.nearest import nearest
 
 
@@ -61,7 +62,7 @@ _BRANCHES = {
     *("FromTeacher", "FromModel", "Scratch", "name"),
     *("LogitsSignal", "TextSignal", "LabelsSignal", "GoldSignal", "logits", "text", "labels", "gold"),
     *("self-instruct", "evolve", "reverse"),
-    *("exact", "numeric", "python", "json-schema", "regex", "majority", "likelihood", "judge"),
+    *(BUILT_IN, OWN, *KINDS),
 }
 
 
@@ -90,7 +91,8 @@ def _words(item: Any, path: yaml12.Path) -> tuple[str, str]:
         expected = _quoted(context["expected_tags"])
         near_tag = nearest(str(context["tag"]), expected)
         hint = f"did you mean {near_tag}? " if near_tag else ""
-        return f"{context['discriminator']} is {shortened(context['tag'])}", f"{hint}one of {', '.join(expected)}"
+        fix = "; ".join([f"{hint}one of {', '.join(expected)}", *(model.hint for model in _models(path) if model.hint)])
+        return f"{context['discriminator']} is {shortened(context['tag'])}", fix
     if kind == "union_tag_not_found":
         kinds = "logits, text, labels or gold"
         kinds = kinds if path[-1:] == ("signal",) else "the field's other values are in the reference"

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from distill2edge.recipe.schema import Recipe
 from distill2edge.util.files import check_path
 from distill2edge.util.progress import Progress
 from distill2edge.verifiers import sandbox
-from distill2edge.verifiers.verifier import Verifier
+from distill2edge.verifiers.verifier import Each, Verdict, Verifier, accepted, rejected
 
 WHERE = "signal.verify"
 _SANDBOX = 2  # raised when the same code may give another verdict
@@ -73,7 +74,8 @@ def require_walls(recipe: Recipe) -> None:
 
 
 def contents(chosen: Sequence[specs.VerifierSpec], progress: Progress) -> list[Any]:
-    """What verdicts depend on beside the recipe, for the keys of stages: files, the weights of a judge, the sandbox.
+    """What verdicts depend on beside the recipe, for stage keys: files, the user's own code, a judge's weights, the
+    sandbox.
 
     Raises:
         UserError: a file or model that does not exist.
@@ -86,7 +88,9 @@ def contents(chosen: Sequence[specs.VerifierSpec], progress: Progress) -> list[A
         text = content_of(spec)
         if isinstance(spec, specs.PythonVerifier):
             found.append({"sandbox": _SANDBOX})
-        if text is not None:
+        if isinstance(spec, specs.OwnVerifier):
+            found.append({"verifier": spec.kind, "sha256": spec.own.source.sha256})
+        elif text is not None:
             found.append(hashlib.sha256(text.encode()).hexdigest())
         elif isinstance(spec, specs.JudgeVerifier) and spec.model is not None:
             found.append(fingerprint(spec.model, spec.revision, progress, f"{WHERE}.model"))
@@ -123,9 +127,7 @@ def check_spec(spec: specs.VerifierSpec) -> None:
     """
     text = content_of(spec)
     if isinstance(spec, specs.PythonVerifier):
-        from distill2edge.verifiers.sandbox import check_code
-
-        check_code(text if text is not None else str(spec.code), spec.file or "check.py", f"{WHERE} (python)")
+        sandbox.check_code(text if text is not None else str(spec.code), spec.file or "check.py", f"{WHERE} (python)")
     elif isinstance(spec, specs.JsonSchemaVerifier):
         _schema(spec)
     elif isinstance(spec, specs.JudgeVerifier):
@@ -134,44 +136,80 @@ def check_spec(spec: specs.VerifierSpec) -> None:
         Template(spec.prompt, f"{WHERE}.prompt")
 
 
-def _open(spec: specs.VerifierSpec, tools: Tools) -> Verifier:
-    if isinstance(spec, specs.ExactVerifier):
-        from distill2edge.verifiers.final_answer import exact
-
-        return exact(spec)
-    if isinstance(spec, specs.NumericVerifier):
-        from distill2edge.verifiers.final_answer import numeric
-
-        return numeric(spec)
-    if isinstance(spec, specs.MajorityVerifier):
-        from distill2edge.verifiers.majority import Majority
-
-        return Majority(spec)
-    if isinstance(spec, specs.LikelihoodVerifier):
-        from distill2edge.verifiers.likelihood import Likelihood
-
-        return Likelihood(spec, tools.teacher, tools.template, tools.system)
-    if isinstance(spec, specs.JudgeVerifier):
-        from distill2edge.verifiers.by_judge import Judge, judge_from
-
-        return Judge(spec, judge_from(spec, tools.teacher, tools.work, tools.progress))
-    return _sandboxed(spec)
+@singledispatch
+def _open(spec: Any, tools: Tools) -> Verifier:
+    raise TypeError(f"no verifier is made of {type(spec).__name__}")
 
 
-def _sandboxed(spec: specs.PythonVerifier | specs.RegexVerifier | specs.JsonSchemaVerifier) -> Verifier:
-    from distill2edge.verifiers.sandbox import Sandboxed, python_check
+@_open.register
+def _(spec: specs.ExactVerifier, tools: Tools) -> Verifier:
+    from distill2edge.verifiers.final_answer import exact
 
-    limits: dict[str, Any] = {"seconds": spec.seconds, "memory_mb": spec.memory_mb, "file_mb": spec.file_mb}
-    if isinstance(spec, specs.PythonVerifier):
-        code = spec.code if spec.code is not None else content_of(spec)
-        assert code is not None
-        limits["share"] = spec.share
-        return python_check(spec.kind, code, spec.file or "check.py", limits, f"{WHERE} (python)")
-    limits["share"] = 64  # nothing that a response says is run
-    if isinstance(spec, specs.RegexVerifier):
-        own = {"pattern": spec.pattern, "match": spec.match, "refuse": spec.refuse}
-        return Sandboxed(spec.kind, {"kind": spec.kind, **own, **limits})
-    return Sandboxed(spec.kind, {"kind": spec.kind, "schema": _schema(spec), **limits})
+    return exact(spec)
+
+
+@_open.register
+def _(spec: specs.NumericVerifier, tools: Tools) -> Verifier:
+    from distill2edge.verifiers.final_answer import numeric
+
+    return numeric(spec)
+
+
+@_open.register
+def _(spec: specs.MajorityVerifier, tools: Tools) -> Verifier:
+    from distill2edge.verifiers.majority import Majority
+
+    return Majority(spec)
+
+
+@_open.register
+def _(spec: specs.LikelihoodVerifier, tools: Tools) -> Verifier:
+    from distill2edge.verifiers.likelihood import Likelihood
+
+    return Likelihood(spec, tools.teacher, tools.template, tools.system)
+
+
+@_open.register
+def _(spec: specs.JudgeVerifier, tools: Tools) -> Verifier:
+    from distill2edge.verifiers.by_judge import Judge, judge_from
+
+    return Judge(spec, judge_from(spec, tools.teacher, tools.work, tools.progress))
+
+
+@_open.register
+def _(spec: specs.OwnVerifier, tools: Tools) -> Verifier:
+    def check(prompt: str, response: str, reference: str) -> Verdict:
+        said: Any = spec.own.function(prompt, response, reference)
+        passes, reason = said if isinstance(said, tuple) and len(said) == 2 else (said, "")
+        if not isinstance(passes, bool):
+            raise TypeError(f"{spec.kind} returns {type(said).__name__}, and a bool, or a bool and a reason, is wanted")
+        return accepted(str(reason)) if passes else rejected(str(reason))
+
+    return Each(spec.kind, check)
+
+
+@_open.register
+def _(spec: specs.PythonVerifier, tools: Tools) -> Verifier:
+    code = spec.code if spec.code is not None else content_of(spec)
+    assert code is not None
+    limits = {**_limits(spec), "share": spec.share}
+    return sandbox.python_check(spec.kind, code, spec.file or "check.py", limits, f"{WHERE} (python)")
+
+
+@_open.register
+def _(spec: specs.RegexVerifier, tools: Tools) -> Verifier:
+    own = {"pattern": spec.pattern, "match": spec.match, "refuse": spec.refuse}
+    return sandbox.Sandboxed(spec.kind, {"kind": spec.kind, **own, **_limits(spec)})
+
+
+@_open.register
+def _(spec: specs.JsonSchemaVerifier, tools: Tools) -> Verifier:
+    return sandbox.Sandboxed(spec.kind, {"kind": spec.kind, "schema": _schema(spec), **_limits(spec)})
+
+
+def _limits(spec: specs.Limited) -> dict[str, Any]:
+    # Where nothing that a response says is run, one process may do many checks.
+    return {"seconds": spec.seconds, "memory_mb": spec.memory_mb, "file_mb": spec.file_mb, "share": 64}
 
 
 def _schema(spec: specs.JsonSchemaVerifier) -> Any:
