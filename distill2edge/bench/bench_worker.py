@@ -1,4 +1,4 @@
-"""One cell, one round, in a fresh process: `python -m distill2edge.bench.bench_worker SPEC.json`."""
+"""One cell, one pass, in a fresh process: `python -m distill2edge.bench.bench_worker SPEC.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Raw times of a cell's rounds -> its figures, and speed-ups between cells."""
+"""Raw times of a cell's passes -> its figures, and speed-ups between cells.
+
+A pass measures every cell once, each in a fresh process; passes interleave the cells, so that neighbours in time are
+compared.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,8 @@ FORMULAS = {
     "decode_tps": "(output tokens - 1) / (e2e - ttft)",
     "requests_per_s": "requests / wall time, one at a time (concurrency 1)",
     "cold_start_s": "start of the process to its first token: interpreter, libraries, weights, one prompt",
-    "peak_rss_bytes": "the process's greatest resident memory over all rounds",
-    "speedup": "median over rounds of (p50 e2e of the baseline / p50 e2e of the cell), neighbours in time",
+    "peak_rss_bytes": "the process's greatest resident memory over all passes",
+    "speedup": "median over passes of (p50 e2e of the other / p50 e2e of the cell), neighbours in time",
     "time_saved": "1 - 1 / speedup",
     "interval": "95%, bootstrap over processes and the requests within them",
 }
@@ -46,19 +50,19 @@ class Cell:
         return f"{self.model.id}@{self.device}"
 
     @property
-    def is_baseline(self) -> bool:
+    def is_dense_teacher(self) -> bool:
         """Whether this is the dense teacher in PyTorch."""
         return self.model.role == "teacher" and self.model.is_reference
 
 
 def summarise(
-    cell: Cell, rounds: Sequence[Mapping[str, Any]], error: str | None, *, threads: int, watts: float | None, seed: int
+    cell: Cell, passes: Sequence[Mapping[str, Any]], error: str | None, *, threads: int, watts: float | None, seed: int
 ) -> dict[str, Any]:
     """A cell of `bench.json`.
 
     Args:
         cell: which.
-        rounds: what its workers returned.
+        passes: what its workers returned.
         error: why there are none, or fewer than asked.
         threads: of the runtime.
         watts: power of the machine, if the price catalogue names it.
@@ -74,53 +78,53 @@ def summarise(
     if error is not None:
         empty: dict[str, Any] = {"cold_start_s": None, "peak_rss_bytes": None, "contended": False, "contention": {}}
         return {**head, **empty, "error": error, "workloads": {}}
-    readings = [workload["contention"] for one in rounds for workload in one["workloads"].values()]
+    readings = [workload["contention"] for one in passes for workload in one["workloads"].values()]
     reading = contention.worst(readings)
     why = sorted({reason for one in readings for reason in contention.reasons(one, threads)})
-    names = list(rounds[0]["workloads"])
+    names = list(passes[0]["workloads"])
     return {
         **head,
-        "cold_start_s": mean_interval([one["cold_start_s"] for one in rounds], seed=seed).as_dict(),
-        "peak_rss_bytes": max(one["peak_rss_bytes"] for one in rounds),
+        "cold_start_s": mean_interval([one["cold_start_s"] for one in passes], seed=seed).as_dict(),
+        "peak_rss_bytes": max(one["peak_rss_bytes"] for one in passes),
         "contended": bool(why),
         "contention": {**reading, "reasons": why},
         "error": None,
         "workloads": {
-            name: _workload([one["workloads"][name] for one in rounds], watts=watts, seed=seed) for name in names
+            name: _workload([one["workloads"][name] for one in passes], watts=watts, seed=seed) for name in names
         },
     }
 
 
 def speedups(
-    cells: Sequence[Cell], rounds: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int
+    cells: Sequence[Cell], passes: Mapping[str, Sequence[Mapping[str, Any]]], *, seed: int
 ) -> list[dict[str, Any]]:
     """Every cell against the dense teacher in PyTorch, and against the teacher's fastest runtime, on the same device.
 
     Args:
         cells: all.
-        rounds: cell id -> what its workers returned; cells with an error are not in it.
+        passes: cell id -> what its workers returned; cells with an error are not in it.
         seed: of the resampling.
     """
     out = []
     for device in dict.fromkeys(cell.device for cell in cells):
-        alive = [cell for cell in cells if cell.device == device and cell.id in rounds]
+        alive = [cell for cell in cells if cell.device == device and cell.id in passes]
         if not alive:
             continue
-        for name in rounds[alive[0].id][0]["workloads"]:
-            pace = {cell.id: [_p50(one, name) for one in rounds[cell.id]] for cell in alive}
+        for name in passes[alive[0].id][0]["workloads"]:
+            pace = {cell.id: [_p50(one, name) for one in passes[cell.id]] for cell in alive}
             teachers = [cell for cell in alive if cell.model.role == "teacher"]
-            dense = [cell for cell in teachers if cell.is_baseline]
+            dense = [cell for cell in teachers if cell.is_dense_teacher]
             best = sorted(teachers, key=lambda cell: statistics.median(pace[cell.id]))[:1]
-            for baseline in dict.fromkeys(cell.id for cell in (*dense, *best)):
+            for against in dict.fromkeys(cell.id for cell in (*dense, *best)):
                 for cell in alive:
-                    if cell.id == baseline:
+                    if cell.id == against:
                         continue
-                    ratio = interleaved_ratio(pace[baseline], pace[cell.id], seed=seed)
+                    ratio = interleaved_ratio(pace[against], pace[cell.id], seed=seed)
                     saved = ratio.map(time_saved)
                     out.append(
                         {
                             "cell": cell.id,
-                            "against": baseline,
+                            "against": against,
                             "workload": name,
                             "ratio": ratio.as_dict(),
                             "time_saved": saved.as_dict(),
@@ -133,13 +137,13 @@ def _p50(one: Mapping[str, Any], name: str) -> float:
     return float(statistics.median(one["workloads"][name]["e2e_s"]))
 
 
-def _workload(rounds: Sequence[Mapping[str, Any]], *, watts: float | None, seed: int) -> dict[str, Any]:
-    ttft = [one["ttft_s"] for one in rounds]
-    e2e = [one["e2e_s"] for one in rounds]
-    prefill = [[n / t for n, t in zip(one["prompt"], one["ttft_s"], strict=True)] for one in rounds]
+def _workload(passes: Sequence[Mapping[str, Any]], *, watts: float | None, seed: int) -> dict[str, Any]:
+    ttft = [one["ttft_s"] for one in passes]
+    e2e = [one["e2e_s"] for one in passes]
+    prefill = [[n / t for n, t in zip(one["prompt"], one["ttft_s"], strict=True)] for one in passes]
     tpot = [
         [(e - t) / (n - 1) for n, t, e in zip(one["output"], one["ttft_s"], one["e2e_s"], strict=True) if n > 1]
-        for one in rounds
+        for one in passes
     ]
     tpot = [group for group in tpot if group]
     decode = [[1 / value for value in group] for group in tpot]
@@ -153,7 +157,7 @@ def _workload(rounds: Sequence[Mapping[str, Any]], *, watts: float | None, seed:
         "prefill_tps": median_interval(prefill, seed=seed).as_dict(),
         "decode_tps": median_interval(decode, seed=seed).as_dict() if decode else None,
         "requests_per_s": Figure(throughput.value, throughput.low, throughput.high, total).as_dict(),
-        "energy": energy.label([one["joules"] for one in rounds], per_request.value, len(e2e[0]), watts),
+        "energy": energy.label([one["joules"] for one in passes], per_request.value, len(e2e[0]), watts),
     }
 
 

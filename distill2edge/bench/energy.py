@@ -66,9 +66,9 @@ def label(
     """Joules per request with their label.
 
     Args:
-        joules: of each round, None where it was not measured.
+        joules: of each pass, None where it was not measured.
         seconds_per_request: mean end-to-end time.
-        requests: in each round.
+        requests: in each pass.
         watts: the machine's power from the price catalogue, if it names one; then the figure is estimated.
     """
     told = [value for value in joules if value is not None and value > 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from distill2edge.data.encode import Row
     from distill2edge.generation.generate import Generator
     from distill2edge.recipe.judge import PairwiseJudge
-    from distill2edge.util.progress import Progress
+    from distill2edge.util.progress import Progress, Task
 
 Replies: TypeAlias = tuple[str | None, str | None]
 """To the student first, and to the teacher first; None where the question does not fit the judge."""
@@ -63,13 +64,12 @@ def judge_students(
         prompts: held-out rows in the student's tokens; the first `spec.rows` are taken.
         rows: the same rows as text, by id.
         tokenizer: the student's.
-        teacher: writes the answers to compare with; closed before the judge is asked.
-        judge: gives the verdicts; closed at the end.
+        teacher: writes the answers to compare with; closed before the judge is asked. judge: gives the verdicts;
+            closed at the end.
         system: message before each prompt, for the teacher; `prompts` hold it already.
         akin: of teacher and student, those that the judge is itself; for the document.
-        seed: of the resampling.
+        seed: of the resampling; threads: of each runtime, None takes what affinity and cgroup allow.
         work: may hold answers and replies of an earlier try, which are not written again.
-        threads: of each runtime; None takes what affinity and cgroup allow.
 
     Returns:
         `rows`, and by model `win_rate` (null where no pair is readable, or the file does not run) and `unreadable`;
@@ -85,46 +85,75 @@ def judge_students(
         raise UserError("there are no held-out rows", where=WHERE, fix="give data.splits.test at least one row")
     pieces = work / "answers"
     pieces.mkdir(parents=True, exist_ok=True)
+    limits = spec.answer_tokens, threads or available_threads()
     with progress.task("answers", len(held) * (1 + len(models))) as task:
-        head = (("system", system),) if system else ()
-        asks = [Ask((*head, ("user", row.prompt))) for row in held]
-        try:
-            wanted = write_texts(teacher, asks, spec.answer_tokens, pieces, "teacher", task.advance)
-        finally:
-            teacher.close()
-        limits = spec.answer_tokens, threads or available_threads()
-        answers = {model.id: file_answers(model, prompts, tokenizer, *limits, pieces, task) for model in models}
-    for name, found in answers.items():
-        if isinstance(found, Crash):
-            progress.warn(f"{name}: {found.words}")
-    given = [number for number, answer in enumerate(wanted) if answer.given]
-    if not given:
+        wanted = _teacher_answers(teacher, held, system, spec.answer_tokens, pieces, task)
+        files = {model.id: file_answers(model, prompts, tokenizer, *limits, pieces, task) for model in models}
+    answers = _Answers(held, wanted, files)
+    answers.warn(progress)
+    try:
+        replies = _ask(judge, spec, answers.pairs, pieces, progress)
+    finally:
+        judge.close()
+    asked = {**spec.model_dump(mode="json"), "backend": judge.name, "akin": list(akin)}
+    document = {**_document(models, answers, replies, seed), "judge": asked}
+    write_json(work / "judge.json", document)
+    _tell(document, progress)
+    return _facts(document, teacher.facts)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What teacher and files wrote to the held-out rows; a file that does not run has none."""
+
+    held: Sequence[Row]
+    teacher: Sequence[Written]
+    files: Mapping[str, list[Written] | Crash]
+
+    @property
+    def given(self) -> list[int]:
+        """Numbers of the rows that the teacher answers: the others have nothing to compare with."""
+        return [number for number, answer in enumerate(self.teacher) if answer.given]
+
+    @property
+    def pairs(self) -> dict[str, list[Pair]]:
+        """By file, over the rows that the teacher answers."""
+        return {
+            name: [
+                Pair(self.held[n].prompt, found[n].text, self.teacher[n].text, self.held[n].response)
+                for n in self.given
+            ]
+            for name, found in self.files.items()
+            if not isinstance(found, Crash)
+        }
+
+    def warn(self, progress: Progress) -> None:
+        """Say which files did not run."""
+        for name, found in self.files.items():
+            if isinstance(found, Crash):
+                progress.warn(f"{name}: {found.words}")
+
+
+def _teacher_answers(
+    teacher: Generator, held: Sequence[Row], system: str | None, limit: int, work: Path, task: Task
+) -> list[Written]:
+    """What the teacher writes to every row; it is closed afterwards.
+
+    Raises:
+        UserError: it answers none.
+    """
+    head = (("system", system),) if system else ()
+    asks = [Ask((*head, ("user", row.prompt))) for row in held]
+    try:
+        wanted = write_texts(teacher, asks, limit, work, "teacher", task.advance)
+    finally:
+        teacher.close()
+    if not any(answer.given for answer in wanted):
         raise UserError(
             f"the teacher answers none of {len(held)} held-out prompts: {wanted[0].finish}", where=WHERE,
             fix="leave verify.judge out, or change what the teacher is asked",
         )  # fmt: skip
-    pairs = {
-        name: [Pair(held[n].prompt, found[n].text, wanted[n].text, held[n].response) for n in given]
-        for name, found in answers.items()
-        if not isinstance(found, Crash)
-    }
-    try:
-        replies = _ask(judge, spec, pairs, pieces, progress)
-    finally:
-        judge.close()
-    document = {
-        "schema_version": 1,
-        "judge": {**spec.model_dump(mode="json"), "backend": judge.name, "akin": list(akin)},
-        "definitions": DEFINITIONS,
-    } | _document(models, held, given, wanted, answers, pairs, replies, seed)
-    write_json(work / "judge.json", document)
-    _tell(document, progress)
-    return {
-        "rows": len(given),
-        "win_rate": {entry["id"]: (entry["win_rate"] or {}).get("value") for entry in document["models"]},
-        "unreadable": {entry["id"]: (entry["counts"] or {}).get("unreadable") for entry in document["models"]},
-        **({"endpoint": teacher.facts} if teacher.facts else {}),
-    }
+    return wanted
 
 
 def _ask(
@@ -157,15 +186,9 @@ def _ask(
 
 
 def _document(
-    models: Sequence[ModelFile],
-    held: Sequence[Row],
-    given: Sequence[int],
-    wanted: Sequence[Written],
-    answers: Mapping[str, list[Written] | Crash],
-    pairs: Mapping[str, Sequence[Pair]],
-    replies: Mapping[str, Sequence[Replies]],
-    seed: int,
+    models: Sequence[ModelFile], answers: _Answers, replies: Mapping[str, Sequence[Replies]], seed: int
 ) -> dict[str, Any]:
+    pairs, given, held = answers.pairs, answers.given, answers.held
     outcomes = {
         name: [
             "identical" if pair.identical else outcome_of(*said) for pair, said in zip(own, replies[name], strict=True)
@@ -174,7 +197,7 @@ def _document(
     }
     entries = []
     for model in models:
-        found = answers[model.id]
+        found = answers.files[model.id]
         entry: dict[str, Any] = {"id": model.id, "scheme": model.scheme, "runtime": model.runtime}
         if isinstance(found, Crash):
             absent = dict.fromkeys(("pairs", "counts", "win_rate", "position_bias", "length_ratio", "cut"))
@@ -186,16 +209,18 @@ def _document(
         figures = {"length_ratio": ratio and ratio.as_dict(), "cut": cut, "error": None}
         entries.append({**entry, **tally(outcomes[model.id]), **figures})
     return {
+        "schema_version": 1,
+        "definitions": DEFINITIONS,
         "rows": len(given),
         "unanswered": len(held) - len(given),
-        "teacher_cut": sum(wanted[n].finish == "length" for n in given),
+        "teacher_cut": sum(answers.teacher[n].finish == "length" for n in given),
         "models": entries,
         "pairs": [
             {
                 "row": held[n].id,
                 "prompt": held[n].prompt,
                 "reference": held[n].response,
-                "teacher": wanted[n].text,
+                "teacher": answers.teacher[n].text,
                 "students": {
                     name: {
                         "answer": own[at].student,
@@ -208,6 +233,17 @@ def _document(
             }
             for at, n in enumerate(given)
         ],
+    }
+
+
+def _facts(document: Mapping[str, Any], endpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What the stage says of judge.json."""
+    models = document["models"]
+    return {
+        "rows": document["rows"],
+        "win_rate": {entry["id"]: (entry["win_rate"] or {}).get("value") for entry in models},
+        "unreadable": {entry["id"]: (entry["counts"] or {}).get("unreadable") for entry in models},
+        **({"endpoint": endpoint} if endpoint else {}),
     }
 
 

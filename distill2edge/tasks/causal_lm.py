@@ -255,9 +255,9 @@ def verify(
     recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
 ) -> Facts:
     """By likelihood of the choices, exact match, or likelihood of the responses."""
-    from distill2edge.verify.token_models import verify as verify_models
+    from distill2edge.verify.token_models import verify_token_models
 
-    return verify_models(
+    return verify_token_models(
         models,
         encodings,
         recipe.verify,
@@ -273,7 +273,7 @@ def bench(
     recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
 ) -> Facts:
     """Prompts in, a forced number of tokens out."""
-    from distill2edge.bench.measure import bench as bench_models
+    from distill2edge.bench.measure import bench_models
     from distill2edge.cost.serving_places import watts_of
 
     watts = watts_of(recipe.bench, recipe.cost)

@@ -178,7 +178,7 @@ def bench(
     recipe: Recipe, models: Sequence[ModelFile], encodings: dict[str, Encodings], work: Path, progress: Progress
 ) -> Facts:
     """One request is one text; its answer is one label."""
-    from distill2edge.bench.measure import bench as bench_models
+    from distill2edge.bench.measure import bench_models
     from distill2edge.cost.serving_places import watts_of
 
     watts = watts_of(recipe.bench, recipe.cost)

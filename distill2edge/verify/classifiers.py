@@ -18,7 +18,7 @@ from distill2edge.util.isolate import Crash, run_worker
 from distill2edge.util.progress import Progress
 from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity, scores
-from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.gates import apply_gates, verdict
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_class
@@ -166,7 +166,7 @@ def _document(
     shares = kept(models, figures, figures["teacher"], "accuracy", seed)
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
-    gates = judge(entries, spec)
+    gates = apply_gates(entries, spec)
     return {
         "schema_version": 1,
         "metric": "accuracy",

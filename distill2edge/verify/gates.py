@@ -45,7 +45,7 @@ class Gate:
         return {**asdict(self), "passed": self.passed}
 
 
-def judge(models: Sequence[Mapping[str, Any]], verify: Verify) -> list[Gate]:
+def apply_gates(models: Sequence[Mapping[str, Any]], verify: Verify) -> list[Gate]:
     """The gates of a recipe, applied to the entries of `verify.json`.
 
     Every student file that ships is held to them (the dense student too where nothing is exported), and so is the

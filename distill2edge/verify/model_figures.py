@@ -14,7 +14,7 @@ from distill2edge.util.bootstrap import Figure, difference_interval, mean_interv
 from distill2edge.util.isolate import Crash
 from distill2edge.util.proportions import proportion_interval, proportion_ratio
 from distill2edge.verify.scores import Metric
-from distill2edge.verify.trivial_baselines import Baseline, is_above, per_unit
+from distill2edge.verify.trivial_baselines import TrivialBaseline, is_above, per_unit
 
 Outcome: TypeAlias = Mapping[str, Any] | Crash
 
@@ -26,7 +26,7 @@ _TAIL_NEEDS = 100  # positions from which on a 99th percentile is more than the 
 
 
 def entry(
-    model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, seed: int, baseline: Baseline
+    model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, seed: int, baseline: TrivialBaseline
 ) -> dict[str, Any]:
     """One model's figures, with intervals.
 

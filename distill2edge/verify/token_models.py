@@ -16,10 +16,16 @@ from distill2edge.util.isolate import Crash, run_worker
 from distill2edge.util.progress import Progress
 from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity, scores
-from distill2edge.verify.gates import judge, verdict
+from distill2edge.verify.gates import apply_gates, verdict
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.token_worker import write_encodings
-from distill2edge.verify.trivial_baselines import Baseline, balanced_accuracy, commonest_answer, largest_class, unigram
+from distill2edge.verify.trivial_baselines import (
+    TrivialBaseline,
+    balanced_accuracy,
+    commonest_answer,
+    largest_class,
+    unigram,
+)
 from distill2edge.verify.warnings import warnings_of
 
 DEFINITIONS = {
@@ -53,7 +59,7 @@ class _Plan:
     labels: Sequence[str]
 
 
-def verify(
+def verify_token_models(
     models: Sequence[ModelFile],
     encodings: Mapping[str, Encodings],
     spec: Verify,
@@ -205,7 +211,7 @@ def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
     spans = fidelity.choose_positions(rows, plan.verify.max_tokens, plan.verify.positions)
-    gates = judge(entries, plan.verify)
+    gates = apply_gates(entries, plan.verify)
     units = [float(sum(row.mask)) for row in rows]
     return {
         "schema_version": 1,
@@ -224,7 +230,7 @@ def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan
     }
 
 
-def _baseline(plan: _Plan) -> Baseline:
+def _baseline(plan: _Plan) -> TrivialBaseline:
     side = plan.encodings["teacher"]
     if plan.metric == "neg_log_likelihood":
         return unigram(side.rows)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class TrivialBaseline:
     """A rule that looks at no prompt.
 
     Attributes:
@@ -46,7 +46,7 @@ class Baseline:
         return {"name": self.name, "score": score.as_dict(), "chance": self.chance}
 
 
-def largest_class(labels: Sequence[int], names: Sequence[str]) -> Baseline:
+def largest_class(labels: Sequence[int], names: Sequence[str]) -> TrivialBaseline:
     """Always the class that most held-out rows have: no constant answer does better on them.
 
     Args:
@@ -55,7 +55,7 @@ def largest_class(labels: Sequence[int], names: Sequence[str]) -> Baseline:
     """
     counts = Counter(labels)
     best = max(range(len(names)), key=lambda index: counts[index])
-    return Baseline(
+    return TrivialBaseline(
         f"always {names[best]!r}, the largest class",
         [float(label == best) for label in labels],
         1 / len(names),
@@ -63,14 +63,14 @@ def largest_class(labels: Sequence[int], names: Sequence[str]) -> Baseline:
     )
 
 
-def commonest_answer(answers: Sequence[Sequence[int]]) -> Baseline:
+def commonest_answer(answers: Sequence[Sequence[int]]) -> TrivialBaseline:
     """Always the response that most held-out rows have."""
     written = [tuple(answer) for answer in answers]
     best, _ = Counter(written).most_common(1)[0]
-    return Baseline("always the commonest answer", [float(answer == best) for answer in written])
+    return TrivialBaseline("always the commonest answer", [float(answer == best) for answer in written])
 
 
-def unigram(rows: Sequence[Encoded]) -> Baseline:
+def unigram(rows: Sequence[Encoded]) -> TrivialBaseline:
     """Each supervised token by its count in the other held-out rows, plus one, over the tokens that occur."""
     tokens = [[token for token, on in zip(row.ids, row.mask, strict=True) if on] for row in rows]
     counts = Counter(token for row in tokens for token in row)
@@ -80,7 +80,7 @@ def unigram(rows: Sequence[Encoded]) -> Baseline:
         own = Counter(row)
         rest = total - len(row) + len(counts)
         score.append(sum(math.log((counts[token] - own[token] + 1) / rest) for token in row))
-    return Baseline("unigram model: each token by its frequency", score)
+    return TrivialBaseline("unigram model: each token by its frequency", score)
 
 
 def is_above(

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill2edge.recipe.schema import Verify
 from distill2edge.verify.gates import precision_of, shipped
-from distill2edge.verify.trivial_baselines import Baseline
+from distill2edge.verify.trivial_baselines import TrivialBaseline
 
 HIGH_KL = 0.5
 """Nats from which on a file that no gate holds is warned of."""
@@ -21,7 +21,7 @@ _PRECISIONS = {"lossless": "lossless files", "eight_bits": "8-bit files", "lower
 
 
 def warnings_of(
-    models: Sequence[Mapping[str, Any]], verify: Verify, baseline: Baseline, rows: int, unit: str
+    models: Sequence[Mapping[str, Any]], verify: Verify, baseline: TrivialBaseline, rows: int, unit: str
 ) -> list[dict[str, Any]]:
     """The warnings of verify.json, those that forbid a headline first.
 
@@ -42,7 +42,7 @@ def _warning(kind: str, text: str, headline: bool = True) -> dict[str, Any]:
     return {"kind": kind, "text": text, "headline": headline}
 
 
-def _classes(baseline: Baseline, rows: int) -> list[dict[str, Any]]:
+def _classes(baseline: TrivialBaseline, rows: int) -> list[dict[str, Any]]:
     """One warning for the classes that never occur, one for those that hardly do."""
     few = max(FEW, UNEVEN * rows / max(len(baseline.classes), 1))
     absent = [repr(label) for label, count in baseline.classes if count == 0]
@@ -67,7 +67,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _scores(models: Sequence[Mapping[str, Any]], baseline: Baseline) -> list[dict[str, Any]]:
+def _scores(models: Sequence[Mapping[str, Any]], baseline: TrivialBaseline) -> list[dict[str, Any]]:
     """The teacher, and the files that ship, that are no better than what needs no model."""
     teacher = [model for model in models if model["id"] == "teacher"]
     poor = [model["id"] for model in [*teacher, *shipped(models)] if model.get("above_baseline") is False]

@@ -14,7 +14,7 @@ import pytest
 from distill2edge.bench import contention, energy
 from distill2edge.bench.bench_worker import serve_request
 from distill2edge.bench.cells import Cell, speedups, summarise
-from distill2edge.bench.measure import bench
+from distill2edge.bench.measure import bench_models
 from distill2edge.bench.workloads import build_workloads
 from distill2edge.data.encode import Encoded, example_id
 from distill2edge.errors import UserError
@@ -45,7 +45,7 @@ def _file(path: Path, name: str, role: Any = "student", scheme: str = "torch:fp3
 
 @pytest.fixture(scope="module")
 def benched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two rounds of teacher, student, and a file that crashes its runtime."""
+    """Two passes of teacher, student, and a file that crashes its runtime."""
     root = tmp_path_factory.mktemp("bench")
     tiny_llama(root / "teacher", layers=4)
     tiny_llama(root / "student", layers=1)
@@ -61,7 +61,7 @@ def benched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     options: dict[str, Any] = {"seed": 0, "work": work, "progress": SilentProgress()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", CRASH)
-        facts = bench(models, {"teacher": _encodings()}, spec, **options)
+        facts = bench_models(models, {"teacher": _encodings()}, spec, **options)
     document = json.loads((work / "bench.json").read_text())
     return {"facts": facts, "document": document, "work": work, "arguments": (models[:2], spec, options)}
 
@@ -113,10 +113,10 @@ def test_workloads_are_told_and_hashed(benched: dict[str, Any]) -> None:
     assert benched["document"]["machine"]["cores"] >= 1
 
 
-def test_finished_rounds_are_not_run_again(benched: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_passes_are_not_run_again(benched: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     models, spec, options = benched["arguments"]
     monkeypatch.setattr("distill2edge.util.isolate._run", lambda *_: pytest.fail("a worker was started"))
-    bench(models, {"teacher": _encodings()}, spec, **options)
+    bench_models(models, {"teacher": _encodings()}, spec, **options)
     document = json.loads((benched["work"] / "bench.json").read_text())
     assert document["cells"] == benched["document"]["cells"][:2]
 
@@ -128,7 +128,7 @@ def test_without_a_gpu_its_cells_say_so_and_name_the_fix(benched: dict[str, Any]
         pytest.skip("there is a CUDA device")
     models, _, options = benched["arguments"]
     spec = Bench(workloads=("chat-4-2",), devices=("gpu",), rounds=2, requests=1)
-    facts = bench(models[:1], {"teacher": _encodings()}, spec, **{**options, "work": tmp_path})
+    facts = bench_models(models[:1], {"teacher": _encodings()}, spec, **{**options, "work": tmp_path})
     assert facts["errors"]["teacher@gpu"].startswith("not available: ")
     assert "install a CUDA build" in facts["errors"]["teacher@gpu"]
 
@@ -136,7 +136,7 @@ def test_without_a_gpu_its_cells_say_so_and_name_the_fix(benched: dict[str, Any]
 def test_nothing_to_measure_is_refused(benched: dict[str, Any], tmp_path: Path) -> None:
     models, _, options = benched["arguments"]
     with pytest.raises(UserError, match="nothing to measure"):
-        bench(models, {"teacher": _encodings()}, Bench(torch=False), **{**options, "work": tmp_path})
+        bench_models(models, {"teacher": _encodings()}, Bench(torch=False), **{**options, "work": tmp_path})
 
 
 # --- workloads ----------------------------------------------------------------
@@ -165,7 +165,9 @@ def test_every_seed_measures_the_same_workload(
     monkeypatch.setattr("distill2edge.bench.measure.run_worker", lambda *args, **named: Crash("not run here"))
     models, _, options = benched["arguments"]
     for seed in (0, 1):
-        bench(models[:1], {"teacher": _encodings()}, Bench(), **{**options, "work": tmp_path / f"{seed}", "seed": seed})
+        bench_models(
+            models[:1], {"teacher": _encodings()}, Bench(), **{**options, "work": tmp_path / f"{seed}", "seed": seed}
+        )
     one, two = (json.loads((tmp_path / f"{seed}" / "bench.json").read_text())["workloads"] for seed in (0, 1))
     assert one == two
 
@@ -219,7 +221,7 @@ def test_peak_memory_counts_what_was_freed() -> None:
     assert peak_rss_bytes() >= before
 
 
-def _round(ttft: float, e2e: float, joules: float | None = None) -> dict[str, Any]:
+def _pass(ttft: float, e2e: float, joules: float | None = None) -> dict[str, Any]:
     workload = {
         "ttft_s": [ttft] * 2, "e2e_s": [e2e] * 2, "prompt": [100] * 2, "output": [11] * 2,
         "joules": joules, "contention": {"wall_s": 2 * e2e},
@@ -229,7 +231,7 @@ def _round(ttft: float, e2e: float, joules: float | None = None) -> dict[str, An
 
 def test_figures_follow_their_formulas(tmp_path: Path) -> None:
     cell = Cell(_file(tmp_path, "student"), "cpu")
-    figures = summarise(cell, [_round(0.5, 1.5)] * 3, None, threads=1, watts=None, seed=0)["workloads"]["task"]
+    figures = summarise(cell, [_pass(0.5, 1.5)] * 3, None, threads=1, watts=None, seed=0)["workloads"]["task"]
     assert figures["ttft_ms"]["p50"] == pytest.approx(500)
     assert figures["tpot_ms"]["p50"] == pytest.approx(100)  # (1.5 - 0.5) / (11 - 1)
     assert figures["prefill_tps"]["value"] == pytest.approx(200)
@@ -242,10 +244,10 @@ def test_the_teacher_is_also_met_in_its_best_runtime(tmp_path: Path) -> None:
     teacher = Cell(_file(tmp_path, "teacher", "teacher"), "cpu")
     quick = Cell(_file(tmp_path, "teacher/gguf:Q8_0", "teacher", "gguf:Q8_0"), "cpu")
     student = Cell(_file(tmp_path, "student/gguf:Q8_0", scheme="gguf:Q8_0"), "cpu")
-    rounds = {teacher.id: [_round(1, 8)] * 2, quick.id: [_round(1, 4)] * 2, student.id: [_round(1, 2)] * 2}
+    passes = {teacher.id: [_pass(1, 8)] * 2, quick.id: [_pass(1, 4)] * 2, student.id: [_pass(1, 2)] * 2}
     found = {
         (row["cell"], row["against"]): row["ratio"]["value"]
-        for row in speedups([teacher, quick, student], rounds, seed=0)
+        for row in speedups([teacher, quick, student], passes, seed=0)
     }
     assert found == {
         (quick.id, teacher.id): 2,

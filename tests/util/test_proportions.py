@@ -14,7 +14,7 @@ from scipy.stats import binom, binomtest
 from distill2edge.util.bootstrap import mean_interval, ratio_interval
 from distill2edge.util.proportions import proportion_difference, proportion_interval, proportion_ratio
 from distill2edge.verify.model_figures import retained_figure, score_figure
-from distill2edge.verify.trivial_baselines import Baseline, is_above
+from distill2edge.verify.trivial_baselines import TrivialBaseline, is_above
 
 rows = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60)
 pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60)
@@ -140,7 +140,7 @@ def test_a_perfect_student_is_not_certain() -> None:
     kept = retained_figure(perfect, perfect, "exact_match", 0)
     assert kept is not None
     assert (kept.value, round(kept.low, 3), round(kept.high, 3)) == (1.0, 0.984, 1.017)
-    assert Baseline("always 'pos'", [1.0] * 116).as_dict([1.0] * 116, "accuracy", 0)["score"]["low"] < 1
+    assert TrivialBaseline("always 'pos'", [1.0] * 116).as_dict([1.0] * 116, "accuracy", 0)["score"]["low"] < 1
 
 
 def test_few_rows_do_not_beat_what_needs_no_model() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from distill2edge.quantize.schemes import ALL, PLAIN_SUFFIX, Scheme
 from distill2edge.recipe.limits import KlLimits
 from distill2edge.recipe.schema import Verify
-from distill2edge.verify.gates import Gate, judge, verdict
-from distill2edge.verify.trivial_baselines import Baseline
+from distill2edge.verify.gates import Gate, apply_gates, verdict
+from distill2edge.verify.trivial_baselines import TrivialBaseline
 from distill2edge.verify.warnings import warnings_of
 
 
@@ -30,7 +30,7 @@ STUDENT = _model("student", scheme="torch:fp32", retained=_figure(0.99))
 
 
 def _failed(models: list[dict[str, Any]], **section: float) -> set[tuple[str, str]]:
-    gates = judge(models, Verify(**section))
+    gates = apply_gates(models, Verify(**section))
     return {(gate.model, gate.name) for gate in gates if not gate.passed}
 
 
@@ -47,7 +47,7 @@ def test_each_gate_fails_the_file_that_misses_it_and_no_other() -> None:
 def test_a_crash_fails_whatever_the_recipe_asks() -> None:
     crashed = _model("student/gguf:Q4_0", error="the process was killed by SIGABRT")
     assert _failed([TEACHER, STUDENT, crashed]) == {("student/gguf:Q4_0", "loads")}
-    assert verdict(judge([TEACHER, STUDENT, crashed], Verify())) == "fail"
+    assert verdict(apply_gates([TEACHER, STUDENT, crashed], Verify())) == "fail"
     assert _failed([{**TEACHER, "error": "no"}, STUDENT]) == {("teacher", "loads")}
 
 
@@ -100,7 +100,7 @@ def test_a_gate_is_its_comparison(value: float, target: float) -> None:
 def test_a_recipe_that_says_nothing_holds_files_by_their_precision(scheme: str, limit: float | None) -> None:
     def gate_of(kl: float) -> list[Gate]:
         file = _model(f"student/{scheme}", scheme=scheme, kl_student=_figure(kl))
-        return [gate for gate in judge([TEACHER, STUDENT, file], Verify()) if gate.name == "max_kl"]
+        return [gate for gate in apply_gates([TEACHER, STUDENT, file], Verify()) if gate.name == "max_kl"]
 
     if limit is None:
         assert gate_of(1.6) == []
@@ -138,10 +138,12 @@ def test_what_is_no_limit_is_refused(given: Any) -> None:
         Verify(max_kl=given)
 
 
-NOTHING = Baseline("always 'a', the largest class", [1.0, 0.0], 0.5, (("a", 10), ("b", 10)))
+NOTHING = TrivialBaseline("always 'a', the largest class", [1.0, 0.0], 0.5, (("a", 10), ("b", 10)))
 
 
-def _warned(models: list[dict[str, Any]], verify: Verify, baseline: Baseline = NOTHING, rows: int = 20) -> list[str]:
+def _warned(
+    models: list[dict[str, Any]], verify: Verify, baseline: TrivialBaseline = NOTHING, rows: int = 20
+) -> list[str]:
     return [warning["text"] for warning in warnings_of(models, verify, baseline, rows, "token")]
 
 

@@ -27,7 +27,7 @@ from distill2edge.recipe.schema import Verify
 from distill2edge.util.isolate import Crash, run_worker
 from distill2edge.util.progress import SilentProgress
 from distill2edge.verify import fidelity, scores
-from distill2edge.verify.token_models import verify
+from distill2edge.verify.token_models import verify_token_models
 from tests.tiny import tiny_llama
 
 STOP = 2
@@ -73,7 +73,7 @@ def verified(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     work = tmp_path_factory.mktemp("verify")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", CRASH)
-        facts = verify(
+        facts = verify_token_models(
             [
                 _file(models["teacher"], "teacher", "teacher", "torch:fp32"),
                 _file(models["student"], "student", "student", "torch:fp32"),
@@ -167,7 +167,7 @@ def test_finished_models_are_not_run_again(
     for role in ("teacher", "student"):  # as a kill would have left them
         (work / "models" / f"reference-{role}.f32").write_bytes(bytes(40 * 400 * 4))
     monkeypatch.setattr("distill2edge.util.isolate._run", lambda *_: pytest.fail("a worker was started"))
-    verify(
+    verify_token_models(
         [
             _file(models["teacher"], "teacher", "teacher", "torch:fp32"),
             _file(models["student"], "student", "student", "torch:fp32"),
@@ -201,12 +201,12 @@ def test_short_answers_are_generated_and_long_ones_scored_by_likelihood(
     options: dict[str, Any] = {"seed": 0, "progress": SilentProgress(), "threads": 1}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    facts = verify([teacher, student], encodings, section, template="chat", work=tmp_path / "a", **options)
+    facts = verify_token_models([teacher, student], encodings, section, template="chat", work=tmp_path / "a", **options)
     document = json.loads((tmp_path / "a" / "verify.json").read_text())
     assert facts["metric"] == "exact_match"
     assert document["models"][1]["score"]["value"] == 0  # a random student
     assert facts["verdict"] == "fail"
-    facts = verify([teacher], encodings, section, template="text", work=tmp_path / "b", **options)
+    facts = verify_token_models([teacher], encodings, section, template="text", work=tmp_path / "b", **options)
     document = json.loads((tmp_path / "b" / "verify.json").read_text())
     assert facts["metric"] == "neg_log_likelihood"
     figures = document["models"][0]
@@ -269,16 +269,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, models: dict[str, Pa
     # A student alone is that of a teacher behind an endpoint; a control, or a teacher's file, has nothing beside it.
     control = _file(models["student"], "control", "control", "torch:fp32")
     with pytest.raises(UserError, match="no dense teacher"):
-        verify([control], {"teacher": full}, **options)
+        verify_token_models([control], {"teacher": full}, **options)
     file = _file(models["teacher"], "teacher/gguf:Q8_0", "teacher", "gguf:Q8_0")
     with pytest.raises(UserError, match="no dense teacher"):
-        verify([student, file], {"teacher": full}, **options)
+        verify_token_models([student, file], {"teacher": full}, **options)
     with pytest.raises(UserError, match="two models are called"):
-        verify([teacher, teacher], {"teacher": full}, **options)
+        verify_token_models([teacher, teacher], {"teacher": full}, **options)
     with pytest.raises(UserError, match="different held-out rows"):
-        verify([teacher, student], {"teacher": full, "student": full.head(3)}, **options)
+        verify_token_models([teacher, student], {"teacher": full, "student": full.head(3)}, **options)
     with pytest.raises(UserError, match="no held-out rows"):
-        verify([teacher], {"teacher": full.head(0)}, **options)
+        verify_token_models([teacher], {"teacher": full.head(0)}, **options)
 
 
 def test_a_full_disk_is_told_before_the_work(tmp_path: Path) -> None:
