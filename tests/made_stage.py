@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distill2edge.pipeline.store import EVERYTHING, Files
+from distill2edge.pipeline.stage_files import EVERYTHING, Files
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from distill2edge.pipeline.store import Artifact, Files, Store, make_key
+from distill2edge.pipeline.artifact import Artifact, make_key
+from distill2edge.pipeline.stage_files import Files
+from distill2edge.pipeline.store import Store
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_seconds
 
@@ -90,7 +92,7 @@ def run_stages(
     keys = keys_of(stages)
     if force or not all(store.path(stage.kind, keys[stage.name]).is_dir() for stage in stages):
         store.prepare()
-    with store.in_use():
+    with store.locks.in_use():
         return _run(stages, keys, store, progress, force, made)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from distill2edge.errors import UserError
 from distill2edge.intake.facts import model_facts
 from distill2edge.intake.glance import Glance, glance
-from distill2edge.pipeline.store import Artifact
+from distill2edge.pipeline.artifact import Artifact
 from distill2edge.preflight.data import sample
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher

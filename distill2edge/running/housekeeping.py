@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.pipeline.store import Artifact, Store, default_root
+from distill2edge.pipeline.artifact import Artifact
+from distill2edge.pipeline.store import Store, default_root
 from distill2edge.running.directory import read_document
 from distill2edge.util.quantities import readable_bytes, readable_seconds
 
@@ -71,10 +72,12 @@ def collect_garbage(
     """
     store = _opened(root)
     kept = {key for run in kept_runs for key in _keys(run)}
-    horizon, began = time.time() - days * 86400, store.used_since()
+    horizon, began = time.time() - days * 86400, store.locks.used_since()
     if began is not None:
         horizon = min(horizon, began - 2)  # coarse clocks of file systems
-    doomed: list[tuple[Path, int]] = [(path, _bytes(path)) for path in store.partials() if not store.is_built(path)]
+    doomed: list[tuple[Path, int]] = [
+        (path, _bytes(path)) for path in store.partials() if not store.locks.is_built(path)
+    ]
     doomed += [
         (artifact.path, artifact.size)
         for artifact in store.artifacts(warn)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill2edge.pipeline.artifact import Artifact
 from distill2edge.pipeline.run_stages import keys_of
-from distill2edge.pipeline.store import Artifact, Store, default_root
+from distill2edge.pipeline.store import Store, default_root
 from distill2edge.planning.sizes import Sizes, SizesOf, as_json, sizes_of
 from distill2edge.planning.speed import free_share, machine_speed
 from distill2edge.preflight import checked_recipe

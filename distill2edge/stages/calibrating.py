@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distill2edge.pipeline.store import Files
+from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
 
 if TYPE_CHECKING:

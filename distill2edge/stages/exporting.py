@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.pipeline.store import Files
+from distill2edge.pipeline.stage_files import Files
 from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
 from distill2edge.stages.calibrating import Role
 from distill2edge.stages.grid import TrainOnGrid

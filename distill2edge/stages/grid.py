@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.pipeline.store import Files
+from distill2edge.pipeline.stage_files import Files
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.stages.learning import OfStudent, complete_model
 from distill2edge.stages.stage import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key

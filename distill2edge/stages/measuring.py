@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.pipeline.store import Files
+from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.learning import Merge
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key

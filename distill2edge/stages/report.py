@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data import ledger
-from distill2edge.pipeline.store import Artifact, Files
+from distill2edge.pipeline.artifact import Artifact
+from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.stage import Facts, Inputs, Rows, Stage, plain
 from distill2edge.util.files import read_json, write_json, write_text
 

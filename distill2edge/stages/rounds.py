@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.pipeline.store import Files
+from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.learning import UNVERIFIED, is_compared_arm, round_seed
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Stage, plain, rows_key
 from distill2edge.stages.teaching import LEDGER, AnySignal

@@ -93,7 +93,7 @@ class Sources:
         Raises:
             UserError: there is no such file.
         """
-        from distill2edge.pipeline.store import sha256_of
+        from distill2edge.pipeline.artifact import sha256_of
 
         assert self.converter is not None
         if not self.converter.is_file():

@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from distill2edge.pipeline.store import Artifact, Files
+from distill2edge.pipeline.artifact import Artifact
+from distill2edge.pipeline.stage_files import Files
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.pipeline.store import Files, Store, make_key
+from distill2edge.pipeline.artifact import make_key
+from distill2edge.pipeline.stage_files import Files
+from distill2edge.pipeline.store import Store
 from distill2edge.running.housekeeping import collect_garbage, list_store
 from distill2edge.util.progress import SilentProgress
 
@@ -125,7 +127,8 @@ _SLOW = """
 import sys, time
 from pathlib import Path
 from distill2edge.util.progress import SilentProgress
-from distill2edge.pipeline.store import Files, Store
+from distill2edge.pipeline.stage_files import Files
+from distill2edge.pipeline.store import Store
 def write(work):
     for n in range(1000):
         shard = work / f"shard-{n}"
@@ -205,7 +208,7 @@ def _run_for_ever(root: str) -> None:
         return {}
 
     store.prepare()
-    with store.in_use():
+    with store.locks.in_use():
         build(store, write_hello, key=make_key("data", 1, {"a": 9}, {}))
         build(store, write)
 

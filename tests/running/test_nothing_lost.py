@@ -20,7 +20,8 @@ from distill2edge import stages
 from distill2edge.cli.main import main
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pipeline.run_stages import Done, run_stages
-from distill2edge.pipeline.store import Files, Store
+from distill2edge.pipeline.stage_files import Files
+from distill2edge.pipeline.store import Store
 from distill2edge.running import directory
 from distill2edge.running.runlog import LoggedProgress, RunLog
 from distill2edge.stages import Stage
