@@ -1,4 +1,4 @@
-"""What a section of a report is made of: blocks of words and figures without a format.
+"""What a report is made of: sections of blocks, words and figures without a format.
 
 HTML and Markdown write each kind in their own way. Strings are as they are; who writes them escapes them.
 """
@@ -117,6 +117,25 @@ class Details:
 
 
 Block: TypeAlias = Table | Paragraph | Facts | Notes | Listing | Chart | Legend | Beside | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section.
+
+    Attributes:
+        anchor: its address on the page (`#gates`).
+        name: in the navigation, and on the model card.
+        heading: over it.
+        blocks: what of a report.json stands in it, in order; with nothing, the section is left out.
+        on_card: whether its first table or list of facts stands on the model card too.
+    """
+
+    anchor: str
+    name: str
+    heading: str
+    blocks: Callable[[Document], list[Block]]
+    on_card: bool = False
 
 
 def present(*blocks: Block | None) -> list[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from distill2edge.report import claims, figures
-from distill2edge.report.blocks import Facts, Table
+from distill2edge.report.blocks import Facts, Section, Table
 from distill2edge.report.markdown import code, escape, fenced, render_block
 from distill2edge.report.schema_version import check_version
-from distill2edge.report.section import Section
 from distill2edge.report.section_list import SECTIONS, shown
+from distill2edge.report.units import unit_of
 
 Document = dict[str, Any]
 
@@ -135,8 +136,7 @@ def front_matter(report: Document) -> Document:
 
 def _pipeline(report: Document) -> str:
     """The hub's name of what the files do."""
-    task = report["reproduce"]["recipe"].get("task")
-    return {"classification": "text-classification"}.get(str(task), "text-generation")
+    return unit_of(report).pipeline
 
 
 def _results(report: Document, dataset: str | None) -> list[Document]:
@@ -191,26 +191,23 @@ def _public(source: Any) -> str:
 
 
 def _use(report: Document) -> str:
-    """How to ask the files, by task and by the form of the prompt."""
+    """How to ask the files: the template of the recipe's task, filled."""
     recipe = report["reproduce"]["recipe"]
     data = recipe.get("data") or {}
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "use"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,
     )
     environment.filters |= {"code": code, "block": fenced}
-    kinds = {str(file.get("format")) for file in report["files"]}
-    task = str(recipe.get("task") or "causal-lm")
-    found = environment.get_template("use.md.j2").render(
-        kinds=kinds,
-        task=task,
+    found = environment.select_template([f"{recipe.get('task')}.md.j2", "causal-lm.md.j2"]).render(
+        kinds={str(file.get("format")) for file in report["files"]},
         template=str(data.get("template") or "chat"),
         system=data.get("system"),
         prompt=data.get("prompt"),
         choices=list(data.get("choices") or ()),
         max_length=data.get("max_length"),
     )
-    return found.strip()
+    return re.sub(r"\n{3,}", "\n\n", found).strip()

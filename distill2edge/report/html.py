@@ -10,9 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill2edge.report import claims
-from distill2edge.report.blocks import Block
+from distill2edge.report.blocks import Block, Section
 from distill2edge.report.schema_version import check_version
-from distill2edge.report.section import Section
 from distill2edge.report.section_list import SECTIONS, shown
 
 Document = dict[str, Any]

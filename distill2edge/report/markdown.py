@@ -8,9 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from distill2edge.report import claims
-from distill2edge.report.blocks import Beside, Block, Code, Facts, Listing, Notes, Paragraph, Table
+from distill2edge.report.blocks import Beside, Block, Code, Facts, Listing, Notes, Paragraph, Section, Table
 from distill2edge.report.schema_version import check_version
-from distill2edge.report.section import Section
 from distill2edge.report.section_list import SECTIONS, shown
 
 Document = dict[str, Any]

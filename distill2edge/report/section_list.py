@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distill2edge.report.blocks import Block
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Section
 from distill2edge.report.sections import (
     cost_section,
     data_section,

@@ -15,17 +15,19 @@ class Unit:
         request: what the bench counts.
         compared: where two models are compared, in the plural.
         answer: what a model puts first there.
+        pipeline: the hub's name of what such a model does.
     """
 
     name: str
     request: str
     compared: str
     answer: str
+    pipeline: str = "text-generation"
 
 
 _UNITS = {
     "token": Unit("token", "request", "positions", "token"),
-    "text": Unit("text", "text", "texts", "label"),
+    "text": Unit("text", "text", "texts", "label", "text-classification"),
 }
 
 

@@ -30,6 +30,7 @@ from distill2edge.report.blocks import (
     Listing,
     Notes,
     Paragraph,
+    Section,
     Table,
     row,
 )
@@ -38,7 +39,6 @@ from distill2edge.report.document import build_report
 from distill2edge.report.frontier import pareto
 from distill2edge.report.html import breakable, render_html
 from distill2edge.report.markdown import render_markdown
-from distill2edge.report.section import Section
 from distill2edge.report.section_list import SECTIONS
 from distill2edge.report.sections import cost_section, data_section, gates_section, quality_section, speed_section
 from distill2edge.report.sections.judge_section import judge_summary

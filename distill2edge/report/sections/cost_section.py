@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Cell, Document, Notes, Paragraph, Table, beside, chart, present, row
+from distill2edge.report.blocks import (
+    Block,
+    Cell,
+    Document,
+    Notes,
+    Paragraph,
+    Section,
+    Table,
+    beside,
+    chart,
+    present,
+    row,
+)
 from distill2edge.report.cost_words import cost_sentences
 from distill2edge.report.curves import break_even_chart, cost_chart
-from distill2edge.report.section import Section
 from distill2edge.util.quantities import readable_share
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from distill2edge.quantize.schemes import is_compared
 from distill2edge.report import charts, figures
-from distill2edge.report.blocks import Block, Cell, Document, Fact, Table, chart, facts, present, row
+from distill2edge.report.blocks import Block, Cell, Document, Fact, Section, Table, chart, facts, present, row
 from distill2edge.report.quantization_tables import frontier_table, quantization_table, survival_table, types_text
-from distill2edge.report.section import Section
 from distill2edge.report.units import unit_of
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from distill2edge.report import charts, figures
-from distill2edge.report.blocks import Block, Document, Legend, beside, chart
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Document, Legend, Section, beside, chart
 from distill2edge.report.units import unit_of
 
 _MARKS = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Cell, Code, Document, Paragraph, Table, row, verdict_cell
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Cell, Code, Document, Paragraph, Section, Table, row, verdict_cell
 
 GATES = {
     "loads": "loads and runs",

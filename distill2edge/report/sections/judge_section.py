@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Cell, Document, Table, figure, present, row
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Cell, Document, Section, Table, figure, present, row
 
 _LONGEST = 400
 """Characters of a text in the table of samples; judge.json has the whole."""

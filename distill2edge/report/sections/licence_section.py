@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Document, Fact, facts, present
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Document, Fact, Section, facts, present
 
 LICENCE = {
     "accepted": "accepted against the verdict, because",

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from distill2edge.quantize.schemes import is_compared
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Cell, Document, Table, figure, filled, present, row, verdict_cell
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Cell, Document, Section, Table, figure, filled, present, row, verdict_cell
 from distill2edge.report.units import unit_of
 
 

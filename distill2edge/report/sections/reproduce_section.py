@@ -5,8 +5,20 @@ from __future__ import annotations
 import json
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Cell, Details, Document, Fact, Facts, Listing, Table, facts, present, row
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import (
+    Block,
+    Cell,
+    Details,
+    Document,
+    Fact,
+    Facts,
+    Listing,
+    Section,
+    Table,
+    facts,
+    present,
+    row,
+)
 from distill2edge.report.sections.speed_section import formulas
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Cell, Document, Table, beside, chart, figure, present, row
+from distill2edge.report.blocks import Block, Cell, Document, Section, Table, beside, chart, figure, present, row
 from distill2edge.report.curves import Plot
-from distill2edge.report.section import Section
 from distill2edge.report.svg import RIGHT, Key, Scale, fit_scale
 
 # The arm that is shipped, the arm without checks, and the model as it was: mark and colour of the three roles.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Cell, Document, Paragraph, Table, figure, filled, present, row
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Cell, Document, Paragraph, Section, Table, figure, filled, present, row
 from distill2edge.report.units import unit_of
 from distill2edge.util.terminal import in_short
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Code, Document, Fact, Facts, Paragraph
-from distill2edge.report.section import Section
+from distill2edge.report.blocks import Block, Code, Document, Fact, Facts, Paragraph, Section
 
 NOT_DISTILLATION = "not distillation"
 

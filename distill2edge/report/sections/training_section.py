@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from distill2edge.report import figures
-from distill2edge.report.blocks import Block, Document, Fact, beside, chart, facts, present
+from distill2edge.report.blocks import Block, Document, Fact, Section, beside, chart, facts, present
 from distill2edge.report.curves import training_charts
-from distill2edge.report.section import Section
 
 
 def blocks(report: Document) -> list[Block]:
