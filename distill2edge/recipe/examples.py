@@ -53,8 +53,8 @@ def files_of(name: str) -> dict[str, Path]:
     Raises:
         UserError: there is none of that name.
     """
-    from distill2edge.recipe.kept import located
     from distill2edge.recipe.load import load_recipe
+    from distill2edge.recipe.paths import located
 
     path = _path_of(name)
     root = Path(os.path.normpath(path.parents[name.count("/")]))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
 from distill2edge.errors import UserError
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.load import read_recipe
-from distill2edge.recipe.paths import Located, start_of
+from distill2edge.recipe.paths import located, start_of
 from distill2edge.recipe.schema import Recipe
 from distill2edge.util.files import without_folders
 
@@ -57,18 +55,6 @@ def told(document: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """A document for other people: of every local path that the recipe names its last part."""
     replaced: dict[str, Any] = _replaced(document, _told(recipe))
     return replaced
-
-
-def located(section: Any) -> Iterator[Located]:
-    """Every path or name in a recipe that is followed from the recipe's folder."""
-    if isinstance(section, Located):
-        yield section
-    elif isinstance(section, BaseModel):
-        for name in type(section).model_fields:
-            yield from located(getattr(section, name))
-    elif isinstance(section, tuple | list):
-        for value in section:
-            yield from located(value)
 
 
 def _told(recipe: Recipe) -> dict[str, str]:

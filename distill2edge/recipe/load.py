@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,12 @@ from pydantic import ValidationError
 
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe import yaml12
+from distill2edge.recipe.changes import Changes, change
 from distill2edge.recipe.coherence import unknown_schemes
-from distill2edge.recipe.paths import FOLDER
+from distill2edge.recipe.paths import FOLDER, located
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import COLLECT, Problem, problems_of
-from distill2edge.recipe.words import document_path, explain, section_key, shortened
+from distill2edge.recipe.words import document_path, explain, section_key
 from distill2edge.util.file_kinds import ROWS_ARE, holds_rows, not_rows
 from distill2edge.util.nearest import nearest
 
@@ -30,8 +30,8 @@ class Read:
 
     Attributes:
         name: how errors call the file.
-        lines: 1-based, of every path in it.
-        overridden: paths that `--set` gave.
+        lines: 1-based, of every path in it; empty where it comes from no file.
+        changed: paths that were changed, and how errors call what changed them.
         problems: keys that are unknown, missing or not what they can be, and keys that contradict each other.
         wrong: paths of the former. The recipe then has a stand-in there, and is good for nothing but further checks.
     """
@@ -39,7 +39,7 @@ class Read:
     recipe: Recipe | None
     name: str
     lines: dict[yaml12.Path, int]
-    overridden: frozenset[yaml12.Path]
+    changed: Mapping[yaml12.Path, str]
     problems: tuple[Problem, ...]
     wrong: frozenset[yaml12.Path] = frozenset()
 
@@ -48,7 +48,7 @@ class Read:
         problems = [*self.problems, *(problem for problem in more if not self.touches(problem.path))]
         found: dict[tuple[str, str], UserError] = {}
         for problem in sorted(problems, key=lambda problem: _line(problem.path, self.lines)):
-            where = _where(problem.path, self.name, self.lines, self.overridden)
+            where = self._where(problem.path)
             found.setdefault((where, problem.what), UserError(problem.what, where=where, fix=problem.fix))
         return list(found.values())
 
@@ -56,27 +56,63 @@ class Read:
         """Whether a key at, above or below the path is wrong already."""
         return any(path[: len(wrong)] == wrong or wrong[: len(path)] == path for wrong in self.wrong)
 
+    def _where(self, path: yaml12.Path) -> str:
+        """The place of a path: its line, or what changed it."""
+        inside = f": {yaml12.dotted(path)}" if path else ""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.changed:
+                return f"{self.changed[path[:length]]}{inside}"
+        return f"{self.name}:{_line(path, self.lines)}{inside}" if path and self.lines else f"{self.name}{inside}"
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe. Relative paths in it start at its folder, or at the one that it names.
+
+def load_recipe(path: Path | str, changes: Changes = ()) -> Recipe:
+    """Read a recipe. Relative paths in it start at its folder, or at the one that it names.
+
+    What it names (data, models, prices) is looked at by `check`, `plan` and `run`.
+
+        recipe = d2e.load("tickets.yaml", {"distill.epochs": 2})
+        recipe.distill.epochs
 
     Args:
         path: the YAML file.
-        overrides: `a.b=VALUE` strings, applied before validation.
+        changes: applied before anything is checked.
 
     Raises:
         UserError: no such file, or not YAML.
         RecipeErrors: all mistakes of the recipe.
     """
-    return _coherent(read_recipe(path, overrides))
+    return _coherent(read_recipe(Path(path), changes))
 
 
-def parse_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+def edit_recipe(recipe: Recipe, changes: Changes) -> Recipe:
+    """Another recipe with other values; the given one stays. Paths in it still start where they did.
+
+        smaller = d2e.edit(recipe, {"name": "smaller", "student.init.layers": 8, "export[0]": "gguf:Q4_0"})
+
+    Args:
+        changes: values by dotted keys, as errors write them; a section is a dictionary.
+
+    Raises:
+        RecipeErrors: all mistakes that the changes make.
+    """
+    return _coherent(read_edited(recipe, changes))
+
+
+def parse_recipe(text: str, name: str, changes: Changes = ()) -> Recipe:
     """`load_recipe` on a text; `name` is how errors call it. Relative paths in it start at the current directory."""
-    return _coherent(_read(text, name, overrides, None))
+    return _coherent(_read(text, name, changes, None))
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Read:
+def read_edited(recipe: Recipe, changes: Changes) -> Read:
+    """As `edit_recipe`, with all mistakes left to the caller (`Read.errors`), who may find more."""
+    if not changes:
+        return Read(recipe, recipe.name, {}, {}, tuple(problems_of(recipe)))
+    start = next((path.folder for path in located(recipe)), None)
+    text = dump_recipe(recipe.model_copy(update={"folder": None}))  # its paths know their folder already
+    return replace(_read(text, recipe.name, changes, start), lines={})
+
+
+def read_recipe(path: Path, changes: Changes = ()) -> Read:
     """As `load_recipe`, with all mistakes but those of YAML left to the caller (`Read.errors`), who may find more.
 
     Raises:
@@ -85,7 +121,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Read:
     if not path.exists():
         raise UserError("no such recipe", where=str(path), fix=_nearest_recipe(path))
     _check_kind(path)
-    return _read(yaml12.read_text(path), str(path), overrides, path.parent)
+    return _read(yaml12.read_text(path), str(path), changes, path.parent)
 
 
 def _check_kind(path: Path) -> None:
@@ -113,9 +149,9 @@ def _coherent(read: Read) -> Recipe:
     return read.recipe
 
 
-def _read(text: str, name: str, overrides: Sequence[str], folder: Path | None) -> Read:
+def _read(text: str, name: str, changes: Changes, folder: Path | None) -> Read:
     document, lines, written = yaml12.parse_document(text, name)
-    overridden = frozenset(_override(document, override, written) for override in overrides)
+    changed = change(document, changes, written)
     if isinstance(asked := document.get("folder"), str):
         folder = (folder or Path()) / asked
     context = {COLLECT: True, FOLDER: folder}
@@ -126,14 +162,14 @@ def _read(text: str, name: str, overrides: Sequence[str], folder: Path | None) -
         said = {problem.path for problem in empty}
         problems = [*empty, *(each for each in explain(error, document, written) if each.path not in said)]
         wrong = frozenset(problem.path for problem in problems)
-        read = Read(_repaired(document, error, context), name, lines, overridden, tuple(problems), wrong)
+        read = Read(_repaired(document, error, context), name, lines, changed, tuple(problems), wrong)
         if read.recipe is None:
             return read
         # What single sections say stays true; what they ask of each other may not, with a stand-in among them.
         more = [*problems_of(read.recipe, root=False), *unknown_schemes(read.recipe)]
         kept = tuple(problem for problem in more if not read.touches(problem.path))
         return replace(read, problems=(*read.problems, *kept))
-    return Read(recipe, name, lines, overridden, (*empty, *problems_of(recipe)), frozenset(each.path for each in empty))
+    return Read(recipe, name, lines, changed, (*empty, *problems_of(recipe)), frozenset(each.path for each in empty))
 
 
 # YAML reads it as null, which often has a meaning (`lora:` would train every weight); who means that writes it.
@@ -188,51 +224,6 @@ def dump_recipe(recipe: Recipe) -> str:
 def recipe_schema() -> str:
     """The JSON Schema of a recipe, for editors."""
     return json.dumps(Recipe.model_json_schema(by_alias=True), indent=2)
-
-
-def _override(document: dict[str, Any], override: str, scalars: dict[yaml12.Path, str]) -> yaml12.Path:
-    """Put one `a.b=VALUE` into the document, and its numbers as they are written into `scalars`; returns its path."""
-    written, equals, value = override.partition("=")
-    written = written.strip()
-    parts = written.replace("[", ".").replace("]", "").split(".")  # export[0] as errors write it, or export.0
-    if not equals or not all(parts) or len(parts) > 16:
-        named = written if re.fullmatch(r"[\w.]+", written) and not equals else "student.lora.rank"
-        raise UserError(f"cannot read {shortened(override)}", where="--set", fix=f"write --set {named}=VALUE")
-    here: Any = document
-    path: list[str | int] = []
-    for depth, part in enumerate(parts):
-        key: str | int = part
-        if isinstance(here, list):
-            key = int(part) if part.isascii() and part.isdigit() and len(part) < 9 else -1
-            if not 0 <= key < len(here):
-                raise UserError(
-                    f"{yaml12.dotted(tuple(path))} has {len(here)} entries, and {part!r} is none of them",
-                    where=f"--set {written}",
-                    fix="count from 0, or give the whole list: --set 'export=[gguf:Q8_0]'",
-                )
-        elif not isinstance(here, dict):
-            above, name = ".".join(parts[:depth]), yaml12.dotted(tuple(path))
-            fix = f"set {above} itself to a section: --set '{above}={{{part}: ...}}'"
-            raise UserError(f"{name} is {shortened(here)}, not a section", where=f"--set {written}", fix=fix)
-        path.append(key)
-        if depth == len(parts) - 1:
-            found = yaml12.parse_value(value)
-            here[key] = found.value
-            scalars |= {(*path, *inside): text for inside, text in found.written.items()}
-        else:
-            if isinstance(here, dict) and here.get(key) is None:
-                here[key] = {}
-            here = here[key]
-    return tuple(path)
-
-
-def _where(path: yaml12.Path, name: str, lines: dict[yaml12.Path, int], overridden: frozenset[yaml12.Path]) -> str:
-    """The place of a path: its line, or the `--set` that gave it."""
-    inside = f": {yaml12.dotted(path)}" if path else ""
-    for length in range(len(path), 0, -1):
-        if path[:length] in overridden:
-            return f"--set{inside}"
-    return f"{name}:{_line(path, lines)}{inside}" if path else name
 
 
 def _line(path: yaml12.Path, lines: dict[yaml12.Path, int]) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ValidationInfo
 
 FOLDER = "folder"
 """Of a validation's context: the folder of the recipe's file."""
@@ -34,6 +35,18 @@ def locate(text: str) -> Path:
         return path
     beside = Path(folder) / path
     return path if not _exists(beside) and _exists(path) else beside
+
+
+def located(section: Any) -> Iterator[Located]:
+    """Every path or name in a recipe that is followed from the recipe's folder."""
+    if isinstance(section, Located):
+        yield section
+    elif isinstance(section, BaseModel):
+        for name in type(section).model_fields:
+            yield from located(getattr(section, name))
+    elif isinstance(section, tuple | list):
+        for value in section:
+            yield from located(value)
 
 
 def is_astray(text: str) -> bool:

@@ -109,8 +109,11 @@ class Document(NamedTuple):
     written: dict[Path, str]
 
 
-def parse_value(text: str) -> Document:
+def parse_value(text: str, where: str = "--set") -> Document:
     """One YAML scalar, list or mapping, as in `--set a.b=VALUE`.
+
+    Args:
+        where: it was given, for messages.
 
     Raises:
         UserError: the text is not YAML, or beyond the limits of a document.
@@ -118,10 +121,10 @@ def parse_value(text: str) -> Document:
     if text.lstrip().startswith(("{{", "{%")):
         return Document(text, {}, {})  # a template; as YAML it would be a mapping whose key is one
     try:
-        return _parse(text, "--set")
+        return _parse(text, where)
     except UserError as error:
         shown = text if len(text) <= 60 else text[:57] + "..."
-        raise UserError(f"not a YAML value: {shown!r} ({error.what})", where="--set", fix=error.fix) from None
+        raise UserError(f"not a YAML value: {shown!r} ({error.what})", where=where, fix=error.fix) from None
 
 
 def parse_document(text: str, name: str) -> Document:
