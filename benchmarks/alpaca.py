@@ -19,9 +19,9 @@ from typing import Any
 
 from common import ROOT, bar, verified, write_result
 
-from distill2edge.pipeline.run_stages import Done
+import distill2edge as d2e
+from distill2edge.pipeline.store import Artifact
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.run_recipe import run_until
 from distill2edge.util.bootstrap import Figure, mean_interval
 
 RECIPE = ROOT / "recipes" / "alpaca" / "alpaca.yaml"
@@ -76,24 +76,23 @@ def main() -> None:
 def _run(recipe: Path, seed: int, store: Path | None) -> dict[str, Any]:
     """Of one seed: log-probability and tokens of each held-out answer under every model, and facts of the run."""
 
-    def stages(kind: str) -> dict[str, Done]:
-        done = run_until(kind, recipe, [f"seed={seed}"], store, None, False)
-        return {item.stage.name: item for item in done}
+    def stages(kind: str) -> dict[str, Artifact]:
+        return d2e.run(recipe, {"seed": seed}, upto=kind, store=store).of(kind)
 
-    models = verified(stages("verify")["verify"].artifact.path)
+    models = verified(stages("verify")["verify"].path)
     timed = {kind: stages(kind) for kind in ("synthesis", "signal", "distill")}
     return {
         "scores": {name: model["scores"] for name, model in models.items()},
         "tokens": models["teacher"]["tokens"],
-        "ledger": timed["synthesis"]["synthesis"].artifact.facts["ledger"],
-        "student": stages("student")["student"].artifact.facts,
+        "ledger": timed["synthesis"]["synthesis"].facts["ledger"],
+        "student": stages("student")["student"].facts,
         **{
             key: {name: model[key]["value"] for name, model in models.items() if model[key]}
             for key in ("kl_teacher", "kl_student", "top1_teacher")
         },
         "bytes": {name: model["size_bytes"] for name, model in models.items()},
-        "training": {name: item.artifact.facts for name, item in timed["distill"].items()},
-        "seconds": {name: item.artifact.manifest["wall_s"] for done in timed.values() for name, item in done.items()},
+        "training": {name: item.facts for name, item in timed["distill"].items()},
+        "seconds": {name: item.manifest["wall_s"] for done in timed.values() for name, item in done.items()},
     }  # fmt: skip
 
 

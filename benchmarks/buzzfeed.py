@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from common import ROOT, bar, paired, summary, write_result
 
+import distill2edge as d2e
 from distill2edge.cost import formulas
 from distill2edge.cost.catalogue import load_catalogue
 from distill2edge.data.encode import Row, read_rows
-from distill2edge.pipeline.run_stages import Done
+from distill2edge.pipeline.store import Artifact
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.run_recipe import run_recipe, run_until
 
 RECIPE = ROOT / "recipes" / "buzzfeed" / "dates.yaml"
 SEEDS = (0, 1, 2)
@@ -46,19 +46,19 @@ def main() -> None:
     rows: list[Row] = []
     for seed in options.seeds:
 
-        def stages(kind: str, seed: int = seed) -> dict[str, Done]:
-            return {d.stage.name: d for d in run_until(kind, RECIPE, [f"seed={seed}"], options.store, None, False)}
+        def stages(kind: str, seed: int = seed) -> dict[str, Artifact]:
+            return d2e.run(RECIPE, {"seed": seed}, upto=kind, store=options.store).of(kind)
 
-        verified = stages("verify")["verify"].artifact.path / "models"
-        rows = sorted(read_rows(stages("data")["data"].artifact.path, "test"), key=lambda row: row.id)
+        verified = stages("verify")["verify"].path / "models"
+        rows = sorted(read_rows(stages("data")["data"].path, "test"), key=lambda row: row.id)
         for name, file in MODELS.items():
             scores[name].append(scores_by_id(verified, file, [row.id for row in rows]))
         work = {**stages("fit"), **stages("signal"), **stages("distill"), **stages("verify")}
-        seconds.append({name: done.artifact.manifest["wall_s"] for name, done in work.items()})
+        seconds.append({name: done.manifest["wall_s"] for name, done in work.items()})
         print(seed, {name: round(float(np.mean(found[-1])), 4) for name, found in scores.items()}, flush=True)
-    train = read_rows(stages("data")["data"].artifact.path, "train")
+    train = read_rows(stages("data")["data"].path, "train")
     simple = {"dateutil": [by_dateutil(rows)], "nearest training row": [nearest(train, rows)]}
-    report = run_recipe(RECIPE, [f"seed={options.seeds[0]}"], options.store, options.out, False).report
+    report = d2e.run(RECIPE, {"seed": options.seeds[0]}, store=options.store, out=options.out).report.document
     write(options.seeds, scores, simple, seconds, report, tokens_of(rows))
 
 

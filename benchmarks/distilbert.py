@@ -20,10 +20,10 @@ from typing import Any
 
 from common import RESULTS, ROOT, bar, interleave, paired, ratio, summary, write_result
 
+import distill2edge as d2e
 from distill2edge.bench import contention
 from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
-from distill2edge.running.run_recipe import run_until
 from distill2edge.runtimes import open_runtime
 from distill2edge.tasks.classification import load_tokenizer
 
@@ -44,8 +44,8 @@ ARMS = {
 
 def stages(kind: str, seed: int, store: Path | None) -> dict[str, Path]:
     """Artifacts of one kind of stage, by the stage's name, from the store or made now."""
-    found = run_until(kind, RECIPE, [f"seed={seed}"], store, None, False)
-    return {done.stage.name: done.artifact.path for done in found}
+    found = d2e.run(RECIPE, {"seed": seed}, upto=kind, store=store).of(kind)
+    return {name: artifact.path for name, artifact in found.items()}
 
 
 def baseline(rows_dir: Path) -> list[int]:

@@ -12,10 +12,10 @@ from typing import Any
 from common import ROOT, bar, paired, summary, write_result
 from sums import nearest, worst_seed
 
+import distill2edge as d2e
 from distill2edge.data.encode import read_rows
-from distill2edge.pipeline.run_stages import Done
+from distill2edge.pipeline.store import Artifact
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.run_recipe import run_until
 from distill2edge.verify.exact import exact_match
 
 RECIPE = ROOT / "recipes" / "nemotron" / "nemotron.yaml"
@@ -87,20 +87,19 @@ def _run(
     """Which held-out rows each model of one seed gets right, and what to know of the run."""
     recipe = load_recipe(RECIPE, [f"seed={seed}"])
 
-    def stages(kind: str, *more: str) -> dict[str, Done]:
-        done = run_until(kind, RECIPE, [f"seed={seed}", *more], store, None, False)
-        return {item.stage.name: item for item in done}
+    def stages(kind: str, *more: str) -> dict[str, Artifact]:
+        return d2e.run(RECIPE, [f"seed={seed}", *more], upto=kind, store=store).of(kind)
 
-    data, fit = stages("data")["data"].artifact.path, stages("fit")["fit"].artifact.path
+    data, fit = stages("data")["data"].path, stages("fit")["fit"].path
     rows = read_rows(data, "test")[: recipe.verify.rows]
     right = {"nearest labelled sum": nearest(recipe, data), "teacher": exact_match(recipe, fit / "model", rows)}
     validation = {}
     for name, more in arms.items():
-        validation[name] = stages("distill", *more)["distill"].artifact.facts["validation_loss"]
-        merged = stages("merge", *more)["merge"].artifact.path
+        validation[name] = stages("distill", *more)["distill"].facts["validation_loss"]
+        merged = stages("merge", *more)["merge"].path
         right[name] = exact_match(recipe, merged / "model", rows)
-    signal = stages("signal")["signal"].artifact.facts
-    parameters = {kind: stages(kind)[kind].artifact.facts["parameters"] for kind in ("teacher", "student")}
+    signal = stages("signal")["signal"].facts
+    parameters = {kind: stages(kind)[kind].facts["parameters"] for kind in ("teacher", "student")}
     kept = {key: signal[key] for key in ("rows", "duplicate", "written", "verify")}
     return right, {"validation": validation, "signal": kept, "parameters": parameters}
 

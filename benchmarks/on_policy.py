@@ -28,8 +28,8 @@ from typing import Any
 
 from common import ROOT, bar, paired, summary, write_result
 
+import distill2edge as d2e
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.run_recipe import run_until
 
 RECIPE = ROOT / "recipes" / "on-policy" / "sentences.yaml"
 SEEDS = (0, 1, 2)
@@ -52,8 +52,7 @@ GAINS = {
 
 def artifacts(kind: str, arm: str, seed: int, store: Path | None) -> dict[str, Any]:
     """Artifacts of one kind of stage, by the stage's name, from the store or made now."""
-    done = run_until(kind, RECIPE, [f"seed={seed}", *ARMS[arm]], store, None, False)
-    return {item.stage.name: item.artifact for item in done}
+    return d2e.run(RECIPE, [f"seed={seed}", *ARMS[arm]], upto=kind, store=store).of(kind)
 
 
 def apart(work: Callable[..., Any], *given: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 from common import ROOT, bar, paired, write_result
 from on_policy import SEEDS, TEXTS, WARM, divergences, pooled, samples_of, summaries
 
-from distill2edge.running.run_recipe import run_until
+import distill2edge as d2e
 
 RECIPE = ROOT / "recipes" / "on-policy" / "few-words.yaml"
 WORDS, PROMPTS, PASSES = 64, 320, 16
@@ -37,8 +37,7 @@ def of_seed(seed: int, store: Path | None) -> tuple[dict[str, dict[str, list[flo
     """
 
     def artifacts(kind: str, arm: str) -> dict[str, Any]:
-        done = run_until(kind, RECIPE, [f"seed={seed}", *ARMS[arm]], store, None, False)
-        return {item.stage.name: item.artifact for item in done}
+        return d2e.run(RECIPE, [f"seed={seed}", *ARMS[arm]], upto=kind, store=store).of(kind)
 
     on, off = artifacts("merge", ON), artifacts("merge", OFF)
     students = {WARM: on["merge warm-start"], ON: on["merge"], OFF: off["merge"]}

@@ -143,7 +143,7 @@ def planned(name: str, speed: float, store: Path | None = None) -> dict[str, Any
     recipe, overrides = RECIPES[name]
     loaded = load_recipe(ROOT / recipe, overrides)
     with tempfile.TemporaryDirectory() as empty:
-        return plan_of(loaded, Store(store or Path(empty)), SilentProgress(), speed=speed)
+        return plan_of(loaded, Store(store or Path(empty)), SilentProgress(), speed=speed).as_json()
 
 
 def recorded() -> dict[str, dict[str, Any]]:
@@ -159,7 +159,7 @@ def recorded() -> dict[str, dict[str, Any]]:
                 subprocess.run([sys.executable, str(ROOT / "recipes" / MADE[file]), temporary], check=True)
                 overrides = [f"data.source={temporary}"]
             recipe = load_recipe(ROOT / "recipes" / file, overrides)
-            plan = plan_of(recipe, Store(Path(temporary, "none")), SilentProgress(), speed=SPEED * threads)
+            plan = plan_of(recipe, Store(Path(temporary, "none")), SilentProgress(), speed=SPEED * threads).as_json()
         found[name] = {
             "planned_s": plan["seconds"],
             "seconds": seconds,

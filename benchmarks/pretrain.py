@@ -17,10 +17,10 @@ from typing import Any
 
 from common import ROOT, bar, paired, write_result
 
+import distill2edge as d2e
 from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.run_recipe import run_until
 from distill2edge.runtimes import open_runtime
 from distill2edge.tasks.classification import load_tokenizer
 
@@ -36,7 +36,8 @@ ARMS: dict[str, tuple[str, ...]] = {
 
 def made(kind: str, arm: str, seed: int, store: Path | None) -> Path:
     """The artifact of the stage of that kind, from the store or made now."""
-    return run_until(kind, RECIPE, [f"seed={seed}", *ARMS[arm]], store, None, False)[-1].artifact.path
+    found = d2e.run(RECIPE, [f"seed={seed}", *ARMS[arm]], upto=kind, store=store).of(kind)
+    return list(found.values())[-1].path
 
 
 def correct(directory: Path, rows: list[Any], longest: int) -> list[int]:

@@ -6,15 +6,14 @@ python benchmarks/quickstart.py --store EMPTY   # a machine with nothing beside 
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from common import ROOT, bar, paired, verified, write_result
 
-from distill2edge.pipeline.run_stages import Done
-from distill2edge.running.run_recipe import run_until
+import distill2edge as d2e
+from distill2edge.pipeline.store import Artifact
 from distill2edge.util.bootstrap import mean_interval
 
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
@@ -29,22 +28,19 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=None)
     store = parser.parse_args().store
 
-    def stages(kind: str, seed: int) -> dict[str, Done]:
-        control = str(seed in CONTROLLED).lower()
-        done = run_until(kind, RECIPE, [f"seed={seed}", f"distill.control={control}"], store, None, False)
-        return {item.stage.name: item for item in done}
+    def stages(kind: str, seed: int) -> dict[str, Artifact]:
+        changes = {"seed": seed, "distill.control": seed in CONTROLLED}
+        return d2e.run(RECIPE, changes, upto=kind, store=store).of(kind)
 
-    report: dict[str, Any] = json.loads(
-        (stages("report", SEEDS[0])["report"].artifact.path / "report.json").read_text(encoding="utf-8")
-    )
+    report: dict[str, Any] = stages("report", SEEDS[0])["report"].document("report.json")
     # The main job has no control arm: its training is evidence and is not part of the time.
     seconds = {
-        name: item.artifact.manifest["wall_s"]
+        name: item.manifest["wall_s"]
         for kind in KINDS
         for name, item in stages(kind, SEEDS[0]).items()
         if not name.endswith(" control")
     }
-    found = [verified(stages("verify", seed)["verify"].artifact.path) for seed in SEEDS]
+    found = [verified(stages("verify", seed)["verify"].path) for seed in SEEDS]
 
     # Every seed has held-out rows of its own: each row counts once.
     def scores(name: str, of: str) -> list[float]:

@@ -6,15 +6,14 @@ python recipes/nemotron/make_data.py && python benchmarks/self_improve.py
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from common import ROOT, bar, paired, summary, write_result
 from sums import nearest, worst_seed
 
+import distill2edge as d2e
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.run_recipe import run_until
 
 RECIPE = ROOT / "recipes" / "self-improve" / "self-improve.yaml"
 SEEDS = (0, 1, 2)
@@ -33,12 +32,12 @@ def main() -> None:
     trivial: list[list[float]] = []
     for seed in options.seeds:
         for name, more in SETTINGS.items():
-            (done,) = run_until("rounds", RECIPE, [f"seed={seed}", *more], options.store, None, False)
-            documents[name].append(json.loads((done.artifact.path / "rounds.json").read_text()))
+            done = d2e.run(RECIPE, [f"seed={seed}", *more], upto="rounds", store=options.store)
+            documents[name].append(done.artifacts["rounds"].document("rounds.json"))
             curve = {a: [i["score"]["value"] for i in items] for a, items in documents[name][-1]["arms"].items()}
             print(seed, name, curve, flush=True)
-        (data,) = run_until("data", RECIPE, [f"seed={seed}"], options.store, None, False)
-        trivial.append(nearest(load_recipe(RECIPE), data.artifact.path))
+        data = d2e.run(RECIPE, {"seed": seed}, upto="data", store=options.store).artifacts["data"]
+        trivial.append(nearest(load_recipe(RECIPE), data.path))
     if tuple(options.seeds) != SEEDS:
         return
     last = {

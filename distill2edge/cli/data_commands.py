@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from distill2edge.cli.options import Commands, FilePath, recipe_options
+from distill2edge.cli.options import Commands, FilePath, stage_command
 from distill2edge.stages.teaching import Data
 from distill2edge.util.nearest import nearest
-from distill2edge.util.terminal import echo
 
 
 class DataCommands(Commands):
@@ -30,14 +29,7 @@ def data() -> None:
     """Prepare the rows of a RECIPE (`data RECIPE`), and look into what a teacher wrote: kept, dropped, and why."""
 
 
-@data.command("prepare", help=f"{Data.help}\n\nRuns what it needs first; finished stages are reused.")
-@recipe_options
-def data_prepare(**options: Any) -> None:
-    from distill2edge.running.run_recipe import run_until
-
-    for item in run_until(Data.kind, **options):
-        echo(f"{item.stage.name}: {item.artifact.path}")
-
+data.add_command(stage_command(Data, "prepare"))
 
 _TARGET = click.argument("target", type=FilePath(), metavar="RUN|DIR")
 

@@ -1,21 +1,24 @@
-"""The command line: parse, call, render errors. Heavy imports happen inside the commands."""
+"""The command line, a client of the Python API: parse, call, print. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
-import json as jsonlib
-import os
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+import distill2edge as d2e
 from distill2edge import errors
 from distill2edge.cli.data_commands import data as data_commands
-from distill2edge.cli.options import Commands, FilePath, Finite, OneOf, accept_weak_sandbox, recipe_options
+from distill2edge.cli.machine_commands import doctor, fetch, store
+from distill2edge.cli.options import Commands, FilePath, Finite, OneOf, recipe_options, stage_command
+from distill2edge.cli.recipe_commands import recipe as recipe_commands
 from distill2edge.distill.tracking import TRACKERS
 from distill2edge.stages import KINDS
 from distill2edge.stages.teaching import Data
+from distill2edge.util.libraries import settle_libraries
 from distill2edge.util.terminal import echo
 
 
@@ -33,12 +36,7 @@ def main(debug: bool) -> None:
       distill2edge run my.yaml                   the whole path, to a report
       distill2edge chat runs/my                  talk to the student
     """
-    # Libraries must neither phone home nor print bars of their own between ours.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    settle_libraries()
 
 
 @main.command()
@@ -57,7 +55,7 @@ def main(debug: bool) -> None:
     type=OneOf(TRACKERS),
     help="Also send the losses of every training there; repeatable. runs/NAME/train.jsonl has them in any case.",
 )
-def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
+def run(as_json: bool, **options: Any) -> None:
     """Run a RECIPE to its report. Finished stages are reused.
 
     \b
@@ -70,159 +68,30 @@ def run(as_json: bool, force: tuple[str, ...], **options: Any) -> None:
 
     Exit code 3: the run is complete, but a gate of the recipe failed.
     """
-    from distill2edge.running.run_recipe import run_recipe
-
-    result = run_recipe(force=frozenset(force), **options)
-    echo(jsonlib.dumps(result.summary(), indent=2) if as_json else result.text())
-    sys.exit(errors.EXIT_DONE if result.passed else errors.EXIT_VERDICT)
+    done = d2e.run(**options)
+    echo(json.dumps(done.as_json(), indent=2) if as_json else str(done))
+    sys.exit(errors.EXIT_DONE if done.passed else errors.EXIT_VERDICT)
 
 
 @main.command()
 @recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(as_json: bool, **options: Any) -> None:
+def plan(as_json: bool, out: Path | None, **options: Any) -> None:
     """Show the stages of a RECIPE: what is cached, and the estimated time, memory and disk.
 
     \b
     Example:
       distill2edge plan recipes/quickstart.yaml
     """
-    from distill2edge.running.plan import plan_recipe, render_plan
-
-    found = plan_recipe(**options)
-    echo(jsonlib.dumps(found, indent=2) if as_json else render_plan(found))
+    found = d2e.plan(**options)
+    echo(json.dumps(found.as_json(), indent=2) if as_json else str(found))
 
 
-@main.group(cls=Commands)
-def recipe() -> None:
-    """Write, check and show recipes."""
-
-
-@recipe.command()
-@click.argument("path", type=FilePath(), metavar="RECIPE")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable.")
-def show(path: Path, overrides: tuple[str, ...]) -> None:
-    """Print a RECIPE with every default visible."""
-    from distill2edge.recipe.load import dump_recipe, load_recipe
-
-    echo(dump_recipe(load_recipe(path, overrides)), nl=False)
-
-
-@recipe.command()
-@click.argument("paths", type=FilePath(), metavar="RECIPE...", nargs=-1, required=True)
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable.")
-@accept_weak_sandbox
-def check(paths: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
-    """Check recipes and what they name: data, models, prices, formats. Every mistake is shown at once.
-
-    \b
-    Examples:
-      distill2edge recipe check tickets.yaml
-      distill2edge recipe check recipes/*.yaml
-    """
-    from distill2edge.preflight import checked_recipe, unseen
-    from distill2edge.util.progress import for_stream
-    from distill2edge.verifiers.registry import require_walls
-
-    wrong: list[errors.UserError] = []
-    for path in paths:
-        try:
-            loaded = checked_recipe(path, overrides, for_stream())
-        except errors.UserError as error:
-            wrong += error.errors if isinstance(error, errors.RecipeErrors) else [error]
-            continue
-        require_walls(loaded)
-        left = unseen(loaded)
-        echo(f"{path}: fine" + (f" (not here yet, so not looked at: {', '.join(left)})" if left else ""))
-    if wrong:
-        raise errors.RecipeErrors(wrong)
-
-
-@recipe.command()
-def schema() -> None:
-    """Print the JSON Schema of a recipe, for editors.
-
-    \b
-    Example, for editors with a YAML language server:
-      distill2edge recipe schema > recipe.schema.json
-      and as the first line of a recipe:  # yaml-language-server: $schema=recipe.schema.json
-    """
-    from distill2edge.recipe.load import recipe_schema
-
-    echo(recipe_schema())
-
-
-@recipe.command()
-@click.option("--name", default="my-student", show_default=True, help="Name of the run.")
-@click.option(
-    "--task",
-    type=OneOf(["classification", "chat", "causal-lm", "seq2seq"]),
-    help="What the student does  [default: what the file's columns say, else causal-lm]",
-)
-@click.option("--data", type=FilePath(), metavar="FILE", help="Fill the recipe in from this file.")
-@click.option("--text", metavar="COLUMN", help="The file's column of texts, questions or instructions.")
-@click.option("--label", metavar="COLUMN", help="The file's column of labels or answers.")
-@click.option("--teacher", metavar="MODEL", help="hub id | local directory | file.gguf | bundled:NAME")
-def new(**options: Any) -> None:
-    """Print a commented recipe to start from; with --data one that runs as it is on your own file.
-
-    \b
-    Examples:
-      distill2edge recipe new --name support-bot > support-bot.yaml
-      distill2edge recipe new --data tickets.csv --name tickets > tickets.yaml
-      distill2edge recipe new --data faq.jsonl --task chat --text question --label answer > faq.yaml
-    """
-    from distill2edge.running.starter import Asked, starter
-
-    echo(starter(Asked(**options)), nl=False)
-
-
-@recipe.command()
-@click.argument("name", required=False)
-@click.option("--into", type=FilePath(), metavar="FOLDER", help="Copy it there, with the files that it needs.")
-def examples(name: str | None, into: Path | None) -> None:
-    """List the recipes that come with the package, or print or copy one by its NAME.
-
-    \b
-    Examples:
-      distill2edge recipe examples quickstart > quickstart.yaml
-      distill2edge recipe examples alpaca/alpaca --into recipes
-    """
-    from distill2edge.recipe.examples import copy_example, files_of, list_examples, read_example
-
-    if name is None:
-        if into is not None:
-            raise click.UsageError("--into copies one recipe: name it")
-        click.echo(list_examples())
-    elif into is not None:
-        for path in copy_example(name, into):
-            click.echo(str(path))
-    else:
-        click.echo(read_example(name), nl=False)
-        if more := list(files_of(name))[1:]:
-            echo(
-                f"it needs {', '.join(more)} beside it: `distill2edge recipe examples {name} --into FOLDER` copies all",
-                err=True,
-            )
-
-
-def _stage_command(kind: str, text: str) -> None:
-    @main.command(name=kind, help=f"{text}\n\nRuns what it needs first; finished stages are reused.")
-    @recipe_options
-    def stage(**options: Any) -> None:
-        from distill2edge.running.run_recipe import run_until
-
-        done = run_until(kind, **options)
-        for item in done:
-            echo(f"{item.stage.name}: {item.artifact.path}")
-
+main.add_command(recipe_commands)
 
 for _stage in KINDS.values():
-    if _stage.command and _stage is not Data:  # which has sub-commands
-        _stage_command(_stage.kind, _stage.help)
-
-
-main.add_command(data_commands)
+    if _stage.command:
+        main.add_command(data_commands if _stage is Data else stage_command(_stage))
 
 
 @main.command()
@@ -237,8 +106,7 @@ def report(target: Path, open_it: bool, as_json: bool) -> None:
       distill2edge report runs/quickstart --open
       distill2edge report runs/quickstart --json | jq .verdict
     """
-    from distill2edge.running.directory import read_page
-    from distill2edge.running.run_recipe import find_run
+    from distill2edge.running.reading import find_run, read_page
 
     directory = find_run(target)
     echo(read_page(directory / ("report.json" if as_json else "report.md")), nl=False)
@@ -258,9 +126,10 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
     Example:
       distill2edge compare runs/quickstart runs/smaller
     """
-    from distill2edge.running.run_recipe import compare_runs
-
-    echo(compare_runs(runs, allow=allow_different, html=html, as_json=as_json), nl=False)
+    compared = d2e.compare(runs, allow_different=allow_different)
+    if html is not None:
+        compared.write_html(html)
+    echo(json.dumps(compared.document, indent=2) + "\n" if as_json else str(compared), nl=False)
 
 
 @main.command()
@@ -308,62 +177,8 @@ def push(run_dir: Path, repo: str, schemes: tuple[str, ...], private: bool, allo
     )
 
 
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-def doctor(as_json: bool) -> None:
-    """Check the environment, and say the fix for what is missing."""
-    from distill2edge.cli.doctor import check_environment, render_checks
-
-    checks = check_environment()
-    echo(jsonlib.dumps(checks, indent=2) if as_json else render_checks(checks))
-    sys.exit(errors.EXIT_DONE if all(item["state"] != "missing" for item in checks) else errors.EXIT_ENVIRONMENT)
-
-
-@main.command()
-@click.argument("names", nargs=-1)
-@click.option("--quiet", "-q", is_flag=True)
-def fetch(names: tuple[str, ...], quiet: bool) -> None:
-    """Bring bundled models and data (`bundled:NAME`) here before going offline. Without NAMES: list them."""
-    from distill2edge.intake.bundled import describe
-    from distill2edge.intake.bundled import fetch as fetch_one
-    from distill2edge.util.progress import for_stream
-
-    if not names:
-        echo(describe())
-    for name in names:
-        echo(str(fetch_one(name.removeprefix("bundled:"), for_stream(quiet))))
-
-
-@main.group(cls=Commands)
-def store() -> None:
-    """Look into the artifact store, and free room in it."""
-
-
-@store.command("ls")
-@click.option("--store", "root", type=FilePath())
-@click.option("--json", "as_json", is_flag=True)
-def store_ls(root: Path | None, as_json: bool) -> None:
-    """List artifacts: stage, key, size, date."""
-    from distill2edge.running.housekeeping import list_store, render_store
-    from distill2edge.util.progress import SilentProgress
-
-    rows = list_store(root, SilentProgress().warn)
-    echo(jsonlib.dumps(rows, indent=2) if as_json else render_store(rows))
-
-
-@store.command("gc")
-@click.option("--store", "root", type=FilePath())
-@click.option("--keep", "kept", multiple=True, type=FilePath(), help="Run directory whose artifacts stay.")
-@click.option(
-    "--days", type=click.IntRange(min=0), default=30, show_default=True, help="Artifacts used within so many days stay."
-)
-@click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
-def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
-    """Delete unfinished work and artifacts that no kept run uses."""
-    from distill2edge.running.housekeeping import collect_garbage
-    from distill2edge.util.progress import SilentProgress
-
-    echo(collect_garbage(root, kept, days, delete=yes, warn=SilentProgress().warn))
+for _command in (doctor, fetch, store):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 
 import click
 
+import distill2edge as d2e
 from distill2edge import errors
+from distill2edge.stages import Stage
 from distill2edge.util import interrupts
 from distill2edge.util.files import check_path, disk_full, disk_is_full
 from distill2edge.util.nearest import nearest
-from distill2edge.util.terminal import coloured, printable, quiet_libraries, tolerant
+from distill2edge.util.terminal import coloured, echo, printable, quiet_libraries, tolerant
 
 
 class Commands(click.Group):
@@ -109,6 +111,11 @@ def accept_weak_sandbox(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that changes a recipe."""
+    return click.option("--set", "changes", multiple=True, metavar="A.B=C", help="Change a value; repeatable.")(command)
+
+
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The argument and options of every command that takes a recipe."""
     for decorate in (
@@ -121,8 +128,19 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=FilePath(),
             help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the GGUF writers don't know.",
         ),
-        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a value; repeatable."),
+        set_option,
         click.argument("recipe", type=FilePath()),
     ):
         command = decorate(command)
     return command
+
+
+def stage_command(stage: type[Stage], name: str | None = None) -> click.Command:
+    """The command that runs a recipe up to a kind of stage."""
+
+    @recipe_options
+    def command(**options: Any) -> None:
+        echo(str(d2e.run(upto=stage.kind, **options)))
+
+    text = f"{stage.help}\n\nRuns what it needs first; finished stages are reused."
+    return click.command(name=name or stage.kind, help=text)(command)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from distill2edge.util.files import read_regular, sync
+from distill2edge.errors import UserError
+from distill2edge.util.files import read_json, read_regular, sync
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -43,6 +44,18 @@ class Artifact:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(int(entry["size"]) for entry in self.manifest["files"])
+
+    def document(self, name: str) -> Any:
+        """One of its JSON files, `train.json` for instance.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        names = [str(entry["path"]) for entry in self.manifest["files"]]
+        if name not in names or not name.endswith(".json"):
+            there = ", ".join(each for each in names if each.endswith(".json") and "/" not in each)
+            raise UserError(f"no document {name}", where=str(self.path), fix=f"there are: {there or 'none'}")
+        return read_json(self.path / name)
 
 
 def fault_of(path: Path, key: str) -> str | None:

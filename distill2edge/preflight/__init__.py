@@ -6,20 +6,48 @@ For `recipe check`, `plan` and the start of a run. Nothing is fetched and no wei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from distill2edge.errors import RecipeErrors
 from distill2edge.preflight import data, models, places
-from distill2edge.recipe.load import Read, read_recipe
+from distill2edge.recipe.changes import Changes
+from distill2edge.recipe.load import Read, read_edited, read_recipe
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import Problem
-from distill2edge.util.progress import Progress
+from distill2edge.util.progress import Progress, for_stream
+from distill2edge.verifiers.registry import require_walls
 
-__all__ = ["checked_recipe", "problems_of_world", "unseen"]
+__all__ = ["RecipeLike", "check", "checked_recipe", "problems_of_world", "unseen"]
+
+RecipeLike = Recipe | Path | str
+"""A recipe, or its file."""
 
 
-def checked_recipe(path: Path, overrides: Sequence[str], progress: Progress, *, converter: bool = False) -> Recipe:
+def check(
+    recipe: RecipeLike, changes: Changes = (), *, converter: Path | str | None = None, quiet: bool = False
+) -> list[str]:
+    """Check a recipe and what it names: data, models, prices, formats. Nothing is fetched.
+
+        d2e.check("tickets.yaml", {"student.init.layers": 8})
+
+    Args:
+        changes: applied first.
+        converter: convert_hf_to_gguf.py of a llama.cpp checkout, where GGUF files will be written by it.
+        quiet: don't print what the user should know.
+
+    Returns:
+        what is not on this machine yet, so that it was not looked at.
+
+    Raises:
+        RecipeErrors: all mistakes that can be known.
+        EnvironmentFault: `python` checks that can't be held here.
+    """
+    checked = checked_recipe(recipe, changes, for_stream(quiet), converter=converter is not None)
+    require_walls(checked)
+    return unseen(checked)
+
+
+def checked_recipe(recipe: RecipeLike, changes: Changes, progress: Progress, *, converter: bool = False) -> Recipe:
     """A recipe that holds together and fits what it names, as far as that is here.
 
     Args:
@@ -29,7 +57,7 @@ def checked_recipe(path: Path, overrides: Sequence[str], progress: Progress, *, 
         UserError: no such file, or not YAML.
         RecipeErrors: all mistakes that can be known, in the order of their lines.
     """
-    read = read_recipe(path, overrides)
+    read = read_edited(recipe, changes) if isinstance(recipe, Recipe) else read_recipe(Path(recipe), changes)
     problems, notes = problems_of_world(read, converter=converter)
     if errors := read.errors(problems):
         raise RecipeErrors(errors)

@@ -1,15 +1,15 @@
-"""A loaded file that answers texts: its runtime, its tokenizer and the form in which it was trained to read."""
+"""A model that answers texts: its runtime, its tokenizer and the form in which it was trained to read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from distill2edge.data.chat_templates import Message
+from distill2edge.data.chat_templates import Message, chat_template_of
 from distill2edge.data.encode import Row, apply_template, encode_choices, row_id, stop_token_ids, tokenize
 from distill2edge.data.model_inputs import (
     KEY,
@@ -26,6 +26,7 @@ from distill2edge.errors import UserError
 from distill2edge.generation.sampling import draw_token
 from distill2edge.intake.tokenizer_files import open_tokenizer
 from distill2edge.models.architectures import context_of
+from distill2edge.running.reading import choose_export
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.threads import available_threads
 
@@ -35,9 +36,18 @@ CONTEXT = 2048
 Share = tuple[str, float]
 
 
+Chat = str | Sequence[Message]
+"""One text, or a chat: its messages so far, each with `role` and `content`."""
+Form = Literal["auto", "chat", "plain"]
+
+
 @dataclass(frozen=True)
-class Loaded:
-    """A model that is open.
+class OpenModel:
+    """A model that is open: a file that ships, or a directory. It is closed with its `with` block.
+
+        with d2e.open_model("runs/tickets") as model:
+            model.answer("My parcel is late.")
+            model.labels("My parcel is late.")  # of a classifier, or a model trained on a closed set of responses
 
     Attributes:
         runtime: a `Runtime`, or of a classifier a `Classifier`.
@@ -52,6 +62,76 @@ class Loaded:
     form: InputForm
     stop: frozenset[int]
     where: str
+
+    @property
+    def closed(self) -> bool:
+        """Whether it answers with one of a closed set of labels or responses."""
+        return self.form.kind == "classifier" or bool(self.form.choices)
+
+    def answer(
+        self, asked: Chat, *, template: Form = "auto", max_tokens: int = 256, temperature: float = 0.0, seed: int = 0
+    ) -> str:
+        """What it answers: text, or the likeliest of its labels.
+
+        Args:
+            template: `auto` asks as the model was trained; `chat` and `plain` have it write in that form.
+            max_tokens: of the answer.
+            temperature: 0 is greedy.
+
+        Raises:
+            UserError: no chat template where one is asked for; more tokens than the model reads, or none.
+        """
+        if self.closes(template):
+            return self.labels(_last(asked))[0][0]
+        return "".join(self.stream(asked, template=template, max_tokens=max_tokens, temperature=temperature, seed=seed))
+
+    def stream(
+        self, asked: Chat, *, template: Form = "auto", max_tokens: int = 256, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[str]:
+        """`answer` as it is written, in whole characters.
+
+        Raises:
+            UserError: as `answer`.
+        """
+        if self.closes(template) and self.form.kind == "classifier":
+            raise UserError("this is a classifier: it writes no text", where=self.where, fix="ask for its labels")
+        form = self.form.template if template == "auto" else template
+        if form == "chat":
+            ids = self.encode_chat([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
+        else:
+            ids = self.encode(_last(asked), form)
+        written: list[int] = []
+        shown = ""
+        for token in self.generate(ids, max_tokens, temperature, seed):
+            written.append(token)
+            said = self.decode(written)
+            if not said.endswith("\ufffd"):  # a token may end inside a character
+                yield said[len(shown) :]
+                shown = said
+        if rest := self.decode(written)[len(shown) :]:  # the last character may never have become whole
+            yield rest
+
+    def closes(self, template: Form) -> bool:
+        """Whether it answers so with a label.
+
+        Raises:
+            UserError: no chat template where one is asked for.
+        """
+        if template == "chat" and (self.form.kind != "decoder" or not chat_template_of(self.tokenizer)):
+            raise UserError(
+                "the model has no chat template", where=self.where, fix='--template plain (template="plain")'
+            )
+        return self.form.kind == "classifier" or (self.closed and template == "auto")
+
+    def close(self) -> None:
+        """Free what it holds."""
+        self.runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def encode(self, text: str, template: str | None = "plain") -> list[int]:
         """Token ids of a prompt; `template`: another than the trained one, None for that.
@@ -94,11 +174,16 @@ class Loaded:
                 return
             logits = self.runtime.decode(token)
 
-    def shares(self, text: str) -> list[Share]:
+    def labels(self, text: str) -> list[Share]:
         """Each label of a classifier, or each choice of a closed set, with its probability; the likeliest first.
 
         Choices are weighed by the likelihood of their tokens, as verify does it.
+
+        Raises:
+            UserError: a model that answers freely; more tokens than the model reads, or none.
         """
+        if not self.closed:
+            raise UserError("this model writes text: it has no labels", where=self.where, fix="ask for its answer")
         if self.form.kind == "classifier":
             names, scores = self.runtime.labels, self.runtime.classify(self.encode(text, None))
         else:
@@ -136,17 +221,30 @@ class Loaded:
         return ids
 
 
-def open_loaded(path: Path) -> Loaded:
-    """Load a `.gguf` file, an ONNX directory or a Hugging Face directory.
+def open_model(target: Path | str, scheme: str | None = None) -> OpenModel:
+    """Load a model to ask it: of a run (its directory or recipe) one of its files; a `.gguf` file; a directory of ONNX
+    or Hugging Face.
+
+        with d2e.open_model("runs/tickets", "gguf:Q4_0") as model:
+            print(model.answer("My parcel is late."))
+
+    Args:
+        scheme: which file of a run; by default the smallest that passed.
 
     Raises:
-        UserError: none of these.
+        UserError: nothing that can be loaded there, no such scheme, a run over several seeds.
     """
+    path = choose_export(Path(target), scheme)
     gguf = path if path.suffix == ".gguf" else path / "model.gguf"
     return _open_gguf(gguf) if gguf.is_file() else _open_directory(path)
 
 
-def _open_gguf(path: Path) -> Loaded:
+def _last(asked: Chat) -> str:
+    """What was trained on single texts reads the last message alone."""
+    return asked if isinstance(asked, str) else asked[-1]["content"]
+
+
+def _open_gguf(path: Path) -> OpenModel:
     from distill2edge.gguf.finite import check_finite
     from distill2edge.gguf.llama_process import check_loads
     from distill2edge.gguf.reader import read_gguf
@@ -168,7 +266,7 @@ def _open_gguf(path: Path) -> Loaded:
     return _loaded(runtime, tokenizer, form, path)
 
 
-def _open_directory(path: Path) -> Loaded:
+def _open_directory(path: Path) -> OpenModel:
     if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
         raise UserError("no model with a tokenizer here", where=str(path), fix="give an export of `distill2edge run`")
     runtime_name = "onnxruntime" if any((path / name).is_file() for name in ("model.onnx", "encoder.onnx")) else "torch"
@@ -178,14 +276,14 @@ def _open_directory(path: Path) -> Loaded:
     return _loaded(runtime, tokenizer, read_form(path) or default_form(kind, tokenizer), path)
 
 
-def _loaded(runtime: Any, tokenizer: Any, form: InputForm, path: Path) -> Loaded:
+def _loaded(runtime: Any, tokenizer: Any, form: InputForm, path: Path) -> OpenModel:
     if (form.kind == "classifier") != hasattr(runtime, "classify"):
         raise UserError(f"its form says {form.kind}, the model is another kind", where=str(path),
                         fix="export the model again")  # fmt: skip
     stop: Sequence[int | None] = form.stop
     if not stop and form.kind != "classifier":
         stop = (*stop_token_ids(tokenizer, form.template), getattr(tokenizer, "eot_token_id", None))
-    return Loaded(runtime, tokenizer, form, frozenset(token for token in stop if token is not None), str(path))
+    return OpenModel(runtime, tokenizer, form, frozenset(token for token in stop if token is not None), str(path))
 
 
 def _window(path: Path) -> int:

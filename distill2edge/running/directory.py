@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,10 @@ from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.kept import kept_text
 from distill2edge.recipe.schema import Recipe
 from distill2edge.running.leftovers import PUBLISHED, remove_files, remove_seeds
+from distill2edge.running.reading import read_document
 from distill2edge.stages import Export, Stage
 from distill2edge.stages.report import run_document
-from distill2edge.util.files import clone, disk_full, disk_is_full, read_json, read_regular, write_json, write_text
-from distill2edge.util.nearest import nearest
+from distill2edge.util.files import clone, disk_full, disk_is_full, read_json, write_json, write_text
 
 Document = dict[str, Any]
 
@@ -60,19 +57,6 @@ def _own(path: Path, right: Callable[[int], bool]) -> None:
     if not right(mode):
         what = "a link, which may lead out of the run" if stat.S_ISLNK(mode) else "something else stands there"
         raise UserError(what, where=str(path), fix="remove it, or name another directory with --out")
-
-
-def exported(run: Path) -> list[Path]:
-    """The files and directories in `exports` of a run; nothing hidden (a copy that was killed), no links.
-
-    Raises:
-        UserError: `exports` is a link, or one is in it.
-    """
-    exports = run / "exports"
-    found = [exports, *sorted(path for path in exports.rglob("*") if not path.name.startswith("."))]
-    if links := [str(path) for path in found if path.is_symlink()]:
-        raise UserError("a link, which may lead out of the run", where=links[0], fix="put the file itself there")
-    return [path for path in found[1:] if not any(part.startswith(".") for part in path.relative_to(exports).parts)]
 
 
 def prepare(out: Path) -> None:
@@ -196,101 +180,3 @@ def publish_seeds(recipe: Recipe, report: Document, runs: Sequence[Path], recipe
     write_json(out / "run.json", {**documents[0], "command": command, "stages": stages})
     remove_files(out)
     remove_seeds(out, runs)
-
-
-def near_run(target: Path) -> str:
-    """`did you mean X? ` for a run beside a directory that is none, or in runs/."""
-    for folder in (target.parent, Path("runs")):
-        with suppress(OSError):
-            names = [each.name for each in islice(folder.iterdir(), 2000) if (each / "report.json").is_file()]
-            if near := nearest(target.name, names):
-                return f"did you mean {folder / near}? "
-    return ""
-
-
-def find_run(target: Path) -> Path:
-    """The run directory that a directory, or a recipe file, stands for.
-
-    Raises:
-        UserError: nothing was run there.
-    """
-    directory = target
-    if target.is_file() and target.suffix in (".yaml", ".yml"):
-        from distill2edge.recipe.load import load_recipe
-
-        directory = Path("runs") / load_recipe(target).name
-    if not (directory / "report.json").is_file():
-        if directory == target and not (directory / "run.log").is_file():
-            what = "no report here" if target.exists() else "nothing there"
-            fix = f"{near_run(target)}give a run directory, such as runs/NAME, or its recipe"
-            raise UserError(what, where=str(target), fix=fix)
-        raise UserError(
-            "no report here", where=str(directory),
-            fix=f"run its recipe to the end: distill2edge run {target if directory != target else 'RECIPE'}",
-        )  # fmt: skip
-    return directory
-
-
-def refuse_seeds(run: Path, command: str) -> None:
-    """See that a run directory, if it is one, has files of its own: those of several seeds lie in `seed-N`.
-
-    Args:
-        command: that reads files, for the message.
-
-    Raises:
-        UserError: the report is one over several seeds.
-    """
-    if not (run / "report.json").is_file():
-        return
-    seeds = (load_report(run).get("seeds") or {}).get("seeds")
-    if seeds:
-        listed = ", ".join(f"seed-{seed}" for seed in seeds)
-        raise UserError(
-            f"a run over several seeds: each has files of its own ({listed})", where=str(run),
-            fix=f"name one: distill2edge {command} {run / f'seed-{seeds[0]}'}",
-        )  # fmt: skip
-
-
-def load_report(target: Path) -> Document:
-    """report.json of a run.
-
-    Raises:
-        UserError: nothing was run there, or it is not readable.
-    """
-    path = find_run(target) / "report.json"
-    from distill2edge.report.check import check_report
-
-    return check_report(read_document(path), str(path))
-
-
-def read_page(path: Path) -> str:
-    """The text of a document of a run directory.
-
-    Raises:
-        UserError: it is missing, or cannot be read.
-    """
-    fix = "run its recipe again"
-    try:
-        return read_regular(path).decode("utf-8")
-    except FileNotFoundError as error:
-        raise UserError("no such file", where=str(path), fix=fix) from error
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(path), fix=fix) from error
-    except UnicodeDecodeError as error:
-        raise UserError("not UTF-8", where=str(path), fix=fix) from error
-
-
-def read_document(path: Path) -> Document:
-    """A JSON object of a run directory.
-
-    Raises:
-        UserError: it is missing, or no JSON object.
-    """
-    fix = "run its recipe again"
-    try:
-        document = json.loads(read_page(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not JSON: {error}", where=str(path), fix=fix) from error
-    if not isinstance(document, dict):
-        raise UserError("not a JSON object", where=str(path), fix=fix)
-    return document

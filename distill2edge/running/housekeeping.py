@@ -12,13 +12,29 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.pipeline.store import Store, default_root
-from distill2edge.running.directory import read_document
+from distill2edge.running.reading import stages_of
 from distill2edge.util.quantities import readable_bytes, readable_seconds
 
 
-def _opened(root: Path | None) -> Store:
-    store = Store(root or default_root())
+def open_store(root: Path | str | None) -> Store:
+    """The store at a place, or the user's own.
+
+    Raises:
+        UserError, EnvironmentFault: as `Store.check`.
+    """
+    store = Store(Path(root) if root else default_root())
     store.check()
+    return store
+
+
+def free_disk(root: Path) -> int:
+    """Bytes that are free where a store is, or will be."""
+    place = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    return shutil.disk_usage(place).free
+
+
+def _existing(root: Path | None) -> Store:
+    store = open_store(root)
     if root is not None and not root.exists():
         raise UserError("no store there", where=str(root), fix="name the store's directory, or leave --store out")
     return store
@@ -26,7 +42,7 @@ def _opened(root: Path | None) -> Store:
 
 def list_store(root: Path | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
     """One row per artifact, and per piece of unfinished work (key empty); broken entries are skipped with a warning."""
-    store = _opened(root)
+    store = _existing(root)
     rows = [
         {
             "stage": artifact.manifest["stage"],
@@ -70,8 +86,8 @@ def collect_garbage(
     Raises:
         UserError: a kept run has no run.json.
     """
-    store = _opened(root)
-    kept = {key for run in kept_runs for key in _keys(run)}
+    store = _existing(root)
+    kept = {key for run in kept_runs for _, key in stages_of(run)}
     horizon, began = time.time() - days * 86400, store.locks.used_since()
     if began is not None:
         horizon = min(horizon, began - 2)  # coarse clocks of file systems
@@ -87,8 +103,7 @@ def collect_garbage(
         for path, _ in doomed:
             store.remove(path)
     total = readable_bytes(sum(size for _, size in doomed))
-    place = next(path for path in (store.root.absolute(), *store.root.absolute().parents) if path.exists())
-    free = readable_bytes(shutil.disk_usage(place).free)
+    free = readable_bytes(free_disk(store.root))
     verb = "deleted" if delete else "would delete"
     hint = "" if delete or not doomed else "\nadd --yes to delete"
     lines = [f"  {path}  {readable_bytes(size)}" for path, size in doomed]
@@ -100,19 +115,6 @@ def collect_garbage(
 def _last_use(artifact: Artifact) -> float:
     # Runs touch a manifest when they reuse its artifact.
     return (artifact.path / "manifest.json").stat().st_mtime
-
-
-def _keys(run: Path) -> set[str]:
-    """The keys of the artifacts that a run directory was made of."""
-    file = run / "run.json"
-    if not file.is_file():
-        raise UserError(
-            "not a run directory: no run.json", where=str(run), fix="name a directory such as runs/quickstart"
-        )
-    stages = read_document(file).get("stages")
-    if not isinstance(stages, list) or not all(isinstance(one, dict) and "key" in one for one in stages):
-        raise UserError("damaged: it names no stages", where=str(file), fix="run its recipe again")
-    return {str(one["key"]) for one in stages}
 
 
 def _bytes(path: Path) -> int:

@@ -10,7 +10,7 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.intake.hub import network_errors
 from distill2edge.quantize.schemes import meant_scheme, schemes_in
 from distill2edge.recipe.kept import told_text
-from distill2edge.running.directory import exported, find_run, load_report, refuse_seeds
+from distill2edge.running.reading import exported, find_run, load_report, refuse_seeds
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_bytes
 
@@ -56,7 +56,7 @@ def push_run(
     _check_name(repo)
     run = find_run(run)
     report = load_report(run)
-    refuse_seeds(run, "push")
+    refuse_seeds(run, "distill2edge push")
     if report["verdict"]["result"] != "pass" and not allow_failed:
         raise UserError(
             "the verdict of this run is fail",

@@ -151,6 +151,11 @@ class Stage(ABC):
         return inputs[self.name].path / "model"
 
 
+def kind_of(name: str) -> str:
+    """The kind in the name of a stage."""
+    return name.partition(" ")[0]
+
+
 @plain
 class ModelStage(Stage):
     """A stage whose cost goes by the size of a model."""

@@ -22,7 +22,7 @@ from distill2edge.export.gguf import export_gguf
 from distill2edge.export.onnx import export_onnx
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.quantize.schemes import parse_scheme
-from distill2edge.running.answering import Loaded, open_loaded
+from distill2edge.running.answering import OpenModel, open_model
 from distill2edge.util.progress import SilentProgress
 
 TEXTS = ("Review: film 1 the 37 dog\nSentiment:", "  two  spaces", "café 你好 🙂", "x", "the fox " * 60)
@@ -119,7 +119,7 @@ def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return root, form
 
 
-def asked(loaded: Loaded, text: str) -> list[int]:
+def asked(loaded: OpenModel, text: str) -> list[int]:
     if loaded.form.template == "chat":
         return loaded.encode_chat([{"role": "user", "content": text}])
     return loaded.encode(text, None)
@@ -129,7 +129,7 @@ def test_every_file_reads_a_text_as_training_did(shipped: Any) -> None:
     root, form = shipped
     tokenizer = load_tokenizer(root / "hf")
     for name in ("onnx", "gguf"):
-        loaded = open_loaded(root / name)
+        loaded = open_model(root / name)
         packed = json.loads((root / name / "input.json").read_text())
         assert replace(loaded.form, stop=()) == form
         for text in TEXTS:
@@ -189,7 +189,7 @@ def test_long_texts_are_refused_by_a_generator_with_the_fix(shipped: Any) -> Non
     root, form = shipped
     if form.kind == "classifier":
         return
-    loaded = open_loaded(root / "gguf")
+    loaded = open_model(root / "gguf")
     with pytest.raises(UserError, match="reads at most"):
         loaded.encode("the fox jumps " * 3000)
     loaded.runtime.close()

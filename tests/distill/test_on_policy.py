@@ -17,7 +17,7 @@ from distill2edge.errors import UserError
 from distill2edge.recipe.load import load_recipe
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.schema import Distill
-from distill2edge.running.run_recipe import run_until
+from distill2edge.running.run_recipe import run
 from distill2edge.stages import build_stages
 from distill2edge.tasks.causal_lm import encode_rows
 from distill2edge.util.progress import SilentProgress
@@ -33,8 +33,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def until(place: Path, kind: str, *overrides: str) -> dict[str, Path]:
-    found = run_until(kind, place / "tiny.yaml", [ROUNDS, *overrides], place / "store", None, True)
-    return {done.stage.name: done.artifact.path for done in found}
+    done = run(place / "tiny.yaml", [ROUNDS, *overrides], upto=kind, store=place / "store", quiet=True)
+    return {name: artifact.path for name, artifact in done.of(kind).items()}
 
 
 def test_each_round_writes_scores_and_learns_from_the_round_before(place: Path) -> None:

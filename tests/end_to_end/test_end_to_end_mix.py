@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_llama, tiny_recipe
 
-from distill2edge.cli.chat import choose_file
 from distill2edge.cli.main import main
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
@@ -24,6 +23,7 @@ from distill2edge.quantize import budget
 from distill2edge.quantize.measure_sensitivity import read_sensitivity, write_sensitivity
 from distill2edge.quantize.schemes import Mix, Scheme, parse_bytes, parse_scheme
 from distill2edge.recipe.load import parse_recipe
+from distill2edge.running.reading import choose_export
 from distill2edge.util.progress import SilentProgress
 
 ROWS = {f"row{n}": [(7 * n + 3 * i) % 397 + 3 for i in range(40)] for n in range(8)}
@@ -107,7 +107,7 @@ def test_the_report_draws_kl_against_size(root: Path) -> None:
 
 
 def test_chat_finds_the_file_however_its_limit_is_written(root: Path) -> None:
-    assert choose_file(root / "out", "gguf:mix-70000").name == "tiny-gguf-mix-70kB"
+    assert choose_export(root / "out", "gguf:mix-70000").name == "tiny-gguf-mix-70kB"
 
 
 def test_what_nothing_meets_is_refused_with_the_nearest(root: Path) -> None:

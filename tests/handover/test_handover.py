@@ -153,12 +153,12 @@ def test_a_modelfile_stands_beside_a_gguf_decoder_alone(exported: Any) -> None:
 
 
 def test_the_template_of_the_modelfile_writes_the_chat_as_trained(exported: Any) -> None:
-    from distill2edge.running.answering import open_loaded
+    from distill2edge.running.answering import open_model
 
     directory = exported("chat", "gguf:F32")
     found = re.search(r'TEMPLATE """(.*)"""', (directory / "Modelfile").read_text())
     assert found is not None
-    loaded = open_loaded(directory)
+    loaded = open_model(directory)
     chats = [
         [("user", "a\nb")],
         [("user", "a"), ("assistant", "b"), ("user", "c")],

@@ -316,14 +316,14 @@ def test_a_scale_that_is_no_number_is_found_in_every_type(kind: str, tmp_path: P
 
 
 def test_chat_answers_by_no_file_whose_weights_are_no_numbers(gguf: Path, tmp_path: Path) -> None:
-    from distill2edge.running.answering import open_loaded
+    from distill2edge.running.answering import open_model
 
     info = read_gguf(gguf).tensors["blk.1.ffn_up.weight"]
     raw = bytearray(gguf.read_bytes())
     raw[info.offset + info.size - 2 : info.offset + info.size] = b"\x00\x7e"
     (tmp_path / "bad.gguf").write_bytes(raw)
     with pytest.raises(UserError, match=r"blk.1.ffn_up.weight holds infinite or undefined"):
-        open_loaded(tmp_path / "bad.gguf")
+        open_model(tmp_path / "bad.gguf")
     with pytest.raises(UserError, match=r"blk.1.ffn_up.weight holds infinite or undefined"):
         gguf_to_hf(tmp_path / "bad.gguf", tmp_path / "back", weights=False)
 
@@ -332,9 +332,9 @@ def test_chat_answers_by_no_directory_whose_weights_are_no_numbers(llama: Path, 
     def undefined(weights: Tensors) -> None:
         weights["model.embed_tokens.weight"][5] = float("nan")
 
-    from distill2edge.running.answering import open_loaded
+    from distill2edge.running.answering import open_model
 
-    speaker = open_loaded(changed(llama, tmp_path / "bad", undefined))
+    speaker = open_model(changed(llama, tmp_path / "bad", undefined))
     with pytest.raises(UserError, match="infinite or undefined"):
         list(speaker.generate([1, 5, 7], 2, 0.0))
     speaker.runtime.close()

@@ -14,8 +14,9 @@ from distill2edge.pipeline.run_stages import keys_of
 from distill2edge.recipe.kept import kept_text, told, told_text
 from distill2edge.recipe.load import dump_recipe, load_recipe
 from distill2edge.recipe.paths import locate
-from distill2edge.running.directory import check, exported
+from distill2edge.running.directory import check
 from distill2edge.running.leftovers import remove_files, remove_seeds
+from distill2edge.running.reading import exported
 from distill2edge.util.progress import SilentProgress
 
 RECIPE = """\

@@ -15,7 +15,7 @@ from distill2edge.pipeline.store import Store
 from distill2edge.planning.sizes import sizes_of
 from distill2edge.planning.speed import machine_speed
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.plan import plan_of, render_plan
+from distill2edge.running.plan import plan_of
 from distill2edge.util.progress import SilentProgress
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def place(tmp_path: Path) -> Path:
 
 def plan(place: Path, *overrides: str, speed: float = 1e9) -> dict[str, Any]:
     recipe = load_recipe(place / "r.yaml", overrides)
-    return plan_of(recipe, Store(place / "store"), SilentProgress(), speed=speed)
+    return plan_of(recipe, Store(place / "store"), SilentProgress(), speed=speed).as_json()
 
 
 def row(found: dict[str, Any], name: str) -> dict[str, Any]:
@@ -104,9 +104,9 @@ def test_what_is_not_known_is_unknown_and_not_zero(place: Path, monkeypatch: pyt
     import distill2edge.planning.sizes as module
 
     monkeypatch.setattr(module, "_at_a_glance", lambda model, revision: None)
-    found = plan(place)
-    assert row(found, "distill")["seconds"] is None
-    shown = render_plan(found)
+    found = plan_of(load_recipe(place / "r.yaml"), Store(place / "store"), SilentProgress(), speed=1e9)
+    assert row(found.as_json(), "distill")["seconds"] is None
+    shown = str(found)
     assert "unknown" in next(line for line in shown.splitlines() if line.startswith("distill"))
     assert "the teacher is not here yet" in shown
 
@@ -114,8 +114,8 @@ def test_what_is_not_known_is_unknown_and_not_zero(place: Path, monkeypatch: pyt
 def test_a_busy_machine_is_said(place: Path) -> None:
     recipe = load_recipe(place / "r.yaml")
     found = plan_of(recipe, Store(place / "store"), SilentProgress(), speed=1e9, share=0.3)
-    assert "the machine is busy: a process gets 30% of a core" in render_plan(found)
-    assert found["seconds"] > plan(place)["seconds"]
+    assert "the machine is busy: a process gets 30% of a core" in str(found)
+    assert found.seconds > plan(place)["seconds"]
 
 
 def test_the_speed_is_measured_once_and_kept(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_plan_with_a_known_speed_loads_no_torch(place: Path) -> None:
     (place / "store").mkdir()
     machine_speed(place / "store")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom distill2edge.running.plan import plan_recipe\n"
-        f"plan_recipe(Path({str(place / 'r.yaml')!r}), (), Path({str(place / 'store')!r}), None, True)\n"
+        "import sys\nfrom pathlib import Path\nfrom distill2edge.running.plan import plan\n"
+        f"plan(Path({str(place / 'r.yaml')!r}), store=Path({str(place / 'store')!r}), quiet=True)\n"
         "found = {'torch', 'transformers', 'onnxruntime', 'llama_cpp', 'datasets'} & set(sys.modules)\n"
         "assert not found, found\n"
     )

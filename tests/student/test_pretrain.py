@@ -16,7 +16,7 @@ from distill2edge.distill.batches import IGNORED
 from distill2edge.distill.masked import MaskedTexts, collate_masked, mask_tokens, predict
 from distill2edge.errors import UserError
 from distill2edge.recipe.load import load_recipe
-from distill2edge.running.run_recipe import run_until
+from distill2edge.running.run_recipe import run
 from tests.end_to_end.test_end_to_end_classification import RECIPE
 
 SPEC = "{epochs: 3, learning_rate: 1e-3, batch_size: 8, teacher: {epochs: 4, learning_rate: 1e-3, batch_size: 8}}"
@@ -82,8 +82,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def until(place: Path, kind: str, *overrides: str) -> dict[str, Path]:
-    found = run_until(kind, place / "tiny.yaml", list(overrides), place / "store", None, True)
-    return {done.stage.name: done.artifact.path for done in found}
+    done = run(place / "tiny.yaml", overrides, upto=kind, store=place / "store", quiet=True)
+    return {name: artifact.path for name, artifact in done.of(kind).items()}
 
 
 def test_the_student_of_a_classifier_is_pretrained_with_the_teacher_first(place: Path) -> None:

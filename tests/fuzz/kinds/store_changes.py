@@ -82,11 +82,11 @@ def attempt(random: Random, prepared: Any, work: Path) -> None:
 
 
 def _looks(work: Path) -> list[Any]:
-    from distill2edge.cli import browse, chat
+    from distill2edge.cli import browse
     from distill2edge.pipeline.store import Store
-    from distill2edge.running import directory as rundir
-    from distill2edge.running import housekeeping
-    from distill2edge.running.run_recipe import compare_runs, find_run
+    from distill2edge.running import housekeeping, reading
+    from distill2edge.running.compare import compare
+    from distill2edge.running.finished import open_run
     from distill2edge.util.progress import SilentProgress
 
     root, runs = work / "store", [work / "runs" / name for name in ("one", "two")]
@@ -109,10 +109,15 @@ def _looks(work: Path) -> list[Any]:
         assert made.key == _KEYS[0]
 
     def report(run: Path) -> None:
-        directory = find_run(run)
-        rundir.load_report(run)
+        directory = reading.find_run(run)
+        reading.load_report(run)
         for name in ("report.md", "report.json"):
-            rundir.read_page(directory / name)
+            reading.read_page(directory / name)
+
+    def opened(run: Path) -> None:
+        found = open_run(run, store=root)
+        assert all(artifact.size >= 0 for artifact in found.artifacts.values())
+        assert (found.exports, found.report.gates, found.report.models) is not None
 
     def browsed(target: Path) -> None:
         browse.show(browse.select(target, dropped=None, reason=None, method=None), 5, as_json=False)
@@ -125,10 +130,11 @@ def _looks(work: Path) -> list[Any]:
         lambda: housekeeping.render_store(housekeeping.list_store(root)),
         lambda: housekeeping.collect_garbage(root, runs, 0, delete=False),
         lambda: housekeeping.collect_garbage(root, runs[:1], 0, delete=True),
-        lambda: compare_runs(runs, allow=True, html=work / "page.html", as_json=False),
-        lambda: compare_runs(runs, allow=False, html=None, as_json=True),
+        lambda: compare(runs, allow_different=True).write_html(work / "page.html"),
+        lambda: str(compare(runs)),
+        *(lambda run=run: opened(run) for run in runs),
         *(lambda run=run: report(run) for run in runs),
-        *(lambda run=run: chat.choose_file(run, None) for run in runs),
+        *(lambda run=run: reading.choose_export(run, None) for run in runs),
         *(lambda run=run: browsed(run) for run in runs),
         lambda: browse.why("1f", None, root, as_json=False),
     ]

@@ -1,0 +1,71 @@
+"""The commands that look after the machine: environment, bundled files, artifact store."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from distill2edge import errors
+from distill2edge.cli.options import Commands, FilePath
+from distill2edge.util.terminal import echo
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def doctor(as_json: bool) -> None:
+    """Check the environment, and say the fix for what is missing."""
+    from distill2edge.cli.doctor import check_environment, render_checks
+
+    checks = check_environment()
+    echo(json.dumps(checks, indent=2) if as_json else render_checks(checks))
+    sys.exit(errors.EXIT_DONE if all(item["state"] != "missing" for item in checks) else errors.EXIT_ENVIRONMENT)
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--quiet", "-q", is_flag=True)
+def fetch(names: tuple[str, ...], quiet: bool) -> None:
+    """Bring bundled models and data (`bundled:NAME`) here before going offline. Without NAMES: list them."""
+    from distill2edge.intake.bundled import describe
+    from distill2edge.intake.bundled import fetch as fetch_one
+    from distill2edge.util.progress import for_stream
+
+    if not names:
+        echo(describe())
+    for name in names:
+        echo(str(fetch_one(name.removeprefix("bundled:"), for_stream(quiet))))
+
+
+@click.group(cls=Commands)
+def store() -> None:
+    """Look into the artifact store, and free room in it."""
+
+
+@store.command("ls")
+@click.option("--store", "root", type=FilePath())
+@click.option("--json", "as_json", is_flag=True)
+def store_ls(root: Path | None, as_json: bool) -> None:
+    """List artifacts: stage, key, size, date."""
+    from distill2edge.running.housekeeping import list_store, render_store
+    from distill2edge.util.progress import SilentProgress
+
+    rows = list_store(root, SilentProgress().warn)
+    echo(json.dumps(rows, indent=2) if as_json else render_store(rows))
+
+
+@store.command("gc")
+@click.option("--store", "root", type=FilePath())
+@click.option("--keep", "kept", multiple=True, type=FilePath(), help="Run directory whose artifacts stay.")
+@click.option(
+    "--days", type=click.IntRange(min=0), default=30, show_default=True, help="Artifacts used within so many days stay."
+)
+@click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
+def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
+    """Delete unfinished work and artifacts that no kept run uses."""
+    from distill2edge.running.housekeeping import collect_garbage
+    from distill2edge.util.progress import SilentProgress
+
+    echo(collect_garbage(root, kept, days, delete=yes, warn=SilentProgress().warn))
