@@ -25,30 +25,32 @@ if TYPE_CHECKING:
     from distill2edge.recipe.load import load_recipe as load
     from distill2edge.recipe.schema import Recipe
     from distill2edge.running.answering import OpenModel, open_model
-    from distill2edge.running.compare import Comparison, compare
+    from distill2edge.running.comparison import Comparison, compare
     from distill2edge.running.findings import Report
     from distill2edge.running.finished import Run, open_run
     from distill2edge.running.plan import Plan, plan
     from distill2edge.running.run_recipe import run
+    from distill2edge.running.starter import new
 
 __all__ = [
     "Artifact", "Comparison", "EnvironmentFault", "OpenModel", "Plan", "Recipe", "RecipeErrors", "Report", "Run",
-    "UserError", "check", "compare", "edit", "load", "open_model", "open_run", "plan", "run",
+    "UserError", "check", "compare", "edit", "load", "new", "open_model", "open_run", "plan", "run",
 ]  # fmt: skip
 
 # Where each is, so that importing the package is light: the module is imported when the name is first used.
 _HOMES = {
     "Artifact": "pipeline.store",
-    "Comparison": "running.compare",
+    "Comparison": "running.comparison",
     "OpenModel": "running.answering",
     "Plan": "running.plan",
     "Recipe": "recipe.schema",
     "Report": "running.findings",
     "Run": "running.finished",
     "check": "preflight",
-    "compare": "running.compare",
+    "compare": "running.comparison",
     "edit": "recipe.load:edit_recipe",
     "load": "recipe.load:load_recipe",
+    "new": "running.starter",
     "open_model": "running.answering",
     "open_run": "running.finished",
     "plan": "running.plan",

@@ -90,9 +90,7 @@ def new(**options: Any) -> None:
       distill2edge recipe new --data tickets.csv --name tickets > tickets.yaml
       distill2edge recipe new --data faq.jsonl --task chat --text question --label answer > faq.yaml
     """
-    from distill2edge.running.starter import Asked, starter
-
-    echo(starter(Asked(**options)), nl=False)
+    echo(d2e.new(**options), nl=False)
 
 
 @recipe.command()

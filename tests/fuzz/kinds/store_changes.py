@@ -85,7 +85,7 @@ def _looks(work: Path) -> list[Any]:
     from distill2edge.cli import browse
     from distill2edge.pipeline.store import Store
     from distill2edge.running import housekeeping, reading
-    from distill2edge.running.compare import compare
+    from distill2edge.running.comparison import compare
     from distill2edge.running.finished import open_run
     from distill2edge.util.progress import SilentProgress
 
