@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from distill2edge.preflight import check
     from distill2edge.recipe.load import edit_recipe as edit
     from distill2edge.recipe.load import load_recipe as load
+    from distill2edge.recipe.loss_terms import register_loss
     from distill2edge.recipe.schema import Recipe
+    from distill2edge.recipe.verifiers import register_verifier
     from distill2edge.running.answering import OpenModel, open_model
     from distill2edge.running.comparison import Comparison, compare
     from distill2edge.running.findings import Report
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     from distill2edge.running.plan import Plan, plan
     from distill2edge.running.run_recipe import run
     from distill2edge.running.starter import new
+    from distill2edge.util.plugins import load_plugin
 
 __all__ = [
     "Artifact", "Comparison", "EnvironmentFault", "OpenModel", "Plan", "Recipe", "RecipeErrors", "Report", "Run",
-    "UserError", "check", "compare", "edit", "load", "new", "open_model", "open_run", "plan", "run",
+    "UserError", "check", "compare", "edit", "load", "load_plugin", "new", "open_model", "open_run",
+    "plan", "register_loss", "register_verifier", "run",
 ]  # fmt: skip
 
 # Where each is, so that importing the package is light: the module is imported when the name is first used.
@@ -50,10 +54,13 @@ _HOMES = {
     "compare": "running.comparison",
     "edit": "recipe.load:edit_recipe",
     "load": "recipe.load:load_recipe",
+    "load_plugin": "util.plugins",
     "new": "running.starter",
     "open_model": "running.answering",
     "open_run": "running.finished",
     "plan": "running.plan",
+    "register_loss": "recipe.loss_terms",
+    "register_verifier": "recipe.verifiers",
     "run": "running.run_recipe",
 }
 

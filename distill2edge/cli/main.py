@@ -25,7 +25,16 @@ from distill2edge.util.terminal import echo
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="distill2edge")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def main(debug: bool) -> None:
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=FilePath(),
+    metavar="FILE.py",
+    help="First run this Python file, which registers losses or verifiers of your own; repeatable. It may do all that "
+    "you may. Only the command line can name one: a recipe never does.",
+)
+def main(debug: bool, plugins: tuple[Path, ...]) -> None:
     """Distil a language model into one that fits your device, and show what it costs.
 
     \b
@@ -37,6 +46,8 @@ def main(debug: bool) -> None:
       distill2edge chat runs/my                  talk to the student
     """
     settle_libraries()
+    for plugin in plugins:
+        d2e.load_plugin(plugin)
 
 
 @main.command()

@@ -41,10 +41,10 @@ class _Work:
 
     recipe: Recipe
     text: str
-    store: Path | None
     out: Path
-    force: frozenset[str]
+    store: Path | None
     converter: Path | None
+    force: frozenset[str]
     quiet: bool
     upto: str | None
 
@@ -92,16 +92,9 @@ def run(
     directory = Path(out) if out else Path("runs") / checked.name
     start_tracking(track, checked.name, directory)
     as_written = not changes and not isinstance(recipe, Recipe)
-    work = _Work(
-        recipe=checked,
-        text=Path(str(recipe)).read_text(encoding="utf-8") if as_written else dump_recipe(checked),
-        store=Path(store) if store else None,
-        out=directory,
-        force=force,
-        converter=Path(converter) if converter else None,
-        quiet=quiet,
-        upto=upto,
-    )
+    text = Path(str(recipe)).read_text(encoding="utf-8") if as_written else dump_recipe(checked)
+    places = (Path(place) if place else None for place in (store, converter))
+    work = _Work(checked, text, directory, *places, force, quiet, upto)
     if seeds is not None:
         return _run_seeds(work, parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, seeds))))
     with _logged(work) as progress:

@@ -23,7 +23,7 @@ from distill2edge.recipe.load import dump_recipe, parse_recipe
 from distill2edge.recipe.loss_terms import TERMS, register_loss
 from distill2edge.recipe.schema import Loss
 from distill2edge.report.curves import loss_name
-from distill2edge.running.run_recipe import run_until
+from distill2edge.running.run_recipe import run
 from distill2edge.util.plugins import load_plugin
 
 KL = """\
@@ -70,11 +70,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(place: Path, *overrides: str, kind: str = "merge") -> dict[str, Tensor]:
     """Every weight of every model that stages of a kind make of the recipe."""
-    found = run_until(kind, place / "tiny.yaml", list(overrides), place / "store", None, True)
+    done = run(place / "tiny.yaml", overrides, upto=kind, store=place / "store", quiet=True)
     return {
-        f"{done.stage.name} {name}": weight
-        for done in found
-        for name, weight in load_file(done.artifact.path / "model" / "model.safetensors").items()
+        f"{stage} {name}": weight
+        for stage, artifact in done.of(kind).items()
+        for name, weight in load_file(artifact.path / "model" / "model.safetensors").items()
     }
 
 
@@ -189,7 +189,7 @@ def test_a_wrong_function_is_refused_before_anything_runs(place: Path, body: str
     head, _, tail = KL.partition("    log_p, log_q =")
     plugin(place, f"{head}    {body}\n\n{tail.partition('sum(-1)')[2]}")
     with pytest.raises(UserError, match=said):
-        run_until("data", place / "tiny.yaml", ["distill.loss={my_kl: 1}"], place / "empty", None, True)
+        run(place / "tiny.yaml", ["distill.loss={my_kl: 1}"], upto="data", store=place / "empty", quiet=True)
     assert not (place / "empty" / "data").exists()
 
 

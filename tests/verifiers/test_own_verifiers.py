@@ -11,7 +11,7 @@ from tiny import tiny_recipe
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe import verifiers as specs
 from distill2edge.recipe.load import dump_recipe, parse_recipe, recipe_schema
-from distill2edge.running.run_recipe import run_until
+from distill2edge.running.run_recipe import run
 from distill2edge.util.plugins import load_plugin
 
 CHECK = """\
@@ -45,8 +45,8 @@ def test_what_it_refuses_is_dropped_and_another_limit_is_another_signal(tmp_path
 
     def outcomes() -> dict[str, int]:
         more = [TEXT, "distill.loss={ce: 1}"]
-        (done,) = run_until("signal", tmp_path / "tiny.yaml", more, tmp_path / "store", None, True)
-        said: dict[str, int] = done.artifact.facts["verify"]["outcomes"]["short"]
+        done = run(tmp_path / "tiny.yaml", more, upto="signal", store=tmp_path / "store", quiet=True)
+        said: dict[str, int] = done.artifacts["signal"].facts["verify"]["outcomes"]["short"]
         return said
 
     plugin(tmp_path, CHECK.format(limit=1000))
