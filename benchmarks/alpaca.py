@@ -20,7 +20,7 @@ from typing import Any
 from common import ROOT, bar, verified, write_result
 
 import distill2edge as d2e
-from distill2edge.pipeline.store import Artifact
+from distill2edge.pipeline.artifact import Artifact
 from distill2edge.recipe.load import load_recipe
 from distill2edge.util.bootstrap import Figure, mean_interval
 

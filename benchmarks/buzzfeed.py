@@ -19,7 +19,7 @@ import distill2edge as d2e
 from distill2edge.cost import formulas
 from distill2edge.cost.catalogue import load_catalogue
 from distill2edge.data.encode import Row, read_rows
-from distill2edge.pipeline.store import Artifact
+from distill2edge.pipeline.artifact import Artifact
 from distill2edge.recipe.load import load_recipe
 
 RECIPE = ROOT / "recipes" / "buzzfeed" / "dates.yaml"

@@ -14,7 +14,7 @@ from sums import nearest, worst_seed
 
 import distill2edge as d2e
 from distill2edge.data.encode import read_rows
-from distill2edge.pipeline.store import Artifact
+from distill2edge.pipeline.artifact import Artifact
 from distill2edge.recipe.load import load_recipe
 from distill2edge.verify.exact import exact_match
 

@@ -13,7 +13,7 @@ from typing import Any
 from common import ROOT, bar, paired, verified, write_result
 
 import distill2edge as d2e
-from distill2edge.pipeline.store import Artifact
+from distill2edge.pipeline.artifact import Artifact
 from distill2edge.util.bootstrap import mean_interval
 
 RECIPE = ROOT / "recipes" / "quickstart.yaml"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import EnvironmentFault, RecipeErrors, UserError
 
 if TYPE_CHECKING:
-    from distill2edge.pipeline.store import Artifact
+    from distill2edge.pipeline.artifact import Artifact
     from distill2edge.preflight import check
     from distill2edge.recipe.load import edit_recipe as edit
     from distill2edge.recipe.load import load_recipe as load
@@ -43,7 +43,7 @@ __all__ = [
 
 # Where each is, so that importing the package is light: the module is imported when the name is first used.
 _HOMES = {
-    "Artifact": "pipeline.store",
+    "Artifact": "pipeline.artifact",
     "Comparison": "running.comparison",
     "OpenModel": "running.answering",
     "Plan": "running.plan",

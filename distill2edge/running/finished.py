@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.pipeline.store import Artifact, Store
+from distill2edge.pipeline.artifact import Artifact
+from distill2edge.pipeline.store import Store
 from distill2edge.running.findings import Report
 from distill2edge.running.housekeeping import open_store
 from distill2edge.running.reading import choose_export, find_run, load_report, read_document, refuse_seeds, stages_of
