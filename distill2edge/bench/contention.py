@@ -83,7 +83,7 @@ def reasons(reading: Mapping[str, float | None], threads: int, cores: int | None
     if _of(reading, "wait_share") > WAIT:
         found.append(f"our threads waited for a core {_of(reading, 'wait_share'):.0%} of the time")
     if _of(reading, "throttled_share") > THROTTLED:
-        found.append(f"the cgroup's quota held us {_of(reading, 'throttled_share'):.0%} of the time")
+        found.append(f"the cgroup's quota stopped us {_of(reading, 'throttled_share'):.0%} of the time")
     return found
 
 

@@ -80,10 +80,12 @@ def _shape(name: str) -> tuple[int, int]:
         fix = f"{hint}task, or chat-P-N with P tokens in and N out (chat-128-64)"
         raise UserError(f"unknown workload {name[:60]!r}", where="bench.workloads", fix=fix)
     if max(len(shape[1]), len(shape[2])) > 6:
-        raise UserError(f"{name[:60]}: no model reads or writes so much", where="bench.workloads", fix="chat-128-64")
+        raise UserError(f"{name[:60]}: no model reads or writes that much", where="bench.workloads", fix="chat-128-64")
     prompt, output = int(shape[1]), int(shape[2])
     if output < 2:
-        raise UserError(f"{name}: one token out has no pace", where="bench.workloads", fix="ask for at least 2")
+        raise UserError(
+            f"{name}: one token out has no speed to measure", where="bench.workloads", fix="ask for at least 2"
+        )
     return prompt, output
 
 

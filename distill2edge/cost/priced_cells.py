@@ -117,7 +117,7 @@ def _price(
 
 
 def _speed_note(spot: Spot, machine: dict[str, Any]) -> str:
-    """Say aloud that the speed is that of the bench machine."""
+    """That the speed is that of the bench machine."""
     threads = machine.get("threads") or machine.get("usable_threads") or machine.get("cores")
     measured = f"{machine.get('cpu') or 'unknown processor'}{f', {threads} threads' if threads else ''}"
     if isinstance(spot.entry, Device):

@@ -87,7 +87,7 @@ def pair(teachers: Sequence[Cell], students: Sequence[Cell], notes: list[str]) -
         there = runtime_of(cheapest["model"])
         said = "so the two are not compared by cost"
         if student is not None:
-            said = f"compared is {student['cell']}, in a runtime that both have"
+            said = f"so {student['cell']} is compared, in a runtime that both have"
         notes.append(
             f"{cheapest['cell']} is the student's cheapest, but no file of the teacher that keeps its quality was "
             f"measured in {there}: {said}; verify.teacher_schemes: [{scheme_of(cheapest['model'])}] measures it there"

@@ -33,8 +33,8 @@ DEFINITIONS = {
     "answers": "greedy, at most answer_tokens each; those of a file in its own runtime",
     "outcome": "each pair is judged in both orders: a win or a loss where both replies agree on it, else a tie "
     "(inconsistent where the verdict changes with the order; identical answers are a tie without being judged)",
-    "unreadable": "a reply that names no verdict, or several; such a pair counts as nothing",
-    "win_rate": "(wins + half of the ties) / readable pairs; 1/2 where the two write equally well",
+    "unreadable": "a reply that names no verdict, or several; such a pair is not counted",
+    "win_rate": "(wins + half of the ties) / readable pairs; 1/2 where the two answer equally well",
     "position_bias": "share of the readable judged pairs whose verdict changes with the order",
     "length_ratio": "characters of the student's answers / those of the teacher's: judges tend to favour longer ones",
     "interval": "95% over pairs; shares: Wilson; length_ratio: percentile bootstrap",
@@ -174,7 +174,7 @@ def _ask(
     if len(fitting) < len(asks):
         progress.warn(
             f"{len(asks) - len(fitting)} of {len(asks)} questions are too long for the judge: their pairs count as "
-            f"unreadable; lower {WHERE}.answer_tokens, or name a judge that reads more"
+            f"unreadable; lower {WHERE}.answer_tokens, or name a judge with a longer context"
         )
     with progress.task("judge", len(fitting)) as task:
         written = write_texts(judge, fitting, spec.max_new_tokens, work, "judge", task.advance)
@@ -257,6 +257,6 @@ def _tell(document: Mapping[str, Any], progress: Progress) -> None:
         progress.say(f"  {entry['id']}: {said}")
         if counts["unreadable"] * 2 > entry["pairs"]:
             progress.warn(
-                f"{entry['id']}: the judge's verdict can be read in {entry['pairs'] - counts['unreadable']} of "
+                f"{entry['id']}: the judge's verdict could be read in only {entry['pairs'] - counts['unreadable']} of "
                 f"{entry['pairs']} pairs: name a stronger judge, or raise {WHERE}.max_new_tokens"
             )

@@ -71,7 +71,7 @@ def open_judge(
         raise UserError(
             "the judge's tokenizer has no chat template",
             where=f"{where}.template",
-            fix="set it to plain, or name an instruct model, whose tokenizer brings one",
+            fix="set it to plain, or name an instruct model, whose tokenizer has one",
         )
     return judge
 

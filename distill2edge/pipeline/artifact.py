@@ -73,7 +73,7 @@ def fault_of(path: Path, key: str) -> str | None:
         try:
             status = file.stat()
             if not stat.S_ISREG(status.st_mode):
-                return f"{entry['path']} is no file"
+                return f"{entry['path']} is not a regular file"
             if status.st_size != entry["size"]:
                 return f"{entry['path']} has {status.st_size} bytes instead of {entry['size']}"
             if status.st_mtime_ns != entry["mtime_ns"] and sha256_of(file) != entry["sha256"]:

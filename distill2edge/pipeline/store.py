@@ -69,7 +69,7 @@ class Store:
             with suppress(OSError):  # a store that can only be read serves as well
                 (path / MANIFEST).touch()  # the time of last use, for `store gc`
             return Artifact(path, read_manifest(path))
-        warn(f"store entry {stage}/{path.name} is damaged ({fault}): it will be made again")
+        warn(f"store entry {stage}/{path.name} is damaged ({fault}): it will be rebuilt")
         try:
             self._discard(path)
         except OSError as error:

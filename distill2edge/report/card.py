@@ -53,8 +53,8 @@ def render_card(report: Document, sections: Sequence[Section] = SECTIONS) -> str
         "## Use",
         _use(report),
         "## Limits",
-        "Quality was measured on held-out rows of the task's own data and nowhere else. What the teacher gets wrong "
-        "the student has learnt too; it was not tested for safety or bias.",
+        "Quality was measured on held-out rows of the task's own data and nowhere else. The student has "
+        "also learnt the teacher's mistakes, and it was not tested for safety or bias.",
         "## Reproduce",
         fenced(str(report["reproduce"]["command"] or "not recorded")),
     ]

@@ -58,7 +58,7 @@ def no_headline(report: Document) -> str:
     if forbidding:
         return f"No headline and no saving are claimed: {forbidding[0]}."
     if any(model.get("role") == "student" and model.get("above_baseline") is False for model in report["models"]):
-        return "No headline is claimed: no file beats what needs no model by more than noise."
+        return "No headline is claimed: no file beats a baseline without a model by more than noise."
     return "No file that ships could be measured, so there is no headline."
 
 
@@ -67,11 +67,11 @@ def _price_of_size(report: Document) -> str:
     comparison = (report["cost"] or {}).get("comparison") or {}
     split = comparison.get("split")
     if split is None:
-        return "The gain is quality; what its size costs per request was not measured in a runtime that both have."
+        return "The gain is quality; what its size costs per request was not measured in a runtime that both ran in."
     added = 1 / split["model"] - 1
     like = f"like for like ({same_as(split)})"
     if added <= 0:
-        return f"Yet {like} it {saves(-added)} of the teacher's cost per request."
+        return f"Yet {like} it {saves(-added)} per request."
     said = f"The gain is quality: {like} the student costs {figures.percent(added)} more per request"
     if (comparison.get("saving_same_box") or 0) > 0:
         return f"{said}; only another runtime or quantization of its file makes it cheaper."
@@ -118,7 +118,7 @@ def _quality_tile(report: Document, headline: Document) -> Tile:
 
 
 def _size_tile(headline: Document) -> Tile:
-    beside = "the teacher's file is not here"
+    beside = "there is no file of the teacher to compare with"
     if headline["rival"]:
         ratio = _either_way(headline["size_ratio"], "smaller", "larger")
         beside = f"{ratio} than {headline['rival']}, {figures.size(headline['teacher_size_bytes'])}"

@@ -43,7 +43,7 @@ def compare(reports: list[Document], allow: bool = False) -> Document:
     if differences and not allow:
         said = "; ".join(f"{d['what']} ({', '.join(f'{n}: {v}' for n, v in d['values'].items())})" for d in differences)
         raise UserError(
-            f"these runs don't compare: they differ in {said}",
+            f"these runs cannot be compared: they differ in {said}",
             fix=_fix([d["what"] for d in differences]),
         )
     changes = recipe_changes(reports)
@@ -75,7 +75,8 @@ def _seeds_apart(reports: list[Document], changes: list[Document]) -> list[str]:
         return []
     seeds = ",".join(str(report.get("seed")) for report in reports)
     return [
-        f"these runs differ in nothing but their seed; for one figure over all: distill2edge run RECIPE --seeds {seeds}"
+        "these runs differ only in their seed; for one figure over all of them: distill2edge run RECIPE --seeds "
+        f"{seeds}"
     ]
 
 

@@ -20,9 +20,9 @@ def split_sentence(split: Document | None) -> str:
     if split is None or abs(split["rest"] - 1) < 0.005:
         return ""
     return (
-        f"Of the {figures.ratio(split['model'] * split['rest'])} lower cost the student's model gives "
-        f"{figures.ratio(split['model'])} ({same_as(split)}: {split['cell']}), its runtime and quantization "
-        f"{figures.ratio(split['rest'])}."
+        f"The cost ratio of {figures.ratio(split['model'] * split['rest'])} is {figures.ratio(split['model'])} "
+        f"from the student's model ({same_as(split)}: {split['cell']}) times {figures.ratio(split['rest'])} from its "
+        "runtime and quantization."
     )
 
 
@@ -40,9 +40,9 @@ def volume_sentence(cost: Document) -> str:
     busy = [at[key] for key in ("student_busy", "teacher_busy") if at[key] is not None]
     if min(busy) >= cost["utilisation"]:
         return f"At {assumed} busy; your {volume} keep a box busier than that."
-    alone = f"a box that serves nothing else costs {student} a month against {teacher}"
-    shares = f"your {volume} keep the student's box {figures.percent(at['student_busy'])} busy"
-    return f"True at {assumed} busy, so if other work shares the box: {shares}, and {alone}."
+    alone = f"a box that serves nothing else costs {student} a month against {teacher} for the teacher"
+    shares = f"your {volume} keep the student's box only {figures.percent(at['student_busy'])} busy"
+    return f"This holds at {assumed} busy, that is, if other work shares the box: {shares}, and {alone}."
 
 
 def cost_sentences(report: Document) -> list[str]:
@@ -59,36 +59,36 @@ def cost_sentences(report: Document) -> list[str]:
     saving, same = comparison["saving"], comparison.get("saving_same_box")
     labels = {cell["place"]: cell["label"] for cell in cost["cells"]}
     bounds = (
-        f"over the bounds of the prices between {figures.percent(comparison.get('saving_low'))} and "
-        f"{figures.percent(comparison.get('saving_high'))}"
+        f"({figures.percent(comparison.get('saving_low'))} to {figures.percent(comparison.get('saving_high'))} "
+        "over the bounds of the prices)"
     )
     said = []
     if comparison["teacher_place"] == comparison["student_place"]:
         place = labels[comparison["teacher_place"]]
-        said.append(f"Both on {place} and {busy}, the student {saves(saving)} of what the teacher costs; {bounds}.")
+        said.append(f"With both on {place} and {busy}, the student {saves(saving)} {bounds}.")
     else:
         if same is not None:
             box = (cost["four_cells"].get("teacher_same_box") or {}).get("label")
-            said.append(f"Both on {box} and {busy}, the student {saves(same)} of what the teacher costs.")
+            said.append(f"With both on {box} and {busy}, the student {saves(same)}.")
         if comparison["teacher_place"].startswith("api:"):
             counted = cost["tokens"]
             cached = f" and {figures.number(counted['cached'])} cached" if counted["cached"] else ""
             said.append(
-                f"The student on {labels[comparison['student_place']]}, {busy}, against "
+                f"On {labels[comparison['student_place']]}, {busy}, against "
                 f"{labels[comparison['teacher_place']]} at {figures.number(counted['input'])} tokens in{cached} and "
-                f"{figures.number(counted['output'])} out for each request, {saves(saving)}; {bounds}."
+                f"{figures.number(counted['output'])} out for each request, the student {saves(saving)} {bounds}."
             )
         else:
             said.append(
-                f"The student on {labels[comparison['student_place']]} against the teacher on "
-                f"{labels[comparison['teacher_place']]}, both {busy} and both at the speed of the bench machine, "
-                f"{saves(saving)}; {bounds}."
+                f"With the student on {labels[comparison['student_place']]} and the teacher on "
+                f"{labels[comparison['teacher_place']]}, both {busy} and at the speed of the bench machine, the "
+                f"student {saves(saving)} {bounds}."
             )
     said.append(volume_sentence(cost))
     said += _compared(comparison)
     requests = comparison.get("break_even_requests")
     spent = figures.seconds((one_off.get("seconds") or {}).get("total"))
-    made = f"Making it took {figures.usd(one_off.get('total_usd'))} ({spent})"
+    made = f"Making the student cost {figures.usd(one_off.get('total_usd'))} ({spent})"
     if requests is None:
         said.append(f"{made}, and it never pays for itself.")
     else:
@@ -105,17 +105,17 @@ def cost_sentences(report: Document) -> list[str]:
 
 def _compared(comparison: Document) -> list[str]:
     """Which cells stand for the two sides, and what of the difference is the model's."""
-    said = [f"Compared are {comparison['teacher']} and {comparison['student']}, the cheapest that pass"]
+    said = [f"The comparison is of {comparison['teacher']} and {comparison['student']}, the cheapest that passed"]
     shipped = comparison.get("shipped")
     runtime = comparison.get("student_runtime")
     apart = shipped is not None and shipped["cell"] != comparison["student"]
-    said[0] += f" in {runtime}, which both were measured in." if apart else "."
+    said[0] += f" in {runtime}, where both were measured." if apart else "."
     if parts := split_sentence(comparison.get("split")):
         said.append(parts)
     if apart and shipped is not None:
         said.append(
             f"The file that ships, {shipped['cell']}, costs {figures.usd(shipped['per_1000'])} per 1,000 requests: "
-            f"against this teacher it {saves(shipped['saving'])}. {split_sentence(shipped['split'])}".rstrip()
+            f"it {saves(shipped['saving'])}. {split_sentence(shipped['split'])}".rstrip()
         )
     split = comparison.get("split")
     if comparison.get("student_is_larger") and split is not None and split["model"] < 1:
@@ -128,6 +128,9 @@ def _compared(comparison: Document) -> list[str]:
 
 
 def saves(share: float | None) -> str:
+    """What a student does to the teacher's cost."""
     if share is None:
-        return "cannot be compared"
-    return f"saves {figures.percent(share)}" if share >= 0 else f"adds {figures.percent(-share)}"
+        return "cannot be compared by cost: the teacher costs nothing"
+    if share >= 0:
+        return f"saves {figures.percent(share)} of the teacher's cost"
+    return f"costs {figures.percent(-share)} more than the teacher"

@@ -46,10 +46,10 @@ def quantization_table(report: Document) -> Table | None:
         figures.metric(report["metric"]["name"]), "retained", "decode tokens/s", "types",
     ]  # fmt: skip
     note = (
-        "Plain: rounded as they are. Calibrated: rounded by what the calibration rows show of each weight's input. "
-        "Trained: trained once more on the grid of the file. Only one of each ships."
+        "Plain: weights rounded as they are. Calibrated: rounded with regard to the inputs that the calibration rows "
+        "give each weight. Trained: trained once more with the rounding of the file. One file of each scheme ships."
     )
-    return Table("What calibration and training on the grid bring", head, rows, left=2, note=note)
+    return Table("What calibration and quantization-aware training gain", head, rows, left=2, note=note)
 
 
 def frontier_table(report: Document) -> Table | None:
@@ -79,8 +79,8 @@ def frontier_table(report: Document) -> Table | None:
         )
         for point, place in zip(points, places, strict=True)
     ]
-    note = "On the front: no other file here is as small, as close to the student and as fast."
-    head = ["file", "size", "KL to student", "decode tokens/s", "on the front"]
+    note = "On the frontier: no other file here is at least as small, as close to the student and as fast."
+    head = ["file", "size", "KL to student", "decode tokens/s", "on the frontier"]
     return Table("Size, fidelity and speed", head, rows, note=note)
 
 
@@ -126,11 +126,12 @@ def survival_table(report: Document) -> Table | None:
             )
         )
     note = (
-        "Ratio: root mean square of what training changed, over the quantization step. Where it is small, rounding may "
-        "swallow the change of a single weight; the sum over many still shows, so judge by the KL to the student."
+        "Ratio: root mean square of the change that training made, divided by the quantization step. Where it is "
+        "small, rounding can hide the change of a single weight, but not the sum over many: judge by the KL to "
+        "the student."
     )
     head = ["scheme", "tensors", "median ratio", "smallest", "below half a step", "weakest tensor"]
-    return Table("Does the trained change survive quantization?", head, rows, note=note) if rows else None
+    return Table("Do the trained changes survive quantization?", head, rows, note=note) if rows else None
 
 
 def _ratio(tensor: Document) -> float:

@@ -14,7 +14,7 @@ def verdict_of(passed: bool, gates: list[Document], models: list[Document]) -> D
     failed = [gate for gate in gates if not gate.get("passed")]
     errors = [{"model": model["id"], "error": model["error"]} for model in models if model.get("error")]
     if not gates:
-        summary = "No gate holds: everything is reported, nothing is enforced."
+        summary = "No gates apply: everything is reported, nothing is enforced."
     elif passed:
         summary = f"All {len(gates)} gates passed." if len(gates) != 1 else "The only gate passed."
     else:
@@ -47,15 +47,15 @@ def verdict_warnings(
     absent = [repr(label.strip()) for label, count in choices.items() if not count]
     if absent:
         named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        text = f"{'class' if len(absent) == 1 else 'classes'} {named}: no training row"
+        text = f"no training row has {'class' if len(absent) == 1 else 'classes'} {named}"
         found.append({"kind": "class", "text": text, "headline": True})
     if _same_training(stages, training):
-        text = "the control and the student are one training: to compare them says nothing of the teacher's part"
+        text = "control and student are the same training: comparing them says nothing about the teacher's contribution"
         found.append({"kind": "control", "text": text, "headline": True})
     cells = [cell for cell in bench.get("cells", []) if cell.get("contended")]
     if cells:
         busy = f"{len(cells)} of {len(bench['cells'])} speeds were measured while the machine was busy with other work"
-        found.append({"kind": "contention", "text": f"{busy}: they are a lower bound", "headline": True})
+        found.append({"kind": "contention", "text": f"{busy}: take them as lower bounds", "headline": True})
     return found
 
 

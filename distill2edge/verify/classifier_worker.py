@@ -33,7 +33,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], ())
     opened: Any = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
     if not hasattr(opened, "classify"):
-        raise UserError("this file is no classifier", where=spec["path"], fix="export the model again")
+        raise UserError("this file is not a classifier", where=spec["path"], fix="export the model again")
     runtime = cast("Classifier", opened)
     made_up = all(label.startswith("LABEL_") for label in runtime.labels)
     if len(runtime.labels) != len(spec["labels"]) or not (made_up or runtime.labels == spec["labels"]):

@@ -28,7 +28,7 @@ DEFINITIONS = {
     "accuracy": "share of texts whose label has the greatest logit",
     "macro_f1": "mean over the labels of 2 TP / (2 TP + FP + FN)",
     "balanced_accuracy": "mean over the classes that occur of the share of their texts that are right",
-    "baseline": "what needs no model: always the class that most held-out texts have",
+    "baseline": "needs no model: always the class that most held-out texts have",
     "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",
     "retained": "accuracy / teacher's accuracy on the same texts",
     "kept": "score / score of each of the teacher's own files on the same rows",
@@ -37,7 +37,7 @@ DEFINITIONS = {
     "top1_student": "share of texts that file and merged student give the same label",
     "top1_teacher": "share of texts that model and teacher give the same label",
     "interval": INTERVAL,
-    "gates": "hold the value itself, not the end of its interval",
+    "gates": "apply to the value itself, not to an end of its interval",
 }
 
 

@@ -29,11 +29,11 @@ from distill2edge.verify.trivial_baselines import (
 from distill2edge.verify.warnings import warnings_of
 
 DEFINITIONS = {
-    "accuracy": "share of rows whose right choice has the greatest likelihood, sum of log p over its tokens",
+    "accuracy": "share of rows whose correct choice has the greatest likelihood, sum of log p over its tokens",
     "exact_match": "share of rows whose greedy answer equals the response, token by token",
     "neg_log_likelihood": "exp(-NLL): geometric mean of the probability of a response token, per teacher's token",
     "balanced_accuracy": "mean over the classes that occur of the share of their rows that are right",
-    "baseline": "what needs no model: the largest class, the commonest answer, or a unigram model of the other rows",
+    "baseline": "needs no model: the largest class, the most common answer, or a unigram model of the other rows",
     "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",
     "retained": "score / teacher's score on the same rows",
     "output_length_ratio": "mean tokens of the greedy answers / those of the teacher",
@@ -43,7 +43,7 @@ DEFINITIONS = {
     "top1_student": "share of positions at which file and merged student put the same token first",
     "top1_teacher": "share of the same positions at which model and teacher put the same token first",
     "interval": INTERVAL,
-    "gates": "hold the value itself, not the end of its interval",
+    "gates": "apply to the value itself, not to an end of its interval",
 }
 
 

@@ -67,7 +67,7 @@ def commonest_answer(answers: Sequence[Sequence[int]]) -> TrivialBaseline:
     """Always the response that most held-out rows have."""
     written = [tuple(answer) for answer in answers]
     best, _ = Counter(written).most_common(1)[0]
-    return TrivialBaseline("always the commonest answer", [float(answer == best) for answer in written])
+    return TrivialBaseline("always the most common answer", [float(answer == best) for answer in written])
 
 
 def unigram(rows: Sequence[Encoded]) -> TrivialBaseline:

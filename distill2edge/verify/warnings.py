@@ -50,7 +50,7 @@ def _classes(baseline: TrivialBaseline, rows: int) -> list[dict[str, Any]]:
     found = []
     if absent:
         who = f"class {absent[0]} never occurs" if len(absent) == 1 else f"{_some(absent)} never occur"
-        text = f"{who} in the {rows} held-out rows: no figure here says anything of it"
+        text = f"{who} in the {rows} held-out rows: no figure here says anything about it"
         found.append(_warning("class", text, headline=False))
     if small:
         who = f"class {small[0]}" if len(small) == 1 else f"{len(small)} classes are small: {_listed(small)}"
@@ -72,9 +72,12 @@ def _scores(models: Sequence[Mapping[str, Any]], baseline: TrivialBaseline) -> l
     teacher = [model for model in models if model["id"] == "teacher"]
     poor = [model["id"] for model in [*teacher, *shipped(models)] if model.get("above_baseline") is False]
     if "teacher" in poor:
-        text = f"the teacher is within noise of what needs no model ({baseline.name}): to keep its quality says nothing"
+        text = (
+            f"the teacher is within noise of a baseline without a model ({baseline.name}): keeping its "
+            "quality proves nothing"
+        )
         return [_warning("baseline", text, headline=False)]
-    texts = [f"{name} is within noise of what needs no model ({baseline.name})" for name in poor]
+    texts = [f"{name} is within noise of a baseline without a model ({baseline.name})" for name in poor]
     return [_warning("baseline", text) for text in texts]
 
 
@@ -83,13 +86,15 @@ def _limits(models: Sequence[Mapping[str, Any]], verify: Verify, unit: str) -> l
     found, seen = [], dict.fromkeys(precision_of(model) for model in shipped(models))
     for precision in seen:
         if precision in ("lossless", "eight_bits") and verify.max_kl.of(precision) is None:
-            text = f"the recipe sets verify.max_kl to null for {_PRECISIONS[precision]}: their KL is reported, not held"
+            text = (
+                f"the recipe sets verify.max_kl to null for {_PRECISIONS[precision]}: their KL is reported, not limited"
+            )
             found.append(_warning("gate", text))
     for model in shipped(models):
         precision, kl = precision_of(model), model.get("kl_student")
         if precision is None or kl is None or verify.max_kl.of(precision) is not None:
             continue
         if kl["value"] > HIGH_KL:
-            text = f"{model['id']} is {kl['value']:.3g} nats per {unit} from its student, and no gate holds it"
+            text = f"{model['id']} is {kl['value']:.3g} nats per {unit} from its student, and no gate limits it"
             found.append(_warning("kl", text))
     return found

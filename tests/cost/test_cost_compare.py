@@ -50,7 +50,7 @@ def test_a_teacher_in_pytorch_alone_is_compared_in_pytorch() -> None:
     notes = " ".join(report["cost"]["notes"])
     assert "verify.teacher_schemes: [gguf:Q4_K_M]" in notes
     said = " ".join(cost_words.cost_sentences(report))
-    assert "in PyTorch, which both were measured in" in said
+    assert "in PyTorch, where both were measured" in said
     assert "Of the 3.48x lower cost the student's model gives 1.72x" in said
     assert "runtime that both have" in " ".join(beside for _, _, beside in claims.tiles(report))
 

@@ -173,7 +173,7 @@ def test_the_seeds_of_one_recipe_are_pooled_by_run(report: Document) -> None:
     again = other(report, lambda r: r["reproduce"]["recipe"].update(seed=1))
     again["seed"] = 1
     assert compare([report, again])["warnings"] == [
-        "these runs differ in nothing but their seed; for one figure over all: distill2edge run RECIPE --seeds 0,1"
+        "these runs differ only in their seed; for one figure over all of them: distill2edge run RECIPE --seeds 0,1"
     ]
 
 

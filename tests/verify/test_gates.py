@@ -153,7 +153,7 @@ def test_gates_that_are_off_and_files_far_away_are_told() -> None:
     exact = _model("student/gguf:F16", scheme="gguf:F16", kl_student=_figure(1e-6))
     assert _warned([TEACHER, STUDENT, near, exact], Verify()) == []
     assert _warned([TEACHER, STUDENT, near, far, exact], Verify()) == [
-        "student/gguf:Q2_K is 0.51 nats per token from its student, and no gate holds it"
+        "student/gguf:Q2_K is 0.51 nats per token from its student, and no gate limits it"
     ]
     assert _warned([TEACHER, STUDENT, far], Verify(max_kl=0.3)) == []  # a failed gate says it
     (said,) = _warned([TEACHER, STUDENT, near, exact], Verify(max_kl=None))

@@ -76,9 +76,9 @@ def _models(teacher: bool | None, student: bool) -> list[dict[str, Any]]:
         ([0] * 12, True, True, "class 'pos' never occurs in the 12 held-out rows", False),
         ([0] * 59 + [1], True, True, "class 'pos' has 1 of the 60 held-out rows", True),
         ([0] * 492 + [1] * 8, True, True, "class 'pos' has 8 of the 500 held-out rows", True),
-        ([0] * 30 + [1] * 30, False, False, "the teacher is within noise of what needs no model", False),
-        ([0] * 30 + [1] * 30, True, False, "student/gguf:Q8_0 is within noise of what needs no model", True),
-        ([0] * 30 + [1] * 30, None, False, "student/gguf:Q8_0 is within noise of what needs no model", True),
+        ([0] * 30 + [1] * 30, False, False, "the teacher is within noise of a baseline without a model", False),
+        ([0] * 30 + [1] * 30, True, False, "student/gguf:Q8_0 is within noise of a baseline without a model", True),
+        ([0] * 30 + [1] * 30, None, False, "student/gguf:Q8_0 is within noise of a baseline without a model", True),
     ],
 )
 def test_what_makes_a_score_worthless_is_a_warning(

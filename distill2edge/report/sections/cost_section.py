@@ -35,7 +35,7 @@ def blocks(report: Document) -> list[Block]:
             chart(
                 cost_chart(cost),
                 "Cost of 1,000 requests by utilisation",
-                "A machine that idles is paid for all the same.",
+                "An idle machine costs the same.",
             ),
             chart(
                 break_even_chart(cost),
@@ -159,7 +159,7 @@ def price_cut_table(report: Document) -> Table | None:
         for cut, at in ((cost.get("comparison") or {}).get("by_price_cut") or {}).items()
     ]
     head = ["teacher's price", "teacher, 1,000 requests", "saved", "break-even requests"]
-    note = f"At {readable_share(cost.get('utilisation', 0))} busy. Below zero the student is the dearer one."
+    note = f"At {readable_share(cost.get('utilisation', 0))} busy. Below zero, the student costs more."
     return Table("If the teacher's price falls", head, rows, left=1, note=note) if rows else None
 
 

@@ -26,8 +26,8 @@ def blocks(report: Document) -> list[Block]:
     return present(
         chart(
             kl_chart,
-            "How far each file is from the model it was made of",
-            "KL divergence from the merged student (of the teacher's own files: from the teacher), on held-out rows "
+            "How far each file is from the model it was made from",
+            "KL divergence from the merged student (for the teacher's own files: from the teacher), on held-out rows "
             "and the same token ids.",
         ),
         files,
@@ -60,7 +60,8 @@ def files_table(report: Document) -> Table | None:
         if not is_compared(str(file["model"]))
     ]
     note = (
-        "Bits per weight are effective: of all weights. A fallback is a tensor that could not take the type asked for."
+        "Bits per weight are an average over all weights. A fallback is a tensor that could not take the "
+        "requested type."
     )
     return Table("Files to ship", ["file", "size", "bits per weight", "types", "fallbacks"], rows, note=note)
 

@@ -20,8 +20,8 @@ GATES = {
 def blocks(report: Document) -> list[Block]:
     """As `Section.blocks`."""
     none = Paragraph(
-        ("The recipe sets no gates, and none holds by default. Set ", Code("verify.min_retained"), " or ",
-         Code("verify.max_kl"), " to hold the files to something.")
+        ("The recipe sets no gates, and none apply by default. Set ", Code("verify.min_retained"), " or ",
+         Code("verify.max_kl"), " to require a minimum of the files.")
     )  # fmt: skip
     return [gates_table(report) or none]
 

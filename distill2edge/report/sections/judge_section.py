@@ -81,7 +81,7 @@ def judge_samples(report: Document) -> Table | None:
         for pair in samples["pairs"]
     ]
     head = ["prompt", "teacher", str(samples["model"]), "outcome for the student"]
-    note = "The first pair of each outcome. With it the judge's replies, the student shown as A and then as B."
+    note = "The first pair of each outcome, with the judge's replies: first with the student shown as A, then as B."
     return Table("Judged pairs", head, rows, left=4, note=note)
 
 
@@ -89,17 +89,18 @@ def _note(judge: Document) -> str:
     spec = judge["judge"]
     said = (
         f"{figures.count(judge['rows'])} held-out prompts, answered greedily with at most "
-        f"{figures.count(spec['answer_tokens'])} tokens ({figures.count(judge['teacher_cut'])} answers of the teacher "
-        "were cut there). Each pair is judged in both orders: a win or a loss where both agree on it, else a tie. "
-        "Inconsistent: the verdict changes with the order. Identical answers are a tie and not judged. Unreadable: a "
-        "reply names no verdict, or several; the pair counts as nothing. Win rate: (wins + half of all ties) / "
-        "readable pairs, with its 95% interval over pairs; 50% is level with the teacher. Position bias: inconsistent "
-        "/ readable judged pairs. Length ratio: characters of the student's answers / the teacher's."
+        f"{figures.count(spec['answer_tokens'])} tokens (answers of the teacher that were cut there: "
+        f"{figures.count(judge['teacher_cut'])}). Each pair is judged in both orders: a win or a loss where both "
+        "orders agree, else a tie. Inconsistent: the verdict changes with the order. Identical answers count as "
+        "a tie and are not judged. Unreadable: a reply names no verdict, or several; the pair is not counted. "
+        "Win rate: (wins + half of all ties) / readable pairs, with its 95% interval over pairs; 50% is level "
+        "with the teacher. Position bias: inconsistent / readable judged pairs. Length ratio: characters of the "
+        "student's answers / the teacher's."
     )
     if judge["unanswered"]:
         said += f" The teacher gave no answer to {figures.count(judge['unanswered'])} further prompts."
     for who in spec["akin"]:
-        said += f" The judge is the {who}'s own model, and models favour answers of their own."
+        said += f" The judge is the {who}'s own model, and models favour their own answers."
     return said
 
 

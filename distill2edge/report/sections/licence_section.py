@@ -7,7 +7,7 @@ from distill2edge.report.blocks import Block, Document, Fact, Section, facts, pr
 
 LICENCE = {
     "accepted": "accepted against the verdict, because",
-    "derivative": "the student is made of the teacher's own weights",
+    "derivative": "the student is made from the teacher's own weights",
     "basis": "how the terms are known",
     "read": "terms read on",
     "declared": "declared as",

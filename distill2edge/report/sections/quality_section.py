@@ -44,10 +44,10 @@ def models_table(report: Document) -> Table:
         if value is not None:
             rows.append(row(Cell(str(name), "weak"), figure(value), *[figures.MISSING] * (len(head) - 2)))
     note = (
-        f"{figures.count(metric.get('rows'))} held-out rows, {figures.count(metric.get('tokens'))} positions compared; "
-        f"with 95% intervals over rows. KL in nats per {unit_of(report).name}, "
-        "from the merged student to the file; top-1 agreement with it. "
-        "Retained is the score over the teacher's on the same rows."
+        f"{figures.count(metric.get('rows'))} held-out rows, {figures.count(metric.get('tokens'))} "
+        f"{unit_of(report).compared} compared, with 95% intervals over rows. KL is in nats per {unit_of(report).name}, "
+        "from the merged student to the file; top-1 agreement is with the merged student too. "
+        "Retained: the score divided by the teacher's on the same rows."
     )
     classes = metric.get("classes") or {}
     if classes:
@@ -96,7 +96,7 @@ def seeds_table(report: Document) -> Table | None:
         for run in runs
     ]
     note = (
-        "The seeds share the split of the rows, the teacher and its signal. Scores above are means over the seeds, row "
+        "All seeds share the split of the rows, the teacher and its signal. Scores above are means over the seeds, row "
         "by row, with an interval over rows; divergences are means with the wider of two intervals, over seeds and "
         "over rows. Sizes, speeds and cost are those of the first seed."
     )

@@ -18,8 +18,8 @@ def blocks(report: Document) -> list[Block]:
     drawn = chart(
         rounds_chart(report.get("rounds")),
         "Score by round",
-        "Disc: trained on what passed the checks. Triangle: on everything it wrote. Square: not trained on its own "
-        "text.",
+        "Disc: trained on what passed the checks. Triangle: trained on everything it wrote. Square: not trained "
+        "on its own text.",
     )
     return present(beside(drawn, rounds_table(report)))
 
@@ -65,8 +65,8 @@ def rounds_table(report: Document) -> Table | None:
     ]
     note = (
         f"{rounds['rows']:,} held-out rows, greedy answers. Round 0 is the model before it trained on its own text. "
-        "Shares are of the answers it wrote. Passed: ended, and accepted by every check of the arm. Kept: trained on, "
-        "equal answers to a prompt once."
+        "Shares are of the answers it wrote. Passed: the answer ended, and every check of the arm accepted it. Kept: "
+        "trained on; equal answers to one prompt count once."
     )
     heads = ["arm", "round", figures.metric(rounds["metric"]), "passed", "kept"]
     return Table("Self-training by round", heads, rows, 1, note)

@@ -86,7 +86,7 @@ def bench_table(report: Document, workload: Document) -> Table | None:
         return None
     head = ["cell", *[name for name, _ in columns], "peak memory", "cold start", f"energy of a {one}"]
     unknown = all(cells[-1].text == figures.MISSING for cells in rows)
-    return filled(_title(workload), head, rows, note="Energy: unavailable on this machine." if unknown else "")
+    return filled(_title(workload), head, rows, note="Energy could not be measured on this machine." if unknown else "")
 
 
 def _title(workload: Document) -> str:
@@ -131,7 +131,7 @@ def contention(report: Document) -> str:
     why = in_short(str(reason) for cell in cells for reason in (cell.get("contention") or {}).get("reasons", []))
     names = ", ".join(str(cell["id"]) for cell in cells)
     reasons = f"{why[0].upper()}{why[1:]}. " if why else ""
-    return f"The machine was busy with other work: {names}. {reasons}Those speeds are a lower bound."
+    return f"The machine was busy with other work during {names}. {reasons}Those speeds are lower bounds."
 
 
 SECTION = Section("speed", "Speed", "Speed and memory", blocks)

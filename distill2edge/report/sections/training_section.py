@@ -25,7 +25,7 @@ def training_facts(report: Document) -> list[Fact]:
             Fact(f"{role}: tokens per second", figures.number(record.get("tokens_per_s"))),
             Fact(f"{role}: time", figures.seconds(record.get("wall_s"))),
             Fact(f"{role}: peak memory", figures.size(record.get("peak_rss_bytes"))),
-            Fact(f"{role}: type", str(record.get("dtype") or figures.MISSING)),
+            Fact(f"{role}: number format", str(record.get("dtype") or figures.MISSING)),
         ]
     kept = report["student"].get("layers_kept") or report["student"].get("layers")
     if kept:
