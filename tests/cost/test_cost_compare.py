@@ -17,9 +17,9 @@ from distill2edge.report.document import build_report
 Document = dict[str, Any]
 
 
-def document(rivals: bool, *, larger: bool = False) -> Document:
+def document(*, quantized: bool, larger: bool = False) -> Document:
     """A passing report; `larger` makes the student five times its teacher and, like for like, slower."""
-    verify = made.passing_verify(teacher_schemes=rivals)
+    verify = made.passing_verify(teacher_schemes=quantized)
     bench = made.bench(verify["models"], broken=False)
     if larger:
         for model in verify["models"]:
@@ -29,7 +29,7 @@ def document(rivals: bool, *, larger: bool = False) -> Document:
                 teacher = "teacher" if cell["model"] == "student" else "teacher/gguf:Q8_0"
                 rate = next((c for c in bench["cells"] if c["model"] == teacher), bench["cells"][0])
                 base = rate["workloads"]["task"]["requests_per_s"]["value"]
-                factor = 0.5 if cell["model"] == "student" or rivals else 3.0
+                factor = 0.5 if cell["model"] == "student" or quantized else 3.0
                 cell["workloads"]["task"]["requests_per_s"] = made.figure(base * factor, 0.01)
     cost = made.cost(bench, verify)
     return build_report(
@@ -39,7 +39,7 @@ def document(rivals: bool, *, larger: bool = False) -> Document:
 
 
 def test_a_teacher_in_pytorch_alone_is_compared_in_pytorch() -> None:
-    report = document(rivals=False)
+    report = document(quantized=False)
     comparison = report["cost"]["comparison"]
     assert (comparison["teacher"], comparison["student"]) == ("teacher@cpu", "student@cpu")
     assert comparison["student_runtime"] == comparison["teacher_runtime"] == "PyTorch"
@@ -51,12 +51,12 @@ def test_a_teacher_in_pytorch_alone_is_compared_in_pytorch() -> None:
     assert "verify.teacher_schemes: [gguf:Q4_K_M]" in notes
     said = " ".join(cost_words.cost_sentences(report))
     assert "in PyTorch, where both were measured" in said
-    assert "Of the 3.48x lower cost the student's model gives 1.72x" in said
+    assert "The cost ratio of 3.48x is 1.72x from the student's model" in said
     assert "runtime that both have" in " ".join(beside for _, _, beside in claims.tiles(report))
 
 
 def test_a_teacher_measured_in_the_students_runtime_meets_the_file_that_ships() -> None:
-    comparison = document(rivals=True)["cost"]["comparison"]
+    comparison = document(quantized=True)["cost"]["comparison"]
     assert (comparison["teacher"], comparison["student"]) == ("teacher/gguf:Q8_0@cpu", "student/gguf:Q4_K_M@cpu")
     assert comparison["shipped"]["cell"] == comparison["student"]
     parts = comparison["split"]
@@ -65,7 +65,7 @@ def test_a_teacher_measured_in_the_students_runtime_meets_the_file_that_ships() 
 
 
 def test_a_larger_student_is_not_cheaper_by_its_model_and_the_report_says_so() -> None:
-    alone = document(rivals=False, larger=True)
+    alone = document(quantized=False, larger=True)
     assert alone["cost"]["comparison"]["saving"] == pytest.approx(-1.0)  # in PyTorch, twice the teacher's cost
     assert [name for name, *_ in claims.tiles(alone)][-2] == "Cost added"
     assert "costs 100.0% more per request" in claims.lead(alone)
@@ -75,10 +75,10 @@ def test_a_larger_student_is_not_cheaper_by_its_model_and_the_report_says_so() -
     assert beside["Size"].startswith("4.00x larger than ")
     assert beside["Speed-up"].startswith("25% more time, ")
     assert "only another runtime" not in claims.lead(alone)
-    rival = document(rivals=True, larger=True)
-    assert rival["cost"]["comparison"]["saving"] > 0  # its 4-bit file against the teacher's 8-bit file
-    assert "only another runtime or quantization of its file makes it cheaper" in claims.lead(rival)
-    assert "its runtime or quantization makes it so, not the model" in " ".join(cost_words.cost_sentences(rival))
+    other = document(quantized=True, larger=True)
+    assert other["cost"]["comparison"]["saving"] > 0  # its 4-bit file against the teacher's 8-bit file
+    assert "only another runtime or quantization of its file makes it cheaper" in claims.lead(other)
+    assert "its runtime or quantization makes it so, not the model" in " ".join(cost_words.cost_sentences(other))
 
 
 def test_a_gate_above_the_teacher_does_not_bar_the_teachers_own_faithful_file() -> None:

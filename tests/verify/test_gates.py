@@ -51,15 +51,15 @@ def test_a_crash_fails_whatever_the_recipe_asks() -> None:
     assert _failed([{**TEACHER, "error": "no"}, STUDENT]) == {("teacher", "loads")}
 
 
-def test_rivals_are_reported_and_not_held() -> None:
-    rivals = [
+def test_the_teachers_own_files_are_reported_and_not_held() -> None:
+    teachers_own = [
         _model("control", "control", "torch:fp32", retained=_figure(0.5)),
         _model("teacher/gguf:Q4_0", "teacher", retained=_figure(0.5), error=None),
         _model("teacher/gguf:Q2_K", "teacher", error="crashed"),
         _model("student/gguf:Q4_0-plain", scheme="gguf:Q4_0-plain", retained=_figure(0.5), kl_student=_figure(0.9)),
     ]
     good = _model("student/gguf:Q8_0", retained=_figure(0.98), kl_student=_figure(0.01))
-    assert not _failed([TEACHER, STUDENT, *rivals, good], min_retained=0.95, max_kl=0.05)
+    assert not _failed([TEACHER, STUDENT, *teachers_own, good], min_retained=0.95, max_kl=0.05)
 
 
 def test_without_files_the_dense_student_is_held() -> None:
