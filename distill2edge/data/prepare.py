@@ -46,21 +46,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
     source = open_source(data.source, data.config, data.split, progress, data.revision)
     if source.ignored and data.split is None:
         progress.warn(f"{data.source}: splits not used: {', '.join(source.ignored)} (data.split takes one)")
-    wanted = _wanted(data.splits, source)
-    spare = _SPARE + sum(wanted.values()) // 4
-    while True:
-        found = _read(rows, data, source, seed, spare, progress)
-        splits = _split(found, data.splits, data.source)
-        report = _check_leakage(splits, data)
-        short = data.splits.train is not None and len(splits["train"]) < data.splits.train
-        if not (short and found.let_go):
-            break
-        spare *= 8  # so many rows leak that those held are not enough
-    _refuse_leakage(report, data, progress)
-    if data.splits.train is not None:
-        splits["train"] = splits["train"][: data.splits.train]
-    if not splits["train"]:
-        raise UserError("no training row is left", where="data", fix="lower data.splits, or remove what leaks")
+    found, splits, report = _read_splits(rows, data, source, seed, progress)
     kept = {name: [item.row for item in splits[name]] for name in SPLITS}
     dropped = found.dropped
     dropped.counts["leaking"] = report.facts["dropped"]
@@ -171,6 +157,29 @@ def _told(rows: Any, split: str, read: dict[str, int], progress: Progress) -> It
 
 
 # --- splits -----------------------------------------------------------------
+
+
+def _read_splits(
+    rows: Rows, data: schema.Data, source: Source, seed: int, progress: Progress
+) -> tuple[_Found, dict[str, list[Item]], _Leaks]:
+    """The source as splits, and what leaked from the test rows; read again with more held where too many leak.
+
+    Raises:
+        UserError: too few rows, more leakage than is allowed, or no training row left.
+    """
+    size, spare = data.splits.train, _SPARE + sum(_wanted(data.splits, source).values()) // 4
+    while True:
+        found = _read(rows, data, source, seed, spare, progress)
+        splits = _split(found, data.splits, data.source)
+        report = _check_leakage(splits, data)
+        if size is None or len(splits["train"]) >= size or not found.let_go:
+            break
+        spare *= 8  # so many rows leak that those held are not enough
+    _refuse_leakage(report, data, progress)
+    splits["train"] = splits["train"][:size]
+    if not splits["train"]:
+        raise UserError("no training row is left", where="data", fix="lower data.splits, or remove what leaks")
+    return found, splits, report
 
 
 def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, list[Item]]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a token that is not supervised."""
 
+Collator = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
+"""Examples -> a padded batch."""
+
 _POOL = 50  # batches whose rows are sorted by length together
 
 

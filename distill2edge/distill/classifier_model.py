@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from distill2edge.distill.batches import Collator
 from distill2edge.distill.losses import Objective, cross_entropy, distillation_loss
 from distill2edge.distill.module import LossModule
 from distill2edge.errors import UserError
@@ -58,6 +60,10 @@ class ClassifierModel(LossModule):
         self.config = student.config
         self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is no part of this module
         self._outputs = {f"output_{term.reads}": True for term in objective.layers}
+
+    def collator(self) -> Collator:
+        """Texts -> the batch that `forward` takes."""
+        return partial(collate_texts, pad=self.pad)
 
     def forward(
         self,

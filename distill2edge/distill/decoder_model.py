@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill2edge.distill.batches import supervised
+from distill2edge.distill.batches import Collator, collate, supervised
 from distill2edge.distill.chunked import Head, chunked_loss
 from distill2edge.distill.fake_quantization import StoredWeight, weight_of
 from distill2edge.distill.losses import Objective, TopK
@@ -43,6 +44,10 @@ class DistillModel(LossModule):
         # In lists, so that the module does not register what `student` already has.
         self._inner = [inner, inner.get_decoder()]
         self._shape = head_of(inner.config)
+
+    def collator(self) -> Collator:
+        """Examples -> the batch that `forward` takes."""
+        return partial(collate, pad=self.pad)
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, L, D] after the last norm."""

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.distill.tracking import end_tracking, trackers
 from distill2edge.recipe import schema
-from distill2edge.util.files import write_json
+from distill2edge.util.files import read_json, write_json
 from distill2edge.util.interrupts import Stopped
 from distill2edge.util.machine import peak_rss_bytes
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from transformers import TrainingArguments
 
-    from distill2edge.distill.trainer import DistillTrainer
+    from distill2edge.distill.batches import Collator
+    from distill2edge.distill.trainer import DistillTrainer, Steering
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-
-Collator = Callable[[Sequence[dict[str, Any]]], "dict[str, Tensor]"]
 
 
 def run_training(
@@ -57,52 +55,16 @@ def run_training(
         UserError: training diverged.
         Stopped: by a signal, after the checkpoint (or the result, where the last step was under way).
     """
-    import torch
-    from transformers import TrainingArguments
-
-    from distill2edge.distill.trainer import DistillTrainer, Steering, last_checkpoint
+    from distill2edge.distill.trainer import DistillTrainer
 
     work = result.parent
     checkpoints = work / "checkpoints"
-    per_step = training.batch_size * training.gradient_accumulation
     names, project = trackers(progress.stage)
-    args = TrainingArguments(
-        output_dir=str(checkpoints),
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=_SCHEDULES[training.schedule],
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        max_steps=1,
-        logging_strategy="no",
-        save_strategy="no",
-        save_total_limit=2,  # the newest may be half written when we are killed
-        report_to=names or "none",
-        run_name=f"{project}/{progress.stage}",
-        project=project,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_nan_inf_filter=False,
-        seed=seed,
-    )
-    updates = -(-len(examples) // (per_step * args.world_size))
-    total = max(1, math.ceil(training.epochs * updates))
-    if training.max_steps is not None:
-        total = min(total, training.max_steps)
-    args.max_steps, args.warmup_steps = total, math.ceil(training.warmup * total)
-
+    tracked = {"report_to": names or "none", "project": project, "run_name": f"{project}/{progress.stage}"}
+    args = _arguments(training, checkpoints, seed, len(examples), tracked)
+    total = args.max_steps
     trainer = DistillTrainer(model, args, examples, validation, collator)
-    resume = last_checkpoint(checkpoints)
-    if resume is not None:
-        progress.say(f"  going on from {resume.name} of {total} steps")
-    with progress.task("train", total) as task:
-        steering = Steering(trainer, task, total, training.checkpoints, progress.figures)
-        trainer.add_callback(steering)
-        with steering.catching():
-            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    steering = _steered(trainer, checkpoints, training.checkpoints, progress)
     end_tracking(names)
     if steering.stopped_by is not None and trainer.state.global_step < total:
         progress.say(
@@ -118,6 +80,77 @@ def run_training(
     if steering.stopped_by is not None:  # in the last step: the training is done and kept, the run ends here
         raise Stopped(steering.stopped_by)
     return record
+
+
+def _steered(trainer: DistillTrainer, checkpoints: Path, marks: int, progress: Progress) -> Steering:
+    """Train from the last checkpoint on, to the end or to a signal.
+
+    Args:
+        marks: checkpoints over the run.
+    """
+    from distill2edge.distill.trainer import Steering, last_checkpoint
+
+    total, resume = trainer.args.max_steps, last_checkpoint(checkpoints)
+    if resume is not None:
+        progress.say(f"  going on from {resume.name} of {total} steps")
+    with progress.task("train", total) as task:
+        steering = Steering(trainer, task, total, marks, progress.figures)
+        trainer.add_callback(steering)
+        with steering.catching():
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return steering
+
+
+def finished(result: Path) -> dict[str, Any] | None:
+    """The facts of a training whose result an earlier try has written; None where there is none."""
+    record = result.parent / "train.json"
+    return facts_of(read_json(record)) if record.is_file() and result.is_dir() else None
+
+
+def set_up(seed: int) -> None:
+    """Take the processor's threads, and seed every generator; called before the model is loaded."""
+    import torch
+    from transformers import set_seed
+
+    from distill2edge.util.threads import available_threads
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
+    set_seed(seed)
+
+
+def _arguments(
+    training: schema.Training, checkpoints: Path, seed: int, examples: int, tracked: dict[str, Any]
+) -> TrainingArguments:
+    """The recipe's section as the Trainer's arguments, steps counted; logging and saving are `Steering`'s."""
+    import torch
+    from transformers import TrainingArguments
+
+    args = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=_SCHEDULES[training.schedule],
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        max_steps=1,
+        logging_strategy="no",
+        save_strategy="no",
+        save_total_limit=2,  # the newest may be half written when we are killed
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_nan_inf_filter=False,
+        seed=seed,
+        **tracked,
+    )
+    updates = -(-examples // (training.batch_size * training.gradient_accumulation * args.world_size))
+    total = max(1, math.ceil(training.epochs * updates))
+    if training.max_steps is not None:
+        total = min(total, training.max_steps)
+    args.max_steps, args.warmup_steps = total, math.ceil(training.warmup * total)
+    return args
 
 
 def _record(trainer: DistillTrainer, dtype: torch.dtype, eval_loss: str) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class MaskedTexts(Dataset[dict[str, Any]]):
         self.texts, self.variants, self.share, self.seed = texts, variants, share, seed
         self.special, self.mask_id, self.vocabulary = special, int(tokenizer.mask_token_id), len(tokenizer)
         self.lengths = [len(text) for text in texts] * variants
+        self.pad = int(tokenizer.pad_token_id or 0)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -26,6 +26,12 @@ class LossModule(nn.Module):
         super().__init__()
         self.student, self.dtype = student, dtype
 
+    @property
+    def pad(self) -> int:
+        """The id that rows are padded with; masks hide it, so any will do where the model has none."""
+        pad = self.student.config.pad_token_id
+        return pad if isinstance(pad, int) else 0
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Products in `dtype` while the block runs."""
         device = next(self.student.parameters()).device.type

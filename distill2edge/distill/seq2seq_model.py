@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distill2edge.distill.batches import IGNORED
+from distill2edge.distill.batches import IGNORED, Collator
 from distill2edge.distill.decoder_model import DistillModel
+from distill2edge.models.architectures import start_token_id
 
 
 class Seq2SeqDistillModel(DistillModel):
@@ -18,6 +20,10 @@ class Seq2SeqDistillModel(DistillModel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._inner = [self._inner[0], self._inner[0].get_decoder(), self._inner[0].get_encoder()]
+
+    def collator(self) -> Collator:
+        """As `DistillModel.collator`."""
+        return partial(collate_pairs, pad=self.pad, start=start_token_id(self.config))
 
     def forward(  # type: ignore[override]
         self,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.distill.loop import facts_of, run_training
+from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import load_model, start_token_id
+from distill2edge.models.architectures import load_model
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
 from distill2edge.recipe.loss_terms import CE
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from distill2edge.data.encode import Encoded
+    from distill2edge.distill.decoder_model import DistillModel
+    from distill2edge.distill.logit_cache import SignalReader
     from distill2edge.quantize.scales import Held
 
 
@@ -58,61 +58,67 @@ def train(
         UserError: rows and cache don't fit, modules that don't exist, an architecture that is not supported.
         Stopped: by a signal, after the checkpoint.
     """
-    work = Path(work)
-    result = work / ("adapter" if lora else "model")
-    if (work / "train.json").is_file() and result.is_dir():
-        return facts_of(json.loads((work / "train.json").read_text()))
+    result = Path(work) / ("adapter" if lora else "model")
+    if (facts := finished(result)) is not None:
+        return facts
     import torch
-    import transformers
 
-    from distill2edge.distill.batches import Examples, collate
-    from distill2edge.distill.decoder_model import DistillModel
-    from distill2edge.distill.fake_quantization import install
+    from distill2edge.distill.batches import Examples
+    from distill2edge.distill.objective import GOLD
+
+    reader = _open_signal(signal_dir) if loss.needs_logits else None
+    examples = Examples(train_rows, reader)
+    same_loss = reader is None or not reader.missing(row.id for row in validation_rows)
+    validation = Examples(validation_rows, reader if same_loss else None) if validation_rows else None
+    set_up(seed)
+    model = _open_model(model_dir, training, loss, lora, chunk, reader.temperature if reader else 1.0, grids)
+    model.check_head(torch.tensor([train_rows[0].ids[:16]]))
+    if validation is not None and not same_loss:
+        model.eval_objective = GOLD
+    scored = "training loss" if same_loss else CE
+    return facts_of(
+        run_training(model, examples, validation, model.collator(), training, result, scored, seed, progress)
+    )
+
+
+def _open_signal(directory: Path | None) -> SignalReader:
     from distill2edge.distill.logit_cache import SignalReader
-    from distill2edge.distill.objective import GOLD, objective_of
-    from distill2edge.distill.seq2seq_model import Seq2SeqDistillModel, collate_pairs
-    from distill2edge.util.threads import available_threads
 
-    if loss.needs_logits and signal_dir is None:
+    if directory is None:
         raise UserError(
             "the loss compares with the teacher, but there is no logit cache",
             where="distill.loss",
             fix="set signal: {kind: logits}, or distill.loss: {ce: 1}",
         )
-    reader = SignalReader(signal_dir) if signal_dir is not None and loss.needs_logits else None
-    objective = objective_of(loss)
-    examples = Examples(train_rows, reader)
-    same_loss = reader is None or not reader.missing(row.id for row in validation_rows)
-    validation = Examples(validation_rows, reader if same_loss else None) if validation_rows else None
+    return SignalReader(directory)
 
-    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-    transformers.set_seed(seed)
+
+def _open_model(
+    model_dir: Path,
+    training: schema.Training,
+    loss: schema.Loss,
+    lora: schema.Lora | None,
+    chunk: int,
+    temperature: float,
+    grids: Mapping[str, Held] | None,
+) -> DistillModel:
+    """The student in a module with its loss, its weights rounded to their grids where there are any."""
+    import torch
+
+    from distill2edge.distill.decoder_model import DistillModel
+    from distill2edge.distill.fake_quantization import install
+    from distill2edge.distill.objective import objective_of
+    from distill2edge.distill.seq2seq_model import Seq2SeqDistillModel
+
     dtype = compute_dtype(training.dtype, default_device())
     # A grid is applied to W + B A in full precision: a base in 16 bits would round W first.
     kept = dtype if grids is None else torch.float32
     student = load_student(model_dir, lora, kept, checkpointing=training.gradient_checkpointing)
     stored = {} if grids is None else install(student, grids, dtype)
-    pairs = bool(getattr(student.config, "is_encoder_decoder", False))
-    kind = Seq2SeqDistillModel if pairs else DistillModel
-    model = kind(student, objective, reader.temperature if reader else 1.0, chunk, dtype)
+    kind = Seq2SeqDistillModel if getattr(student.config, "is_encoder_decoder", False) else DistillModel
+    model = kind(student, objective_of(loss), temperature, chunk, dtype)
     model.stored_weights = stored
-    model.check_head(torch.tensor([train_rows[0].ids[:16]]))
-    pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
-    batch = partial(collate_pairs, pad=pad, start=start_token_id(model.config)) if pairs else partial(collate, pad=pad)
-    if validation is not None and not same_loss:
-        model.eval_objective = GOLD
-    record = run_training(
-        model,
-        examples,
-        validation,
-        batch,
-        training,
-        result,
-        "training loss" if same_loss else CE,
-        seed,
-        progress,
-    )
-    return facts_of(record)
+    return model
 
 
 def load_student(

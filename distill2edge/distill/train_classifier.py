@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.distill.loop import facts_of, run_training
+from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
 from distill2edge.models.architectures import load_model
 from distill2edge.models.precision import compute_dtype, default_device
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from distill2edge.data.encode import Encoded
     from distill2edge.distill.classifier_model import LayerTeacher
+    from distill2edge.distill.label_cache import LabelReader
 
 
 @dataclass(frozen=True)
@@ -64,45 +63,28 @@ def train_classifier(
     Raises:
         UserError: rows, cache, layers or widths that don't fit, modules that don't exist, a run that diverged.
     """
-    work = Path(work)
-    result = work / ("adapter" if lora else "model")
-    if (work / "train.json").is_file() and result.is_dir():
-        return facts_of(json.loads((work / "train.json").read_text()))
-    import torch
-    import transformers
-
-    from distill2edge.distill.classifier_model import ClassifierModel, Texts, collate_texts
-    from distill2edge.distill.label_cache import LabelReader
+    result = Path(work) / ("adapter" if lora else "model")
+    if (facts := finished(result)) is not None:
+        return facts
+    from distill2edge.distill.classifier_model import ClassifierModel, Texts
     from distill2edge.distill.objective import objective_of
-    from distill2edge.util.threads import available_threads
 
-    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-    transformers.set_seed(seed)
+    set_up(seed)
     maps = any(loss.weighed("attentions"))
     student = load_classifier(model_dir, lora, attention=maps, checkpointing=training.gradient_checkpointing)
     classes = int(student.config.num_labels)
-    reader = None
-    if loss.needs_logits:
-        if signal is None:
-            raise UserError("the loss compares with the teacher, but there is no signal", where="distill.loss",
-                            fix="set signal: {kind: labels}, or distill.loss: {ce: 1}")  # fmt: skip
-        reader = LabelReader(*signal)
-        if reader.classes != classes:
-            raise UserError(f"the signal has {reader.classes} classes, the student's head {classes}",
-                            where=str(signal[0]), fix="run the signal stage again")  # fmt: skip
+    reader = _open_signal(signal, classes) if loss.needs_logits else None
     beside = None
     if loss.needs_layers:
-        if teacher is None:
-            raise ValueError("the terms on intermediate layers need the teacher")
+        assert teacher is not None, "the terms on intermediate layers need the teacher"
         beside = open_beside(teacher, loss, student.config)
     dtype = compute_dtype(training.dtype, default_device())
     model = ClassifierModel(student, objective_of(loss), reader.temperature if reader else 1.0, beside, dtype)
-    pad = student.config.pad_token_id
     record = run_training(
         model,
         Texts(train_rows, reader, classes),
         Texts(validation_rows, reader, classes) if validation_rows else None,
-        partial(collate_texts, pad=pad if isinstance(pad, int) else 0),
+        model.collator(),
         training,
         result,
         "training loss",
@@ -110,6 +92,19 @@ def train_classifier(
         progress,
     )
     return facts_of(record)
+
+
+def _open_signal(signal: tuple[Path, float] | None, classes: int) -> LabelReader:
+    from distill2edge.distill.label_cache import LabelReader
+
+    if signal is None:
+        raise UserError("the loss compares with the teacher, but there is no signal", where="distill.loss",
+                        fix="set signal: {kind: labels}, or distill.loss: {ce: 1}")  # fmt: skip
+    reader = LabelReader(*signal)
+    if reader.classes != classes:
+        raise UserError(f"the signal has {reader.classes} classes, the student's head {classes}",
+                        where=str(signal[0]), fix="run the signal stage again")  # fmt: skip
+    return reader
 
 
 def load_classifier(

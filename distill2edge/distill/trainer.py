@@ -26,7 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill2edge.distill.batches import LengthGrouped
+from distill2edge.distill.batches import Collator, LengthGrouped
 from distill2edge.distill.fake_quantization import follow
 from distill2edge.errors import UserError
 from distill2edge.util.files import replacing, sync, write_json
@@ -54,7 +54,7 @@ class DistillTrainer(Trainer):
         args: TrainingArguments,
         train: Any,
         validation: Any,
-        collator: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+        collator: Collator,
     ) -> None:
         super().__init__(
             model=model,

@@ -62,16 +62,12 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
     check_template(file.get("tokenizer.chat_template"), f"{file.path}: tokenizer.chat_template")
     tokenizer = build_tokenizer(file, ids)
     expected = llama_process.tokenize(file.path, TEXTS)
-    if words := _differing(tokenizer, expected):
-        raise UserError(f"the tokenizer rebuilt from the GGUF disagrees with llama.cpp: {words}", where=str(gguf_path),
-                        fix="use the model's Hugging Face directory instead")  # fmt: skip
+    _check_same(tokenizer, expected, "the tokenizer rebuilt from the GGUF disagrees with llama.cpp", gguf_path)
     out_dir.mkdir(parents=True, exist_ok=True)
     _write_config(out_dir, family, config, ids, dtype)
     tokenizer.save_pretrained(out_dir)
     # transformers may replace a saved pipeline by the one it knows for the model type, so ask it.
-    if words := _differing(load_tokenizer(out_dir), expected):
-        raise UserError(f"transformers reads the saved tokenizer differently: {words}", where=str(gguf_path),
-                        fix="use the model's Hugging Face directory instead")  # fmt: skip
+    _check_same(load_tokenizer(out_dir), expected, "transformers reads the saved tokenizer differently", gguf_path)
     parameters = _write_weights(file, family, config, out_dir, dtype) if weights else 0
     return {
         "name": str(file.get("general.name") or file.path.stem),
@@ -90,13 +86,17 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
     }
 
 
-def _differing(tokenizer: Any, expected: list[list[int]]) -> str | None:
-    """The first text of the corpus whose ids differ, told in words; None where all are equal."""
+def _check_same(tokenizer: Any, expected: list[list[int]], what: str, path: Path) -> None:
+    """Compare ids on the corpus.
+
+    Raises:
+        UserError: `what`, with the first text whose ids differ.
+    """
     for text, theirs in zip(TEXTS, expected, strict=True):
         ours = tokenizer(text, add_special_tokens=False).input_ids
         if ours != theirs:
-            return f"{text!r} becomes {ours}, in llama.cpp {theirs}"
-    return None
+            raise UserError(f"{what}: {text!r} becomes {ours}, in llama.cpp {theirs}", where=str(path),
+                            fix="use the model's Hugging Face directory instead")  # fmt: skip
 
 
 def _write_config(out_dir: Path, family: Family, config: dict[str, Any], ids: SpecialIds, dtype: str) -> None:

@@ -53,26 +53,8 @@ def merge(
         raise UserError("there are no rows to compare the merged model on", fix="give data.splits.train some rows")
     for directory in (model_dir, trained_dir / "model"):
         _refuse_quantized(directory)
-    base: Any = load_model(model_dir, dtype=torch.float32).eval()
-    if (trained_dir / "adapter").is_dir():
-        adapted = load_adapter(base, trained_dir / "adapter").eval()
-        before = _logits(adapted, rows)
-        merged: Any = adapted.merge_and_unload(safe_merge=True)
-        del adapted
-        kind = "adapter"
-    elif (trained_dir / "model").is_dir():
-        merged = load_model(trained_dir / "model", dtype=torch.float32).eval()
-        before = _logits(merged, rows)
-        kind = "full"
-    else:
-        raise UserError("neither adapter/ nor model/ is there", where=str(trained_dir), fix="run the training first")
-    if hasattr(merged.config, "use_cache"):
-        merged.config.use_cache = True
     target = work / "model"
-    shutil.rmtree(target, ignore_errors=True)
-    merged.save_pretrained(target)
-    copy_tokenizer(model_dir, target)
-    del base, merged
+    kind, before = _save_merged(model_dir, trained_dir, rows, target)
     # From the disk: what ships is what is compared.
     saved: Any = load_model(target, dtype=torch.float32).eval()
     difference = _compare(before, _logits(saved, rows))
@@ -90,6 +72,32 @@ def merge(
     write_json(work / "merge.json", record)
     least = {scheme: min((entry["ratio"] for entry in entries), default=None) for scheme, entries in survival.items()}
     return {"kind": kind, "parameters": parameters, **difference, "least_ratio": least}
+
+
+def _save_merged(model_dir: Path, trained_dir: Path, rows: Sequence[Encoded], target: Path) -> tuple[str, list[Tensor]]:
+    """Write the merged model with its tokenizer.
+
+    Returns:
+        kind (`adapter` or `full`), and the trained model's logits before anything was merged.
+    """
+    import torch
+
+    if (trained_dir / "adapter").is_dir():
+        base: Any = load_model(model_dir, dtype=torch.float32).eval()
+        adapted = load_adapter(base, trained_dir / "adapter").eval()
+        kind, before = "adapter", _logits(adapted, rows)
+        merged: Any = adapted.merge_and_unload(safe_merge=True)
+    elif (trained_dir / "model").is_dir():
+        merged = load_model(trained_dir / "model", dtype=torch.float32).eval()
+        kind, before = "full", _logits(merged, rows)
+    else:
+        raise UserError("neither adapter/ nor model/ is there", where=str(trained_dir), fix="run the training first")
+    if hasattr(merged.config, "use_cache"):
+        merged.config.use_cache = True
+    shutil.rmtree(target, ignore_errors=True)
+    merged.save_pretrained(target)
+    copy_tokenizer(model_dir, target)
+    return kind, before
 
 
 def _refuse_quantized(directory: Path) -> None:

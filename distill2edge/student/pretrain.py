@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.distill.loop import facts_of, run_training
+from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
 from distill2edge.models.architectures import copy_tokenizer
 from distill2edge.models.checkpoint import MissingTensors, load_checkpoint, load_tokenizer
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.training import Training
-from distill2edge.util.files import read_json, write_json
+from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
-    from distill2edge.distill.masked import MaskedModel
+    from distill2edge.distill.masked import MaskedModel, MaskedTexts
 
 _BATCH = 64  # of the held-out texts
 
@@ -51,39 +51,17 @@ def pretrain(
     Raises:
         UserError: no masked language model can be made of it, or it has no head and is not to be trained.
     """
-    import torch
-    from transformers import set_seed
-
-    from distill2edge.distill.masked import MaskedModel, MaskedTexts, collate_masked
+    from distill2edge.distill.masked import MaskedModel, MaskedTexts
     from distill2edge.student.layers import keep_layers
-    from distill2edge.util.threads import available_threads
 
-    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-    set_seed(seed)
+    set_up(seed)
     tokenizer: Any = load_tokenizer(base)
     if tokenizer.mask_token_id is None:
         raise UserError("its tokenizer has no mask token", where="student.pretrain", fix="leave it out")
     trained, distilled = work / "teacher", work / "student"
     facts: dict[str, Any] = {"schema_version": 1, "layers": list(kept), "teacher": None}
-
-    def run(model: MaskedModel, training: Training, place: Path) -> dict[str, Any]:
-        if (place / "train.json").is_file() and (place / "model").is_dir():
-            return facts_of(read_json(place / "train.json"))
-        variants = math.ceil(training.epochs)
-        rows = MaskedTexts(texts, tokenizer, spec.mask, variants, seed)
-        pad = tokenizer.pad_token_id or 0
-        record = run_training(
-            model,
-            rows,
-            MaskedTexts(validation, tokenizer, spec.mask, 1, seed) if validation else None,
-            partial(collate_masked, pad=pad),
-            training.model_copy(update={"epochs": training.epochs / variants}),
-            place / "model",
-            "training loss",
-            seed,
-            progress,
-        )
-        return facts_of(record)
+    masked = partial(MaskedTexts, tokenizer=tokenizer, share=spec.mask, seed=seed)
+    run = partial(_train, texts=texts, validation=validation, masked=masked, seed=seed, progress=progress)
 
     teacher = _load(base, headless=spec.teacher is not None)
     if spec.teacher is not None:
@@ -97,7 +75,7 @@ def pretrain(
     weights = {"soft": spec.soft, "masked": spec.masked, "cosine": spec.cosine, "temperature": spec.temperature}
     facts["student"] = run(MaskedModel(student, teacher, dtype, **weights), spec, distilled)
     if validation:
-        rows = MaskedTexts(validation, tokenizer, spec.mask, 1, seed)
+        rows = masked(validation, variants=1)
         models = {"student": _load(distilled / "model").eval(), "teacher": teacher}
         facts["accuracy"] = {name: masked_accuracy(model, rows) for name, model in models.items()}
     copy_tokenizer(Path(base), distilled / "model")
@@ -106,6 +84,43 @@ def pretrain(
         shutil.rmtree(leftover, ignore_errors=True)
     write_json(work / "pretrain.json", facts)
     return facts
+
+
+def _train(
+    model: MaskedModel,
+    training: Training,
+    place: Path,
+    *,
+    texts: Sequence[Sequence[int]],
+    validation: Sequence[Sequence[int]],
+    masked: Callable[..., MaskedTexts],
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train on masked texts, masked anew in every epoch; writes `place/model`.
+
+    Args:
+        masked: texts and how many variants of each -> rows.
+    """
+    from distill2edge.distill.masked import collate_masked
+
+    result = place / "model"
+    if (facts := finished(result)) is not None:
+        return facts
+    variants = math.ceil(training.epochs)
+    rows = masked(texts, variants=variants)
+    record = run_training(
+        model,
+        rows,
+        masked(validation, variants=1) if validation else None,
+        partial(collate_masked, pad=rows.pad),
+        training.model_copy(update={"epochs": training.epochs / variants}),
+        result,
+        "training loss",
+        seed,
+        progress,
+    )
+    return facts_of(record)
 
 
 def masked_accuracy(model: Any, rows: Any) -> float:

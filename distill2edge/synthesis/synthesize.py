@@ -70,16 +70,7 @@ def synthesise(
         answered = _responses(spec, found, recorded, progress, (template, system))
     finally:
         generator.close()
-    kept = [(item, answer) for item, answer, fault in answered if not fault]
-    if not kept:
-        reasons = Counter(ledger.reason_kind(fault) for _, _, fault in answered)
-        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-        raise UserError(
-            f"nothing is left of {len(answered):,} generated rows: {said or 'none was written'}",
-            where="synthesis",
-            fix="raise synthesis.responses.max_new_tokens or near_duplicate, or take a more able teacher",
-        )
-    splits = _splits(spec, own, kept, seed)
+    splits = _splits(spec, own, _kept(answered), seed)
     for name in SPLITS:
         write_split(work / f"{name}.parquet", splits[name])
     rows = _ledger(spec, answered, splits, origin, {"seed": seed, "backend": generator.name})
@@ -156,6 +147,24 @@ def _responses(
         fault = item.dropped or (response_fault(answer, spec) if answer is not None else "")
         entries.append((item if answer is None else replace(item, response=answer.text), answer, fault))
     return entries
+
+
+def _kept(answered: Sequence[tuple[Candidate, Answer | None, str]]) -> list[tuple[Candidate, Answer | None]]:
+    """The rows without a fault.
+
+    Raises:
+        UserError: there is none.
+    """
+    kept = [(item, answer) for item, answer, fault in answered if not fault]
+    if not kept:
+        reasons = Counter(ledger.reason_kind(fault) for _, _, fault in answered)
+        said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        raise UserError(
+            f"nothing is left of {len(answered):,} generated rows: {said or 'none was written'}",
+            where="synthesis",
+            fix="raise synthesis.responses.max_new_tokens or near_duplicate, or take a more able teacher",
+        )
+    return kept
 
 
 def _splits(

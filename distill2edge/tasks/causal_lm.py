@@ -72,7 +72,7 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
     tools = Tools(teacher, recipe.data.template, recipe.data.system, work, progress)
     with opened(recipe.signal.verify, tools) as verifiers:
         facts = write_responses(
-            None,
+            open_generator(recipe, teacher, work, progress),
             read_rows(rows_dir, "train"),
             recipe.signal,
             work,
@@ -80,7 +80,6 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
             template=recipe.data.template,
             system=recipe.data.system,
             seed=recipe.seed,
-            generator=open_generator(recipe, teacher, work, progress),
             origin=Origin.of(origin),
             test=read_rows(rows_dir, "test"),
             check=check_of(verifiers),

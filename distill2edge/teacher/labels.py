@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.models.architectures import load_model
 from distill2edge.util.files import replacing, write_json
-from distill2edge.util.progress import Progress
+from distill2edge.util.progress import Progress, Task
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
@@ -36,9 +36,8 @@ def cache_labels(
         UserError: no texts, or a teacher whose logits are not finite.
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
-    from distill2edge.distill.classifier_model import collate_texts
     from distill2edge.util.threads import available_threads
 
     if not encoded:
@@ -58,21 +57,7 @@ def cache_labels(
                 if model is None:
                     model = load_model(model_dir, dtype=torch.float32).eval()
                 begin = time.monotonic()
-                pad = model.config.pad_token_id or 0
-                order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
-                logits = torch.empty(len(shard), model.config.num_labels)
-                for at in range(0, len(order), _BATCH):
-                    part = order[at : at + _BATCH]
-                    batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], pad)
-                    del batch["labels"]
-                    with torch.inference_mode():
-                        logits[part] = model(**batch).logits.float()
-                    task.advance(len(part))
-                if not torch.isfinite(logits).all():
-                    raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
-                                    fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
-                with replacing(path) as temporary:
-                    save_file({"logits": logits}, temporary, {"ids": json.dumps([row.id for row in shard])})
+                _write_shard(path, shard, model, task)
                 seconds, ran = seconds + time.monotonic() - begin, ran + len(shard)
             found = load_file(path)["logits"]
             classes, size = found.shape[1], size + path.stat().st_size
@@ -90,6 +75,33 @@ def cache_labels(
     }
     write_json(work / "signal.json", facts)
     return facts
+
+
+def _write_shard(path: Path, shard: Sequence[Encoded], model: Any, task: Task) -> None:
+    """The class logits of some texts, in batches of like length.
+
+    Raises:
+        UserError: logits that are not finite.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from distill2edge.distill.classifier_model import collate_texts
+
+    order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
+    logits = torch.empty(len(shard), model.config.num_labels)
+    for at in range(0, len(order), _BATCH):
+        part = order[at : at + _BATCH]
+        batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
+        del batch["labels"]
+        with torch.inference_mode():
+            logits[part] = model(**batch).logits.float()
+        task.advance(len(part))
+    if not torch.isfinite(logits).all():
+        raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
+                        fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
+    with replacing(path) as temporary:
+        save_file({"logits": logits}, temporary, {"ids": json.dumps([row.id for row in shard])})
 
 
 def _complete(path: Path, shard: Sequence[Encoded]) -> bool:

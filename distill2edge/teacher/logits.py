@@ -76,33 +76,24 @@ def cache_logits(
     shards = list(_shards(examples, shard_rows, shard_tokens))
     for stale in sorted(work.glob("shard-*.safetensors"))[len(shards) :]:
         stale.unlink()
-    settings = {
-        "temperature": repr(signal.temperature),
-        "top_k": str(signal.top_k),
-        "vocabulary": _vocabulary(model_dir),
-    }
+    settings = {"temperature": repr(signal.temperature), "top_k": str(signal.top_k)}
+    settings["vocabulary"] = vocabulary_hash(load_tokenizer(model_dir))
     missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), shard, settings)]
-    seconds, tokens, runner = 0.0, 0, None
+    ran: dict[str, Any] = {"seconds": 0.0, "tokens_per_s": None, "backend": None, "dtype": None}
     with progress.task("teacher logits", len(examples)) as task:
         task.advance(len(examples) - sum(len(shards[n]) for n in missing))
-        for number in missing:
-            if runner is None:
-                runner = open_backend(backend, model_dir, gguf_path, dtype, longest=max(len(e.ids) for e in examples))
-                _check_ids(examples, runner.vocab_size)
+        if missing:
+            runner = open_backend(backend, model_dir, gguf_path, dtype, longest=max(len(e.ids) for e in examples))
+            _check_ids(examples, runner.vocab_size)
             begin = time.monotonic()
-            _write_shard(_path(work, number), shards[number], runner, signal, settings, task)
-            seconds += time.monotonic() - begin
-            tokens += sum(len(example.ids) for example in shards[number])
-    facts = _facts(work, len(shards), signal)
-    facts |= {
-        "examples": len(examples),
-        "seconds": round(seconds, 3),
-        "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
-        "backend": runner.name if runner else None,
-        "dtype": runner.dtype if runner else None,
-    }
-    if runner is not None:
-        runner.close()
+            for number in missing:
+                _write_shard(_path(work, number), shards[number], runner, signal, settings, task)
+            seconds = time.monotonic() - begin
+            tokens = sum(len(example.ids) for number in missing for example in shards[number])
+            ran = {"seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds, 1) if seconds else None}
+            ran |= {"backend": runner.name, "dtype": runner.dtype}
+            runner.close()
+    facts = {**_facts(work, len(shards), signal), "examples": len(examples), **ran}
     write_json(work / "signal.json", facts)
     return facts
 
@@ -221,8 +212,3 @@ def _facts(work: Path, count: int, signal: LogitsSignal) -> dict[str, Any]:
 
 def _path(work: Path, number: int) -> Path:
     return work / f"shard-{number:05d}.safetensors"
-
-
-def _vocabulary(model_dir: Path) -> str:
-    tokenizer = load_tokenizer(model_dir)
-    return vocabulary_hash(tokenizer)

@@ -14,7 +14,7 @@ from distill2edge.data.encode import Row, row_id
 from distill2edge.data.filters import refusal
 from distill2edge.data.leakage import overlaps
 from distill2edge.errors import UserError
-from distill2edge.generation.generate import Answer, Ask, Generator, LocalGenerator, drop_reason
+from distill2edge.generation.generate import Answer, Ask, Generator, drop_reason
 from distill2edge.util.files import write_text
 from distill2edge.util.progress import Progress
 
@@ -52,7 +52,7 @@ Check: TypeAlias = Callable[[Mapping[int, Sequence[Text]], Path, Progress], tupl
 
 
 def write_responses(
-    model_dir: Path | None,
+    generator: Generator,
     rows: Sequence[Row],
     signal: TextSignal,
     work: Path,
@@ -61,13 +61,9 @@ def write_responses(
     template: str,
     system: str | None,
     seed: int,
-    backend: str = "auto",
-    gguf_path: Path | None = None,
-    origin: ledger.Origin | None = None,
+    origin: ledger.Origin,
     test: Sequence[Row] = (),
     check: Check | None = None,
-    method: str = "text",
-    generator: Generator | None = None,
 ) -> dict[str, Any]:
     """Write `shard-00000.jsonl`, ..., check what was written, and write the ledger.
 
@@ -78,12 +74,10 @@ def write_responses(
     same. A shard of other rows is written anew.
 
     Args:
-        model_dir: the teacher; None where `generator` is given.
-        origin: the teacher, for the ledger; the directory's name where there is none.
+        generator: what writes; closed at the end.
+        origin: the teacher, for the ledger.
         test: held-out rows, whose overlap with each written row the ledger states.
         check: the verifiers; None where there are none.
-        method: for the ledger.
-        generator: what writes; None runs `model_dir` here. It is closed at the end.
 
     Returns:
         counts: rows, written, truncated, empty, refusal, duplicate, refused (by a verifier), tokens; the ledger's
@@ -97,32 +91,15 @@ def write_responses(
         raise UserError(
             "template text has no prompts to answer", where="data.template", fix="set chat or plain, or signal: logits"
         )
-    if generator is None:
-        if model_dir is None:
-            raise ValueError("give model_dir, or a generator")
-        generator = LocalGenerator(model_dir, template=template, backend=backend, gguf_path=gguf_path)
     head = (("system", system),) if system and template == "chat" else ()
-    step = generator.shard_rows
     try:
-        with progress.task("teacher writes", len(rows) * signal.samples) as task:
-            shards = [rows[begin : begin + step] for begin in range(0, len(rows), step)]
-            for stale in sorted(work.glob("shard-*.jsonl"))[len(shards) :]:
-                stale.unlink()
-            for number, shard in enumerate(shards):
-                path = work / f"shard-{number:05d}.jsonl"
-                asked = [(row, sample) for row in shard for sample in range(signal.samples)]
-                if _answers(path, [row.id for row, _ in asked]):
-                    task.advance(len(asked))
-                    continue
-                asks = [Ask((*head, ("user", row.prompt)), str(sample) if sample else "") for row, sample in asked]
-                answers = generator.generate(asks, signal, (seed * 1_000_003 + number) % (1 << 31), task.advance)
-                write_text(path, "".join(_line(row, one) for (row, _), one in zip(asked, answers, strict=True)))
+        _write_shards(generator, rows, head, signal, seed, work, progress)
     finally:
         generator.close()
     records = list(_records(work))
     checked, found = _check(records, rows, check, work, progress)
     settings = {**signal.model_dump(mode="json", exclude={"kind", "verify"}), "seed": seed, "backend": generator.name}
-    written = _enter(records, checked, origin or ledger.Origin(model_dir.name), settings, test, method)
+    written = _enter(records, checked, origin, settings, test)
     ledger.write(work, written)
     facts = _count(written, records, checked)
     if generator.facts:
@@ -130,21 +107,61 @@ def write_responses(
     if check is not None:
         answered = {record["id"] for record, row in zip(records, written, strict=True) if row.kept}
         facts["verify"] = {**found, "prompts": len(rows), "prompts_without_a_response": len(rows) - len(answered)}
-    dropped = Counter(ledger.reason_kind(row.dropped_because) for row in written if not row.kept)
-    if dropped:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
-        progress.say(f"  {facts['written']:,} of {facts['rows']:,} responses kept; dropped: {reasons}")
-    if not facts["written"]:
-        first = next((row.dropped_because for row, item in zip(written, checked, strict=True) if item.verdicts), "")
-        raise UserError(
-            f"no usable response: {', '.join(f'{count:,} {reason}' for reason, count in dropped.most_common())} "
-            f"of {len(written):,}" + (f"; the first: {first}" if first else ""),
-            where="signal.verify" if first else "signal",
-            fix="look at the responses in the ledger (distill2edge data show), then correct the check, or the teacher"
-            if first
-            else "raise signal.max_new_tokens, or fit the teacher to the task first",
-        )
+    _tell_dropped(written, checked, progress)
     return {**facts, "ledger": ledger.summary(written)}
+
+
+def _write_shards(
+    generator: Generator,
+    rows: Sequence[Row],
+    head: tuple[tuple[str, str], ...],
+    signal: TextSignal,
+    seed: int,
+    work: Path,
+    progress: Progress,
+) -> None:
+    """Ask for the shards that are not there yet.
+
+    Args:
+        head: turns before each prompt.
+    """
+    step = generator.shard_rows
+    with progress.task("teacher writes", len(rows) * signal.samples) as task:
+        shards = [rows[begin : begin + step] for begin in range(0, len(rows), step)]
+        for stale in sorted(work.glob("shard-*.jsonl"))[len(shards) :]:
+            stale.unlink()
+        for number, shard in enumerate(shards):
+            path = work / f"shard-{number:05d}.jsonl"
+            asked = [(row, sample) for row in shard for sample in range(signal.samples)]
+            if _answers(path, [row.id for row, _ in asked]):
+                task.advance(len(asked))
+                continue
+            asks = [Ask((*head, ("user", row.prompt)), str(sample) if sample else "") for row, sample in asked]
+            answers = generator.generate(asks, signal, (seed * 1_000_003 + number) % (1 << 31), task.advance)
+            write_text(path, "".join(_line(row, one) for (row, _), one in zip(asked, answers, strict=True)))
+
+
+def _tell_dropped(written: Sequence[ledger.LedgerRow], checked: Sequence[Checked], progress: Progress) -> None:
+    """Say how many responses are kept, and why the others are not.
+
+    Raises:
+        UserError: none is kept.
+    """
+    dropped = Counter(ledger.reason_kind(row.dropped_because) for row in written if not row.kept)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
+    kept = len(written) - dropped.total()
+    if dropped:
+        progress.say(f"  {kept:,} of {len(written):,} responses kept; dropped: {reasons}")
+    if kept:
+        return
+    first = next((row.dropped_because for row, item in zip(written, checked, strict=True) if item.verdicts), "")
+    raise UserError(
+        f"no usable response: {reasons} of {len(written):,}" + (f"; the first: {first}" if first else ""),
+        where="signal.verify" if first else "signal",
+        fix="look at the responses in the ledger (distill2edge data show), then correct the check, or the teacher"
+        if first
+        else "raise signal.max_new_tokens, or fit the teacher to the task first",
+    )
 
 
 def read_responses(directory: Path) -> list[Row]:
@@ -176,7 +193,6 @@ def _enter(
     origin: ledger.Origin,
     settings: dict[str, Any],
     test: Sequence[Row],
-    method: str,
 ) -> list[ledger.LedgerRow]:
     """The ledger's rows, in the order of the records. Of samples that are alike the first is kept."""
     asked = overlaps((record["prompt"] for record in records), [row.prompt for row in test])
@@ -196,7 +212,7 @@ def _enter(
                 record["response"],
                 origin,
                 id=row_id(record["prompt"], record["response"]),
-                method=method,
+                method="text",
                 settings=settings,
                 verdicts=item.verdicts,
                 dropped_because=because,

@@ -15,12 +15,14 @@ from objectives import objective
 from tiny import tiny_t5
 
 from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.ledger import Origin
 from distill2edge.data.pairs import encode_pairs, encode_sources
 from distill2edge.distill.batches import IGNORED
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.distill.seq2seq_model import Seq2SeqDistillModel, collate_pairs
 from distill2edge.distill.train import train
 from distill2edge.errors import UserError
+from distill2edge.generation.generate import LocalGenerator
 from distill2edge.models.architectures import load_model, pair_inputs
 from distill2edge.recipe import schema
 from distill2edge.runtimes import open_runtime
@@ -176,7 +178,10 @@ def test_the_teacher_writes_what_greedy_decoding_says(
     monkeypatch.setattr("distill2edge.generation.writers.compute_dtype", lambda *_: torch.float32)
     signal = schema.TextSignal(max_new_tokens=5)
     with suppress(UserError):  # a random model may never end: every row is truncated
-        write_responses(teacher, ROWS[:5], signal, tmp_path, SilentProgress(), template="plain", system=None, seed=0)
+        write_responses(
+            LocalGenerator(teacher, template="plain"), ROWS[:5], signal, tmp_path, SilentProgress(), template="plain",
+            system=None, seed=0, origin=Origin("teacher"),
+        )  # fmt: skip
     words, runtime = tokenizer(teacher), open_runtime("torch", teacher, threads=1, context=64)
     lines = [json.loads(line) for line in (tmp_path / "shard-00000.jsonl").read_text().splitlines()]
     assert len(lines) == 5

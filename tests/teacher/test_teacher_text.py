@@ -11,12 +11,14 @@ import pytest
 from tiny import tiny_llama
 
 from distill2edge.data.encode import Row, row_id
+from distill2edge.data.ledger import Origin
 from distill2edge.errors import UserError
-from distill2edge.generation.generate import SHARD_ROWS
+from distill2edge.generation.generate import SHARD_ROWS, LocalGenerator
 from distill2edge.recipe.schema import TextSignal
 from distill2edge.teacher.text import read_responses, write_responses
 from distill2edge.util.progress import SilentProgress
 
+ORIGIN = Origin("teacher")
 ROWS = [Row(row_id(f"q {n}", "a"), f"q {n}", "a") for n in range(70)]
 
 
@@ -30,7 +32,8 @@ def write(model: Path, work: Path, length: int = 4, **options: object) -> dict[s
     work.mkdir(exist_ok=True)
     signal = TextSignal(max_new_tokens=length, temperature=1.5)  # type: ignore[call-arg]
     settings: dict[str, object] = {"template": "plain", "system": None, "seed": 0} | options
-    return write_responses(model, ROWS, signal, work, SilentProgress(), **settings)  # type: ignore[arg-type]
+    generator = LocalGenerator(model, template="plain")
+    return write_responses(generator, ROWS, signal, work, SilentProgress(), origin=ORIGIN, **settings)  # type: ignore[arg-type]
 
 
 def test_a_teacher_that_never_ends_is_refused_with_the_fix(tmp_path: Path) -> None:
@@ -94,5 +97,6 @@ def test_shards_that_were_cut_otherwise_are_written_anew(tmp_path: Path) -> None
 
 
 def test_template_text_has_no_prompt_to_answer(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "model")
     with pytest.raises(UserError, match="no prompts"):
-        write(tmp_path, tmp_path / "work", template="text")
+        write(tmp_path / "model", tmp_path / "work", template="text")

@@ -14,6 +14,7 @@ from tiny import tiny_llama
 from distill2edge.data import ledger
 from distill2edge.data.encode import Row, row_id
 from distill2edge.errors import UserError
+from distill2edge.generation.generate import LocalGenerator
 from distill2edge.recipe.schema import TextSignal
 from distill2edge.recipe.verifiers import JudgeVerifier, LikelihoodVerifier, NumericVerifier, PythonVerifier
 from distill2edge.teacher.text import read_responses, write_responses
@@ -23,6 +24,7 @@ from distill2edge.verifiers.registry import Tools, opened
 from distill2edge.verifiers.verdicts import check_of
 from distill2edge.verifiers.verifier import Group, Verdict
 
+ORIGIN = ledger.Origin("teacher")
 ROWS = [Row(row_id(f"{n} + 1 =", str(n + 1)), f"{n} + 1 =", str(n + 1)) for n in range(4)]
 
 
@@ -58,8 +60,8 @@ def run(tmp_path: Path, work: Path, specs: Sequence[Any]) -> dict[str, Any]:
     tools = Tools(tmp_path / "model", "plain", None, work, SilentProgress())
     with opened(specs, tools) as verifiers:
         return write_responses(
-            tmp_path / "model", ROWS, signal, work, SilentProgress(), template="plain", system=None, seed=0,
-            check=check_of(verifiers),
+            LocalGenerator(tmp_path / "model", template="plain"), ROWS, signal, work, SilentProgress(),
+            template="plain", system=None, seed=0, origin=ORIGIN, check=check_of(verifiers),
         )  # fmt: skip
 
 
@@ -121,8 +123,8 @@ def test_a_plug_in_that_raises_costs_the_rows_it_raises_on(tmp_path: Path, writt
     tiny_llama(tmp_path / "model")
     signal = TextSignal(temperature=1.0, samples=2, max_new_tokens=4)  # type: ignore[call-arg]
     facts = write_responses(
-        tmp_path / "model", ROWS, signal, written, SilentProgress(), template="plain", system=None, seed=0,
-        check=check_of([Broken()]),
+        LocalGenerator(tmp_path / "model", template="plain"), ROWS, signal, written, SilentProgress(),
+        template="plain", system=None, seed=0, origin=ORIGIN, check=check_of([Broken()]),
     )  # fmt: skip
     assert facts["verify"]["outcomes"]["broken"] == {"accepted": 4, "crashed": 2}
     assert "KeyError" in next(row.dropped_because for row in ledger.read(written) if row.response == "5")
@@ -136,8 +138,8 @@ def test_samples_of_one_prompt_differ_and_a_second_run_draws_the_same(tmp_path: 
         (tmp_path / name).mkdir()
         with suppress(UserError):  # a random model may never end
             write_responses(
-                tmp_path / "model", ROWS, signal, tmp_path / name, SilentProgress(), template="plain", system=None,
-                seed=3,
+                LocalGenerator(tmp_path / "model", template="plain"), ROWS, signal, tmp_path / name, SilentProgress(),
+                template="plain", system=None, seed=3, origin=ORIGIN,
             )  # fmt: skip
         shards.append((tmp_path / name / "shard-00000.jsonl").read_text())
     records = [json.loads(text) for text in shards[0].splitlines()]
