@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from tiny import tiny_recipe
 
 from distill2edge.cli.main import main
+from distill2edge.export.support import GGUF, ONNX_DECODERS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,6 +86,23 @@ def test_its_table_is_the_result_file() -> None:
     }
     for label, model in shown.items():
         assert float(rows[label][0]) == pytest.approx(metrics["models"][model]["score"]["value"], abs=5e-4), label
+
+
+def test_its_models_are_those_of_the_table() -> None:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line[:2] == "| "]
+    named = {files: models for _, models, files in [row for row in rows if len(row) == 3 and "ONNX" in row[2]][:2]}
+    both = [GGUF[name].label for name in GGUF if name in ONNX_DECODERS]
+    assert named["ONNX and GGUF"] == ", ".join(both)
+    assert named["ONNX"] == ", ".join(carries.label for name, carries in ONNX_DECODERS.items() if name not in GGUF)
+
+
+def test_its_places_exist() -> None:
+    tree = README.partition("## Where things are")[2]
+    shown = {
+        name for line in tree.splitlines() if line.startswith("      ") for name in re.findall(r"\b([a-z]+)/", line)
+    }
+    package = {path.name for path in (ROOT / "distill2edge").iterdir() if (path / "__init__.py").is_file()}
+    assert shown == package - {"util"}
 
 
 def test_its_links_lead_somewhere() -> None:
