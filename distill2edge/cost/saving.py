@@ -62,7 +62,8 @@ def choose(
     here = [cell for cell in cells if role_of(cell["model"]) == role and cell["place"] == place]
     found = [cell for cell in here if cell["cell"] == place or good.get(cell["model"], False)]
     if here and not found:
-        notes.append(f"no {role} file passed its gates, so none is compared")
+        why = "its gates, its quality or a baseline without a model"
+        notes.append(f"no {role} file is good enough to be compared, by {why}")
     elif not here:
         notes.append(f"no {role} cell could be priced at {label}")
     return sorted(found, key=lambda cell: float(cell["at_utilisation"]))
@@ -138,7 +139,7 @@ def comparison(
     """
     teacher, student = pair(*best, notes)
     if teacher is None or student is None:
-        notes.append("teacher and student cannot be compared by cost: one of them has no priced cell")
+        notes.append("teacher and student cannot be compared by cost: one of them has no cell to compare")
         return None
     counts = {str(entry["id"]): entry.get("parameters") or 0 for entry in models}
     sizes = counts.get("teacher", 0), counts.get(student["model"], 0)

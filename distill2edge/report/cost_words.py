@@ -39,7 +39,7 @@ def volume_sentence(cost: Document) -> str:
     student, teacher = figures.usd(at["student_alone_usd"]), figures.usd(at["teacher_alone_usd"])
     busy = [at[key] for key in ("student_busy", "teacher_busy") if at[key] is not None]
     if min(busy) >= cost["utilisation"]:
-        return f"At {assumed} busy; your {volume} keep a box busier than that."
+        return f"This holds at {assumed} busy; your {volume} keep a box busier than that."
     alone = f"a box that serves nothing else costs {student} a month against {teacher} for the teacher"
     shares = f"your {volume} keep the student's box only {figures.percent(at['student_busy'])} busy"
     return f"This holds at {assumed} busy, that is, if other work shares the box: {shares}, and {alone}."

@@ -54,7 +54,7 @@ def environment_facts(report: Document) -> list[Fact]:
     bench = report["bench"]
     if bench:
         found.append(Fact("threads", figures.count(bench.get("threads"))))
-        found.append(Fact("measured in", f"{figures.count(bench.get('rounds'))} fresh processes per cell"))
+        found.append(Fact("fresh processes per cell", figures.count(bench.get("rounds"))))
     versions = machine.get("versions") or environment.get("versions") or {}
     if versions:
         found.append(Fact("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
