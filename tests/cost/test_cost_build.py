@@ -75,7 +75,7 @@ def test_nothing_passed_nothing_compared(bench: Document, verify: Document) -> N
     cost = made.cost(bench, verify)
     assert cost["comparison"] is None
     assert cost["four_cells"]["student_best_box"] is None
-    assert any("no student file passed" in note for note in cost["notes"])
+    assert any("no student file is good enough to be compared" in note for note in cost["notes"])
 
 
 def test_a_device_says_that_its_speed_was_not_measured_there(bench: Document, verify: Document) -> None:
