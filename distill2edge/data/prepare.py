@@ -12,9 +12,9 @@ from typing import Any
 from distill2edge.data import leakage
 from distill2edge.data.checks import check_classes, check_prompts
 from distill2edge.data.encode import SPLITS, Row
+from distill2edge.data.row_sources import POOL, Source, open_source
 from distill2edge.data.rows import Dropped, Rows
 from distill2edge.data.selection import Item, Selection
-from distill2edge.data.sources import POOL, Source, open_source
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
 from distill2edge.util.files import replacing, write_json

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill2edge.data.choices import Choices, not_a_choice
+from distill2edge.data.choice_matching import Choices, not_a_choice
 from distill2edge.data.encode import Row, row_id
 from distill2edge.data.row_errors import check_text
 from distill2edge.data.selection import Item

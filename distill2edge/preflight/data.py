@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.data.checks import check_prompts
-from distill2edge.data.choices import Choices, not_a_choice
+from distill2edge.data.choice_matching import Choices, not_a_choice
 from distill2edge.data.encode import Row
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.row_errors import chat_fix, filter_for
-from distill2edge.data.sources import local_files
+from distill2edge.data.row_sources import local_files
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import UserError

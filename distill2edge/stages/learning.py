@@ -103,7 +103,7 @@ class InitStudent(OfStudent):
 
             fetched = work / "checkpoint"
             if isinstance(init.model, Scratch):
-                from distill2edge.student.scratch import scratch_checkpoint
+                from distill2edge.student.random_student import scratch_checkpoint
 
                 scratch_checkpoint(init.model, teacher, fetched, recipe.seed)
             else:

@@ -31,7 +31,7 @@ class Sources:
         Raises:
             UserError, EnvironmentFault: a source that does not exist, or can't be reached.
         """
-        from distill2edge.data.sources import fingerprint
+        from distill2edge.data.row_sources import fingerprint
 
         return fingerprint(self.recipe.data.source, self.recipe.data.revision)
 

@@ -65,7 +65,7 @@ def signal(recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: P
 def pretrain(recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
     """Layers of the unfitted teacher, distilled on masked tokens of the train split."""
     from distill2edge.student.layers import check_layers, evenly
-    from distill2edge.student.pretrain import pretrain as pretrain_encoder
+    from distill2edge.student.masked_pretraining import pretrain as pretrain_encoder
 
     spec, init = recipe.student.pretrain, recipe.student.init
     assert spec is not None

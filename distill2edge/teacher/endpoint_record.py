@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from distill2edge.generation.endpoint.budget import Prices
 from distill2edge.generation.endpoint.client import address
+from distill2edge.generation.endpoint.spending_limit import Prices
 from distill2edge.intake import licence as gate
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress

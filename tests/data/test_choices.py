@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.choices import Choices
+from distill2edge.data.choice_matching import Choices
 from distill2edge.data.prepare import prepare
 from distill2edge.data.rows import Dropped, Rows
 from distill2edge.errors import RecipeErrors, UserError

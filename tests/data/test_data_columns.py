@@ -158,7 +158,7 @@ def test_files_that_are_something_else(tmp_path: Path, name: str, said: str) -> 
 def test_hub_data_is_read_in_the_same_way() -> None:
     from datasets import Dataset
 
-    from distill2edge.data.sources import _hub_rows
+    from distill2edge.data.row_sources import _hub_rows
 
     table = pa.table({"id": ["a", "b"], "x": pa.array([0, 10**8], pa.int32()).cast(pa.date32())})
     found = list(_hub_rows(Dataset(table)))

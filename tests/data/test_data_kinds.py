@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from distill2edge.cli.main import main
 from distill2edge.data.readers import reader_of
-from distill2edge.data.sources import open_source
+from distill2edge.data.row_sources import open_source
 from distill2edge.errors import UserError
 from distill2edge.recipe.load import load_recipe
 from distill2edge.running.starter import Asked, starter

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.sources import POOL, Source, fingerprint, open_source
+from distill2edge.data.row_sources import POOL, Source, fingerprint, open_source
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.util.progress import SilentProgress
 

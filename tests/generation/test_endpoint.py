@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.endpoint import generator as module
-from distill2edge.generation.endpoint.budget import Budget, BudgetReached, Prices
 from distill2edge.generation.endpoint.client import address
 from distill2edge.generation.endpoint.generator import EndpointGenerator
 from distill2edge.generation.endpoint.journal import Journal
-from distill2edge.generation.endpoint.limits import RateLimit, backoff, retry_after
+from distill2edge.generation.endpoint.rate_limits import RateLimit, backoff, retry_after
+from distill2edge.generation.endpoint.spending_limit import Budget, BudgetReached, Prices
 from distill2edge.generation.generate import Ask
 from distill2edge.generation.writers import Sampling
 from distill2edge.recipe.endpoint import Endpoint

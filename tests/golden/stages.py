@@ -151,7 +151,7 @@ def graph_of(recipe: Recipe) -> list[Stage]:
 def _looked_up() -> Iterator[None]:
     """What a recipe names outside itself, replaced: contents are the names, and the machine is a CPU with a sandbox."""
     replaced = {
-        "distill2edge.data.sources.fingerprint": lambda source, *rest: {"source": Path(str(source)).name},
+        "distill2edge.data.row_sources.fingerprint": lambda source, *rest: {"source": Path(str(source)).name},
         "distill2edge.intake.obtain.fingerprint": lambda model, *rest: {"model": str(model)},
         "distill2edge.teacher.open_teacher.gguf_of": lambda model, progress: (
             Path(model) if model.endswith(".gguf") else None

@@ -327,7 +327,7 @@ def test_what_a_judge_cannot_compare_is_refused(change: str, said: str) -> None:
 
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, str], list[Any]]]:
-    monkeypatch.setattr("distill2edge.data.sources.fingerprint", lambda *args: {"sha256": "rows"})
+    monkeypatch.setattr("distill2edge.data.row_sources.fingerprint", lambda *args: {"sha256": "rows"})
     monkeypatch.setattr("distill2edge.intake.obtain.fingerprint", lambda model, *args: {"sha256": model})
 
     def of(*overrides: str) -> tuple[dict[str, str], list[Any]]:

@@ -34,7 +34,7 @@ export: [onnx:int8]
 
 
 def keys(monkeypatch: pytest.MonkeyPatch, own: int, seed: int) -> dict[str, str]:
-    monkeypatch.setattr("distill2edge.data.sources.fingerprint", lambda *args: {"sha256": "rows"})
+    monkeypatch.setattr("distill2edge.data.row_sources.fingerprint", lambda *args: {"sha256": "rows"})
     monkeypatch.setattr("distill2edge.intake.obtain.fingerprint", lambda *args: {"sha256": "model"})
     recipe = parse_recipe(RECIPE.format(seed=own), "keys.yaml")
     return keys_of(stages.build_stages(recipe, SilentProgress(), seed=seed))
@@ -70,7 +70,7 @@ def test_a_list_of_seeds() -> None:
 def test_a_control_of_a_student_without_a_teacher_is_its_own_training(
     monkeypatch: pytest.MonkeyPatch, signal: str, loss: str, same: bool
 ) -> None:
-    monkeypatch.setattr("distill2edge.data.sources.fingerprint", lambda *args: {"sha256": "rows"})
+    monkeypatch.setattr("distill2edge.data.row_sources.fingerprint", lambda *args: {"sha256": "rows"})
     monkeypatch.setattr("distill2edge.intake.obtain.fingerprint", lambda *args: {"sha256": "model"})
     text = RECIPE.format(seed=0).replace("control: true", f"control: true, loss: {{{loss}}}")
     recipe = parse_recipe(f"{text}signal: {{kind: {signal}}}\n", "keys.yaml")

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.generation.endpoint.limits import retry_after
+from distill2edge.generation.endpoint.rate_limits import retry_after
 from distill2edge.generation.endpoint.reply import Reply, Unreadable, message_of, read_reply
 from distill2edge.util.terminal import one_line, printable
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.generation.endpoint.budget import Budget, Prices
 from distill2edge.generation.endpoint.client import WHERE, Again, Client, Refused, Reply, messages_of
 from distill2edge.generation.endpoint.journal import Journal
-from distill2edge.generation.endpoint.limits import RateLimit, backoff
+from distill2edge.generation.endpoint.rate_limits import RateLimit, backoff
+from distill2edge.generation.endpoint.spending_limit import Budget, Prices
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.generation.writers import Sampling
 from distill2edge.util.quantities import readable_usd

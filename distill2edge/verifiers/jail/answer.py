@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from .data import LONGEST, decode, dumps, encode
+from .plain_data import LONGEST, decode, dumps, encode
 
 _PRINTED = 1 << 20  # characters of output that are kept for a request
 _ITEMS = 100_000  # of an iterator that are read

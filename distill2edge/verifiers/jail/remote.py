@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .data import LONGEST, decode, dumps, encode, known
+from .plain_data import LONGEST, decode, dumps, encode, known
 
 _NOISE = 16 << 20  # bytes without the mark, after which the answer's process counts as broken
 

@@ -113,7 +113,7 @@ def prepare(work: Path) -> Any:
     import pyarrow.parquet  # noqa: F401
 
     from distill2edge.data.prepare import prepare as data_stage
-    from distill2edge.data.sources import fingerprint
+    from distill2edge.data.row_sources import fingerprint
     from distill2edge.preflight.data import problems
     from distill2edge.recipe.load import parse_recipe
 

@@ -118,7 +118,7 @@ def test_a_pretrained_student_reads_texts_as_its_teacher_does(place: Path, vocab
 
 def test_training_on_masked_tokens_lowers_their_loss(place: Path, tmp_path: Path) -> None:
     from distill2edge.recipe.pretrain import Pretrain
-    from distill2edge.student.pretrain import pretrain
+    from distill2edge.student.masked_pretraining import pretrain
     from distill2edge.util.progress import SilentProgress
 
     texts = [[2, *range(20 + n % 5, 30 + n % 5), 3] for n in range(64)]
