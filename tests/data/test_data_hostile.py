@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data import lines, sources
+from distill2edge.data import lines, row_sources
 from distill2edge.data.row_sources import POOL, open_source
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.util.progress import SilentProgress
@@ -169,7 +169,7 @@ def test_a_package_is_read_and_never_imported(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path)
     assert rows("package:trap/rows.jsonl") == rows("package:trap.inner/rows.jsonl") == [{"a": 1}]
     assert rows("package:bare.inner/rows.jsonl") == rows("package:bare/inner/rows.jsonl") == [{"a": 2}]
-    assert sources.fingerprint("package:trap.inner/rows.jsonl")
+    assert row_sources.fingerprint("package:trap.inner/rows.jsonl")
     for name, fault in {
         "package:trap/none.jsonl": UserError,
         "package:trap//etc/passwd": UserError,
