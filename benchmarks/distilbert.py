@@ -24,8 +24,8 @@ import distill2edge as d2e
 from distill2edge.bench import contention
 from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.runtimes import open_runtime
-from distill2edge.tasks.classification import load_tokenizer
 
 RECIPE = ROOT / "recipes" / "distilbert" / "movies.yaml"
 SEEDS = (0, 1, 2)

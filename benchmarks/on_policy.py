@@ -82,7 +82,8 @@ def divergences(
 
     from distill2edge.data.encode import encode_rows, read_rows, stop_token_ids
     from distill2edge.generation.writers import Sampling, open_writer
-    from distill2edge.models.architectures import load_model, logits_of
+    from distill2edge.models.kinds import logits_of
+    from distill2edge.models.loading import load_model
     from distill2edge.models.precision import default_device
 
     tokenizer = AutoTokenizer.from_pretrained(teacher_dir, local_files_only=True)

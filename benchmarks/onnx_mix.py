@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from distill2edge.bench import contention
 from distill2edge.export.initial_weights import write_start
 from distill2edge.export.onnx import export_onnx
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types
 from distill2edge.quantize.allocation import choose
 from distill2edge.quantize.budget import expected_kl

@@ -220,7 +220,7 @@ def statistics_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Any,
     """Squared inputs and products over 16,384 calibration tokens, and Fisher information over 4,096; kept on disk."""
     import torch
 
-    from distill2edge.models.architectures import load_model
+    from distill2edge.models.loading import load_model
     from distill2edge.quantize.activation_statistics import Statistics, collect, collect_fisher
 
     rows = calibration_rows(model_dir, 16_384, progress)

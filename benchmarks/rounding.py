@@ -30,7 +30,7 @@ from common import bar, paired, write_result
 from reference_model import SEED, WINDOW, Fidelity, calibration_rows, default_work, reference, statistics_of
 from safetensors.torch import load_file
 
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.rounding import compensated
 from distill2edge.quantize.scales import Held

@@ -18,7 +18,7 @@ from quantization_aware import Bench
 from reference_model import SEED, default_work
 from scipy.stats import spearmanr
 
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml
 from distill2edge.quantize.sensitivity import KINDS, option
 from distill2edge.util.progress import for_stream

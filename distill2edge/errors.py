@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NoReturn
 
 EXIT_DONE = 0
@@ -38,6 +39,24 @@ class EnvironmentFault(UserError):
     """The machine lacks something: a package, a network, disk space, a working runtime."""
 
     exit_code = EXIT_ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps a recipe from running.
+
+    Attributes:
+        path: of the key at fault.
+        what: one sentence.
+        fix: what to write in its place.
+    """
+
+    path: tuple[str | int, ...]
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.fix}" if self.fix else self.what
 
 
 class RecipeErrors(UserError):

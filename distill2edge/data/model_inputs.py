@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from distill2edge.data.chat_templates import chat_template_of
-from distill2edge.data.encode import encode_prompts
-from distill2edge.data.encode_texts import cut_texts
-from distill2edge.data.pairs import encode_sources
+from distill2edge.data.reading import READINGS, Reading
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import is_classifier, is_encoder_decoder
+from distill2edge.models.checkpoint import load_config, load_tokenizer
+from distill2edge.models.config import usable_positions
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER, ENCODER_DECODER, Kind, kind_of_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from distill2edge.recipe.schema import Recipe
+    from distill2edge.data.encode import Encoded, Row
+    from distill2edge.recipe.schema import Data, Recipe
 
 FILE = "input.json"
 """Beside an exported model: its form, and what a program without this package needs to follow it."""
 KEY = "distill2edge.input"
 """The form in a GGUF's metadata."""
 
-Kind = Literal["decoder", "seq2seq", "classifier"]
+_KINDS = tuple(kind.name for kind in (DECODER, ENCODER_DECODER, CLASSIFIER))
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class InputForm:
     """What a model was trained to read.
 
     Attributes:
-        kind: of model.
+        kind: of model, its name in `models.kinds`.
         template: `chat`, `plain` or `text`, as `data.template`; of no meaning for a classifier.
         system: system message of every chat.
         max_length: tokens. A classifier's text is cut there; None: where the model ends.
@@ -42,13 +44,18 @@ class InputForm:
         stop: ids that end a response.
     """
 
-    kind: Kind
+    kind: str
     template: str = "plain"
     system: str | None = None
     max_length: int | None = None
     choices: tuple[str, ...] = ()
     prompt: str | None = None
     stop: tuple[int, ...] = ()
+
+    @property
+    def reading(self) -> Reading:
+        """How its kind of model reads."""
+        return READINGS[self.kind]
 
     def dumps(self) -> str:
         """As JSON."""
@@ -65,39 +72,56 @@ def encode_inputs(
         limit: of the runtime, where the form has none or a greater one; for a classifier.
 
     Raises:
-        UserError: as `encode_prompts`, `encode_sources` and `cut_texts`.
+        UserError: as the `inputs` of its `data.reading.Reading`.
     """
-    if form.kind == "classifier":
-        limits = [length for length in (form.max_length, limit) if length is not None]
-        return cut_texts(texts, tokenizer, min(limits, default=1 << 30))
-    if form.kind == "seq2seq":
-        return encode_sources(texts, tokenizer)
-    return encode_prompts(texts, tokenizer, form.template, form.system)
+    return form.reading.inputs(texts, tokenizer, form, limit)
 
 
 def form_of(recipe: Recipe, model_dir: Path) -> InputForm:
     """The form in which a recipe trains a model."""
-    data, kind = recipe.data, kind_of(model_dir)
+    return form_for_kind(recipe.data, kind_of_directory(model_dir))
+
+
+def form_for_kind(data: Data, kind: Kind) -> InputForm:
+    """The form in which the rows of a recipe's data are read by a kind of model."""
+    reading = READINGS[kind.name]
     return InputForm(
-        kind,
-        data.template if kind == "decoder" else "plain",
-        data.system if kind == "decoder" and data.template == "chat" else None,
+        CLASSIFIER.name if kind is ENCODER else kind.name,
+        data.template if reading.chats else "plain",
+        data.system if reading.chats and data.template == "chat" else None,
         data.max_length,
-        () if kind == "classifier" or data.choices is None else tuple(data.choices),
+        tuple(data.choices or ()) if reading.answers else (),
         data.prompt if data.template != "text" else None,
     )
 
 
+def encode_for(
+    data: Data,
+    rows: Sequence[Row],
+    model_dir: Path,
+    counts: Counter[str] | None = None,
+    kind: Kind | None = None,
+) -> list[Encoded]:
+    """Rows in the tokens of a model, as its kind reads them.
+
+    Args:
+        data: section of the recipe.
+        counts: filled as by `data.encode.encode_rows`.
+        kind: to read as; that of the directory by default.
+
+    Raises:
+        UserError: as the `rows` of its `data.reading.Reading`.
+    """
+    kind = kind or kind_of_directory(model_dir)
+    form = form_for_kind(data, kind)
+    positions = usable_positions(load_config(model_dir)) if (model_dir / "config.json").is_file() else None
+    return READINGS[kind.name].rows(rows, load_tokenizer(model_dir), form, data.max_length, counts, positions)
+
+
 def default_form(kind: Kind, tokenizer: PreTrainedTokenizerBase) -> InputForm:
     """The form of a model that names none: a chat where the tokenizer has a template for one."""
-    return InputForm(kind, "chat" if kind == "decoder" and chat_template_of(tokenizer) else "plain")
-
-
-def kind_of(model_dir: Path) -> Kind:
-    """The kind of a Hugging Face or ONNX directory."""
-    if is_classifier(model_dir):
-        return "classifier"
-    return "seq2seq" if is_encoder_decoder(model_dir) else "decoder"
+    chats = READINGS[kind.name].chats and chat_template_of(tokenizer)
+    return InputForm(CLASSIFIER.name if kind is ENCODER else kind.name, "chat" if chats else "plain")
 
 
 def parse_form(text: str, where: str) -> InputForm:
@@ -118,7 +142,7 @@ def parse_form(text: str, where: str) -> InputForm:
     length = values.get("max_length")
     stop = values.get("stop") or []
     if (
-        values.get("kind") not in ("decoder", "seq2seq", "classifier")
+        values.get("kind") not in _KINDS
         or values.get("template", "plain") not in ("chat", "plain", "text")
         or not all(isinstance(values.get(name), str | None) for name in ("system", "prompt"))
         or not (length is None or (type(length) is int and length > 0))

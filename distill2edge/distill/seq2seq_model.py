@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distill2edge.distill.batches import IGNORED, Collator
 from distill2edge.distill.decoder_model import DistillModel
-from distill2edge.models.architectures import start_token_id
+from distill2edge.models.kinds import start_token_id
 
 
 class Seq2SeqDistillModel(DistillModel):

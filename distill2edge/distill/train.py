@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import load_model
+from distill2edge.models.kinds import DECODER, ENCODER_DECODER, kind_of_model
+from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
 from distill2edge.recipe.loss_terms import CE
@@ -115,8 +116,8 @@ def _open_model(
     kept = dtype if grids is None else torch.float32
     student = load_student(model_dir, lora, kept, checkpointing=training.gradient_checkpointing)
     stored = {} if grids is None else install(student, grids, dtype)
-    kind = Seq2SeqDistillModel if getattr(student.config, "is_encoder_decoder", False) else DistillModel
-    model = kind(student, objective_of(loss), temperature, chunk, dtype)
+    modules = {DECODER: DistillModel, ENCODER_DECODER: Seq2SeqDistillModel}
+    model = modules[kind_of_model(student)](student, objective_of(loss), temperature, chunk, dtype)
     model.stored_weights = stored
     return model
 
@@ -146,7 +147,7 @@ def load_student(
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=lora.targets if lora.targets == "all-linear" else list(lora.targets),
-        task_type="SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM",
+        task_type=kind_of_model(base).adapter,
     )
     try:
         student = get_peft_model(base, config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
 from distill2edge.util.progress import Progress

@@ -16,7 +16,6 @@ import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export.probes import Probe, make_probes
-from distill2edge.export.support import Kind
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.isolate import Crash, run_worker, serve
 from distill2edge.util.threads import available_threads
@@ -39,7 +38,7 @@ class Check:
     """A comparison to come: PyTorch's outputs are there, and the model is out of memory."""
 
     def __init__(
-        self, model_dir: Path, kind: Kind, runtime: str, progress: Progress, precision: str = "float32"
+        self, model_dir: Path, kind: str, runtime: str, progress: Progress, precision: str = "float32"
     ) -> None:
         """
         Args:
@@ -134,7 +133,7 @@ def difference(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     return (kl, relative) if np.isfinite(kl) and np.isfinite(relative) else (float("inf"), float("inf"))
 
 
-def answers(runtime: str, path: Path, probes: Sequence[Probe], kind: Kind, threads: int) -> list[np.ndarray]:
+def answers(runtime: str, path: Path, probes: Sequence[Probe], kind: str, threads: int) -> list[np.ndarray]:
     """A file's logits on each probe, as its runtime gives them."""
     context = max(len(probe.ids) for probe in probes) + 8
     opened: Any = open_runtime(runtime, path, threads=threads, context=context)

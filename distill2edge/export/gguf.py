@@ -21,7 +21,8 @@ from distill2edge.gguf import llama_process
 from distill2edge.gguf.reader import GgufFile, read_gguf
 from distill2edge.gguf.repack import repack
 from distill2edge.handover.write import form_for, hand_over, template_for
-from distill2edge.models.architectures import read_config
+from distill2edge.models.kinds import kind_of
+from distill2edge.models.loading import read_config
 from distill2edge.quantize.activations import Inputs
 from distill2edge.quantize.schemes import GGUF, Scheme
 from distill2edge.quantize.tensor_grids import load_grids
@@ -89,8 +90,7 @@ def export_gguf(
         raise UserError("no such converter", where=str(converter),
                         fix="give the path of convert_hf_to_gguf.py in a llama.cpp checkout")  # fmt: skip
     config = read_config(model_dir)
-    task = support.task_of(config)
-    support.refuse(config, task, scheme, str(model_dir), converter=converter is not None)
+    support.refuse(config, kind_of(config), scheme, str(model_dir), converter=converter is not None)
     tokenizer = gguf_vocab.load_tokenizer(model_dir)
     form = form_for(model_dir, meta, tokenizer)
     meta = {**meta, "input": form.dumps()}
@@ -99,7 +99,7 @@ def export_gguf(
     more: dict[str, Any] = {}
     with scratch(work, "gguf") as directory:
         _room(model_dir, work, kind)
-        check = Check(model_dir, support.kind_of(config, task), "llama.cpp", progress, PLAIN[kind])
+        check = Check(model_dir, kind_of(config).name, "llama.cpp", progress, PLAIN[kind])
         base, part = directory / "base.gguf", directory / "model.gguf"
         if converter is None:
             _write(model_dir, base, kind, tokenizer, form, meta, progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize.scales import Held
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.quantize.tensor_grids import Grids, gguf_names, load_grids, of_gguf, to_gguf

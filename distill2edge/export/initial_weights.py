@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.gguf.reader import read_gguf
-from distill2edge.models.architectures import copy_tokenizer, load_model
+from distill2edge.models.loading import copy_tokenizer, load_model
 from distill2edge.quantize import onnx_types, rounding
 from distill2edge.quantize.activations import Inputs
 from distill2edge.quantize.grids import GRIDS

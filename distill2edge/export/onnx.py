@@ -11,8 +11,9 @@ from distill2edge.export import genai_config, onnx_file, onnx_graph, support
 from distill2edge.export.faithful import Check
 from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.handover.write import form_for, hand_over, limit_of, template_for
-from distill2edge.models.architectures import read_config, start_token_id
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.kinds import kind_of, start_token_id
+from distill2edge.models.loading import read_config
 from distill2edge.quantize.schemes import DYNAMIC, ONNX, Scheme
 from distill2edge.runtimes.onnx_seq2seq import START
 from distill2edge.util.files import scratch, write_json
@@ -73,8 +74,9 @@ def export_onnx(
     from distill2edge.export.onnx_quantize import apply_scheme
     from distill2edge.export.onnx_tally import Tally
 
-    kind = support.kind_of(read_config(model_dir), "")
-    support.refuse(read_config(model_dir), support.task_of(read_config(model_dir)), scheme, str(model_dir))
+    found = kind_of(read_config(model_dir))
+    support.refuse(read_config(model_dir), found, scheme, str(model_dir))
+    kind = found.name
     lossless = scheme.name in LOSSLESS
     tokenizer = load_tokenizer(model_dir)
     form = form_for(model_dir, meta, tokenizer)

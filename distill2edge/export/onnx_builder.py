@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import EnvironmentFault
 from distill2edge.export.onnx_quiet import quiet
 from distill2edge.export.support import window_of
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 
 if TYPE_CHECKING:
     import torch

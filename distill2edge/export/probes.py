@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from distill2edge.export.support import Kind, window_of
-from distill2edge.models.architectures import load_model, logits_of
+from distill2edge.export.support import window_of
 from distill2edge.models.config import usable_positions
+from distill2edge.models.kinds import logits_of
+from distill2edge.models.loading import load_model
 
 START = 320
 """Tokens of the probe from the start: more than a runtime takes at a time."""
@@ -77,7 +78,7 @@ class Reach:
     compared: int
 
 
-def make_probes(model_dir: Path, kind: Kind, *, caches: bool, stored: str = "float32") -> tuple[list[Probe], Reach]:
+def make_probes(model_dir: Path, kind: str, *, caches: bool, stored: str = "float32") -> tuple[list[Probe], Reach]:
     """PyTorch's side of a comparison. The model is loaded in float32 and let go again.
 
     Args:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from distill2edge.errors import UserError
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, Kind
 from distill2edge.quantize.schemes import DYNAMIC, Scheme
 
 Config = Mapping[str, Any]
-Kind = Literal["decoder", "classifier", "seq2seq"]
 
 
 class Refusal(NamedTuple):
@@ -38,6 +38,7 @@ class Carries:
         only: field -> the values that are carried.
         defaults: values of fields that `config.json` may leave out, where transformers' are not None.
         more: what a field alone does not tell: configuration -> reasons.
+        kind: of model.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Carries:
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     more: Callable[[Config], Iterable[str]] = lambda config: ()
+    kind: Kind = DECODER
 
 
 _EVERY_ROPE = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
@@ -132,30 +134,27 @@ GGUF: Mapping[str, Carries] = {
     "gemma3_text": Carries("Gemma 3 (text)", ("default", "linear", "yarn"), windows=True,
                            only={"hidden_act": ("gelu_pytorch_tanh",), "attn_logit_softcapping": (None,), **_CAUSAL},
                            defaults={**_GEMMA, "sliding_window": 4096, "query_pre_attn_scalar": 256}, more=_gemma3),
-    "bert": Carries("BERT classifiers", only={"hidden_act": ("gelu",), "position_embedding_type": (None, "absolute")},
+    "bert": Carries("BERT classifiers", kind=CLASSIFIER,
+                    only={"hidden_act": ("gelu",), "position_embedding_type": (None, "absolute")},
                     defaults={"hidden_act": "gelu"}, more=_bert),
-    "t5": Carries("T5", only={"relative_attention_max_distance": (None, 128)},
+    "t5": Carries("T5", kind=ENCODER_DECODER, only={"relative_attention_max_distance": (None, 128)},
                   defaults={"feed_forward_proj": "relu"}, more=_t5),
 }  # fmt: skip
 """Families of the built-in GGUF writers: what llama.cpp computes of each."""
 
-_HEADS: Mapping[Kind, tuple[str, ...]] = {"decoder": ("CausalLM",), "seq2seq": ("ConditionalGeneration",)}
-_KINDS: Mapping[str, Kind] = {"bert": "classifier", "t5": "seq2seq"}
-
 
 def refusals(
-    config: Config, task: str, schemes: Iterable[Scheme], *, length: int | None = None, converter: bool = False
+    config: Config, kind: Kind, schemes: Iterable[Scheme], *, length: int | None = None, converter: bool = False
 ) -> list[Refusal]:
     """The schemes that cannot carry a model, each with its first reason.
 
     Args:
         config: its `config.json`.
-        task: the recipe's task; a classification gets its head later, whatever the configuration names.
+        kind: of its files; a classifier may get its head later, whatever the configuration names.
         schemes: those asked for.
         length: tokens of the longest text, where it is known.
         converter: whether GGUF is written by a llama.cpp checkout's converter, which knows more families.
     """
-    kind = kind_of(config, task)
     found = []
     for scheme in schemes:
         if scheme.format == "gguf" and converter:
@@ -166,28 +165,14 @@ def refusals(
     return found
 
 
-def refuse(config: Config, task: str, scheme: Scheme, where: str, *, converter: bool = False) -> None:
+def refuse(config: Config, kind: Kind, scheme: Scheme, where: str, *, converter: bool = False) -> None:
     """Raise what `refusals` says of one scheme.
 
     Raises:
         UserError: the format cannot carry the model.
     """
-    for refusal in refusals(config, task, [scheme], converter=converter):
+    for refusal in refusals(config, kind, [scheme], converter=converter):
         raise UserError(f"{scheme}: {refusal.reason}", where=where, fix=refusal.fix)
-
-
-def task_of(config: Config) -> str:
-    """The task whose files a directory's configuration gives."""
-    kinds = {"classifier": "classification", "seq2seq": "seq2seq", "decoder": "causal-lm"}
-    return kinds[kind_of(config, "")]
-
-
-def kind_of(config: Config, task: str) -> Kind:
-    """Which graphs a model gives."""
-    names = _architectures(config)
-    if task == "classification" or any(name.endswith("ForSequenceClassification") for name in names):
-        return "classifier"
-    return "seq2seq" if task == "seq2seq" or config.get("is_encoder_decoder") else "decoder"
 
 
 def window_of(config: Config) -> int | None:
@@ -211,20 +196,23 @@ def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> 
     family = str(config.get("model_type") or "unknown")
     for name in _architectures(config):
         head = name.rpartition("For")[2] if "For" in name else ""
-        if head and kind != "classifier" and head not in _HEADS[kind]:
-            yield f"{name} cannot be exported", f"use a model with one of the heads {', '.join(_HEADS[kind])}"
-    if str(scheme) == DYNAMIC and kind != "classifier":
-        yield f"is for classifiers, not for a {kind}", "use onnx:int8"
+        if head and kind.heads and head not in kind.heads:
+            yield f"{name} cannot be exported", f"use a model with one of the heads {', '.join(kind.heads)}"
+    if str(scheme) == DYNAMIC and kind is not CLASSIFIER:
+        yield f"is for classifiers, not for models of the kind {kind}", "use onnx:int8"
     if scheme.format == "gguf":
         other = "use ONNX, or give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)"
         carries = GGUF.get(family)
-        if carries is None or _KINDS.get(family, "decoder") != kind:
-            yield f"no GGUF writer here for a {kind} of type {family}; supported: {listed(GGUF)}", other
+        if carries is None or carries.kind is not kind:
+            yield (
+                f"no GGUF writer here for models of the kind {kind} and type {family}; supported: {listed(GGUF)}",
+                other,
+            )
         else:
             for reason in _lacks(config, carries):
                 yield f"{reason} cannot be expressed in a {family} GGUF", other
         return
-    if kind != "decoder":
+    if kind is not DECODER:
         return  # traced from the model itself, and compared with it
     carries = ONNX_DECODERS.get(family)
     if carries is None:

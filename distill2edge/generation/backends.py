@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import is_classifier, is_encoder_decoder, load_model
+from distill2edge.models.kinds import kind_of_directory
+from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
 
 if TYPE_CHECKING:
@@ -36,30 +37,6 @@ class Backend(Protocol):
         """Free the weights."""
 
 
-def open_backend(backend: str, model_dir: Path, gguf_path: Path | None, dtype: str, *, longest: int) -> Backend:
-    """Load the teacher.
-
-    Args:
-        backend: `auto`, `transformers` or `llama.cpp`.
-        gguf_path: the file for llama.cpp.
-        longest: tokens of the longest example.
-
-    Raises:
-        UserError: unknown backend, llama.cpp without a GGUF, or a model that is no causal language model.
-    """
-    if backend == "llama.cpp":
-        if gguf_path is None:
-            raise needs_gguf()
-        return LlamaCppBackend(gguf_path, longest)
-    if backend in ("auto", "transformers"):
-        if is_encoder_decoder(model_dir):
-            from distill2edge.generation.seq2seq_backend import Seq2SeqBackend
-
-            return Seq2SeqBackend(model_dir, dtype)
-        return TransformersBackend(model_dir, dtype)
-    raise UserError(f"unknown backend {backend!r}", where="teacher.backend", fix="auto, transformers or llama.cpp")
-
-
 def needs_gguf() -> UserError:
     """The error of a llama.cpp backend without a file for it."""
     return UserError(
@@ -76,8 +53,8 @@ def load_frozen(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
         UserError: neither a decoder nor an encoder-decoder.
     """
     try:
-        if is_classifier(model_dir):
-            raise ValueError("a classifier")
+        if not (kind := kind_of_directory(model_dir)).writes:
+            raise ValueError(f"a model of the kind {kind}")
         model = load_model(model_dir, dtype=dtype, use_safetensors=True)
     except ValueError as error:
         raise UserError(

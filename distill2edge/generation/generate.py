@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distill2edge.data.encode import encode_messages, stop_token_ids
-from distill2edge.data.pairs import encode_sources
+from distill2edge.data.encode import stop_token_ids
+from distill2edge.data.reading import READINGS
 from distill2edge.errors import UserError
 from distill2edge.generation.thinking import UNCLOSED, split_tokens
 from distill2edge.generation.writers import Sampling, Writer, open_writer
-from distill2edge.models.architectures import is_encoder_decoder
 from distill2edge.models.checkpoint import load_config, load_tokenizer
 from distill2edge.models.config import usable_positions
+from distill2edge.models.kinds import kind_of_directory
 from distill2edge.models.precision import default_device
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class LocalGenerator:
         self._tokenizer: Any = load_tokenizer(model_dir)
         self._stop = stop_token_ids(self._tokenizer, template)
         self._context = _context(model_dir)
-        self._pairs = is_encoder_decoder(model_dir)
+        self._reading = READINGS[kind_of_directory(model_dir).name]
         self._model_dir, self._template, self._gguf, self._where = model_dir, template, gguf_path, where
         self.name = backend
         self.shard_rows = SHARD_ROWS[default_device()]
@@ -160,9 +160,7 @@ class LocalGenerator:
         self._writer = None
 
     def _encode(self, asks: Sequence[Ask]) -> list[list[int]]:
-        if self._pairs:
-            return encode_sources([ask.messages[-1][1] for ask in asks], self._tokenizer)
-        return encode_messages([ask.messages for ask in asks], self._tokenizer, self._template)
+        return self._reading.messages([ask.messages for ask in asks], self._tokenizer, self._template)
 
     def _answer(self, prompt: Sequence[int], ids: list[int]) -> Answer:
         ended = bool(ids) and ids[-1] in self._stop

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import Encoded
 from distill2edge.generation.backends import BATCH_TOKENS, LOGIT_BYTES, TransformersBackend, batches
-from distill2edge.models.architectures import start_token_id
+from distill2edge.models.kinds import start_token_id
 
 if TYPE_CHECKING:
     import torch

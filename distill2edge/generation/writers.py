@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distill2edge.generation.backends import load_frozen, needs_gguf
 from distill2edge.generation.sampling import draw_token
-from distill2edge.models.architectures import start_token_id
+from distill2edge.models.kinds import kind_of_model, start_token_id
 from distill2edge.models.precision import compute_dtype, default_device
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _transformers(
     device = default_device()
     model = load_frozen(model_dir, compute_dtype("auto", device), device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
-    pairs = bool(model.config.is_encoder_decoder)  # then the output is a start token and the answer alone
+    pairs = kind_of_model(model).pairs  # then the output is a start token and the answer alone
     room = min(_TOKENS[device], cacheable_tokens(model)) if device == "cuda" else _TOKENS[device]
 
     def configure(drawn: TextSignal | Sampling) -> Any:

@@ -8,8 +8,8 @@ from distill2edge.errors import UserError
 from distill2edge.gguf.families import Family, llama3_factors
 from distill2edge.gguf.fields import bad, number, text, whole
 from distill2edge.gguf.reader import GgufFile
-from distill2edge.models.architectures import start_token_id
 from distill2edge.models.config import MAX_COUNT, MAX_POSITIONS, MAX_SIZE
+from distill2edge.models.kinds import start_token_id
 
 Kind = Literal["uint32", "float32", "string", "bool", "bools", "strings"]
 MAX_BASE = 1e12

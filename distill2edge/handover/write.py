@@ -11,11 +11,12 @@ from typing import Any
 from distill2edge.data.chat_templates import Frame, Turns, chat_template_of, frame_of, shipped_template, turns_of
 from distill2edge.data.encode import apply_template, prompt_text, stop_token_ids, wants_bos
 from distill2edge.data.encode_texts import around
-from distill2edge.data.model_inputs import FILE, InputForm, default_form, kind_of, parse_form
+from distill2edge.data.model_inputs import FILE, InputForm, default_form, parse_form
 from distill2edge.errors import UserError
 from distill2edge.handover.clean_tokenizer import write_tokenizer
-from distill2edge.models.architectures import context_of
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.kinds import kind_of_directory
+from distill2edge.models.loading import context_of
 from distill2edge.util.files import read_json, write_json, write_text
 from distill2edge.util.progress import Progress
 
@@ -27,9 +28,9 @@ FILES = ("input.json", "predict.py", "USE.md", "Modelfile")
 def form_for(model_dir: Path, meta: Mapping[str, Any], tokenizer: Any) -> InputForm:
     """The form that an export's `meta` states under `input`, else that of the directory; with the tokens that stop."""
     stated = meta.get("input")
-    kind = kind_of(model_dir)
+    kind = kind_of_directory(model_dir)
     form = parse_form(str(stated), "meta.input") if stated else default_form(kind, tokenizer)
-    if kind == "classifier":
+    if not kind.writes:
         return form
     return replace(form, stop=stop_token_ids(tokenizer, form.template))
 

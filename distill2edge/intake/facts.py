@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,9 @@ from typing import Any, Literal
 from distill2edge.errors import UserError
 from distill2edge.gguf.reader import GgufFile, read_gguf
 from distill2edge.models.directory import Directory, read_directory
+from distill2edge.models.kinds import Kind, kind_of, kind_of_gguf
 from distill2edge.util.files import read_object
 
-Role = Literal["decoder", "encoder-decoder", "encoder", "classifier"]
-# `model_type`s whose models read a text and write none. Everything else without a head of its own is a decoder.
-_ENCODERS = re.compile(
-    r"(albert|bert|camembert|convbert|data2vec-text|deberta|deberta-v2|distilbert|electra|ernie|esm|flaubert|fnet|ibert|"
-    r"longformer|luke|mobilebert|modernbert|mpnet|nystromformer|rembert|roberta|roberta-prelayernorm|roformer|"
-    r"squeezebert|xlm-roberta|xlm-roberta-xl|xmod)$"
-)
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
 
 
@@ -28,8 +21,8 @@ class ModelFacts:
     """A model by its headers.
 
     Attributes:
-        kind: `directory` (Hugging Face) or `gguf`.
-        role: what it does: writes text, writes text for a text, reads text, or names a class.
+        format: `directory` (Hugging Face) or `gguf`.
+        kind: of model.
         model_type: of transformers; for a GGUF the type that it becomes, None where it cannot be loaded as a teacher.
         architecture: the class that a directory was saved as, or a GGUF's `general.architecture`.
         layers, hidden, vocabulary: None where the config does not say.
@@ -42,8 +35,8 @@ class ModelFacts:
         config: content of config.json; for a GGUF the one that it becomes, empty where it cannot be loaded.
     """
 
-    kind: Literal["directory", "gguf"]
-    role: Role
+    format: Literal["directory", "gguf"]
+    kind: Kind
     model_type: str | None
     architecture: str | None
     layers: int | None
@@ -83,8 +76,8 @@ def _of_directory(found: Directory) -> ModelFacts:
         template = bool(read_object(settings).get("chat_template"))
     labels = config.get("id2label") or {}
     return ModelFacts(
-        kind="directory",
-        role=role_of(config),
+        format="directory",
+        kind=kind_of(config),
         model_type=config["model_type"],
         architecture=names[0],
         layers=_first(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -100,18 +93,6 @@ def _of_directory(found: Directory) -> ModelFacts:
         labels=tuple(str(labels[key]) for key in sorted(labels, key=int)),
         config=config,
     )
-
-
-def role_of(config: Mapping[str, Any]) -> Role:
-    """What a model of this config.json does."""
-    names = config.get("architectures") or [""]
-    if str(names[0]).endswith("ForSequenceClassification"):
-        return "classifier"
-    if config.get("is_encoder_decoder"):
-        return "encoder-decoder"
-    if _ENCODERS.match(str(config.get("model_type"))) and not config.get("is_decoder"):
-        return "encoder"
-    return "decoder"
 
 
 def _of_gguf(file: GgufFile) -> ModelFacts:
@@ -133,12 +114,9 @@ def _of_gguf(file: GgufFile) -> ModelFacts:
         config = config_of(file, family, embedding.shape[0])
         check_complete(file, family, config)
     labels = file.get(".classifier.output_labels")
-    role: Role = "encoder-decoder" if file.architecture == "t5" else "classifier" if labels else "decoder"
-    if role == "decoder" and family is None and file.architecture.endswith("bert"):
-        role = "encoder"
     return ModelFacts(
-        kind="gguf",
-        role=role,
+        format="gguf",
+        kind=kind_of_gguf(file.architecture, labels),
         model_type=family.model_types[0] if family else None,
         architecture=file.architecture,
         layers=config.get("num_hidden_layers"),

@@ -15,6 +15,7 @@ from distill2edge.planning.sizes import Model, Sizes
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.training import Lora, Training
+from distill2edge.tasks import task_of
 
 _TRAINING, _FORWARD = 0.38, 0.8  # shares of a product's speed: small batches, and much between the products
 _STEP_S, _ROW_S = 4.5e-3, 2.5e-4  # of a layer's small operations in a training step, and in asking a row
@@ -121,9 +122,14 @@ class Work:
     def _supervised(self) -> float:
         return self.sizes.tokens if self.recipe.data.template == "text" else self.sizes.answer
 
+    @property
+    def _tokens(self) -> int:
+        """Logits of a position; a classifier has next to none."""
+        return self.model.vocabulary if task_of(self.recipe).predicts_tokens else 0
+
     def _head(self) -> int:
         """Weights that a supervised position meets at the end; a classifier has nearly none."""
-        return 0 if self.recipe.task == "classification" else self.model.vocabulary * self.model.hidden
+        return self._tokens * self.model.hidden
 
     def _narrow(self, training: Training) -> bool:
         return training.dtype == "bfloat16" or (training.dtype == "auto" and self.speed > 0)
@@ -137,7 +143,7 @@ class Work:
         if training.gradient_checkpointing:
             per_token = model.hidden * width * model.layers + 60 * model.hidden * width
         chunk = min(getattr(training, "chunk", 256), training.batch_size * max(self._supervised(), 1))
-        logits = 0 if recipe.task == "classification" else 4 * 4 * chunk * model.vocabulary
+        logits = 4 * 4 * chunk * self._tokens
         return tokens * per_token + logits
 
     def on_grid(self) -> Cost:
@@ -168,7 +174,7 @@ class Work:
 
     def _asked(self) -> float:
         """Memory of a model that reads rows in PyTorch."""
-        logits = 0 if self.recipe.task == "classification" else 4 * 16 * self.sizes.tokens * self.model.vocabulary
+        logits = 4 * 16 * self.sizes.tokens * self._tokens
         return _BASE + 4 * self.model.parameters + min(logits, 1.5e9) + 16 * self.sizes.tokens * 400 * self.model.hidden
 
     def _written(self, rows: float, tokens: float) -> Cost:
@@ -258,7 +264,7 @@ class Work:
         """Every file on the held-out rows, each in a process of its own."""
         recipe, sizes = self.recipe, self.sizes
         rows = min(recipe.verify.rows, sizes.rows["test"])
-        texts = rows * (len(recipe.data.choices or ()) or 1) if recipe.task != "classification" else rows
+        texts = rows * ((len(recipe.data.choices or ()) if self._tokens else 0) or 1)
         written = 0.0 if recipe.data.choices or recipe.data.template == "text" else rows * 1.2 * sizes.answer
         seconds = memory = 0.0
         for model, dense in self._models():

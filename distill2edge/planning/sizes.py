@@ -15,6 +15,7 @@ from distill2edge.pipeline.artifact import Artifact
 from distill2edge.preflight.data import sample
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
+from distill2edge.tasks import task_of
 
 _GUESS_TOKENS = 0.5  # of data.max_length, per row, where no row can be read
 _GUESS_ROWS = 5000  # where neither the recipe nor the data says it
@@ -109,7 +110,7 @@ def _student(recipe: Recipe, teacher: Model | None) -> Model | None:
         kept = init.layers if isinstance(init.layers, int) else len(init.layers)
         deep = init.decoder_layers if init.decoder_layers is not None else init.layers
         deep = deep if isinstance(deep, int) else len(deep)
-        share = (kept + deep) / 2 if recipe.task == "seq2seq" else kept
+        share = (kept + deep) / 2
         student = replace(teacher, body=round(teacher.body * min(share / teacher.layers, 1.0)), layers=kept)
     elif isinstance(init.model, Scratch):
         vocabulary = teacher.vocabulary if teacher is not None else 2048
@@ -143,10 +144,10 @@ def _sized(looked: Glance) -> Model | None:
     facts = looked.facts
     if not facts.parameters or facts.layers is None or facts.hidden is None or facts.vocabulary is None:
         return None
-    sides = 1 if facts.tied or facts.role in ("encoder", "classifier") else 2
+    sides = 1 if facts.tied or not facts.kind.writes else 2
     embedding = min(facts.vocabulary * facts.hidden * sides, facts.parameters)
     # A GGUF is taken in float32; a directory keeps its own type.
-    stored = 4.0 if facts.kind == "gguf" else max(facts.size_bytes / facts.parameters, 1.0)
+    stored = 4.0 if facts.format == "gguf" else max(facts.size_bytes / facts.parameters, 1.0)
     return Model(
         facts.parameters - embedding, embedding, facts.layers, facts.hidden, facts.vocabulary, round(stored, 1)
     )
@@ -202,7 +203,7 @@ def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | No
         prompts, answers = [[float(len(each.ids)) for each in side] for side in encoded]
     frame = {"chat": 35.0, "plain": 1.0, "text": 1.0}[recipe.data.template]
     limit = recipe.data.max_length
-    if recipe.task == "classification":
+    if not task_of(recipe).predicts_tokens:
         answers = [0.0] * len(prompts)
         frame = 2.0
     whole = [prompt + answer + frame for prompt, answer in zip(prompts, answers, strict=True)]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill2edge.errors import RecipeErrors
+from distill2edge.errors import Problem, RecipeErrors
 from distill2edge.preflight import data, models, places
 from distill2edge.recipe.changes import Changes
 from distill2edge.recipe.load import Read, read_edited, read_recipe
 from distill2edge.recipe.schema import Recipe
-from distill2edge.recipe.section import Problem
 from distill2edge.util.progress import Progress, for_stream
 from distill2edge.verifiers.registry import require_walls
 

@@ -16,12 +16,11 @@ from distill2edge.data.row_errors import chat_fix, filter_for
 from distill2edge.data.row_sources import local_files
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
-from distill2edge.errors import UserError
+from distill2edge.errors import Problem, UserError
 from distill2edge.intake import bundled
 from distill2edge.preflight.places import said
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import Data, Recipe
-from distill2edge.recipe.section import Problem
 from distill2edge.util.file_kinds import endings
 from distill2edge.util.nearest import meant
 from distill2edge.util.progress import SilentProgress

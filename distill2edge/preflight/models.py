@@ -6,26 +6,24 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from distill2edge.errors import UserError
+from distill2edge.data.reading import READINGS
+from distill2edge.errors import Problem, UserError
 from distill2edge.export.support import refusals
 from distill2edge.intake import bundled
 from distill2edge.intake.glance import Glance, glance, place_of
 from distill2edge.intake.obtain import resolve
+from distill2edge.models.kinds import kind_of
 from distill2edge.preflight.places import said
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
-from distill2edge.recipe.section import Problem
 from distill2edge.student.trimming import kind_named
+from distill2edge.tasks import TASKS, task_of
 from distill2edge.util.progress import SilentProgress
 
 Path = tuple[str | int, ...]
 _TEACHER, _INIT = ("teacher", "model"), ("student", "init")
-_CLASSIFY = (
-    "task: classification, with data.choices (the labels), data.template: plain, signal: {kind: labels} and "
-    "bench: {workloads: [task]}"
-)
 # Absolute positions: a table with an end. Rotary and relative ones go on, with less quality than before.
 _TABLES = (
     *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mpnet", "roberta"),
@@ -103,16 +101,14 @@ def _named(recipe: Recipe) -> Iterator[tuple[Path, str, str | None]]:
 
 def _task(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:
     """A model that does something else than the task asks."""
-    role, kind = model.facts.role, model.facts.model_type or model.facts.architecture
-    if recipe.task != "classification" and role in ("encoder", "classifier"):
-        what = f"this model ({kind}) reads texts and writes none, and the task is {recipe.task}"
-        yield Problem(path, what, f"set {_CLASSIFY}; or name a model that writes")
-    elif recipe.task == "causal-lm" and role == "encoder-decoder":
-        what = f"this model ({kind}) has an encoder and a decoder, and the task is causal-lm"
-        yield Problem(path, what, "set task: seq2seq, and data.template: plain")
-    elif recipe.task == "seq2seq" and role == "decoder":
-        what = f"this model ({kind}) is a decoder alone, and the task is seq2seq"
-        yield Problem(path, what, "set task: causal-lm, or name a model with an encoder, such as a T5")
+    task, kind = task_of(recipe), model.facts.kind
+    fits = task.teaches(kind, recipe) if path == _TEACHER else task.learns(kind) if path[:2] == _INIT else kind.writes
+    if fits:
+        return
+    named = model.facts.model_type or model.facts.architecture
+    what = f"this model ({named}) {kind.does}, and the task is {task.name}"
+    other = next(each.wanted for each in TASKS.values() if kind in each.kinds)
+    yield Problem(path, what, f"set {other}; or name {task.example}")
 
 
 def _reads(recipe: Recipe, path: Path, model: Glance, notes: list[str]) -> Iterator[Problem]:
@@ -125,7 +121,7 @@ def _reads(recipe: Recipe, path: Path, model: Glance, notes: list[str]) -> Itera
         else:
             where = ".".join(map(str, path))
             notes.append(f"data.max_length is {length}, and {where} was made for {facts.positions} tokens")
-    chats = recipe.data.template == "chat" and recipe.task == "causal-lm"
+    chats = recipe.data.template == "chat" and READINGS[facts.kind.name].chats
     if chats and facts.has_tokenizer and not facts.has_chat_template:
         what = f"the tokenizer of {'.'.join(map(str, path))} has no chat template"
         yield Problem(("data", "template"), what, "set data.template: plain, or name an instruct model")
@@ -178,7 +174,9 @@ def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], 
         if (*path, index) in unknown:
             continue
         length = recipe.data.max_length if path == ("export",) else None
-        for refusal in refusals(config, recipe.task, [parse_scheme(text)], length=length, converter=converter):
+        for refusal in refusals(
+            config, task_of(recipe).exported(kind_of(config)), [parse_scheme(text)], length=length, converter=converter
+        ):
             yield Problem((*path, index), f"{refusal.scheme}: {refusal.reason}", refusal.fix)
 
 

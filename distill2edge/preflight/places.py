@@ -7,10 +7,9 @@ from functools import partial
 
 from distill2edge.bench.workloads import check_names
 from distill2edge.cost.serving_places import catalogue_of, look_up
-from distill2edge.errors import RecipeErrors, UserError
+from distill2edge.errors import Problem, RecipeErrors, UserError
 from distill2edge.generation.endpoint.client import address
 from distill2edge.recipe.schema import Recipe
-from distill2edge.recipe.section import Problem
 from distill2edge.teacher.endpoint_record import prices_of
 from distill2edge.verifiers.registry import check_spec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.gguf.imatrix import write_imatrix
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize.activation_statistics import FEW_TOKENS, collect
 from distill2edge.quantize.activations import (
     IMATRIX,

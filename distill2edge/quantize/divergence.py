@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_bytes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types, sensitivity
 from distill2edge.quantize.activation_statistics import FEW_TOKENS, collect_fisher
 from distill2edge.quantize.activations import (

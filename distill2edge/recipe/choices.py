@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from distill2edge.recipe.section import Problem
+from distill2edge.errors import Problem
 
 
 def same(text: str) -> str:

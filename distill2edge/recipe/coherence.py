@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from distill2edge.errors import Problem
 from distill2edge.quantize.schemes import DYNAMIC, TRAINABLE, parse_scheme
-from distill2edge.recipe.loss_terms import LAYERS
-from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch
-from distill2edge.recipe.section import Problem
 from distill2edge.recipe.verifiers import JudgeVerifier, LikelihoodVerifier
+from distill2edge.tasks import TASKS, features, task_of
+from distill2edge.tasks.features import Feature
+
+if TYPE_CHECKING:
+    from distill2edge.recipe.schema import Recipe
+
+Path = tuple[str | int, ...]
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
@@ -19,10 +25,66 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield from unknown  # the other checks read them
         return
     for check in (
-        _loss, _classification, _pretrain, _seq2seq, _rounds, _calibration, _mix, _on_policy, _quantization_aware,
-        _judge, _endpoint, _synthesis, _exports,
+        _task, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy, _quantization_aware, _judge, _endpoint,
+        _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
+
+
+def _task(recipe: Recipe) -> Iterator[Problem]:
+    """What a recipe uses and its task does not support."""
+    task = task_of(recipe)
+    if recipe.signal.kind not in task.signals:
+        what = f"task {task.name} learns from {_either(task.signals)}, not from signal.kind {recipe.signal.kind}"
+        yield Problem(("signal", "kind"), what, f"use signal: {{kind: {task.signals[0]}}}")
+    if recipe.data.template not in task.templates:
+        what = f"task {task.name} reads data.template {_either(task.templates)}, not {recipe.data.template}"
+        yield Problem(("data", "template"), what, f"set data.template: {task.templates[-1]}")
+    for feature, path, label in _used(recipe):
+        if feature not in task.supports:
+            others = [other.name for other in TASKS.values() if feature in other.supports]
+            why = f": {feature.why}" if feature.why else ""
+            what = f"{label or feature.label} is for task {_either(others)}, not for {task.name}{why}"
+            yield Problem(path, what, feature.fix)
+    yield from task.problems(recipe)
+
+
+def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
+    """What a recipe uses, where, and how to call it there (empty: as it is always called)."""
+    student, distill = recipe.student, recipe.distill
+    table: tuple[tuple[Feature, Path, object], ...] = (
+        (features.HIDDEN_STATES, ("distill", "loss"), distill.loss.needs_layers),
+        (features.TRIMMED_VOCABULARY, ("student", "vocabulary"), student.vocabulary == "trim"),
+        (features.PRETRAINING, ("student", "pretrain"), student.pretrain),
+        (features.RANDOM_MODELS, ("teacher", "model"), isinstance(recipe.teacher.model, Scratch)),
+        (features.RANDOM_MODELS, ("student", "init", "model"), isinstance(getattr(student.init, "model", 0), Scratch)),
+        (features.LLAMA_CPP_TEACHER, ("teacher", "backend"), recipe.teacher.backend == "llama.cpp"),
+        (features.SYSTEM_MESSAGE, ("data", "system"), recipe.data.system is not None),
+        (features.CALIBRATION, ("quantize", "calibration"), recipe.quantize.calibration in ("imatrix", "gptq")),
+        (features.ON_POLICY, ("distill", "on_policy"), distill.on_policy),
+        (features.QUANTIZATION_AWARE, ("distill", "quantization_aware"), distill.quantization_aware),
+        (features.JUDGE, ("verify", "judge"), recipe.verify.judge),
+        (features.SYNTHESIS, ("synthesis",), recipe.synthesis),
+        (features.FORCED_LENGTHS, ("bench", "workloads"), set(recipe.bench.workloads) != {"task"}),
+        (features.ALL_POSITIONS, ("verify", "positions"), recipe.verify.positions == "all"),
+    )
+    yield from ((feature, path, "") for feature, path, used in table if used)
+    for path, text in _schemes(recipe):
+        if parse_scheme(text).mix:
+            yield features.MIXES, path, f"{text}, {features.MIXES.label},"
+        if str(parse_scheme(text)) == DYNAMIC:
+            yield features.DYNAMIC_INT8, path, DYNAMIC
+
+
+def _schemes(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Key and name of every file that is asked for."""
+    for key, texts in ((("export",), recipe.export), (("verify", "teacher_schemes"), recipe.verify.teacher_schemes)):
+        for index, text in enumerate(texts):
+            yield (*key, index), text
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def unknown_schemes(recipe: Recipe) -> Iterator[Problem]:
@@ -41,10 +103,7 @@ def unknown_schemes(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _loss(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.signal.kind == "labels" and recipe.task != "classification":
-        what = f"signal.kind labels is for task: classification, not {recipe.task}"
-        yield Problem(("signal", "kind"), what, "use kind: logits")
-    loss, wanted = recipe.distill.loss, "labels" if recipe.task == "classification" else "logits"
+    loss, wanted = recipe.distill.loss, task_of(recipe).signals[0]
     where = ("distill", "loss")
     if loss.needs_logits and recipe.signal.kind not in (wanted, "labels"):
         yield Problem(
@@ -54,44 +113,9 @@ def _loss(recipe: Recipe) -> Iterator[Problem]:
         )
     if not any(loss.weighed()):
         yield Problem(where, "every weight of distill.loss is zero", "set distill.loss: {ce: 0.5, forward_kl: 0.5}")
-    if recipe.task != "classification" and (names := [term.name for term, _ in loss.weighed(*LAYERS)]):
-        need = "need" if len(names) > 1 else "needs"
-        yield Problem(where, f"distill.loss: {' and '.join(names)} {need} task: classification", "take them out")
     if loss.layer_map is not None and not loss.needs_layers:
         what = "distill.loss.layer_map is set, but neither hidden nor attention has a weight"
         yield Problem((*where, "layer_map"), what, "give one a weight, or take layer_map out")
-
-
-def _classification(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.task != "classification":
-        if recipe.student.vocabulary == "trim":
-            what = "student.vocabulary: trim needs task: classification, for now"
-            yield Problem(("student", "vocabulary"), what, "set vocabulary: keep")
-        return
-    if recipe.data.choices is None:
-        yield Problem(("data",), "task classification needs the label set", "set data.choices")
-    if recipe.data.template != "plain" or recipe.data.system is not None:
-        yield Problem(
-            ("data", "template" if recipe.data.template != "plain" else "system"),
-            "task classification reads the prompt as it is",
-            "set data.template: plain, and no data.system",
-        )
-    if recipe.signal.kind not in ("labels", "gold"):
-        what = f"task classification learns from class logits, not from {recipe.signal.kind}"
-        yield Problem(("signal", "kind"), what, "use signal: {kind: labels}")
-    for path, model in (
-        (("teacher", "model"), recipe.teacher.model),
-        (("student", "init", "model"), getattr(recipe.student.init, "model", None)),
-    ):
-        if isinstance(model, Scratch):
-            what = "task classification cannot start from a randomly initialised model"
-            yield Problem(path, what, "name a pretrained one")
-    if set(recipe.bench.workloads) != {"task"}:
-        what = "task classification is measured on its own texts"
-        yield Problem(("bench", "workloads"), what, "set bench: {workloads: [task]}")
-    if recipe.teacher.backend == "llama.cpp":
-        what = "task classification runs its teacher in transformers"
-        yield Problem(("teacher", "backend"), what, "leave teacher.backend out")
 
 
 def _pretrain(recipe: Recipe) -> Iterator[Problem]:
@@ -99,25 +123,12 @@ def _pretrain(recipe: Recipe) -> Iterator[Problem]:
     if spec is None:
         return
     where = ("student", "pretrain")
-    if recipe.task != "classification":
-        what = f"student.pretrain is for the encoders of task classification, not {recipe.task}"
-        yield Problem(where, what, "leave it out")
-    if not isinstance(recipe.student.init, FromTeacher) or recipe.student.init.select == "similarity":
+    init = recipe.student.init
+    if getattr(init, "select", "similarity") == "similarity":
         what = "student.pretrain: the student takes layers of the teacher"
         yield Problem(where, what, "select even or first, or a list")
     if not spec.soft and not spec.masked and not spec.cosine:
         yield Problem(where, "student.pretrain: every weight is zero", "give one: {soft: 5, masked: 2, cosine: 1}")
-
-
-def _seq2seq(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.task != "seq2seq":
-        return
-    if recipe.data.template == "text":
-        what = "task: seq2seq needs a source and a target"
-        yield Problem(("data", "template"), what, "set data.template: plain")
-    if recipe.verify.positions == "all":
-        what = "an encoder predicts nothing"
-        yield Problem(("verify", "positions"), what, "with task: seq2seq set verify.positions: supervised")
 
 
 def _rounds(recipe: Recipe) -> Iterator[Problem]:
@@ -144,33 +155,21 @@ def _calibration(recipe: Recipe) -> Iterator[Problem]:
     if how not in ("imatrix", "gptq"):
         return
     where = ("quantize", "calibration")
-    if recipe.task != "causal-lm":
-        what = f"quantize.calibration: {how} is for task causal-lm, not {recipe.task}"
-        yield Problem(where, what, "use none")
     if not recipe.calibration_rows:
         yield Problem(where, f"quantize.calibration: {how} needs rows", "raise data.splits.calibration")
 
 
 def _mix(recipe: Recipe) -> Iterator[Problem]:
     """A mix weighs its types by what the model does on the calibration rows."""
-    for path, texts in ((("export",), recipe.export), (("verify", "teacher_schemes"), recipe.verify.teacher_schemes)):
-        for index, text in enumerate(texts):
-            if not parse_scheme(text).mix:
-                continue
-            if recipe.task != "causal-lm":
-                what = f"{text}: a mix of types is for task causal-lm, not {recipe.task}"
-                yield Problem((*path, index), what, "name a stock scheme")
-            elif not recipe.calibration_rows:
-                what = f"{text}: a mix of types needs calibration rows"
-                yield Problem((*path, index), what, "raise data.splits.calibration")
+    for path, text in _schemes(recipe):
+        if parse_scheme(text).mix and not recipe.calibration_rows:
+            yield Problem(path, f"{text}: a mix of types needs calibration rows", "raise data.splits.calibration")
 
 
 def _on_policy(recipe: Recipe) -> Iterator[Problem]:
     if recipe.distill.on_policy is None:
         return
     where = ("distill", "on_policy")
-    if recipe.task != "causal-lm":
-        yield Problem(where, f"distill.on_policy is for task causal-lm, not {recipe.task}", "leave it out")
     if recipe.signal.kind != "logits":
         yield Problem(where, "distill.on_policy: the teacher scores tokens", "use signal: {kind: logits}")
     if recipe.teacher.backend == "llama.cpp":
@@ -185,8 +184,6 @@ def _quantization_aware(recipe: Recipe) -> Iterator[Problem]:
     if section is None:
         return
     path, where = ("distill", "quantization_aware"), "distill.quantization_aware"
-    if recipe.task != "causal-lm":
-        yield Problem(path, f"{where} is for task causal-lm, not {recipe.task}", "leave it out")
     if twice := _twice(section.schemes):
         yield Problem((*path, "schemes"), f"{where} names a scheme twice ({twice})", "name each once")
     for index, text in enumerate(section.schemes):
@@ -213,10 +210,7 @@ def _judge(recipe: Recipe) -> Iterator[Problem]:
     if recipe.verify.judge is None:
         return
     where = ("verify", "judge")
-    if recipe.task == "classification":
-        what = "verify.judge compares written answers, and a classifier writes none"
-        yield Problem(where, what, "leave it out")
-    elif recipe.data.choices is not None:
+    if recipe.data.choices is not None:
         what = "verify.judge compares open answers"
         yield Problem(where, what, "take data.choices out, or leave the judge out")
     if recipe.data.template == "text":
@@ -228,11 +222,11 @@ def _endpoint(recipe: Recipe) -> Iterator[Problem]:
     if recipe.teacher.url is None:
         return
     writes = recipe.signal.kind == "text" or (recipe.signal.kind == "gold" and recipe.synthesis is not None)
-    if not writes or recipe.task == "classification":
+    if not writes:
         fix = "use signal: {kind: text} with distill.loss: {ce: 1}"
         yield Problem(("signal",), "an endpoint gives texts alone", fix)
     init = recipe.student.init
-    if isinstance(init, FromTeacher) or isinstance(init.model, Scratch):
+    if not hasattr(init, "model") or isinstance(init.model, Scratch):
         what = "an endpoint's layers and tokenizer are not here"
         yield Problem(("student", "init"), what, "give student.init a model of its own")
     if recipe.verify.teacher_schemes:
@@ -251,8 +245,6 @@ def _endpoint(recipe: Recipe) -> Iterator[Problem]:
 def _synthesis(recipe: Recipe) -> Iterator[Problem]:
     if recipe.synthesis is None:
         return
-    if recipe.task != "causal-lm":
-        yield Problem(("synthesis",), f"synthesis is for task causal-lm, not {recipe.task}", "leave it out")
     if recipe.data.choices is not None:
         yield Problem(("data", "choices"), "synthesis writes open responses", "take data.choices out")
     if recipe.rounds is not None or recipe.distill.on_policy is not None:
@@ -264,9 +256,6 @@ def _exports(recipe: Recipe) -> Iterator[Problem]:
     for path, texts in ((("export",), recipe.export), (("verify", "teacher_schemes"), recipe.verify.teacher_schemes)):
         names = [str(parse_scheme(text)) for text in texts]
         for index, name in enumerate(names):
-            if name == DYNAMIC and recipe.task != "classification":
-                what = f"{DYNAMIC} is for task classification: a decoder loses too much by it"
-                yield Problem((*path, index), what, "use onnx:int8")
             if name in names[:index]:
                 yield Problem((*path, index), f"{path[-1]} names a scheme twice ({name})", "name each once")
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from distill2edge.errors import Problem
 from distill2edge.recipe.paths import PathText
-from distill2edge.recipe.section import LATER, Problem, Section
+from distill2edge.recipe.section import LATER, Section
 
 
 class Place(Section):

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from distill2edge.errors import Problem
 from distill2edge.recipe.ranges import Reason
-from distill2edge.recipe.section import Problem, Section
+from distill2edge.recipe.section import Section
 
 PREFIX = "endpoint:"
 # What a request consists of, and what would give other than one whole answer.

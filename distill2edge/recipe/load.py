@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distill2edge.errors import RecipeErrors, UserError
+from distill2edge.errors import Problem, RecipeErrors, UserError
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.changes import Changes, change
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import FOLDER, located
 from distill2edge.recipe.schema import Recipe
-from distill2edge.recipe.section import COLLECT, Problem, problems_of
+from distill2edge.recipe.section import COLLECT, problems_of
 from distill2edge.recipe.words import document_path, explain, section_key
 from distill2edge.util.file_kinds import ROWS_ARE, holds_rows, not_rows
 from distill2edge.util.nearest import nearest

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from distill2edge.errors import Problem
 from distill2edge.recipe.loss_terms import WeightedTerms, with_terms
 from distill2edge.recipe.ranges import Epochs, LearningRate, Temperature
-from distill2edge.recipe.section import LATER, Problem
+from distill2edge.recipe.section import LATER
 
 
 class _Rounds(WeightedTerms):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from distill2edge.errors import Problem
 from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, parse_scheme
+from distill2edge.recipe import coherence
 from distill2edge.recipe.choices import problems as choice_problems
 from distill2edge.recipe.costs import Cost, Place
 from distill2edge.recipe.entries import ExportEntry
@@ -19,13 +21,20 @@ from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.ranges import SamplingTemperature, Share, Similarity, Temperature
 from distill2edge.recipe.rounds import Rounds
 from distill2edge.recipe.scratch import Scratch, StudentModel
-from distill2edge.recipe.section import LATER, Problem, Section
+from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.synthesis import Synthesis
 from distill2edge.recipe.teacher import Fit, Teacher
 from distill2edge.recipe.training import Lora, Loss, QuantizationAware, Training, one_scheme
 from distill2edge.recipe.verifiers import VerifierSpec
+from distill2edge.tasks import TASKS
+from distill2edge.tasks.features import CALIBRATION
 
 __all__ = ["LATER", "Cost", "Fit", "Lora", "Loss", "Place", "Training"]  # and what is defined here
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
 
 # --- data -------------------------------------------------------------------
 
@@ -335,7 +344,7 @@ class Recipe(Section):
         description="where relative paths start, itself relative to this file; null: the folder of this file. A run "
         "writes it into the copy that it keeps",
     )
-    task: Literal["causal-lm", "seq2seq", "classification"] = "causal-lm"
+    task: TaskName = "causal-lm"
     seed: int = Field(0, ge=0, lt=2**32)
     teacher: Teacher
     data: Data
@@ -404,7 +413,7 @@ class Recipe(Section):
     @property
     def calibrates(self) -> bool:
         """Whether files are rounded by what the calibration rows show."""
-        able = self.task == "causal-lm" and self.calibration_rows > 0
+        able = CALIBRATION in TASKS[self.task].supports and self.calibration_rows > 0
         return self.quantize.calibration in ("imatrix", "gptq") or (self.quantize.calibration == "auto" and able)
 
     @property
@@ -418,6 +427,4 @@ class Recipe(Section):
 
     def problems(self) -> Iterator[Problem]:
         """What its sections ask of each other."""
-        from distill2edge.recipe.coherence import problems
-
-        return problems(self)
+        return coherence.problems(self)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from distill2edge.errors import Problem
 from distill2edge.recipe.paths import PathText
-from distill2edge.recipe.section import Problem, Section
+from distill2edge.recipe.section import Section
 
 
 class Scratch(Section):

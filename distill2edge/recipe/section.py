@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
+
+from distill2edge.errors import Problem
 
 LATER = "later"
 """Marks a field that came after the first stores: at its default it is no part of a stage's key (see `canonical`)."""
 
 COLLECT = "collect"
 """Of a validation's context: sections are built although they don't hold together; `problems_of` says where."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that keeps a recipe from running.
-
-    Attributes:
-        path: of the key at fault.
-        what: one sentence.
-        fix: what to write in its place.
-    """
-
-    path: tuple[str | int, ...]
-    what: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.fix}" if self.fix else self.what
 
 
 class Incoherent(ValueError):

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from distill2edge.errors import Problem
 from distill2edge.recipe.ranges import SamplingTemperature, Similarity
-from distill2edge.recipe.section import Problem, Section
+from distill2edge.recipe.section import Section
 
 
 class Writing(Section):

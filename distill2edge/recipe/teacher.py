@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from distill2edge.errors import Problem
 from distill2edge.recipe.endpoint import PREFIX, Endpoint
 from distill2edge.recipe.scratch import Scratch, TeacherModel
-from distill2edge.recipe.section import LATER, Problem, Section
+from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.training import Lora, Training
 
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from distill2edge.errors import UserError
+from distill2edge.errors import Problem, UserError
 from distill2edge.recipe.paths import PathText
-from distill2edge.recipe.section import Problem, Section
+from distill2edge.recipe.section import Section
 from distill2edge.util.plugins import Source, check_new, source_of
 
 _EXTRACT = (

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from distill2edge.errors import Problem
 from distill2edge.recipe import yaml12
 from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
-from distill2edge.recipe.section import Problem, Section
+from distill2edge.recipe.section import Section
 from distill2edge.recipe.verifiers import BUILT_IN, KINDS, OWN
 from distill2edge.util.nearest import nearest
 

@@ -10,22 +10,20 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from distill2edge.data.chat_templates import Message, chat_template_of
-from distill2edge.data.encode import Row, apply_template, encode_choices, row_id, stop_token_ids, tokenize
+from distill2edge.data.encode import apply_template, stop_token_ids, tokenize
 from distill2edge.data.model_inputs import (
     KEY,
     InputForm,
-    Kind,
     default_form,
     encode_inputs,
-    kind_of,
     parse_form,
     read_form,
 )
-from distill2edge.data.pairs import pair_choices
 from distill2edge.errors import UserError
 from distill2edge.generation.sampling import draw_token
 from distill2edge.intake.tokenizer_files import open_tokenizer
-from distill2edge.models.architectures import context_of
+from distill2edge.models.kinds import kind_of_directory, kind_of_gguf
+from distill2edge.models.loading import context_of
 from distill2edge.running.reading import choose_export
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.threads import available_threads
@@ -66,7 +64,7 @@ class OpenModel:
     @property
     def closed(self) -> bool:
         """Whether it answers with one of a closed set of labels or responses."""
-        return self.form.kind == "classifier" or bool(self.form.choices)
+        return not self.form.reading.answers or bool(self.form.choices)
 
     def answer(
         self, asked: Chat, *, template: Form = "auto", max_tokens: int = 256, temperature: float = 0.0, seed: int = 0
@@ -93,7 +91,7 @@ class OpenModel:
         Raises:
             UserError: as `answer`.
         """
-        if self.closes(template) and self.form.kind == "classifier":
+        if self.closes(template) and not self.form.reading.answers:
             raise UserError("this is a classifier: it writes no text", where=self.where, fix="ask for its labels")
         form = self.form.template if template == "auto" else template
         if form == "chat":
@@ -117,11 +115,11 @@ class OpenModel:
         Raises:
             UserError: no chat template where one is asked for.
         """
-        if template == "chat" and (self.form.kind != "decoder" or not chat_template_of(self.tokenizer)):
+        if template == "chat" and (not self.form.reading.chats or not chat_template_of(self.tokenizer)):
             raise UserError(
                 "the model has no chat template", where=self.where, fix='--template plain (template="plain")'
             )
-        return self.form.kind == "classifier" or (self.closed and template == "auto")
+        return not self.form.reading.answers or (self.closed and template == "auto")
 
     def close(self) -> None:
         """Free what it holds."""
@@ -184,7 +182,7 @@ class OpenModel:
         """
         if not self.closed:
             raise UserError("this model writes text: it has no labels", where=self.where, fix="ask for its answer")
-        if self.form.kind == "classifier":
+        if not self.form.reading.answers:
             names, scores = self.runtime.labels, self.runtime.classify(self.encode(text, None))
         else:
             names, scores = self.form.choices, self._likelihoods(text)
@@ -198,11 +196,7 @@ class OpenModel:
         from distill2edge.verify.scores import choice_likelihoods, trim_stop
 
         form, prompt = self.form, self.encode(text, None)
-        if form.kind == "seq2seq":
-            choices = pair_choices(form.choices, self.tokenizer)
-        else:
-            row = Row(row_id(text, ""), text, "")
-            choices = encode_choices(row, form.choices, self.tokenizer, form.template, form.system)
+        (choices,) = form.reading.choices([text], form.choices, self.tokenizer, form)
         if len(prompt) + max(map(len, choices)) > self.runtime.context:
             raise _too_long(len(prompt), self.runtime.context, self.where)
         return choice_likelihoods(self.runtime, prompt, trim_stop(choices, tuple(self.stop)))
@@ -254,15 +248,16 @@ def _open_gguf(path: Path) -> OpenModel:
     file = read_gguf(path)
     check_finite(file)
     window = file.get(".context_length")
-    context = min(CONTEXT, int(window)) if isinstance(window, int) and file.architecture != "t5" else CONTEXT
+    context = (
+        min(CONTEXT, int(window)) if isinstance(window, int) and not kind_of_gguf(file.architecture).pairs else CONTEXT
+    )
     runtime: Any = open_runtime("llama.cpp", path, threads=available_threads(), context=max(context, 1))
     tokenizer: Any = LlamaTokenizer(runtime)
     stated = file.get(KEY)
     if stated is not None:
         form = parse_form(str(stated), str(path))
     else:
-        kinds: dict[bool, Kind] = {hasattr(runtime, "classify"): "classifier", file.architecture == "t5": "seq2seq"}
-        form = default_form(kinds.get(True, "decoder"), tokenizer)
+        form = default_form(kind_of_gguf(file.architecture, file.get(".classifier.output_labels")), tokenizer)
     return _loaded(runtime, tokenizer, form, path)
 
 
@@ -271,17 +266,17 @@ def _open_directory(path: Path) -> OpenModel:
         raise UserError("no model with a tokenizer here", where=str(path), fix="give an export of `distill2edge run`")
     runtime_name = "onnxruntime" if any((path / name).is_file() for name in ("model.onnx", "encoder.onnx")) else "torch"
     tokenizer: Any = open_tokenizer(path, None)
-    kind = kind_of(path)
+    kind = kind_of_directory(path)
     runtime: Any = open_runtime(runtime_name, path, threads=available_threads(), context=_window(path))
     return _loaded(runtime, tokenizer, read_form(path) or default_form(kind, tokenizer), path)
 
 
 def _loaded(runtime: Any, tokenizer: Any, form: InputForm, path: Path) -> OpenModel:
-    if (form.kind == "classifier") != hasattr(runtime, "classify"):
+    if form.reading.answers == hasattr(runtime, "classify"):
         raise UserError(f"its form says {form.kind}, the model is another kind", where=str(path),
                         fix="export the model again")  # fmt: skip
     stop: Sequence[int | None] = form.stop
-    if not stop and form.kind != "classifier":
+    if not stop and form.reading.answers:
         stop = (*stop_token_ids(tokenizer, form.template), getattr(tokenizer, "eot_token_id", None))
     return OpenModel(runtime, tokenizer, form, frozenset(token for token in stop if token is not None), str(path))
 

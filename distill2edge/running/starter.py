@@ -14,6 +14,7 @@ from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.values import Unreadable
 from distill2edge.errors import UserError
 from distill2edge.intake.glance import glance
+from distill2edge.models.kinds import DECODER
 from distill2edge.recipe.new import TASKS, New, Task, check_name, new_recipe, teacher_of
 from distill2edge.running.columns import MOST_LABELS, WHERE, Asked, roles_of
 from distill2edge.running.starter_data import MOST_ROWS, section_of
@@ -68,7 +69,7 @@ def starter(asked: Asked) -> str:
     data = section_of(asked.data, task, rows, prompt, response, model, whole)
     layers = model.facts.layers if model is not None else None
     new = New(asked.name, task, data, asked.teacher, layers, plain="plain" if prompt else "text")
-    if model is not None and model.facts.role == "decoder":  # GGUF has classifiers of encoders alone
+    if model is not None and model.facts.kind is DECODER:  # GGUF has classifiers of encoders alone
         new = replace(new, formats=("onnx:int8",))
     return new_recipe(new)
 

@@ -2,16 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import is_classifier, is_encoder_decoder
+from distill2edge.models.kinds import (
+    CLASSIFIER,
+    DECODER,
+    ENCODER_DECODER,
+    Kind,
+    kind_of_directory,
+    kind_of_gguf,
+    kind_of_onnx,
+)
 
 if TYPE_CHECKING:
     from distill2edge.runtimes.protocol import Runtime
 
-KINDS = ("torch", "onnxruntime", "llama.cpp")
+
+class Opened(NamedTuple):
+    """What opens the files of one format.
+
+    Attributes:
+        kind_of: the kind of model at a path.
+        classes: for each kind the class that runs it, imported now.
+        options: of `open_runtime` that its classes take beside threads, device and context.
+    """
+
+    kind_of: Callable[[Path], Kind]
+    classes: Callable[[], Mapping[Kind, Any]]
+    options: tuple[str, ...] = ()
+
+
+def _torch() -> Mapping[Kind, Any]:
+    from distill2edge.runtimes.torch_classifier import TorchClassifier
+    from distill2edge.runtimes.torch_runtime import TorchRuntime
+    from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
+
+    return {DECODER: TorchRuntime, ENCODER_DECODER: TorchSeq2Seq, CLASSIFIER: TorchClassifier}
+
+
+def _onnx() -> Mapping[Kind, Any]:
+    from distill2edge.runtimes.onnx_classifier import OnnxClassifier
+    from distill2edge.runtimes.onnx_runtime import OnnxRuntime
+    from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
+
+    return {DECODER: OnnxRuntime, ENCODER_DECODER: OnnxSeq2Seq, CLASSIFIER: OnnxClassifier}
+
+
+def _llama_cpp() -> Mapping[Kind, Any]:
+    from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
+    from distill2edge.runtimes.llama_cpp_classifier import LlamaCppClassifier
+    from distill2edge.runtimes.llama_cpp_seq2seq import LlamaCppSeq2Seq
+
+    return {DECODER: LlamaCppRuntime, ENCODER_DECODER: LlamaCppSeq2Seq, CLASSIFIER: LlamaCppClassifier}
+
+
+def _kind_of_gguf_at(path: Path) -> Kind:
+    from distill2edge.gguf.reader import read_gguf
+    from distill2edge.runtimes.llama_library import model_file
+
+    file = read_gguf(model_file(path))
+    return kind_of_gguf(file.architecture, file.get(".classifier.output_labels"))
+
+
+RUNTIMES: dict[str, Opened] = {
+    "torch": Opened(kind_of_directory, _torch, ("dtype",)),
+    "onnxruntime": Opened(kind_of_onnx, _onnx),
+    "llama.cpp": Opened(_kind_of_gguf_at, _llama_cpp),
+}
 
 
 def open_runtime(
@@ -27,9 +87,8 @@ def open_runtime(
 
     Args:
         kind: `torch` (a Hugging Face directory), `onnxruntime` (a directory with `model.onnx`, or `encoder.onnx` and
-            `decoder.onnx`) or
-            `llama.cpp` (a `.gguf`, or a directory with `model.gguf`).
-        path: the file or directory. An encoder-decoder is told by its files.
+            `decoder.onnx`) or `llama.cpp` (a `.gguf`, or a directory with `model.gguf`).
+        path: the file or directory; its kind of model is read there.
         threads: intra-operator threads.
         device: `cpu` or `cuda`.
         context: the most tokens of prompt and response together.
@@ -40,40 +99,13 @@ def open_runtime(
         EnvironmentFault: the runtime or the device is not there.
     """
     path = Path(path)
-    if kind not in KINDS:
-        raise UserError(f"unknown runtime {kind!r}", fix=f"one of {', '.join(KINDS)}")
+    if kind not in RUNTIMES:
+        raise UserError(f"unknown runtime {kind!r}", fix=f"one of {', '.join(RUNTIMES)}")
     if not path.exists():
         raise UserError("no such model file", where=str(path), fix="give the path of an exported model")
-    if kind == "torch" and is_classifier(path):
-        from distill2edge.runtimes.torch_classifier import TorchClassifier
-
-        return cast("Runtime", TorchClassifier(path, threads=threads, device=device, context=context, dtype=dtype))
-    if kind == "torch" and is_encoder_decoder(path):
-        from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
-
-        return cast("Runtime", TorchSeq2Seq(path, threads=threads, device=device, context=context, dtype=dtype))
-    if kind == "torch":
-        from distill2edge.runtimes.torch_runtime import TorchRuntime
-
-        return TorchRuntime(path, threads=threads, device=device, context=context, dtype=dtype)
-    if kind == "onnxruntime" and (path / "encoder.onnx").is_file():
-        from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
-
-        return cast("Runtime", OnnxSeq2Seq(path, threads=threads, device=device, context=context))
-    if kind == "onnxruntime":
-        from distill2edge.runtimes.onnx_classifier import OnnxClassifier, is_classifier_graph
-
-        if is_classifier_graph(path):
-            return cast("Runtime", OnnxClassifier(path, threads=threads, device=device, context=context))
-        from distill2edge.runtimes.onnx_runtime import OnnxRuntime
-
-        return OnnxRuntime(path, threads=threads, device=device, context=context)
-    from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
-    from distill2edge.runtimes.llama_cpp_classifier import LlamaCppClassifier, output_labels
-    from distill2edge.runtimes.llama_cpp_seq2seq import LlamaCppSeq2Seq, is_seq2seq_file
-
-    if is_seq2seq_file(path):
-        return cast("Runtime", LlamaCppSeq2Seq(path, threads=threads, device=device, context=context))
-    if output_labels(path):
-        return LlamaCppClassifier(path, threads=threads, device=device, context=context)
-    return LlamaCppRuntime(path, threads=threads, device=device, context=context)
+    found = RUNTIMES[kind]
+    classes = found.classes()
+    # An encoder without a head for a class is opened as a decoder, whose runtime says what it lacks.
+    runtime = classes.get(found.kind_of(path), classes[DECODER])
+    more = {"dtype": dtype} if "dtype" in found.options else {}
+    return cast("Runtime", runtime(path, threads=threads, device=device, context=context, **more))

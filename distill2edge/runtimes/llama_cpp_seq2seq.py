@@ -8,16 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.gguf.reader import read_gguf
-from distill2edge.runtimes.llama_library import FLASH_OFF, LlamaModel, model_file
+from distill2edge.runtimes.llama_library import FLASH_OFF, LlamaModel
 from distill2edge.runtimes.protocol import check_positions, check_request
 
 _F32 = 0  # GGML_TYPE_F32, of keys and values: they are few
-
-
-def is_seq2seq_file(path: str | Path) -> bool:
-    """Whether a GGUF is an encoder-decoder."""
-    return read_gguf(model_file(Path(path))).architecture == "t5"
 
 
 class LlamaCppSeq2Seq(LlamaModel):

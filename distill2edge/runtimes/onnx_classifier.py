@@ -87,15 +87,3 @@ class OnnxClassifier:
     def close(self) -> None:
         """Let the session go."""
         self._session = None
-
-
-def is_classifier_graph(path: Path) -> bool:
-    """Whether `model.onnx` of a directory (or the file) has class logits and no cache, without loading its weights."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        graph = onnx.load(str(model_file(path)), load_external_data=False).graph
-    except DecodeError:
-        return False  # a damaged file: the runtime says so, with the fix
-    return {value.name for value in graph.input} <= _INPUTS and [value.name for value in graph.output] == ["logits"]

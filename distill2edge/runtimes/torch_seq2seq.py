@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill2edge.models.architectures import load_model, pair_inputs, start_token_id
+from distill2edge.models.kinds import pair_inputs, start_token_id
+from distill2edge.models.loading import load_model
 from distill2edge.runtimes.protocol import check_positions, check_request
 from distill2edge.runtimes.torch_runtime import DTYPES, check_torch_request
 

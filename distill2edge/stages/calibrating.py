@@ -59,13 +59,13 @@ class Calibration(Statistics):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.data.encode import read_rows
+        from distill2edge.data.model_inputs import encode_for
         from distill2edge.quantize.calibrate import write_importance
-        from distill2edge.tasks.causal_lm import encode_rows
 
         recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
         chosen = read_rows(rows, "calibration")
         held_out = {row.id for row in read_rows(rows, "test")}
-        encoded = encode_rows(recipe, chosen, model_dir)
+        encoded = encode_for(recipe.data, chosen, model_dir)
         return write_importance(
             model_dir,
             {item.row: item.ids for item in encoded},
@@ -105,11 +105,11 @@ class Sensitivity(Statistics):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.data.encode import read_rows
+        from distill2edge.data.model_inputs import encode_for
         from distill2edge.quantize.measure_sensitivity import write_sensitivity
-        from distill2edge.tasks.causal_lm import encode_rows
 
         recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
-        encoded = encode_rows(recipe, read_rows(rows, "calibration"), model_dir)
+        encoded = encode_for(recipe.data, read_rows(rows, "calibration"), model_dir)
         return write_sensitivity(
             model_dir,
             {item.row: item.ids for item in encoded},

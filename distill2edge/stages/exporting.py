@@ -203,8 +203,8 @@ def _synthetic(rows: Facts) -> Facts:
 def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, weighed: Weighed, rows: Path) -> MixExport:
     """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
     from distill2edge.data.encode import read_rows
+    from distill2edge.data.model_inputs import encode_for
     from distill2edge.export.gguf_mix import MixExport
-    from distill2edge.tasks.causal_lm import encode_rows
     from distill2edge.verify.fidelity import choose_positions
 
     assert scheme.mix is not None
@@ -212,7 +212,7 @@ def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, weighed: Weighed, rows
     which = recipe.verify.positions
 
     def measured_rows() -> list[Row]:
-        encoded = encode_rows(recipe, read_rows(rows, name), model_dir)
+        encoded = encode_for(recipe.data, read_rows(rows, name), model_dir)
         spans = choose_positions(encoded, recipe.verify.max_tokens, which)
         return [(encoded[span.row].ids, span.positions) for span in spans]
 

@@ -43,11 +43,11 @@ class StudentSignal(AnySignal):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks.causal_lm import student_signal
+        from distill2edge.tasks.causal_lm.work import WORK
 
         taught = None if self.signal is None else self.signal.path(inputs)
         rows = self.rows.path(inputs)
-        return student_signal(self.recipe, self.model.model_dir(inputs), taught, rows, work, progress)
+        return WORK.student_signal(self.recipe, self.model.model_dir(inputs), taught, rows, work, progress)
 
     def works_on(self, sizes: Sizes) -> Model | None:
         """As `ModelStage.works_on`."""
@@ -100,7 +100,7 @@ class TrainOnGrid(OfStudent):
         from distill2edge.quantize.calibrate import read_calibration
         from distill2edge.quantize.measure_sensitivity import read_sensitivity
         from distill2edge.quantize.tensor_grids import save_grids
-        from distill2edge.tasks.causal_lm import train_on_grid
+        from distill2edge.tasks.causal_lm.work import WORK
 
         scheme, student, exported = self.scheme, self.model.model_dir(inputs), self.untrained.path(inputs)
         if self.rounded_by is not None:
@@ -111,7 +111,7 @@ class TrainOnGrid(OfStudent):
         else:
             grids = of_export(exported, student, scheme)
         signal, own = (None if each is None else each.path(inputs) for each in (self.signal, self.own))
-        facts = train_on_grid(self.recipe, grids, student, signal, own, self.rows.path(inputs), work, progress)
+        facts = WORK.train_on_grid(self.recipe, grids, student, signal, own, self.rows.path(inputs), work, progress)
         complete_model(self.recipe, work / "model", self.model.model_dir(inputs))
         save_grids(grids, str(scheme), work)
         shutil.rmtree(work / "start", ignore_errors=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.stage import DENSE, Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
     from distill2edge.models.model_file import ModelFile
@@ -47,9 +48,9 @@ class Pretrain(ModelStage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks.classification import pretrain
+        from distill2edge.tasks.classification.work import WORK
 
-        return pretrain(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
+        return WORK.pretrain(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
@@ -86,7 +87,7 @@ class InitStudent(OfStudent):
 
         recipe = self.recipe
         key = {"init": canonical(recipe.student.init)}
-        if recipe.task != "causal-lm":
+        if task_of(recipe).key:
             key |= {"vocabulary": recipe.student.vocabulary, "rows": rows_key(recipe)}
         return key if self.sources.student is None else {**key, "content": self.sources.student}
 
@@ -94,7 +95,6 @@ class InitStudent(OfStudent):
         """As `Stage.write`."""
         from distill2edge.recipe.schema import FromModel
         from distill2edge.recipe.scratch import Scratch
-        from distill2edge.tasks import task_of
 
         recipe, init, checkpoint = self.recipe, self.recipe.student.init, None
         teacher = self.teacher.model_dir(inputs)
@@ -111,7 +111,7 @@ class InitStudent(OfStudent):
             checkpoint = fetched / "model"
         if self.pretrained is not None:
             checkpoint = self.pretrained.model_dir(inputs)
-        facts = task_of(recipe).student(recipe, teacher, checkpoint, self.rows.path(inputs), work, progress)
+        facts = task_of(recipe).work.student(recipe, teacher, checkpoint, self.rows.path(inputs), work, progress)
         shutil.rmtree(work / "checkpoint", ignore_errors=True)
         return facts
 
@@ -188,9 +188,8 @@ class Train(AnyTraining):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks import task_of
 
-        return task_of(self.recipe).distill(
+        return task_of(self.recipe).work.distill(
             self.recipe,
             self.training,
             self.signal_kind,
@@ -228,10 +227,9 @@ class Merge(OfStudent):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks import task_of
 
         student, trained = self.student.model_dir(inputs), self.trained.path(inputs)
-        facts = task_of(self.recipe).merge(self.recipe, student, trained, self.rows.path(inputs), work)
+        facts = task_of(self.recipe).work.merge(self.recipe, student, trained, self.rows.path(inputs), work)
         complete_model(self.recipe, work / "model", student)
         return facts
 

@@ -11,6 +11,7 @@ from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.learning import Merge
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
+from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
     from distill2edge.models.model_file import Encodings, ModelFile
@@ -51,9 +52,8 @@ class Measuring(ModelStage):
 
     def encodings(self, inputs: Inputs) -> dict[str, Encodings]:
         """The held-out rows in the teacher's tokens; in the student's too, where those are others."""
-        from distill2edge.tasks import task_of
 
-        task, rows = task_of(self.recipe), self.rows.path(inputs)
+        task, rows = task_of(self.recipe).work, self.rows.path(inputs)
         if self.recipe.teacher.url is not None:  # it has no tokens here: everything is counted in the student's
             return {"teacher": task.held_out(self.recipe, self.student.model_dir(inputs), rows)}
         tokenizers = {"teacher": self.teacher.model_dir(inputs), "student": self.student.model_dir(inputs)}
@@ -84,15 +84,14 @@ class Verify(Measuring):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks import task_of
-        from distill2edge.tasks.shipped import check_tokenizers
+        from distill2edge.stages.shipped import check_tokenizers
 
         recipe, models, encodings = self.recipe, self.models(inputs), self.encodings(inputs)
         trained = {"student": self.student.model_dir(inputs)}
         if recipe.teacher.url is None:
             trained["teacher"] = self.teacher.model_dir(inputs)
         unlike = check_tokenizers(recipe, models, trained, self.rows.path(inputs), progress)
-        facts = task_of(recipe).verify(recipe, models, encodings, work, progress)
+        facts = task_of(recipe).work.verify(recipe, models, encodings, work, progress)
         return facts | ({"other_tokens": unlike} if unlike else {})
 
     def cost(self, work: Work) -> Cost:
@@ -176,9 +175,8 @@ class Bench(Measuring):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks import task_of
 
-        return task_of(self.recipe).bench(self.recipe, self.models(inputs), self.encodings(inputs), work, progress)
+        return task_of(self.recipe).work.bench(self.recipe, self.models(inputs), self.encodings(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""

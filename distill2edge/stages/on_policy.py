@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.stages.learning import AnyTraining, round_seed
 from distill2edge.stages.stage import Facts, Inputs, Stage, plain, rows_key
 from distill2edge.stages.teaching import AnySignal
+from distill2edge.tasks import task_of
 from distill2edge.util.files import write_text
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class OnPolicySignal(AnySignal):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
+        from distill2edge.data.model_inputs import encode_for
         from distill2edge.distill.on_policy_rounds import read_written, shared_rows
         from distill2edge.recipe.schema import LogitsSignal
-        from distill2edge.tasks.causal_lm import encode, encode_rows
         from distill2edge.teacher.logits import cache_logits
 
         recipe, rows = self.recipe, self.data.path(inputs)
@@ -68,7 +69,10 @@ class OnPolicySignal(AnySignal):
         prompts, seed = [row.prompt for row in asked], round_seed(recipe, self.number)
         ended = write_texts(recipe, self.spec, student, prompts, seed, work, progress)
         written = read_written(work)
-        given = [*encode_rows(recipe, own, teacher), *encode(recipe, rows, teacher, "validation")]
+        given = [
+            *encode_for(recipe.data, own, teacher),
+            *task_of(recipe).work.encoded(recipe, rows, teacher, "validation"),
+        ]
         facts = cache_logits(teacher, [*written, *given], recipe.signal, work, progress)
         tokens = sum(row.supervised for row in written)
         return {**facts, "written": len(written), "written_tokens": tokens, "ended": ended}
@@ -87,17 +91,17 @@ class TrainOnPolicy(AnyTraining):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
+        from distill2edge.data.model_inputs import encode_for
         from distill2edge.distill.on_policy_rounds import read_written, shared_rows
         from distill2edge.distill.train import train
-        from distill2edge.tasks.causal_lm import encode, encode_rows
 
         recipe, rows = self.recipe, self.rows.path(inputs)
         model_dir, written, number = self.student.model_dir(inputs), self.signal.path(inputs), self.signal.number
         own, _ = shared_rows(self.signal.spec, rows, number)
         return train(
             model_dir,
-            [*read_written(written), *encode_rows(recipe, own, model_dir)],
-            encode(recipe, rows, model_dir, "validation"),
+            [*read_written(written), *encode_for(recipe.data, own, model_dir)],
+            task_of(recipe).work.encoded(recipe, rows, model_dir, "validation"),
             written,
             self.training,
             self.training.loss,

@@ -14,6 +14,7 @@ from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.learning import UNVERIFIED, is_compared_arm, round_seed
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Stage, plain, rows_key
 from distill2edge.stages.teaching import LEDGER, AnySignal
+from distill2edge.tasks import task_of
 from distill2edge.util.files import write_json
 
 if TYPE_CHECKING:
@@ -52,10 +53,9 @@ class RoundSignal(AnySignal):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks import task_of
 
         origin, rows = self.base.artifact(inputs).facts, self.data.path(inputs)
-        return task_of(self.recipe).signal(self.recipe, self.model.model_dir(inputs), origin, rows, work, progress)
+        return task_of(self.recipe).work.signal(self.recipe, self.model.model_dir(inputs), origin, rows, work, progress)
 
     @property
     def evidence(self) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.pipeline.stage_files import Files
+from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
@@ -192,7 +193,7 @@ def rows_key(recipe: Recipe) -> dict[str, Any]:
     """What the tokens of rows depend on beside the rows."""
     data = recipe.data
     key = {"template": data.template, "system": data.system, "max_length": data.max_length}
-    return key if recipe.task == "causal-lm" else {**key, "task": recipe.task}
+    return {**key, **task_of(recipe).key}
 
 
 def scored_key(recipe: Recipe) -> dict[str, Any]:

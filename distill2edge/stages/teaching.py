@@ -19,6 +19,7 @@ from distill2edge.stages.stage import (
     rows_key,
     scored_key,
 )
+from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
@@ -153,9 +154,8 @@ class Fit(ModelStage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks import task_of
 
-        task = task_of(self.recipe)
+        task = task_of(self.recipe).work
         return task.fit(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
@@ -277,8 +277,7 @@ class Signal(AnySignal):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks import task_of
 
         origin = {} if self.base is None else self.base.artifact(inputs).facts
         rows, teacher = self.rows.path(inputs), self.teacher.model_dir(inputs)
-        return task_of(self.recipe).signal(self.recipe, teacher, origin, rows, work, progress)
+        return task_of(self.recipe).work.signal(self.recipe, teacher, origin, rows, work, progress)

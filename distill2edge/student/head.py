@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import copy_tokenizer, is_classifier
 from distill2edge.models.checkpoint import load_checkpoint
-from distill2edge.util.files import read_json
+from distill2edge.models.kinds import kind_of_directory
+from distill2edge.models.loading import copy_tokenizer, read_config
 
 
 def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, where: str) -> bool:
@@ -28,7 +28,7 @@ def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, wher
         UserError: a head of another size or over other labels, or a model that no classifier can be made of.
     """
     shutil.rmtree(target, ignore_errors=True)
-    if is_classifier(source):
+    if labels_of(source) is not None:
         check_head(source, labels, where)
         shutil.copytree(source, target)
         return False
@@ -62,6 +62,11 @@ def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, wher
     return True
 
 
+def labels_of(model_dir: Path) -> list[str] | None:
+    """Names of a head's classes, in the order of the logits; None without such a head."""
+    return kind_of_directory(model_dir).labels(read_config(model_dir))
+
+
 def check_head(model_dir: Path, labels: Sequence[str], where: str) -> None:
     """Refuse a head that answers another question than the data asks.
 
@@ -70,18 +75,16 @@ def check_head(model_dir: Path, labels: Sequence[str], where: str) -> None:
     Raises:
         UserError: no head, another number of labels, other labels, or the same ones in another order.
     """
-    if not is_classifier(model_dir):
+    own = labels_of(model_dir)
+    if own is None:
         raise UserError(
             "the model has no classification head",
             where=where,
             fix="set teacher.fit to train one on the data's own labels, or name a classifier",
         )
-    config = read_json(model_dir / "config.json")
-    count = len(config.get("id2label") or {}) or 2  # transformers writes no labels where they are the default two
-    own = [str((config.get("id2label") or {}).get(str(i), f"LABEL_{i}")) for i in range(count)]
-    if count != len(labels):
+    if len(own) != len(labels):
         raise UserError(
-            f"the head has {count} labels ({', '.join(own[:6])}), data.choices has {len(labels)}",
+            f"the head has {len(own)} labels ({', '.join(own[:6])}), data.choices has {len(labels)}",
             where=where,
             fix="name the same labels in data.choices, or start from the model without a head",
         )

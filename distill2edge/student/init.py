@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import copy_tokenizer, is_encoder_decoder, load_model, logits_of
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.kinds import ENCODER_DECODER, kind_of_directory, logits_of
+from distill2edge.models.loading import copy_tokenizer, load_model
 from distill2edge.recipe import schema
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
@@ -78,7 +79,7 @@ def _from_checkpoint(checkpoint_dir: Path, work: Path, name: str) -> dict[str, A
 def _from_teacher(
     init: schema.FromTeacher, teacher_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress
 ) -> dict[str, Any]:
-    if is_encoder_decoder(teacher_dir):
+    if kind_of_directory(teacher_dir) is ENCODER_DECODER:
         from distill2edge.student.seq2seq_layers import from_seq2seq_teacher
 
         facts = from_seq2seq_teacher(init, teacher_dir, work / "model")

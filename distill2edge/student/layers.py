@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill2edge.errors import UserError
+from distill2edge.models.kinds import kind_of_model
 
 if TYPE_CHECKING:
     from distill2edge.util.progress import Progress
@@ -45,10 +46,7 @@ def check_layers(layers: int | Sequence[int], total: int) -> None:
 
 def body_of(model: Any) -> nn.Module:
     """The part of a model that turns ids into hidden states: its decoder, or for a classifier all but the head."""
-    name = getattr(model, "base_model_prefix", "")
-    if type(model).__name__.endswith("ForSequenceClassification") and hasattr(model, name):
-        return getattr(model, name)  # type: ignore[no-any-return]
-    return model.get_decoder()  # type: ignore[no-any-return]
+    return kind_of_model(model).body(model)  # type: ignore[no-any-return]
 
 
 def layers_of(model: Any) -> nn.ModuleList:

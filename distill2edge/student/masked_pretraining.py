@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import copy_tokenizer
 from distill2edge.models.checkpoint import MissingTensors, load_checkpoint, load_tokenizer
+from distill2edge.models.loading import copy_tokenizer
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.training import Training

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import copy_tokenizer, load_model, logits_of
 from distill2edge.models.checkpoint import load_adapter
+from distill2edge.models.kinds import logits_of
+from distill2edge.models.loading import copy_tokenizer, load_model
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.util.files import write_json
 

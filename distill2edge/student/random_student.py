@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from distill2edge.intake.random_models import CONTEXT, emptied, write_weights
-from distill2edge.models.architectures import copy_tokenizer
+from distill2edge.models.loading import copy_tokenizer
 from distill2edge.recipe.scratch import Scratch
 
 

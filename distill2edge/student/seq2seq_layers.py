@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.recipe import schema
 from distill2edge.student.layers import check_layers, evenly
 

@@ -1,92 +1,74 @@
-"""What a task must offer to the stages. A task is a module with these functions."""
+"""What a task is. Its light half says what a recipe of it may ask for, and knows no torch; the other does the work.
+
+A task is one folder: its class, and `work.py` beside it with what the stages call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC
+from collections.abc import Iterator
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, ClassVar, cast
 
-from distill2edge.quantize.schemes import parse_scheme
+from distill2edge.errors import Problem
+from distill2edge.models.kinds import Kind
+from distill2edge.tasks.features import Feature
 
 if TYPE_CHECKING:
-    from distill2edge.models.model_file import Encodings, ModelFile
-    from distill2edge.recipe.schema import Distill, Recipe
-    from distill2edge.util.progress import Progress
-
-Facts = dict[str, Any]
-
-# The schemes for which the merge shows whether an adapter survives; one per kind of grid.
-SURVIVAL = tuple(map(parse_scheme, ("onnx:int8", "onnx:int4-b32", "gguf:Q8_0", "gguf:Q4_K_M", "gguf:Q4_0")))
+    from distill2edge.recipe.schema import Recipe
+    from distill2edge.tasks.work import Work
 
 
-class Task(Protocol):
-    """The stages whose work depends on the task.
+class Task(ABC):
+    """One task of a recipe.
 
-    Paths: `rows_dir` has the splits as Parquet (the data stage's, or those of a synthesis); `teacher`, `student` are
-    Hugging Face directories; `work` is the directory to write, which may hold leftovers of a killed try of the same
-    inputs. Every function returns a small JSON-able dict of facts, and raises UserError for what the user can correct.
+    Attributes:
+        name: as `task:` names it.
+        summary: what its student does.
+        wanted: what a recipe of it says, for messages.
+        example: of a model that it is for, likewise.
+        signals: of the teacher, the usual one first.
+        templates: of the data.
+        supports: what a recipe of it may ask for.
+        kinds: of model that it is for: those of its students.
+        predicts_tokens: whether its student gives a distribution over the vocabulary at each position; else one answer
+            for the whole text.
+        key: what its stages' keys say of it. The first task has none: its artifacts are older than the others.
     """
 
-    def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
-        """Fit the teacher to the data's own responses; writes a dense `model/`."""
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    wanted: ClassVar[str]
+    example: ClassVar[str]
+    signals: ClassVar[tuple[str, ...]]
+    templates: ClassVar[tuple[str, ...]]
+    supports: ClassVar[frozenset[Feature]]
+    kinds: ClassVar[tuple[Kind, ...]]
+    predicts_tokens: ClassVar[bool]
 
-    def signal(
-        self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
-    ) -> Facts:
-        """Cache the teacher's signal on train and validation rows.
+    @property
+    def key(self) -> dict[str, str]:
+        """See the class."""
+        return {"task": self.name}
 
-        Args:
-            origin: facts of the teacher stage: name, revision, licence; empty for signals that keep no text.
-        """
+    def problems(self, recipe: Recipe) -> Iterator[Problem]:
+        """What this task alone asks of a recipe."""
+        return iter(())
 
-    def student(
-        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
-    ) -> Facts:
-        """Write the untrained student as `model/` and `student.json`; `checkpoint` is what it starts from, if any."""
+    def teaches(self, kind: Kind, recipe: Recipe) -> bool:
+        """Whether a model of this kind can be its teacher."""
+        return self.learns(kind)
 
-    def distill(
-        self,
-        recipe: Recipe,
-        training: Distill,
-        kind: str,
-        student: Path,
-        teacher: Path | None,
-        signal: Path | None,
-        rows_dir: Path,
-        work: Path,
-        progress: Progress,
-    ) -> Facts:
-        """Train one arm; writes `adapter/` or `model/`, and `train.json`.
+    def learns(self, kind: Kind) -> bool:
+        """Whether its student can start from a model of this kind."""
+        return kind in self.kinds
 
-        Args:
-            training: the arm's section; the control's has other weights than the recipe's.
-            kind: the signal's kind; `gold` for the control.
-            teacher: given where the loss runs the teacher beside the student.
-            signal: directory of the cached signal; None for `gold`.
-        """
+    def exported(self, kind: Kind) -> Kind:
+        """The kind of its files, made of a model of this kind."""
+        return kind
 
-    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
-        """Turn what was trained into one dense `model/`, checked, and `merge.json`."""
-
-    def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
-        """The test rows in the tokens of a model."""
-
-    def verify(
-        self,
-        recipe: Recipe,
-        models: Sequence[ModelFile],
-        encodings: dict[str, Encodings],
-        work: Path,
-        progress: Progress,
-    ) -> Facts:
-        """Score and compare every model; writes `verify.json`."""
-
-    def bench(
-        self,
-        recipe: Recipe,
-        models: Sequence[ModelFile],
-        encodings: dict[str, Encodings],
-        work: Path,
-        progress: Progress,
-    ) -> Facts:
-        """Measure the speed of every model; writes `bench.json`."""
+    @cached_property
+    def work(self) -> Work:
+        """Its other half, imported now."""
+        return cast("Work", import_module(f"{type(self).__module__}.work").WORK)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress, Task
 

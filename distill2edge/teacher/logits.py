@@ -24,7 +24,8 @@ import numpy as np
 
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
-from distill2edge.generation.backends import Backend, open_backend
+from distill2edge.generation.backends import Backend
+from distill2edge.generation.open_backend import open_backend
 from distill2edge.intake.vocabularies import vocabulary_hash
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.schema import LogitsSignal

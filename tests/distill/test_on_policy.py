@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny import tiny_recipe
 
 from distill2edge.data.encode import read_rows
+from distill2edge.data.model_inputs import encode_for
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.distill.on_policy_rounds import kept_response, read_written, training_of, turn
 from distill2edge.errors import UserError
@@ -19,7 +20,6 @@ from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.schema import Distill
 from distill2edge.running.run_recipe import run
 from distill2edge.stages import build_stages
-from distill2edge.tasks.causal_lm import encode_rows
 from distill2edge.util.progress import SilentProgress
 
 ROUNDS = "distill.on_policy={rounds: 2, rows: 24, max_new_tokens: 6, epochs: 4, learning_rate: 1e-2}"
@@ -112,7 +112,7 @@ def test_prompts_beyond_the_warm_rows_cost_no_scoring(place: Path) -> None:
     scored = SignalReader(signals["signal"])
     assert len(train) > 16
     assert len(scored) == 16 + 8  # and the rows of validation
-    fresh = {tuple(row.ids[: row.prompt_length]) for row in encode_rows(recipe, train[16:], teacher)}
+    fresh = {tuple(row.ids[: row.prompt_length]) for row in encode_for(recipe.data, train[16:], teacher)}
     for number in (1, 2):
         directory = signals[f"signal on-policy {number}"]
         written = read_written(directory)

@@ -19,7 +19,7 @@ from distill2edge.export.gguf import export_gguf
 from distill2edge.export.grid import of_gguf, of_onnx
 from distill2edge.export.onnx import export_onnx
 from distill2edge.gguf.reader import GgufFile, read_gguf
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml, k_quants
 from distill2edge.quantize.scales import Held
 from distill2edge.quantize.schemes import parse_scheme

@@ -20,7 +20,8 @@ from distill2edge.export import probes, support
 from distill2edge.export.faithful import Check, difference
 from distill2edge.export.gguf import export_gguf
 from distill2edge.export.onnx import export_onnx
-from distill2edge.models.architectures import load_model, logits_of
+from distill2edge.models.kinds import kind_of, logits_of
+from distill2edge.models.loading import load_model
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.progress import SilentProgress
@@ -57,7 +58,7 @@ def goes_out_or_is_refused(name: str, form: str, tmp_path: Path) -> None:
     model_dir = made(tmp_path, name)
     carried = getattr(VARIANTS[name], form)
     config = json.loads((model_dir / "config.json").read_text())
-    found = support.refusals(config, "causal-lm", [parse_scheme(scheme)])
+    found = support.refusals(config, kind_of(config), [parse_scheme(scheme)])
     assert not found if carried else found, found
     if not carried:
         with pytest.raises(UserError) as caught:

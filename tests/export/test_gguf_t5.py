@@ -14,7 +14,7 @@ from tiny import tiny_t5
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
 from distill2edge.gguf.reader import read_gguf
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.protocol import logits_at

@@ -8,13 +8,17 @@ import pytest
 
 from distill2edge.errors import UserError
 from distill2edge.export.support import GGUF, ONNX_DECODERS, refusals, refuse, window_of
+from distill2edge.models.kinds import DECODER, ENCODER_DECODER, kind_of
 from distill2edge.quantize.schemes import parse_scheme
+from distill2edge.tasks import TASKS
 
 ROPE = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
 
 def reasons(config: dict[str, Any], *schemes: str, task: str = "causal-lm", **more: Any) -> dict[str, str]:
-    found = refusals(config, task, [parse_scheme(scheme) for scheme in schemes], **more)
+    found = refusals(
+        config, TASKS[task].exported(kind_of(config)), [parse_scheme(scheme) for scheme in schemes], **more
+    )
     return {str(refusal.scheme): refusal.reason for refusal in found}
 
 
@@ -83,7 +87,7 @@ def test_unknown_families_and_kinds() -> None:
     assert list(reasons({"model_type": "llama"}, "onnx:int8-dynamic")) == ["onnx:int8-dynamic"]
     assert reasons({"model_type": "bert"}, "gguf:F16", "onnx:int8-dynamic", task="classification") == {}
     with pytest.raises(UserError, match="gguf:F16: rotary scaling") as caught:
-        refuse({"model_type": "qwen3", "rope_parameters": {"rope_type": "llama3"}}, "causal-lm",
+        refuse({"model_type": "qwen3", "rope_parameters": {"rope_type": "llama3"}}, DECODER,
                parse_scheme("gguf:F16"), "teacher/config.json")  # fmt: skip
     assert "--converter" in caught.value.fix
 
@@ -96,5 +100,6 @@ def test_nonsense_is_no_traceback(value: Any) -> None:
               "num_decoder_layers", "max_window_layers", "query_pre_attn_scalar", "model_type")  # fmt: skip
     for family in {*ONNX_DECODERS, *GGUF}:
         for name in fields:
-            refusals({"model_type": family, name: value}, "causal-lm", [parse_scheme("gguf:F16")], length=5)
-            refusals({"model_type": family, name: value}, "seq2seq", [parse_scheme("onnx:fp32")], length=5)
+            config = {"model_type": family, name: value}
+            refusals(config, kind_of(config), [parse_scheme("gguf:F16")], length=5)
+            refusals(config, ENCODER_DECODER, [parse_scheme("onnx:fp32")], length=5)

@@ -16,9 +16,9 @@ from tiny import tiny_bert, tiny_llama, tiny_tokenizer
 from distill2edge.errors import UserError
 from distill2edge.intake.facts import model_facts
 from distill2edge.intake.obtain import fetch_model
-from distill2edge.models.architectures import load_model
 from distill2edge.models.checkpoint import load_config, load_tokenizer
 from distill2edge.models.config import usable_positions
+from distill2edge.models.loading import load_model
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.progress import SilentProgress
 
@@ -162,8 +162,10 @@ def test_every_runtime_cuts_at_what_it_reads(tmp_path: Path) -> None:
 
 
 def test_a_length_that_does_not_fit_is_refused_before_it_is_used(tmp_path: Path) -> None:
+    from distill2edge.data.encode import Row
+    from distill2edge.data.model_inputs import encode_for
+    from distill2edge.models.kinds import ENCODER
     from distill2edge.recipe.load import load_recipe
-    from distill2edge.tasks.classification import encode
 
     roberta = tiny_roberta(tmp_path / "roberta")
     (tmp_path / "rows.jsonl").write_text(
@@ -177,7 +179,7 @@ def test_a_length_that_does_not_fit_is_refused_before_it_is_used(tmp_path: Path)
         "export: [onnx:fp32]\nbench: {workloads: [task]}\n"
     )
     with pytest.raises(UserError, match="reads at most 17"):
-        encode(load_recipe(recipe), tmp_path, roberta, "test")
+        encode_for(load_recipe(recipe).data, [Row("1", "film", "a")], roberta, kind=ENCODER)
 
 
 def test_nothing_in_the_package_could_run_it() -> None:

@@ -21,8 +21,8 @@ from distill2edge.gguf.reader import read_gguf
 from distill2edge.intake.facts import model_facts
 from distill2edge.intake.gguf_load import gguf_to_hf
 from distill2edge.intake.obtain import fetch_model, materialise
-from distill2edge.models.architectures import load_model
 from distill2edge.models.checkpoint import load_adapter, load_checkpoint
+from distill2edge.models.loading import load_model
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.progress import SilentProgress
 

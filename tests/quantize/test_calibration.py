@@ -15,7 +15,7 @@ from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
 from distill2edge.gguf.imatrix import Importance, read_imatrix, write_imatrix
 from distill2edge.gguf.reader import read_gguf
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml
 from distill2edge.quantize.activation_statistics import collect
 from distill2edge.quantize.activations import gguf_names

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize.activation_statistics import collect_fisher
 from distill2edge.quantize.allocation import choose, hull
 from distill2edge.quantize.rounding import compensated

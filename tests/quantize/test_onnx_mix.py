@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from distill2edge.distill.fake_quantization import install
 from distill2edge.errors import UserError
 from distill2edge.export.onnx import export_onnx
-from distill2edge.models.architectures import load_model
+from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types
 from distill2edge.quantize.activation_statistics import Statistics, collect, collect_fisher
 from distill2edge.quantize.allocation import choose

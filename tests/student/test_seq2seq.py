@@ -23,7 +23,8 @@ from distill2edge.distill.seq2seq_model import Seq2SeqDistillModel, collate_pair
 from distill2edge.distill.train import train
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import LocalGenerator
-from distill2edge.models.architectures import load_model, pair_inputs
+from distill2edge.models.kinds import pair_inputs
+from distill2edge.models.loading import load_model
 from distill2edge.recipe import schema
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.protocol import logits_at

@@ -155,8 +155,9 @@ def _use(random: Random, path: Path, work: Path) -> None:
     from distill2edge.data.encode import encode_prompts
     from distill2edge.intake.facts import model_facts
     from distill2edge.intake.obtain import fingerprint, materialise
-    from distill2edge.models.architectures import is_classifier, is_encoder_decoder, load_model, logits_of
     from distill2edge.models.checkpoint import load_tokenizer
+    from distill2edge.models.kinds import kind_of_directory, logits_of
+    from distill2edge.models.loading import load_model
     from distill2edge.util.progress import SilentProgress
 
     fingerprint(str(path), None, SilentProgress())
@@ -164,14 +165,14 @@ def _use(random: Random, path: Path, work: Path) -> None:
     materialise(str(path), None, None, "a test of robustness", work / "out", SilentProgress())
     out = work / "out" / "model"
     tokenizer = load_tokenizer(out)
-    ids = tokenizer("the quick brown fox", add_special_tokens=is_encoder_decoder(out)).input_ids
+    ids = tokenizer("the quick brown fox", add_special_tokens=kind_of_directory(out).pairs).input_ids
     model = load_model(out).eval()
     with torch.no_grad():
         assert torch.isfinite(logits_of(model, [*ids, *ids], len(ids))).all()
     model.save_pretrained(work / "saved")
     if tokenizer.chat_template:
         encode_prompts(["the dog"], tokenizer, "chat", None)
-    if not is_classifier(out) and random.random() < TALK:
+    if kind_of_directory(out).writes and random.random() < TALK:
         _talk(path if path.is_file() else out)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import prompt_text, read_rows, tokenize
+from distill2edge.data.model_inputs import form_of
 from distill2edge.errors import UserError
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.schema import Recipe
-from distill2edge.tasks import causal_lm, classification
+from distill2edge.tasks import task_of
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,13 +32,13 @@ def check_tokenizers(
     Raises:
         UserError: a shipped tokenizer.json that reads a row otherwise.
     """
-    encode = classification.encode if recipe.task == "classification" else causal_lm.encode
+    encoded = task_of(recipe).work.encoded
     rows = read_rows(rows_dir, "test")[: recipe.verify.rows]
     unlike = {}
-    known = {role: [row.ids for row in encode(recipe, rows_dir, place, "test")] for role, place in trained.items()}
+    known = {role: [row.ids for row in encoded(recipe, rows_dir, place, "test")] for role, place in trained.items()}
     for model in models:
         if model.runtime == "onnxruntime" and model.role in known:
-            shipped = [row.ids for row in encode(recipe, rows_dir, model.path, "test")]
+            shipped = [row.ids for row in encoded(recipe, rows_dir, model.path, "test")]
             different = sum(a != b for a, b in zip(shipped, known[model.role], strict=False))
             if different or len(shipped) != len(known[model.role]):
                 raise UserError(
@@ -58,10 +60,7 @@ def check_tokenizers(
 
 def _unlike(recipe: Recipe, gguf: Path, model_dir: Path, prompts: Sequence[str]) -> int:
     from distill2edge.gguf import llama_process
-    from distill2edge.models.architectures import is_classifier, is_encoder_decoder
 
-    tokenizer, data = causal_lm.load_tokenizer(model_dir), recipe.data
-    bare = is_classifier(model_dir) or is_encoder_decoder(model_dir)
-    template = "plain" if bare else data.template
-    texts = [prompt_text(prompt, tokenizer, template, data.system) for prompt in prompts]
+    tokenizer, form = load_tokenizer(model_dir), form_of(recipe, model_dir)
+    texts = [prompt_text(prompt, tokenizer, form.template, form.system) for prompt in prompts]
     return sum(a != b for a, b in zip(tokenize(tokenizer, texts), llama_process.tokenize(gguf, texts), strict=True))

@@ -1,0 +1,208 @@
+"""How each kind of model reads texts and rows: a class per kind, one table. The form is that of `data.model_inputs`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from distill2edge.data.encode import (
+    Encoded,
+    Row,
+    encode_choices,
+    encode_messages,
+    encode_prompts,
+    encode_rows,
+    row_id,
+)
+from distill2edge.data.encode_texts import cut_texts, encode_texts
+from distill2edge.data.pairs import encode_pairs, encode_sources, pair_choices
+from distill2edge.errors import UserError
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER, ENCODER_DECODER
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from distill2edge.data.model_inputs import InputForm
+
+Messages = Sequence[tuple[str, str]]
+"""(role, content) of each."""
+
+
+class Reading(ABC):
+    """How one kind reads.
+
+    Attributes:
+        chats: whether it reads conversations in the form of a chat template.
+        answers: whether choices are scored as its answers; else it has a logit for each.
+    """
+
+    chats = False
+    answers = True
+
+    @abstractmethod
+    def inputs(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm, limit: int | None
+    ) -> list[list[int]]:
+        """Token ids of each text: what its response continues, what is classified.
+
+        Args:
+            limit: of the runtime.
+        """
+
+    @abstractmethod
+    def rows(
+        self,
+        rows: Sequence[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        form: InputForm,
+        max_length: int,
+        counts: Counter[str] | None,
+        positions: int | None,
+    ) -> list[Encoded]:
+        """Rows for training and measurement.
+
+        Args:
+            counts: filled as by `encode_rows`.
+            positions: that the model has; None without an end.
+        """
+
+    @abstractmethod
+    def choices(
+        self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
+    ) -> list[list[list[int]]]:
+        """Of each prompt, the token ids of every choice as its answer."""
+
+    @abstractmethod
+    def messages(
+        self, conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, template: str
+    ) -> list[list[int]]:
+        """Token ids of each conversation, up to where the answer begins."""
+
+
+class Continuation(Reading):
+    """A decoder goes on from a prompt."""
+
+    chats = True
+
+    def inputs(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm, limit: int | None
+    ) -> list[list[int]]:
+        """As `Reading.inputs`."""
+        return encode_prompts(texts, tokenizer, form.template, form.system)
+
+    def rows(
+        self,
+        rows: Sequence[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        form: InputForm,
+        max_length: int,
+        counts: Counter[str] | None,
+        positions: int | None,
+    ) -> list[Encoded]:
+        """As `Reading.rows`."""
+        return encode_rows(rows, tokenizer, form.template, form.system, max_length, counts=counts)
+
+    def choices(
+        self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
+    ) -> list[list[list[int]]]:
+        """As `Reading.choices`: each as it continues its prompt."""
+        rows = [Row(row_id(prompt, ""), prompt, "") for prompt in prompts]
+        return [encode_choices(row, choices, tokenizer, form.template, form.system) for row in rows]
+
+    def messages(
+        self, conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, template: str
+    ) -> list[list[int]]:
+        """As `Reading.messages`."""
+        return encode_messages(conversations, tokenizer, template)
+
+
+class Pair(Reading):
+    """An encoder-decoder reads a source and begins a target."""
+
+    def inputs(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm, limit: int | None
+    ) -> list[list[int]]:
+        """As `Reading.inputs`."""
+        return encode_sources(texts, tokenizer)
+
+    def rows(
+        self,
+        rows: Sequence[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        form: InputForm,
+        max_length: int,
+        counts: Counter[str] | None,
+        positions: int | None,
+    ) -> list[Encoded]:
+        """As `Reading.rows`."""
+        return encode_pairs(rows, tokenizer, max_length, counts=counts)
+
+    def choices(
+        self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
+    ) -> list[list[list[int]]]:
+        """As `Reading.choices`: the same for every source."""
+        return [pair_choices(choices, tokenizer)] * len(prompts)
+
+    def messages(
+        self, conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, template: str
+    ) -> list[list[int]]:
+        """As `Reading.messages`: the last one is the source."""
+        return encode_sources([messages[-1][1] for messages in conversations], tokenizer)
+
+
+class WholeText(Reading):
+    """An encoder reads a text to its end, and writes nothing."""
+
+    answers = False
+
+    def inputs(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm, limit: int | None
+    ) -> list[list[int]]:
+        """As `Reading.inputs`: cut where the form or the runtime ends."""
+        limits = [length for length in (form.max_length, limit) if length is not None]
+        return cut_texts(texts, tokenizer, min(limits, default=1 << 30))
+
+    def rows(
+        self,
+        rows: Sequence[Row],
+        tokenizer: PreTrainedTokenizerBase,
+        form: InputForm,
+        max_length: int,
+        counts: Counter[str] | None,
+        positions: int | None,
+    ) -> list[Encoded]:
+        """As `Reading.rows`.
+
+        Raises:
+            UserError: `max_length` is more than the model reads.
+        """
+        if positions is not None and max_length > positions:
+            raise UserError(
+                f"{max_length} tokens: the model reads at most {positions}",
+                where="data.max_length",
+                fix=f"set it to {positions} or less; longer texts are cut",
+            )
+        return encode_texts(rows, tokenizer, max_length)
+
+    def choices(
+        self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
+    ) -> list[list[list[int]]]:
+        """As `Reading.choices`."""
+        raise TypeError("a classifier answers with a logit for each choice")
+
+    def messages(
+        self, conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, template: str
+    ) -> list[list[int]]:
+        """As `Reading.messages`."""
+        raise TypeError("a classifier holds no conversation")
+
+
+READINGS: Mapping[str, Reading] = {
+    DECODER.name: Continuation(),
+    ENCODER_DECODER.name: Pair(),
+    CLASSIFIER.name: WholeText(),
+    ENCODER.name: WholeText(),
+}
+"""Kind of model -> how it reads."""

@@ -1,0 +1,41 @@
+"""`task: causal-lm`: decoders that continue a prompt."""
+
+from __future__ import annotations
+
+from distill2edge.models.kinds import DECODER
+from distill2edge.tasks.features import (
+    ALL_POSITIONS,
+    CALIBRATION,
+    FORCED_LENGTHS,
+    JUDGE,
+    LLAMA_CPP_TEACHER,
+    MIXES,
+    ON_POLICY,
+    QUANTIZATION_AWARE,
+    RANDOM_MODELS,
+    SYNTHESIS,
+    SYSTEM_MESSAGE,
+)
+from distill2edge.tasks.task import Task
+
+
+class CausalLM(Task):
+    """A decoder learns to go on from a prompt."""
+
+    name = "causal-lm"
+    summary = "continue a prompt"
+    wanted = "task: causal-lm"
+    example = "a decoder, such as bundled:smollm2-135m-instruct"
+    signals = ("logits", "text", "gold")
+    templates = ("chat", "plain", "text")
+    supports = frozenset({
+        ALL_POSITIONS, CALIBRATION, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, QUANTIZATION_AWARE,
+        RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
+    })  # fmt: skip
+    kinds = (DECODER,)
+    predicts_tokens = True
+
+    @property
+    def key(self) -> dict[str, str]:
+        """As `Task.key`."""
+        return {}

@@ -1,0 +1,271 @@
+"""The work of tasks whose students predict tokens. How a row is read follows from the kind of each model."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill2edge.data.model_inputs import encode_for, form_of
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.recipe.schema import Distill, Loss, Recipe
+from distill2edge.tasks.survival import SURVIVAL
+from distill2edge.tasks.work import Facts, Work
+from distill2edge.util.progress import Progress
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Encoded, Row
+    from distill2edge.quantize.scales import Held
+
+
+class TokenWork(Work):
+    """A student learns a distribution over the vocabulary at each position."""
+
+    def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+        """Trained on the data's own responses, then merged."""
+        from distill2edge.distill.train import train
+        from distill2edge.student.merge import merge
+
+        section = recipe.teacher.fit
+        assert section is not None
+        rows = self.encoded(recipe, rows_dir, base, "train")
+        if section.max_rows is not None:
+            rows = rows[: section.max_rows]
+        trained = work / "trained"
+        facts = train(
+            base,
+            rows,
+            self.encoded(recipe, rows_dir, base, "validation"),
+            None,
+            section,
+            Loss(ce=1.0),
+            section.lora,
+            Distill().chunk,
+            recipe.seed,
+            trained,
+            progress,
+        )
+        merged = merge(base, trained, rows[:8], SURVIVAL, work)
+        shutil.rmtree(trained)
+        return {"train": facts, "merge": merged}
+
+    def signal(
+        self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """The teacher's logits on train and validation rows, or the responses it writes."""
+        if recipe.signal.kind == "logits":
+            from distill2edge.teacher.logits import cache_logits
+            from distill2edge.teacher.open_teacher import teacher_gguf
+
+            gguf = teacher_gguf(recipe, progress) if recipe.teacher.backend == "llama.cpp" else None
+            scored = encode_for(recipe.data, _scored_rows(recipe, rows_dir), teacher)
+            rows = [*scored, *self.encoded(recipe, rows_dir, teacher, "validation")]
+            return cache_logits(
+                teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
+            )
+        from distill2edge.data.encode import read_rows
+        from distill2edge.data.ledger import Origin
+        from distill2edge.teacher.open_teacher import open_generator
+        from distill2edge.teacher.text import write_responses
+        from distill2edge.verifiers.registry import Tools, opened
+        from distill2edge.verifiers.verdicts import check_of
+
+        assert recipe.signal.kind == "text"
+        tools = Tools(teacher, recipe.data.template, recipe.data.system, work, progress)
+        with opened(recipe.signal.verify, tools) as verifiers:
+            facts = write_responses(
+                open_generator(recipe, teacher, work, progress),
+                read_rows(rows_dir, "train"),
+                recipe.signal,
+                work,
+                progress,
+                template=recipe.data.template,
+                system=recipe.data.system,
+                seed=recipe.seed,
+                origin=Origin.of(origin),
+                test=read_rows(rows_dir, "test"),
+                check=check_of(verifiers),
+            )
+        shutil.rmtree(work / "judge", ignore_errors=True)
+        return facts
+
+    def student(
+        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """The teacher's own layers, or a checkpoint."""
+        from distill2edge.student.init import init_student
+
+        rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
+        return init_student(
+            recipe.student,
+            teacher,
+            rows,
+            work,
+            progress,
+            checkpoint,
+            same_vocabulary=recipe.signal.kind == "logits",
+        )
+
+    def distill(
+        self,
+        recipe: Recipe,
+        training: Distill,
+        kind: str,
+        student: Path,
+        teacher: Path | None,
+        signal: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+    ) -> Facts:
+        """On the teacher's logits, on its text, or on the data's own responses."""
+        from distill2edge.distill.train import train
+
+        return train(
+            student,
+            self._training_rows(recipe, kind, student, signal, rows_dir, progress),
+            self.encoded(recipe, rows_dir, student, "validation"),
+            signal if kind == "logits" else None,
+            training,
+            training.loss,
+            recipe.student.lora,
+            training.chunk,
+            recipe.seed,
+            work,
+            progress,
+        )
+
+    def student_signal(
+        self, recipe: Recipe, student: Path, signal: Path | None, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """The merged student's logits on the rows it was trained on and on the validation rows.
+
+        Args:
+            signal: the `signal` stage, whose responses are the rows where the teacher wrote them.
+        """
+        from distill2edge.teacher.logits import cache_logits
+
+        rows = self._training_rows(recipe, recipe.signal.kind, student, signal, rows_dir, progress)
+        rows += self.encoded(recipe, rows_dir, student, "validation")
+        return cache_logits(student, rows, recipe.student_signal, work, progress)
+
+    def train_on_grid(
+        self,
+        recipe: Recipe,
+        grids: Mapping[str, Held],
+        student: Path,
+        signal: Path | None,
+        own: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+    ) -> Facts:
+        """Train the merged student on a grid, with the rows of `distill`; writes a dense `model/`.
+
+        Args:
+            grids: weight's name -> its grid.
+            student: merged model in full precision, which is what the training starts from.
+            signal: of the teacher, as for `distill`.
+            own: the student's own logits, which take the place of the teacher's.
+        """
+        from distill2edge.distill.train import train
+        from distill2edge.student.merge import merge
+
+        section = recipe.distill.quantization_aware
+        assert section is not None
+        kind = recipe.signal.kind
+        rows = self._training_rows(recipe, kind, student, signal, rows_dir, progress)
+        trained = work / "trained"
+        facts = train(
+            student,
+            rows,
+            self.encoded(recipe, rows_dir, student, "validation"),
+            own or (signal if kind == "logits" else None),
+            section,
+            section.loss or recipe.distill.loss,
+            section.lora,
+            recipe.distill.chunk,
+            recipe.seed,
+            trained,
+            progress,
+            grids,
+        )
+        merged = merge(student, trained, rows[:8], (), work)
+        shutil.copyfile(trained / "train.json", work / "train.json")
+        shutil.rmtree(trained)
+        return {"train": facts, "merge": merged}
+
+    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
+        """The adapter's product added to the weights."""
+        from distill2edge.student.merge import merge as merge_weights
+
+        rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
+        return merge_weights(student, trained, rows[:8], SURVIVAL, work)
+
+    def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
+        """Test rows, and where the responses are a closed set, every choice after each prompt."""
+        from distill2edge.data.encode import read_rows, stop_token_ids
+        from distill2edge.intake.vocabularies import vocabulary_hash
+
+        data, tokenizer = recipe.data, load_tokenizer(model_dir)
+        encoded, choices = self.encoded(recipe, rows_dir, model_dir, "test"), None
+        if data.choices is not None:
+            form = form_of(recipe, model_dir)
+            prompts = {row.id: row.prompt for row in read_rows(rows_dir, "test")}
+            choices = form.reading.choices([prompts[item.row] for item in encoded], data.choices, tokenizer, form)
+        return Encodings(encoded, choices, vocabulary_hash(tokenizer), stop_token_ids(tokenizer, data.template))
+
+    def verify(
+        self,
+        recipe: Recipe,
+        models: Sequence[ModelFile],
+        encodings: dict[str, Encodings],
+        work: Path,
+        progress: Progress,
+    ) -> Facts:
+        """By likelihood of the choices, exact match, or likelihood of the responses."""
+        from distill2edge.verify.token_models import verify_token_models
+
+        return verify_token_models(
+            models,
+            encodings,
+            recipe.verify,
+            template=recipe.data.template,
+            seed=recipe.seed,
+            work=work,
+            progress=progress,
+            labels=[choice.strip() for choice in recipe.data.choices or ()],
+        )
+
+    def _training_rows(
+        self, recipe: Recipe, kind: str, student: Path, signal: Path | None, rows_dir: Path, progress: Progress
+    ) -> list[Encoded]:
+        """The train split, or the teacher's responses to it; says how many the student's tokenizer cannot encode."""
+        from distill2edge.teacher.text import read_responses
+
+        counts: Counter[str] = Counter()
+        if kind == "text":
+            assert signal is not None
+            rows = read_responses(signal)
+        else:
+            rows = _scored_rows(recipe, rows_dir)
+        encoded = encode_for(recipe.data, rows, student, counts)
+        if lost := counts["unencodable"]:
+            progress.warn(
+                f"{lost} of {len(rows)} training rows are left out: the student's tokenizer cannot encode them"
+            )
+        return encoded
+
+
+def _scored_rows(recipe: Recipe, rows_dir: Path) -> list[Row]:
+    """The train split, less the rows that only give on-policy rounds their prompts."""
+    from distill2edge.data.encode import read_rows
+
+    spec = recipe.distill.on_policy
+    return read_rows(rows_dir, "train")[: None if spec is None else spec.warm_rows]
+
+
+WORK = TokenWork()

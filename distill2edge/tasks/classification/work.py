@@ -1,0 +1,221 @@
+"""The work of `task: classification`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill2edge.errors import UserError
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.kinds import ENCODER
+from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
+from distill2edge.tasks.survival import SURVIVAL
+from distill2edge.tasks.work import Facts, Work
+from distill2edge.util.files import read_json, write_json
+from distill2edge.util.progress import Progress
+from distill2edge.util.quantities import readable_share
+
+_ROWS = 16  # on which a merge is compared
+
+
+def labels_of(recipe: Recipe) -> list[str]:
+    """Names of the classes, in the order of the logits."""
+    assert recipe.data.choices is not None
+    return [choice.strip() for choice in recipe.data.choices]
+
+
+class ClassifierWork(Work):
+    """A student learns the logits of some classes for a whole text."""
+
+    reads_as = ENCODER  # the whole text, whatever the model was before it got its head
+
+    def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+        """A head on the teacher, trained with it (or with adapters in it) on the data's own labels, then merged."""
+        from distill2edge.distill.train_classifier import train_classifier
+        from distill2edge.student.head import with_head
+        from distill2edge.student.merge import merge as merge_weights
+
+        section = recipe.teacher.fit
+        assert section is not None
+        headed, trained = work / "headed", work / "trained"
+        new = with_head(base, labels_of(recipe), headed, recipe.seed, "teacher.model")
+        rows = self.encoded(recipe, rows_dir, headed, "train")
+        if section.max_rows is not None:
+            rows = rows[: section.max_rows]
+        validation = self.encoded(recipe, rows_dir, headed, "validation")
+        facts = train_classifier(
+            headed, rows, validation, None, None, section, Loss(ce=1.0), section.lora, recipe.seed, trained, progress
+        )
+        merged = merge_weights(headed, trained, rows[:_ROWS], SURVIVAL, work)
+        for leftover in (headed, trained):
+            shutil.rmtree(leftover)
+        return {"train": facts, "merge": merged, "new_head": new}
+
+    def signal(
+        self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """The teacher's class logits on train and validation rows."""
+        from distill2edge.student.head import check_head
+        from distill2edge.teacher.labels import cache_labels
+
+        check_head(teacher, labels_of(recipe), "teacher.model")
+        rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
+        return cache_labels(teacher, rows, work, progress)
+
+    def pretrain(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+        """Layers of the unfitted teacher, distilled on masked tokens of the train split."""
+        from distill2edge.student.layers import check_layers, evenly
+        from distill2edge.student.masked_pretraining import pretrain as pretrain_encoder
+
+        spec, init = recipe.student.pretrain, recipe.student.init
+        assert spec is not None
+        assert isinstance(init, FromTeacher)
+        total = int(read_json(base / "config.json")["num_hidden_layers"])
+        check_layers(init.layers, total)
+        if not isinstance(init.layers, int):
+            kept = list(init.layers)
+        else:
+            kept = list(range(init.layers)) if init.select == "first" else evenly(total, init.layers)
+        texts = {
+            split: [row.ids for row in self.encoded(recipe, rows_dir, base, split)] for split in ("train", "validation")
+        }
+        return pretrain_encoder(base, kept, texts["train"], texts["validation"], spec, recipe.seed, work, progress)
+
+    def student(
+        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """Some of the teacher's layers with its head, or a checkpoint with a head; with fewer tokens where asked."""
+        from distill2edge.student.head import check_head, with_head
+        from distill2edge.student.init import init_student
+
+        check_head(teacher, labels_of(recipe), "teacher.model")
+        section = recipe.student
+        if checkpoint is not None:
+            headed = work / "headed"
+            with_head(checkpoint, labels_of(recipe), headed, recipe.seed, "student.init.model")
+        if section.pretrain is not None:
+            section = section.model_copy(update={"init": FromModel(model="pretrained")})  # type: ignore[call-arg]
+        rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
+        place = None if checkpoint is None else headed
+        facts = init_student(section, teacher, rows, work, progress, place, same_vocabulary=False)
+        shutil.rmtree(work / "headed", ignore_errors=True)
+        if section.pretrain is not None and checkpoint is not None:
+            facts["layers"] = read_json(checkpoint.parent / "pretrain.json")["layers"]
+            write_json(work / "student.json", facts)
+        if recipe.student.vocabulary == "trim":
+            facts |= _trim(rows_dir, work, progress)
+            write_json(work / "student.json", facts)
+        return facts
+
+    def distill(
+        self,
+        recipe: Recipe,
+        training: Distill,
+        kind: str,
+        student: Path,
+        teacher: Path | None,
+        signal: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+    ) -> Facts:
+        """On the teacher's class logits and intermediate layers, or on the data's own labels."""
+        from distill2edge.distill.train_classifier import Beside, train_classifier
+        from distill2edge.student.vocabulary import read_map
+
+        loss = training.loss
+        beside = None
+        if loss.needs_layers:
+            assert teacher is not None
+            ids = read_map(student)
+            to_teacher = None if ids is None else [int(old) for old in ids.new_to_old]
+            beside = Beside(teacher, _layer_map(recipe, loss, student, teacher), to_teacher)
+        soft = None
+        if recipe.signal.kind == "labels" and signal is not None:
+            soft = (signal, recipe.signal.temperature)
+        return train_classifier(
+            student,
+            self.encoded(recipe, rows_dir, student, "train"),
+            self.encoded(recipe, rows_dir, student, "validation"),
+            soft,
+            beside,
+            training,
+            loss,
+            recipe.student.lora,
+            recipe.seed,
+            work,
+            progress,
+        )
+
+    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
+        """The adapter's product added to the weights, the trained head put in its place."""
+        from distill2edge.student.merge import merge as merge_weights
+
+        rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
+        return merge_weights(student, trained, rows[:_ROWS], SURVIVAL, work)
+
+    def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
+        """The test rows."""
+        from distill2edge.intake.vocabularies import vocabulary_hash
+
+        tokenizer = load_tokenizer(model_dir)
+        return Encodings(self.encoded(recipe, rows_dir, model_dir, "test"), None, vocabulary_hash(tokenizer))
+
+    def verify(
+        self,
+        recipe: Recipe,
+        models: Sequence[ModelFile],
+        encodings: dict[str, Encodings],
+        work: Path,
+        progress: Progress,
+    ) -> Facts:
+        """Accuracy, and distance of the class distributions."""
+        from distill2edge.verify.classifiers import verify_classifiers
+
+        return verify_classifiers(
+            models, encodings, recipe.verify, labels_of(recipe), seed=recipe.seed, work=work, progress=progress
+        )
+
+
+def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:
+    """The teacher's layer for each of the student's: as the recipe says, or those that the student was made of."""
+    own = isinstance(recipe.student.init, FromTeacher)
+    if not own:
+        from distill2edge.intake.vocabularies import check_same_vocabulary
+
+        # Hidden states are compared token by token.
+        check_same_vocabulary(load_tokenizer(teacher), load_tokenizer(student))
+    if loss.layer_map is not None:
+        return loss.layer_map
+    if not own:
+        raise UserError(
+            "a student from a checkpoint has no layers of the teacher to be compared with",
+            where="distill.loss.layer_map",
+            fix="name the teacher's layer for each of the student's",
+        )
+    kept: list[int] = read_json(student.parent / "student.json")["layers"]
+    return kept
+
+
+def _trim(rows_dir: Path, work: Path, progress: Progress) -> Facts:
+    """The student with the tokens of the training rows, and how many tokens of the test rows that leaves unseen."""
+    from distill2edge.data.encode import read_rows
+    from distill2edge.student.vocabulary import read_map, trim_vocabulary, unseen, unseen_facts
+
+    whole, trimmed = work / "model", work / "trimmed"
+    texts = [row.prompt for row in read_rows(rows_dir, "train")]
+    facts = trim_vocabulary(whole, texts, trimmed, progress)
+    ids = read_map(trimmed)
+    assert ids is not None
+    test = [row.prompt for row in read_rows(rows_dir, "test")]
+    lost = unseen_facts(unseen(load_tokenizer(whole), load_tokenizer(trimmed), ids, test))
+    shutil.rmtree(whole)
+    trimmed.rename(whole)
+    progress.say(f"  {readable_share(lost['rate'], 1)} of the test rows' tokens are not in the trimmed vocabulary")
+    vocabulary = {"kept": facts["new_size"], "of": facts["old_size"], "unseen_on_test": lost}
+    return {"parameters": facts["parameters"]["after"], "vocabulary": vocabulary}
+
+
+WORK = ClassifierWork()

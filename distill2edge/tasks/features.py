@@ -1,0 +1,37 @@
+"""What a recipe may ask for beside training and measuring, and not every task supports. Each once, with its words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One of them.
+
+    Attributes:
+        label: what the user wrote, as the beginning of a sentence.
+        fix: what to write where the task does not support it.
+        why: the reason, where there is one to give.
+    """
+
+    label: str
+    fix: str
+    why: str = ""
+
+
+HIDDEN_STATES = Feature("a loss on hidden states or attention", "take hidden and attention out of distill.loss")
+TRIMMED_VOCABULARY = Feature("student.vocabulary: trim", "set vocabulary: keep")
+PRETRAINING = Feature("student.pretrain", "leave it out")
+RANDOM_MODELS = Feature("a randomly initialised model", "name a pretrained one")
+LLAMA_CPP_TEACHER = Feature("teacher.backend: llama.cpp", "leave teacher.backend out")
+CALIBRATION = Feature("quantize.calibration", "use none")
+MIXES = Feature("a mix of types", "name a stock scheme")
+ON_POLICY = Feature("distill.on_policy", "leave it out")
+QUANTIZATION_AWARE = Feature("distill.quantization_aware", "leave it out")
+JUDGE = Feature("verify.judge", "leave it out", "it compares written answers")
+SYNTHESIS = Feature("synthesis", "leave it out")
+FORCED_LENGTHS = Feature("a workload with a forced output length", "set bench: {workloads: [task]}")
+DYNAMIC_INT8 = Feature("onnx:int8-dynamic", "use onnx:int8", "a decoder loses too much by it")
+ALL_POSITIONS = Feature("verify.positions: all", "set verify.positions: supervised", "an encoder predicts nothing")
+SYSTEM_MESSAGE = Feature("data.system", "leave it out", "a text is read as it is")

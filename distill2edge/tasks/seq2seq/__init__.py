@@ -1,0 +1,35 @@
+"""`task: seq2seq`: students with an encoder and a decoder, taught by a model of their kind or by a decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distill2edge.models.kinds import DECODER, ENCODER_DECODER, Kind
+from distill2edge.tasks.features import FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, RANDOM_MODELS, SYSTEM_MESSAGE
+from distill2edge.tasks.task import Task
+
+if TYPE_CHECKING:
+    from distill2edge.recipe.schema import Recipe
+
+
+class Seq2Seq(Task):
+    """An encoder-decoder learns to write a target for a source."""
+
+    name = "seq2seq"
+    summary = "write a text for a text"
+    wanted = "task: seq2seq, and data.template: plain"
+    example = "a model with an encoder and a decoder, such as a T5"
+    signals = ("logits", "text", "gold")
+    templates = ("chat", "plain")
+    supports = frozenset({FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, RANDOM_MODELS, SYSTEM_MESSAGE})
+    kinds = (ENCODER_DECODER,)
+    predicts_tokens = True
+
+    def teaches(self, kind: Kind, recipe: Recipe) -> bool:
+        """As `Task.teaches`: a decoder too, by what it writes; its distributions are not over a target's tokens."""
+        layers = hasattr(recipe.student.init, "layers")  # which are the teacher's
+        return kind in self.kinds or (kind is DECODER and recipe.signal.kind != "logits" and not layers)
+
+    def exported(self, kind: Kind) -> Kind:
+        """As `Task.exported`."""
+        return ENCODER_DECODER
