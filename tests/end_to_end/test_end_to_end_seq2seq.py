@@ -84,7 +84,7 @@ def test_chat_answers_from_the_export(finished: Path) -> None:
     ("change", "said"),
     [
         ("verify.positions=all", "an encoder predicts nothing"),
-        ("data.template=text", "needs a source and a target"),
+        ("data.template=text", "reads data.template chat or plain, not text"),
     ],
 )
 def test_what_an_encoder_decoder_cannot_do_is_refused(place: Path, change: str, said: str) -> None:
