@@ -17,7 +17,7 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.report.document import over_seeds
 from distill2edge.util.bootstrap import mean_interval
-from distill2edge.verify.model_figures import retained_figure, score_figure
+from distill2edge.verify.metrics import METRICS
 
 Document = dict[str, Any]
 _OVER_SEEDS = (
@@ -111,26 +111,25 @@ def _mean(figures: Sequence[Document]) -> Document:
 def _scores(model: Document, reports: Sequence[Document]) -> Document:
     """Score, retained and kept, each row first averaged over its seeds."""
     rows = [report["row_scores"] for report in reports]
-    metric, seed, units = reports[0]["metric"]["name"], int(reports[0]["seed"] or 0), rows[0]["units"]
+    metric, seed, units = METRICS[reports[0]["metric"]["name"]], int(reports[0]["seed"] or 0), rows[0]["units"]
 
-    def mean(name: str) -> dict[str, Any] | None:
+    def mean(name: str) -> list[float] | None:
         if not all(name in each["scores"] for each in rows):
             return None
-        return {"score": [fmean(row) for row in zip(*(each["scores"][name] for each in rows), strict=True)],
-                "tokens": units, "runs": len(rows)}  # fmt: skip
+        return [fmean(row) for row in zip(*(each["scores"][name] for each in rows), strict=True)]
 
     mine = mean(model["id"])
     if mine is None:
         return {}
-    found: Document = {"score": score_figure(mine, units, metric, seed).as_dict(), "kept": {}}
-    for rival in model.get("kept") or {}:
-        theirs = mean(rival)
-        figure = theirs and retained_figure(mine, theirs, metric, seed)
+    found: Document = {"score": metric.figure(mine, units, seed, len(rows)).as_dict(), "kept": {}}
+    for other in model.get("kept") or {}:
+        theirs = mean(other)
+        figure = None if theirs is None else metric.ratio(mine, theirs, units, seed, len(rows))
         if figure:
-            found["kept"][rival] = figure.as_dict()
+            found["kept"][other] = figure.as_dict()
     teacher = mean("teacher")
     if model.get("retained") is not None and teacher is not None:
-        figure = retained_figure(mine, teacher, metric, seed)
+        figure = metric.ratio(mine, teacher, units, seed, len(rows))
         found["retained"] = figure and figure.as_dict()
     return found
 

@@ -19,6 +19,7 @@ from distill2edge.util.progress import Progress
 from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.gates import apply_gates, verdict
+from distill2edge.verify.metrics import METRICS
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_class
@@ -150,7 +151,9 @@ def _document(
         for name, outcome in outcomes.items()
         if not isinstance(outcome, Crash)
     }
-    dense = {model.role: logprob.get(model.id) for model in models if model.is_reference}
+    dense: dict[str, scores.Floats | None] = {
+        model.role: logprob.get(model.id) for model in models if model.is_reference
+    }
     figures: dict[str, Outcome] = {}
     for name, outcome in outcomes.items():
         figures[name] = outcome if isinstance(outcome, Crash) else _figures(name, logprob[name], truth, dense)
@@ -158,12 +161,12 @@ def _document(
     entries = []
     for model in models:
         mine = figures[model.id]
-        found = entry(model, mine, figures["teacher"], "accuracy", seed, baseline)
+        found = entry(model, mine, figures["teacher"], METRICS["accuracy"], seed, baseline)
         if not isinstance(mine, Crash):
             found["macro_f1"] = mine["macro_f1"]
             found["balanced_accuracy"] = balanced_accuracy(mine["score"], truth.tolist())
         entries.append(found)
-    shares = kept(models, figures, figures["teacher"], "accuracy", seed)
+    shares = kept(models, figures, figures["teacher"], METRICS["accuracy"], seed)
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
     gates = apply_gates(entries, spec)
@@ -175,7 +178,7 @@ def _document(
         "unit": "text",
         "definitions": DEFINITIONS,
         "models": entries,
-        "baseline": baseline.as_dict([1.0] * len(truth), "accuracy", seed),
+        "baseline": METRICS["accuracy"].baseline_entry(baseline, [1.0] * len(truth), seed),
         "classes": dict(baseline.classes),
         "gates": [gate.as_dict() for gate in gates],
         "verdict": verdict(gates),
@@ -192,21 +195,17 @@ def _figures(
 ) -> dict[str, Any]:
     """What `entry` reads: lists over texts, each text one position."""
     predicted = logprob.argmax(axis=1)
-    teacher, student = dense.get("teacher"), dense.get("student")
-    against_student = student is not None and name.startswith("student/")
+    teacher = None if name == "teacher" else dense.get("teacher")
+    student = dense.get("student") if name.startswith("student/") else None
     return {
         "score": (predicted == truth).astype(float).tolist(),
         "tokens": [1.0] * len(truth),
         "length": None,
         "counts": [1] * len(truth),
         "nll": None,
-        "kl_teacher": fidelity.kl_divergence(teacher, logprob).tolist()
-        if teacher is not None and name != "teacher"
-        else None,
-        "kl_student": fidelity.kl_divergence(student, logprob).tolist() if against_student else None,
-        "top1_student": fidelity.agreement(student, logprob).tolist() if against_student else None,
-        "top1_teacher": fidelity.agreement(teacher, logprob).tolist()
-        if teacher is not None and name != "teacher"
-        else None,
+        "kl_teacher": None if teacher is None else fidelity.kl_divergence(teacher, logprob).tolist(),
+        "kl_student": None if student is None else fidelity.kl_divergence(student, logprob).tolist(),
+        "top1_student": None if student is None else fidelity.agreement(student, logprob).tolist(),
+        "top1_teacher": None if teacher is None else fidelity.agreement(teacher, logprob).tolist(),
         "macro_f1": macro_f1(predicted, truth, logprob.shape[1]),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -10,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from distill2edge.models.model_file import ModelFile
-from distill2edge.util.bootstrap import Figure, difference_interval, mean_interval, percentile, ratio_interval
+from distill2edge.util.bootstrap import Figure, mean_interval, percentile, ratio_interval
 from distill2edge.util.isolate import Crash
-from distill2edge.util.proportions import proportion_interval, proportion_ratio
-from distill2edge.verify.scores import Metric
-from distill2edge.verify.trivial_baselines import TrivialBaseline, is_above, per_unit
+from distill2edge.util.proportions import proportion_interval
+from distill2edge.verify.metrics import Metric, exp
+from distill2edge.verify.trivial_baselines import TrivialBaseline
 
 Outcome: TypeAlias = Mapping[str, Any] | Crash
 
@@ -56,9 +55,9 @@ def entry(
         return {**head, **figures, "error": outcome.words}
     against = None if isinstance(teacher, Crash) else teacher
     units = (against or outcome)["tokens"]
-    figures["score"] = score_figure(outcome, units, metric, seed)
+    figures["score"] = metric.figure(outcome["score"], units, seed)
     if against is not None and outcome is not against:
-        figures["retained"] = retained_figure(outcome, against, metric, seed)
+        figures["retained"] = metric.ratio(outcome["score"], against["score"], units, seed)
         if outcome["length"] is not None:
             figures["output_length_ratio"] = ratio_interval(outcome["length"], against["length"], seed=seed)
     for key in ("kl_teacher", "kl_student"):
@@ -69,8 +68,8 @@ def entry(
     if tail is not None and len(tail) >= _TAIL_NEEDS:
         figures["kl_student_p99"] = percentile(tail, 99)
     nll = _over_rows(outcome["nll"], outcome["counts"], partial(mean_interval, seed=seed))
-    figures["perplexity"] = nll and nll.map(_exp)
-    figures["above_baseline"] = is_above(outcome["score"], baseline.score, units, metric, seed)
+    figures["perplexity"] = nll and nll.map(exp)
+    figures["above_baseline"] = metric.is_above(outcome["score"], baseline.score, units, seed)
     plain = {key: value.as_dict() if isinstance(value, Figure) else value for key, value in figures.items()}
     return {**head, **plain, "error": None}
 
@@ -92,7 +91,7 @@ def kept(
             theirs = outcomes[other.id]
             if isinstance(mine, Crash) or isinstance(theirs, Crash):
                 continue
-            figure = retained_figure(mine, theirs, metric, seed)
+            figure = metric.ratio(mine["score"], theirs["score"], theirs["tokens"], seed)
             if figure is not None:
                 found.setdefault(model.id, {})[other.id] = figure.as_dict()
     return found
@@ -108,29 +107,6 @@ def row_scores(outcomes: Mapping[str, Outcome], units: Sequence[float]) -> dict[
     return {"units": list(units), "scores": scores}
 
 
-def score_figure(outcome: Mapping[str, Any], units: Sequence[float], metric: Metric, seed: int) -> Figure:
-    """The mean of a worker's `score`, of likelihoods per token of the teacher; with its interval over rows.
-
-    Args:
-        outcome: `score` of each row; `runs`, where a row's score is the mean over that many.
-    """
-    if metric != "neg_log_likelihood":
-        return proportion_interval(outcome["score"], [outcome.get("runs", 1)] * len(outcome["score"]))
-    # Per teacher's token: another vocabulary cuts the same text into more or fewer pieces.
-    return mean_interval(per_unit(outcome["score"], units), units, seed=seed).map(_exp)
-
-
-def retained_figure(outcome: Mapping[str, Any], teacher: Mapping[str, Any], metric: Metric, seed: int) -> Figure | None:
-    """The score of one over that of another (with `score` and `tokens`), paired by row; None where there is none."""
-    if metric != "neg_log_likelihood":
-        return proportion_ratio(outcome["score"], teacher["score"], outcome.get("runs", 1))
-    units = teacher["tokens"]
-    gap = difference_interval(
-        per_unit(outcome["score"], units), per_unit(teacher["score"], units), units, units, seed=seed
-    )
-    return gap.map(_exp)  # exp(a) / exp(b)
-
-
 def _over_rows(
     values: Sequence[float] | None, counts: Sequence[int], interval: Callable[[list[float], list[float]], Figure]
 ) -> Figure | None:
@@ -140,11 +116,6 @@ def _over_rows(
     means = [float(part.mean()) for part in np.split(np.asarray(values), np.cumsum(counts)[:-1])]
     figure = interval(means, [float(count) for count in counts])
     return Figure(figure.value, figure.low, figure.high, len(values))
-
-
-def _exp(value: float) -> float:
-    """exp, short of overflow: a perplexity past 1e300 says no more."""
-    return math.exp(min(value, 690.0))
 
 
 def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:

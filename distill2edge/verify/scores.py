@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,26 +11,12 @@ from numpy.typing import NDArray
 from distill2edge.runtimes.protocol import logits_at
 
 if TYPE_CHECKING:
-    from distill2edge.models.model_file import Encodings
     from distill2edge.runtimes.protocol import Runtime
 
-Metric = Literal["accuracy", "exact_match", "neg_log_likelihood"]
 Floats: TypeAlias = NDArray[np.float32]
-
-SHORT = 32
-"""Responses of at most this many tokens are generated and compared; longer ones are scored by likelihood."""
 
 FLOOR = -1e4
 """Least log-probability: exp of it is 0 in any float."""
-
-
-def choose_metric(encodings: Encodings, template: str) -> Metric:
-    """Closed choices: accuracy. Short responses: exact match of greedy generation. Otherwise, and for template
-    `text`, which has no prompt: the likelihood of the response."""
-    if encodings.choices is not None:
-        return "accuracy"
-    longest = max(sum(row.mask) for row in encodings.rows)
-    return "exact_match" if template != "text" and longest <= SHORT else "neg_log_likelihood"
 
 
 def log_softmax(logits: Floats) -> Floats:

@@ -15,23 +15,18 @@ from distill2edge.util.files import write_json
 from distill2edge.util.isolate import Crash, run_worker
 from distill2edge.util.progress import Progress
 from distill2edge.util.threads import available_threads
-from distill2edge.verify import fidelity, scores
+from distill2edge.verify import fidelity
 from distill2edge.verify.gates import apply_gates, verdict
+from distill2edge.verify.metrics import METRICS, Metric, metric_of
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.trivial_baselines import (
-    TrivialBaseline,
     balanced_accuracy,
-    commonest_answer,
-    largest_class,
-    unigram,
 )
 from distill2edge.verify.warnings import warnings_of
 
 DEFINITIONS = {
-    "accuracy": "share of rows whose correct choice has the greatest likelihood, sum of log p over its tokens",
-    "exact_match": "share of rows whose greedy answer equals the response, token by token",
-    "neg_log_likelihood": "exp(-NLL): geometric mean of the probability of a response token, per teacher's token",
+    **{metric.name: metric.definition for metric in METRICS.values()},
     "balanced_accuracy": "mean over the classes that occur of the share of their rows that are right",
     "baseline": "needs no model: the largest class, the most common answer, or a unigram model of the other rows",
     "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",
@@ -52,7 +47,7 @@ class _Plan:
     """What all workers of one call share."""
 
     encodings: dict[str, Encodings]
-    metric: scores.Metric
+    metric: Metric
     verify: Verify
     threads: int
     directory: Path
@@ -96,7 +91,7 @@ def verify_token_models(
     rows = {role: side.head(spec.rows) for role, side in encodings.items()}
     check_models(models)
     check_encodings(rows)
-    metric = scores.choose_metric(rows["teacher"], template)
+    metric = metric_of(rows["teacher"], template)
     plan = _Plan(rows, metric, spec, threads or available_threads(), work / "models", labels)
     plan.directory.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
@@ -143,11 +138,10 @@ def _run(
         "size_bytes": model.size_bytes,
         "threads": plan.threads,
         "context": _context(mine, plan.metric),
-        "metric": plan.metric,
+        "metric": plan.metric.name,
         "rows": name,
         "rows_sha256": hashlib.sha256(rows.read_bytes()).hexdigest(),
         "stop": list(mine.stop),
-        "limit": _limit(mine),
         "max_tokens": plan.verify.max_tokens,
         "positions": plan.verify.positions,
         "figures": 2,  # raised when the worker counts something else: what an earlier try left is counted anew
@@ -179,25 +173,15 @@ def _reference(
     return f"reference-{role}.f32" if same else None
 
 
-def _limit(encodings: Encodings) -> int:
-    """Tokens a greedy answer may have: somewhat more than the longest response, so that rambling shows."""
-    return max(sum(row.mask) for row in encodings.rows) + 8
-
-
-def _context(encodings: Encodings, metric: scores.Metric) -> int:
+def _context(encodings: Encodings, metric: Metric) -> int:
     """Tokens of the longest sequence any row needs."""
-    longest = max(len(row.ids) for row in encodings.rows)
-    if metric == "exact_match":
-        longest = max(longest, max(row.prompt_length for row in encodings.rows) + _limit(encodings))
-    for row, choices in zip(encodings.rows, encodings.choices or [[]] * len(encodings.rows), strict=True):
-        longest = max(longest, row.prompt_length + max((len(choice) for choice in choices), default=0))
-    return longest + 1
+    return max(max(len(row.ids) for row in encodings.rows), metric.context(encodings)) + 1
 
 
 def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan: _Plan, seed: int) -> dict[str, Any]:
     teacher = outcomes.get("teacher", Crash("the teacher runs behind an endpoint"))
     rows, metric = plan.encodings["teacher"].rows, plan.metric
-    baseline = _baseline(plan)
+    baseline = metric.baseline(plan.encodings["teacher"], plan.labels)
     entries = [entry(model, outcomes[model.id], teacher, metric, seed, baseline) for model in models]
     for model, figures in zip(models, entries, strict=True):
         outcome = outcomes[model.id]
@@ -205,7 +189,7 @@ def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan
             continue
         if figures["score"] is None:
             raise UserError(f"{model.id} gave no score", where=str(model.path))
-        if metric == "accuracy":
+        if metric.has_classes:
             figures["balanced_accuracy"] = balanced_accuracy(outcome["score"], [row.label for row in rows])
     shares = kept(models, outcomes, teacher, metric, seed)
     for found in entries:
@@ -215,27 +199,16 @@ def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan
     units = [float(sum(row.mask)) for row in rows]
     return {
         "schema_version": 1,
-        "metric": metric,
+        "metric": metric.name,
         "rows": len(rows),
         "tokens": fidelity.count_positions(spans),
         "positions": plan.verify.positions,
         "definitions": DEFINITIONS,
         "models": entries,
-        "baseline": baseline.as_dict(units, metric, seed),
+        "baseline": metric.baseline_entry(baseline, units, seed),
         "classes": dict(baseline.classes),
         "gates": [gate.as_dict() for gate in gates],
         "verdict": verdict(gates),
         "warnings": warnings_of(entries, plan.verify, baseline, len(rows), "token"),
         "row_scores": row_scores(outcomes, units),
     }
-
-
-def _baseline(plan: _Plan) -> TrivialBaseline:
-    side = plan.encodings["teacher"]
-    if plan.metric == "neg_log_likelihood":
-        return unigram(side.rows)
-    if plan.metric == "exact_match":
-        return commonest_answer([scores.without_stop(row.ids[row.prompt_length :], side.stop) for row in side.rows])
-    count = len(side.choices[0]) if side.choices else 0
-    names = plan.labels or [f"choice {index + 1}" for index in range(count)]
-    return largest_class([row.label for row in side.rows], names)

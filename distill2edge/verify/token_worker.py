@@ -17,13 +17,14 @@ from distill2edge.runtimes.protocol import Runtime, logits_at
 from distill2edge.util.files import write_text
 from distill2edge.util.isolate import serve
 from distill2edge.verify import fidelity, scores
+from distill2edge.verify.metrics import METRICS
 
 
 def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     """Score every row and compare the chosen positions with the references.
 
     Args:
-        spec: `runtime path threads context metric rows max_tokens positions stop limit`, and file names beside
+        spec: `runtime path threads context metric rows max_tokens positions stop`, and file names beside
             the result: `write_reference`, `teacher_reference`, `student_reference` (each may be null).
         report: told of each row.
 
@@ -34,6 +35,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     here = Path(spec["result"]).parent
     encodings = read_encodings(here / spec["rows"], tuple(spec["stop"]))
     runtime = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    metric = METRICS[spec["metric"]]
     spans = fidelity.choose_positions(encodings.rows, spec["max_tokens"], spec["positions"])
     references = {
         name: fidelity.open_reference(here / spec[name], fidelity.count_positions(spans)) if spec[name] else None
@@ -50,21 +52,23 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     for index, row in enumerate(encodings.rows):
         span = spans[index] if index < len(spans) else None
         positions = span.positions if span else []
-        if spec["metric"] == "neg_log_likelihood":
-            positions = sorted({*positions, *(t - 1 for t, on in enumerate(row.mask) if on)})
+        positions = sorted({*positions, *metric.positions(row)})
         logprob = _run(runtime, row, positions)
         if span:
             part = logprob[np.searchsorted(positions, span.positions)]
             _compare(out, part, row, span, references)
             if mine is not None:
                 mine[span.start : span.start + len(part)] = part
-        _score(out, spec, runtime, encodings, index, dict(zip(positions, logprob, strict=True)))
+        score, length = metric.score(runtime, encodings, index, dict(zip(positions, logprob, strict=True)))
+        out["tokens"].append(float(sum(row.mask)))
+        out["score"].append(score)
+        out["length"].append(float(length))
         report(1)
     if mine is not None:
         mine.flush()
     runtime.close()
     absent = {
-        "length": spec["metric"] != "exact_match",
+        "length": not metric.measures_length,
         "kl_teacher": references["teacher_reference"] is None,
         "top1_teacher": references["teacher_reference"] is None,
         "kl_student": references["student_reference"] is None,
@@ -116,38 +120,6 @@ def _compare(
         there = reference[span.start : span.start + len(span.positions)]
         out[f"kl_{name}"] += fidelity.kl_divergence(there, logprob).tolist()
         out[f"top1_{name}"] += fidelity.agreement(there, logprob).tolist()
-
-
-def _score(
-    out: dict[str, list[float]],
-    spec: dict[str, Any],
-    runtime: Runtime,
-    encodings: Encodings,
-    index: int,
-    at: dict[int, scores.Floats],
-) -> None:
-    """Append the row's score: 1 or 0, or the sum of log-probabilities of its supervised tokens."""
-    row = encodings.rows[index]
-    begin = row.prompt_length
-    prompt, response = row.ids[:begin], row.ids[begin:]
-    out["tokens"].append(float(sum(row.mask)))
-    if spec["metric"] == "neg_log_likelihood":
-        supervised = [t for t, on in enumerate(row.mask) if on]
-        out["score"].append(float(sum(at[t - 1][row.ids[t]] for t in supervised)))
-    elif spec["metric"] == "exact_match":
-        answer = scores.generate(runtime, prompt, spec["limit"], encodings.stop)
-        out["length"].append(float(len(answer)))
-        out["score"].append(float(answer == scores.without_stop(response, encodings.stop)))
-    else:
-        assert encodings.choices is not None
-        choices = scores.trim_stop(encodings.choices[index], encodings.stop)
-        known = {
-            tuple(response[:length]): at[begin + length - 1]
-            for length in range(len(response))
-            if begin + length - 1 in at
-        }
-        likelihoods = scores.choice_likelihoods(runtime, prompt, choices, known)
-        out["score"].append(float(int(np.argmax(likelihoods)) == row.label))
 
 
 def main() -> None:

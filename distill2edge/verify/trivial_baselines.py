@@ -9,16 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill2edge.util.bootstrap import difference_interval, mean_interval
-from distill2edge.util.proportions import proportion_difference, proportion_interval
-
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
-    from distill2edge.verify.scores import Metric
 
 
 @dataclass(frozen=True)
@@ -36,14 +32,6 @@ class TrivialBaseline:
     score: list[float]
     chance: float | None = None
     classes: tuple[tuple[str, int], ...] = ()
-
-    def as_dict(self, units: Sequence[float], metric: Metric, seed: int) -> dict[str, Any]:
-        """For verify.json: name, chance, and the score as that of a model."""
-        if metric == "neg_log_likelihood":
-            score = mean_interval(per_unit(self.score, units), units, seed=seed).map(math.exp)
-        else:
-            score = proportion_interval(self.score)
-        return {"name": self.name, "score": score.as_dict(), "chance": self.chance}
 
 
 def largest_class(labels: Sequence[int], names: Sequence[str]) -> TrivialBaseline:
@@ -83,23 +71,7 @@ def unigram(rows: Sequence[Encoded]) -> TrivialBaseline:
     return TrivialBaseline("unigram model: each token by its frequency", score)
 
 
-def is_above(
-    score: Sequence[float], baseline: Sequence[float], units: Sequence[float], metric: Metric, seed: int
-) -> bool:
-    """Whether a model beats the baseline by more than noise: the 95% interval of the paired difference is above 0."""
-    if metric == "neg_log_likelihood":
-        gap = difference_interval(per_unit(score, units), per_unit(baseline, units), units, units, seed=seed)
-    else:
-        gap = proportion_difference(score, baseline)
-    return gap.low > 0
-
-
 def balanced_accuracy(score: Sequence[float], labels: Sequence[int]) -> float:
     """Mean over the classes that occur of the share of their rows that are right."""
     right, classes = np.asarray(score), np.asarray(labels)
     return float(np.mean([right[classes == label].mean() for label in np.unique(classes)]))
-
-
-def per_unit(totals: Sequence[float], units: Sequence[float]) -> list[float]:
-    """[rows] log-probability per token of the teacher."""
-    return [total / unit for total, unit in zip(totals, units, strict=True)]

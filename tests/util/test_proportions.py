@@ -13,8 +13,8 @@ from scipy.stats import binom, binomtest
 
 from distill2edge.util.bootstrap import mean_interval, ratio_interval
 from distill2edge.util.proportions import proportion_difference, proportion_interval, proportion_ratio
-from distill2edge.verify.model_figures import retained_figure, score_figure
-from distill2edge.verify.trivial_baselines import TrivialBaseline, is_above
+from distill2edge.verify.metrics import METRICS
+from distill2edge.verify.trivial_baselines import TrivialBaseline
 
 rows = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60)
 pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60)
@@ -134,19 +134,20 @@ def test_what_is_kept_is_covered_as_often_as_said(n: int, right: float, flips: f
 
 
 def test_a_perfect_student_is_not_certain() -> None:
-    perfect = {"score": [1.0] * 116, "tokens": [1.0] * 116}
-    score = score_figure(perfect, perfect["tokens"], "accuracy", 0)
+    perfect = [1.0] * 116
+    score = METRICS["accuracy"].figure(perfect, perfect, 0)
     assert (score.value, round(score.low, 3), score.high) == (1.0, 0.968, 1.0)
-    kept = retained_figure(perfect, perfect, "exact_match", 0)
+    kept = METRICS["exact_match"].ratio(perfect, perfect, perfect, 0)
     assert kept is not None
     assert (kept.value, round(kept.low, 3), round(kept.high, 3)) == (1.0, 0.984, 1.017)
-    assert TrivialBaseline("always 'pos'", [1.0] * 116).as_dict([1.0] * 116, "accuracy", 0)["score"]["low"] < 1
+    entry = METRICS["accuracy"].baseline_entry(TrivialBaseline("always 'pos'", perfect), perfect, 0)
+    assert entry["score"]["low"] < 1
 
 
 def test_few_rows_do_not_beat_what_needs_no_model() -> None:
     ones = [1.0] * 4
-    assert not is_above(ones, [0.0, 0.0, 0.0, 1.0], ones, "accuracy", 0)  # p = 1/4 by McNemar's exact test
-    assert is_above([1.0] * 40, [0.0, 0.0, 0.0, 1.0] * 10, [1.0] * 40, "accuracy", 0)
+    assert not METRICS["accuracy"].is_above(ones, [0.0, 0.0, 0.0, 1.0], ones, 0)  # p = 1/4 by McNemar's exact test
+    assert METRICS["accuracy"].is_above([1.0] * 40, [0.0, 0.0, 0.0, 1.0] * 10, [1.0] * 40, 0)
 
 
 def test_what_is_no_share_is_refused() -> None:

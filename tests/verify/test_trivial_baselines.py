@@ -10,7 +10,8 @@ import pytest
 
 from distill2edge.data.encode import Encoded
 from distill2edge.recipe.schema import Verify
-from distill2edge.verify.trivial_baselines import balanced_accuracy, commonest_answer, is_above, largest_class, unigram
+from distill2edge.verify.metrics import METRICS
+from distill2edge.verify.trivial_baselines import balanced_accuracy, commonest_answer, largest_class, unigram
 from distill2edge.verify.warnings import warnings_of
 
 NAMES = ["neg", "pos"]
@@ -21,7 +22,7 @@ def test_the_largest_class_is_named_with_its_score_and_chance() -> None:
     assert baseline.name == "always 'pos', the largest class"
     assert baseline.score == [0, 1, 1, 1]
     assert baseline.classes == (("neg", 1), ("pos", 3))
-    document = baseline.as_dict([1.0] * 4, "accuracy", 0)
+    document = METRICS["accuracy"].baseline_entry(baseline, [1.0] * 4, 0)
     assert document["chance"] == 0.5
     assert document["score"]["value"] == 0.75
 
@@ -37,7 +38,7 @@ def test_the_unigram_model_is_that_of_brute_force() -> None:
     assert baseline.score[1] == pytest.approx(math.log((2 + 1) / (5 + 3)))
     assert baseline.score[0] == pytest.approx(2 * math.log((1 + 1) / (3 + 3)) + math.log((1 + 1) / (3 + 3)))
     units = [float(sum(row.mask)) for row in rows]
-    value = baseline.as_dict(units, "neg_log_likelihood", 0)["score"]["value"]
+    value = METRICS["neg_log_likelihood"].baseline_entry(baseline, units, 0)["score"]["value"]
     assert value == pytest.approx(math.exp(sum(baseline.score) / 6))
 
 
@@ -50,10 +51,10 @@ def test_a_score_is_above_only_by_more_than_noise() -> None:
     def right(share: float) -> list[float]:
         return (rng.random(500) < share).astype(float).tolist()
 
-    assert is_above(right(0.9), baseline, ones, "accuracy", 0)
-    assert not is_above(right(0.52), baseline, ones, "accuracy", 0)
-    assert not is_above(right(0.2), baseline, ones, "accuracy", 0)
-    assert not is_above(baseline, baseline, ones, "accuracy", 0)
+    assert METRICS["accuracy"].is_above(right(0.9), baseline, ones, 0)
+    assert not METRICS["accuracy"].is_above(right(0.52), baseline, ones, 0)
+    assert not METRICS["accuracy"].is_above(right(0.2), baseline, ones, 0)
+    assert not METRICS["accuracy"].is_above(baseline, baseline, ones, 0)
 
 
 def test_balanced_accuracy_weighs_classes_alike() -> None:
