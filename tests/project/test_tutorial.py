@@ -97,6 +97,9 @@ def test_a_walk_runs_to_its_end(tmp_path: Path, part: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "PASS" in done.stdout
+    written = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "tutorial").glob("*.yaml")).splitlines()
+    shown = [line for block in blocks("yaml", walk) for line in block.splitlines() if line != "..."]
+    assert [line for line in shown if line not in written] == []
     answers = done.stdout.rstrip().splitlines()
     if part == FIRST:
         assert [line.split("\t")[0] for line in answers[-2:]] in (
