@@ -39,7 +39,7 @@ def read_arrow(path: Path) -> Iterator[dict[str, Any]]:
     with _reading(path, "Arrow") as place, pa.OSFile(str(path)) as source:
         head = source.read(6)
         if head[:4] == b"FEA1":
-            raise UserError("Feather of version 1", where=str(path), fix="write it again, as Parquet or Feather 2")
+            raise UserError("Feather version 1", where=str(path), fix="write it again, as Parquet or Feather 2")
         if head == b"ARROW1":
             opened = pa.ipc.open_file(source)
             batches: Iterable[Any] = (opened.get_batch(index) for index in range(opened.num_record_batches))

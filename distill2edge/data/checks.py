@@ -69,8 +69,8 @@ def check_classes(
     if sum(count > 0 for count in found.values()) == 1:
         only = choices[next(iter(found))]
         raise UserError(
-            f"every row of the source is of the class {only!r}: there is nothing to learn, and an accuracy of 1 would "
-            "say nothing",
+            f"every row of the source has the class {only!r}: there is nothing to learn, and an accuracy of 1 would "
+            "mean nothing",
             where="data.choices",
             fix="look at data.response and data.filter, or give rows of the other classes",
         )

@@ -43,7 +43,7 @@ def not_a_choice(
     """
     listed = ", ".join(repr(choice[:40]) for choice in choices[:20]) + (", ..." if len(choices) > 20 else "")
     return UserError(
-        f"row {number}: the response {shown(answer[:80])!r} is none of data.choices ({listed}); its fields are "
+        f"row {number}: the response {shown(answer[:80])!r} is not one of data.choices ({listed}); its fields are "
         f"{names(fields)}",
         where=response.where,
         fix=_fix(answer.strip(), choices, response, fields, number),

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines to rows: values are read one by one, and what is no row is refused with its line."""
+"""JSON and JSON Lines to rows: values are read one by one, and what is not a row is refused with its line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON Lines file; blank lines are left out.
 
     Raises:
-        UserError: a line that is no JSON object, or holds what cannot be read; names the line.
+        UserError: a line that is not a JSON object, or holds what cannot be read; names the line.
     """
     for number, line in read_lines(path):
         stripped = line.strip(_BLANK)
@@ -124,10 +124,10 @@ def _not_json(error: Exception, path: Path, line: int) -> UserError:
         return UserError(
             f"an object has the field {str(error)[:60]!r} more than once",
             where=where,
-            fix="name every field once: which of them is meant cannot be known",
+            fix="name every field once: which one is meant cannot be known",
         )
     if isinstance(error, RecursionError):
-        return UserError("JSON that is nested too deeply", where=where, fix="take the nested part out")
+        return UserError("JSON that is nested too deeply", where=where, fix="remove the nested part")
     if isinstance(error, json.JSONDecodeError):
         return UserError(f"not JSON: {error.msg} (character {error.colno})", where=where, fix="correct that line")
     return UserError(

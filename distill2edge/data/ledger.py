@@ -232,7 +232,7 @@ def _read(path: Path) -> list[LedgerRow]:
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise UserError("not a ledger: no regular file", where=str(path), fix="run the recipe again")
+        raise UserError("not a ledger: not a regular file", where=str(path), fix="run the recipe again")
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Text files line by line: encodings told by their marks, lines counted, and no line longer than memory allows."""
+"""Text files line by line: encodings known by their marks, lines counted, and no line longer than memory allows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def _not_packed(path: Path, error: Exception) -> UserError:
     kind = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd"}.get(endings(path)[1], endings(path)[1].lstrip("."))
-    return UserError(f"not {kind}, or cut off: {str(error)[:200]}", where=str(path), fix="pack it again")
+    return UserError(f"not {kind}, or cut off: {str(error)[:200]}", where=str(path), fix="compress it again")
 
 
 _UTF8 = "convert it to UTF-8, as with: iconv -f LATIN1 -t UTF-8 (or the encoding that it has)"
@@ -165,11 +165,11 @@ def _encoding(file: io.BufferedReader, path: Path) -> str:
     """What the first bytes say.
 
     Raises:
-        UserError: that it is no text.
+        UserError: that it is not text.
     """
     head = file.peek(8)[:8]
     if (told := by_content(head)) is not None:
-        raise UserError(f"it is {told[0]} by its content, and no text", where=str(path), fix=told[1])
+        raise UserError(f"by its content it is {told[0]}, not text", where=str(path), fix=told[1])
     return next((name for mark, name in _MARKS if head.startswith(mark) and head != mark), "utf-8")
 
 

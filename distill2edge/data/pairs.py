@@ -1,7 +1,7 @@
 """Pairs of source and target for encoder-decoders, in the same `Encoded` rows as every other task.
 
 `ids` holds the source's tokens and then the target's; the mask supervises the target, so `prompt_length` is where the
-source ends. The start token of the decoder is no part of a row: runtimes and trainer put it in.
+source ends. The start token of the decoder is not part of a row: runtimes and trainer put it in.
 """
 
 from __future__ import annotations

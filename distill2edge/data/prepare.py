@@ -37,8 +37,8 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
         the content of `data.json`.
 
     Raises:
-        UserError: a missing or empty source, a field that a template names and a row lacks, a value that is no text, a
-            response that is no choice or stands in the prompt, too few rows, one class alone, or test rows in train
+        UserError: a missing or empty source, a field that a template names and a row lacks, a value that is not text, a
+            response outside the choices or inside the prompt, too few rows, one class alone, or test rows in train
             beyond `leakage.max_fraction`.
         EnvironmentFault: the source can't be reached.
     """

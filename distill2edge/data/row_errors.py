@@ -56,7 +56,7 @@ def row_error(
 def _unprintable(
     error: UnprintableError, where: str, fields: Set[str], row: Mapping[str, Any], number: int, culprit: str
 ) -> UserError:
-    """The error for a value that is no text, with the field or expression that it comes from."""
+    """The error for a value that is not text, with the field or expression that it comes from."""
     what, spelled = str(error), culprit
     if not culprit or what.startswith(("is ", "'", '"')) or culprit == NAMELESS or what.startswith(NAMELESS):
         found = next((name for name in sorted(fields & set(row)) if not _is_text(row[name])), "")
@@ -120,7 +120,7 @@ def check_text(text: str, where: str, number: int) -> None:
     if "\0" in text:
         what, fix = "holds a NUL character", "take it out: {{ name | replace('\\x00', '') }}"
     elif not text.isascii() and (half := next((c for c in text if "\ud800" <= c <= "\udfff"), None)):
-        what, fix = f"holds half of a surrogate pair, \\u{ord(half):04x}, which is no character", "correct the source"
+        what, fix = f"holds half of a surrogate pair, \\u{ord(half):04x}, not a character", "correct the source"
     else:
         return
     raise UserError(f"row {number}: the text {what}", where=where, fix=fix)
@@ -139,7 +139,7 @@ _BUILTINS = {"len": "length", "str": "string", "int": "int", "float": "float", "
              "round": "round"}  # fmt: skip
 
 
-def mended_expression(source: str, where: str) -> str:
+def corrected_expression(source: str, where: str) -> str:
     """What to write for an expression in the spelling of another language; empty where it has none."""
     corrected = source.strip()
     if len(corrected) > 500:

@@ -136,7 +136,7 @@ def _package_file(rest: str) -> Path:
         path = directory.joinpath(*parts)
         if path.is_file():
             return path
-    raise UserError(f"package {module} holds no file {inside}", where=WHERE, fix="check the path in the package")
+    raise UserError(f"package {module} has no file {inside}", where=WHERE, fix="check the path in the package")
 
 
 def _package_directories(module: str) -> list[Path]:
@@ -204,14 +204,14 @@ def _find(source: str) -> list[Path]:
     elif path.is_file():
         found = [path]
     else:
-        # What is no plain file (a broken link, a pipe, a directory) is left out: opening it may wait for ever.
+        # What is not a plain file (a broken link, a pipe, a directory) is left out: opening it may wait for ever.
         found = [Path(name) for name in sorted(glob.glob(str(path))) if Path(name).is_file()]
     if not found:
         what = f"holds no {ROWS_ARE.partition(' (')[0]} file" if path.is_dir() else "does not exist"
         if path.is_symlink():
             what = "is a link that leads to no file"
         elif path.exists() and not path.is_dir():
-            what = "is no plain file"
+            what = "is not a plain file"
         near = _near_file(path)
         raise UserError(
             f"{source} {what}",
@@ -336,7 +336,7 @@ def _with_splits(source: Source, splits: dict[str, Rows], ignored: tuple[str, ..
 
 
 class _Rereadable:
-    """Rows that start anew with each iteration."""
+    """Rows that start again with each iteration."""
 
     def __init__(self, start: Callable[[], Iterator[dict[str, Any]]]) -> None:
         self._start = start

@@ -15,7 +15,7 @@ from distill2edge.data.templates import Filter, Template
 from distill2edge.data.values import MISSING
 from distill2edge.recipe import schema
 
-# Reasons for which a row is dropped, as they are told.
+# Reasons for which a row is dropped, as users read them.
 REASONS = {
     "filter": "left out by data.filter",
     "empty": "without a prompt or a response",
@@ -81,7 +81,7 @@ class Rows:
             split: names the rows' split in `dropped`.
 
         Raises:
-            UserError: a row that the templates refuse, or whose response is no choice; names row and field.
+            UserError: a row that the templates refuse, or whose response is not a choice; names row and field.
         """
         for number, fields in enumerate(rows, 1):
             if self._takes and not self._takes.takes(fields, number):

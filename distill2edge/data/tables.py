@@ -129,7 +129,7 @@ def _check_columns(columns: list[str], path: Path, line: int) -> None:
             f"{len(twice)} name{'s' if len(twice) > 1 else ''} of more than one column: "
             f"{', '.join(repr(name[:40]) for name in twice[:5])}",
             where=f"{path}:{line}",
-            fix="name every column once: which of them is meant cannot be known",
+            fix="name every column once: which one is meant cannot be known",
         )
     if not any(columns):
         raise UserError("no column has a name", where=f"{path}:{line}", fix="the first line names the columns")

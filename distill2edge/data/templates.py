@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError, nodes
 
-from distill2edge.data.row_errors import mended_expression, row_error
+from distill2edge.data.row_errors import corrected_expression, row_error
 from distill2edge.data.values import RowEnvironment, UnprintableError, as_text, marked, spelling
 from distill2edge.errors import UserError
 from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS, SOURCE, undeclared
@@ -73,7 +73,7 @@ class Template:
         """The text for one row; `number` counts from 1 and names the row in errors.
 
         Raises:
-            UserError: a field is missing or null, what is printed is no text, an operation fails on this row's values,
+            UserError: a field is missing or null, what is printed is not text, an operation fails on this row's values,
                 or the template goes beyond its limits.
         """
         text = self._plain(row)
@@ -137,9 +137,9 @@ class Filter:
         try:
             tree, named = _parse("{{ " + source + " }}", where)
         except UserError as error:
-            raise UserError(error.what, where=where, fix=mended_expression(source, where) or error.fix) from error
+            raise UserError(error.what, where=where, fix=corrected_expression(source, where) or error.fix) from error
         if len(tree.body) != 1 or len(_outputs(tree)) != 1:
-            fix = mended_expression(source, where) or 'as in data.filter: "score > 0.5"'
+            fix = corrected_expression(source, where) or 'as in data.filter: "score > 0.5"'
             raise UserError("not one Jinja expression", where=where, fix=fix)
         self.fields = _fields(tree, named)
         self._names_row = ROW in named
@@ -195,14 +195,14 @@ def _compile(make: Callable[[], Any], where: str) -> Any:
         raise UserError(
             f"not valid Jinja (line {error.lineno}): {str(error.message)[:200]}",
             where=where,
-            fix="fields are written {{ name }} in templates, and bare in data.filter; a name with blanks, dots or "
+            fix="fields are written {{ name }} in templates, and bare in data.filter; a name with spaces, dots or "
             "hyphens is {{ row['my column'] }}",
         ) from error
     except COMPILE_FAULTS as error:
         raise UserError(
             f"a template that cannot be compiled: {type(error).__name__}: {str(error)[:200]}",
             where=where,
-            fix="write it shorter, and with less in each other",
+            fix="make it shorter, and nest less",
         ) from error
 
 

@@ -26,7 +26,7 @@ NAMELESS = "an expression"
 
 
 class UnprintableError(ValueError):
-    """A value that is no text.
+    """A value that is not text.
 
     Args:
         what: `is null`, `is a list`, ...
@@ -145,7 +145,7 @@ def _no_text(value: Any) -> UnprintableError:
         return UnprintableError(
             f"is a method ({name})", f"call it, as in {{{{ {{}}() }}}}, or name the field ['{name}'] if there is one"
         )
-    return UnprintableError(f"is no text ({type(value).__name__})", "name a part of it that is text")
+    return UnprintableError(f"is not text ({type(value).__name__})", "name a part of it that is text")
 
 
 # --- the environment of rows --------------------------------------------------
@@ -268,7 +268,7 @@ def _number(kind: type, default: Any) -> Any:
                 return int(float(value))
             except (TypeError, ValueError, OverflowError):
                 raise UnprintableError(
-                    f"is {str(value)[:40]!r}, which is no number",
+                    f"is {str(value)[:40]!r}, which is not a number",
                     f"give a default, as in {{{{ {{}} | {kind.__name__}(0) }}}}",
                 ) from None
 

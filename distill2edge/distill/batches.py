@@ -48,7 +48,7 @@ class Examples(Dataset[dict[str, Any]]):
                 )
             if wrong := [row.id for row in rows if signal.positions(row.id) != sum(row.mask)]:
                 raise UserError(
-                    f"the cache has other positions than the masks of {len(wrong)} examples, first {wrong[0]}",
+                    f"the cache and the masks of {len(wrong)} examples differ in their positions, first {wrong[0]}",
                     where=str(signal.directory),
                     fix="build the cache again",
                 )

@@ -58,7 +58,7 @@ class ClassifierModel(LossModule):
         super().__init__(student, dtype)
         self.objective, self.temperature = objective, temperature
         self.config = student.config
-        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is no part of this module
+        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is not part of this module
         self._outputs = {f"output_{term.reads}": True for term in objective.layers}
 
     def collator(self) -> Collator:
@@ -126,7 +126,7 @@ class Texts(Dataset[dict[str, Any]]):
             raise UserError("there is nothing to train on", where="data", fix="check data.splits")
         if wrong := [row for row in rows if not 0 <= row.label < classes]:
             raise UserError(
-                f"{len(wrong)} rows have a label that is none of the {classes} classes", where="data.choices",
+                f"{len(wrong)} rows have a label outside the {classes} classes", where="data.choices",
                 fix="run the data stage again",
             )  # fmt: skip
         if signal is not None and (missing := signal.missing(row.id for row in rows)):

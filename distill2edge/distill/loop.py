@@ -69,7 +69,7 @@ def run_training(
     if steering.stopped_by is not None and trainer.state.global_step < total:
         progress.say(
             f"stopped at step {trainer.state.global_step} of {total}; a checkpoint is saved: "
-            "run the same command again to go on from there"
+            "run the same command again to resume from it"
         )
         raise Stopped(steering.stopped_by)
     record = _record(trainer, model.dtype, eval_loss)
@@ -92,7 +92,7 @@ def _steered(trainer: DistillTrainer, checkpoints: Path, marks: int, progress: P
 
     total, resume = trainer.args.max_steps, last_checkpoint(checkpoints)
     if resume is not None:
-        progress.say(f"  going on from {resume.name} of {total} steps")
+        progress.say(f"  resuming from {resume.name} of {total} steps")
     with progress.task("train", total) as task:
         steering = Steering(trainer, task, total, marks, progress.figures)
         trainer.add_callback(steering)

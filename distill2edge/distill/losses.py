@@ -180,7 +180,7 @@ def coarsen_student(logits: Tensor, index: Tensor, temperature: float) -> Tensor
 
     Args:
         logits: [P, V].
-        index: [P, k] int64, distinct within a row; ids of V and above are no events.
+        index: [P, k] int64, distinct within a row; ids of V and above are not events.
 
     Returns:
         [P, k + 1] float32 with the tail last; [P, k] where the k are the vocabulary.

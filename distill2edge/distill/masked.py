@@ -101,7 +101,7 @@ class MaskedModel(LossModule):
         self.config = student.config
         self.objective = objective_of(Loss(ce=masked, forward_kl=soft))  # type: ignore[call-arg]
         self.cosine, self.temperature = cosine, temperature
-        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is no part of this module
+        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is not part of this module
 
     def forward(
         self,

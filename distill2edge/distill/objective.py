@@ -65,7 +65,7 @@ def try_own(section: WeightedTerms) -> None:
 
 
 def _checked(term: Term, *given: Any) -> Tensor:
-    """The user's function, which gives one number for each position or text, or the user is told what it gives."""
+    """The user's function, which gives one number for each position or text, or the user learns what it returns."""
     assert callable(term.function)
     try:
         value = term.function(*given)
@@ -103,7 +103,7 @@ def _try(term: Term, function: Callable[..., Tensor]) -> None:
             value = function(*ours, torch.arange(_P))
         slopes = torch.autograd.grad(value.sum(), ours, allow_unused=True) if value.requires_grad else [None]
     if slopes[0] is None:
-        raise UserError("it has no gradient for the student", where=_where(term), fix="compute it of what it is given")
+        raise UserError("it gives the student no gradient", where=_where(term), fix="compute it from its arguments")
     if not value.isfinite().all() or not all(slope.isfinite().all() for slope in slopes if slope is not None):
         raise UserError("its value or gradient is not finite", where=_where(term), fix="avoid log(0) and 0 / 0")
 

@@ -151,7 +151,7 @@ class Steering(TrainerCallback):
     """Decides when to log, evaluate and save; shows progress; stops on a signal with a checkpoint.
 
     Args:
-        figures: told of every logged step (`Progress.figures`).
+        figures: called with every logged step (`Progress.figures`).
     """
 
     def __init__(

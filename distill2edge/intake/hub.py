@@ -13,7 +13,7 @@ def network_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     found: list[type[Exception]] = [OSError, HfHubHTTPError, OfflineModeIsEnabled]
-    # The HTTP client behind it changed over time; each has errors of its own that are no OSError.
+    # The HTTP client behind it changed over time; each has errors of its own that are not OSErrors.
     for name in ("httpx", "httpx2"):
         if importlib.util.find_spec(name):
             found.append(importlib.import_module(name).HTTPError)

@@ -65,7 +65,7 @@ class HubModel:
             raise self._gated() from error
         except network_errors() as error:
             raise EnvironmentFault(
-                f"the download of {self.model} broke off: {error}", where=self.where, fix="run again: it goes on"
+                f"the download of {self.model} was interrupted: {error}", where=self.where, fix="run again: it resumes"
             ) from error
 
     def _local(self, revision: str | None, cause: Exception) -> Path:

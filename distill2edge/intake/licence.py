@@ -155,7 +155,7 @@ def announce(record: LicenceRecord, progress: Progress) -> None:
     """Say what was decided; warn of conditions and of an override."""
     progress.say(f"teacher licence: {record.title} ({record.found_in}): {record.verdict}")
     if record.accepted:
-        progress.warn(f"going on although the licence gate says {record.verdict}: {record.accepted}")
+        progress.warn(f"continuing although the licence gate says {record.verdict}: {record.accepted}")
     for condition in record.conditions:
         progress.warn(f"{record.title}: {condition}")
 
@@ -185,7 +185,7 @@ def from_card(text: str) -> list[Declared]:
     if not match:
         return []
     try:
-        # Every scalar as text: a date that is none is no error, and no merge key can grow the document.
+        # Every scalar as text: a date that is not a date is not an error, and no merge key can grow the document.
         data = yaml.load(match[1], Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError):
         return []

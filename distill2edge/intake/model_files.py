@@ -89,7 +89,7 @@ def describe(out: Path, where: str) -> dict[str, Any]:
     if bool(config.is_encoder_decoder) != bool(found.config.get("is_encoder_decoder")):
         raise UserError(f"a {config.model_type} says {str(bool(config.is_encoder_decoder)).lower()} there",
                         where=f"{out / 'config.json'}: is_encoder_decoder",
-                        fix="get the file again, as it was")  # fmt: skip
+                        fix="download the file again")  # fmt: skip
     tokenizer = open_tokenizer(out, found.vocabulary)
     kind = saved_class(config, out)
     # A body that was saved without its pooler is whole: nothing here reads what the pooler computes of it.

@@ -54,24 +54,24 @@ def open_tokenizer(model_dir: Path, vocabulary: int | None) -> Any:
 
 
 def check_template(template: Any, where: str) -> None:
-    """Refuse a chat template that is no template.
+    """Refuse a chat template that is not a template.
 
     Raises:
-        UserError: it is no text, or goes beyond bounds where it is parsed, or renders one short message.
+        UserError: it is not text, or exceeds a limit where it is parsed, or renders one short message.
     """
     fix = "get the tokenizer's files again"
     for text in template.values() if isinstance(template, dict) else [template]:
         if text is None:
             continue
         if not isinstance(text, str):
-            raise UserError("the chat template is no text", where=where, fix=fix)
+            raise UserError("the chat template is not a text", where=where, fix=fix)
         with refusals("the chat template does not parse", where, fix):
             chat_environment().compiled(text)
         try:
             render_chat_template(text, messages=_MESSAGES, add_generation_prompt=True, bos_token="", eos_token="")
         except TemplateError as error:  # many refuse some conversations; what matters is what they take
             if isinstance(error, LimitError) or isinstance(error.__cause__, _OUT_OF_BOUNDS):
-                raise UserError(f"the chat template goes beyond bounds: {error}", where=where, fix=fix) from error
+                raise UserError(f"the chat template exceeds a limit: {error}", where=where, fix=fix) from error
 
 
 def _check_settings(settings: dict[str, Any], path: Path) -> None:
@@ -81,10 +81,10 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
         if name.endswith("_token") and not name.startswith(("add_", "use_")):
             text = value.get("content") if isinstance(value, dict) else value
             if value is not None and not isinstance(text, str):
-                raise UserError("a special token is a text", where=place, fix=fix)
+                raise UserError("a special token must be a text", where=place, fix=fix)
         elif name == "model_max_length":
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 1):
-                raise UserError("is no number of tokens", where=place, fix=fix)
+                raise UserError("is not a number of tokens", where=place, fix=fix)
         elif name in ("padding_side", "truncation_side") and value not in ("left", "right"):
             raise UserError(f"{str(value)[:40]!r} is neither left nor right", where=place, fix=fix)
         elif name == "added_tokens_decoder" and not (
@@ -92,9 +92,9 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
             and all(key.isdecimal() and isinstance(entry, dict) for key, entry in value.items())
             and all(isinstance(entry.get("content"), str) for entry in value.values())
         ):
-            raise UserError("is no table of ids and tokens", where=place, fix=fix)
+            raise UserError("is not a table of ids and tokens", where=place, fix=fix)
         elif path.name == "added_tokens.json" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise UserError("is no token id", where=place, fix=fix)
+            raise UserError("is not a token id", where=place, fix=fix)
 
 
 def _try(path: Path) -> None:
@@ -115,7 +115,7 @@ def _try(path: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UserError("the tokenizer does not come to an end with it", where=str(path), fix=fix) from None
+        raise UserError("the tokenizer does not finish with it", where=str(path), fix=fix) from None
     if done.returncode == 0:
         return
     words = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
@@ -133,7 +133,7 @@ def _check_ids(tokenizer: Any, vocabulary: int | None, model_dir: Path) -> None:
         decoded = [tokenizer.decode(ids) for ids in encoded]
         special = {name: getattr(tokenizer, f"{name}_token_id") for name in _SPECIAL}
     if not any(decoded):
-        raise UserError("the tokenizer makes no tokens of text", where=str(model_dir), fix=fix)
+        raise UserError("the tokenizer produces no tokens", where=str(model_dir), fix=fix)
     if vocabulary is None:
         return
     for name, index in special.items():

@@ -50,13 +50,13 @@ def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, wher
         )
     except ValueError as error:
         raise UserError(
-            f"no sequence classifier can be made of this model: {str(error).splitlines()[0]}",
+            f"this model does not load as a sequence classifier: {str(error).splitlines()[0]}",
             where=where,
             fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
         ) from error
     model.config.problem_type = "single_label_classification"
     if model.config.pad_token_id is None:
-        raise UserError("the model has no padding token", where=where, fix="take an encoder with one")
+        raise UserError("the model has no padding token", where=where, fix="use an encoder with one")
     model.save_pretrained(target)
     copy_tokenizer(source, target)
     return True

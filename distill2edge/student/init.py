@@ -140,7 +140,7 @@ def _check_saved(model: Any, target: Path, probe: Sequence[int]) -> None:
         same = torch.allclose(logits_of(model, probe, 0), logits_of(saved, probe, 0), rtol=1e-4, atol=1e-5)
     if not same:
         raise UserError(
-            f"a {type(model).__name__} of fewer layers does not load as it was saved",
+            f"a {type(model).__name__} with fewer layers does not load as it was saved",
             where="student.init",
             fix="start the student from a checkpoint instead: student.init: {model: ...}",
         )

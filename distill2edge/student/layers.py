@@ -105,7 +105,7 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
 def by_similarity(
     model: Any, batches: Sequence[dict[str, Tensor]], count: int, progress: Progress
 ) -> tuple[list[int], list[dict[str, float]]]:
-    """Drop, one at a time, the block whose output is closest to its input, measured anew after each drop.
+    """Drop, one at a time, the block whose output is closest to its input, measured again after each drop.
 
     Distance: arccos(cosine(input, output)) / pi of the residual stream, mean over tokens (Gromov et al. 2024, "The
     Unreasonable Ineffectiveness of the Deeper Layers", equation 7, for one block; ShortGPT's block influence, Men et

@@ -97,7 +97,7 @@ def _train(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train on masked texts, masked anew in every epoch; writes `place/model`.
+    """Train on masked texts, masked again in every epoch; writes `place/model`.
 
     Args:
         masked: texts and how many variants of each -> rows.
@@ -156,7 +156,7 @@ def _load(directory: Path, *, headless: bool = False) -> Any:
         return load_checkpoint(kind, directory, new_head=headless, dtype=torch.float32)
     except ValueError as error:
         raise UserError(
-            f"no masked language model can be made of this: {str(error).splitlines()[0]}",
+            f"this does not load as a masked language model: {str(error).splitlines()[0]}",
             where="student.pretrain",
             fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
         ) from error

@@ -49,7 +49,7 @@ def from_seq2seq_teacher(init: schema.FromTeacher, teacher_dir: Path, target: Pa
     with torch.no_grad():
         if not torch.equal(model(**probe, use_cache=False).logits, saved(**probe, use_cache=False).logits):
             raise UserError(
-                f"a {type(model).__name__} of fewer layers does not load as it was saved",
+                f"a {type(model).__name__} with fewer layers does not load as it was saved",
                 where="student.init",
                 fix="start the student from a checkpoint instead: student.init: {model: ...}",
             )

@@ -200,7 +200,7 @@ def _load_model(model_dir: Path) -> Any:
 
 def _write_tokenizer(model_dir: Path, target: Path, spec: dict[str, Any], ids: IdMap) -> None:
     (target / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
-    # Files that hold ids or the list of tokens are written anew or left out; the others are copied as they are.
+    # Files that hold ids or the list of tokens are written again or left out; the others are copied as they are.
     for name in ("special_tokens_map.json", "chat_template.jinja"):
         if (model_dir / name).is_file():
             shutil.copyfile(model_dir / name, target / name)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Recorded:
     """A generator whose every call is one shard, `written-00000.jsonl`, ...; whole or not there.
 
-    Everything else in a synthesis follows from the seed and these answers, so a run that replays them goes on as if it
-    had never been stopped. A shard of other questions (a recipe that changed) is written anew.
+    Everything else in a synthesis follows from the seed and these answers, so a run that replays them continues as if
+    it had never been stopped. A shard of other questions (a recipe that changed) is written again.
     """
 
     def __init__(self, generator: Generator, work: Path, seed: int) -> None:

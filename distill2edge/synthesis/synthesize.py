@@ -40,7 +40,7 @@ def synthesise(
 ) -> dict[str, Any]:
     """Write the splits, `data.json` and `ledger.parquet` in the layout of the data stage.
 
-    A killed run goes on from the last whole shard (`written-*.jsonl`); what follows from answers is computed again and
+    A killed run resumes from the last whole shard (`written-*.jsonl`); what follows from answers is computed again and
     comes out the same. The data's own instructions, held-out ones included, are in the pool from the start, so that no
     generated row is nearly one of them.
 
@@ -182,8 +182,8 @@ def _splits(
         pick = [row for row, distilled in taught if distilled and row.id not in taken][:wanted]
         if len(pick) < wanted:
             raise UserError(
-                f"{sum(distilled for _, distilled in taught)} rows of the teacher were kept, and the held-out splits "
-                "take more",
+                f"{sum(distilled for _, distilled in taught)} rows written by the teacher were kept, but the "
+                "held-out splits take more",
                 where=f"synthesis.held_out.{name}",
                 fix="lower it, or raise the instructions of synthesis.methods",
             )

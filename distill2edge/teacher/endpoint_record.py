@@ -31,7 +31,7 @@ def record_teacher(teacher: Teacher, work: Path, progress: Progress) -> dict[str
         its content; `parameters` is null.
 
     Raises:
-        UserError: an address that is none, terms that deny or that nobody states.
+        UserError: an address that is not one, terms that deny or that nobody states.
     """
     assert teacher.endpoint is not None
     url = address(teacher.url or "")

@@ -24,7 +24,7 @@ def open_generator(
         where: the recipe's key of the length of an answer, for errors.
 
     Raises:
-        UserError: no key in the environment, an address that is none, a price that nobody knows.
+        UserError: no key in the environment, an address that is not one, a price that nobody knows.
     """
     teacher = recipe.teacher
     if teacher.url is not None:

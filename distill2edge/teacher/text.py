@@ -71,7 +71,7 @@ def write_responses(
     response), finish (`stop`, `length`, `filtered`, `refused: ...`), prompt_tokens, tokens, cost_usd; the samples of
     one prompt follow each other. A shard is written whole or not at all, so a killed run loses one shard at most (and
     of an endpoint's answers none). What is drawn depends on the seed and the shard alone, so a resumed run draws the
-    same. A shard of other rows is written anew.
+    same. A shard of other rows is written again.
 
     Args:
         generator: what writes; closed at the end.
@@ -244,7 +244,7 @@ def _count(
 
 
 def _answers(path: Path, ids: Sequence[str]) -> bool:
-    """Whether a shard is there, of these rows: a run that goes on elsewhere (on a GPU) may cut them otherwise."""
+    """Whether a shard is there, of these rows: a run that resumes elsewhere (on a GPU) may cut them otherwise."""
     if not path.is_file():
         return False
     return [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()] == list(ids)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def exact(spec: ExactVerifier) -> Each:
-    """The answer is the reference's, white space, a final full stop and (unless told otherwise) case apart."""
+    """The answer is the reference's, but for white space, a final full stop and, with `ignore_case`, case."""
 
     def check(prompt: str, response: str, reference: str) -> Verdict:
         wanted, answer = final_answer(reference, spec.extract), final_answer(response, spec.extract)

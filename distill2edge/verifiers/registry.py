@@ -47,7 +47,7 @@ def opened(chosen: Sequence[specs.VerifierSpec], tools: Tools) -> Iterator[list[
     """The verifiers of a recipe, in its order; two of one kind are called `regex` and `regex-2`. Closed at the end.
 
     Raises:
-        UserError: code that does not compile, a file that does not exist, a schema that is none.
+        UserError: code that does not compile, a file that does not exist, a schema that is not one.
         EnvironmentFault: a process for checks can't be started.
     """
     with ExitStack() as stack:

@@ -58,7 +58,7 @@ class Sandboxed:
         """With namespaces where the kernel allows them; without, if that is enough for this kind, or accepted."""
         if not hasattr(os, "fork"):
             raise EnvironmentFault(
-                f"the checks of {self.name!r} need processes that can be forked, which {sys.platform} has not",
+                f"the checks of {self.name!r} need fork, which {sys.platform} does not have",
                 where="signal.verify",
                 fix="run it on Linux (WSL 2 will do) or, for checks that run no code, on macOS",
             )
@@ -215,7 +215,7 @@ def _refused(why: str, weak: bool = False) -> EnvironmentFault:
 def _verdict(said: dict[str, Any]) -> Verdict:
     outcome, answer = said.get("outcome"), said.get("answer")
     if outcome not in get_args(Outcome):
-        return Verdict("crashed", "the check wrote a verdict that is none")
+        return Verdict("crashed", "the check wrote something other than a verdict")
     return Verdict(outcome, one_line(str(said.get("reason") or "")), None if answer is None else str(answer)[:1000])
 
 

@@ -126,7 +126,7 @@ RECIPES = [
      "choices: [a, b], max_length: 32"),
     ("choices: {0: a, 1: b}, max_length: 32", "max_length: 32", "a list is wanted", "write [a, b]",
      "choices: [a, b], max_length: 32"),
-    ("choices: [A, B], max_length: 32", "max_length: 32", "none of data.choices",
+    ("choices: [A, B], max_length: 32", "max_length: 32", "not one of data.choices",
      'write data.response: "{{ response | upper }}"',
      'choices: [A, B], response: "{{ response | upper }}", max_length: 32'),
     ("max_length: 32, splits_: 3", "max_length: 32", "unknown key", "did you mean splits?", "max_length: 32"),

@@ -54,7 +54,7 @@ def label_of(section: schema.Data, row: dict[str, Any]) -> int:
     ],
 )
 def test_the_template_that_is_named_makes_the_choice(value: Any, choices: list[str], label: int) -> None:
-    with pytest.raises(UserError, match=r"row 1: the response .* is none of data\.choices") as caught:
+    with pytest.raises(UserError, match=r"row 1: the response .* is not one of data\.choices") as caught:
         label_of(data(choices), {"label": value})
     template = re.search(r'write data\.response: "(.*)"$', caught.value.fix)
     assert template, caught.value.fix

@@ -132,7 +132,7 @@ def test_a_class_that_a_split_lacks_is_told_with_counts(tmp_path: Path) -> None:
 
 
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="every row of the source is of the class 'no'"):
+    with pytest.raises(UserError, match="every row of the source has the class 'no'"):
         run(tmp_path, labelled(["no"] * 60), **LABEL)
 
 
@@ -167,7 +167,7 @@ def test_choices_without_quotes_are_shown_with_them(choices: str, shown: str) ->
 )
 def test_a_label_that_is_printed_otherwise(tmp_path: Path, value: Any, choices: list[str], fix: str) -> None:
     rows = [{"text": sentence(n), "label": value} for n in range(60)]
-    with pytest.raises(UserError, match=r"row 1: the response .* is none of data.choices") as caught:
+    with pytest.raises(UserError, match=r"row 1: the response .* is not one of data.choices") as caught:
         run(tmp_path, rows, **{**LABEL, "choices": choices})
     assert fix in caught.value.fix
 

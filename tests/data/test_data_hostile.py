@@ -144,7 +144,7 @@ def test_what_is_no_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, what in {
         "loop.csv": "a link",
         "broken.csv": "a link",
-        "pipe.csv": "no plain file",
+        "pipe.csv": "not a plain file",
         "folder.csv": "holds no",
     }.items():
         with pytest.raises(UserError, match=what):

@@ -121,7 +121,7 @@ def test_a_file_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(tmp_path)
     assert rows("package:some_rows/data.jsonl") == [{"a": 1}]
     assert fingerprint("package:some_rows/data.jsonl")
-    with pytest.raises(UserError, match="holds no file"):
+    with pytest.raises(UserError, match="has no file"):
         opened("package:some_rows/other.jsonl")
     with pytest.raises(EnvironmentFault, match="no installed package"):
         opened("package:no_such_package/x.jsonl")

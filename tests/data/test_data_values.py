@@ -84,8 +84,8 @@ def test_texts_that_stand_for_a_missing_value() -> None:
 def test_numbers_that_are_none() -> None:
     assert Template("{{ a | int }} {{ b | float }}", "x").render({"a": "4", "b": "2.5"}, 1) == "4 2.5"
     assert Template("{{ a | int(0) }}", "x").render({"a": "n/a"}, 1) == "0"
-    assert "'n/a', which is no number" in refused("{{ a | int }}", {"a": "n/a"}).what
-    with pytest.raises(UserError, match="row 2: score is '', which is no number"):
+    assert "'n/a', which is not a number" in refused("{{ a | int }}", {"a": "n/a"}).what
+    with pytest.raises(UserError, match="row 2: score is '', which is not a number"):
         Filter("score | float > 0", "data.filter").takes({"score": ""}, 2)
 
 

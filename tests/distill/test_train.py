@@ -347,7 +347,7 @@ def test_resume_after_a_kill_gives_the_same_weights(student, cache, tmp_path, af
     assert not (tmp_path / "cut" / "train.json").exists()
     again = Killer(10**9, None)
     run(student, tmp_path / "cut", settings(), progress=again, **kwargs)
-    assert any("going on from checkpoint" in line for line in again.lines) == (after > 2)
+    assert any("resuming from checkpoint" in line for line in again.lines) == (after > 2)
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     whole, cut = (json.loads((tmp_path / name / "train.json").read_text()) for name in ("whole", "cut"))
     assert whole["supervised_tokens"] == cut["supervised_tokens"]
@@ -363,7 +363,7 @@ def test_a_half_written_checkpoint_is_not_used(student, cache, tmp_path):
     (newest / "optimizer.pt").write_bytes(b"")
     again = Killer(10**9, None)
     run(student, tmp_path, settings(), cache, progress=again)
-    assert any("going on from checkpoint-2 " in line for line in again.lines)
+    assert any("resuming from checkpoint-2 " in line for line in again.lines)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(student, cache, tmp_path):

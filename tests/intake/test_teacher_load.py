@@ -144,7 +144,7 @@ def test_unknown_models_name_what_can_be_given(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_text("")
     with pytest.raises(UserError, match="neither a directory nor a"):
         resolve(str(tmp_path / "a.bin"), SilentProgress())
-    with pytest.raises(UserError, match="doesn't fit here"):
+    with pytest.raises(UserError, match="cannot be used here"):
         resolve("bundled:movie-sentiment", SilentProgress())
 
 

@@ -85,7 +85,7 @@ def test_a_recipe_that_fits_is_fine(place: Path) -> None:
         ("data.prompt={{ promt }}", "data.prompt", "did you mean prompt?"),
         ("data.filter=scor > 1", "data.filter", "has a field 'scor'"),
         ("data.prompt={{ prompt", "data.prompt", "not valid Jinja"),
-        ("data.choices=[c, d]", "data.response", "none of data.choices"),
+        ("data.choices=[c, d]", "data.response", "not one of data.choices"),
         ("data.splits.test=60", "data.splits", "60 rows in rows.jsonl"),
         ("teacher.model=techer/none/x", "teacher.model", "no model"),
         ("teacher.model=bundled:smollm2-instruct", "teacher.model", "did you mean bundled:smollm2-135m-instruct?"),

@@ -49,7 +49,7 @@ class Client:
         connections: requests at once.
 
     Raises:
-        UserError: a URL that is none, that holds a secret, or that would send the key unencrypted.
+        UserError: a URL that is not one, that holds a secret, or that would send the key unencrypted.
     """
 
     def __init__(self, url: str, key: str | None, *, timeout_s: float, connections: int) -> None:
@@ -91,7 +91,7 @@ class Client:
                 return found
             status, said = found.status, self._clean(found.said)
         if status == 429 and any(code in content.decode("utf-8", "replace") for code in _NO_MONEY):
-            raise EnvironmentFault(f"the endpoint says that there is no credit left: {said}", where=WHERE,
+            raise EnvironmentFault(f"the endpoint says that no credit is left: {said}", where=WHERE,
                                    fix="top it up, and run the same command: every answer so far is kept")  # fmt: skip
         if status in _AGAIN or status >= 500:
             raise Again(str(status), f"status {status}: {said}", retry_after(headers.get("retry-after")))
@@ -101,12 +101,12 @@ class Client:
         if status in _ROW:
             raise Refused(said)
         if status == 404:
-            raise UserError(f"the endpoint knows no such address or model (status 404): {said}", where="teacher.model",
+            raise UserError(f"the endpoint knows neither address nor model (status 404): {said}", where="teacher.model",
                             fix=f"{self.url} was asked; check it, and teacher.endpoint.model")  # fmt: skip
         if location := headers.get("location"):
             said = f"it points to {self._clean(location)}, and no key is sent to another address"
         raise UserError(f"the endpoint answers with status {status}: {said}", where="teacher.model",
-                        fix=f"{self.url} was asked; give the base address, which ends in /v1 as a rule")  # fmt: skip
+                        fix=f"{self.url} was asked; give the base address, which usually ends in /v1")  # fmt: skip
 
     def close(self) -> None:
         """Close the connections."""
@@ -159,10 +159,10 @@ def address(url: str) -> str:
         httpx2.URL(url)
         host = (parts.hostname or "").encode("idna")  # as the resolver will
         good = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
-    except (ValueError, httpx2.InvalidURL):  # a port that is none, half an IPv6 address, a host that no name can be
+    except (ValueError, httpx2.InvalidURL):  # a port that is not one, half an IPv6 address, a host that no name can be
         good = False
     if not good or url != printable(url) or any(char.isspace() for char in url):
-        raise UserError(f"'{one_line(url, 200)}' is no http or https address", where=where, fix=fix)
+        raise UserError(f"'{one_line(url, 200)}' is not an http or https address", where=where, fix=fix)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(
             "an endpoint's address must hold no password and no query: it is written into files",

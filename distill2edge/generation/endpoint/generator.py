@@ -39,7 +39,7 @@ class EndpointGenerator:
         prices: None where nothing is charged.
 
     Raises:
-        UserError: the environment variable with the key is not set, or the address is none.
+        UserError: the environment variable with the key is not set, or the address is not one.
     """
 
     shard_rows = 1024
@@ -112,7 +112,7 @@ class EndpointGenerator:
         self._journal.close()
         if self._retries:
             faults = ", ".join(f"{count} x {kind}" for kind, count in self._retries.most_common())
-            self._progress.say(f"endpoint: tried again after {faults}; {self._budget.note()} spent")
+            self._progress.say(f"endpoint: retried after {faults}; {self._budget.note()} spent")
 
     # --- one request ----------------------------------------------------------------
 
@@ -179,9 +179,9 @@ class EndpointGenerator:
         }
         fix = fixes.get(fault.kind, "try later, or raise teacher.endpoint.retries")
         return EnvironmentFault(
-            f"the endpoint failed {tries} times at one request; the last time: {fault.what}",
+            f"the endpoint failed {tries} times on one request; the last time: {fault.what}",
             where=WHERE,
-            fix=f"{fix}; the same command goes on: {len(self._journal.answers):,} answers are kept",
+            fix=f"{fix}; the same command resumes: {len(self._journal.answers):,} answers are kept",
         )
 
     def _check_hope(self, said: str) -> None:
@@ -271,7 +271,7 @@ class EndpointGenerator:
         finally:
             self._stop.set()
             if any(not future.done() for future in futures):
-                self._progress.say("endpoint: waiting for the answers under way, so that they are not paid twice")
+                self._progress.say("endpoint: waiting for the answers in flight, so that they are not paid for twice")
             pool.shutdown(wait=True, cancel_futures=True)
             self._stop.clear()
         for future in futures:
@@ -293,7 +293,9 @@ def read_key(name: str | None) -> str | None:
             f"the environment variable {name} is not set", where=f"{WHERE}.key_env", fix=f"export {name}=..."
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise EnvironmentFault(f"{name} holds characters that no key has", where=f"{WHERE}.key_env", fix="set it anew")
+        raise EnvironmentFault(
+            f"{name} holds characters that no key can have", where=f"{WHERE}.key_env", fix="set it again"
+        )
     return key
 
 

@@ -40,7 +40,7 @@ class Reply:
     """One answer.
 
     Attributes:
-        finish: `stop`; `length` where it was cut; `filtered`; else why it is no answer (`tool call`, ...).
+        finish: `stop`; `length` where it was cut; `filtered`; else why it is not an answer (`tool call`, ...).
         prompt_tokens, tokens: as the endpoint counts them; None where it does not say, or miscounts.
         thinking: what a reasoning model thought before it answered.
     """
@@ -86,7 +86,7 @@ def message_of(content: bytes) -> str:
 
 def _completion(document: Any, limit: int | None) -> Reply | Failure:
     if not isinstance(document, dict):
-        raise Unreadable("the reply is no JSON object")
+        raise Unreadable("the reply is not a JSON object")
     choices = document.get("choices")
     if document.get("error") and not choices:
         return _failure(document["error"])
@@ -196,7 +196,7 @@ def _json(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # also not UTF-8, or a number of 5,000 digits
-        raise Unreadable(f"the reply is no JSON ({type(error).__name__})") from error
+        raise Unreadable(f"the reply is not JSON ({type(error).__name__})") from error
 
 
 def _events(content: bytes) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _events(content: bytes) -> dict[str, Any]:
             break
         event = _json(data)
         if not isinstance(event, dict):
-            raise Unreadable("an event of the stream is no JSON object")
+            raise Unreadable("an event of the stream is not a JSON object")
         if event.get("error"):
             return event
         usage = event.get("usage") or usage

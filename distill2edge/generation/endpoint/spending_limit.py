@@ -38,7 +38,7 @@ class Budget:
 
     Args:
         prices: None where the endpoint costs nothing.
-        max_usd, max_tokens: what may be spent in all; None is no limit.
+        max_usd, max_tokens: what may be spent in all; None means no limit.
     """
 
     def __init__(self, prices: Prices | None, max_usd: float | None, max_tokens: int | None) -> None:

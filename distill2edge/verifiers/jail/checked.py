@@ -131,7 +131,7 @@ def _ending() -> int | None:
 
 
 def _python(source: str, name: str, answer: Answer) -> Check:
-    """The check of a source text, run anew, module and all, for each row."""
+    """The check of a source text, run again, module and all, for each row."""
     code = compile(source, name, "exec")
     own = _texts(code)
     row: dict[str, str] = {}

@@ -142,7 +142,7 @@ def _one_process(job: dict[str, Any], wanted: int, seconds: float, zygote: Zygot
 
 
 class _Reader:
-    """Lines of one process that begin with its mark; a clock that starts anew with each."""
+    """Lines of one process that begin with its mark; a clock that starts again with each."""
 
     def __init__(self, channel: socket.socket, mark: bytes) -> None:
         self._channel, self._mark = channel, mark

@@ -45,7 +45,7 @@ def schema_validator(schema: Any) -> Any:
     """A validator that looks no reference up outside the schema and the drafts of JSON Schema, and has loaded all.
 
     Raises:
-        jsonschema.exceptions.SchemaError: it is none.
+        jsonschema.exceptions.SchemaError: it is not one.
         referencing.exceptions.Unresolvable: a reference leads outside, or nowhere.
         RecursionError: it refers to itself without end. TypeError, ValueError: it is nothing like a schema.
     """

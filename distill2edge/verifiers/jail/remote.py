@@ -27,7 +27,7 @@ class AnswerEnded(RuntimeError):
 
 
 class Remote:
-    """A function, class or object of the answer. It can be called and read, over there; it is no data itself."""
+    """A function, class or object of the answer. It can be called and read, over there; it is not data itself."""
 
     def __init__(self, answer: Answer, number: int) -> None:
         self.__dict__["_at"] = (answer, number)
@@ -106,7 +106,7 @@ class Answer:
             self.ended = True
             raise AnswerEnded("the process of the answer ended") from None
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise AnswerEnded("the process of the answer replied with what is no data") from None
+            raise AnswerEnded("the process of the answer replied with what is not data") from None
         raise raised
 
     def encoded(self, value: Any) -> Any:
