@@ -48,7 +48,7 @@ def build_report(
         a warning of the verdict forbids them (a teacher no better than a rule without a model, a class never seen).
     """
     bench = bench or {}
-    warnings = verdict_warnings(verify, data, bench, run.get("stages", []), {"student": train, "control": control})
+    warnings = verdict_warnings(verify, data, bench, train, control)
     gates: list[Document] = list(verify.get("gates", []))
     shown = {
         **_provenance(run, bench),

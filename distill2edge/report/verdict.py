@@ -30,14 +30,13 @@ def verdict_of(passed: bool, gates: list[Document], models: list[Document]) -> D
 
 
 def verdict_warnings(
-    verify: Document, data: Document | None, bench: Document, stages: list[Document], training: Document
+    verify: Document, data: Document | None, bench: Document, student: Document | None, control: Document | None
 ) -> list[Document]:
     """What stands beside the verdict: verify's own warnings, classes never trained on, a control that is the student,
     cells of a busy machine.
 
     Args:
-        stages: of the run, with their keys.
-        training: train.json of `student` and of `control`, None where there is none.
+        student, control: train.json of each, None where there is none.
 
     Returns:
         `kind`, `text`, and `headline`: whether a headline may be claimed in spite of it. Those that forbid one first.
@@ -49,7 +48,7 @@ def verdict_warnings(
         named = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         text = f"no training row has {'class' if len(absent) == 1 else 'classes'} {named}"
         found.append({"kind": "class", "text": text, "headline": True})
-    if _same_training(stages, training):
+    if _same_training(student, control):
         text = "control and student are the same training: comparing them says nothing about the teacher's contribution"
         found.append({"kind": "control", "text": text, "headline": True})
     cells = [cell for cell in bench.get("cells", []) if cell.get("contended")]
@@ -59,16 +58,12 @@ def verdict_warnings(
     return found
 
 
-def _same_training(stages: list[Document], training: Document) -> bool:
-    """Whether student and control are one training: one artifact of the store, or the same loss at every step."""
-    keys = {str(stage.get("stage")): stage.get("key") for stage in stages}
-    if "distill control" in keys and keys["distill control"] == keys.get("distill"):
-        return True
-    logs = [
-        [(row.get("step"), row.get("loss")) for row in (training.get(role) or {}).get("log") or ()]
-        for role in ("student", "control")
-    ]
-    return bool(logs[0]) and logs[0] == logs[1]
+def _same_training(student: Document | None, control: Document | None) -> bool:
+    """Whether student and control are one training: one document, or the same loss at every step."""
+    if student is None or control is None:
+        return False
+    logs = [[(row.get("step"), row.get("loss")) for row in record.get("log") or ()] for record in (student, control)]
+    return student == control or (bool(logs[0]) and logs[0] == logs[1])
 
 
 def withheld_by(passed: bool, warnings: list[Document]) -> str:

@@ -699,20 +699,21 @@ def test_notes_speak_of_no_place_that_only_the_page_has(passing: Document) -> No
 
 
 def test_a_control_that_is_the_student_is_warned_of() -> None:
-    def said(control: Document | None, **keys: str) -> list[str]:
+    def said(control: Document | None, student: Document | None = None) -> list[str]:
         verify = made.passing_verify()
-        stages = [{"stage": name.replace("_", " "), "key": key, "wall_s": 1.0} for name, key in keys.items()]
         report = build_report(
-            made.run(stages=stages), None, None, None, made.train(), None, [], verify, None, None, control=control
+            made.run(), None, None, None, student or made.train(), None, [], verify, None, None, control=control
         )
         return [w["text"] for w in report["verdict"]["warnings"] if w["kind"] == "control"]
 
     same = ["control and student are the same training: comparing them says nothing about the teacher's contribution"]
-    assert said(made.train(0.44, 3), distill="a", distill_control="b") == []
-    assert said(None, distill="a") == []
-    assert said(made.train(0.44, 3), distill="a", distill_control="a") == same  # one artifact of the store
-    assert said(made.train(), distill="a", distill_control="b") == same  # every loss is the same
-    assert said({**made.train(), "log": []}) == []
+    assert said(made.train(0.44, 3)) == []
+    assert said(None) == []
+    assert said({**made.train(), "wall_s": 9.0}) == same  # every loss is the same
+    silent = {**made.train(), "log": []}
+    assert said(silent) == []
+    assert said(silent, {**silent, "wall_s": 9.0}) == []
+    assert said(silent, silent) == same  # one artifact of the store
 
 
 def test_ids_break_between_their_parts() -> None:
