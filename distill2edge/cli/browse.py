@@ -107,7 +107,7 @@ def why(row: str, target: Path | None, root: Path | None, *, as_json: bool) -> s
         found = [entry for entry in ledger.read(place) if entry.id.startswith(row)]
         if len({entry.id for entry in found}) > 1:
             raise UserError(
-                f"{row} begins {len({e.id for e in found})} ids", where="ROW", fix="give more of its digits"
+                f"{len({e.id for e in found})} ids begin with {row}", where="ROW", fix="give more of its digits"
             )
         if found:
             whole = json.dumps(found[0].to_json(), indent=2, ensure_ascii=False)
@@ -143,7 +143,7 @@ def _why(row: LedgerRow) -> str:
         ("overlap", overlap),
         ("tokens", f"{row.prompt_tokens:,} in, {row.response_tokens:,} out"),
         ("cost", f"{readable_usd(row.cost_usd)}"),
-        ("made from", row.parent or "nothing of ours"),
+        ("made from", row.parent or "no other row"),
         ("written", row.created),
         ("prompt", _safe(row.prompt)),
         *((("thinking", _safe(row.thinking)),) if row.thinking else ()),

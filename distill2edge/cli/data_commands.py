@@ -26,7 +26,11 @@ class DataCommands(Commands):
 
 @click.group(cls=DataCommands)
 def data() -> None:
-    """Prepare the rows of a RECIPE (`data RECIPE`), and look into what a teacher wrote: kept, dropped, and why."""
+    """Prepare the rows, or look into what a teacher wrote.
+
+    `data RECIPE` prepares the rows of a recipe. The other commands read ledgers: which rows a teacher wrote, which were
+    kept or dropped, and why.
+    """
 
 
 data.add_command(stage_command(Data, "prepare"))
@@ -36,13 +40,15 @@ _TARGET = click.argument("target", type=FilePath(), metavar="RUN|DIR")
 
 @data.command("show")
 @_TARGET
-@click.option("--dropped/--kept", default=None, help="Only dropped, or only kept rows  [default: both]")
+@click.option("--dropped/--kept", default=None, help="Only dropped rows, or only kept ones  [default: both]")
 @click.option("--reason", help="Only rows dropped for this reason (truncated, near-duplicate, ...).")
 @click.option("--method", help="Only rows of this method (text, self-instruct, evolve, reverse, ...).")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows to show.")
-@click.option("--json", "as_json", is_flag=True, help="Whole rows, a JSON object per line.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The most rows to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print whole rows, one JSON object per line.")
 def data_show(target: Path, limit: int, as_json: bool, **chosen: Any) -> None:
-    """List the synthetic rows of a RUN, a recipe's default run, an artifact or a ledger file.
+    """List the synthetic rows of a RUN.
+
+    Takes a run directory, a recipe (whose run is in runs/NAME), an artifact's directory or a ledger file.
 
     \b
     Examples:
@@ -59,7 +65,15 @@ def data_show(target: Path, limit: int, as_json: bool, **chosen: Any) -> None:
 @_TARGET
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def data_stats(target: Path, as_json: bool) -> None:
-    """Count them: kept, dropped per reason, teachers and their terms, overlap with the test rows, tokens, cost."""
+    """Count the synthetic rows of a RUN.
+
+    Says how many were kept, how many were dropped for which reason, who wrote them under which terms, how near they
+    come to the test rows, and what they cost in tokens and money.
+
+    \b
+    Example:
+      distill2edge data stats runs/alpaca
+    """
     from distill2edge.cli.browse import stats
 
     click.echo(stats(target, as_json=as_json), nl=False)
@@ -68,10 +82,12 @@ def data_stats(target: Path, as_json: bool) -> None:
 @data.command("why")
 @click.argument("row", metavar="ROW")
 @click.argument("target", type=FilePath(), metavar="[RUN|DIR]", required=False)
-@click.option("--store", "root", type=FilePath(), help="Store to search when no RUN is given.")
+@click.option("--store", "root", type=FilePath(), help="The store to search where no RUN is given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the row as JSON.")
 def data_why(row: str, target: Path | None, root: Path | None, as_json: bool) -> None:
-    """Everything about one ROW (its id, or the beginning of it): who wrote it, how, and why it was kept or dropped.
+    """Show everything about one ROW.
+
+    Says who wrote it, how, and why it was kept or dropped. ROW is its id, or the beginning of it.
 
     \b
     Examples:

@@ -9,14 +9,19 @@ from pathlib import Path
 import click
 
 from distill2edge import errors
-from distill2edge.cli.options import Commands, FilePath
+from distill2edge.cli.options import Commands, FilePath, quiet_option
 from distill2edge.util.terminal import echo
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def doctor(as_json: bool) -> None:
-    """Check the environment, and say the fix for what is missing."""
+    """Check the environment, with a fix for what is missing.
+
+    \b
+    Example:
+      distill2edge doctor
+    """
     from distill2edge.cli.doctor import check_environment, render_checks
 
     checks = check_environment()
@@ -26,9 +31,16 @@ def doctor(as_json: bool) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--quiet", "-q", is_flag=True)
+@quiet_option
 def fetch(names: tuple[str, ...], quiet: bool) -> None:
-    """Bring bundled models and data (`bundled:NAME`) here before going offline. Without NAMES: list them."""
+    """Download bundled models and data, to work offline.
+
+    A recipe names them as `bundled:NAME`. Without NAMES they are listed.
+
+    \b
+    Example:
+      distill2edge fetch smollm2-135m-instruct movie-sentiment
+    """
     from distill2edge.intake.bundled import describe
     from distill2edge.intake.bundled import fetch as fetch_one
     from distill2edge.util.progress import for_stream
@@ -41,14 +53,22 @@ def fetch(names: tuple[str, ...], quiet: bool) -> None:
 
 @click.group(cls=Commands)
 def store() -> None:
-    """Look into the artifact store, and free room in it."""
+    """Look into the artifact store, and free space in it."""
+
+
+_store_option = click.option("--store", "root", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]")
 
 
 @store.command("ls")
-@click.option("--store", "root", type=FilePath())
-@click.option("--json", "as_json", is_flag=True)
+@_store_option
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def store_ls(root: Path | None, as_json: bool) -> None:
-    """List artifacts: stage, key, size, date."""
+    """List artifacts: stage, key, size, date.
+
+    \b
+    Example:
+      distill2edge store ls
+    """
     from distill2edge.running.housekeeping import list_store, render_store
     from distill2edge.util.progress import SilentProgress
 
@@ -57,14 +77,20 @@ def store_ls(root: Path | None, as_json: bool) -> None:
 
 
 @store.command("gc")
-@click.option("--store", "root", type=FilePath())
-@click.option("--keep", "kept", multiple=True, type=FilePath(), help="Run directory whose artifacts stay.")
+@_store_option
+@click.option("--keep", "kept", multiple=True, type=FilePath(), help="Keep the artifacts of this run; repeatable.")
 @click.option(
-    "--days", type=click.IntRange(min=0), default=30, show_default=True, help="Artifacts used within so many days stay."
+    "--days", type=click.IntRange(min=0), default=30, show_default=True, help="Keep what was used in the last N days."
 )
-@click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
+@click.option("--yes", is_flag=True, help="Delete. Without it, only say what would be deleted.")
 def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
-    """Delete unfinished work and artifacts that no kept run uses."""
+    """Delete unfinished work, and artifacts that no kept run uses.
+
+    \b
+    Examples:
+      distill2edge store gc                                     (says what would be deleted)
+      distill2edge store gc --keep runs/quickstart --days 7 --yes
+    """
     from distill2edge.running.housekeeping import collect_garbage
     from distill2edge.util.progress import SilentProgress
 

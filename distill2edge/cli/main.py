@@ -13,7 +13,7 @@ import distill2edge as d2e
 from distill2edge import errors
 from distill2edge.cli.data_commands import data as data_commands
 from distill2edge.cli.machine_commands import doctor, fetch, store
-from distill2edge.cli.options import Commands, FilePath, Finite, OneOf, recipe_options, stage_command
+from distill2edge.cli.options import Commands, FilePath, Finite, OneOf, quiet_option, recipe_options, stage_command
 from distill2edge.cli.recipe_commands import recipe as recipe_commands
 from distill2edge.distill.tracking import TRACKERS
 from distill2edge.stages import KINDS
@@ -31,11 +31,11 @@ from distill2edge.util.terminal import echo
     multiple=True,
     type=FilePath(),
     metavar="FILE.py",
-    help="First run this Python file, which registers losses or verifiers of your own; repeatable. It may do all that "
-    "you may. Only the command line can name one: a recipe never does.",
+    help="Run this Python file first: it registers losses or verifiers of your own; repeatable. It runs with all your "
+    "rights, and only you can name it, here: a recipe cannot.",
 )
 def main(debug: bool, plugins: tuple[Path, ...]) -> None:
-    """Distil a language model into one that fits your device, and show what it costs.
+    """Distil a language model into one that fits your device, with evidence of what it keeps and what it costs.
 
     \b
     Start here:
@@ -56,15 +56,15 @@ def main(debug: bool, plugins: tuple[Path, ...]) -> None:
     "--force",
     multiple=True,
     type=OneOf(list(KINDS)),
-    help="Make this stage again, and what reads it; repeatable.",
+    help="Make this stage again, and all that depends on it; repeatable.",
 )
-@click.option("--seeds", metavar="0,1,2", help="Train once for each seed, on one split; one report over all.")
+@click.option("--seeds", metavar="0,1,2", help="Train once for each seed, on the same rows; one report covers all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option(
     "--track",
     multiple=True,
     type=OneOf(TRACKERS),
-    help="Also send the losses of every training there; repeatable. runs/NAME/train.jsonl has them in any case.",
+    help="Also send the losses of every training to this tracker; repeatable. runs/NAME/train.jsonl always has them.",
 )
 def run(as_json: bool, **options: Any) -> None:
     """Run a RECIPE to its report. Finished stages are reused.
@@ -88,11 +88,14 @@ def run(as_json: bool, **options: Any) -> None:
 @recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(as_json: bool, out: Path | None, **options: Any) -> None:
-    """Show the stages of a RECIPE: what is cached, and the estimated time, memory and disk.
+    """Show what a run of a RECIPE will do.
+
+    Lists its stages: which are cached, and what the others will take in time, memory and disk space. Nothing is run.
 
     \b
-    Example:
+    Examples:
       distill2edge plan recipes/quickstart.yaml
+      distill2edge plan recipes/quickstart.yaml --set distill.epochs=5
     """
     found = d2e.plan(**options)
     echo(json.dumps(found.as_json(), indent=2) if as_json else str(found))
@@ -108,9 +111,11 @@ for _stage in KINDS.values():
 @main.command()
 @click.argument("target", type=FilePath(), metavar="RUN|RECIPE")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
-@click.option("--json", "as_json", is_flag=True, help="Print report.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of text.")
 def report(target: Path, open_it: bool, as_json: bool) -> None:
-    """Print the report of a RUN directory (or of a RECIPE's default run directory).
+    """Print the report of a RUN.
+
+    A RUN is its directory; a RECIPE stands for the run in runs/NAME.
 
     \b
     Examples:
@@ -127,11 +132,11 @@ def report(target: Path, open_it: bool, as_json: bool) -> None:
 
 @main.command()
 @click.argument("runs", type=FilePath(), metavar="RUN RUN...", nargs=-1, required=True)
-@click.option("--allow-different", is_flag=True, help="Warn instead of refusing when runs are not comparable.")
-@click.option("--html", type=FilePath(), help="Also write a page.")
+@click.option("--allow-different", is_flag=True, help="Warn, instead of refusing, where runs are not comparable.")
+@click.option("--html", type=FilePath(), help="Also write the comparison as a web page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as_json: bool) -> None:
-    """Put runs side by side. Refuses when machine, workload or price date differ.
+    """Put runs side by side. Runs whose machine, workload, test rows or price date differ are refused.
 
     \b
     Example:
@@ -145,13 +150,26 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
 
 @main.command()
 @click.argument("target", type=FilePath(), metavar="ARTIFACT|RUN")
-@click.option("--scheme", help="Which export of a run  [default: the smallest that passed]")
-@click.option("--prompt", help="Answer this and stop.")
-@click.option("--template", type=OneOf(["auto", "chat", "plain"]), default="auto", show_default=True)
-@click.option("--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Tokens per answer.")
-@click.option("--temperature", type=Finite(0, 100), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--scheme", help="Which file of a run  [default: the smallest that passed]")
+@click.option("--prompt", help="Answer this text and stop.")
+@click.option(
+    "--template",
+    type=OneOf(["auto", "chat", "plain"]),
+    default="auto",
+    show_default=True,
+    help="How to ask: as the model was trained, through its chat template, or with the plain text.",
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(1, 2**20), default=256, show_default=True, help="The longest answer, in tokens."
+)
+@click.option(
+    "--temperature", type=Finite(0, 100), default=0.0, show_default=True, help="0 always takes the likeliest token."
+)
 def chat(target: Path, **options: Any) -> None:
-    """Talk to any exported ARTIFACT (a .gguf file, an ONNX or Hugging Face directory) or to a RUN's student.
+    """Talk to a RUN's student, or to any exported file.
+
+    ARTIFACT is a .gguf file, or a directory with an ONNX or Hugging Face model. A classifier answers with its labels
+    and their probabilities.
 
     \b
     Examples:
@@ -166,14 +184,15 @@ def chat(target: Path, **options: Any) -> None:
 @main.command()
 @click.argument("run_dir", type=FilePath(), metavar="RUN")
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option("--scheme", "schemes", multiple=True, help="Only this export; repeatable  [default: all]")
-@click.option("--private", is_flag=True, help="Make the repository private where it is made.")
-@click.option("--allow-failed", is_flag=True, help="Also where the verdict is fail.")
-@click.option("--quiet", "-q", is_flag=True)
+@click.option("--scheme", "schemes", multiple=True, help="Upload only this file; repeatable  [default: all]")
+@click.option("--private", is_flag=True, help="If the repository is new, make it private.")
+@click.option("--allow-failed", is_flag=True, help="Upload even if the verdict is fail.")
+@quiet_option
 def push(run_dir: Path, repo: str, schemes: tuple[str, ...], private: bool, allow_failed: bool, quiet: bool) -> None:
-    """Upload a RUN's exports, card, report and recipe to a model hub, in one commit.
+    """Upload a RUN to a model hub.
 
-    The token is read from HF_TOKEN or the hub's own login; HF_ENDPOINT names another hub.
+    Its files, model card, report and recipe go in one commit. The token is read from HF_TOKEN or the hub's own login;
+    HF_ENDPOINT names another hub.
 
     \b
     Examples:

@@ -41,7 +41,7 @@ class Commands(click.Group):
             _stop(str(error), error.exit_code)
         except (KeyboardInterrupt, click.Abort) as stop:
             code = stop.exit_code if isinstance(stop, interrupts.Stopped) else 130
-            _stop("stopped: what was finished is kept, the same command goes on from there", code)
+            _stop("stopped: what was finished is kept; the same command continues from there", code)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:
@@ -106,27 +106,34 @@ def accept_weak_sandbox(command: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=True,
         expose_value=False,
         callback=remember,
-        help="Run `python` checks where the kernel allows no namespaces, held by a filter of system calls alone. "
-        "Without it such a recipe is refused. Read the code of its checks first.",
+        help="Run a recipe's `python` checks even where the kernel offers no namespaces: a filter of system calls is "
+        "then the only sandbox. Without this option such a recipe is refused. Read the code of its checks first.",
     )(command)
 
 
 def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option that changes a recipe."""
-    return click.option("--set", "changes", multiple=True, metavar="A.B=C", help="Change a value; repeatable.")(command)
+    return click.option(
+        "--set", "changes", multiple=True, metavar="A.B=C", help="Change a value of the recipe; repeatable."
+    )(command)
+
+
+def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that silences progress."""
+    return click.option("--quiet", "-q", is_flag=True, help="Print only warnings and the result.")(command)
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The argument and options of every command that takes a recipe."""
     for decorate in (
         accept_weak_sandbox,
-        click.option("--quiet", "-q", is_flag=True, help="Only warnings and the result."),
+        quiet_option,
         click.option("--out", type=FilePath(), help="Run directory  [default: runs/NAME]"),
         click.option("--store", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
         click.option(
             "--converter",
             type=FilePath(),
-            help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the GGUF writers don't know.",
+            help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the built-in writers lack.",
         ),
         set_option,
         click.argument("recipe", type=FilePath()),
@@ -142,5 +149,8 @@ def stage_command(stage: type[Stage], name: str | None = None) -> click.Command:
     def command(**options: Any) -> None:
         echo(str(d2e.run(upto=stage.kind, **options)))
 
-    text = f"{stage.help}\n\nRuns what it needs first; finished stages are reused."
+    text = (
+        f"{stage.help}\n\nWhat it needs is run first; finished stages are reused.\n\n"
+        f"\b\nExample:\n  distill2edge {stage.kind} recipes/quickstart.yaml"
+    )
     return click.command(name=name or stage.kind, help=text)(command)

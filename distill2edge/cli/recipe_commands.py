@@ -22,7 +22,12 @@ def recipe() -> None:
 @click.argument("path", type=FilePath(), metavar="RECIPE")
 @set_option
 def show(path: Path, changes: tuple[str, ...]) -> None:
-    """Print a RECIPE with every default visible."""
+    """Print a RECIPE with every default visible.
+
+    \b
+    Example:
+      distill2edge recipe show recipes/quickstart.yaml
+    """
     from distill2edge.recipe.load import dump_recipe
 
     echo(dump_recipe(d2e.load(path, changes)), nl=False)
@@ -33,7 +38,9 @@ def show(path: Path, changes: tuple[str, ...]) -> None:
 @set_option
 @accept_weak_sandbox
 def check(paths: tuple[Path, ...], changes: tuple[str, ...]) -> None:
-    """Check recipes and what they name: data, models, prices, formats. Every mistake is shown at once.
+    """Check recipes, and what they name.
+
+    Looks at data, models, prices and formats. Every mistake is shown at once.
 
     \b
     Examples:
@@ -71,7 +78,7 @@ def schema() -> None:
 
 
 @recipe.command()
-@click.option("--name", default="my-student", show_default=True, help="Name of the run.")
+@click.option("--name", default="my-student", show_default=True, help="The name of the run.")
 @click.option(
     "--task",
     type=OneOf(["classification", "chat", "causal-lm", "seq2seq"]),
@@ -82,7 +89,9 @@ def schema() -> None:
 @click.option("--label", metavar="COLUMN", help="The file's column of labels or answers.")
 @click.option("--teacher", metavar="MODEL", help="hub id | local directory | file.gguf | bundled:NAME")
 def new(**options: Any) -> None:
-    """Print a commented recipe to start from; with --data one that runs as it is on your own file.
+    """Print a commented recipe to start from.
+
+    With --data it is filled in from your own file, and runs as it is.
 
     \b
     Examples:
@@ -95,9 +104,9 @@ def new(**options: Any) -> None:
 
 @recipe.command()
 @click.argument("name", required=False)
-@click.option("--into", type=FilePath(), metavar="FOLDER", help="Copy it there, with the files that it needs.")
+@click.option("--into", type=FilePath(), metavar="FOLDER", help="Copy the recipe there, with the files that it needs.")
 def examples(name: str | None, into: Path | None) -> None:
-    """List the recipes that come with the package, or print or copy one by its NAME.
+    """List, print or copy the recipes of this package.
 
     \b
     Examples:

@@ -49,8 +49,8 @@ def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
         return
     if is_astray(data.source):
         notes.append(
-            f"data.source: {data.source} is in the current directory, not beside the recipe: it will not be found "
-            "from elsewhere"
+            f"data.source: {data.source} is in the current directory, not beside the recipe: a run from "
+            "another directory will not find it"
         )
     try:
         rows, complete = _peek(data.source, files)

@@ -154,8 +154,8 @@ def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
             where, f"layer {wrong[0]} is out of range: the teacher has {total} layers", f"use 0 to {total - 1}"
         )
     if isinstance(init, FromTeacher) and len(mapped) != taken:
-        what = f"{len(mapped)} layers for a student of {taken}"
-        yield Problem(where, what, "name a teacher's layer for each of the student's")
+        what = f"{len(mapped)} layers, and the student has {taken}"
+        yield Problem(where, what, "name one teacher layer for each student layer")
 
 
 def _trimmed(recipe: Recipe, student: Glance) -> Iterator[Problem]:

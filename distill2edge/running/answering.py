@@ -92,7 +92,11 @@ class OpenModel:
             UserError: as `answer`.
         """
         if self.closes(template) and not self.form.reading.answers:
-            raise UserError("this is a classifier: it writes no text", where=self.where, fix="ask for its labels")
+            raise UserError(
+                "this is a classifier: it writes no text",
+                where=self.where,
+                fix="ask for its labels: model.labels(text)",
+            )
         form = self.form.template if template == "auto" else template
         if form == "chat":
             ids = self.encode_chat([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
@@ -181,7 +185,11 @@ class OpenModel:
             UserError: a model that answers freely; more tokens than the model reads, or none.
         """
         if not self.closed:
-            raise UserError("this model writes text: it has no labels", where=self.where, fix="ask for its answer")
+            raise UserError(
+                "this model writes text: it has no labels",
+                where=self.where,
+                fix="ask for its answer: model.answer(text)",
+            )
         if not self.form.reading.answers:
             names, scores = self.runtime.labels, self.runtime.classify(self.encode(text, None))
         else:
@@ -209,7 +217,7 @@ class OpenModel:
 
     def _fitting(self, ids: list[int]) -> list[int]:
         if not ids:
-            raise UserError("the text has no tokens", where=self.where, fix="give it some words")
+            raise UserError("the text has no tokens", where=self.where, fix="write something")
         if len(ids) > self.runtime.context:
             raise _too_long(len(ids), self.runtime.context, self.where)
         return ids
@@ -273,7 +281,7 @@ def _open_directory(path: Path) -> OpenModel:
 
 def _loaded(runtime: Any, tokenizer: Any, form: InputForm, path: Path) -> OpenModel:
     if form.reading.answers == hasattr(runtime, "classify"):
-        raise UserError(f"its form says {form.kind}, the model is another kind", where=str(path),
+        raise UserError(f"it says that it holds a {form.kind}, and its model is another kind", where=str(path),
                         fix="export the model again")  # fmt: skip
     stop: Sequence[int | None] = form.stop
     if not stop and form.reading.answers:

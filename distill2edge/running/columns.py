@@ -64,7 +64,7 @@ def roles_of(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[
     if response is None or prompt is None:
         need = "a text and its label" if task == "classification" else "a prompt and its response"
         raise UserError(
-            f"{asked.data} has the columns {', '.join(columns)}; which of them are {need} cannot be seen",
+            f"{asked.data} has the columns {', '.join(columns)}; it is not clear which are {need}",
             where=WHERE,
             fix=_fix_of_columns(rows, columns, texts, asked.data),
         )
@@ -84,7 +84,7 @@ def _fix_of_columns(
         text = max(texts, key=lambda name: length(rows, name))
         other = next(name for name in columns if name != text)
         return f"name them, as in --text {shlex.quote(text)} --label {shlex.quote(other)}"
-    return "name them: --text COLUMN --label COLUMN (the label is what the model shall answer)"
+    return "name them: --text COLUMN --label COLUMN (the label is what the model is to answer)"
 
 
 def _task(rows: Sequence[Mapping[str, Any]], prompt: str | None, response: str | None) -> Task:

@@ -55,7 +55,7 @@ def check_place(out: Path) -> None:
 def _own(path: Path, right: Callable[[int], bool]) -> None:
     mode = path.lstat().st_mode
     if not right(mode):
-        what = "a link, which may lead out of the run" if stat.S_ISLNK(mode) else "something else stands there"
+        what = "a link, which may lead out of the run" if stat.S_ISLNK(mode) else "something else is in its place"
         raise UserError(what, where=str(path), fix="remove it, or name another directory with --out")
 
 

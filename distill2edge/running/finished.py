@@ -174,7 +174,7 @@ class Run:
         failed = [
             f"  failed: {gate['name']} of {gate['model']}: "
             f"{'no value' if gate['value'] is None else format(gate['value'], '.4g')}, "
-            f"asked {gate['op']} {gate['target']:.4g}{' (default)' if gate.get('default') else ''}"
+            f"required {gate['op']} {gate['target']:.4g}{' (default)' if gate.get('default') else ''}"
             for gate in report.document["gates"]
             if not gate["passed"]
         ]

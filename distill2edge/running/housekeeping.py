@@ -108,7 +108,7 @@ def collect_garbage(
     hint = "" if delete or not doomed else "\nadd --yes to delete"
     lines = [f"  {path}  {readable_bytes(size)}" for path, size in doomed]
     if began is not None:
-        lines.append("a run goes on in this store: what it has made or used stays")
+        lines.append("a run is using this store: what it has made or used is kept")
     return "\n".join([*lines, f"{verb} {len(doomed)} entries, {total}; {free} free on the disk{hint}"])
 
 

@@ -141,8 +141,8 @@ class Plan:
 
     def _totals(self) -> str:
         if len(self.unknown) == len(self.to_do):
-            return "to do: how long, and with how much memory, is not known yet"
-        others = f", and what {_listed(self.unknown)} take" if self.unknown else ""
+            return "to do: how long it takes, and how much memory, is not known yet"
+        others = f"; not counted, as not known yet: {_listed(self.unknown)}" if self.unknown else ""
         return (
             f"to do: about {readable_seconds(self.seconds)}, at most {readable_bytes(self.memory)} of memory, "
             f"{readable_bytes(self.disk)} of disk ({readable_bytes(self.disk_free)} free in {self.store}){others}"
@@ -152,7 +152,7 @@ class Plan:
         lines = []
         if self.basis["free_share"] < _BUSY:
             share = readable_share(self.basis["free_share"])
-            lines.append(f"the machine is busy: a process gets {share} of a core, and times are by that")
+            lines.append(f"the machine is busy: a process gets {share} of a core now, and the times assume that")
         if self.basis["rows_from"] == "guess":
             known = f"until `distill2edge {Data.kind}` has run"
             lines.append(f"the data is not here yet: rows and their tokens are guessed {known}")
@@ -162,8 +162,8 @@ class Plan:
             return [*lines, sentence(self.endpoint)]
         for role, stage in (("teacher", Teacher), ("student", InitStudent)):
             if self.basis[f"{role}_parameters"] is None:
-                known = f"is known after `distill2edge {stage.kind}`"
-                lines.append(f"the {role} is not here yet: its size, and so the rest, {known}")
+                fix = f"`distill2edge {stage.kind}` brings it here"
+                lines.append(f"the {role} is not here yet, so its size is not known: {fix}")
                 break
         return lines
 
@@ -244,7 +244,7 @@ def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress
     if needed > free:
         progress.warn(
             f"about {readable_bytes(needed)} of disk will be needed, and {readable_bytes(free)} are free in "
-            f"{store.root}: free room (`distill2edge store gc`), or name a store on another disk"
+            f"{store.root}: make space (`distill2edge store gc`), or name a store on another disk"
         )
 
 

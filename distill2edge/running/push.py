@@ -59,9 +59,9 @@ def push_run(
     refuse_seeds(run, "distill2edge push")
     if report["verdict"]["result"] != "pass" and not allow_failed:
         raise UserError(
-            "the verdict of this run is fail",
+            "this run's verdict is fail",
             where=str(run),
-            fix="look at what failed in its report, or push it with --allow-failed",
+            fix="see in its report what failed, or push it all the same with --allow-failed",
         )
     files = files_to_push(run, schemes)
     if links := [str(path) for path in files.values() if path.is_symlink()]:

@@ -87,7 +87,7 @@ def run(
     upto = None if upto == Report.kind else upto
     _kinds(() if upto is None else (upto,), "upto")
     if upto is not None and seeds is not None:
-        raise UserError("several seeds are run to their report", where="upto", fix="leave upto or seeds out")
+        raise UserError("a run over several seeds goes to its report", where="upto", fix="leave upto or seeds out")
     checked = checked_recipe(recipe, changes, progress_module.for_stream(quiet), converter=converter is not None)
     directory = Path(out) if out else Path("runs") / checked.name
     start_tracking(track, checked.name, directory)

@@ -33,7 +33,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        raise UserError(f"{text[:60]!r} is no list of seeds: whole numbers from 0, with commas",
+        raise UserError(f"{text[:60]!r} is not a list of seeds: whole numbers from 0, separated by commas",
                         where="--seeds", fix="write --seeds 0,1,2")  # fmt: skip
     seeds = tuple(map(int, parts))
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
@@ -60,7 +60,7 @@ def combine(reports: Sequence[Document]) -> Document:
     for other in reports[1:]:
         if _same(other) != _same(first):
             raise UserError(
-                "these reports are not seeds of one recipe: their test rows, metric or models differ",
+                "these reports are not of one recipe under several seeds: their test rows, metric or models differ",
                 where=str(other.get("name")), fix="distill2edge run RECIPE --seeds 0,1,2",
             )  # fmt: skip
     models = [_model(index, reports) for index in range(len(first["models"]))]

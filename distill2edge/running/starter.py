@@ -116,14 +116,16 @@ def _whole_numbers(rows: list[dict[str, Any]]) -> frozenset[str]:
 
 def _no_file(path: Path) -> UserError:
     if "://" in str(path) or str(path).startswith(("http:/", "https:/")):
-        return UserError("an address, and files are read here", where=str(path), fix="download it, and name the file")
+        return UserError(
+            "this is an address, and a file is wanted", where=str(path), fix="download it, and name the file"
+        )
     folder = path if path.is_dir() else path.parent
     with suppress(OSError):
         names = sorted(each.name for each in islice(folder.iterdir(), 2000) if each.is_file() and holds_rows(each))
         if path.is_dir():
             others = f" (or {', '.join(names[1:6])})" if len(names) > 1 else ""
             fix = f"give one of its files: --data {path / names[0]}{others}" if names else f"give a file: {ROWS_ARE}"
-            return UserError("this is a folder, and one file is read", where=str(path), fix=fix)
+            return UserError("this is a folder, and one file is wanted", where=str(path), fix=fix)
         if near := nearest(path.name, names):
             return UserError("there is no such file", where=str(path), fix=f"did you mean {folder / near}?")
     return UserError("there is no such file", where=str(path), fix=f"give a file of rows: {ROWS_ARE}")
@@ -139,7 +141,7 @@ def _no_conversations(rows: Sequence[Mapping[str, Any]], columns: Sequence[str],
                 where=str(path),
                 fix="write a file of single exchanges first, such as jq -c "
                 f"'{{prompt: .{name}[-2].content, response: .{name}[-1].content}}' {path.name} > pairs.jsonl, "
-                "and give that with --data; what comes earlier in a conversation belongs into the prompt",
+                "and give that with --data; what comes earlier in a conversation belongs in the prompt",
             )
 
 

@@ -47,7 +47,7 @@ def section_of(
     if choices:
         about.append("rows of each label: " + ", ".join(f"{name} {labels[name]}" for name in choices[:12]))
         if rare := [name for name in choices if labels[name] < 10]:
-            about.append(f"few rows teach little, and say little: {', '.join(rare[:8])}")
+            about.append(f"labels with few rows, hard to learn and to judge: {', '.join(rare[:8])}")
     if len(rows) == MOST_ROWS:
         about.append(f"the figures here are of the first {MOST_ROWS:,} rows")
     held = (min(max(unique // 10, 8), 200), min(max(unique // 16, 8), 64), min(max(unique // 5, 16), 500))

@@ -58,7 +58,7 @@ class Export(ModelStage):
         )
     )  # fmt: skip
     bucket = "export"
-    help = "Write every ONNX and GGUF file that the recipe names."
+    help = "Write the ONNX and GGUF files that the recipe names."
 
     @property
     def trained(self) -> bool:

@@ -77,7 +77,7 @@ class TrainOnGrid(OfStudent):
     version = 2
     files = Files((*DENSE, "train.json", "grid.safetensors", "*.jsonl"), TRAINING)
     bucket = "training"
-    help = "Train the merged student on the grid of a file, where the recipe asks for it."
+    help = "Train on the grid of a file, if the recipe says so."
 
     @property
     def section(self) -> Any:

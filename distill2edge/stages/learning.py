@@ -32,7 +32,7 @@ class Pretrain(ModelStage):
     version = 2
     files = Files(("model/**", "pretrain.json"), ("teacher/**", "student/**"))
     bucket = "training"
-    help = "Distil an encoder on masked tokens, where the recipe asks for it."
+    help = "Distil an encoder on masked tokens, if asked for."
 
     @property
     def section(self) -> Any:
@@ -77,7 +77,7 @@ class InitStudent(OfStudent):
     kind = "student"
     files = Files(("model/**", "student.json"))
     bucket = "training"
-    help = "Initialise the student."
+    help = "Initialise the student. It starts from the teacher's layers, from a checkpoint, or at random."
     sizes = "student"
 
     @property

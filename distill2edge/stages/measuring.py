@@ -71,7 +71,7 @@ class Verify(Measuring):
     kind = "verify"
     version = 4
     files = Files(("verify.json", "models/*"), ("models/*",))
-    help = "Compare each file, in its own runtime, with student and teacher."
+    help = "Compare each file with student and teacher. Each is run by its own runtime."
 
     @property
     def section(self) -> Any:
@@ -106,7 +106,7 @@ class Judge(Measuring):
     kind = "judge"
     version = 2
     files = Files(("judge.json", "answers.jsonl", "answers/*"), ("answers.jsonl", "answers/*"))
-    help = "Let a model compare the student's answers with the teacher's, where the recipe names one."
+    help = "Let a judge compare answers, if the recipe names one. It reads the student's beside the teacher's."
     published = ("judge.json",)
 
     @property
@@ -163,7 +163,7 @@ class Bench(Measuring):
     kind = "bench"
     version = 2
     files = Files(("bench.json", "rounds/*"), ("rounds/*",))
-    help = "Measure latency, throughput and memory of every file."
+    help = "Measure the speed and memory of each file."
 
     @property
     def section(self) -> Any:

@@ -69,7 +69,7 @@ class Teacher(ModelStage):
     version = 2
     files = Files(("model/**", "teacher.json"))
     bucket = "teacher_generation"
-    help = "Fetch the teacher through the licence gate, as safetensors."
+    help = "Fetch the teacher, where its licence allows it. Its weights are kept as safetensors."
     shared = True
     sizes = "teacher"
 
@@ -142,7 +142,7 @@ class Fit(ModelStage):
     kind = "fit"
     files = Files(DENSE, TRAINING)
     bucket = "training"
-    help = "Fit the teacher to the task, where the recipe asks for it."
+    help = "Fit the teacher to the task, if the recipe says so."
     shared = True
 
     @property
@@ -175,7 +175,7 @@ class Synthesis(ModelStage):
     version = 2
     files = Files(("*.parquet", "*.json", *PAID), PAID)
     bucket = "teacher_generation"
-    help = "Let the teacher make the rows, where the recipe asks for it; every one is in the ledger."
+    help = "Let the teacher write rows, if the recipe says so. Every one is recorded in a ledger."
     shared = True
 
     @property
@@ -228,7 +228,7 @@ class AnySignal(ModelStage):
         ("shard-*", "labels-*.safetensors", *PAID),
     )
     bucket = "teacher_generation"
-    help = "Cache the teacher's logits, or the responses it writes."
+    help = "Cache the teacher's logits, or the text it writes."
 
     def estimate(self, sizes: Sizes, speed: float) -> Cost:
         """As `Stage.estimate`."""

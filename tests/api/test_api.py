@@ -150,9 +150,9 @@ def test_a_plan_is_an_object_and_what_the_command_prints(place: Path) -> None:
     [
         ({"upto": "distil"}, "upto: no stage 'distil'\n  fix: did you mean distill?"),
         ({"force": ["merged"]}, "force: no stage 'merged'\n  fix: did you mean merge?"),
-        ({"upto": "merge", "seeds": [0, 1]}, "several seeds are run to their report"),
+        ({"upto": "merge", "seeds": [0, 1]}, "a run over several seeds goes to its report"),
         ({"seeds": [0, 0]}, "seed 0 is named twice"),
-        ({"seeds": [-1]}, "no list of seeds"),
+        ({"seeds": [-1]}, "not a list of seeds"),
         ({"converter": "nothing.py"}, "no such file"),
     ],
 )
@@ -245,4 +245,4 @@ def test_a_plugin_that_fails_is_an_error_of_its_file(tmp_path: Path) -> None:
 
 def test_help_says_whose_code_a_plugin_is() -> None:
     said = " ".join(call("--help")[1].split())
-    assert "Only the command line can name one: a recipe never does." in said
+    assert "only you can name it, here: a recipe cannot" in said

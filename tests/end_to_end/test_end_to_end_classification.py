@@ -143,7 +143,7 @@ def test_chat_prints_the_probability_of_each_label(finished: Path, scheme: str) 
     ("change", "said"),
     [
         ("distill.loss.layer_map=[0, 9]", "layer 9 is out of range: the teacher has 4 layers"),
-        ("distill.loss.layer_map=[0]", "1 layers for a student of 2"),
+        ("distill.loss.layer_map=[0]", "1 layers, and the student has 2"),
         ("student.init.layers=[1, 4]", "layer 4 is out of range"),
         ("data.max_length=1000", "this model (bert) has 128 positions"),
         ("data.template=chat", "data.template: plain"),

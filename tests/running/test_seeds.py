@@ -50,7 +50,7 @@ def test_seeds_share_the_split_and_the_teacher_and_train_anew(monkeypatch: pytes
 
 @pytest.mark.parametrize("text", ["", "a", "0,", "-1", "1.5", "0;1", "9" * 5000, "²"])
 def test_what_is_no_list_of_seeds_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="no list of seeds"):
+    with pytest.raises(UserError, match="not a list of seeds"):
         parse_seeds(text)
 
 
@@ -158,5 +158,5 @@ def test_the_combined_report_is_a_page_a_text_and_comparable() -> None:
 def test_other_rows_are_no_seeds(change: Any) -> None:
     both = reports()
     change(both[1])
-    with pytest.raises(UserError, match="not seeds of one recipe"):
+    with pytest.raises(UserError, match="not of one recipe under several seeds"):
         combine(both)

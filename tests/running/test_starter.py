@@ -148,7 +148,7 @@ def test_conversations_are_refused_with_what_to_do(tmp_path: Path) -> None:
     [
         (lambda folder: folder / "none.csv", "there is no such file"),
         (lambda folder: write_csv(folder / "few.csv", tickets(20)), "at least 40 are needed"),
-        (lambda folder: write_jsonl(folder / "odd.jsonl", [{"x": n} for n in range(99)]), "which of them are"),
+        (lambda folder: write_jsonl(folder / "odd.jsonl", [{"x": n} for n in range(99)]), "it is not clear which are"),
         (lambda folder: write_csv(folder / "t.xlsx", tickets(3)), "unknown kind of file"),
     ],
 )
