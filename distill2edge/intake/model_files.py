@@ -14,6 +14,7 @@ from distill2edge.intake.vocabularies import vocabulary_hash
 from distill2edge.models.checkpoint import check_tensors, load_config, refusals
 from distill2edge.models.config import check_fields, usable_positions
 from distill2edge.models.directory import INDEX, SINGLE, Directory, read_directory, weight_files
+from distill2edge.models.kinds import PAIRS, misstates
 from distill2edge.util.files import read_object
 
 # Everything a model needs and nothing that runs: weights are safetensors, the rest is text.
@@ -86,9 +87,9 @@ def describe(out: Path, where: str) -> dict[str, Any]:
     if generation.is_file():
         check_fields(read_object(generation), generation, vocabulary=found.vocabulary)
     config = load_config(out)
-    if bool(config.is_encoder_decoder) != bool(found.config.get("is_encoder_decoder")):
-        raise UserError(f"a {config.model_type} says {str(bool(config.is_encoder_decoder)).lower()} there",
-                        where=f"{out / 'config.json'}: is_encoder_decoder",
+    if misstates(config, found.config):
+        raise UserError(f"a {config.model_type} says otherwise there",
+                        where=f"{out / 'config.json'}: {PAIRS}",
                         fix="download the file again")  # fmt: skip
     tokenizer = open_tokenizer(out, found.vocabulary)
     kind = saved_class(config, out)

@@ -11,6 +11,7 @@ from distill2edge.errors import UserError
 from distill2edge.intake import licence as gate
 from distill2edge.intake.model_files import describe
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.kinds import kind_of_gguf
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
@@ -55,7 +56,7 @@ def materialise_scratch(
     gate.announce(record, progress)
     out = emptied(work / "model")
     texts = (text for row in rows for text in _texts(row, model.architecture))
-    train_tokenizer(texts, model.vocabulary, out, ends_source=model.architecture == "t5")
+    train_tokenizer(texts, model.vocabulary, out, ends_source=kind_of_gguf(model.architecture).pairs)
     write_weights(model, out, seed, max(CONTEXT, max_length))
     facts = {
         "schema_version": 1,
@@ -153,7 +154,7 @@ def write_weights(model: Scratch, out: Path, seed: int, context: int) -> None:
     tokenizer: Any = load_tokenizer(out)
     rows = max(tokenizer.get_vocab().values()) + 1
     torch.manual_seed(seed)
-    made = (_llama if model.architecture == "llama" else _t5)(model, tokenizer, rows, context)
+    made = {"llama": _llama, "t5": _t5}[model.architecture](model, tokenizer, rows, context)
     made.save_pretrained(out)
 
 
@@ -201,7 +202,7 @@ def _t5(model: Scratch, tokenizer: Any, rows: int, context: int) -> Any:
 
 def _texts(row: Row, architecture: str) -> tuple[str, ...]:
     # A decoder sees the response right after the prompt, and its pieces must be learned that way.
-    return (row.prompt, row.response) if architecture == "t5" else (row.prompt + row.response,)
+    return (row.prompt, row.response) if kind_of_gguf(architecture).pairs else (row.prompt + row.response,)
 
 
 def emptied(out: Path) -> Path:

@@ -160,6 +160,19 @@ def kind_of_model(model: Any) -> Kind:
     return kind_of({**stated, "architectures": [type(base).__name__]})
 
 
+PAIRS = "is_encoder_decoder"
+"""The field of a `config.json` that says so."""
+
+
+def misstates(config: Any, stated: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` denies or claims a source apart from the target, against its `model_type`.
+
+    Args:
+        config: as transformers reads it. stated: as it stands in the file.
+    """
+    return bool(getattr(config, PAIRS)) != bool(stated.get(PAIRS))
+
+
 def logits_of(model: Any, ids: Sequence[int], prompt: int) -> Any:
     """Logits of one text alone in a model in memory, as its kind gives them: see `Kind.logits`."""
     return kind_of_model(model).logits(model, ids, prompt)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from distill2edge.errors import UserError
 from distill2edge.intake.facts import model_facts
 from distill2edge.intake.glance import Glance, glance
+from distill2edge.models.kinds import kind_of_gguf
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.preflight.data import sample
 from distill2edge.recipe.schema import FromTeacher, Recipe
@@ -157,7 +158,7 @@ def scratch_model(model: Scratch, vocabulary: int) -> Model:
     """The size of a randomly initialised model."""
     attention, gated = 4 * model.hidden**2, 3 * model.hidden * model.width
     block = attention + gated
-    if model.architecture == "t5":
+    if kind_of_gguf(model.architecture).pairs:
         block = 2 * block + attention  # an encoder's and a decoder's, which also attends to the encoder
     return Model(model.layers * block, vocabulary * model.hidden, model.layers, model.hidden, vocabulary)
 

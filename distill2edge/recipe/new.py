@@ -73,6 +73,10 @@ _EXAMPLES: dict[Task, Data] = {
         about=("write your own file here, or let --data FILE fill this section in",),
     ),
 }
+_NAMES = {"chat": "causal-lm"}
+"""What `task:` says, where it has another name there."""
+_TEMPLATES = {"chat": "chat", "seq2seq": "plain"}
+
 _TEACHERS: dict[Task, str] = {
     "classification": "bundled:all-minilm-l6-v2",
     "chat": "bundled:smollm2-135m-instruct",
@@ -114,7 +118,7 @@ def new_recipe(new: New) -> str:
         RecipeErrors: the name cannot be a recipe's name.
     """
     data = new.data or _EXAMPLES[new.task]
-    body = _classifier(new, data) if new.task == "classification" else _writer(new, data)
+    body = {"classification": _classifier}.get(new.task, _writer)(new, data)
     text = f"{_head(new)}\n{body}\n{_TAIL}"
     parse_recipe(text, "new recipe")
     return text
@@ -143,7 +147,7 @@ def _head(new: New) -> str:
         *(f"# {line}" for line in new.comments),
         "",
         f"name: {new.name}",
-        f"task: {'causal-lm' if new.task == 'chat' else new.task}",
+        f"task: {_NAMES.get(new.task, new.task)}",
         "seed: 0",
         "",
     ]
@@ -204,7 +208,7 @@ bench: {{workloads: [task], rounds: 2}}
 
 
 def _writer(new: New, data: Data) -> str:
-    template = "chat" if new.task == "chat" else "plain" if new.task == "seq2seq" else new.plain
+    template = _TEMPLATES.get(new.task, new.plain)
     if new.layers:
         kept = str(max(1, round(new.layers * (0.55 if data.choices else 0.9))))
     else:

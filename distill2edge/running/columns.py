@@ -20,6 +20,7 @@ _PROMPTS = ("prompt", "question", "instruction", "input", "query", "user", "sour
 _RESPONSES = ("response", "answer", "output", "completion", "assistant", "target", "reply", "summary", "translation")
 _LABELS = ("label", "class", "category", "intent", "topic", "team", "sentiment", "tag", "target", "type", "queue")
 WHERE = "--data"
+_SORTING, _CONTINUING = ("classification",), ("causal-lm",)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class Asked:
     label: str | None = None
     teacher: str | None = None
 
+    @property
+    def may_write(self) -> bool:
+        """Whether responses can be open texts."""
+        return self.task not in _SORTING
+
+    @property
+    def may_sort(self) -> bool:
+        """Whether responses can be labels."""
+        return self.task is None or self.task in _SORTING
+
+    @property
+    def may_continue(self) -> bool:
+        """Whether it is for texts alone that the student goes on with."""
+        return self.task in _CONTINUING
+
 
 def roles_of(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> tuple[Task, str | None, str]:
     """The task, and the columns of its prompts and responses (no prompt: texts to go on with)."""
@@ -45,12 +61,12 @@ def roles_of(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[
     texts = [name for name in columns if _is_text(rows, name)]
     response = asked.label
     if response is None:
-        response = _named(_RESPONSES, texts) if asked.task != "classification" else None
+        response = _named(_RESPONSES, texts) if asked.may_write else None
         labels = [name for name in columns if name != asked.text and is_label(rows, name)]
         if response is None or (asked.task is None and is_label(rows, response)):
-            if asked.task in (None, "classification") and labels:
+            if asked.may_sort and labels:
                 response = _named(_LABELS, labels) or (labels[0] if len(labels) == 1 else None)
-            if response is None and len(labels) > 1 and asked.task != "causal-lm":
+            if response is None and len(labels) > 1 and not asked.may_continue:
                 raise UserError(
                     f"several columns could be the label: {', '.join(labels)}",
                     where=WHERE,

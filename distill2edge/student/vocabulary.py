@@ -18,6 +18,7 @@ import numpy as np
 
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_checkpoint, load_tokenizer
+from distill2edge.models.kinds import kind_of_model
 from distill2edge.student.trimming import kind_of
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
@@ -262,7 +263,7 @@ def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, tokenizer: An
     whole_texts(tokenizer)  # the library keeps the truncation of the last call
     encoded = [line for line in encoded if line]
     with torch.no_grad():
-        before = [model(input_ids=torch.tensor([line])) for line in encoded if not model.config.is_encoder_decoder]
+        before = [model(input_ids=torch.tensor([line])) for line in encoded if not kind_of_model(model).pairs]
     names = _row_names(model, ids.old_size)
     state = {
         name: (value[rows] if name in names else value).clone().contiguous()
