@@ -142,7 +142,7 @@ def _survival(old: Mapping[str, Tensor], new: Mapping[str, Tensor], scheme: Sche
     is below the rounding noise. It can still survive in the sum over many weights: a low ratio is a warning to look at
     the file's fidelity, not a verdict.
     """
-    from distill2edge.distill.grids import rounding_step
+    from distill2edge.quantize.rounding_step import rounding_step
 
     for name, weight in new.items():
         if weight.ndim != 2 or name not in old or old[name].shape != weight.shape:
