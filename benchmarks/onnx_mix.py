@@ -25,12 +25,13 @@ from reference_model import SEED, Fidelity, default_work, reference, signal_of, 
 from safetensors.torch import load_file
 
 from distill2edge.bench import contention
-from distill2edge.export.initial_weights import write_start
+from distill2edge.export.initial_weights import write_rounded
 from distill2edge.export.onnx import export_onnx
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types
 from distill2edge.quantize.allocation import choose
 from distill2edge.quantize.budget import expected_kl
+from distill2edge.quantize.rounding import round_matrix
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.quantize.tensor_grids import load_grids, save_grids
 from distill2edge.recipe.schema import Loss, Training
@@ -85,12 +86,10 @@ class Mix:
         target = self.work / "start"
         if not (target / "grid.safetensors").is_file():
             shutil.rmtree(target, ignore_errors=True)
-            write_start(
+            write_rounded(
                 self.model_dir,
                 types,
-                lambda name, kind: onnx_types.rounded(
-                    self.weights[name], kind, self.inputs[name], self.grams.get(name)
-                ),
+                lambda name, kind: round_matrix(self.weights[name], kind, self.inputs[name], self.grams.get(name)),
                 target,
                 self.progress,
             )
@@ -107,8 +106,8 @@ class Mix:
         state = models[1].state_dict()
         found = []
         with torch.no_grad():
-            for name, held in grids.items():
-                state[name].copy_(held.stored(state[name]))
+            for name, grid in grids.items():
+                state[name].copy_(grid.fake_quantized(state[name]))
             for row in training_rows(self.model_dir, self.progress)[1][:VALIDATION]:
                 ids = torch.tensor([row.ids])
                 wanted, ours = (torch.log_softmax(model(ids, use_cache=False).logits[0], -1) for model in models)

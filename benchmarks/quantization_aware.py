@@ -35,22 +35,22 @@ from reference_model import (
 )
 from safetensors.numpy import load_file
 
-from distill2edge.export.gguf import FILE_TYPES, export_gguf
+from distill2edge.export.gguf import export_gguf
 from distill2edge.export.grid import packed
-from distill2edge.export.initial_weights import write_start
+from distill2edge.export.initial_weights import write_rounded
 from distill2edge.export.onnx import export_onnx
 from distill2edge.gguf import llama_process
 from distill2edge.gguf.families import by_model_type
+from distill2edge.gguf.ggml_types import file_type
+from distill2edge.gguf.hf_layout import rows_to_gguf
 from distill2edge.gguf.imatrix import Importance, write_imatrix
 from distill2edge.gguf.repack import overhead, repack
-from distill2edge.quantize import onnx_types
 from distill2edge.quantize.allocation import choose
-from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.rounding import rounded, to_train
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.rounding import gguf_bytes, round_matrix
+from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.schemes import Scheme, parse_scheme
 from distill2edge.quantize.sensitivity import KINDS, options
-from distill2edge.quantize.tensor_grids import load_grids, save_grids, to_gguf
+from distill2edge.quantize.tensor_grids import load_grids, save_grids
 from distill2edge.recipe.schema import Lora, Loss, Training
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress, for_stream
@@ -122,7 +122,7 @@ class Bench:
         path = self.work / f"{kind}-{'imatrix' if imatrix else 'plain'}.gguf"
         if not path.is_file():
             llama_process.quantize(
-                self.base, path, FILE_TYPES[kind], threads=1, imatrix=self.imatrix() if imatrix else None
+                self.base, path, file_type(kind), threads=1, imatrix=self.imatrix() if imatrix else None
             )
         return path
 
@@ -157,8 +157,9 @@ class Bench:
         tensors = {}
         for name, kind in types.items():
             gram = self.squares.grams.get(self.layer(name)) if how == "compensated" else None
-            data = rounded(self.weights[name], kind, None if how == "plain" else self.importance(name), gram)
-            tensors[self.names[name]] = (kind, to_gguf(self.model_dir, self.names[name], data))
+            importance = None if how == "plain" else torch.from_numpy(self.importance(name))
+            data = gguf_bytes(torch.from_numpy(self.weights[name]), kind, importance, gram)
+            tensors[self.names[name]] = (kind, rows_to_gguf(self.model_dir, self.names[name], data))
         repack(self.base, path, tensors)
         return path
 
@@ -166,7 +167,7 @@ class Bench:
         self,
         label: str,
         start: Path,
-        grids: dict[str, Held],
+        grids: dict[str, TensorGrid],
         training: Training,
         loss: Loss | None = None,
         lora: Lora | None = None,
@@ -218,20 +219,18 @@ class Bench:
             repack(self.base, path, tensors)
         return path
 
-    def start(self, types: dict[str, str], label: str) -> tuple[Path, dict[str, Held]]:
+    def start(self, types: dict[str, str], label: str) -> tuple[Path, dict[str, TensorGrid]]:
         """Weights whose nearest levels are the compensated ones, and their grid."""
         target = self.work / label
         if (target / "grid.safetensors").is_file():
             return target, load_grids(target)[0]
         shutil.rmtree(target, ignore_errors=True)
 
-        def moved(name: str, kind: str) -> tuple[torch.Tensor, Held]:
+        def moved(name: str, kind: str) -> tuple[torch.Tensor, TensorGrid]:
             weight, gram = torch.from_numpy(self.weights[name]), self.squares.grams.get(self.layer(name))
-            if GRIDS[kind].onnx:
-                return onnx_types.rounded(weight, kind, torch.from_numpy(self.importance(name)), gram)
-            return to_train(weight, kind, self.importance(name), gram)
+            return round_matrix(weight, kind, torch.from_numpy(self.importance(name)), gram)
 
-        return target, write_start(self.model_dir, types, moved, target, self.progress)
+        return target, write_rounded(self.model_dir, types, moved, target, self.progress)
 
     def onnx(self, model_dir: Path, label: str, grid: Path | None) -> Path:
         """An ONNX int4 export."""
@@ -273,14 +272,14 @@ def main() -> None:
     write(bench, curves, expected, arguments.steps)
 
 
-def train_all(bench: Bench, steps: int, start: Path, grids: dict[str, Held]) -> dict[str, Any]:
+def train_all(bench: Bench, steps: int, start: Path, grids: dict[str, TensorGrid]) -> dict[str, Any]:
     """The trained arms; validation KL against tokens of each."""
     curves = {}
     shared = {"epochs": 1, "batch_size": 4, "schedule": "cosine", "checkpoints": 6}
     for size, (count, rate) in {"92 MB": (steps, 3e-5), "Q4_K_M's size": (steps // 2, 2e-5)}.items():
-        moved, held = bench.start(bench.mix(BUDGETS[size]), f"start-{BUDGETS[size]}")
+        moved, grid = bench.start(bench.mix(BUDGETS[size]), f"start-{BUDGETS[size]}")
         training = Training(max_steps=count, learning_rate=rate, **shared)
-        work = bench.train(f"trained-{BUDGETS[size]}", moved, held, training)
+        work = bench.train(f"trained-{BUDGETS[size]}", moved, grid, training)
         curves[size] = curve(work)
         bench.measure(f"mix at {size}, trained", lambda w=work: bench.trained_gguf(w), tokens_trained=tokens(work))
     training = Training(max_steps=steps // 3, learning_rate=1e-4, **shared)

@@ -24,7 +24,7 @@ from distill2edge.distill.objective import GOLD
 from distill2edge.distill.train import load_student
 from distill2edge.models.precision import compute_dtype
 from distill2edge.quantize import ggml
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.scales import TensorGrid
 from distill2edge.recipe.schema import Lora
 from distill2edge.util.progress import for_stream
 
@@ -39,7 +39,7 @@ def stepper(model_dir: Path, batch: dict[str, Any], lora: Lora | None, on_grid: 
     if on_grid:
         base: Any = student.get_base_model() if lora else student
         grids = {
-            f"{name.removesuffix('.base_layer')}.weight": Held.of_gguf(
+            f"{name.removesuffix('.base_layer')}.weight": TensorGrid.of_gguf(
                 ggml.quantize(module.weight.detach().float().numpy(), "Q4_0"), "Q4_0"
             )
             for name, module in base.named_modules()

@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 
 from distill2edge.models.loading import load_model
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.rounding import compensated
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.rounding import compensate, inverse
+from distill2edge.quantize.scales import TensorGrid
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress, for_stream
 
@@ -89,18 +89,18 @@ class Bench:
         """Levels from the least to the greatest weight of a block, 0 among them."""
         blocks = weight.reshape(len(weight), -1, GRID.block)
         low, high = blocks.amin(-1).clamp_max(0), blocks.amax(-1).clamp_min(0)
-        scale = GRID.stored((high - low) / GRID.table[-1])
+        scale = GRID.stored_scale((high - low) / GRID.table[-1])
         zero = torch.where(scale == 0, 0, -low / scale).round().clamp(0, GRID.table[-1])
-        return Held(KIND, scale, zero, weight.shape[1]).stored(weight)
+        return TensorGrid(KIND, scale, zero, weight.shape[1]).fake_quantized(weight)
 
     def fitted(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Ours: the scales of the least squared error, each weight as important as its input."""
-        return Held.fitted(weight, KIND, self.inputs[name]).stored(weight)
+        return TensorGrid.fitted(weight, KIND, self.inputs[name]).fake_quantized(weight)
 
     def compensated(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Ours: a column's error is compensated in later columns."""
-        moved, held = compensated(weight, KIND, self.grams[name])
-        return held.stored(moved)
+        moved, grid = compensate(weight, KIND, inverse(self.grams[name]))
+        return grid.fake_quantized(moved)
 
     def hqq(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """ONNX Runtime's own, scales and zero points stored in 16 bits."""
@@ -109,7 +109,7 @@ class Bench:
         quantizer = ort.HQQWeightOnlyQuantizer(ort.HQQWeightOnlyQuantConfig(GRID.block, GRID.bits))
         codes, scale, zero = quantizer.quantize_internal(weight, GRID.bits, group_size=GRID.block)
         blocks = codes.reshape(len(weight), -1, GRID.block)
-        return GRID.decode(blocks, GRID.stored(scale), GRID.stored(zero)).reshape(weight.shape)
+        return GRID.decode(blocks, GRID.stored_scale(scale), GRID.stored_scale(zero)).reshape(weight.shape)
 
     def auto_round(self, algorithm: Any, windows: int) -> Tensors:
         """What the library makes of the blocks: the rounded matrices, and the norms that AWQ rescales."""
@@ -149,7 +149,7 @@ def check(changed: Tensors, weights: Tensors) -> None:
 def check_parameters(layer: Any) -> None:
     """A layer that auto-round made lies on the grid: 16-bit scales, whole zero points, whole codes within 4 bits."""
     scale, zero = layer.scale.float(), layer.zp.float()
-    assert torch.equal(scale, GRID.stored(scale)), "scales of more than 16 bits"
+    assert torch.equal(scale, GRID.stored_scale(scale)), "scales of more than 16 bits"
     assert torch.equal(zero, zero.round()), "zero points between levels"
     codes = layer.weight.detach().reshape(*scale.shape, GRID.block) / scale[..., None] + zero[..., None]
     assert float((codes - codes.round()).abs().max()) < 1e-3, "weights between levels"

@@ -18,6 +18,7 @@ from quantization_aware import Bench
 from reference_model import SEED, default_work
 from scipy.stats import spearmanr
 
+from distill2edge.gguf.ggml_types import GGML_TYPES
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml
 from distill2edge.quantize.sensitivity import KINDS, option
@@ -63,7 +64,9 @@ def sample(bench: Bench, pairs: int) -> list[tuple[str, str]]:
     found = []
     for index in range(pairs):
         name = str(names[index % len(names)])
-        fitting = [kind for kind in KINDS if kind in QUICK and bench.weights[name].shape[1] % ggml.block(kind) == 0]
+        fitting = [
+            kind for kind in KINDS if kind in QUICK and bench.weights[name].shape[1] % GGML_TYPES[kind].block == 0
+        ]
         found.append((name, fitting[int(generator.integers(len(fitting)))]))
     return found
 

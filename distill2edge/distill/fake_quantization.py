@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill2edge.errors import UserError
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.scales import TensorGrid
 
 
 class _Through(torch.autograd.Function):
@@ -61,7 +61,7 @@ class StoredWeight:
     """
 
     def __init__(
-        self, held: Held, latent: nn.Parameter, dtype: torch.dtype, low_rank: tuple[Any, Any, float] | None = None
+        self, held: TensorGrid, latent: nn.Parameter, dtype: torch.dtype, low_rank: tuple[Any, Any, float] | None = None
     ) -> None:
         self.held, self.latent, self.dtype, self.low_rank = held, latent, dtype, low_rank
         self._seen: tuple[int, ...] | None = None
@@ -90,7 +90,7 @@ class StoredWeight:
         versions = tuple(part._version for part in parts)
         if self._stored is None or self._stored.device != self.latent.device or versions != self._seen:
             self.held = self.held.to(self.latent.device)  # the trainer has moved the weights, where there is a GPU
-            self._stored, self._seen = self.held.stored(self.full()).to(self.dtype), versions
+            self._stored, self._seen = self.held.fake_quantized(self.full()).to(self.dtype), versions
             self.computed += 1
         return self._stored
 
@@ -100,7 +100,7 @@ class StoredWeight:
         return _Through.apply(self.latent, stored) if self.latent.requires_grad else stored  # type: ignore[no-any-return, no-untyped-call]
 
 
-def install(student: nn.Module, grids: Mapping[str, Held], dtype: torch.dtype) -> dict[str, StoredWeight]:
+def install(student: nn.Module, grids: Mapping[str, TensorGrid], dtype: torch.dtype) -> dict[str, StoredWeight]:
     """Make every module whose weight has a grid compute with it.
 
     Args:

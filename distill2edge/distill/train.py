@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
     from distill2edge.distill.decoder_model import DistillModel
     from distill2edge.distill.logit_cache import SignalReader
-    from distill2edge.quantize.scales import Held
+    from distill2edge.quantize.scales import TensorGrid
 
 
 def train(
@@ -37,7 +37,7 @@ def train(
     seed: int,
     work: Path,
     progress: Progress,
-    grids: Mapping[str, Held] | None = None,
+    grids: Mapping[str, TensorGrid] | None = None,
 ) -> dict[str, Any]:
     """Train `model_dir` on the rows, and write `work/adapter` (LoRA) or `work/model` (full), and `work/train.json`.
 
@@ -101,7 +101,7 @@ def _open_model(
     lora: schema.Lora | None,
     chunk: int,
     temperature: float,
-    grids: Mapping[str, Held] | None,
+    grids: Mapping[str, TensorGrid] | None,
 ) -> DistillModel:
     """The student in a module with its loss, its weights rounded to their grids where there are any."""
     import torch

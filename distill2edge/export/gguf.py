@@ -14,31 +14,16 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_vocab, gguf_write, support
 from distill2edge.export.faithful import Check
 from distill2edge.export.gguf_compare import compare_tokenizers, warn_of
-from distill2edge.export.gguf_mix import MixExport, file_type
-from distill2edge.export.gptq import round_again
-from distill2edge.export.grid import packed
-from distill2edge.gguf import llama_process
+from distill2edge.export.gguf_rounding import Rounding
+from distill2edge.gguf.ggml_types import BLOCK, GGML_TYPES, falls_back_to
 from distill2edge.gguf.reader import GgufFile, read_gguf
-from distill2edge.gguf.repack import repack
 from distill2edge.handover.write import form_for, hand_over, template_for
 from distill2edge.models.kinds import kind_of
 from distill2edge.models.loading import read_config
-from distill2edge.quantize.activations import Inputs
-from distill2edge.quantize.schemes import GGUF, Scheme
-from distill2edge.quantize.tensor_grids import load_grids
+from distill2edge.quantize.schemes import ALL, Scheme
 from distill2edge.util.files import scratch, sync
 from distill2edge.util.progress import Progress
-from distill2edge.util.threads import available_threads
 
-PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# llama.cpp's numbers of its file types (`enum llama_ftype` in llama.h).
-FILE_TYPES = {
-    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11,
-    "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18,
-    "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
-}  # fmt: skip
-# What llama.cpp uses where a row is not a multiple of the wanted type's block of 256 weights.
-_FALLBACK_OF = {"Q5_0": "Q4_K", "Q5_1": "Q5_K", "Q8_0": "Q6_K", "IQ4_NL": "Q2_K, Q3_K or IQ4_XS", "F16": "any"}
 _SUPER_BLOCK = 256
 
 
@@ -50,11 +35,7 @@ def export_gguf(
     progress: Progress,
     *,
     converter: Path | None = None,
-    threads: int | None = None,
-    imatrix: Path | None = None,
-    gptq: Inputs | None = None,
-    grid: Path | None = None,
-    mix: MixExport | None = None,
+    rounding: Rounding | None = None,
 ) -> dict[str, Any]:
     """Write `model.gguf` and `export.json` into `work`.
 
@@ -65,80 +46,82 @@ def export_gguf(
         work: directory to write into.
         progress: where to report.
         converter: convert_hf_to_gguf.py of a llama.cpp checkout, used instead of the built-in writers.
-        threads: threads for quantizing; None takes what this process may use.
-        imatrix: importance matrix of this model, as the calibration stage writes it; None rounds without one.
-        gptq: inputs on the calibration rows, to compensate the errors of rounding by; None leaves them.
-        grid: directory of the grid that this model was trained on: the file gets its very scales, and no quantizer
-            picks others.
-        mix: of a scheme that is one: its limit, and what its types are chosen by.
+        rounding: what matrices are rounded by; None: the weights alone.
 
     Returns:
         what export.json holds: format, scheme, size_bytes, effective_bits, parameters, types, fallbacks, tokenizer,
-        calibration (`imatrix`, `gptq`, `sensitivity` or null), trained (on the grid); of a mix also what
-        `MixExport.write` says.
+        faithful, converter, and what `Rounding.write` says.
 
     Raises:
         UserError: unsupported architecture or tokenizer, token ids or logits that differ from the original's, or
             llama.cpp refused; its last words are in the message.
         EnvironmentFault: no disk space, or llama-cpp-python is missing.
     """
-    given = scheme.mix is not None and (mix is not None or grid is not None)
-    if scheme.format != "gguf" or (scheme.base not in FILE_TYPES and not given):
-        raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {', '.join(f'gguf:{name}' for name in GGUF)}")
-    model_dir, work = Path(model_dir), Path(work)
-    if converter is not None and not converter.is_file():
-        raise UserError("no such converter", where=str(converter),
-                        fix="give the path of convert_hf_to_gguf.py in a llama.cpp checkout")  # fmt: skip
-    config = read_config(model_dir)
-    support.refuse(config, kind_of(config), scheme, str(model_dir), converter=converter is not None)
+    model_dir, work, rounding = Path(model_dir), Path(work), rounding or Rounding()
+    _refuse(scheme, model_dir, converter, rounding)
     tokenizer = gguf_vocab.load_tokenizer(model_dir)
     form = form_for(model_dir, meta, tokenizer)
     meta = {**meta, "input": form.dumps()}
-    kind = scheme.name if scheme.name in PLAIN else gguf_write.source_type(model_dir)
-    imatrix = imatrix if scheme.calibrates else None
-    more: dict[str, Any] = {}
+    facts: dict[str, Any] = {"calibration": None, "trained": False}
     with scratch(work, "gguf") as directory:
-        _room(model_dir, work, kind)
-        check = Check(model_dir, kind_of(config).name, "llama.cpp", progress, PLAIN[kind])
-        base, part = directory / "base.gguf", directory / "model.gguf"
-        if converter is None:
-            _write(model_dir, base, kind, tokenizer, form, meta, progress)
-        else:
-            _convert(converter, model_dir, base, kind, meta, template_for(form, tokenizer), directory)
-        ids = compare_tokenizers(tokenizer, read_gguf(base), form, strict=converter is None)
-        faithful = check.of(base, directory / "compare")
-        if scheme.name in PLAIN:
-            part = base
-        else:
-            progress.say(f"  quantizing to {scheme}")
-            if mix is not None:
-                more = mix.write(model_dir, base, part, directory, progress)
-            elif grid is not None:
-                tensors = packed(load_grids(grid)[0], model_dir)
-                repack(base, part, tensors, file_type=FILE_TYPES.get(scheme.base) or file_type(tensors))
-            else:
-                wanted = FILE_TYPES[scheme.base]
-                llama_process.quantize(base, part, wanted, threads=threads or available_threads(), imatrix=imatrix)
-                if gptq is not None:
-                    round_again(part, part, model_dir, gptq, progress)
-        target = work / "model.gguf"
-        _settle(part, target)
-    file = read_gguf(target)
-    facts = describe(file, scheme)
-    facts |= {"tokenizer": ids, "faithful": faithful}
+        kind = scheme.base if scheme.precision == "lossless" else gguf_write.source_type(model_dir)
+        base = part = directory / "base.gguf"
+        compared = _write_base(model_dir, base, kind, converter, tokenizer, form, meta, progress)
+        if scheme.precision != "lossless":
+            part = directory / "model.gguf"
+            facts |= rounding.write(scheme, model_dir, base, part, directory, progress)
+        _settle(part, work / "model.gguf")
+    facts = describe(read_gguf(work / "model.gguf"), scheme) | compared | facts
     warn_of(str(scheme), facts["tokenizer"], progress)
-    facts["calibration"] = None if imatrix is None else "imatrix" if gptq is None else "gptq"
-    facts["trained"] = grid is not None
-    facts["converter"] = "built-in" if converter is None else converter.name
-    facts |= more
     facts["handover"] = hand_over(work, form, tokenizer, model_dir, facts, str(meta.get("name") or "model"), progress)
     (work / "export.json").write_text(json.dumps(facts, indent=1) + "\n")
     if facts["fallbacks"]:
         progress.say(
             f"  {scheme}: {len(facts['fallbacks'])} tensors fell back to a larger type (rows that are not a multiple "
-            f"of {32 if scheme.mix else _SUPER_BLOCK}): {facts['effective_bits']:.2f} bits per weight"
+            f"of {BLOCK if scheme.mix else _SUPER_BLOCK}): {facts['effective_bits']:.2f} bits per weight"
         )
     return facts
+
+
+def _refuse(scheme: Scheme, model_dir: Path, converter: Path | None, rounding: Rounding) -> None:
+    given = scheme.mix is not None and (rounding.mix is not None or rounding.grid is not None)
+    if scheme.format != "gguf" or (scheme.type is None and not given):
+        known = ", ".join(str(each) for each in ALL if each.format == "gguf")
+        raise UserError(f"{scheme} is not a GGUF scheme", fix=f"one of {known}")
+    if converter is not None and not converter.is_file():
+        raise UserError("no such converter", where=str(converter),
+                        fix="give the path of convert_hf_to_gguf.py in a llama.cpp checkout")  # fmt: skip
+    config = read_config(model_dir)
+    support.refuse(config, kind_of(config), scheme, str(model_dir), converter=converter is not None)
+
+
+def _write_base(
+    model_dir: Path,
+    base: Path,
+    kind: str,
+    converter: Path | None,
+    tokenizer: Any,
+    form: InputForm,
+    meta: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the unquantized GGUF, in numbers of type `kind`, and hold its tokenizer and its logits to the model's.
+
+    Returns:
+        for export.json: tokenizer, faithful, converter.
+    """
+    _room(model_dir, base.parent, kind)
+    model = kind_of(read_config(model_dir)).name
+    check = Check(model_dir, model, "llama.cpp", progress, str(GGML_TYPES[kind].dtype))
+    if converter is None:
+        _write(model_dir, base, kind, tokenizer, form, meta, progress)
+    else:
+        _convert(converter, model_dir, base, kind, meta, template_for(form, tokenizer), base.parent)
+    return {
+        "tokenizer": compare_tokenizers(tokenizer, read_gguf(base), form, strict=converter is None),
+        "faithful": check.of(base, base.parent / "compare"),
+        "converter": "built-in" if converter is None else converter.name,
+    }
 
 
 def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:
@@ -156,9 +139,9 @@ def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:
         entry = types.setdefault(name, {"tensors": 0, "bytes": 0})
         entry["tensors"] += 1
         entry["bytes"] += info.size
-        quantized = scheme.name not in PLAIN and not scheme.mix and len(info.shape) > 1
-        if quantized and info.shape[-1] % _SUPER_BLOCK and name != scheme.base and name in _FALLBACK_OF:
-            fallbacks.append({"tensor": info.name, "wanted": _FALLBACK_OF[name], "used": name})
+        quantized = scheme.precision != "lossless" and not scheme.mix and len(info.shape) > 1
+        if quantized and info.shape[-1] % _SUPER_BLOCK and name != scheme.base and falls_back_to(name):
+            fallbacks.append({"tensor": info.name, "wanted": falls_back_to(name), "used": name})
     size = sum(info.size for info in file.tensors.values())
     weights = sum(info.elements for info in file.tensors.values())
     return {
@@ -247,8 +230,7 @@ def _settle(part: Path, target: Path) -> None:
 
 def _room(model_dir: Path, work: Path, kind: str) -> None:
     stored = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    width = {"F32": 4, "F16": 2, "BF16": 2}
-    base = stored * width[kind] // width[gguf_write.source_type(model_dir)]
+    base = stored * GGML_TYPES[kind].block_bytes // GGML_TYPES[gguf_write.source_type(model_dir)].block_bytes
     free = shutil.disk_usage(work).free
     if free < 2 * base:
         raise EnvironmentFault(f"{free >> 20} MiB free, about {2 * base >> 20} MiB needed", where=str(work),

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.export.gguf_write import open_weights
+from distill2edge.gguf.ggml_types import BLOCK, GGML_TYPES, LAST_RESORT, file_type, fitting
+from distill2edge.gguf.hf_layout import rows_to_gguf
 from distill2edge.gguf.repack import overhead, padded, repack
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import ggml
 from distill2edge.quantize.allocation import choose
 from distill2edge.quantize.divergence import Divergence, Row
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.measure_sensitivity import Weighed
-from distill2edge.quantize.rounding import rounded
+from distill2edge.quantize.measure_sensitivity import Sensitivity
+from distill2edge.quantize.rounding import gguf_bytes
 from distill2edge.quantize.schemes import Mix
-from distill2edge.quantize.sensitivity import FALLBACK
-from distill2edge.quantize.tensor_grids import to_gguf
+from distill2edge.quantize.sensitivity import KINDS
 from distill2edge.util.files import without_folders
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_bytes
@@ -33,17 +34,10 @@ if TYPE_CHECKING:
 
 FEW_POSITIONS = 256
 """Below this many positions the measured KL is noisy, and the user is warned."""
-# `general.file_type` names the type that most bytes have, as llama.cpp's own numbers of mixtures do.
-FILE_TYPES = {
-    "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17,
-    "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
-}  # fmt: skip
-# Stock schemes: what most matrices get, and with rows that are no multiple of 256; the head is Q6_K, or Q8_0.
-_STOCK = {
-    "Q2_K": ("Q2_K", "Q4_0"), "Q3_K_M": ("Q4_K", "Q4_0"), "IQ4_XS": ("IQ4_XS", "IQ4_NL"), "Q4_0": ("Q4_0", "Q4_0"),
-    "IQ4_NL": ("IQ4_NL", "IQ4_NL"), "Q4_K_M": ("Q4_K", "Q5_0"), "Q4_1": ("Q4_1", "Q4_1"), "Q5_0": ("Q5_0", "Q5_0"),
-    "Q5_K_M": ("Q5_K", "Q5_1"), "Q5_1": ("Q5_1", "Q5_1"), "Q6_K": ("Q6_K", "Q8_0"), "Q8_0": ("Q8_0", "Q8_0"),
-}  # fmt: skip
+_HEAD = "Q6_K"
+"""What llama.cpp stores the head of a stock scheme in, unless that is larger."""
+_SIZED = {"Q3_K_M": "Q4_K"}
+"""Mixtures whose matrices have on average the size of another type than most of them are stored in."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class MixExport:
 
     Attributes:
         limit: bytes of the whole file, or KL to the model.
-        weighed: what the sensitivity stage wrote.
+        sensitivity: what the sensitivity stage wrote.
         rows: what KL is measured on, where it is the limit.
         rows_name: which rows these are: `validation` or `calibration`.
         positions: `supervised` or `all`.
@@ -60,7 +54,7 @@ class MixExport:
     """
 
     limit: Mix
-    weighed: Weighed
+    sensitivity: Sensitivity
     rows: Callable[[], Sequence[Row]]
     rows_name: str
     positions: str
@@ -73,22 +67,22 @@ class MixExport:
             for export.json: mix {limit, types, expected_kl, measured, note, nearest_stock, statistics}, calibration.
 
         Raises:
-            UserError: nothing meets the limit; the nearest is named. A tensor of the file that was not weighed.
+            UserError: nothing meets the limit; the nearest is named. A tensor of the file that was not sensitivity.
         """
-        weighed = self.weighed
-        options = on_grids(weighed.options) if self.trainable else weighed.options
+        sensitivity = self.sensitivity
+        options = on_grids(sensitivity.options) if self.trainable else sensitivity.options
         rest = overhead(base, frozenset(options))
         with ExitStack() as stack:
-            rounder = stack.enter_context(_Rounder(model_dir, weighed, work / "rounded"))
+            rounder = stack.enter_context(_Rounder(model_dir, sensitivity, work / "rounded"))
             note, measured = None, None
             if self.limit.budget is not None:
-                types, note = within(options, self.limit.budget, rest, "Q8_0")
+                types, note = within(options, self.limit.budget, rest, KINDS[-1])
             else:
 
-                def stored(types: Mapping[str, str]) -> dict[str, torch.Tensor]:
-                    return {weighed.sources[name]: rounder.stored(name, kind) for name, kind in types.items()}
+                def dequantized(types: Mapping[str, str]) -> dict[str, torch.Tensor]:
+                    return {sensitivity.sources[name]: rounder.dequantized(name, kind) for name, kind in types.items()}
 
-                types, measured = self.under(model_dir, options, stored, rest, work, progress)
+                types, measured = self.under(model_dir, options, dequantized, rest, work, progress)
             if note:
                 progress.say(f"  {note}")
             wanted = rest + budgets.bytes_of(options, types)
@@ -96,29 +90,29 @@ class MixExport:
             with progress.task("rounding", len(types)) as task:
                 for name, kind in types.items():
                     data = rounder.data(name, kind)
-                    tensors[name] = (kind, to_gguf(model_dir, name, data))
+                    tensors[name] = (kind, rows_to_gguf(model_dir, name, data))
                     task.advance(note=f"{name} {kind}")
-            repack(base, part, tensors, file_type=file_type(tensors))
+            repack(base, part, tensors, file_type=common_file_type(tensors))
         size = part.stat().st_size
         limit = self.limit.budget
         if size != wanted or (limit is not None and size > limit):
             raise AssertionError(f"{size} bytes were written, {wanted} predicted, {limit} allowed")
         return {
             "mix": {
-                **self.described(weighed, options, types, measured, note),
+                **self.described(sensitivity, options, types, measured, note),
                 "nearest_stock": nearest_stock(options, rest, size, rounder.shapes),
             },
             "fallbacks": [
-                {"tensor": name, "wanted": "a block of 32", "used": FALLBACK}
+                {"tensor": name, "wanted": f"a block of {BLOCK}", "used": LAST_RESORT}
                 for name, kinds in options.items()
-                if set(kinds) == {FALLBACK}
+                if set(kinds) == {LAST_RESORT}
             ],
             "calibration": "sensitivity",
         }
 
     def described(
         self,
-        weighed: Weighed,
+        sensitivity: Sensitivity,
         options: budgets.Options,
         types: Mapping[str, str],
         measured: dict[str, Any] | None,
@@ -133,7 +127,7 @@ class MixExport:
             "measured": measured,
             "note": note,
             "statistics": {
-                key: without_folders(value) if key == "dataset" else value for key, value in weighed.facts.items()
+                key: without_folders(value) if key == "dataset" else value for key, value in sensitivity.facts.items()
             },
         }
 
@@ -141,7 +135,7 @@ class MixExport:
         self,
         model_dir: Path,
         options: budgets.Options,
-        stored: Callable[[Mapping[str, str]], Mapping[str, torch.Tensor]],
+        dequantized: Callable[[Mapping[str, str]], Mapping[str, torch.Tensor]],
         rest: int,
         work: Path,
         progress: Progress,
@@ -149,7 +143,7 @@ class MixExport:
         """Types by measured KL, and what was measured on which rows.
 
         Args:
-            stored: types -> name in the model's state -> the weights that a file of these types gives back.
+            dequantized: types -> name in the model's state -> the weights that a file of these types gives back.
             rest: bytes of the file beside these tensors.
         """
         assert self.limit.max_kl is not None
@@ -165,7 +159,7 @@ class MixExport:
         def measure(types: Mapping[str, str]) -> float:
             nonlocal count
             count += 1
-            kl = divergence.of(stored(types), f"measuring mix {count}")
+            kl = divergence.of(dequantized(types), f"measuring mix {count}")
             size = rest + budgets.bytes_of(options, types)
             progress.say(f"  mix {count}: {readable_bytes(size)}, KL {kl:.3g} nats per token")
             return kl
@@ -224,16 +218,21 @@ def nearest_stock(
     llama.cpp gives a few matrices of its mixtures (`_S`, `_M`) larger types: the true size is some percent more.
     """
 
-    def estimate(main: str, fallback: str) -> int:
+    head = "output.weight" if "output.weight" in shapes else "token_embd.weight"
+
+    def estimate(kind: str, sized: str) -> int:
         total = rest
-        head = "output.weight" if "output.weight" in shapes else "token_embd.weight"
         for name, (rows, columns) in shapes.items():
-            pair = ("Q6_K", "Q8_0") if name == head and main != "Q8_0" else (main, fallback)
-            kind = next((kind for kind in pair if columns % ggml.block(kind) == 0), FALLBACK)
-            total += padded(rows * ggml.row_bytes(kind, columns))
+            if name == head and GGML_TYPES[kind].precision == "lower":
+                found = fitting(_HEAD, columns)
+            else:
+                found = sized if columns % GGML_TYPES[sized].block == 0 else fitting(kind, columns)
+            total += padded(rows * GGML_TYPES[found].row_bytes(columns))
         return total
 
-    sizes = {f"gguf:{name}": estimate(*pair) for name, pair in _STOCK.items()}
+    # Of the mixtures of one type (`_S`, `_M`, `_L`) the middle one.
+    usual = {name: kind for kind in KINDS for name in GGML_TYPES[kind].stock if name == kind or name.endswith("_M")}
+    sizes = {f"gguf:{name}": estimate(kind, _SIZED.get(name, kind)) for name, kind in usual.items()}
     name = min(sizes, key=lambda scheme: abs(sizes[scheme] - size))
     return {"scheme": name, "estimated_bytes": sizes[name]}
 
@@ -241,35 +240,36 @@ def nearest_stock(
 def on_grids(options: budgets.Options) -> dict[str, dict[str, tuple[int, float]]]:
     """Those types of a GGUF that a model can be trained on; a matrix that fits no block stays as it is."""
     return {
-        name: {kind: each for kind, each in kinds.items() if kind in GRIDS or kind == FALLBACK}
+        name: {kind: each for kind, each in kinds.items() if kind in GRIDS or kind == LAST_RESORT}
         for name, kinds in options.items()
     }
 
 
-def file_type(tensors: Mapping[str, tuple[str, np.ndarray]]) -> int:
+def common_file_type(tensors: Mapping[str, tuple[str, np.ndarray]]) -> int:
     """llama.cpp's number of a file in which most bytes are of one type.
 
     Args:
         tensors: name -> (type, its bytes).
     """
-    held: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for kind, data in tensors.values():
-        held[kind] += data.nbytes
-    return FILE_TYPES[held.most_common(1)[0][0]]
+        sizes[kind] += data.nbytes
+    return file_type(sizes.most_common(1)[0][0])
 
 
 class _Rounder:
     """Rounds a model's matrices, each in each type once: the bytes are kept in a directory until the end."""
 
-    def __init__(self, model_dir: Path, weighed: Weighed, directory: Path) -> None:
-        self._weighed, self._directory = weighed, directory
+    def __init__(self, model_dir: Path, sensitivity: Sensitivity, directory: Path) -> None:
+        self._sensitivity, self._directory = sensitivity, directory
         self._stack = ExitStack()
         self._weights = open_weights(model_dir, self._stack)
-        missing = sorted(set(weighed.sources.values()) - set(self._weights))
+        missing = sorted(set(sensitivity.sources.values()) - set(self._weights))
         if missing:
             raise UserError(f"no weights called {missing[0]}", where=str(model_dir), fix="run the merge stage again")
         self.shapes: dict[str, tuple[int, int]] = {
-            name: tuple(self._weights[source].get_slice(source).get_shape()) for name, source in weighed.sources.items()
+            name: tuple(self._weights[source].get_slice(source).get_shape())
+            for name, source in sensitivity.sources.items()
         }  # type: ignore[assignment]
 
     def __enter__(self) -> _Rounder:
@@ -287,15 +287,14 @@ class _Rounder:
         path = self._directory / f"{name}-{kind}.npy"
         if path.is_file():
             return np.asarray(np.load(path))
-        source = self._weighed.sources[name]
-        weight = self._weights[source].get_tensor(source).float().numpy()
-        found = rounded(weight, kind, self._weighed.importance.get(name), self._weighed.gram(name))
+        source = self._sensitivity.sources[name]
+        found = gguf_bytes(self._weights[source].get_tensor(source), kind, *self._sensitivity.sums(name))
         part = path.with_suffix(".part.npy")
         np.save(part, found)
         part.replace(path)
         return found
 
-    def stored(self, name: str, kind: str) -> torch.Tensor:
+    def dequantized(self, name: str, kind: str) -> torch.Tensor:
         """[rows, columns] float32 as the file gives them back."""
         import torch
 

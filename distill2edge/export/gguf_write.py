@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.gguf import hyperparameters as gguf_config
 from distill2edge.gguf.families import Family, by_model_type, llama3_factors, refuse
+from distill2edge.gguf.ggml_types import file_type
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def write_gguf(
     import gguf
 
     config, family = load_config(model_dir)
-    fields = gguf_config.fields_of(config, family)
     names = {theirs: ours for ours, theirs in family.names_of(config).items()}
     with ExitStack() as stack:
         tensors = open_weights(model_dir, stack)
@@ -87,15 +87,10 @@ def write_gguf(
         if tied:
             names.pop("lm_head.weight", None)  # llama.cpp uses the embedding where no output tensor is
         plan = _plan(tensors, names, tied, str(model_dir))
-        writer = gguf.GGUFWriter(target, family.architecture, use_temp_file=False)
-        writer.add_type("model")
-        for key, value in metadata_fields(meta):
-            writer.add_uint32(key, value) if isinstance(value, int) else writer.add_string(key, value)
         shapes = {theirs: tuple(tensors[theirs].get_slice(theirs).get_shape()) for theirs, _ in plan}
-        writer.add_size_label(gguf.size_label(sum(math.prod(shape) for shape in shapes.values()), 0, 0, 0))
-        _add_fields(writer, fields)
-        writer.add_file_type(getattr(gguf.LlamaFileType, "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"))
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        weights = sum(math.prod(shape) for shape in shapes.values())
+        writer = gguf.GGUFWriter(target, family.architecture, use_temp_file=False)
+        _write_fields(writer, meta, gguf_config.fields_of(config, family), kind, weights)
         vocabulary.write(writer)
         extra = _extra(config, family)
         matrix = gguf.GGMLQuantizationType[kind]
@@ -118,7 +113,7 @@ def write_gguf(
                 writer.write_tensor_data(_encode(array, _type_of(ours, matrix)))
                 task.advance()
         writer.close()
-    return sum(math.prod(shape) for shape in shapes.values())
+    return weights
 
 
 def source_type(model_dir: Path) -> str:
@@ -174,11 +169,20 @@ def _extra(config: Any, family: Family) -> dict[str, np.ndarray]:
     return {"rope_freqs.weight": llama3_factors(rope, gguf_config.head_dim(config))}
 
 
-def _add_fields(writer: Any, fields: list[gguf_config.Field]) -> None:
+def _write_fields(writer: Any, meta: dict[str, Any], fields: list[gguf_config.Field], kind: str, weights: int) -> None:
+    """Every key-value but the vocabulary: what the file is, its family's hyperparameters, how it is stored."""
+    import gguf
+
+    writer.add_type("model")
+    for key, value in metadata_fields(meta):
+        writer.add_uint32(key, value) if isinstance(value, int) else writer.add_string(key, value)
+    writer.add_size_label(gguf.size_label(weights, 0, 0, 0))
     add = {"uint32": writer.add_uint32, "float32": writer.add_float32, "string": writer.add_string,
            "bool": writer.add_bool, "bools": writer.add_array, "strings": writer.add_array}  # fmt: skip
-    for key, kind, value in fields:
-        add[kind](key, value)
+    for key, form, value in fields:
+        add[form](key, value)
+    writer.add_file_type(file_type(kind))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
 def _kv_heads(config: Any) -> int:

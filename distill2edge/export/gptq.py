@@ -7,41 +7,41 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.export.initial_weights import gguf_types, start_of
+from distill2edge.export.initial_weights import gguf_types, write_initial_weights
 from distill2edge.export.onnx import export_onnx
+from distill2edge.gguf.hf_layout import rows_to_gguf
 from distill2edge.gguf.repack import repack
-from distill2edge.quantize.activations import Inputs
+from distill2edge.quantize.activations import Activations
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.rounding import rounded
+from distill2edge.quantize.rounding import gguf_bytes
 from distill2edge.quantize.schemes import Scheme
-from distill2edge.quantize.tensor_grids import to_gguf
 from distill2edge.util.files import scratch, write_json
 from distill2edge.util.progress import Progress
 
 
-def round_again(path: Path, target: Path, model_dir: Path, inputs: Inputs, progress: Progress) -> None:
+def round_again(path: Path, target: Path, model_dir: Path, activations: Activations, progress: Progress) -> None:
     """Write a GGUF again with its matrices compensated, those whose types have a grid here.
 
     Args:
         path: the file as llama.cpp quantized it, by importance; what is not compensated is copied: Q2_K, Q3_K,
-            IQ4_XS, and matrices whose inputs are not known.
+            IQ4_XS, and matrices whose activations are not known.
         model_dir: the model it was made of.
-        inputs: of the calibration rows.
+        activations: of the calibration rows.
     """
-    types = {name: kind for name, kind in gguf_types(path, inputs.grams).items() if kind in GRIDS}
+    types = {name: kind for name, kind in gguf_types(path, activations.grams).items() if kind in GRIDS}
     tensors = {}
     with ExitStack() as stack, progress.task("compensating", len(types)) as task:
         weights = open_weights(model_dir, stack)
         for name, kind in types.items():
-            weight = weights[inputs.sources[name]].get_tensor(inputs.sources[name]).float().numpy()
-            data = rounded(weight, kind, inputs.importance.get(name), inputs.gram(name))
-            tensors[name] = (kind, to_gguf(model_dir, name, data))
+            weight = weights[activations.sources[name]].get_tensor(activations.sources[name])
+            data = gguf_bytes(weight, kind, *activations.sums(name))
+            tensors[name] = (kind, rows_to_gguf(model_dir, name, data))
             task.advance(note=f"{name} {kind}")
     repack(path, target, tensors)
 
 
 def export_onnx_gptq(
-    model_dir: Path, scheme: Scheme, meta: dict[str, Any], work: Path, progress: Progress, inputs: Inputs
+    model_dir: Path, scheme: Scheme, meta: dict[str, Any], work: Path, progress: Progress, activations: Activations
 ) -> dict[str, Any]:
     """What `export_onnx` writes in 8- or 4-bit blocks, with compensated errors: `export.json` names the calibration.
 
@@ -50,7 +50,7 @@ def export_onnx_gptq(
     """
     with scratch(work, "gptq") as directory:
         start = directory / "start"
-        start_of(scheme, inputs, model_dir, start, progress)
+        write_initial_weights(scheme, activations, model_dir, start, progress)
         facts = export_onnx(start, scheme, meta, work, progress, grid=start)
     facts |= {"calibration": "gptq", "trained": False}
     write_json(work / "export.json", facts)

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.export.gguf_write import open_weights
+from distill2edge.gguf.hf_layout import names_to_gguf, rows_to_gguf
 from distill2edge.models.loading import load_model
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.grids import GRIDS
+from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.schemes import Scheme
-from distill2edge.quantize.tensor_grids import Grids, gguf_names, load_grids, of_gguf, to_gguf
+from distill2edge.quantize.tensor_grids import ModelGrid, load_grids, of_gguf
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def of_export(directory: Path, model_dir: Path, scheme: Scheme) -> Grids:
+def of_export(directory: Path, model_dir: Path, scheme: Scheme) -> ModelGrid:
     """The grid of an exported file, by the names in the state of the model that it was made of.
 
     A GGUF's is read from its bytes: types by tensor and scales, calibrated where the file is. An ONNX file's scales
@@ -30,7 +32,7 @@ def of_export(directory: Path, model_dir: Path, scheme: Scheme) -> Grids:
     return of_onnx(load_model(model_dir, dtype=torch.float32), scheme.base)
 
 
-def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) -> Grids:
+def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) -> ModelGrid:
     """A grid for every matrix that the ONNX export stores in blocks: linear layers and embeddings, a tied one once.
 
     Args:
@@ -40,9 +42,9 @@ def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) 
     """
     import torch
 
-    from distill2edge.export.onnx_quantize import BITS, SMALLEST, quantize_blocks
+    from distill2edge.export.onnx_quantize import SMALLEST, quantize_blocks
 
-    found: Grids = {}
+    found: ModelGrid = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -53,29 +55,29 @@ def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) 
         seen.add(id(weight))
         matrix = weight.detach().float()
         if importance is None or f"{name}.weight" not in importance:
-            _, scales = quantize_blocks(matrix.numpy(), BITS[kind])
+            _, scales = quantize_blocks(matrix.numpy(), GRIDS[kind].bits)
             scale = torch.from_numpy(scales.reshape(len(matrix), -1))
-            found[f"{name}.weight"] = Held(kind, scale, None, matrix.shape[1])
+            found[f"{name}.weight"] = TensorGrid(kind, scale, None, matrix.shape[1])
         else:
-            found[f"{name}.weight"] = Held.fitted(matrix, kind, torch.as_tensor(importance[f"{name}.weight"]))
+            found[f"{name}.weight"] = TensorGrid.fitted(matrix, kind, torch.as_tensor(importance[f"{name}.weight"]))
     return found
 
 
-def packed(grids: Mapping[str, Held], model_dir: Path) -> dict[str, tuple[str, np.ndarray]]:
+def packed(grids: Mapping[str, TensorGrid], model_dir: Path) -> dict[str, tuple[str, np.ndarray]]:
     """GGUF tensor name -> (type, bytes) of a model's weights on its grids."""
-    names = {theirs: ours for ours, theirs in gguf_names(model_dir).items()}
+    names = names_to_gguf(model_dir)
     with ExitStack() as stack:
         weights = open_weights(Path(model_dir), stack)
         return {
             names[name]: (
-                held.kind,
-                to_gguf(model_dir, names[name], held.gguf(weights[name].get_tensor(name).float())),
+                grid.kind,
+                rows_to_gguf(model_dir, names[name], grid.gguf(weights[name].get_tensor(name).float())),
             )
-            for name, held in grids.items()
+            for name, grid in grids.items()
         }
 
 
-def by_row(directory: Path, model_dir: Path) -> dict[bytes, dict[str, Held]]:
+def by_row(directory: Path, model_dir: Path) -> dict[bytes, dict[str, TensorGrid]]:
     """The grids of each row of a trained model's matrices, by the hash of its values and by kind.
 
     A graph joins matrices that read one input into one table, and knows them by their rows alone. Rows that are alike
@@ -84,12 +86,12 @@ def by_row(directory: Path, model_dir: Path) -> dict[bytes, dict[str, Held]]:
     from distill2edge.export.onnx_quantize import digests
 
     grids, _ = load_grids(directory)
-    found: dict[bytes, dict[str, Held]] = {}
+    found: dict[bytes, dict[str, TensorGrid]] = {}
     with ExitStack() as stack:
         weights = open_weights(model_dir, stack)
-        for name, held in grids.items():
+        for name, grid in grids.items():
             for row, key in enumerate(digests(weights[name].get_tensor(name).float().numpy())):
-                offset = None if held.offset is None else held.offset[row : row + 1]
-                one = Held(held.kind, held.scale[row : row + 1], offset, held.columns)
-                found.setdefault(key, {})[held.kind] = one
+                offset = None if grid.offset is None else grid.offset[row : row + 1]
+                one = TensorGrid(grid.kind, grid.scale[row : row + 1], offset, grid.columns)
+                found.setdefault(key, {})[grid.kind] = one
     return found

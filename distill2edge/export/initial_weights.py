@@ -10,55 +10,61 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.models.loading import copy_tokenizer, load_model
-from distill2edge.quantize import onnx_types, rounding
-from distill2edge.quantize.activations import Inputs
+from distill2edge.quantize import onnx_types
+from distill2edge.quantize.activations import Activations
 from distill2edge.quantize.grids import GRIDS
+from distill2edge.quantize.rounding import round_matrix
 from distill2edge.quantize.schemes import Scheme
-from distill2edge.quantize.tensor_grids import Grids, save_grids
+from distill2edge.quantize.tensor_grids import ModelGrid, save_grids
 from distill2edge.util.files import read_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch
 
-    from distill2edge.quantize.scales import Held
+    from distill2edge.quantize.scales import TensorGrid
 
-Rounded = Callable[[str, str], "tuple[torch.Tensor, Held]"]
+Rounded = Callable[[str, str], "tuple[torch.Tensor, TensorGrid]"]
 """Weight's name, type -> the matrix moved so that its nearest levels are those to store, and its grid."""
 
 
-def start_of(
-    scheme: Scheme, inputs: Inputs, model_dir: Path, target: Path, progress: Progress, exported: Path | None = None
-) -> Grids:
+def write_initial_weights(
+    scheme: Scheme,
+    activations: Activations,
+    model_dir: Path,
+    target: Path,
+    progress: Progress,
+    exported: Path | None = None,
+) -> ModelGrid:
     """Write the model that a compensated file stores, rounded as its export rounds, and its grid.
 
     Args:
         scheme: a mix, or a stock scheme that was rounded with compensated errors.
-        inputs: what the file was rounded by.
+        activations: what the file was rounded by.
         model_dir: the model that the file was made of.
         target: directory to write a dense model into.
         exported: directory of the file, which says the types; None: of a stock ONNX scheme.
     """
     with ExitStack() as stack:
         weights = open_weights(model_dir, stack)
-        names = {source: name for name, source in inputs.sources.items()}
+        names = {source: name for name, source in activations.sources.items()}
 
-        def rounded(source: str, kind: str) -> tuple[torch.Tensor, Held]:
-            weight, name = weights[source].get_tensor(source).float(), names[source]
-            if scheme.format == "onnx":
-                return onnx_types.rounded(weight, kind, *inputs.means(name))
-            return rounding.to_train(weight, kind, inputs.importance.get(name), inputs.gram(name))
+        def rounded(source: str, kind: str) -> tuple[torch.Tensor, TensorGrid]:
+            known = activations.means if scheme.format == "onnx" else activations.sums
+            return round_matrix(weights[source].get_tensor(source), kind, *known(names[source]))
 
         if scheme.format == "onnx" and not scheme.mix:
             shapes = {source: weights[source].get_slice(source).get_shape() for source in names}
             types = {source: scheme.base for source, shape in shapes.items() if _in_blocks(shape)}
         else:
             assert exported is not None
-            types = _types(scheme, exported, inputs)
-        return write_start(model_dir, types, rounded, target, progress)
+            types = _types(scheme, exported, activations)
+        return write_rounded(model_dir, types, rounded, target, progress)
 
 
-def write_start(model_dir: Path, types: Mapping[str, str], rounded: Rounded, target: Path, progress: Progress) -> Grids:
+def write_rounded(
+    model_dir: Path, types: Mapping[str, str], rounded: Rounded, target: Path, progress: Progress
+) -> ModelGrid:
     """A copy of a model with its matrices moved, weight by weight, and the grids of them beside it."""
     import torch
 
@@ -83,13 +89,13 @@ def gguf_types(path: Path, names: Mapping[str, str]) -> dict[str, str]:
     return {name: gguf.GGMLQuantizationType(tensors[name].type).name for name in names if name in tensors}
 
 
-def _types(scheme: Scheme, exported: Path, inputs: Inputs) -> dict[str, str]:
+def _types(scheme: Scheme, exported: Path, activations: Activations) -> dict[str, str]:
     """Weight -> type in the file; of a GGUF those that have a grid."""
     if scheme.format == "onnx":
         chosen: dict[str, str] = read_json(exported / "export.json")["mix"]["types"]
-        return onnx_types.by_weight(chosen, inputs.sources.values())
-    found = gguf_types(exported / "model.gguf", inputs.sources)
-    return {inputs.sources[name]: kind for name, kind in found.items() if kind in GRIDS}
+        return onnx_types.by_weight(chosen, activations.sources.values())
+    found = gguf_types(exported / "model.gguf", activations.sources)
+    return {activations.sources[name]: kind for name, kind in found.items() if kind in GRIDS}
 
 
 def _in_blocks(shape: list[int]) -> bool:

@@ -14,17 +14,15 @@ from distill2edge.handover.write import form_for, hand_over, limit_of, template_
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.kinds import kind_of, start_token_id
 from distill2edge.models.loading import read_config
-from distill2edge.quantize.schemes import DYNAMIC, ONNX, Scheme
+from distill2edge.quantize.schemes import ALL, DYNAMIC, Scheme
 from distill2edge.runtimes.onnx_seq2seq import START
 from distill2edge.util.files import scratch, write_json
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from distill2edge.export.onnx_tally import Tally
     from distill2edge.util.progress import Progress
-
-LOSSLESS = {"fp32": "float32", "fp16": "float16"}
-"""Schemes whose own file is compared with PyTorch, and what it stores weights in."""
 
 
 def export_onnx(
@@ -40,76 +38,55 @@ def export_onnx(
     """Export a model and describe what was written.
 
     Its graph is compared with PyTorch (`faithful`) before any weight is rounded: of the lossless schemes the very file
-    that is written.
-
-    A decoder gives `model.onnx` with a key-value cache and `genai_config.json`; a classifier gives `model.onnx`;
-    a sequence-to-sequence model gives `encoder.onnx` and `decoder.onnx`, which share their weights file. Beside them
-    lie the tokenizer files and `export.json`.
+    that is written. A decoder gives `model.onnx` with a key-value cache and `genai_config.json`; a classifier gives
+    `model.onnx`; a sequence-to-sequence model gives `encoder.onnx` and `decoder.onnx`, which share their weights file.
+    Beside them lie the tokenizer files and `export.json`.
 
     Args:
         model_dir: dense Hugging Face directory (safetensors and tokenizer).
-        scheme: one of the onnx schemes.
         meta: name, licence, teacher, recipe, recipe_key, description: they go into the graph's metadata.
         work: directory to write into; files of an earlier try are overwritten.
-        progress: gets one line per step.
-        grid: directory of the grid that this model was trained on, or rounded to in a mix: the file gets its very
-            scales.
+        grid: directory of the grid that this model was trained on, or rounded to in a mix: the file gets its scales.
         compared: what an earlier export of the same architecture said of its comparison; None: this graph is compared.
 
     Returns:
         the content of export.json.
 
     Raises:
-        UserError: a scheme of another format, an architecture that cannot be exported, or a graph that is another
-            model.
+        UserError: a scheme of another format, an architecture that cannot be exported, a graph that is another model.
         EnvironmentFault: a package that the export needs is missing.
     """
-    given = scheme.mix is not None and grid is not None
-    if scheme.format != "onnx" or (scheme.base not in ONNX and str(scheme) != DYNAMIC and not given):
-        known = ", ".join(f"onnx:{name}" for name in ONNX)
-        raise UserError(f"{scheme} is not an ONNX scheme", fix=f"use one of {known}")
-    # imported here: this module must load without onnxruntime
-    from distill2edge.export.grid import by_row
-    from distill2edge.export.onnx_dynamic import quantize_dynamic
-    from distill2edge.export.onnx_quantize import apply_scheme
-    from distill2edge.export.onnx_tally import Tally
-
-    found = kind_of(read_config(model_dir))
-    support.refuse(read_config(model_dir), found, scheme, str(model_dir))
-    kind = found.name
-    lossless = scheme.name in LOSSLESS
+    config = _carried(scheme, model_dir, grid)
+    kind, dtype = kind_of(config).name, scheme.type.dtype if scheme.type is not None else None
     tokenizer = load_tokenizer(model_dir)
     form = form_for(model_dir, meta, tokenizer)
     meta = {**meta, "input": form.dumps()}
+    properties = _properties(meta, kind, model_dir)
     with scratch(work, "graph") as directory:
-        check = None
-        if compared is None:
-            check = Check(model_dir, kind, "onnxruntime", progress, LOSSLESS.get(scheme.name, "float32"))
+        check = Check(model_dir, kind, "onnxruntime", progress, dtype or "float32") if compared is None else None
         progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
         graphs, built = _graphs(kind, model_dir, directory)
-        properties = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
-        if kind == "seq2seq":
-            properties[START] = str(_start(model_dir))
-        if check is not None and not lossless:
+        if check is not None and dtype is None:
             compared = check.of(_unrounded(graphs, kind, model_dir, directory, properties), directory)
-        tally, held = Tally(), None if grid is None else by_row(grid, model_dir)
-        for name, model in graphs.items():
-            progress.say(f"  storing its weights as {scheme.name}")
-            if str(scheme) != DYNAMIC:
-                apply_scheme(model, scheme.base, tally, held)
-            else:
-                graphs[name] = quantize_dynamic(model, directory, tally)
+        tally = _round(graphs, scheme, grid, model_dir, directory, progress)
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
-    template, limit = template_for(form, tokenizer), limit_of(form, model_dir)
-    files = write_tokenizer(tokenizer, model_dir, form, template, limit, work)
+    files = write_tokenizer(tokenizer, model_dir, form, template_for(form, tokenizer), limit_of(form, model_dir), work)
     if built is not None:
         genai_config.write_genai_config(built, work, work)
-    if check is not None and lossless:
+    if check is not None and dtype is not None:
         with scratch(work, "compare") as directory:
             compared = check.of(work, directory)
-    for entry in tally.fallbacks:
-        progress.say(f"  {entry['tensor']} {entry['shape']}: {entry['reason']}")
-    facts = {
+    facts = _described(scheme, kind, graphs, size, tally)
+    facts |= {"trained": grid is not None, "calibration": None, "faithful": compared, "tokenizer_files": files}
+    facts |= {"exporter": _versions(kind), "meta": meta}
+    facts["handover"] = hand_over(work, form, tokenizer, model_dir, facts, str(meta.get("name") or "model"), progress)
+    write_json(work / "export.json", facts)
+    return facts
+
+
+def _described(scheme: Scheme, kind: str, graphs: dict[str, ir.Model], size: int, tally: Tally) -> dict[str, Any]:
+    """Facts of the written graphs."""
+    return {
         "schema_version": 1,
         "format": "onnx",
         "scheme": scheme.name,
@@ -119,16 +96,46 @@ def export_onnx(
         "effective_bits": round(tally.effective_bits, 4),
         "types": tally.types,
         "fallbacks": tally.fallbacks,
-        "trained": grid is not None,
-        "calibration": None,
-        "faithful": compared,
-        "tokenizer_files": files,
-        "exporter": _versions(kind),
-        "meta": meta,
     }
-    facts["handover"] = hand_over(work, form, tokenizer, model_dir, facts, str(meta.get("name") or "model"), progress)
-    write_json(work / "export.json", facts)
-    return facts
+
+
+def _properties(meta: dict[str, Any], kind: str, model_dir: Path) -> dict[str, str]:
+    """A graph's metadata."""
+    found = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
+    return {**found, START: str(_start(model_dir))} if kind == "seq2seq" else found
+
+
+def _carried(scheme: Scheme, model_dir: Path, grid: Path | None) -> dict[str, Any]:
+    """The model's configuration, which the scheme can carry."""
+    given = scheme.mix is not None and grid is not None
+    if scheme.format != "onnx" or (scheme.type is None and not given):
+        known = ", ".join(str(each) for each in ALL if each.format == "onnx" and str(each) != DYNAMIC)
+        raise UserError(f"{scheme} is not an ONNX scheme", fix=f"use one of {known}")
+    config = read_config(model_dir)
+    support.refuse(config, kind_of(config), scheme, str(model_dir))
+    return config
+
+
+def _round(
+    graphs: dict[str, ir.Model], scheme: Scheme, grid: Path | None, model_dir: Path, directory: Path, progress: Progress
+) -> Tally:
+    """Put the weights of each graph into the scheme, in place, and tell what became of them."""
+    # imported here: this module must load without onnxruntime
+    from distill2edge.export.grid import by_row
+    from distill2edge.export.onnx_dynamic import quantize_dynamic
+    from distill2edge.export.onnx_quantize import apply_scheme
+    from distill2edge.export.onnx_tally import Tally
+
+    tally, grids = Tally(), None if grid is None else by_row(grid, model_dir)
+    for name, model in graphs.items():
+        progress.say(f"  storing its weights as {scheme.name}")
+        if str(scheme) != DYNAMIC:
+            apply_scheme(model, scheme.base, tally, grids)
+        else:
+            graphs[name] = quantize_dynamic(model, directory, tally)
+    for entry in tally.fallbacks:
+        progress.say(f"  {entry['tensor']} {entry['shape']}: {entry['reason']}")
+    return tally
 
 
 def _graphs(kind: str, model_dir: Path, scratch: Path) -> tuple[dict[str, ir.Model], dict[str, Any] | None]:

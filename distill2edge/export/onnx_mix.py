@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.export.gguf_mix import MixExport, within
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.export.initial_weights import write_start
+from distill2edge.export.initial_weights import write_rounded
 from distill2edge.export.onnx import export_onnx
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import onnx_types
-from distill2edge.quantize.measure_sensitivity import Weighed
+from distill2edge.quantize.measure_sensitivity import Sensitivity
+from distill2edge.quantize.rounding import round_matrix
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.quantize.tensor_grids import load_grids, save_grids
 from distill2edge.util.files import scratch, write_json
@@ -23,7 +24,7 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-    from distill2edge.quantize.scales import Held
+    from distill2edge.quantize.scales import TensorGrid
 
 TOP = "int8-b64-f16"
 """The type of every matrix, where the budget has room for it."""
@@ -43,29 +44,29 @@ def export_onnx_mix(
     Raises:
         UserError: nothing meets the limit; the nearest is named. What `export_onnx` raises.
     """
-    weighed = mix.weighed
+    sensitivity = mix.sensitivity
     budget = mix.limit.budget
     with scratch(work, "mix") as directory, ExitStack() as stack:
-        rounder = _Rounder(model_dir, weighed, directory, stack)
+        rounder = _Rounder(model_dir, sensitivity, directory, stack)
         plain = export_onnx(model_dir, Scheme("onnx", "int4-b32"), meta, directory / "plain", progress)
-        rest = plain["size_bytes"] - plain["types"]["int4-b32"]["bytes"] + _TABLE * len(weighed.onnx)
+        rest = plain["size_bytes"] - plain["types"]["int4-b32"]["bytes"] + _TABLE * len(sensitivity.onnx)
         for _ in range(_TRIES):
             note, measured = None, None
             if budget is not None:
-                types, note = within(weighed.onnx, budget, rest, TOP)
+                types, note = within(sensitivity.onnx, budget, rest, TOP)
             else:
-                types, measured = mix.under(model_dir, weighed.onnx, rounder.stored, rest, directory, progress)
+                types, measured = mix.under(model_dir, sensitivity.onnx, rounder.dequantized, rest, directory, progress)
             start = directory / "start"
-            write_start(model_dir, rounder.chosen(types), rounder.rounded, start, progress)
+            write_rounded(model_dir, rounder.chosen(types), rounder.rounded, start, progress)
             facts = export_onnx(start, scheme, meta, work, progress, grid=start, compared=plain["faithful"])
-            rest = facts["size_bytes"] - budgets.bytes_of(weighed.onnx, types)
+            rest = facts["size_bytes"] - budgets.bytes_of(sensitivity.onnx, types)
             if budget is None or facts["size_bytes"] <= budget:
                 break
         else:
             raise AssertionError(f"{facts['size_bytes']} bytes were written, {budget} are allowed")
     if note:
         progress.say(f"  {note}")
-    described = mix.described(weighed, weighed.onnx, types, measured, note)
+    described = mix.described(sensitivity, sensitivity.onnx, types, measured, note)
     facts |= {"mix": described, "calibration": "sensitivity", "trained": False}
     write_json(work / "export.json", facts)
     return facts
@@ -74,10 +75,10 @@ def export_onnx_mix(
 class _Rounder:
     """Rounds a model's matrices, each in each type once: what came of it is kept in a directory."""
 
-    def __init__(self, model_dir: Path, weighed: Weighed, directory: Path, stack: ExitStack) -> None:
-        self._weighed, self._directory = weighed, directory
+    def __init__(self, model_dir: Path, sensitivity: Sensitivity, directory: Path, stack: ExitStack) -> None:
+        self._sensitivity, self._directory = sensitivity, directory
         self._weights = open_weights(model_dir, stack)
-        self._names = {source: name for name, source in weighed.sources.items()}
+        self._names = {source: name for name, source in sensitivity.sources.items()}
         if missing := sorted(set(self._names) - set(self._weights)):
             raise UserError(f"no weights called {missing[0]}", where=str(model_dir), fix="run the merge stage again")
 
@@ -85,23 +86,23 @@ class _Rounder:
         """Weight -> type, of a choice by group."""
         return onnx_types.by_weight(types, self._names)
 
-    def stored(self, types: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    def dequantized(self, types: Mapping[str, str]) -> dict[str, torch.Tensor]:
         """Weight -> [rows, columns] float32 as a file of these types gives it back."""
         found = {}
         for source, kind in self.chosen(types).items():
-            moved, held = self.rounded(source, kind)
-            found[source] = held.stored(moved)
+            moved, grid = self.rounded(source, kind)
+            found[source] = grid.fake_quantized(moved)
         return found
 
-    def rounded(self, source: str, kind: str) -> tuple[torch.Tensor, Held]:
+    def rounded(self, source: str, kind: str) -> tuple[torch.Tensor, TensorGrid]:
         """A matrix moved so that its nearest levels are those to store, and its grid."""
         from safetensors.torch import load_file, save_file
 
         directory = self._directory / f"{source}-{kind}"
         if not directory.is_dir():
             weight = self._weights[source].get_tensor(source)
-            moved, held = onnx_types.rounded(weight, kind, *self._weighed.means(self._names[source]))
+            moved, grid = round_matrix(weight, kind, *self._sensitivity.means(self._names[source]))
             directory.mkdir()
             save_file({"weight": moved.contiguous()}, directory / "moved.safetensors")
-            save_grids({source: held}, "onnx:int4-b32", directory)
+            save_grids({source: grid}, "onnx:int4-b32", directory)
         return load_file(directory / "moved.safetensors")["weight"], load_grids(directory)[0][source]

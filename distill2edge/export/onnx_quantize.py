@@ -18,14 +18,14 @@ from distill2edge.errors import UserError
 from distill2edge.export.onnx_edit import attribute, follow, initializer, replace, sweep
 from distill2edge.export.onnx_quiet import quiet
 from distill2edge.export.onnx_tally import Tally
+from distill2edge.gguf.ggml_types import BLOCK
+from distill2edge.quantize.types import ONNX_TYPES, OnnxType
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from distill2edge.quantize.scales import Held
+    from distill2edge.quantize.scales import TensorGrid
 
-BLOCK = 32
-BITS = {"int8": 8, "int4-b32": 4}
 ACCURACY_INT8 = 4
 """`accuracy_level` of MatMulNBits: activations are rounded to 8 bits per block, products are summed in integers."""
 SMALLEST = 2048
@@ -83,7 +83,10 @@ def digests(weight: np.ndarray) -> list[bytes]:
 
 
 def apply_scheme(
-    model: ir.Model, scheme: str, tally: Tally | None = None, held: Mapping[bytes, Mapping[str, Held]] | None = None
+    model: ir.Model,
+    scheme: str,
+    tally: Tally | None = None,
+    grids: Mapping[bytes, Mapping[str, TensorGrid]] | None = None,
 ) -> Tally:
     """Rewrite the graph in place.
 
@@ -91,13 +94,13 @@ def apply_scheme(
         model: graph whose weights are float32 initializers.
         scheme: `fp32`, `fp16`, `int8` or `int4-b32`.
         tally: that of an earlier graph of the same model, to go on with.
-        held: hash of a row -> kind -> the grid it was trained on, of one row; None: scales by ONNX Runtime's quantizer.
+        grids: hash of a row -> kind -> its grid, of one row; None: scales by ONNX Runtime's quantizer.
 
     Returns:
         the tally over every initializer.
 
     Raises:
-        UserError: a matrix that is to be stored in blocks has no grid in `held`, or rows of several kinds.
+        UserError: a matrix that is to be stored in blocks has no grid in `grids`, or rows of several kinds.
     """
     tally = tally or Tally()
     for table in collect_tables(model):
@@ -110,7 +113,7 @@ def apply_scheme(
         elif scheme == "fp16":
             _store_half(model, table, tally)
         else:
-            blocks = _rounded(table, BITS[scheme]) if held is None else _on_grid(table, held)
+            blocks = _rounded(table, ONNX_TYPES[scheme]) if grids is None else _on_grid(table, grids)
             if width % blocks.size:
                 tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {blocks.size}")
             _store_blocks(model, table, blocks, tally)
@@ -257,16 +260,18 @@ class Blocks:
     zeros: np.ndarray | None = None
 
 
-def _rounded(table: Table, bits: int) -> Blocks:
-    return Blocks(f"int{bits}-b{BLOCK}", bits, BLOCK, *quantize_blocks(table.weight, bits))
+def _rounded(table: Table, kind: OnnxType) -> Blocks:
+    assert kind.levels is not None
+    levels = kind.levels
+    return Blocks(kind.label, levels.bits, levels.block, *quantize_blocks(table.weight, levels.bits))
 
 
-def _on_grid(table: Table, held: Mapping[bytes, Mapping[str, Held]]) -> Blocks:
+def _on_grid(table: Table, grids: Mapping[bytes, Mapping[str, TensorGrid]]) -> Blocks:
     import torch
 
-    from distill2edge.quantize.scales import Held
+    from distill2edge.quantize.scales import TensorGrid
 
-    rows = [held.get(key, {}) for key in digests(table.weight)]
+    rows = [grids.get(key, {}) for key in digests(table.weight)]
     if not all(rows):
         raise UserError(f"{table.name} was not trained on a grid", fix="export it with another scheme")
     common = set(rows[0]).intersection(*rows)
@@ -278,12 +283,10 @@ def _on_grid(table: Table, held: Mapping[bytes, Mapping[str, Held]]) -> Blocks:
     kind = min(common)
     found = [row[kind] for row in rows]
     offsets = [row.offset for row in found if row.offset is not None]
-    grid = Held(kind, torch.cat([row.scale for row in found]), torch.cat(offsets) if offsets else None,
+    grid = TensorGrid(kind, torch.cat([row.scale for row in found]), torch.cat(offsets) if offsets else None,
                 found[0].columns)  # fmt: skip
     packed, scales, zeros = grid.onnx(torch.from_numpy(np.ascontiguousarray(table.weight)))
-    levels = grid.grid
-    name = kind if levels.half else f"int{levels.bits}-b{levels.block}"
-    return Blocks(name, levels.bits, levels.block, packed, scales, zeros)
+    return Blocks(ONNX_TYPES[kind].label, grid.levels.bits, grid.levels.block, packed, scales, zeros)
 
 
 def _store_blocks(model: ir.Model, table: Table, blocks: Blocks, tally: Tally) -> None:

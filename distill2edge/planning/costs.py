@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from distill2edge.planning.sizes import Model, Sizes
 from distill2edge.quantize.schemes import Scheme
@@ -22,6 +21,7 @@ _STEP_S, _ROW_S = 4.5e-3, 2.5e-4  # of a layer's small operations in a training 
 _BASE, _LIGHT = 0.62e9, 0.26e9  # bytes of a process with PyTorch and transformers; without them
 _BANDWIDTH = 1.2e10  # weights per second that writing reads, over a batch of rows
 _START_S = 2.5  # of a process that opens a model's file
+_MIXED = 1.1  # bytes of a weight, at most, in a mix of types
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ class Work:
             seconds += 3.2e-7 * count
         elif self.recipe.calibrated(scheme):
             seconds += 2.5e-8 * count
-        return Cost(seconds, _BASE + (14 if scheme.format == "onnx" else 6) * count, count * _bytes_of(scheme.base))
+        return Cost(seconds, _BASE + (14 if scheme.format == "onnx" else 6) * count, count * _bytes_of(scheme))
 
     def _models(self) -> list[tuple[Model, bool]]:
         """Every model that verify and bench open, and whether PyTorch runs it."""
@@ -295,21 +295,9 @@ def _adapter(lora: Lora, model: Model) -> float:
     return 18.0 * model.hidden * lora.rank * model.layers
 
 
-def _bytes_of(scheme: str) -> float:
-    """Bytes per weight of a file, scales included."""
-    known: dict[str, Any] = {
-        "F32": 4,
-        "fp32": 4,
-        "F16": 2,
-        "BF16": 2,
-        "fp16": 2,
-        "Q8_0": 1.0625,
-        "Q6_K": 0.82,
-        "int8": 1.15,
-    }
-    for prefix, size in (("Q5", 0.7), ("Q4", 0.6), ("Q3", 0.5), ("Q2", 0.4), ("IQ4", 0.55), ("int4", 0.65)):
-        known |= {scheme: size} if scheme.startswith(prefix) and scheme not in known else {}
-    return float(known.get(scheme, 1.1))
+def _bytes_of(scheme: Scheme) -> float:
+    """Bytes of a weight in a file, scales included: of the type that most have."""
+    return _MIXED if scheme.type is None else scheme.type.weight_bits / 8
 
 
 def _lengths(workload: str) -> tuple[float, float]:

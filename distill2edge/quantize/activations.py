@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.gguf.families import by_model_type, refuse
 from distill2edge.gguf.imatrix import Importance, read_imatrix, write_imatrix
 from distill2edge.quantize.activation_statistics import FEW_TOKENS, Statistics, collect
 from distill2edge.util.files import read_json, replacing
@@ -28,7 +27,7 @@ IMATRIX = "imatrix.gguf"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Activations:
     """What a stage wrote of them; tensors go by their GGUF names.
 
     Attributes:
@@ -51,17 +50,23 @@ class Inputs:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(key)
 
+    def sums(self, name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """[columns] mean squared inputs and [columns, columns] summed products of one tensor, as they were written."""
+        import torch
+
+        importance = self.importance.get(name)
+        return None if importance is None else torch.from_numpy(importance), self.gram(name)
+
     def means(self, name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """[columns] mean squared inputs and [columns, columns] mean of their products, of one tensor.
 
         The file has the sum of products, whose diagonal is that of the squares. Inputs that were all zero compensate
         nothing.
         """
-        import torch
-
-        if name not in self.importance:
+        squares, gram = self.sums(name)
+        if squares is None:
             return None, None
-        squares, gram = torch.from_numpy(self.importance[name].copy()).clamp_min(1e-12), self.gram(name)
+        squares = squares.clamp_min(1e-12)
         if gram is None or not bool(gram.diagonal().any()):
             return squares, None
         return squares, gram * (squares.sum() / gram.diagonal().sum())
@@ -71,7 +76,7 @@ class Inputs:
         return {"sources": self.sources, "grams": {name: (path.name, key) for name, (path, key) in self.grams.items()}}
 
 
-def gather_inputs(
+def gather_activations(
     model: Any,
     names: Mapping[str, str],
     rows: Sequence[Sequence[int]],
@@ -80,7 +85,7 @@ def gather_inputs(
     *,
     max_tokens: int,
     dataset: str,
-) -> tuple[Inputs, int]:
+) -> tuple[Activations, int]:
     """Write `imatrix.gguf` and `grams-N.safetensors`.
 
     Args:
@@ -100,18 +105,18 @@ def gather_inputs(
     write_imatrix(Path(work) / IMATRIX, importance)
     # Of a tied matrix the products are those of the head: a lookup multiplies nothing.
     grams = {name: where[source] for name, own in parts.items() for source in own if source in where}
-    return Inputs({name: own[0] for name, own in parts.items()}, importance.means(), grams), tokens
+    return Activations({name: own[0] for name, own in parts.items()}, importance.means(), grams), tokens
 
 
-def read_inputs(directory: Path, facts: str) -> Inputs:
+def read_activations(directory: Path, facts: str) -> Activations:
     """What a stage wrote.
 
     Args:
-        facts: name of the stage's JSON, which has `Inputs.table`.
+        facts: name of the stage's JSON, which has `Activations.table`.
     """
     document = read_json(Path(directory) / facts)
     grams = {name: (Path(directory) / file, key) for name, (file, key) in document["grams"].items()}
-    return Inputs(document["sources"], read_imatrix(Path(directory) / IMATRIX).means(), grams)
+    return Activations(document["sources"], read_imatrix(Path(directory) / IMATRIX).means(), grams)
 
 
 def matrices(model: Any, names: Mapping[str, str]) -> tuple[dict[str, list[str]], dict[str, torch.Tensor]]:
@@ -123,22 +128,6 @@ def matrices(model: Any, names: Mapping[str, str]) -> tuple[dict[str, list[str]]
             parts.setdefault(names[source], []).append(source)
             weights[source] = weight
     return parts, weights
-
-
-def gguf_names(model_dir: Path) -> dict[str, str]:
-    """Hugging Face weight name -> GGUF tensor name; a tied head is the embedding's tensor.
-
-    Raises:
-        UserError: an architecture without a map.
-    """
-    config = read_json(Path(model_dir) / "config.json")
-    family = by_model_type(config.get("model_type", "unknown"))
-    if family is None:
-        raise refuse(config.get("model_type", "unknown"), str(model_dir))
-    names = {theirs: ours for ours, theirs in family.names(config["num_hidden_layers"]).items()}
-    if config.get("tie_word_embeddings", True) and "lm_head.weight" in names:
-        names["lm_head.weight"] = "token_embd.weight"
-    return names
 
 
 def check_disjoint(rows: Collection[str], held_out: Collection[str]) -> None:
@@ -173,13 +162,13 @@ def enough(importance: Importance, progress: Progress) -> int:
 def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     """Names in order, as many together as fit in `ROOM`."""
     group: list[str] = []
-    held = 0
+    total = 0
     for name, size in sizes.items():
-        if group and held + size > ROOM:
+        if group and total + size > ROOM:
             yield group
-            group, held = [], 0
+            group, total = [], 0
         group.append(name)
-        held += size
+        total += size
     if group:
         yield group
 

@@ -6,18 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill2edge.gguf.hf_layout import names_to_gguf
 from distill2edge.gguf.imatrix import write_imatrix
 from distill2edge.models.loading import load_model
 from distill2edge.quantize.activation_statistics import FEW_TOKENS, collect
 from distill2edge.quantize.activations import (
     IMATRIX,
-    Inputs,
+    Activations,
     check_disjoint,
     enough,
-    gather_inputs,
-    gguf_names,
+    gather_activations,
     importance_of,
-    read_inputs,
+    read_activations,
 )
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
@@ -36,7 +36,7 @@ def write_importance(
     dataset: str,
     grams: bool = False,
 ) -> dict[str, Any]:
-    """Write `imatrix.gguf` and `calibration.json`; with `grams` also the products of inputs, for GPTQ.
+    """Write `imatrix.gguf` and `calibration.json`; with `grams` also the products of activations, for GPTQ.
 
     Args:
         model_dir: merged model.
@@ -55,12 +55,14 @@ def write_importance(
     import torch
 
     check_disjoint(rows, held_out)
-    names = gguf_names(model_dir)
+    names = names_to_gguf(model_dir)
     model, chosen = load_model(model_dir, dtype=torch.float32).eval(), list(rows.values())
     table: dict[str, Any] = {}
     if grams:
-        inputs, tokens = gather_inputs(model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset)
-        table, tensors = inputs.table(), len(inputs.importance)
+        activations, tokens = gather_activations(
+            model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset
+        )
+        table, tensors = activations.table(), len(activations.importance)
     else:
         importance = importance_of(collect(model, chosen, progress, max_tokens=max_tokens), names, dataset)
         tokens, tensors = enough(importance, progress), len(importance.sums)
@@ -70,6 +72,6 @@ def write_importance(
     return facts
 
 
-def read_calibration(directory: Path) -> Inputs:
+def read_calibration(directory: Path) -> Activations:
     """What `write_importance` wrote with `grams`."""
-    return read_inputs(directory, _FACTS)
+    return read_activations(directory, _FACTS)

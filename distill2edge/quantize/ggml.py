@@ -13,38 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
-
-# Types whose rows a GGUF of ours may hold, from small to large; the block is what a row must be a multiple of.
-TYPES = ("Q2_K", "Q3_K", "Q4_0", "IQ4_NL", "IQ4_XS", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "F16")
-
-
-def block(kind: str) -> int:
-    """Weights of one block."""
-    import gguf
-
-    return int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0])
-
-
-def bits(kind: str) -> float:
-    """Bits per weight."""
-    import gguf
-
-    weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    return 8 * size / weights
-
-
-def row_bytes(kind: str, columns: int) -> int:
-    """Bytes of one row.
-
-    Raises:
-        ValueError: the row is not a multiple of the block.
-    """
-    import gguf
-
-    weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    if columns % weights:
-        raise ValueError(f"{columns} columns are no multiple of {kind}'s block of {weights}")
-    return columns // weights * size
+from distill2edge.gguf.ggml_types import GGML_TYPES
 
 
 def quantize(weights: np.ndarray, kind: str, importance: np.ndarray | None = None) -> np.ndarray:
@@ -52,7 +21,7 @@ def quantize(weights: np.ndarray, kind: str, importance: np.ndarray | None = Non
 
     Args:
         weights: [rows, columns] float32.
-        kind: one of `TYPES`.
+        kind: a type that is written here (`ggml_types`).
         importance: [columns] float32 shared by all rows, or [rows, columns] with a line for each; None for none.
 
     Returns:
@@ -62,14 +31,12 @@ def quantize(weights: np.ndarray, kind: str, importance: np.ndarray | None = Non
         UserError: weights that are not finite.
         ValueError: the rows are not a multiple of the block.
     """
-    import gguf
-
     weights = np.ascontiguousarray(weights, dtype=np.float32)
     if not np.isfinite(weights).all():
         raise UserError("weights that are NaN or Inf cannot be quantized", fix="train again with a smaller rate")
     rows, columns = weights.shape
-    out = np.empty((rows, row_bytes(kind, columns)), dtype=np.uint8)
-    code = gguf.GGMLQuantizationType[kind].value
+    out = np.empty((rows, GGML_TYPES[kind].row_bytes(columns)), dtype=np.uint8)
+    code = GGML_TYPES[kind].number
     library = _library()
     if importance is not None:
         importance = np.ascontiguousarray(importance, dtype=np.float32)

@@ -12,54 +12,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
+from distill2edge.gguf.ggml_types import Levels
 from distill2edge.quantize import ggml
+from distill2edge.quantize.types import TYPES, OnnxType
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 32
 _STEPS = 16
 _ZERO_STEPS = 12
-_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
-class Grid:
-    """One kind of block.
+class Grid(Levels):
+    """What a type makes of blocks of weights.
 
     Attributes:
-        table: value of each code before scaling, ascending.
-        half: scales and offsets are stored in 16 bits.
-        affine: an offset is stored too.
-        zeros: a zero point is stored too: the code that stands for 0, a whole number in the table.
-        onnx: of ONNX Runtime's MatMulNBits and GatherBlockQuantized, which pad the last block; else of a GGUF.
-        block: weights that share a scale.
-        group: blocks whose scales are packed together, so that none is picked alone: ggml picks them.
-        uniform: neighbouring levels are one apart.
+        name: of the type.
+        onnx: of ONNX Runtime, which pads the last block; else of a GGUF.
     """
 
-    name: str
-    table: tuple[int, ...]
-    half: bool = True
-    affine: bool = False
-    zeros: bool = False
+    name: str = ""
     onnx: bool = False
-    block: int = BLOCK
-    group: int = 1
-
-    @property
-    def multiple(self) -> int:
-        """What the columns of a matrix in a GGUF must be a multiple of."""
-        return self.block * self.group
-
-    @property
-    def bits(self) -> int:
-        """Of a code."""
-        return (len(self.table) - 1).bit_length()
-
-    @property
-    def uniform(self) -> bool:
-        return self.table[-1] - self.table[0] == len(self.table) - 1
 
     def nearest(self, x: Tensor) -> Tensor:
         """Index of the level nearest to each unscaled value, in `x`'s dtype where the levels are uniform, else int."""
@@ -78,7 +52,7 @@ class Grid:
             return codes.float() + self.table[0]
         return torch.tensor(self.table, dtype=torch.float32, device=codes.device)[codes.int()]
 
-    def stored(self, scale: Tensor) -> Tensor:
+    def stored_scale(self, scale: Tensor) -> Tensor:
         """What a scale becomes in the file, as float32."""
         return scale.half().float() if self.half else scale
 
@@ -127,13 +101,13 @@ class Grid:
         weight = importance.expand_as(block)
         at = block.abs().argmax(-1, keepdim=True)
         peak = block.gather(-1, at)[..., 0]  # with its sign: the table's longer side takes it
-        best = self.stored(peak / self.table[0])
+        best = self.stored_scale(peak / self.table[0])
         lowest = self._error(block, weight, best, None)
         for side in (self.table[0], self.table[-1]):
             for step in range(-_STEPS // 2, _STEPS // 2 + 1):
                 trial = peak / (side + step * abs(side) * 0.025)
                 values = self.values(self.encode(block, trial, None))
-                refit = self.stored((weight * block * values).sum(-1) / (weight * values * values).sum(-1))
+                refit = self.stored_scale((weight * block * values).sum(-1) / (weight * values * values).sum(-1))
                 refit = torch.where(refit.isfinite(), refit, best)
                 error = self._error(block, weight, refit, None)
                 better = error < lowest
@@ -146,7 +120,7 @@ class Grid:
         weight = importance.expand_as(block)
         low, high = block.amin(-1), block.amax(-1)
         span, top = high - low, self.table[-1]
-        best, offset = self.stored(span / top), self.stored(low)
+        best, offset = self.stored_scale(span / top), self.stored_scale(low)
         lowest = self._error(block, weight, best, offset)
         total = weight.sum(-1)
         mean_x = (weight * block).sum(-1) / total
@@ -156,8 +130,8 @@ class Grid:
             mean_q = (weight * values).sum(-1) / total
             centred = values - mean_q[..., None]
             slope = (weight * centred * (block - mean_x[..., None])).sum(-1) / (weight * centred * centred).sum(-1)
-            slope = self.stored(torch.where(slope.isfinite(), slope, best))
-            start = self.stored(mean_x - slope * mean_q)
+            slope = self.stored_scale(torch.where(slope.isfinite(), slope, best))
+            start = self.stored_scale(mean_x - slope * mean_q)
             error = self._error(block, weight, slope, start)
             better = error < lowest
             best, offset = torch.where(better, slope, best), torch.where(better, start, offset)
@@ -171,7 +145,7 @@ class Grid:
         # 0 is a level, so the range that is covered has it inside.
         low, high = block.amin(-1).clamp_max(0), block.amax(-1).clamp_min(0)
         top = self.table[-1]
-        scale = self.stored((high - low) / top)
+        scale = self.stored_scale((high - low) / top)
         zero = (-low / torch.where(scale == 0, torch.ones_like(scale), scale)).round().clamp(0, top)
         lowest = self._error(block, weight, scale, zero)
         best = scale
@@ -181,7 +155,7 @@ class Grid:
             for shift in (-0.5, 0.5) if step >= 0 else (0.0,):
                 there = (centre + shift).round().clamp(0, top)
                 values = self.encode(block, trial, there) - there[..., None]
-                refit = self.stored((weight * block * values).sum(-1) / (weight * values * values).sum(-1))
+                refit = self.stored_scale((weight * block * values).sum(-1) / (weight * values * values).sum(-1))
                 refit = torch.where(refit.isfinite(), refit, scale)
                 error = self._error(block, weight, refit, there)
                 better = error < lowest
@@ -195,25 +169,9 @@ class Grid:
 
 
 GRIDS = {
-    "Q4_0": Grid("Q4_0", tuple(range(-8, 8))),
-    "IQ4_NL": Grid("IQ4_NL", _IQ4),
-    "Q4_1": Grid("Q4_1", tuple(range(16)), affine=True),
-    "Q5_0": Grid("Q5_0", tuple(range(-16, 16))),
-    "Q5_1": Grid("Q5_1", tuple(range(32)), affine=True),
-    "Q8_0": Grid("Q8_0", tuple(range(-127, 128))),
-    "Q4_K": Grid("Q4_K", tuple(range(16)), affine=True, group=8),
-    "Q5_K": Grid("Q5_K", tuple(range(32)), affine=True, group=8),
-    "Q6_K": Grid("Q6_K", tuple(range(-32, 32)), block=16, group=16),
-    "int4-b32": Grid("int4-b32", tuple(range(-8, 8)), half=False, onnx=True),
-    "int8": Grid("int8", tuple(range(-128, 128)), half=False, onnx=True),
-}
-GRIDS |= {  # scales in 16 bits, which the graph widens when a session loads it
-    f"uint4-b{block}-f16": Grid(f"uint4-b{block}-f16", tuple(range(16)), zeros=True, onnx=True, block=block)
-    for block in (16, 32, 64, 128)
-}
-GRIDS |= {
-    f"int8-b{block}-f16": Grid(f"int8-b{block}-f16", tuple(range(-128, 128)), onnx=True, block=block)
-    for block in (64, 128)
+    name: Grid(**vars(each.levels), name=name, onnx=isinstance(each, OnnxType))
+    for name, each in TYPES.items()
+    if each.packs
 }
 FITTED = frozenset(name for name, grid in GRIDS.items() if grid.group == 1)
 """Kinds whose scales are fitted block by block."""
@@ -239,15 +197,16 @@ def plain(weight: Tensor, kind: str) -> Tensor:
     import torch
 
     if GRIDS[kind].onnx and GRIDS[kind].half:
-        raise ValueError(f"{kind} has no quantizer but Held.fitted")
+        raise ValueError(f"{kind} has no quantizer but TensorGrid.fitted")
     checked(weight, kind)
     rows, columns = weight.shape
     if kind not in FITTED:
         data = ggml.quantize(weight.float().numpy(), kind)
         return torch.from_numpy(ggml.dequantize(data, kind, columns))
-    pad = -columns % BLOCK
-    blocks = torch.nn.functional.pad(weight.float(), (0, pad)).reshape(rows, -1, BLOCK)
     grid = GRIDS[kind]
+    pad = -columns % grid.block
+    blocks = torch.nn.functional.pad(weight.float(), (0, pad)).reshape(rows, -1, grid.block)
+    signed = not grid.onnx and grid.bits == 8
     if grid.affine:
         low, high = blocks.amin(-1), blocks.amax(-1)
         scale = (high - low) / grid.table[-1]
@@ -260,10 +219,10 @@ def plain(weight: Tensor, kind: str) -> Tensor:
         if grid.onnx:  # of two alike, ONNX Runtime takes the negative one, ggml the first
             low, high = blocks.amin(-1), blocks.amax(-1)
             peak = torch.where(high.abs() > low.abs(), high, low)
-        scale = peak.abs() / 127 if kind == "Q8_0" else peak / grid.table[0]
+        scale = peak.abs() / grid.table[-1] if signed else peak / grid.table[0]
         offset, moved, half = None, blocks.double(), 0.5 - grid.table[0]
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)[..., None]
-    if kind == "Q8_0":
+    if signed:
         x = (blocks * inverse).double()
         codes = torch.trunc(x + torch.copysign(torch.full_like(x, 0.5), x)).float() - grid.table[0]  # half from zero
     elif grid.onnx:
@@ -272,7 +231,7 @@ def plain(weight: Tensor, kind: str) -> Tensor:
         codes = (moved * inverse.double() + half).float().trunc()
     # 0 x 1 / a denormal scale; C turns NaN into code 0, and the scale is stored as 0 or as what it is.
     codes = codes.nan_to_num(0.0).clamp_(0, len(grid.table) - 1)
-    stored = grid.decode(codes, grid.stored(scale), None if offset is None else grid.stored(offset))
+    stored = grid.decode(codes, grid.stored_scale(scale), None if offset is None else grid.stored_scale(offset))
     return stored.reshape(rows, -1)[:, :columns].contiguous()
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from distill2edge.gguf.ggml_types import GGML_TYPES
+
 SUPER = 256
 """Weights of a super-block."""
-_HEADERS = {"Q4_K": slice(0, 16), "Q5_K": slice(0, 16), "Q6_K": slice(192, 210)}
-"""Where in a super-block the header lies: d, dmin and 12 bytes of scales and minima; in Q6_K 16 scales and d."""
-KINDS = tuple(_HEADERS)
+KINDS = tuple(name for name, each in GGML_TYPES.items() if each.header is not None)
 
 
 def header(blocks: np.ndarray, kind: str) -> np.ndarray:
     """The headers of super-blocks: [..., bytes] uint8 -> [..., 16] or, in Q6_K, [..., 18]."""
-    return np.ascontiguousarray(blocks[..., _HEADERS[kind]])
+    return np.ascontiguousarray(blocks[..., GGML_TYPES[kind].header])
 
 
 def scales(headers: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray | None]:

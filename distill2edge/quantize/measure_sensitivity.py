@@ -1,31 +1,34 @@
 """The sensitivity stage: what a mix of types is chosen and rounded by, measured on the calibration rows.
 
-Memory is bounded, as in `inputs`: the Fisher information is gathered for as many tensors at a time as fit.
+Memory is bounded, as in `activations`: the Fisher information is gathered for as many tensors at a time as fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
+from distill2edge.gguf.hf_layout import names_to_gguf
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types, sensitivity
 from distill2edge.quantize.activation_statistics import FEW_TOKENS, collect_fisher
 from distill2edge.quantize.activations import (
-    Inputs,
+    Activations,
     check_disjoint,
-    gather_inputs,
-    gguf_names,
+    gather_activations,
     groups,
     matrices,
-    read_inputs,
+    read_activations,
 )
 from distill2edge.quantize.allocation import Options
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
 
 FISHER_SHARE = 4
 """The Fisher information sees one calibration token of so many: it takes a backward pass."""
@@ -33,7 +36,7 @@ _FACTS = "sensitivity.json"
 
 
 @dataclass(frozen=True)
-class Weighed(Inputs):
+class Sensitivity(Activations):
     """What the stage wrote; tensors go by their GGUF names.
 
     Attributes:
@@ -66,7 +69,7 @@ def write_sensitivity(
         held_out: ids of the rows that evaluate; none of them may calibrate.
         max_tokens: rows beyond this many tokens are left out; a quarter of them give the Fisher information.
         dataset: where the rows come from, for the file's metadata.
-        formats: of the files whose types are weighed, `gguf` or `onnx`.
+        formats: `gguf` or `onnx`: the files whose types are measured.
 
     Returns:
         {schema_version, rows, tokens, fisher_tokens, tensors, few}.
@@ -78,49 +81,73 @@ def write_sensitivity(
     import torch
 
     check_disjoint(rows, held_out)
-    names = gguf_names(model_dir)
+    names = names_to_gguf(model_dir)
     model = load_model(model_dir, dtype=torch.float32).eval()
     parts, weights = matrices(model, names)
     chosen = list(rows.values())
-    inputs, tokens = gather_inputs(model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset)
+    activations, tokens = gather_activations(
+        model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset
+    )
     options: dict[str, Any] = {}
     by_weight: dict[str, Any] = {}
     fisher_tokens = max(64, max_tokens // FISHER_SHARE)
-    for group in groups({name: 4 * weights[own[0]].numel() for name, own in parts.items()}):
-        only = [source for name in group for source in parts[name]]
-        fisher = collect_fisher(model, chosen, progress, max_tokens=fisher_tokens, only=only).fisher
-        with progress.task("weighing types", len(group)) as task:
-            for name in group:
-                found = [fisher.pop(source) for source in parts[name] if source in fisher]
-                if not found or not all(bool(torch.isfinite(part).all()) for part in found):
-                    raise UserError(f"the gradients of {name} are missing or not finite", where=str(model_dir),
-                                    fix="check the weights for NaN or Inf, or export a stock scheme")  # fmt: skip
-                source, total = parts[name][0], sum(found[1:], found[0])
-                if "gguf" in formats:
-                    able = name in inputs.grams
-                    options[name] = sensitivity.option(
-                        weights[source].numpy(), total.numpy(), inputs.importance.get(name), compensated=able
-                    )
-                if "onnx" in formats:
-                    by_weight[source] = onnx_types.option(weights[source], total, *inputs.means(name))
-                task.advance(note=name)
-    seen = min(fisher_tokens, sum(map(len, chosen)))
+    for name, fisher in _fisher(model, parts, chosen, fisher_tokens, str(model_dir), progress):
+        weight = weights[parts[name][0]]
+        if "gguf" in formats:
+            able = name in activations.grams
+            importance = activations.importance.get(name)
+            options[name] = sensitivity.option(weight.numpy(), fisher.numpy(), importance, compensated=able)
+        if "onnx" in formats:
+            by_weight[parts[name][0]] = onnx_types.option(weight, fisher, *activations.means(name))
     facts = {
         "schema_version": 1,
         "rows": len(rows),
         "tokens": tokens,
-        "fisher_tokens": seen,
+        "fisher_tokens": min(fisher_tokens, sum(map(len, chosen))),
         "tensors": len(parts),
         "few": tokens < FEW_TOKENS,
     }
-    tables = {"options": options, "onnx": onnx_types.joined(by_weight), **inputs.table()}
+    tables = {"options": options, "onnx": onnx_types.joined(by_weight), **activations.table()}
     write_json(Path(work) / _FACTS, {**facts, **tables})
     return facts
 
 
-def read_sensitivity(directory: Path) -> Weighed:
-    """What `write_sensitivity` wrote; products of inputs stay on the disk."""
-    document, inputs = read_json(Path(directory) / _FACTS), read_inputs(directory, _FACTS)
+def _fisher(
+    model: Any,
+    parts: Mapping[str, Sequence[str]],
+    rows: Sequence[Sequence[int]],
+    max_tokens: int,
+    where: str,
+    progress: Progress,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensor by tensor the Fisher information of its weights, [rows, columns]; of a tied matrix the sum of its uses.
+
+    Args:
+        parts: GGUF tensor -> the weights of the model's state that are it.
+        where: the model, for messages.
+
+    Raises:
+        UserError: gradients that are missing or not finite.
+    """
+    import torch
+
+    weights = model.state_dict()
+    for group in groups({name: 4 * weights[own[0]].numel() for name, own in parts.items()}):
+        only = [source for name in group for source in parts[name]]
+        fisher = collect_fisher(model, rows, progress, max_tokens=max_tokens, only=only).fisher
+        with progress.task("measuring sensitivity by type", len(group)) as task:
+            for name in group:
+                found = [fisher.pop(source) for source in parts[name] if source in fisher]
+                if not found or not all(bool(torch.isfinite(part).all()) for part in found):
+                    raise UserError(f"the gradients of {name} are missing or not finite", where=where,
+                                    fix="check the weights for NaN or Inf, or export a stock scheme")  # fmt: skip
+                yield name, sum(found[1:], found[0])
+                task.advance(note=name)
+
+
+def read_sensitivity(directory: Path) -> Sensitivity:
+    """What `write_sensitivity` wrote; products of activations stay on the disk."""
+    document, activations = read_json(Path(directory) / _FACTS), read_activations(directory, _FACTS)
     options, onnx = (
         {
             name: {kind: (int(size), float(loss)) for kind, (size, loss) in kinds.items()}
@@ -129,4 +156,4 @@ def read_sensitivity(directory: Path) -> Weighed:
         for table in ("options", "onnx")
     )
     facts = {key: value for key, value in document.items() if key not in ("sources", "grams")}
-    return Weighed(**vars(inputs), options=options, onnx=onnx, facts=facts)
+    return Sensitivity(**vars(activations), options=options, onnx=onnx, facts=facts)

@@ -1,7 +1,7 @@
 """A type for each matrix of an ONNX file: what each costs, in bytes and in fidelity, for `mix.choose`.
 
-Types are kinds of `grids.GRIDS` with 16-bit scales: 4 bits with zero points or 8 bits, in blocks of several sizes. A
-product's loss is that of its output after compensated rounding, each output weighted by its Fisher information (the
+Types are those of `types.ONNX_TYPES` with 16-bit scales: 4 bits with zero points or 8 bits, in blocks of several sizes.
+A product's loss is that of its output after compensated rounding, each output weighted by its Fisher information (the
 two factors of K-FAC, Martens 2015, arXiv 1503.05671, of the outputs' one the diagonal alone); a matrix whose inputs'
 products are not known, such as an embedding that is not tied, is judged by the diagonal of the Fisher information of
 its weights.
@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.quantize.grids import GRIDS
-from distill2edge.quantize.rounding import compensate, compensated, inverse
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.rounding import inverse, round_matrix
+from distill2edge.quantize.types import ONNX_TYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KINDS = tuple(name for name, grid in GRIDS.items() if grid.onnx and grid.half)
+KINDS = tuple(name for name, each in ONNX_TYPES.items() if not each.stock)
 _JOINED = re.compile(r"^(.*)\.[qkv]_proj\.weight$")
 _SAMPLED, _SAMPLED_TABLE, _TALL = 128, 4096, 8
 """Rows of a matrix that its losses are measured on, evenly spaced: of a product, and of a table, which has no gram or
@@ -36,14 +36,6 @@ def groups(names: Iterable[str]) -> dict[str, list[str]]:
         match = _JOINED.match(name)
         found.setdefault(f"{match[1]}.qkv_proj.weight" if match else name, []).append(name)
     return found
-
-
-def size_of(kind: str, rows: int, columns: int) -> int:
-    """Bytes of a matrix: codes, scales and zero points, the last block and the last byte of a row padded."""
-    grid = GRIDS[kind]
-    blocks = -(-columns // grid.block)
-    zeros = -(-blocks * grid.bits // 8) if grid.zeros else 0
-    return rows * (blocks * (grid.block * grid.bits // 8 + (2 if grid.half else 4)) + zeros)
 
 
 def option(
@@ -67,17 +59,16 @@ def option(
     share = len(weight) / len(picked)  # what the rows left out would add
     found = {}
     for kind in fit or kinds:
+        moved, grid = round_matrix(matrix, kind, inputs, known)
+        gap = grid.fake_quantized(moved) - matrix
         if known is None:
-            gap = Held.fitted(matrix, kind, inputs).stored(matrix) - matrix
             loss = 0.5 * share * float((each * gap.square()).sum())
         else:
             assert gram is not None
             assert inputs is not None
-            moved, held = compensate(matrix, kind, known)
-            gap = held.stored(moved) - matrix
             outer = each.sum(1, keepdim=True) / inputs.sum()
             loss = 0.5 * share * float((outer * (gap @ gram) * gap).sum())
-        found[kind] = (size_of(kind, *weight.shape), loss)
+        found[kind] = (ONNX_TYPES[kind].size(*weight.shape), loss)
     return found
 
 
@@ -103,17 +94,3 @@ def _spaced(count: int, most: int) -> list[int]:
 def by_weight(chosen: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """Weight -> type, of a choice by group."""
     return {name: chosen[group] for group, members in groups(names).items() for name in members}
-
-
-def rounded(weight: Tensor, kind: str, inputs: Tensor | None, gram: Tensor | None) -> tuple[Tensor, Held]:
-    """A matrix to store or to train from, and its grid: compensated where a gram is known, else by inputs alone.
-
-    Args:
-        weight: [rows, columns] float32.
-        kind: name of a grid.
-        inputs, gram: as for `option`.
-    """
-    weight = weight.float()
-    if gram is not None and _fills(weight, kind):
-        return compensated(weight, kind, gram)
-    return weight, Held.fitted(weight, kind, inputs)

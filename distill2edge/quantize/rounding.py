@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from distill2edge.errors import UserError
 from distill2edge.quantize import ggml
 from distill2edge.quantize.grids import GRIDS, checked
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.scales import TensorGrid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,32 +49,61 @@ class Inverse:
         return order, torch.linalg.cholesky(self.matrix[order][:, order], upper=True).float()
 
 
-def compensated(weight: Tensor, kind: str, gram: Tensor, damping: float = DAMPING) -> tuple[Tensor, Held]:
+def round_matrix(
+    weight: Tensor, kind: str, importance: Tensor | None, gram: Tensor | Inverse | None
+) -> tuple[Tensor, TensorGrid]:
+    """A matrix moved so that its nearest levels are those to store, in a file or to train from, and its grid:
+    compensated where the inputs are known, else by importance alone.
+
+    Args:
+        weight: [rows, columns].
+        kind: a type with a grid (`grids.GRIDS`).
+        importance: [columns] mean squared inputs; None: every weight alike.
+        gram: [columns, columns], sum or mean of x x^T over calibration inputs, or what `inverse` makes of it; None
+            where there is none, and zero where nothing passed: rounding is not compensated then, nor where the last
+            block of a row is padded.
+
+    Raises:
+        UserError: weights that are not finite, rows that the type cannot hold.
+    """
+    weight = weight.float()
+    if gram is None or not _compensable(kind, weight.shape[1], gram):
+        return weight, _fitted(weight, kind, importance)
+    return compensate(weight, kind, gram if isinstance(gram, Inverse) else inverse(gram))
+
+
+def gguf_bytes(weight: Tensor, kind: str, importance: Tensor | None, gram: Tensor | None) -> np.ndarray:
+    """The bytes [rows, row bytes] uint8 of a matrix in a ggml type: what `round_matrix` makes of it, packed; and by
+    ggml's own search, weighted by importance, where nothing is compensated.
+
+    Args:
+        weight, importance, gram: as for `round_matrix`.
+        kind: a ggml type.
+    """
+    if gram is None or not _compensable(kind, weight.shape[1], gram):
+        return ggml.quantize(weight.float().numpy(), kind, _array(importance))
+    moved, grid = round_matrix(weight, kind, importance, gram)
+    return grid.gguf(moved)
+
+
+def compensate(weight: Tensor, kind: str, inputs: Inverse) -> tuple[Tensor, TensorGrid]:
     """Weights moved so that their nearest levels are those of GPTQ, and their grid.
 
     Args:
         weight: [rows, columns] float32, columns a multiple of the grid's block.
         kind: name of a grid.
-        gram: [columns, columns], sum or mean of x x^T over calibration inputs.
-        damping: share of the mean diagonal added to it.
 
     Returns:
         moved weights [rows, columns], to store or to train from, and the grid.
 
     Raises:
-        UserError: weights that are not finite, columns that the grid cannot hold, or a gram matrix that is zero or not
-            finite.
+        UserError: weights that are not finite, or columns that the grid cannot hold.
     """
-    return compensate(weight, kind, inverse(gram, damping))
-
-
-def compensate(weight: Tensor, kind: str, inputs: Inverse) -> tuple[Tensor, Held]:
-    """`compensated`, given what `inverse` makes of the gram."""
     import torch
 
     checked(weight, kind)
-    grid, columns = GRIDS[kind], weight.shape[1]
-    size = grid.multiple
+    levels, columns = GRIDS[kind], weight.shape[1]
+    size = levels.multiple
     if columns % size:
         raise UserError(f"rows of {columns} weights don't fit {kind}: its blocks have {size}",
                         fix="choose a type of smaller blocks")  # fmt: skip
@@ -86,63 +115,34 @@ def compensate(weight: Tensor, kind: str, inputs: Inverse) -> tuple[Tensor, Held
         block, places = int(order[at]) // size, order[at:end] % size
         span = slice(block * size, (block + 1) * size)
         chunk = left[:, at:end].clone()
-        held = fitted[block] = _fitted(chunk[:, places.argsort()], kind, inputs.importance[span])
+        grid = fitted[block] = _fitted(chunk[:, places.argsort()], kind, inputs.importance[span])
         values, errors = torch.empty_like(chunk), torch.empty_like(chunk)
         for turn, place in enumerate(places.tolist()):
-            value, part = chunk[:, turn : turn + 1], place // grid.block
-            scale, offset = held.scale[:, part], None if held.offset is None else held.offset[:, part]
-            stored = grid.decode(grid.encode(value, scale, offset), scale, offset)
+            value, part = chunk[:, turn : turn + 1], place // levels.block
+            scale, offset = grid.scale[:, part], None if grid.offset is None else grid.offset[:, part]
+            stored = levels.decode(levels.encode(value, scale, offset), scale, offset)
             values[:, turn] = value[:, 0]
             errors[:, turn] = (value - stored)[:, 0] / diagonal[at + turn]
             chunk[:, turn + 1 :] -= torch.outer(errors[:, turn], upper[at + turn, at + turn + 1 : end])
         moved[:, order[at:end]] = values
         left[:, end:] -= errors @ upper[at:end, end:]
-    return moved, Held.joined([fitted[block] for block in range(len(fitted))])
+    return moved, TensorGrid.joined([fitted[block] for block in range(len(fitted))])
 
 
-def rounded(weight: np.ndarray, kind: str, importance: np.ndarray | None, gram: Tensor | None) -> np.ndarray:
-    """The bytes of a matrix in a GGUF type: compensated where the type has a grid here and the inputs are known, else
-    by ggml's own search, weighted by importance.
-
-    Args:
-        weight: [rows, columns] float32.
-        kind: a ggml type.
-        importance: [columns] mean squared inputs; None: every weight alike.
-        gram: [columns, columns], as for `compensated`; None where there is none.
-
-    Returns:
-        [rows, row bytes] uint8.
-    """
-    import torch
-
-    if not _compensable(kind, gram):
-        return ggml.quantize(weight, kind, importance)
-    moved, held = to_train(torch.from_numpy(weight), kind, importance, gram)
-    return held.gguf(moved)
+def _compensable(kind: str, columns: int, gram: Tensor | Inverse) -> bool:
+    known = isinstance(gram, Inverse) or bool(gram.diagonal().any())
+    return kind in GRIDS and columns % GRIDS[kind].multiple == 0 and known
 
 
-def to_train(weight: Tensor, kind: str, importance: np.ndarray | None, gram: Tensor | None) -> tuple[Tensor, Held]:
-    """What `rounded` stores, as weights to train from: moved where they are compensated, and their grid.
-
-    Args:
-        weight: [rows, columns] float32.
-        kind: a ggml type with a grid (`grids.GRIDS`).
-        importance, gram: as for `rounded`.
-    """
-    if gram is not None and _compensable(kind, gram):
-        return compensated(weight, kind, gram)
-    return weight, Held.of_gguf(ggml.quantize(weight.numpy(), kind, importance), kind)
-
-
-def _compensable(kind: str, gram: Tensor | None) -> bool:
-    return gram is not None and kind in GRIDS and bool(gram.diagonal().any())
-
-
-def _fitted(weight: Tensor, kind: str, importance: Tensor) -> Held:
+def _fitted(weight: Tensor, kind: str, importance: Tensor | None) -> TensorGrid:
     """Scales by importance: of GGUF types by ggml's own search, which is compiled."""
     if GRIDS[kind].onnx:
-        return Held.fitted(weight, kind, importance)
-    return Held.of_gguf(ggml.quantize(weight.numpy(), kind, importance.numpy()), kind)
+        return TensorGrid.fitted(weight, kind, importance)
+    return TensorGrid.of_gguf(ggml.quantize(weight.numpy(), kind, _array(importance)), kind)
+
+
+def _array(importance: Tensor | None) -> np.ndarray | None:
+    return None if importance is None else importance.numpy()
 
 
 def inverse(gram: Tensor, damping: float = DAMPING) -> Inverse:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill2edge.errors import UserError
+from distill2edge.gguf.ggml_types import GGML_TYPES
 from distill2edge.quantize import ggml, k_quants
 from distill2edge.quantize.grids import FITTED, GRIDS, Grid, checked
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Held:
+class TensorGrid:
     """The scales of one matrix, picked once.
 
     Attributes:
@@ -50,12 +51,12 @@ class Held:
                                 fix="train again with a smaller rate, or choose an onnx: scheme")  # fmt: skip
 
     @property
-    def grid(self) -> Grid:
+    def levels(self) -> Grid:
         """The levels."""
         return GRIDS[self.kind]
 
     @classmethod
-    def fitted(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> Held:
+    def fitted(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> TensorGrid:
         """Scales of the least weighted squared error; of a K-quant those that ggml's own search finds.
 
         Args:
@@ -82,23 +83,23 @@ class Held:
         return cls(kind, torch.stack(scales, 1), torch.stack(offsets, 1) if second else None, columns)  # type: ignore[arg-type]
 
     @classmethod
-    def of_gguf(cls, data: np.ndarray, kind: str) -> Held:
+    def of_gguf(cls, data: np.ndarray, kind: str) -> TensorGrid:
         """The scales in the bytes [rows, bytes] of a matrix in a GGUF."""
         import torch
 
-        grid = GRIDS[kind]
-        blocks = np.ascontiguousarray(data).reshape(len(data), -1, ggml.row_bytes(kind, grid.multiple))
-        columns = blocks.shape[1] * grid.multiple
+        levels = GRIDS[kind]
+        blocks = np.ascontiguousarray(data).reshape(len(data), -1, GGML_TYPES[kind].row_bytes(levels.multiple))
+        columns = blocks.shape[1] * levels.multiple
         if kind in k_quants.KINDS:
             header = k_quants.header(blocks, kind)
             scale, offset = k_quants.scales(header, kind)
             second = None if offset is None else torch.from_numpy(offset)
             return cls(kind, torch.from_numpy(scale), second, columns, torch.from_numpy(header))
-        second = torch.from_numpy(_floats(blocks[..., 2:4])) if grid.affine else None
+        second = torch.from_numpy(_floats(blocks[..., 2:4])) if levels.affine else None
         return cls(kind, torch.from_numpy(_floats(blocks[..., :2])), second, columns)
 
     @classmethod
-    def joined(cls, parts: Sequence[Held]) -> Held:
+    def joined(cls, parts: Sequence[TensorGrid]) -> TensorGrid:
         """The scales of blocks that stand side by side in each row."""
         import torch
 
@@ -111,7 +112,7 @@ class Held:
         columns = sum(part.columns for part in parts)
         return cls(parts[0].kind, scale, side_by_side("offset"), columns, side_by_side("header"))
 
-    def to(self, device: torch.device) -> Held:
+    def to(self, device: torch.device) -> TensorGrid:
         """The same scales on a device, itself where they are there; the header, which files are packed from, stays."""
         if self.scale.device == device:
             return self
@@ -124,13 +125,13 @@ class Held:
         import torch
 
         rows, columns = weight.shape
-        size = self.grid.block
+        size = self.levels.block
         padded = torch.nn.functional.pad(weight, (0, -columns % size)) if columns % size else weight
-        return self.grid.encode(padded.reshape(rows, -1, size), self.scale, self.offset)
+        return self.levels.encode(padded.reshape(rows, -1, size), self.scale, self.offset)
 
-    def stored(self, weight: Tensor) -> Tensor:
+    def fake_quantized(self, weight: Tensor) -> Tensor:
         """What the file holds of a matrix on this grid, [rows, columns] float32."""
-        found = self.grid.decode(self.codes(weight), self.scale, self.offset)
+        found = self.levels.decode(self.codes(weight), self.scale, self.offset)
         return found.reshape(len(weight), -1)[:, : self.columns]
 
     def gguf(self, weight: Tensor) -> np.ndarray:
@@ -147,10 +148,10 @@ class Held:
         parts = [_half_bytes(self.scale.numpy())]
         if self.offset is not None:
             parts.append(_half_bytes(self.offset.numpy()))
-        if self.kind == "Q8_0":
-            parts.append((codes.astype(np.int16) - 127).astype(np.int8).view(np.uint8))
+        if self.levels.bits == 8:
+            parts.append((codes.astype(np.int16) + self.levels.table[0]).astype(np.int8).view(np.uint8))
         else:
-            if self.kind in ("Q5_0", "Q5_1"):
+            if self.levels.bits == 5:
                 parts.append(np.packbits(codes >> 4, axis=-1, bitorder="little"))
             low = codes & 0xF
             parts.append(low[..., :16] | (low[..., 16:] << 4))
@@ -164,15 +165,15 @@ class Held:
             zero points [rows, bytes] uint8, or None where 2^(bits - 1) stands for 0.
         """
         codes = self.codes(weight).numpy().astype(np.uint8)
-        scales = self.scale.numpy().astype(np.float16 if self.grid.half else np.float32)
+        scales = self.scale.numpy().astype(np.float16 if self.levels.half else np.float32)
         zeros = None
-        if self.grid.zeros:
+        if self.levels.zeros:
             assert self.offset is not None
             zeros = self._nibbles(self.offset.numpy().astype(np.uint8))
         return self._nibbles(codes), np.ascontiguousarray(scales), zeros
 
     def _nibbles(self, codes: np.ndarray) -> np.ndarray:
-        if self.grid.bits == 8:
+        if self.levels.bits == 8:
             return np.ascontiguousarray(codes)
         if codes.shape[-1] % 2:
             codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)

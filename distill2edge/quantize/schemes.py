@@ -7,30 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distill2edge.gguf.ggml_types import GGML_TYPES, Precision, StorageType
+from distill2edge.quantize.types import ONNX_TYPES
 from distill2edge.util.nearest import nearest
 
-ONNX = ("fp32", "fp16", "int8", "int4-b32")
+Format = Literal["onnx", "gguf"]
 DYNAMIC = "onnx:int8-dynamic"
 """Of classifiers alone, beside those of every model."""
-GGUF = (
-    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q5_1",
-    "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
-)  # fmt: skip
-UNCALIBRATED = ("F32", "F16", "BF16", "Q8_0")
-Precision = Literal["lossless", "eight_bits", "lower"]
-LOSSLESS = ("fp32", "fp16", "F32", "F16", "BF16")
-"""Weights of 16 bits and more. Of a language model with 135M weights, BF16 with its arithmetic moves the KL by 2e-4
-nats per token, F16 by 4e-6."""
-EIGHT_BITS = ("int8", "int8-dynamic", "Q8_0")
 PLAIN_SUFFIX, UNTRAINED_SUFFIX = "-plain", "-untrained"
 """Arms made to compare with: no calibration; weights that were not trained on the scheme's grid."""
-TRAINABLE = (
-    "gguf:Q4_0", "gguf:Q4_1", "gguf:Q5_0", "gguf:Q5_1", "gguf:Q8_0", "gguf:IQ4_NL", "gguf:Q4_K_S", "gguf:Q4_K_M",
-    "gguf:Q5_K_S", "gguf:Q5_K_M", "gguf:Q6_K", "onnx:int8", "onnx:int4-b32",
-)  # fmt: skip
-"""Schemes whose grid a model can be trained on."""
-
-
 MIX = "mix-"
 """Begins the name of a type for each tensor, chosen under a limit: `gguf:mix-90MB`, `onnx:mix-kl0.05`."""
 MAX_BUDGET = 10**15  # bytes; no file is larger
@@ -72,7 +57,7 @@ def parse_bytes(text: str | int) -> int:
 class Scheme:
     """A format and one of its quantizations, written `format:name`."""
 
-    format: Literal["onnx", "gguf"]
+    format: Format
     name: str
 
     def __str__(self) -> str:
@@ -84,11 +69,18 @@ class Scheme:
         return self.name.removesuffix(PLAIN_SUFFIX).removesuffix(UNTRAINED_SUFFIX)
 
     @property
+    def type(self) -> StorageType | None:
+        """The type of most matrices; None of a mix."""
+        return _TYPES.get((self.format, self.base))
+
+    @property
     def precision(self) -> Precision:
-        """How closely a file of this scheme must follow the model it is made of."""
-        if self.base in LOSSLESS:
-            return "lossless"
-        return "eight_bits" if self.base in EIGHT_BITS else "lower"
+        """How closely a file of this scheme must follow the model it is made of.
+
+        Weights of 16 bits and more are lossless: of a language model with 135M weights, BF16 with its arithmetic moves
+        the KL by 2e-4 nats per token, F16 by 4e-6.
+        """
+        return "lower" if self.type is None else self.type.precision
 
     @property
     def plain(self) -> bool:
@@ -99,12 +91,14 @@ class Scheme:
     def calibrates(self) -> bool:
         """Whether an importance matrix changes the file: llama.cpp ignores it at 8 bits and above, and a mix has
         statistics of its own."""
-        return self.format == "gguf" and not self.plain and self.base not in UNCALIBRATED and not self.mix
+        return self.format == "gguf" and not self.plain and self.precision == "lower" and not self.mix
 
     @property
     def compensates(self) -> bool:
         """Whether rounding that compensates its errors changes the file: also ONNX in blocks."""
-        return self.calibrates or (self.format == "onnx" and not self.plain and self.base in ("int8", "int4-b32"))
+        return self.calibrates or (
+            self.format == "onnx" and not self.plain and self.type is not None and self.type.packs
+        )
 
     @property
     def mix(self) -> Mix | None:
@@ -125,7 +119,16 @@ class Scheme:
         return f"{self.format}-{self.name}"
 
 
-ALL = tuple(Scheme("onnx", name) for name in (*ONNX, "int8-dynamic")) + tuple(Scheme("gguf", name) for name in GGUF)
+_TYPES: dict[tuple[Format, str], StorageType] = {
+    **{("onnx", name): row for name, row in ONNX_TYPES.items() if row.stock},
+    **{("gguf", name): row for row in reversed(GGML_TYPES.values()) for name in row.stock},
+}
+ALL = tuple(Scheme(form, name) for form, name in _TYPES)
+"""Every stock scheme; those of GGUF from large to small."""
+TRAINABLE = tuple(str(Scheme(*key)) for key, row in _TYPES.items() if row.packs)
+"""Schemes whose grid a model can be trained on."""
+ROUNDED_BY_GGML = [name for name, row in GGML_TYPES.items() if row.levels is not None and not row.packs]
+"""Types that have no error-compensated rounding."""
 
 
 def is_compared(name: str) -> bool:
@@ -133,7 +136,7 @@ def is_compared(name: str) -> bool:
     return name.endswith((PLAIN_SUFFIX, UNTRAINED_SUFFIX))
 
 
-def mix_scheme(form: Literal["onnx", "gguf"], limit: str) -> Scheme:
+def mix_scheme(form: Format, limit: str) -> Scheme:
     """The scheme of a format and `90MB` or `kl0.05`.
 
     Raises:
@@ -177,7 +180,7 @@ def parse_scheme(text: str) -> Scheme:
         scheme = parse_scheme(text.removesuffix(UNTRAINED_SUFFIX))
         if scheme.trainable:
             return Scheme(scheme.format, scheme.name + UNTRAINED_SUFFIX)
-    forms: tuple[Literal["gguf"], Literal["onnx"]] = ("gguf", "onnx")
+    forms: tuple[Format, ...] = ("gguf", "onnx")
     for form in forms:
         if text.lower().startswith(f"{form}:{MIX}"):
             return mix_scheme(form, text.lower().removeprefix(f"{form}:{MIX}"))

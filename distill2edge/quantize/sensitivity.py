@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from distill2edge.gguf.ggml_types import GGML_TYPES, LAST_RESORT
 from distill2edge.gguf.repack import padded
 from distill2edge.quantize import ggml
 from distill2edge.quantize.grids import FITTED, GRIDS
@@ -16,10 +17,8 @@ from distill2edge.quantize.grids import FITTED, GRIDS
 if TYPE_CHECKING:
     import numpy as np
 
-KINDS = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0")
+KINDS = tuple(name for name, each in GGML_TYPES.items() if each.levels is not None)
 """Types that a mix may use; those with blocks of 256 weights only where the columns fit."""
-FALLBACK = "F16"
-"""Of a matrix whose columns no block fits (no multiple of 32), as llama.cpp does."""
 _COMPENSATED, _COMPENSATED_SUPER = 0.5, 0.65
 """Share of the KL that is left where errors are compensated, of that of rounding by importance, and the same of types
 whose scales are fitted to 256 weights at a time: the diagonal cannot show it (docs/log.md)."""
@@ -55,17 +54,17 @@ def option(
     *,
     compensated: bool = False,
 ) -> dict[str, tuple[int, float]]:
-    """One tensor's part of `options`: the types whose blocks fit, or `FALLBACK` alone.
+    """One tensor's part of `options`: the types whose blocks fit, or `LAST_RESORT` alone.
 
     Args:
         compensated: whether errors will be, in the types whose rounding can be.
     """
     rows, columns = weight.shape
     found: dict[str, tuple[int, float]] = {}
-    for kind in [kind for kind in kinds if columns % ggml.block(kind) == 0] or [FALLBACK]:
+    for kind in [kind for kind in kinds if columns % GGML_TYPES[kind].block == 0] or [LAST_RESORT]:
         stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, columns)
         loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
         if compensated and kind in GRIDS:
             loss *= _COMPENSATED if kind in FITTED else _COMPENSATED_SUPER
-        found[kind] = (padded(rows * ggml.row_bytes(kind, columns)), loss)
+        found[kind] = (padded(rows * GGML_TYPES[kind].row_bytes(columns)), loss)
     return found

@@ -6,16 +6,19 @@ from typing import Any
 
 from pydantic import Field
 
-from distill2edge.quantize.schemes import Precision
+from distill2edge.gguf.ggml_types import Precision
+from distill2edge.quantize.schemes import ALL
 from distill2edge.recipe.ranges import Nats
 from distill2edge.recipe.section import Section
+
+_EIGHT_BITS = ", ".join(str(scheme) for scheme in ALL if scheme.precision == "eight_bits")
 
 
 class KlLimits(Section):
     """Mean KL(merged student || file), at most; nats per token, per text for classifiers. null: reported, not held."""
 
     lossless: Nats | None = Field(1e-3, description="files of 16 bits and more: what is further away is another model")
-    eight_bits: Nats | None = Field(0.05, description="onnx:int8, onnx:int8-dynamic, gguf:Q8_0")
+    eight_bits: Nats | None = Field(0.05, description=_EIGHT_BITS)
     lower: Nats | None = Field(None, description="every other scheme; where null, more than 0.5 is a warning")
 
     def of(self, precision: Precision) -> float | None:

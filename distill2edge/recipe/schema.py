@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from distill2edge.errors import Problem
-from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, parse_scheme
+from distill2edge.quantize.schemes import PLAIN_SUFFIX, ROUNDED_BY_GGML, UNTRAINED_SUFFIX, Scheme, parse_scheme
 from distill2edge.recipe import coherence
 from distill2edge.recipe.choices import problems as choice_problems
 from distill2edge.recipe.costs import Cost, Place
@@ -268,14 +268,17 @@ class Distill(Training):
 # --- after training -----------------------------------------------------------
 
 
+_OWN_ROUNDING = " and ".join([", ".join(ROUNDED_BY_GGML[:-1]), ROUNDED_BY_GGML[-1]])
+
+
 class Quantize(Section):
     """How weights are rounded for the files that ship."""
 
     calibration: Literal["auto", "imatrix", "gptq", "none"] = Field(
         "none",
         description="imatrix: GGUF types below 8 bits are rounded by what each weight's input is on the calibration "
-        "split; gptq: beyond that each column's error is compensated in later columns, in GGUF types but Q2_K, "
-        "Q3_K and IQ4_XS, and in onnx:int8 and onnx:int4-b32; auto: imatrix, where the task is causal-lm and there is "
+        "split; gptq: beyond that each column's error is compensated in later columns, in GGUF types but "
+        f"{_OWN_ROUNDING}, and in onnx:int8 and onnx:int4-b32; auto: imatrix, where the task is causal-lm and there is "
         "a calibration split",
     )
     max_tokens: int = Field(16_384, ge=64, description="calibration tokens; rows beyond them are left out")

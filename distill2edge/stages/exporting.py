@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
     from distill2edge.quantize.divergence import Row
-    from distill2edge.quantize.measure_sensitivity import Weighed
+    from distill2edge.quantize.measure_sensitivity import Sensitivity
     from distill2edge.recipe.schema import Recipe
     from distill2edge.util.progress import Progress
 
@@ -128,9 +128,10 @@ class Export(ModelStage):
             facts = export_onnx(model_dir, scheme, meta, work, progress, grid=grid)
         else:
             from distill2edge.export.gguf import export_gguf
+            from distill2edge.export.gguf_rounding import Rounding
 
-            more = {"converter": self._converter, "imatrix": imatrix, "gptq": gptq, "grid": grid, "mix": mix}
-            facts = export_gguf(model_dir, scheme, meta, work, progress, **more)  # type: ignore[arg-type]
+            rounding = Rounding(imatrix, gptq, grid, mix)
+            facts = export_gguf(model_dir, scheme, meta, work, progress, converter=self._converter, rounding=rounding)
         if scheme.mix and grid is not None:
             assert statistics is not None
             before = read_json(statistics / "export.json")
@@ -200,7 +201,7 @@ def _synthetic(rows: Facts) -> Facts:
     return {"synthetic_rows": f"{rows['kept']} of {rows['rows']} rows kept ({methods}){human}"}
 
 
-def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, weighed: Weighed, rows: Path) -> MixExport:
+def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Sensitivity, rows: Path) -> MixExport:
     """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
     from distill2edge.data.encode import read_rows
     from distill2edge.data.model_inputs import encode_for
@@ -216,4 +217,4 @@ def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, weighed: Weighed, rows
         spans = choose_positions(encoded, recipe.verify.max_tokens, which)
         return [(encoded[span.row].ids, span.positions) for span in spans]
 
-    return MixExport(scheme.mix, weighed, measured_rows, name, which, scheme.name.endswith(UNTRAINED_SUFFIX))
+    return MixExport(scheme.mix, sensitivity, measured_rows, name, which, scheme.name.endswith(UNTRAINED_SUFFIX))

@@ -96,7 +96,7 @@ class TrainOnGrid(OfStudent):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.export.grid import of_export
-        from distill2edge.export.initial_weights import start_of
+        from distill2edge.export.initial_weights import write_initial_weights
         from distill2edge.quantize.calibrate import read_calibration
         from distill2edge.quantize.measure_sensitivity import read_sensitivity
         from distill2edge.quantize.tensor_grids import save_grids
@@ -106,7 +106,7 @@ class TrainOnGrid(OfStudent):
         if self.rounded_by is not None:
             start, directory = work / "start", self.rounded_by.path(inputs)
             known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
-            grids = start_of(scheme, known, student, start, progress, exported)
+            grids = write_initial_weights(scheme, known, student, start, progress, exported)
             student = start
         else:
             grids = of_export(exported, student, scheme)

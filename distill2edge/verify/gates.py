@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from distill2edge.quantize.schemes import Precision, is_compared, parse_scheme
+from distill2edge.gguf.ggml_types import Precision
+from distill2edge.quantize.schemes import is_compared, parse_scheme
 from distill2edge.recipe.schema import Verify
 
 LENGTH_LOW, LENGTH_HIGH = 0.9, 1.1

@@ -16,12 +16,14 @@ from distill2edge.distill.fake_quantization import follow, install
 from distill2edge.distill.train import load_student, train
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
+from distill2edge.export.gguf_rounding import Rounding
 from distill2edge.export.grid import of_gguf, of_onnx
 from distill2edge.export.onnx import export_onnx
+from distill2edge.gguf.ggml_types import GGML_TYPES
 from distill2edge.gguf.reader import GgufFile, read_gguf
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml, k_quants
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.quantize.tensor_grids import load_grids, save_grids
 from distill2edge.recipe.schema import LogitsSignal, Lora, Loss, Training
@@ -50,10 +52,10 @@ def rows(count: int = 12) -> list[Encoded]:
     return found
 
 
-def grids_of(model_dir: Path, kind: str) -> dict[str, Held]:
+def grids_of(model_dir: Path, kind: str) -> dict[str, TensorGrid]:
     model = load_model(model_dir, dtype=torch.float32)
     return {
-        f"{name}.weight": Held.fitted(module.weight.detach(), kind)
+        f"{name}.weight": TensorGrid.fitted(module.weight.detach(), kind)
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | torch.nn.Embedding) and name != "lm_head"
     }
@@ -67,7 +69,7 @@ def test_the_forward_pass_is_that_of_the_stored_weights_and_the_gradient_goes_th
     with torch.no_grad():
         for name, parameter in dense.named_parameters():
             if name in grids:
-                parameter.copy_(grids[name].stored(parameter))
+                parameter.copy_(grids[name].fake_quantized(parameter))
     ids = torch.tensor([IDS])
     ours, theirs = student(ids).logits, dense(ids).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -97,7 +99,7 @@ def test_an_adapter_learns_as_if_rounding_were_not_there(model_dir: Path) -> Non
     with torch.no_grad():
         for key, parameter in dense.named_parameters():
             if key in weights:
-                parameter.copy_(grids[key].stored(weights[key].full()))
+                parameter.copy_(grids[key].fake_quantized(weights[key].full()))
     F.cross_entropy(dense(ids).logits[0, :-1], ids[0, 1:]).backward()
     whole = dict(dense.named_parameters())[name].grad
     assert whole is not None
@@ -117,7 +119,7 @@ def test_stored_weights_follow_a_student_that_is_moved_to_another_device(model_d
             for weight in weights.values():
                 weight.latent = torch.nn.Parameter(weight.latent.to("meta"))
             assert {weight.stored().device.type for weight in weights.values()} == {"meta"}
-            assert {held.scale.device.type for held in grids.values()} == {"cpu"}
+            assert {grid.scale.device.type for grid in grids.values()} == {"cpu"}
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -160,7 +162,8 @@ def test_training_brings_the_file_nearer_to_the_student(
     train(model_dir, data, (), tmp_path / "signal", training, loss, lora, 256, 0, tmp_path / "t", quiet, grids)
     merge(model_dir, tmp_path / "t", data, (), tmp_path)
     save_grids(grids, scheme, tmp_path)
-    facts = export(tmp_path / "model", wanted, {"name": "trained"}, tmp_path / "trained", quiet, grid=tmp_path)
+    on_grid = {"rounding": Rounding(grid=tmp_path)} if wanted.format == "gguf" else {"grid": tmp_path}
+    facts = export(tmp_path / "model", wanted, {"name": "trained"}, tmp_path / "trained", quiet, **on_grid)
     assert facts["trained"]
     assert facts["size_bytes"] <= (1.01 * sum(f.stat().st_size for f in (tmp_path / "plain").iterdir()))
     dense = load_model(model_dir, dtype=torch.float32).eval()
@@ -181,23 +184,30 @@ def divergence(dense: torch.nn.Module, path: Path, form: str, data: list[Encoded
 
 
 def test_the_written_file_holds_what_the_forward_pass_saw(model_dir: Path, tmp_path: Path) -> None:
-    from distill2edge.quantize.tensor_grids import gguf_names, to_hf
+    from distill2edge.gguf.hf_layout import names_to_gguf, rows_to_hf
 
     export_gguf(model_dir, parse_scheme("gguf:Q4_0"), {"name": "p"}, tmp_path / "p", SilentProgress())
     grids = of_gguf(tmp_path / "p" / "model.gguf", model_dir)
     save_grids(grids, "gguf:Q4_0", tmp_path)
     again, scheme = load_grids(tmp_path)
     assert scheme == "gguf:Q4_0"
-    export_gguf(model_dir, parse_scheme("gguf:Q4_0"), {"name": "p"}, tmp_path / "t", SilentProgress(), grid=tmp_path)
+    export_gguf(
+        model_dir,
+        parse_scheme("gguf:Q4_0"),
+        {"name": "p"},
+        tmp_path / "t",
+        SilentProgress(),
+        rounding=Rounding(grid=tmp_path),
+    )
     file = read_gguf(tmp_path / "t" / "model.gguf")
     state = load_model(model_dir, dtype=torch.float32).state_dict()
-    names = {theirs: ours for ours, theirs in gguf_names(model_dir).items()}
+    names = names_to_gguf(model_dir)
     assert len(again) == 15
-    for name, held in again.items():
+    for name, grid in again.items():
         info = file.tensors[names[name]]
         raw = np.fromfile(file.path, dtype=np.uint8, count=info.size, offset=info.offset).reshape(info.shape[0], -1)
-        stored = to_hf(model_dir, names[name], ggml.dequantize(raw, held.kind, info.shape[1]))
-        np.testing.assert_array_equal(stored, held.stored(state[name]).numpy())
+        stored = rows_to_hf(model_dir, names[name], ggml.dequantize(raw, grid.kind, info.shape[1]))
+        np.testing.assert_array_equal(stored, grid.fake_quantized(state[name]).numpy())
 
 
 @pytest.mark.parametrize(
@@ -215,7 +225,7 @@ def test_k_quants_are_trained_and_written_as_llama_cpp_reads_them(
     tiny_llama(source, hidden=hidden, vocabulary=320, scale=0.05)
     export_gguf(source, parse_scheme(scheme), {"name": "p"}, tmp_path / "plain", quiet)
     grids = of_gguf(tmp_path / "plain" / "model.gguf", source)
-    assert {held.kind for held in grids.values()} == kinds
+    assert {grid.kind for grid in grids.values()} == kinds
     student = load_student(source, None, torch.float32)
     weights = install(student, grids, torch.float32)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
@@ -232,7 +242,9 @@ def test_k_quants_are_trained_and_written_as_llama_cpp_reads_them(
     shutil.copytree(source, model)
     student.save_pretrained(model)
     save_grids(grids, scheme, tmp_path)
-    export_gguf(model, parse_scheme(scheme), {"name": "t"}, tmp_path / "trained", quiet, grid=tmp_path)
+    export_gguf(
+        model, parse_scheme(scheme), {"name": "t"}, tmp_path / "trained", quiet, rounding=Rounding(grid=tmp_path)
+    )
     before, after = (read_gguf(tmp_path / arm / "model.gguf") for arm in ("plain", "trained"))
     for name, info in after.tensors.items():
         kind = next((k for k in k_quants.KINDS if info.type == gguf.GGMLQuantizationType[k]), None)
@@ -263,7 +275,7 @@ def test_a_type_without_a_grid_is_refused_by_name(tmp_path: Path) -> None:
 def blocks_of(file: GgufFile, name: str, kind: str) -> np.ndarray:
     info = file.tensors[name]
     data = np.fromfile(file.path, dtype=np.uint8, count=info.size, offset=info.offset)
-    return data.reshape(-1, ggml.row_bytes(kind, 256))
+    return data.reshape(-1, GGML_TYPES[kind].row_bytes(256))
 
 
 def test_a_grid_of_another_model_is_refused(model_dir: Path) -> None:

@@ -132,8 +132,8 @@ def test_a_budget_that_is_too_large_takes_q8_0_and_says_so(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def weighed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    root = tmp_path_factory.mktemp("weighed")
+def sensitivity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("sensitivity")
     # 48 columns are no multiple of 32; 256 take every type
     tiny_llama(root / "model", hidden=48, tied=False)
     write_sensitivity(root / "model", ROWS, (), root, SilentProgress(), max_tokens=256, dataset="rows")
@@ -141,8 +141,8 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def base(weighed: tuple[Path, Path]) -> tuple[Path, int]:
-    model, root = weighed
+def base(sensitivity: tuple[Path, Path]) -> tuple[Path, int]:
+    model, root = sensitivity
     facts = export_gguf(model, Scheme("gguf", "F32"), {"name": "x"}, root / "base", SilentProgress())
     return root / "base/model.gguf", facts["size_bytes"]
 
@@ -150,11 +150,11 @@ def base(weighed: tuple[Path, Path]) -> tuple[Path, int]:
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0, 1))
 def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
-    weighed: tuple[Path, Path], base: tuple[Path, int], share: float
+    sensitivity: tuple[Path, Path], base: tuple[Path, int], share: float
 ) -> None:
-    model, sensitivity = weighed
+    model, directory = sensitivity
     work = base[0].parent
-    known = read_sensitivity(sensitivity)
+    known = read_sensitivity(directory)
     options = known.options
     rest = overhead(base[0], frozenset(options))
     tensors = read_gguf(base[0]).tensors
@@ -174,13 +174,13 @@ def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
 def test_the_head_is_compensated_and_a_tied_embedding_by_its_inputs(tmp_path: Path, tied: bool) -> None:
     tiny_llama(tmp_path / "model", tied=tied)
     write_sensitivity(tmp_path / "model", ROWS, (), tmp_path, SilentProgress(), max_tokens=256, dataset="rows")
-    weighed = read_sensitivity(tmp_path)
+    sensitivity = read_sensitivity(tmp_path)
     head = "token_embd.weight" if tied else "output.weight"
-    assert ("token_embd.weight" in weighed.grams) == tied
-    gram = weighed.gram(head)
+    assert ("token_embd.weight" in sensitivity.grams) == tied
+    gram = sensitivity.gram(head)
     assert gram is not None
     share = gram.diagonal() / gram.diagonal().sum()
-    np.testing.assert_allclose(share, weighed.importance[head] / weighed.importance[head].sum(), rtol=1e-3)
+    np.testing.assert_allclose(share, sensitivity.importance[head] / sensitivity.importance[head].sum(), rtol=1e-3)
 
 
 table = st.dictionaries(

@@ -15,14 +15,15 @@ from tiny import tiny_recipe
 
 from distill2edge.cli.main import main
 from distill2edge.errors import UserError
-from distill2edge.export.initial_weights import start_of
+from distill2edge.export.initial_weights import write_initial_weights
 from distill2edge.export.onnx import export_onnx
+from distill2edge.gguf.hf_layout import names_to_gguf, rows_to_hf
 from distill2edge.gguf.reader import read_gguf
-from distill2edge.quantize.activations import Inputs
+from distill2edge.quantize.activations import Activations
 from distill2edge.quantize.calibrate import read_calibration
 from distill2edge.quantize.measure_sensitivity import read_sensitivity
 from distill2edge.quantize.schemes import parse_bytes, parse_scheme
-from distill2edge.quantize.tensor_grids import gguf_names, of_gguf, to_hf
+from distill2edge.quantize.tensor_grids import of_gguf
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.util.progress import SilentProgress
 
@@ -148,16 +149,16 @@ def test_it_is_trained_from_the_very_weights_of_its_untrained_file(
     exported = one(compensated, "export", "export.json", lambda text: name in text)
     merged = one(compensated, "merge", "model/config.json", lambda _: True) / "model"
     if "mix" in scheme:
-        known: Inputs = read_sensitivity(one(compensated, "sensitivity", "sensitivity.json", lambda _: True))
+        known: Activations = read_sensitivity(one(compensated, "sensitivity", "sensitivity.json", lambda _: True))
     else:
         known = read_calibration(one(compensated, "calibration", "calibration.json", lambda _: True))
-    grids = start_of(parse_scheme(scheme), known, merged, tmp_path, SilentProgress(), exported)
+    grids = write_initial_weights(parse_scheme(scheme), known, merged, tmp_path, SilentProgress(), exported)
     weights = load_file(tmp_path / "model.safetensors")
     if scheme.startswith("gguf"):
-        held = of_gguf(exported / "model.gguf", merged)
-        assert held.keys() == grids.keys()
-        for name, grid in held.items():
-            assert torch.equal(grid.stored(weights[name]), grids[name].stored(weights[name]))
+        of_file = of_gguf(exported / "model.gguf", merged)
+        assert of_file.keys() == grids.keys()
+        for name, grid in of_file.items():
+            assert torch.equal(grid.fake_quantized(weights[name]), grids[name].fake_quantized(weights[name]))
             assert grid.gguf(weights[name]).tobytes() == stored_bytes(exported / "model.gguf", merged, name)
         return
     again = export_onnx(
@@ -181,10 +182,10 @@ def one(root: Path, kind: str, file: str, wanted: Callable[[str], bool]) -> Path
 def stored_bytes(path: Path, model_dir: Path, name: str) -> bytes:
     """A tensor's bytes in a GGUF, in the order of the Hugging Face rows."""
     file = read_gguf(path)
-    ours = {theirs: ours for ours, theirs in gguf_names(model_dir).items()}[name]
+    ours = names_to_gguf(model_dir)[name]
     info = file.tensors[ours]
     raw = np.frombuffer(path.read_bytes()[info.offset : info.offset + info.size], np.uint8).reshape(info.shape[0], -1)
-    return to_hf(model_dir, ours, raw).tobytes()
+    return rows_to_hf(model_dir, ours, raw).tobytes()
 
 
 RECIPE = """\

@@ -15,13 +15,14 @@ from tiny import tiny_llama, tiny_tokenizer
 
 from distill2edge.errors import UserError
 from distill2edge.export.onnx import export_onnx
-from distill2edge.quantize.schemes import ONNX, Scheme, parse_scheme
+from distill2edge.quantize.schemes import Scheme, parse_scheme
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.onnx_runtime import OnnxRuntime
 from distill2edge.util.progress import SilentProgress
 
 META = {"name": "tiny", "licence": "MIT", "teacher": None, "recipe": "r", "recipe_key": "k", "description": "d"}
 PROMPT = [5, 9, 101, 7, 300, 42, 8, 77, 250, 3, 19]
+ONNX = ("fp32", "fp16", "int8", "int4-b32")
 BITS = {"fp32": 32, "fp16": 16, "int8": 9, "int4-b32": 5}
 
 

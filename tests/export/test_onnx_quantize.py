@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill2edge.export.onnx_quantize import BITS, apply_scheme, dequantize_blocks, quantize_blocks
+from distill2edge.export.onnx_quantize import apply_scheme, dequantize_blocks, quantize_blocks
+from distill2edge.quantize.grids import GRIDS
 
 ROWS = 100
 
@@ -71,8 +72,8 @@ def test_the_graph_computes_with_the_stored_values(
     def seen(rows: np.ndarray) -> np.ndarray:
         if scheme == "fp16":
             return rows.astype(np.float16).astype(np.float32)
-        if scheme in BITS:
-            return dequantize_blocks(*quantize_blocks(rows, BITS[scheme]), rows.shape[1], BITS[scheme])
+        if scheme in GRIDS:
+            return dequantize_blocks(*quantize_blocks(rows, GRIDS[scheme].bits), rows.shape[1], GRIDS[scheme].bits)
         return rows
 
     ids = rng.integers(0, ROWS, (2, 3))
@@ -80,11 +81,11 @@ def test_the_graph_computes_with_the_stored_values(
     expected = seen(table)[ids] @ seen(weights["body"].T).T @ seen(weights["head"].T).T
     scale = float(np.abs(expected).max())
     # int8 and int4 also round the activations to 8 bits per block (accuracy level 4)
-    assert np.abs(run(model, ids) - expected).max() < scale * (0.03 if scheme in BITS else 1e-5)
+    assert np.abs(run(model, ids) - expected).max() < scale * (0.03 if scheme in GRIDS else 1e-5)
     kind = {"int8": "int8-b32"}.get(scheme, scheme)
     assert tally.types[kind]["tensors"] >= (2 if tied else 3)
     padded = [entry for entry in tally.fallbacks if "padded" in entry["reason"]]
-    assert bool(padded) == (scheme in BITS and width % 32 != 0)
+    assert bool(padded) == (scheme in GRIDS and width % 32 != 0)
 
 
 @pytest.mark.parametrize("scheme", ["fp16", "int8", "int4-b32"])

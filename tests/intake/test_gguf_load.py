@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
+from distill2edge.export.gguf_rounding import Rounding
 from distill2edge.gguf import llama_process, pretokenizers
 from distill2edge.gguf.corpus import TEXTS
 from distill2edge.gguf.gguf_tokenizer import merges_from_scores
@@ -30,7 +31,12 @@ IDS = [1, *np.random.default_rng(0).integers(3, 400, 40).tolist()]
 
 def export(directory: Path, work: Path, scheme: str = "gguf:F32") -> Path:
     export_gguf(
-        directory, parse_scheme(scheme), {"name": "Tiny 1", "licence": "mit"}, work, SilentProgress(), threads=1
+        directory,
+        parse_scheme(scheme),
+        {"name": "Tiny 1", "licence": "mit"},
+        work,
+        SilentProgress(),
+        rounding=Rounding(threads=1),
     )
     return work / "model.gguf"
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
+from distill2edge.export.gguf_rounding import Rounding
+from distill2edge.gguf.hf_layout import names_to_gguf
 from distill2edge.gguf.imatrix import Importance, read_imatrix, write_imatrix
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml
 from distill2edge.quantize.activation_statistics import collect
-from distill2edge.quantize.activations import gguf_names
 from distill2edge.quantize.calibrate import write_importance
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.recipe.load import parse_recipe
@@ -106,7 +107,9 @@ def test_the_file_is_rounded_by_what_matters(model_dir: Path, tmp_path: Path) ->
     error = {}
     for scheme in ("gguf:Q4_0", "gguf:Q4_0-plain"):
         work = tmp_path / scheme.replace(":", "-")
-        facts = export_gguf(model_dir, parse_scheme(scheme), {"name": "x"}, work, SilentProgress(), imatrix=imatrix)
+        facts = export_gguf(
+            model_dir, parse_scheme(scheme), {"name": "x"}, work, SilentProgress(), rounding=Rounding(imatrix=imatrix)
+        )
         assert facts["calibration"] == (None if "plain" in scheme else "imatrix")
         file = read_gguf(work / "model.gguf")
         name = "blk.1.ffn_up.weight"
@@ -120,7 +123,12 @@ def test_the_file_is_rounded_by_what_matters(model_dir: Path, tmp_path: Path) ->
 def test_ggml_in_this_process_gives_the_bytes_of_the_file(model_dir: Path, tmp_path: Path) -> None:
     imatrix = calibrate(model_dir, tmp_path)
     export_gguf(
-        model_dir, parse_scheme("gguf:Q5_0"), {"name": "x"}, tmp_path / "out", SilentProgress(), imatrix=imatrix
+        model_dir,
+        parse_scheme("gguf:Q5_0"),
+        {"name": "x"},
+        tmp_path / "out",
+        SilentProgress(),
+        rounding=Rounding(imatrix=imatrix),
     )
     file = read_gguf(tmp_path / "out/model.gguf")
     weight = (
@@ -132,7 +140,7 @@ def test_ggml_in_this_process_gives_the_bytes_of_the_file(model_dir: Path, tmp_p
 
 
 def test_names_of_a_tied_head_lead_to_the_embedding(model_dir: Path) -> None:
-    names = gguf_names(model_dir)
+    names = names_to_gguf(model_dir)
     assert names["lm_head.weight"] == "token_embd.weight"
     assert names["model.layers.0.self_attn.q_proj.weight"] == "blk.0.attn_q.weight"
 

@@ -15,8 +15,8 @@ from distill2edge.errors import UserError
 from distill2edge.models.loading import load_model
 from distill2edge.quantize.activation_statistics import collect_fisher
 from distill2edge.quantize.allocation import choose, hull
-from distill2edge.quantize.rounding import compensated
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.rounding import compensate, inverse
+from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.sensitivity import options
 from distill2edge.util.progress import SilentProgress
 from tests.tiny import tiny_llama
@@ -77,14 +77,14 @@ def test_compensated_rounding_changes_the_output_less(kind: str) -> None:
     def error(stored: torch.Tensor) -> float:
         return float(((stored - weight) @ inputs.T).square().sum())
 
-    moved, held = compensated(weight, kind, gram)
-    plain = Held.fitted(weight, kind, gram.diagonal())
-    assert error(held.stored(moved)) < 0.8 * error(plain.stored(weight))
+    moved, grid = compensate(weight, kind, inverse(gram))
+    plain = TensorGrid.fitted(weight, kind, gram.diagonal())
+    assert error(grid.fake_quantized(moved)) < 0.8 * error(plain.fake_quantized(weight))
 
 
 def test_inputs_that_are_zero_are_refused() -> None:
     with pytest.raises(UserError, match="zero or not finite"):
-        compensated(torch.ones(4, 32), "Q4_0", torch.zeros(32, 32))
+        compensate(torch.ones(4, 32), "Q4_0", inverse(torch.zeros(32, 32)))
 
 
 def test_fisher_information_foretells_the_divergence_of_a_small_change(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ from distill2edge.quantize import onnx_types
 from distill2edge.quantize.activation_statistics import Statistics, collect, collect_fisher
 from distill2edge.quantize.allocation import choose
 from distill2edge.quantize.grids import GRIDS, plain
-from distill2edge.quantize.rounding import compensated
-from distill2edge.quantize.scales import Held
+from distill2edge.quantize.rounding import compensate, inverse, round_matrix
+from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.schemes import parse_scheme
-from distill2edge.quantize.tensor_grids import Grids, load_grids, save_grids
+from distill2edge.quantize.tensor_grids import ModelGrid, load_grids, save_grids
+from distill2edge.quantize.types import ONNX_TYPES
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.progress import SilentProgress
 from tests.quantize.test_grids import matrices
@@ -56,9 +57,9 @@ def given_x(kind: ir.DataType, *shape: int) -> ir.Value:
     return ir.Value(name="x", type=ir.TensorType(kind), shape=ir.Shape(shape))
 
 
-def parts(held: Held, weight: torch.Tensor, flat: bool) -> tuple[list[ir.Value], list[ir.Value], ir.Node]:
+def parts(grid: TensorGrid, weight: torch.Tensor, flat: bool) -> tuple[list[ir.Value], list[ir.Value], ir.Node]:
     """Initializers of a matrix, the operands after the activations, and the node that widens its scales."""
-    packed, scales, zeros = held.onnx(weight)
+    packed, scales, zeros = grid.onnx(weight)
     found = [constant("w", packed.reshape(len(packed), -1) if flat else packed), constant("s", scales)]
     cast = ir.node("Cast", [found[1]], {"to": ir.DataType.FLOAT})
     if zeros is not None:
@@ -76,28 +77,28 @@ def within(matrix: np.ndarray) -> torch.Tensor:
 @given(matrices(odd=True), st.sampled_from(onnx_types.KINDS))
 def test_a_lookup_in_onnx_runtime_is_what_the_grid_says_bit_for_bit(matrix: np.ndarray, kind: str) -> None:
     weight = within(matrix)
-    held, (rows, columns) = Held.fitted(weight, kind), matrix.shape
-    constants, (table, scale, *zeros), cast = parts(held, weight, flat=True)
+    grid, (rows, columns) = TensorGrid.fitted(weight, kind), matrix.shape
+    constants, (table, scale, *zeros), cast = parts(grid, weight, flat=True)
     x = given_x(ir.DataType.INT64, rows)
     attributes = {"bits": GRIDS[kind].bits, "block_size": GRIDS[kind].block, "gather_axis": 0, "quantize_axis": 1}
     node = ir.node("GatherBlockQuantized", [table, x, scale, *zeros], attributes, domain="com.microsoft")
     found = run([cast, node], [x], constants, np.arange(rows))
-    np.testing.assert_array_equal(found[:, :columns], held.stored(weight).numpy())
+    np.testing.assert_array_equal(found[:, :columns], grid.fake_quantized(weight).numpy())
 
 
 @settings(max_examples=40, deadline=None)
 @given(matrices(odd=True), st.sampled_from(onnx_types.KINDS), st.sampled_from((0, 4)))
 def test_a_product_in_onnx_runtime_is_that_of_the_grid(matrix: np.ndarray, kind: str, level: int) -> None:
     weight = within(matrix)
-    held, (rows, columns) = Held.fitted(weight, kind), matrix.shape
-    constants, operands, cast = parts(held, weight, flat=False)
+    grid, (rows, columns) = TensorGrid.fitted(weight, kind), matrix.shape
+    constants, operands, cast = parts(grid, weight, flat=False)
     x = given_x(ir.DataType.FLOAT, 4, columns)
     attributes = {"K": columns, "N": rows, "bits": GRIDS[kind].bits, "block_size": GRIDS[kind].block}
     node = ir.node("MatMulNBits", [x, operands[0], operands[1], *operands[2:]],
                    {**attributes, "accuracy_level": level}, domain="com.microsoft")  # fmt: skip
     fed = np.random.default_rng(0).standard_normal((4, columns)).astype(np.float32)
-    wanted = fed.astype(np.float64) @ held.stored(weight).numpy().astype(np.float64).T
-    sizes = np.abs(held.stored(weight).numpy()).astype(np.float64)
+    wanted = fed.astype(np.float64) @ grid.fake_quantized(weight).numpy().astype(np.float64).T
+    sizes = np.abs(grid.fake_quantized(weight).numpy()).astype(np.float64)
     allowed = 1e-5 * np.abs(fed).astype(np.float64) @ sizes.T + 1e-12
     if level:  # activations are rounded to 8 bits per block: each is off by half a step of the largest at most
         allowed += 1.05 * np.abs(fed).max(-1, keepdims=True) / 254 * sizes.sum(-1)
@@ -108,17 +109,17 @@ def test_a_product_in_onnx_runtime_is_that_of_the_grid(matrix: np.ndarray, kind:
 @given(matrices(odd=True), st.sampled_from(onnx_types.KINDS))
 def test_weights_on_the_grid_stay_where_they_are(matrix: np.ndarray, kind: str) -> None:
     weight = within(matrix)
-    held = Held.fitted(weight, kind)
-    stored = held.stored(weight)
-    torch.testing.assert_close(held.stored(stored), stored, rtol=0, atol=0)
+    grid = TensorGrid.fitted(weight, kind)
+    stored = grid.fake_quantized(weight)
+    torch.testing.assert_close(grid.fake_quantized(stored), stored, rtol=0, atol=0)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 300), st.sampled_from(onnx_types.KINDS))
 def test_the_size_of_a_type_is_that_of_its_bytes(rows: int, columns: int, kind: str) -> None:
     weight = torch.randn(rows, columns)
-    assert onnx_types.size_of(kind, rows, columns) == sum(
-        part.nbytes for part in Held.fitted(weight, kind).onnx(weight) if part is not None
+    assert ONNX_TYPES[kind].size(rows, columns) == sum(
+        part.nbytes for part in TensorGrid.fitted(weight, kind).onnx(weight) if part is not None
     )
 
 
@@ -127,18 +128,20 @@ def test_compensated_rounding_errs_less_in_what_the_layer_computes(kind: str) ->
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(512, 128, generator=generator) @ torch.randn(128, 128, generator=generator)
     weight, gram = torch.randn(48, 128, generator=generator), inputs.T @ inputs / 512
-    moved, held = compensated(weight, kind, gram)
+    moved, grid = compensate(weight, kind, inverse(gram))
 
     def error(stored: torch.Tensor) -> float:
         gap = stored - weight
         return float(((gap @ gram) * gap).sum())
 
-    assert error(held.stored(moved)) < 0.8 * error(Held.fitted(weight, kind, gram.diagonal()).stored(weight))
+    assert error(grid.fake_quantized(moved)) < 0.8 * error(
+        TensorGrid.fitted(weight, kind, gram.diagonal()).fake_quantized(weight)
+    )
 
 
 def test_a_row_that_the_blocks_do_not_fill_is_not_compensated() -> None:
     with pytest.raises(UserError, match="rows of 96 weights don't fit uint4-b64-f16"):
-        compensated(torch.ones(2, 96), "uint4-b64-f16", torch.eye(96))
+        compensate(torch.ones(2, 96), "uint4-b64-f16", inverse(torch.eye(96)))
 
 
 def test_no_stock_quantizer_is_claimed_for_a_type_that_has_none() -> None:
@@ -196,19 +199,21 @@ def test_what_a_graph_joins_has_one_type_and_the_choice_fits(measured: tuple) ->
     most = sum(max(size for size, _ in kinds.values()) for kinds in table.values())
     for budget in (least, (least + most) // 2):
         types = onnx_types.by_weight(choose(table, budget), weights)
-        assert sum(onnx_types.size_of(kind, *weights[name].shape) for name, kind in types.items()) <= budget
+        assert sum(ONNX_TYPES[kind].size(*weights[name].shape) for name, kind in types.items()) <= budget
         for layer in range(2):
             assert len({types[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv"}) == 1
     with pytest.raises(UserError, match="the smallest types need"):
         choose(table, least - 1)
 
 
-def rounded(weights: dict, types: dict[str, str], inputs: dict, grams: dict) -> tuple[dict[str, torch.Tensor], Grids]:
-    both = {n: onnx_types.rounded(weights[n], kind, inputs[n], grams.get(n)) for n, kind in types.items()}
-    return {name: moved for name, (moved, _) in both.items()}, {name: held for name, (_, held) in both.items()}
+def rounded(
+    weights: dict, types: dict[str, str], inputs: dict, grams: dict
+) -> tuple[dict[str, torch.Tensor], ModelGrid]:
+    both = {n: round_matrix(weights[n], kind, inputs[n], grams.get(n)) for n, kind in types.items()}
+    return {name: moved for name, (moved, _) in both.items()}, {name: grid for name, (_, grid) in both.items()}
 
 
-def write_start(model_dir: Path, moved: dict[str, torch.Tensor], grids: Grids, directory: Path) -> None:
+def write_rounded(model_dir: Path, moved: dict[str, torch.Tensor], grids: ModelGrid, directory: Path) -> None:
     """A model with moved weights beside its grid."""
     model = load_model(model_dir, dtype=torch.float32)
     state = model.state_dict()
@@ -230,12 +235,12 @@ def test_the_file_computes_with_its_grids(model_dir: Path, tmp_path: Path, measu
     types = {n: k if weights[n].shape[1] % GRIDS[k].block == 0 else "uint4-b64-f16" for n, k in types.items()}
     types[EMBEDDING] = embedding
     start = tmp_path / "start"
-    write_start(model_dir, *rounded(weights, types, inputs, grams), start)
+    write_rounded(model_dir, *rounded(weights, types, inputs, grams), start)
     facts = export_onnx(start, parse_scheme("onnx:int4-b32"), {"name": "mix"}, tmp_path / "mix", SilentProgress(),
                         grid=start)  # fmt: skip
     assert {kind for kind in facts["types"] if kind in GRIDS} == set(types.values())
     stored = sum(entry["bytes"] for kind, entry in facts["types"].items() if kind in GRIDS)
-    assert stored == sum(onnx_types.size_of(kind, *weights[name].shape) for name, kind in types.items())
+    assert stored == sum(ONNX_TYPES[kind].size(*weights[name].shape) for name, kind in types.items())
     config = json.loads((tmp_path / "mix" / "genai_config.json").read_text())
     assert config["model"]["decoder"]["filename"] == "model.onnx"
     runtime = open_runtime("onnxruntime", tmp_path / "mix", threads=1, context=64)
@@ -257,7 +262,7 @@ def test_genai_runs_the_file(model_dir: Path, tmp_path: Path, measured: tuple) -
     weights, _, inputs, grams = measured
     start = tmp_path / "start"
     types = dict.fromkeys(weights, "uint4-b32-f16") | {EMBEDDING: "int8-b64-f16"}
-    write_start(model_dir, *rounded(weights, types, inputs, grams), start)
+    write_rounded(model_dir, *rounded(weights, types, inputs, grams), start)
     export_onnx(start, parse_scheme("onnx:int4-b32"), {"name": "mix"}, tmp_path / "mix", SilentProgress(), grid=start)
     model = genai.Model(str(tmp_path / "mix"))
     params = genai.GeneratorParams(model)
@@ -276,7 +281,7 @@ def test_genai_runs_the_file(model_dir: Path, tmp_path: Path, measured: tuple) -
 def test_a_grid_trains(model_dir: Path, measured: tuple) -> None:
     """Zero points hold still, gradients go through, and a step moves weights between levels."""
     weights, _, inputs, _ = measured
-    grids = {name: Held.fitted(weight, "uint4-b32-f16", inputs[name]) for name, weight in weights.items()}
+    grids = {name: TensorGrid.fitted(weight, "uint4-b32-f16", inputs[name]) for name, weight in weights.items()}
     student = load_model(model_dir, dtype=torch.float32)
     seen = install(student, grids, torch.float32)
     optimizer = torch.optim.SGD(student.parameters(), lr=1.0)
@@ -298,7 +303,7 @@ def test_a_grid_trains(model_dir: Path, measured: tuple) -> None:
 def test_matrices_that_the_graph_joins_cannot_have_two_types(model_dir: Path, tmp_path: Path, measured: tuple) -> None:
     weights, _, inputs, _ = measured
     types = dict.fromkeys(weights, "uint4-b32-f16") | {"model.layers.0.self_attn.q_proj.weight": "int8-b64-f16"}
-    write_start(model_dir, *rounded(weights, types, inputs, {}), tmp_path / "start")
+    write_rounded(model_dir, *rounded(weights, types, inputs, {}), tmp_path / "start")
     with pytest.raises(UserError, match="joins matrices whose grids are of several kinds"):
         export_onnx(tmp_path / "start", parse_scheme("onnx:int4-b32"), {"name": "mix"}, tmp_path / "mix",
                     SilentProgress(), grid=tmp_path / "start")  # fmt: skip
@@ -310,11 +315,11 @@ def test_rows_that_no_block_fills_are_padded_and_not_compensated(columns: int) -
     found = onnx_types.option(weight, torch.ones_like(weight), torch.ones(columns), gram)
     assert set(found) == set(onnx_types.KINDS)
     for kind in onnx_types.KINDS:
-        moved, held = onnx_types.rounded(weight, kind, torch.ones(columns), gram)
+        moved, grid = round_matrix(weight, kind, torch.ones(columns), gram)
         torch.testing.assert_close(moved, weight)
-        assert held.stored(moved).shape == weight.shape
+        assert grid.fake_quantized(moved).shape == weight.shape
 
 
 def test_weights_beyond_the_16_bit_scales_are_refused() -> None:
     with pytest.raises(UserError, match="beyond the 16-bit scales of uint4-b32-f16"):
-        Held.fitted(torch.full((2, 32), 1e30), "uint4-b32-f16")
+        TensorGrid.fitted(torch.full((2, 32), 1e30), "uint4-b32-f16")

@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distill2edge.quantize.rounding_step import rounding_step
 from distill2edge.errors import UserError
+from distill2edge.quantize.rounding_step import rounding_step
 from distill2edge.quantize.schemes import ALL, parse_scheme
 from distill2edge.student.merge import merge
 from tests.student.test_student import rows

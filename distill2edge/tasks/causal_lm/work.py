@@ -18,7 +18,7 @@ from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded, Row
-    from distill2edge.quantize.scales import Held
+    from distill2edge.quantize.scales import TensorGrid
 
 
 class TokenWork(Work):
@@ -155,7 +155,7 @@ class TokenWork(Work):
     def train_on_grid(
         self,
         recipe: Recipe,
-        grids: Mapping[str, Held],
+        grids: Mapping[str, TensorGrid],
         student: Path,
         signal: Path | None,
         own: Path | None,

@@ -1,0 +1,67 @@
+"""What the matrices of a GGUF are rounded by, from the unquantized file to one in the types of a scheme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.export.gguf_mix import MixExport, common_file_type
+from distill2edge.export.gptq import round_again
+from distill2edge.export.grid import packed
+from distill2edge.gguf import llama_process
+from distill2edge.gguf.ggml_types import file_type
+from distill2edge.gguf.repack import repack
+from distill2edge.quantize.tensor_grids import load_grids
+from distill2edge.util.threads import available_threads
+
+if TYPE_CHECKING:
+    from distill2edge.quantize.activations import Activations
+    from distill2edge.quantize.schemes import Scheme
+    from distill2edge.util.progress import Progress
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """By nothing but the weights themselves, where none of these is given.
+
+    Attributes:
+        imatrix: importance matrix of the model, as the calibration stage writes it.
+        gptq: activations on the calibration rows, by which errors are compensated.
+        grid: directory of the grid that the model was trained on: the file gets its very scales, and no quantizer picks
+            others.
+        mix: of a scheme that is one: its limit, and what its types are chosen by.
+        threads: of llama.cpp's quantizer; None takes what this process may use.
+    """
+
+    imatrix: Path | None = None
+    gptq: Activations | None = None
+    grid: Path | None = None
+    mix: MixExport | None = None
+    threads: int | None = None
+
+    def write(
+        self, scheme: Scheme, model_dir: Path, base: Path, target: Path, work: Path, progress: Progress
+    ) -> dict[str, Any]:
+        """Write `target` from the unquantized `base`.
+
+        Returns:
+            for export.json: calibration (`imatrix`, `gptq`, `sensitivity` or null) or trained (on the grid); of a mix
+            also what `MixExport.write` says.
+
+        Raises:
+            UserError: llama.cpp refused; its last words are in the message. As `MixExport.write`.
+        """
+        progress.say(f"  quantizing to {scheme}")
+        if self.mix is not None:
+            return self.mix.write(model_dir, base, target, work, progress)
+        if self.grid is not None:
+            tensors = packed(load_grids(self.grid)[0], model_dir)
+            number = common_file_type(tensors) if scheme.mix else file_type(scheme.base)
+            repack(base, target, tensors, file_type=number)
+            return {"trained": True}
+        imatrix, threads = self.imatrix if scheme.calibrates else None, self.threads or available_threads()
+        llama_process.quantize(base, target, file_type(scheme.base), threads=threads, imatrix=imatrix)
+        if self.gptq is not None:
+            round_again(target, target, model_dir, self.gptq, progress)
+        return {"calibration": None if imatrix is None else "imatrix" if self.gptq is None else "gptq"}
