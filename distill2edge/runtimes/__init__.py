@@ -72,6 +72,8 @@ RUNTIMES: dict[str, Opened] = {
     "onnxruntime": Opened(kind_of_onnx, _onnx),
     "llama.cpp": Opened(_kind_of_gguf_at, _llama_cpp),
 }
+RUNTIME_OF = {"onnx": "onnxruntime", "gguf": "llama.cpp"}
+"""Format of a file -> the runtime that verify and bench run it in."""
 
 
 def open_runtime(

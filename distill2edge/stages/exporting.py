@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
+from distill2edge.runtimes import RUNTIME_OF
 from distill2edge.stages.calibrating import Role
 from distill2edge.stages.grid import TrainOnGrid
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
@@ -187,7 +188,7 @@ class Export(ModelStage):
             id=self.id,
             role=self.role,
             scheme=str(self.scheme),
-            runtime="onnxruntime" if self.scheme.format == "onnx" else "llama.cpp",
+            runtime=RUNTIME_OF[self.scheme.format],
             path=path,
             parameters=parameters,
             size_bytes=int(read_json(path / "export.json")["size_bytes"]),
