@@ -65,17 +65,19 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # who checks types shall see the names alone
 
-    from distill2edge.util.libraries import settle_libraries
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-    settle_libraries()
-    module, _, there = _HOMES[name].partition(":")
-    found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), there or name)
-    return found
+        from distill2edge.util.libraries import settle_libraries
+
+        settle_libraries()
+        module, _, there = _HOMES[name].partition(":")
+        found = globals()[name] = getattr(import_module(f"{__name__}.{module}"), there or name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -61,7 +61,7 @@ class OneOf(click.Choice[str]):
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
             if near := nearest(str(value), list(self.choices)):
-                error.message = f"{error.message} Did you mean {near!r}?"
+                raise click.BadParameter(f"{error.message} Did you mean {near!r}?", error.ctx, error.param) from None
             raise
 
 

@@ -201,8 +201,8 @@ def _rendered(
         if answer.strip() and texts.get("prompt", "").strip():
             made.append(Row("", texts["prompt"], answer))
         if data.choices and "choices" not in found and answer.strip() and choices.index(answer) is None:
-            error = not_a_choice(answer, data.choices, templates["response"], row, number)  # type: ignore[arg-type]
-            found["choices"] = Problem(("data", "response"), error.what, error.fix)
+            wrong = not_a_choice(answer, data.choices, templates["response"], row, number)  # type: ignore[arg-type]
+            found["choices"] = Problem(("data", "response"), wrong.what, wrong.fix)
     if not data.choices and not found:
         shared = bool(templates["prompt"].whole & templates["response"].fields) if "prompt" in templates else False  # type: ignore[union-attr]
         limit = max(data.leakage.response_in_prompt, _MOST)

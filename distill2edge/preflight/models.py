@@ -18,6 +18,7 @@ from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
+from distill2edge.recipe.verifiers import JudgeVerifier
 from distill2edge.student.trimming import kind_named
 from distill2edge.tasks import TASKS, task_of
 from distill2edge.util.progress import SilentProgress
@@ -95,7 +96,7 @@ def _named(recipe: Recipe) -> Iterator[tuple[Path, str, str | None]]:
     if (judge := recipe.verify.judge) is not None:
         yield ("verify", "judge", "model"), judge.model, judge.revision
     for index, spec in enumerate(recipe.signal.verify if recipe.signal.kind == "text" else ()):
-        if spec.kind == "judge" and spec.model is not None:
+        if isinstance(spec, JudgeVerifier) and spec.model is not None:
             yield ("signal", "verify", index, "model"), spec.model, spec.revision
 
 

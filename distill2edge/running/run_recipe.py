@@ -93,8 +93,8 @@ def run(
     start_tracking(track, checked.name, directory)
     as_written = not changes and not isinstance(recipe, Recipe)
     text = Path(str(recipe)).read_text(encoding="utf-8") if as_written else dump_recipe(checked)
-    places = (Path(place) if place else None for place in (store, converter))
-    work = _Work(checked, text, directory, *places, force, quiet, upto)
+    root, script = (Path(place) if place else None for place in (store, converter))
+    work = _Work(checked, text, directory, root, script, force, quiet, upto)
     if seeds is not None:
         return _run_seeds(work, parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, seeds))))
     with _logged(work) as progress:

@@ -110,7 +110,7 @@ def _with_leakage(data: Data, template: str) -> Data:
     from distill2edge.data.prepare import prepare
 
     validation, calibration, test = data.splits
-    section = schema.Data(
+    section = schema.Data(  # type: ignore[call-arg]
         source=data.source,
         filter=data.filter,
         template=template,  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def _with_leakage(data: Data, template: str) -> Data:
         response=data.response,
         choices=data.choices or None,
         splits=schema.Splits(train=None, validation=validation, calibration=calibration, test=test),
-        leakage=schema.Leakage(near_duplicate=0.8, max_fraction=1.0, action="drop"),
+        leakage=schema.Leakage(near_duplicate=0.8, max_fraction=1.0, action="drop"),  # type: ignore[call-arg]
     )
     with tempfile.TemporaryDirectory() as work:
         facts = prepare(section, 0, Path(work), SilentProgress())
