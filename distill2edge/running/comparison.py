@@ -52,5 +52,6 @@ def compare(runs: Sequence[Run | Path | str], *, allow_different: bool = False) 
     Raises:
         UserError: fewer than two runs, or runs that don't compare.
     """
-    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    given = [runs] if isinstance(runs, str) else runs
+    paths = [run.path if isinstance(run, Run) else Path(run) for run in given]
     return Comparison(comparing.compare([load_report(path) for path in paths], allow=allow_different))

@@ -90,7 +90,7 @@ def run(
         raise UserError("a run over several seeds goes to its report", where="upto", fix="leave upto or seeds out")
     checked = checked_recipe(recipe, changes, progress_module.for_stream(quiet), converter=converter is not None)
     directory = Path(out) if out else Path("runs") / checked.name
-    start_tracking(track, checked.name, directory)
+    start_tracking([track] if isinstance(track, str) else track, checked.name, directory)
     as_written = not changes and not isinstance(recipe, Recipe)
     text = Path(str(recipe)).read_text(encoding="utf-8") if as_written else dump_recipe(checked)
     root, script = (Path(place) if place else None for place in (store, converter))

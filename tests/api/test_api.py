@@ -210,6 +210,29 @@ def test_an_export_outside_of_its_run_is_refused(tmp_path: Path, path: str) -> N
         _ = d2e.open_run(written(tmp_path / "out", path=path)).exports
 
 
+def test_a_run_over_several_seeds_has_those_of_each(tmp_path: Path) -> None:
+    out = written(tmp_path / "out")
+    report = json.loads((out / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps(report | {"seeds": {"seeds": [0, 3], "runs": []}}))
+    written(out / "seed-3")
+    run = d2e.open_run(out, store=tmp_path / "store")
+    assert run.seeds == (0, 3)
+    for ask in (lambda: run.artifacts, lambda: run.exports, lambda: run.export()):
+        with pytest.raises(d2e.UserError, match=r"each has files of its own \(seed-0, seed-3\)"):
+            ask()
+    assert run.seed(3).exports[0].model == "student/gguf:Q8_0"
+    with pytest.raises(d2e.UserError, match="no seed 1"):
+        run.seed(1)
+
+
+def test_one_name_where_several_are_taken_is_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(d2e.UserError, match="nothing there"):
+        d2e.compare(str(place / "none"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(d2e.UserError, match="wandb is not installed"):
+        d2e.run(place / "r.yaml", track="wandb", upto="data", store=place / "store", out=place / "out", quiet=True)
+
+
 def test_nothing_was_run_there(tmp_path: Path) -> None:
     with pytest.raises(d2e.UserError, match="nothing there"):
         d2e.open_run(tmp_path / "none")
