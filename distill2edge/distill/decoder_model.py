@@ -36,14 +36,14 @@ class DistillModel(LossModule):
         self.stored_weights: dict[str, StoredWeight] = {}
         self.temperature, self.chunk = temperature, chunk
         outer: Any = student
-        inner: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
-        self.config = inner.config
-        self.head = inner.get_output_embeddings()
+        base: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+        self.config = base.config
+        self.head = base.get_output_embeddings()
         if self.head is None:
-            raise UserError(f"{type(inner).__name__} has no output head", fix="use a causal language model")
+            raise UserError(f"{type(base).__name__} has no output head", fix="use a causal language model")
         # In lists, so that the module does not register what `student` already has.
-        self._inner = [inner, inner.get_decoder()]
-        self._shape = head_of(inner.config)
+        self._parts = [base, base.get_decoder()]
+        self._shape = head_of(base.config)
 
     def collator(self) -> Collator:
         """Examples -> the batch that `forward` takes."""
@@ -51,7 +51,7 @@ class DistillModel(LossModule):
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, L, D] after the last norm."""
-        return self._inner[1](input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        return self._parts[1](input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
     def terms(self, hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The products whose sum is the logits of [P, D] hidden states; see `chunked_loss`."""
@@ -109,7 +109,7 @@ class DistillModel(LossModule):
 
     def own_logits(self, input_ids: Tensor) -> Tensor:
         """[L, V] of the model itself, of ids [1, L]."""
-        return self._inner[0](input_ids=input_ids, use_cache=False).logits[0]  # type: ignore[no-any-return]
+        return self._parts[0](input_ids=input_ids, use_cache=False).logits[0]  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def check_head(self, input_ids: Tensor) -> None:
@@ -134,7 +134,7 @@ class DistillModel(LossModule):
         limit = (0.03 if self.dtype == torch.bfloat16 else 1e-3) * own.abs().max().clamp_min(1.0)
         if (logits - own).abs().max() > limit:
             raise UserError(
-                f"{type(self._inner[0]).__name__} makes its logits in a way that is not supported",
+                f"{type(self._parts[0]).__name__} makes its logits in a way that is not supported",
                 fix="choose a student of the Llama, Qwen, Gemma, Mistral, Phi, Granite or T5 families",
             )
 

@@ -19,7 +19,7 @@ class Seq2SeqDistillModel(DistillModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._inner = [self._inner[0], self._inner[0].get_decoder(), self._inner[0].get_encoder()]
+        self._parts = [self._parts[0], self._parts[0].get_decoder(), self._parts[0].get_encoder()]
 
     def collator(self) -> Collator:
         """As `DistillModel.collator`."""
@@ -45,15 +45,15 @@ class Seq2SeqDistillModel(DistillModel):
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, 1 + T, D] after the decoder's last norm, of decoder ids; the source is the batch's own."""
         source, mask = self._source if self._source is not None else (input_ids, attention_mask)
-        read = self._inner[2](input_ids=source, attention_mask=mask).last_hidden_state
-        out = self._inner[1](
+        read = self._parts[2](input_ids=source, attention_mask=mask).last_hidden_state
+        out = self._parts[1](
             input_ids=input_ids, encoder_hidden_states=read, encoder_attention_mask=mask, use_cache=False
         )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def own_logits(self, input_ids: Tensor) -> Tensor:
         """[L, V] of the model itself, the ids being source and target at once."""
-        out = self._inner[0](input_ids=input_ids, decoder_input_ids=input_ids, use_cache=False)
+        out = self._parts[0](input_ids=input_ids, decoder_input_ids=input_ids, use_cache=False)
         return out.logits[0]  # type: ignore[no-any-return]
 
 

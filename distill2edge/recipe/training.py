@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from distill2edge.errors import Problem
 from distill2edge.recipe.entries import ExportEntry
-from distill2edge.recipe.loss_terms import WeightedTerms, with_terms
+from distill2edge.recipe.loss_terms import LAYERS, WeightedTerms, with_terms
 from distill2edge.recipe.ranges import Epochs, LearningRate, Reason
 from distill2edge.recipe.section import LATER, Section
 
@@ -84,6 +86,16 @@ class QuantizationAware(Training):
         None, description="an adapter, whose sum with the weights is put on the grid; null trains every weight, "
         "embeddings and head included"
     )  # fmt: skip
+
+    def problems(self) -> Iterator[Problem]:
+        """A loss of its own that says something, of what is there to learn from."""
+        if self.loss is None:
+            return
+        if not any(self.loss.weighed()):
+            yield Problem(("loss",), "every weight is zero", "set loss: {forward_kl: 1}, or leave it out")
+        for term, _ in self.loss.weighed(*LAYERS):
+            what = f"{term.name} compares layers, and no teacher runs beside the training on a grid"
+            yield Problem(("loss", term.name), what, "set it to 0")
 
 
 def one_scheme(value: Any) -> Any:

@@ -63,7 +63,7 @@ def load_plugin(path: Path) -> Source:
             exec(compiled, module.__dict__)
         except UserError:
             raise
-        except Exception as error:  # whatever the user's own code raises is for the user to correct
+        except (Exception, SystemExit) as error:  # whatever the user's own code raises is for the user to correct
             raise failure(error, where, "correct the file") from error
     if not source.registered:
         raise UserError("it registers nothing", where=where, fix="call register_loss or register_verifier in it")
@@ -104,7 +104,7 @@ def check_new(name: str, taken: Source | None, source: Source) -> None:
         raise UserError(f"{name!r} is registered by {taken.path} already", where=str(source.path), fix="rename one")
 
 
-def failure(error: Exception, where: str, fix: str) -> UserError:
+def failure(error: BaseException, where: str, fix: str) -> UserError:
     """What the user's own code raised, with the line that did."""
     frames = traceback.extract_tb(error.__traceback__)
     line = f", line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""

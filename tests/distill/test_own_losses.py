@@ -214,3 +214,24 @@ def test_every_entry_of_the_table_has_a_function_and_charts_name_it() -> None:
     named = loss_name({**loss.model_dump(), "my_kl": 0.5, "layer_map": [1]})
     assert named.startswith("2 cross-entropy + 1 forward KL + 1 reverse KL + 1 Jensen-Shannon")
     assert named.endswith(" + 1 hidden states + 1 attention + 0.5 my_kl")
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [("{ce: 0}", "every weight is zero"), ("{forward_kl: 1, hidden: 1}", "hidden compares layers")]
+)
+def test_training_on_a_grid_refuses_a_loss_that_has_nothing_to_learn_from(loss: str, said: str) -> None:
+    with pytest.raises(RecipeErrors, match=rf"quantization_aware\.loss.*{said}"):
+        parse_recipe(MINIMAL + f"distill: {{quantization_aware: {{schemes: ['gguf:Q8_0'], loss: {loss}}}}}\n", "r")
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "bytes", "null", "recursion", "exit"])
+def test_a_file_that_is_no_plugin_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "p.py"
+    if what == "folder":
+        path.mkdir()
+    elif what != "missing":
+        path.write_bytes(
+            {"bytes": b"\xff\xfe\x00", "null": b"a\0b", "recursion": b"def f(): f()\nf()\n", "exit": b"exit(7)"}[what]
+        )
+    with pytest.raises(UserError, match=r"p\.py"):
+        load_plugin(path)
