@@ -81,9 +81,11 @@ def reasons(reading: Mapping[str, float | None], threads: int, cores: int | None
     if foreign > FOREIGN and foreign + threads > cores + FOREIGN:
         found.append(f"other processes used {foreign:.1f} of {cores} cores")
     if _of(reading, "wait_share") > WAIT:
-        found.append(f"our threads waited for a core {_of(reading, 'wait_share'):.0%} of the time")
+        # Threads beyond those asked for wait too: more than all of the time says no more.
+        share = min(_of(reading, "wait_share"), 1.0)
+        found.append(f"the benchmark's threads waited for a core {share:.0%} of the time")
     if _of(reading, "throttled_share") > THROTTLED:
-        found.append(f"the cgroup's quota stopped us {_of(reading, 'throttled_share'):.0%} of the time")
+        found.append(f"the cgroup's quota stopped the benchmark {_of(reading, 'throttled_share'):.0%} of the time")
     return found
 
 

@@ -319,10 +319,11 @@ def test_energy_that_cannot_be_read_is_never_called_measured(tmp_path: Path) -> 
 
 
 def test_reasons_of_several_cells_are_said_once() -> None:
-    waited = "our threads waited for a core {}% of the time"
+    waited = "the benchmark's threads waited for a core {}% of the time"
     found = ["other processes used 1.3 of 2 cores", waited.format(9), "other processes used 1.6 of 2 cores",
              waited.format(87), waited.format(70), "no figure"]  # fmt: skip
     assert in_short(found) == (
-        "other processes used 1.3 to 1.6 of 2 cores; our threads waited for a core 9 to 87% of the time; no figure"
+        "other processes used 1.3 to 1.6 of 2 cores; the benchmark's threads waited for a core 9 to 87% of the time; "
+        "no figure"
     )
     assert in_short([waited.format(9)] * 2) == waited.format(9)
