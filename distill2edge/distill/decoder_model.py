@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distill2edge.distill.batches import Collator, collate, supervised
 from distill2edge.distill.chunked import Head, chunked_loss
-from distill2edge.distill.fake_quantization import StoredWeight, weight_of
+from distill2edge.distill.fake_quantization import FakeQuantizedWeight, weight_of
 from distill2edge.distill.losses import Objective, TopK
 from distill2edge.distill.module import LossModule
 from distill2edge.errors import UserError
@@ -24,7 +24,7 @@ class DistillModel(LossModule):
     Attributes:
         student: a Hugging Face causal model, or a PEFT model around one.
         eval_objective: the terms in evaluation mode; those of training unless set.
-        stored_weights: the weights that the student computes with as a file will store them (see `stored.install`).
+        fake_quantized: the weights that the student computes with as a file will store them (see `install`).
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class DistillModel(LossModule):
         """`dtype`: what the matrix products run in (autocast where the weights are float32)."""
         super().__init__(student, dtype)
         self.objective = self.eval_objective = objective
-        self.stored_weights: dict[str, StoredWeight] = {}
+        self.fake_quantized: dict[str, FakeQuantizedWeight] = {}
         self.temperature, self.chunk = temperature, chunk
         outer: Any = student
         base: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer

@@ -1,9 +1,9 @@
 """A student that computes with its weights as the file will store them, while its full-precision weights learn.
 
-Straight-through (Bengio 2013, arXiv 1308.3432): the forward pass reads the stored weights, the backward pass hands
+Straight-through (Bengio 2013, arXiv 1308.3432): the forward pass reads fake-quantized weights, the backward pass hands
 their gradient to the weights behind them as if rounding were not there. With LoRA the grid is applied to W + B A, so
-that merging changes nothing. The stored weights are computed again only when the weights behind them have changed:
-once for each optimizer step, however many micro-batches it has.
+that merging changes nothing. They are quantized again only when the weights behind them have changed: once for each
+optimizer step, however many micro-batches it has.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from distill2edge.quantize.scales import TensorGrid
 
 class _Through(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, stored: Tensor) -> Tensor:
+    def forward(ctx: Any, latent: Tensor, quantized: Tensor) -> Tensor:
         ctx.dtype = latent.dtype
-        return stored.view_as(stored)
+        return quantized.view_as(quantized)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
@@ -31,50 +31,50 @@ class _Through(torch.autograd.Function):
 
 
 class _Adapted(torch.autograd.Function):
-    """x Q^T with Q = the stored form of W + s B A; dA and dB as those of plain LoRA, without the gradient of Q."""
+    """x Q^T with Q = W + s B A, fake-quantized; dA and dB as those of plain LoRA, without the gradient of Q."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stored: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, quantized: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
         ctx.scaling = scaling
-        ctx.save_for_backward(x, stored, a, b)
-        return x @ stored.T
+        ctx.save_for_backward(x, quantized, a, b)
+        return x @ quantized.T
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None]:
-        x, stored, a, b = ctx.saved_tensors
-        g = outer[0].to(stored.dtype)
+        x, quantized, a, b = ctx.saved_tensors
+        g = outer[0].to(quantized.dtype)
         flat_g, flat_x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
         low_x = flat_x @ a.to(x.dtype).T
         low_g = flat_g @ b.to(g.dtype)
         da = (low_g.T @ flat_x).to(a.dtype) * ctx.scaling
         db = (flat_g.T @ low_x).to(b.dtype) * ctx.scaling
-        return (g @ stored if ctx.needs_input_grad[0] else None), None, da, db, None
+        return (g @ quantized if ctx.needs_input_grad[0] else None), None, da, db, None
 
 
-class StoredWeight:
+class FakeQuantizedWeight:
     """One matrix: what it is, and what the file would hold of it.
 
     Attributes:
-        held: the grid.
+        grid: that the weight is rounded to.
         latent: the full-precision weight.
         low_rank: (A, B, scaling) where the weight is W + scaling B A.
     """
 
     def __init__(
-        self, held: TensorGrid, latent: nn.Parameter, dtype: torch.dtype, low_rank: tuple[Any, Any, float] | None = None
+        self, grid: TensorGrid, latent: nn.Parameter, dtype: torch.dtype, low_rank: tuple[Any, Any, float] | None = None
     ) -> None:
-        self.held, self.latent, self.dtype, self.low_rank = held, latent, dtype, low_rank
+        self.grid, self.latent, self.dtype, self.low_rank = grid, latent, dtype, low_rank
         self._seen: tuple[int, ...] | None = None
-        self._stored: Tensor | None = None
+        self._quantized: Tensor | None = None
         self.computed = 0
 
     def forget(self) -> None:
-        """Compute the stored weights anew when they are next asked for.
+        """Compute the fake-quantized weights again when they are next asked for.
 
         Changes of the weights behind them are seen by PyTorch's version counters, which its fused optimizers do not
         raise: `follow` calls this after their steps.
         """
-        self._stored = None
+        self._quantized = None
 
     def full(self) -> Tensor:
         """The weight in full precision, the adapter added as a merge adds it."""
@@ -84,23 +84,23 @@ class StoredWeight:
             a, b, scaling = self.low_rank
             return self.latent.detach() + (b.weight @ a.weight) * scaling
 
-    def stored(self) -> Tensor:
+    def quantized(self) -> Tensor:
         """[rows, columns] in the dtype of the products; no gradient."""
         parts = [self.latent] if self.low_rank is None else [self.latent, *(p.weight for p in self.low_rank[:2])]
         versions = tuple(part._version for part in parts)
-        if self._stored is None or self._stored.device != self.latent.device or versions != self._seen:
-            self.held = self.held.to(self.latent.device)  # the trainer has moved the weights, where there is a GPU
-            self._stored, self._seen = self.held.fake_quantized(self.full()).to(self.dtype), versions
+        if self._quantized is None or self._quantized.device != self.latent.device or versions != self._seen:
+            self.grid = self.grid.to(self.latent.device)  # the trainer has moved the weights, where there is a GPU
+            self._quantized, self._seen = self.grid.fake_quantized(self.full()).to(self.dtype), versions
             self.computed += 1
-        return self._stored
+        return self._quantized
 
     def __call__(self) -> Tensor:
-        """The stored weights, whose gradient goes to the latent ones."""
-        stored = self.stored()
-        return _Through.apply(self.latent, stored) if self.latent.requires_grad else stored  # type: ignore[no-any-return, no-untyped-call]
+        """The fake-quantized weights, whose gradient goes to the latent ones."""
+        quantized = self.quantized()
+        return _Through.apply(self.latent, quantized) if self.latent.requires_grad else quantized  # type: ignore[no-any-return, no-untyped-call]
 
 
-def install(student: nn.Module, grids: Mapping[str, TensorGrid], dtype: torch.dtype) -> dict[str, StoredWeight]:
+def install(student: nn.Module, grids: Mapping[str, TensorGrid], dtype: torch.dtype) -> dict[str, FakeQuantizedWeight]:
     """Make every module whose weight has a grid compute with it.
 
     Args:
@@ -109,49 +109,49 @@ def install(student: nn.Module, grids: Mapping[str, TensorGrid], dtype: torch.dt
         dtype: of the products.
 
     Returns:
-        name -> the stored weight; a module's is also its attribute `stored_weight`.
+        name -> the fake-quantized weight; a module's is also its attribute `fake_quantized`.
 
     Raises:
         UserError: a grid without a matrix, or of another shape.
     """
     outer: Any = student
     inner: nn.Module = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
-    by_parameter: dict[int, StoredWeight] = {}
-    found: dict[str, StoredWeight] = {}
+    by_parameter: dict[int, FakeQuantizedWeight] = {}
+    found: dict[str, FakeQuantizedWeight] = {}
     modules = {name: part for name, part in inner.named_modules() if _matrix(part) is not None}
     for name, module in modules.items():
         plain = name.removesuffix(".base_layer")
-        held = grids.get(f"{plain}.weight")
+        grid = grids.get(f"{plain}.weight")
         base, wrapped = _matrix(module), hasattr(module, "base_layer")
         assert base is not None
-        if held is None and id(base.weight) not in by_parameter:
+        if grid is None and id(base.weight) not in by_parameter:
             continue
         if name.endswith(".base_layer"):
             continue  # its wrapper does the work
         known = by_parameter.get(id(base.weight))
         if known is None:
-            assert held is not None
-            if tuple(base.weight.shape) != (len(held.scale), held.columns):
-                raise UserError(f"the grid of {plain} is of another shape", fix="make the grid of this very model")
+            assert grid is not None
+            if tuple(base.weight.shape) != (len(grid.scale), grid.columns):
+                raise UserError(f"the grid of {plain} has another shape", fix="make the grid from this very model")
             low = _adapter(module) if wrapped else None
-            known = StoredWeight(held, base.weight, dtype, low)
+            known = FakeQuantizedWeight(grid, base.weight, dtype, low)
             by_parameter[id(base.weight)] = known
             found[f"{plain}.weight"] = known
-        module.stored_weight = known  # type: ignore[assignment]
-        base.stored_weight = known  # type: ignore[assignment]
+        module.fake_quantized = known  # type: ignore[assignment]
+        base.fake_quantized = known  # type: ignore[assignment]
         module.forward = _forward_of(module, base, known)
     missing = sorted(set(grids) - set(found))
     if missing:
-        raise UserError(f"no matrix {missing[0]} in this model", fix="make the grid of this very model")
+        raise UserError(f"no matrix {missing[0]} in this model", fix="make the grid from this very model")
     return found
 
 
-def follow(optimizer: torch.optim.Optimizer, weights: Iterable[StoredWeight]) -> None:
-    """Let stored weights see every step of an optimizer."""
-    held = list(weights)
+def follow(optimizer: torch.optim.Optimizer, weights: Iterable[FakeQuantizedWeight]) -> None:
+    """Let fake-quantized weights see every step of an optimizer."""
+    watched = list(weights)
 
     def changed(*_: Any) -> None:
-        for weight in held:
+        for weight in watched:
             weight.forget()
 
     optimizer.register_step_post_hook(changed)
@@ -159,8 +159,8 @@ def follow(optimizer: torch.optim.Optimizer, weights: Iterable[StoredWeight]) ->
 
 def weight_of(module: Any) -> Tensor:
     """A module's weight as its products should see it."""
-    stored = getattr(module, "stored_weight", None)
-    return module.weight if stored is None else stored()
+    quantized = getattr(module, "fake_quantized", None)
+    return module.weight if quantized is None else quantized()
 
 
 def _matrix(module: nn.Module) -> Any:
@@ -171,12 +171,12 @@ def _matrix(module: nn.Module) -> Any:
 def _adapter(module: Any) -> tuple[Any, Any, float]:
     (name,) = module.active_adapters
     if getattr(module.lora_dropout[name], "p", 0.0):
-        raise UserError("LoRA dropout has no place on a grid: W + B A is rounded as a whole",
+        raise UserError("LoRA dropout cannot be trained on a grid: W + B A is rounded as a whole",
                         where="student.lora.dropout", fix="set student.lora.dropout: 0")  # fmt: skip
     return module.lora_A[name], module.lora_B[name], float(module.scaling[name])
 
 
-def _forward_of(module: Any, base: Any, weight: StoredWeight) -> Any:
+def _forward_of(module: Any, base: Any, weight: FakeQuantizedWeight) -> Any:
     if isinstance(base, nn.Embedding):
         return lambda ids: F.embedding(ids, weight(), base.padding_idx)
     if weight.low_rank is None:
@@ -185,12 +185,12 @@ def _forward_of(module: Any, base: Any, weight: StoredWeight) -> Any:
     def adapted(x: Tensor) -> Tensor:
         assert weight.low_rank is not None
         a, b, scaling = weight.low_rank
-        out: Tensor = _Adapted.apply(x.to(weight.dtype), weight.stored(), a.weight, b.weight, scaling)  # type: ignore[no-untyped-call]
+        out: Tensor = _Adapted.apply(x.to(weight.dtype), weight.quantized(), a.weight, b.weight, scaling)  # type: ignore[no-untyped-call]
         bias = _bias(base, weight)
         return out if bias is None else out + bias
 
     return adapted
 
 
-def _bias(base: Any, weight: StoredWeight) -> Tensor | None:
+def _bias(base: Any, weight: FakeQuantizedWeight) -> Tensor | None:
     return None if base.bias is None else base.bias.to(weight.dtype)

@@ -115,10 +115,10 @@ def _open_model(
     # A grid is applied to W + B A in full precision: a base in 16 bits would round W first.
     kept = dtype if grids is None else torch.float32
     student = load_student(model_dir, lora, kept, checkpointing=training.gradient_checkpointing)
-    stored = {} if grids is None else install(student, grids, dtype)
+    fake_quantized = {} if grids is None else install(student, grids, dtype)
     modules = {DECODER: DistillModel, ENCODER_DECODER: Seq2SeqDistillModel}
     model = modules[kind_of_model(student)](student, objective_of(loss), temperature, chunk, dtype)
-    model.stored_weights = stored
+    model.fake_quantized = fake_quantized
     return model
 
 

@@ -92,7 +92,7 @@ class DistillTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = super().create_optimizer(model)
-        follow(made, getattr(self.distilled, "stored_weights", {}).values())
+        follow(made, getattr(self.distilled, "fake_quantized", {}).values())
         return made
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
