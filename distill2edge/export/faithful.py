@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export.probes import Probe, make_probes
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, KINDS
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.isolate import Crash, run_worker, serve
 from distill2edge.util.threads import available_threads
@@ -50,8 +51,7 @@ class Check:
         progress.say("  asking PyTorch what the file has to say")
         self._progress = progress
         self._kind, self._runtime, self._precision = kind, runtime, precision
-        caches = runtime == "onnxruntime" and kind == "decoder"
-        self._probes, self._reach = make_probes(model_dir, kind, caches=caches, stored=precision)
+        self._probes, self._reach = make_probes(model_dir, kind, caches=runtime == "onnxruntime", stored=precision)
 
     def of(self, path: Path, work: Path) -> dict[str, Any]:
         """Compare a file.
@@ -68,7 +68,7 @@ class Check:
             UserError: the file is another model; how much it differs where.
             EnvironmentFault: the runtime is missing.
         """
-        got, unit = self._answers(path, work), "text" if self._kind == "classifier" else "token"
+        got, unit = self._answers(path, work), "token" if KINDS[self._kind].writes else "text"
         probes = []
         for probe, logits in zip(self._probes, got, strict=True):
             kl, relative = difference(probe.expected, logits)
@@ -140,20 +140,27 @@ def answers(runtime: str, path: Path, probes: Sequence[Probe], kind: str, thread
     found = []
     try:
         for probe in probes:
-            if kind == "classifier":
-                found.append(opened.classify(probe.ids))
-            elif kind == "seq2seq":
-                found.append(opened.logits(probe.ids, probe.positions, prompt=probe.prompt))
-            elif probe.cache is not None:
-                found.append(opened.logits_after(list(probe.cache.layers()), probe.ids))
-            else:
-                rows = opened.logits(probe.ids, probe.positions)
-                opened.prefill(probe.ids[:-1])
-                rows[-1] = opened.decode(probe.ids[-1])  # as it is asked when it writes
-                found.append(rows)
+            found.append(_ASK[kind](opened, probe))
     finally:
         opened.close()
     return found
+
+
+def _continued(opened: Any, probe: Probe) -> np.ndarray:
+    if probe.cache is not None:
+        return np.asarray(opened.logits_after(list(probe.cache.layers()), probe.ids))
+    rows = opened.logits(probe.ids, probe.positions)
+    opened.prefill(probe.ids[:-1])
+    rows[-1] = opened.decode(probe.ids[-1])  # as it is asked when it writes
+    return np.asarray(rows)
+
+
+_ASK: Mapping[str, Callable[[Any, Probe], np.ndarray]] = {
+    DECODER.name: _continued,
+    CLASSIFIER.name: lambda opened, probe: opened.classify(probe.ids),
+    ENCODER_DECODER.name: lambda opened, probe: opened.logits(probe.ids, probe.positions, prompt=probe.prompt),
+}
+"""Kind of model -> how its runtime is asked."""
 
 
 def _work(spec: dict[str, Any], report: Any) -> dict[str, Any]:

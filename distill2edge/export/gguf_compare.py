@@ -65,7 +65,7 @@ def warn_of(scheme: str, facts: dict[str, Any], progress: Progress) -> None:
 
 
 def _chats(tokenizer: Any, form: InputForm) -> list[str]:
-    if form.kind != "decoder" or form.template != "chat":
+    if not form.reading.chats or form.template != "chat":
         return []
     chat = [{"role": "user", "content": "Hi 🙂"}, {"role": "assistant", "content": "Hello.\n"}]
     found = [prompt_text("Hi 🙂", tokenizer, "chat", form.system)]
@@ -106,12 +106,12 @@ def _added_tokens(tokenizer: Any, file: GgufFile) -> tuple[list[dict[str, Any]],
 def _check_around(tokenizer: Any, file: GgufFile, form: InputForm) -> None:
     """Refuse a file with which llama.cpp puts other tokens before or after a text than training did."""
     head, tail = around(tokenizer)
-    if form.kind == "decoder":  # it gets BOS or nothing (`data.encode`)
+    if form.reading.chats:  # it gets BOS or nothing (`data.encode`)
         head, tail = ([tokenizer.bos_token_id] if wants_bos(tokenizer) else []), []
     (bare,), (whole,) = (llama_process.tokenize(file.path, ["a"], around=on) for on in (False, True))
-    got = whole[: len(whole) - len(bare)] if form.kind == "decoder" else whole
-    wanted = head if form.kind == "decoder" else [*head, *bare, *tail]
-    if form.kind == "decoder" and file.get("tokenizer.ggml.add_eos_token"):
+    got = whole[: len(whole) - len(bare)] if form.reading.chats else whole
+    wanted = head if form.reading.chats else [*head, *bare, *tail]
+    if form.reading.chats and file.get("tokenizer.ggml.add_eos_token"):
         got = got[: len(head)]
     if got != wanted:
         raise UserError(

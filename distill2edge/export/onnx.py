@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from distill2edge.export.faithful import Check
 from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.handover.write import form_for, hand_over, limit_of, template_for
 from distill2edge.models.checkpoint import load_tokenizer
-from distill2edge.models.kinds import kind_of, start_token_id
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, Kind, kind_of, start_token_id
 from distill2edge.models.loading import read_config
 from distill2edge.quantize.schemes import ALL, DYNAMIC, Scheme
 from distill2edge.runtimes.onnx_seq2seq import START
@@ -57,17 +59,18 @@ def export_onnx(
         EnvironmentFault: a package that the export needs is missing.
     """
     config = _carried(scheme, model_dir, grid)
-    kind, dtype = kind_of(config).name, scheme.type.dtype if scheme.type is not None else None
+    kind, dtype = kind_of(config), scheme.type.dtype if scheme.type is not None else None
+    exporter = _EXPORTERS[kind]
     tokenizer = load_tokenizer(model_dir)
     form = form_for(model_dir, meta, tokenizer)
     meta = {**meta, "input": form.dumps()}
     properties = _properties(meta, kind, model_dir)
     with scratch(work, "graph") as directory:
-        check = Check(model_dir, kind, "onnxruntime", progress, dtype or "float32") if compared is None else None
+        check = Check(model_dir, kind.name, "onnxruntime", progress, dtype or "float32") if compared is None else None
         progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
-        graphs, built = _graphs(kind, model_dir, directory)
+        graphs, built = exporter.graphs(model_dir, directory)
         if check is not None and dtype is None:
-            compared = check.of(_unrounded(graphs, kind, model_dir, directory, properties), directory)
+            compared = check.of(exporter.unrounded(graphs, model_dir, directory, properties), directory)
         tally = _round(graphs, scheme, grid, model_dir, directory, progress)
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
     files = write_tokenizer(tokenizer, model_dir, form, template_for(form, tokenizer), limit_of(form, model_dir), work)
@@ -76,9 +79,9 @@ def export_onnx(
     if check is not None and dtype is not None:
         with scratch(work, "compare") as directory:
             compared = check.of(work, directory)
-    facts = _described(scheme, kind, graphs, size, tally)
+    facts = _described(scheme, kind.name, graphs, size, tally)
     facts |= {"trained": grid is not None, "calibration": None, "faithful": compared, "tokenizer_files": files}
-    facts |= {"exporter": _versions(kind), "meta": meta}
+    facts |= {"exporter": exporter.versions(), "meta": meta}
     facts["handover"] = hand_over(work, form, tokenizer, model_dir, facts, str(meta.get("name") or "model"), progress)
     write_json(work / "export.json", facts)
     return facts
@@ -99,10 +102,10 @@ def _described(scheme: Scheme, kind: str, graphs: dict[str, ir.Model], size: int
     }
 
 
-def _properties(meta: dict[str, Any], kind: str, model_dir: Path) -> dict[str, str]:
+def _properties(meta: dict[str, Any], kind: Kind, model_dir: Path) -> dict[str, str]:
     """A graph's metadata."""
     found = {f"distill2edge.{key}": str(value) for key, value in meta.items() if value is not None}
-    return {**found, START: str(_start(model_dir))} if kind == "seq2seq" else found
+    return {**found, START: str(_start(model_dir))} if kind.pairs else found
 
 
 def _carried(scheme: Scheme, model_dir: Path, grid: Path | None) -> dict[str, Any]:
@@ -138,23 +141,54 @@ def _round(
     return tally
 
 
-def _graphs(kind: str, model_dir: Path, scratch: Path) -> tuple[dict[str, ir.Model], dict[str, Any] | None]:
-    if kind == "decoder":
-        model, built = onnx_graph.decoder_graph(model_dir, scratch)
-        return {"model": model}, built
-    from distill2edge.export import onnx_encoders
-
-    if kind == "classifier":
-        return {"model": onnx_encoders.classifier_graph(model_dir)}, None
-    return onnx_encoders.seq2seq_graphs(model_dir), None
+Graphs = dict[str, "ir.Model"]
 
 
-def _unrounded(
-    graphs: dict[str, ir.Model], kind: str, model_dir: Path, directory: Path, properties: dict[str, str]
-) -> Path:
-    """A directory with these graphs as a runtime loads them: a decoder's were written by the builder."""
-    if kind == "decoder":
-        return directory / "graph"
+@dataclass(frozen=True)
+class Exporter:
+    """How one kind of model becomes graphs.
+
+    Attributes:
+        package: that writes them.
+        graphs: model directory, scratch directory -> graphs by file, and the builder's own settings.
+        unrounded: graphs, model directory, scratch directory, properties -> a directory that a runtime loads.
+    """
+
+    package: str
+    graphs: Callable[[Path, Path], tuple[Graphs, dict[str, Any] | None]]
+    unrounded: Callable[[Graphs, Path, Path, dict[str, str]], Path]
+
+    def versions(self) -> dict[str, str]:
+        """For export.json."""
+        from importlib.metadata import version
+
+        return {"name": self.package, "version": version(self.package), "onnxruntime": version("onnxruntime")}
+
+
+def _decoder(model_dir: Path, scratch: Path) -> tuple[Graphs, dict[str, Any] | None]:
+    model, built = onnx_graph.decoder_graph(model_dir, scratch)
+    return {"model": model}, built
+
+
+def _classifier(model_dir: Path, scratch: Path) -> tuple[Graphs, dict[str, Any] | None]:
+    from distill2edge.export.onnx_encoders import classifier_graph
+
+    return {"model": classifier_graph(model_dir)}, None
+
+
+def _encoder_decoder(model_dir: Path, scratch: Path) -> tuple[Graphs, dict[str, Any] | None]:
+    from distill2edge.export.onnx_encoders import seq2seq_graphs
+
+    return seq2seq_graphs(model_dir), None
+
+
+def _built(graphs: Graphs, model_dir: Path, directory: Path, properties: dict[str, str]) -> Path:
+    """The directory that the builder wrote."""
+    return directory / "graph"
+
+
+def _written(graphs: Graphs, model_dir: Path, directory: Path, properties: dict[str, str]) -> Path:
+    """A directory with these graphs."""
     target = directory / "unrounded"
     target.mkdir()
     onnx_file.write_graphs(graphs, target, properties)
@@ -162,15 +196,15 @@ def _unrounded(
     return target
 
 
+_EXPORTERS = {
+    DECODER: Exporter("onnxruntime-genai", _decoder, _built),
+    CLASSIFIER: Exporter("transformers", _classifier, _written),
+    ENCODER_DECODER: Exporter("transformers", _encoder_decoder, _written),
+}
+
+
 def _start(model_dir: Path) -> int:
     """The token that a target begins after: the graphs don't say it, and no runtime may guess it."""
     from transformers import AutoConfig
 
     return start_token_id(AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True))
-
-
-def _versions(kind: str) -> dict[str, str]:
-    from importlib.metadata import version
-
-    name = "onnxruntime-genai" if kind == "decoder" else "transformers"
-    return {"name": name, "version": version(name), "onnxruntime": version("onnxruntime")}

@@ -7,7 +7,7 @@ where a sliding window or a rotary scaling sets in are crossed whatever the mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from distill2edge.export.support import window_of
 from distill2edge.models.config import usable_positions
-from distill2edge.models.kinds import logits_of
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, logits_of
 from distill2edge.models.loading import load_model
 
 START = 320
@@ -94,11 +94,7 @@ def make_probes(model_dir: Path, kind: str, *, caches: bool, stored: str = "floa
             for weight in model.parameters():
                 if weight.ndim > 1:
                     weight.copy_(weight.to(getattr(torch, stored)))
-        if kind == "classifier":
-            return _classifier(model)
-        if kind == "seq2seq":
-            return _seq2seq(model)
-        return _decoder(model, caches)
+        return _PROBES[kind](model, caches)
 
 
 def _decoder(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
@@ -152,7 +148,7 @@ def _bank(model: Any, ids: Sequence[int]) -> np.ndarray:
     return np.asarray(torch.stack(layers).float().numpy())
 
 
-def _classifier(model: Any) -> tuple[list[Probe], Reach]:
+def _classifier(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
     window = encoder_positions(model.config)
     lengths = sorted({min(length, window) for length in (3, 40, _affordable(model), _WHOLE)})
     probes = []
@@ -163,7 +159,7 @@ def _classifier(model: Any) -> tuple[list[Probe], Reach]:
     return probes, Reach(window, (), lengths[-1])
 
 
-def _seq2seq(model: Any) -> tuple[list[Probe], Reach]:
+def _seq2seq(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
     window = window_of(model.config.to_dict())
     longest = min(window or _WHOLE, _WHOLE, _affordable(model))
     probes = []
@@ -173,6 +169,14 @@ def _seq2seq(model: Any) -> tuple[list[Probe], Reach]:
         expected = logits_of(model, ids, source).float().numpy()
         probes.append(Probe(f"{source} tokens to {target}", ids, positions, expected, prompt=source))
     return probes, Reach(window, (), longest)
+
+
+_PROBES: Mapping[str, Callable[[Any, bool], tuple[list[Probe], Reach]]] = {
+    DECODER.name: _decoder,
+    CLASSIFIER.name: _classifier,
+    ENCODER_DECODER.name: _seq2seq,
+}
+"""Kind of model -> what its files are compared on."""
 
 
 def encoder_positions(config: Any) -> int:

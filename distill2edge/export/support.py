@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, Kind
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, Kind, kind_of
 from distill2edge.quantize.schemes import DYNAMIC, Scheme
 
 Config = Mapping[str, Any]
@@ -104,11 +104,15 @@ def _gemma3(config: Config) -> Iterator[str]:
             yield f"rotary scaling {rope['rope_type']!r} of the sliding layers"
 
 
+_BERT = "BertForSequenceClassification"
+"""Whose head llama.cpp computes."""
+
+
 def _bert(config: Config) -> Iterator[str]:
-    names = [name for name in _architectures(config) if name != "BertForSequenceClassification"]
+    names = _architectures(config)
     # A model without a head, or with another's, gets the right one when it becomes a student.
-    if any(name.endswith("ForSequenceClassification") for name in names):
-        yield f"{', '.join(names)} (not BertForSequenceClassification)"
+    if kind_of(config) is CLASSIFIER and names[0] != _BERT:
+        yield f"{', '.join(names)} (not {_BERT})"
 
 
 def _t5(config: Config) -> Iterator[str]:

@@ -51,7 +51,7 @@ def write_tokenizer(
     """
     written = ["tokenizer.json"]
     core = bare_core(tokenizer, str(model_dir))
-    if form.kind == "classifier" and limit is not None:
+    if not form.reading.answers and limit is not None:
         core.enable_truncation(limit)
     write_text(directory / "tokenizer.json", core.to_str(pretty=True))
     for name in _COPIED:
@@ -61,7 +61,7 @@ def write_tokenizer(
             written.append(name)
     config = _read(model_dir / _CONFIG) or {"tokenizer_class": "PreTrainedTokenizerFast"}
     config = {key: value for key, value in config.items() if key not in _DROPPED}
-    if form.kind == "classifier" and limit is not None:
+    if not form.reading.answers and limit is not None:
         config["model_max_length"] = limit
     write_json(directory / _CONFIG, config)
     written.append(_CONFIG)
@@ -70,7 +70,7 @@ def write_tokenizer(
         write_text(directory / _TEMPLATE, template)
         written.append(_TEMPLATE)
     generation = _read(model_dir / _GENERATION)
-    if form.stop and form.kind != "classifier":
+    if form.stop and form.reading.answers:
         generation = _stopping(generation or {}, form)
     if generation is not None:
         write_json(directory / _GENERATION, generation)

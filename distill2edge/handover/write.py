@@ -15,7 +15,7 @@ from distill2edge.data.model_inputs import FILE, InputForm, default_form, parse_
 from distill2edge.errors import UserError
 from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.models.checkpoint import load_tokenizer
-from distill2edge.models.kinds import kind_of_directory
+from distill2edge.models.kinds import KINDS, kind_of_directory
 from distill2edge.models.loading import context_of
 from distill2edge.util.files import read_json, write_json, write_text
 from distill2edge.util.progress import Progress
@@ -37,7 +37,7 @@ def form_for(model_dir: Path, meta: Mapping[str, Any], tokenizer: Any) -> InputF
 
 def template_for(form: InputForm, tokenizer: Any) -> str | None:
     """The chat template that the file gets: what it was trained with."""
-    if form.kind != "decoder":
+    if not form.reading.chats:
         return None
     bos = tokenizer.bos_token if wants_bos(tokenizer) else None
     return shipped_template(chat_template_of(tokenizer), form.template, form.system, bos)
@@ -110,7 +110,7 @@ def hand_over(
     written = [FILE, "predict.py", "USE.md"]
     write_text(directory / "USE.md", _render("USE.md.j2", **asked))
     (directory / "Modelfile").unlink(missing_ok=True)
-    if facts["format"] == "gguf" and form.kind == "decoder":
+    if facts["format"] == "gguf" and form.reading.chats:
         write_text(directory / "Modelfile", _render("Modelfile.j2", turns=_turns(form, tokenizer), **asked))
         written.append("Modelfile")
     return written
@@ -119,17 +119,17 @@ def hand_over(
 def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) -> dict[str, Any]:
     """input.json: the form, and what a program without this package needs to follow it."""
     head, tail = around(tokenizer)
-    if form.kind == "decoder":
+    if form.reading.chats:
         head, tail = ([tokenizer.bos_token_id] if form.template != "chat" and wants_bos(tokenizer) else []), []
-    window = context_of(model_dir) if form.kind != "seq2seq" else None
+    window = context_of(model_dir) if not KINDS[form.kind].pairs else None
     settings = read_json(model_dir / "config.json")
     labels = [str(text) for _, text in sorted((settings.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
     return {
         "schema_version": 1,
         **asdict(form),
-        "max_length": limit_of(form, model_dir) if form.kind == "classifier" else form.max_length,
+        "max_length": limit_of(form, model_dir) if not form.reading.answers else form.max_length,
         "context": min(CONTEXT, window or CONTEXT),
-        "labels": labels if form.kind == "classifier" else [],
+        "labels": labels if not form.reading.answers else [],
         "frame": asdict(frame),
         "head": head,
         "tail": tail,
@@ -139,7 +139,7 @@ def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) ->
 def _frame(form: InputForm, tokenizer: Any) -> tuple[Frame, bool]:
     """What stands around a text, and whether it does so around every text."""
     template = chat_template_of(tokenizer)
-    if form.kind != "decoder" or form.template != "chat" or not template:
+    if not form.reading.chats or form.template != "chat" or not template:
         return Frame(), True
     found = frame_of(template, form.system, tokenizer.special_tokens_map)
     if found is not None:
@@ -174,7 +174,7 @@ def _turns(form: InputForm, tokenizer: Any) -> Turns | None:
 
 def _example(form: InputForm, tokenizer: Any) -> str | None:
     """A prompt as the model sees it, for people."""
-    if form.kind == "classifier" or form.template != "chat" or not chat_template_of(tokenizer):
+    if not form.reading.answers or form.template != "chat" or not chat_template_of(tokenizer):
         return None
     return prompt_text("{your text}", tokenizer, "chat", form.system)
 

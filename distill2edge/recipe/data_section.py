@@ -1,0 +1,74 @@
+"""Where a recipe's rows come from, and how a row becomes a prompt and a response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from distill2edge.errors import Problem
+from distill2edge.recipe.choices import problems as choice_problems
+from distill2edge.recipe.paths import PathText
+from distill2edge.recipe.ranges import Similarity
+from distill2edge.recipe.section import LATER, Section
+
+
+class Splits(Section):
+    """How many rows each split gets. A split that the source already has keeps its rows."""
+
+    train: int | None = Field(None, ge=1, description="rows to train on; null takes all that are left")
+    validation: int = Field(200, ge=0, description="rows that choose the checkpoint")
+    calibration: int = Field(128, ge=0, description="rows that calibrate quantization")
+    test: int = Field(500, ge=1, description="held-out rows: verification only")
+
+
+class Leakage(Section):
+    """The check that test rows are not in train."""
+
+    near_duplicate: Similarity = Field(
+        0.8, description="Jaccard similarity of word 5-shingles from which two rows are the same"
+    )
+    max_fraction: float = Field(0.01, ge=0, le=1, description="share of test rows that may leak before we refuse")
+    action: Literal["drop", "keep"] = Field(
+        "drop", description="drop leaking rows from train when they stay under the limit, or keep them"
+    )
+    response_in_prompt: Annotated[float, LATER] = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of rows whose prompt may hold the response before we refuse; 1 where answers are meant to "
+        "be copied out of the prompt; a closed set of choices is not looked at",
+    )
+
+
+class Data(Section):
+    """Where the rows come from, and how a row becomes a prompt and a response."""
+
+    source: PathText = Field(
+        description="hub id | path of json, jsonl, csv, parquet, arrow or text | package:MODULE/PATH | bundled:NAME"
+    )
+    config: str | None = Field(None, description="configuration name of a hub data set")
+    revision: Annotated[str | None, LATER] = Field(
+        None, description="commit, tag or branch of a hub data set; null: its main branch"
+    )
+    split: str | None = Field(None, description="split to read; null reads all that exist")
+    filter: str | None = Field(None, description="Jinja expression over a row; rows for which it is false are left out")
+    template: Literal["chat", "plain", "text"] = Field(
+        "chat",
+        description="chat: the tokenizer's chat template; plain: prompt and response as they are; "
+        "text: language modelling on the response alone",
+    )
+    system: str | None = Field(None, description="system message, with template chat")
+    prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt over a row's fields")
+    response: str = Field("{{ response }}", description="Jinja template of the response over a row's fields")
+    choices: tuple[str, ...] | None = Field(
+        None, min_length=2, description="closed set of responses; the task is then scored by their likelihood"
+    )
+    max_length: int = Field(512, ge=8, le=2**20, description="tokens; longer rows are dropped and counted")
+    splits: Splits = Splits()  # type: ignore[call-arg]
+    leakage: Leakage = Leakage()  # type: ignore[call-arg]
+
+    def problems(self) -> Iterator[Problem]:
+        """Choices that can be told apart."""
+        yield from choice_problems(self.choices or ())

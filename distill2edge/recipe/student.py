@@ -1,0 +1,100 @@
+"""The student of a recipe: what it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from distill2edge.errors import Problem
+from distill2edge.recipe.pretrain import Pretrain
+from distill2edge.recipe.scratch import Scratch, StudentModel
+from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.training import Lora
+
+
+class FromTeacher(Section):
+    """A student made of the teacher's own layers."""
+
+    source: Literal["teacher"] = Field("teacher", alias="from")
+    layers: int | tuple[int, ...] = Field(description="how many layers, or which ones (0 is the first)")
+    decoder_layers: Annotated[int | tuple[int, ...] | None, LATER] = Field(
+        None, description="of an encoder-decoder: those of its decoder, where other than `layers`"
+    )
+    select: Literal["even", "first", "similarity"] = Field(
+        "even", description="even: evenly spaced; first: the lowest; similarity: drop the block that changes least"
+    )
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    def problems(self) -> Iterator[Problem]:
+        """Layers that can be taken at all; how many the teacher has is known later."""
+        for name in ("layers", "decoder_layers"):
+            layers = getattr(self, name)
+            if isinstance(layers, int) and layers < 1:
+                yield Problem((name,), f"{layers} layers make no model", "keep at least one")
+            if isinstance(layers, tuple):
+                twice = sorted({number for number in layers if layers.count(number) > 1})
+                if not layers or min(layers) < 0:
+                    yield Problem((name,), f"{list(layers)} names no layers", "0 is the first; write [0, 2, 4]")
+                elif twice:
+                    yield Problem((name,), f"layer {twice[0]} is named twice", "name each layer once")
+                elif list(layers) != sorted(layers):
+                    yield Problem((name,), "the layers are out of order", f"write {sorted(layers)}")
+
+
+class FromModel(Section):
+    """A student that starts from a checkpoint."""
+
+    model: StudentModel = Field(
+        description="hub id | local directory | file.gguf | bundled:NAME | a randomly initialised model: "
+        "{architecture: llama, layers: 4, hidden: 128, heads: 4}",
+        examples=[
+            "owner/name",
+            "bundled:all-minilm-l6-v2",
+            {"architecture": "llama", "layers": 2, "hidden": 64, "heads": 2},
+        ],
+    )
+    revision: str | None = None
+
+
+def _init_branch(value: Any) -> str:
+    has_model = "model" in value if isinstance(value, dict) else isinstance(value, FromModel)
+    return "FromModel" if has_model else "FromTeacher"
+
+
+Init = Annotated[
+    Annotated[FromTeacher, Tag("FromTeacher")] | Annotated[FromModel, Tag("FromModel")], Discriminator(_init_branch)
+]
+
+
+class Student(Section):
+    """The model that is trained and shipped."""
+
+    init: Init = Field(
+        description="what its weights start from",
+        examples=[
+            {"from": "teacher", "layers": 16, "select": "first"},
+            {"from": "teacher", "layers": [1, 3, 5]},
+            {"model": "owner/name"},
+        ],
+    )
+    vocabulary: Annotated[Literal["keep", "trim"], LATER] = Field(
+        "keep", description="trim: only the tokens that the training rows use, single characters and special tokens"
+    )
+    pretrain: Annotated[Pretrain | None, LATER] = Field(
+        None, description="of an encoder: masked-language-model distillation from the unfitted teacher first"
+    )
+    lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
+
+    def problems(self) -> Iterator[Problem]:
+        """What a randomly initialised student does not have."""
+        if isinstance(self.init, FromModel) and isinstance(self.init.model, Scratch):
+            if self.lora is not None:
+                yield Problem(("lora",), "a randomly initialised student is trained whole", "set student.lora: null")
+            if self.init.revision is not None:
+                yield Problem(
+                    ("init", "revision"),
+                    "a randomly initialised student has no revision",
+                    "leave student.init.revision out",
+                )
