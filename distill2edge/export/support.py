@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, Kind, kind_of
+from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER, ENCODER_DECODER, Kind, kind_of
 from distill2edge.quantize.schemes import DYNAMIC, Scheme
 
 Config = Mapping[str, Any]
@@ -198,6 +198,9 @@ def window_of(config: Config) -> int | None:
 
 def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> Iterator[tuple[str, str]]:
     family = str(config.get("model_type") or "unknown")
+    if kind is ENCODER:
+        named = ", ".join(_architectures(config)) or f"an encoder of type {family}"
+        yield f"{named} has no head that a file carries", "fit a classifier's head to it (task: classification)"
     for name in _architectures(config):
         head = name.rpartition("For")[2] if "For" in name else ""
         if head and kind.heads and head not in kind.heads:
