@@ -48,7 +48,7 @@ class Check:
             precision: what the file stores matrices in; a key of `TOLERANCE`.
         """
         self._began = time.monotonic()
-        progress.say("  asking PyTorch what the file has to say")
+        progress.say("  computing what PyTorch gives, to compare the file with")
         self._progress = progress
         self._kind, self._runtime, self._precision = kind, runtime, precision
         self._probes, self._reach = make_probes(model_dir, kind, caches=runtime == "onnxruntime", stored=precision)
@@ -82,7 +82,7 @@ class Check:
                 f"the file would be another model than PyTorch's: {worst['probe']}, KL {kl:.2g} nats per {unit}, "
                 f"logits differ by {worst['relative']:.2g} of their deviation",
                 where=str(path),
-                fix="use another format; this architecture is in no table of what the format cannot carry: report it",
+                fix="use another format, and report this: the model should have been refused before the export",
             )
         seconds = time.monotonic() - self._began
         self._progress.say(f"  compared with PyTorch up to position {self._reach.compared} of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -20,11 +21,14 @@ from distill2edge.gguf.reader import GgufFile, read_gguf
 from distill2edge.handover.write import form_for, hand_over, template_for
 from distill2edge.models.kinds import kind_of
 from distill2edge.models.loading import read_config
+from distill2edge.pipeline.artifact import sha256_of
 from distill2edge.quantize.schemes import ALL, Scheme
 from distill2edge.util.files import scratch, sync
 from distill2edge.util.progress import Progress
 
 _SUPER_BLOCK = 256
+_COMPARED: dict[tuple[str, ...], dict[str, Any]] = {}
+"""What comparisons in this process said, by what they read."""
 
 
 def export_gguf(
@@ -105,23 +109,36 @@ def _write_base(
     meta: dict[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write the unquantized GGUF, in numbers of type `kind`, and hold its tokenizer and its logits to the model's.
+    """Write the unquantized GGUF, in numbers of type `kind`, and compare its tokenizer and its logits with the model's.
+
+    Every scheme of one model is made from the same unquantized bytes, and comparing them takes longer than all the
+    rest: once in a process is enough (docs/decisions/0017-one-comparison-for-all-schemes.md).
 
     Returns:
         for export.json: tokenizer, faithful, converter.
     """
     _room(model_dir, base.parent, kind)
-    model = kind_of(read_config(model_dir)).name
-    check = Check(model_dir, model, "llama.cpp", progress, str(GGML_TYPES[kind].dtype))
     if converter is None:
         _write(model_dir, base, kind, tokenizer, form, meta, progress)
     else:
         _convert(converter, model_dir, base, kind, meta, template_for(form, tokenizer), base.parent)
-    return {
-        "tokenizer": compare_tokenizers(tokenizer, read_gguf(base), form, strict=converter is None),
-        "faithful": check.of(base, base.parent / "compare"),
-        "converter": "built-in" if converter is None else converter.name,
-    }
+    seen = _fingerprint(model_dir, base, converter)
+    if seen in _COMPARED:
+        progress.say("  the unquantized file is the one that was compared with PyTorch for another scheme")
+    else:
+        model = kind_of(read_config(model_dir)).name
+        check = Check(model_dir, model, "llama.cpp", progress, str(GGML_TYPES[kind].dtype))
+        _COMPARED[seen] = {
+            "tokenizer": compare_tokenizers(tokenizer, read_gguf(base), form, strict=converter is None),
+            "faithful": check.of(base, base.parent / "compare"),
+        }
+    return {**copy.deepcopy(_COMPARED[seen]), "converter": "built-in" if converter is None else converter.name}
+
+
+def _fingerprint(model_dir: Path, base: Path, converter: Path | None) -> tuple[str, ...]:
+    """Of what a comparison reads: the directory with its configuration and tokenizer, and every byte of the file."""
+    small = sorted(path for pattern in ("*.json", "*.jinja", "*.txt", "*.model") for path in model_dir.glob(pattern))
+    return (str(model_dir.resolve()), str(converter), *(sha256_of(path) for path in (base, *small)))
 
 
 def describe(file: GgufFile, scheme: Scheme) -> dict[str, Any]:

@@ -58,8 +58,8 @@ def warn_of(scheme: str, facts: dict[str, Any], progress: Progress) -> None:
     """
     if facts["different"]:
         progress.warn(
-            f"{scheme}: programs built on llama.cpp read {len(facts['different'])} of {facts['texts_compared']} sample "
-            f"texts otherwise than in training, such as {one_line(facts['different'][0], 40)!r}: their answers to "
+            f"{scheme}: programs built on llama.cpp tokenize {len(facts['different'])} of {facts['texts_compared']} "
+            f"sample texts otherwise than training did, such as {one_line(facts['different'][0], 40)!r}: answers to "
             "texts like these can be worse than the report says. Where your users write such texts, ship an ONNX export"
         )
 

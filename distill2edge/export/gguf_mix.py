@@ -205,7 +205,7 @@ def within(options: budgets.Options, budget: int, rest: int, top: str) -> tuple[
     if needed <= budget:
         return (
             largest,
-            f"the budget of {budget:,} bytes is more than the {needed:,} of all tensors in {top}: {top} it is",
+            f"the budget of {budget:,} bytes is more than the {needed:,} that all tensors need in {top}: all are {top}",
         )
     return choose(options, budget - rest), None
 
@@ -266,7 +266,9 @@ class _Rounder:
         self._weights = open_weights(model_dir, self._stack)
         missing = sorted(set(sensitivity.sources.values()) - set(self._weights))
         if missing:
-            raise UserError(f"no weights called {missing[0]}", where=str(model_dir), fix="run the merge stage again")
+            raise UserError(
+                f"the model has no weight {missing[0]}", where=str(model_dir), fix="run the merge stage again"
+            )
         self.shapes: dict[str, tuple[int, int]] = {
             name: tuple(self._weights[source].get_slice(source).get_shape())
             for name, source in sensitivity.sources.items()

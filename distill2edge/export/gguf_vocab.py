@@ -151,7 +151,7 @@ def _byte_level(tokenizer: Any, spec: dict[str, Any], tokens: list[str], types: 
     pre = pretokenizers.detect(tokenizer.backend_tokenizer.pre_tokenizer, ignore)
     if pre is None:
         raise UserError(
-            f"its pre-tokenizer is none of those known here: {pretokenizers.known()}",
+            f"its pre-tokenizer is not known; known: {pretokenizers.known()}",
             where=where,
             fix="give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)",
         )
@@ -204,7 +204,7 @@ def _wordpiece(tokenizer: Any, spec: dict[str, Any], tokens: list[str], types: l
     """llama.cpp writes a word's first piece with a phantom space before it, and the others bare."""
     prefix = spec["model"]["continuing_subword_prefix"]
     if prefix != "##":
-        raise UserError(f"its pieces continue with {prefix!r}, llama.cpp knows '##' alone", where=where,
+        raise UserError(f"its pieces continue with {prefix!r}, llama.cpp knows only '##'", where=where,
                         fix="use ONNX for this tokenizer")  # fmt: skip
     written = [
         token if types[index] in (CONTROL, UNUSED) else token[2:] if token.startswith("##") else SPACE + token

@@ -80,7 +80,9 @@ class _Rounder:
         self._weights = open_weights(model_dir, stack)
         self._names = {source: name for name, source in sensitivity.sources.items()}
         if missing := sorted(set(self._names) - set(self._weights)):
-            raise UserError(f"no weights called {missing[0]}", where=str(model_dir), fix="run the merge stage again")
+            raise UserError(
+                f"the model has no weight {missing[0]}", where=str(model_dir), fix="run the merge stage again"
+            )
 
     def chosen(self, types: Mapping[str, str]) -> dict[str, str]:
         """Weight -> type, of a choice by group."""

@@ -89,7 +89,9 @@ def read_imatrix(path: Path) -> Importance:
     """
     file = read_gguf(Path(path))
     if file.get("general.type") != "imatrix":
-        raise UserError("this GGUF is no importance matrix", where=str(path), fix="give a file of llama-imatrix")
+        raise UserError(
+            "this GGUF is not an importance matrix", where=str(path), fix="give a file that llama-imatrix wrote"
+        )
     names = [name.removesuffix(_SUM) for name in file.tensors if name.endswith(_SUM)]
     odd = [name for name in names if name + _COUNT not in file.tensors]
     if odd or not names:

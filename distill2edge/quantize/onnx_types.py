@@ -1,4 +1,4 @@
-"""A type for each matrix of an ONNX file: what each costs, in bytes and in fidelity, for `mix.choose`.
+"""A type for each matrix of an ONNX file: what each costs, in bytes and in fidelity, for `allocation.choose`.
 
 Types are those of `types.ONNX_TYPES` with 16-bit scales: 4 bits with zero points or 8 bits, in blocks of several sizes.
 A product's loss is that of its output after compensated rounding, each output weighted by its Fisher information (the

@@ -41,7 +41,7 @@ class Mix:
 
 
 def parse_bytes(text: str | int) -> int:
-    """`90MB` (10^6 bytes), `85.8 MiB` (2^20), `1GB`, `92000000`: bytes, a part of one left out.
+    """`90MB` (10^6 bytes), `85.8 MiB` (2^20), `1GB`, `92000000`: whole bytes.
 
     Raises:
         ValueError: no size above zero.
@@ -49,7 +49,7 @@ def parse_bytes(text: str | int) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     unit = _UNITS.get((found[2] or "B").upper().replace("BYTES", "B")) if found else None
     if found is None or unit is None or not 1 <= float(found[1]) * unit <= MAX_BUDGET:
-        raise ValueError(f"{str(text)[:40]!r} is no size of a file: write 90MB, 85MiB, 1GB, or bytes")
+        raise ValueError(f"{str(text)[:40]!r} is not a file size: write 90MB, 85MiB, 1GB, or bytes")
     return int(round(float(found[1]) * unit, 3))
 
 
@@ -145,7 +145,9 @@ def mix_scheme(form: Format, limit: str) -> Scheme:
     if limit.startswith("kl"):
         found = re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", limit[2:])
         if found is None or not MIN_KL <= float(limit[2:]) <= MAX_KL:
-            raise ValueError(f"{limit[2:]!r} is no KL of {MIN_KL:g} to {MAX_KL:g} nats: write {form}:{MIX}kl0.05")
+            raise ValueError(
+                f"{limit[2:]!r} is not a KL between {MIN_KL:g} and {MAX_KL:g} nats: write {form}:{MIX}kl0.05"
+            )
         return Scheme(form, str(Mix(max_kl=float(limit[2:]))))
     return Scheme(form, str(Mix(budget=parse_bytes(limit))))
 

@@ -31,7 +31,7 @@ def options(
     kinds: Sequence[str] = KINDS,
     grams: Collection[str] = (),
 ) -> dict[str, dict[str, tuple[int, float]]]:
-    """Tensor -> type -> (bytes, expected KL in nats per token), for `mix.choose`.
+    """Tensor -> type -> (bytes, expected KL in nats per token), for `allocation.choose`.
 
     Args:
         weights: name -> [rows, columns] float32.

@@ -34,7 +34,7 @@ def entry_name(value: Any) -> Any:
         return str(Scheme(form, str(Mix(budget=parse_bytes(given["budget"])))))
     limit = given["max_kl"]
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not MIN_KL <= limit <= MAX_KL:
-        raise ValueError(f"{limit!r} is no KL of {MIN_KL:g} to {MAX_KL:g} nats per token: {_FIX}")
+        raise ValueError(f"{limit!r} is not a KL between {MIN_KL:g} and {MAX_KL:g} nats per token: {_FIX}")
     return str(Scheme(form, str(Mix(max_kl=limit))))
 
 

@@ -128,7 +128,7 @@ def test_a_budget_that_is_too_large_takes_q8_0_and_says_so(root: Path) -> None:
     found = [json.loads(path.read_text()) for path in (root / "store/export").rglob("export.json")]
     (mix,) = [each["mix"] for each in found if each["scheme"] == "gguf:mix-1MB"]
     assert set(mix["types"].values()) == {"Q8_0"}
-    assert "Q8_0 it is" in mix["note"]
+    assert "all are Q8_0" in mix["note"]
 
 
 @pytest.fixture(scope="module")
@@ -266,11 +266,11 @@ def test_a_limit_has_one_name(entry: str, name: str) -> None:
         ("{format: gguf, budget: 90MB, max_kl: 0.1}", "one limit, its budget or its max_kl"),
         ("{format: torch, budget: 90MB}", "written as gguf or onnx, not as 'torch'"),
         ("{format: gguf, buget: 90MB}", "unknown key 'buget'"),
-        ("{format: gguf, budget: 90 parsecs}", "'90 parsecs' is no size"),
-        ("{format: gguf, max_kl: -1}", "-1 is no KL of 1e-06 to 10 nats"),
-        ("gguf:mix-kl0", "is no KL of 1e-06 to 10 nats"),
+        ("{format: gguf, budget: 90 parsecs}", "'90 parsecs' is not a file size"),
+        ("{format: gguf, max_kl: -1}", "-1 is not a KL between 1e-06 and 10 nats"),
+        ("gguf:mix-kl0", "is not a KL between 1e-06 and 10 nats"),
         ("onnx:mix-kl0", "write onnx:mix-kl0.05"),
-        ("gguf:mix-big", "'big' is no size"),
+        ("gguf:mix-big", "'big' is not a file size"),
         ("gguf:mix-90MB, gguf:mix-90000kB", "names a scheme twice"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from distill2edge.errors import UserError
+from distill2edge.export.faithful import Check
 from distill2edge.export.gguf import export_gguf
 from distill2edge.gguf import llama_process
 from distill2edge.gguf.corpus import TEXTS
@@ -101,6 +102,32 @@ def test_schemes_load_and_are_close(scheme: str, limit: float, tmp_path: Path) -
         read_gguf(tmp_path / "out/model.gguf").tensors
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == HELD
+
+
+def test_one_comparison_serves_every_scheme_of_a_model_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    check = Check.of
+    monkeypatch.setattr(Check, "of", lambda self, path, work: compared.append(path) or check(self, path, work))
+    tiny_llama(tmp_path / "hf")
+    found = [export(tmp_path / "hf", f"gguf:{name}", tmp_path / name) for name in ("Q4_0", "Q8_0", "F16", "Q5_1")]
+    assert len(compared) == 2  # in 32 bits, and in the 16 of F16
+    assert found[0]["faithful"] == found[1]["faithful"] == found[3]["faithful"] != found[2]["faithful"]
+    assert found[0]["tokenizer"] == found[3]["tokenizer"]
+    tiny_llama(tmp_path / "hf", seed=1)
+    export(tmp_path / "hf", "gguf:Q4_0", tmp_path / "other weights")
+    assert len(compared) == 3
+    settings = tmp_path / "hf/tokenizer_config.json"
+    settings.write_text(settings.read_text() + " ")
+    export(tmp_path / "hf", "gguf:Q4_0", tmp_path / "another tokenizer")
+    assert len(compared) == 4
+
+
+def test_q2_and_q3_report_their_fallbacks(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "hf")
+    facts = export(tmp_path / "hf", "gguf:Q3_K_M", tmp_path / "out")
+    assert {("Q2_K or Q3_K", "Q4_0")} <= {(item["wanted"], item["used"]) for item in facts["fallbacks"]}
 
 
 def test_k_quants_report_their_fallbacks(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_bad_input_is_told(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="NaN or Inf"):
         ggml.quantize(np.full((1, 32), np.inf), "Q4_0")
     export_gguf(model_dir, parse_scheme("gguf:F16"), {"name": "x"}, tmp_path / "f16", SilentProgress())
-    with pytest.raises(UserError, match="no importance matrix"):
+    with pytest.raises(UserError, match="not an importance matrix"):
         read_imatrix(tmp_path / "f16/model.gguf")
 
 
