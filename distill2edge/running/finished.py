@@ -131,7 +131,8 @@ class Run:
         refuse_seeds(self.path)
         if self.upto is not None and not (self.path / "exports.json").is_file():
             return ()
-        return tuple(map(self._exported, read_document(self.path / "exports.json").get("files") or ()))
+        files = read_document(self.path / "exports.json").get("files")
+        return tuple(map(self._exported, files if isinstance(files, list) else [None]))
 
     def _exported(self, entry: Any) -> Exported:
         model, path = (entry.get("model"), entry.get("path")) if isinstance(entry, dict) else (None, None)

@@ -210,6 +210,14 @@ def test_an_export_outside_of_its_run_is_refused(tmp_path: Path, path: str) -> N
         _ = d2e.open_run(written(tmp_path / "out", path=path)).exports
 
 
+@pytest.mark.parametrize("files", [7, None, "x", {"a": 1}, [7], [{"model": 1, "path": "exports/x"}]])
+def test_a_damaged_list_of_exports_is_said(tmp_path: Path, files: Any) -> None:
+    out = written(tmp_path / "out")
+    (out / "exports.json").write_text(json.dumps({"files": files}))
+    with pytest.raises(d2e.UserError, match="damaged"):
+        _ = d2e.open_run(out).exports
+
+
 def test_a_run_over_several_seeds_has_those_of_each(tmp_path: Path) -> None:
     out = written(tmp_path / "out")
     report = json.loads((out / "report.json").read_text())
