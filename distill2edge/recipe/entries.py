@@ -30,7 +30,7 @@ def entry_name(value: Any) -> Any:
         raise ValueError(f"a mix has one limit, its budget or its max_kl: {_FIX}")
     if "budget" in given:
         if isinstance(given["budget"], bool) or not isinstance(given["budget"], str | int):
-            raise ValueError(f"{given['budget']!r} is no size: write 90MB, 85MiB, 1GB, or bytes")
+            raise ValueError(f"{given['budget']!r} is not a file size: write 90MB, 85MiB, 1GB, or bytes")
         return str(Scheme(form, str(Mix(budget=parse_bytes(given["budget"])))))
     limit = given["max_kl"]
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not MIN_KL <= limit <= MAX_KL:
