@@ -17,7 +17,7 @@ from distill2edge.data.encode import Encoded, Row, example_id
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.generation.writers import Sampling
-from distill2edge.judge import answer_worker, comparison
+from distill2edge.judge import answer_worker, pairwise
 from distill2edge.judge.answer_pairs import OUTCOMES, SCORES, Outcome, Pair, outcome_of, read_reply, tally
 from distill2edge.judge.judge_model import open_judge, question
 from distill2edge.judge.written_answers import Written
@@ -165,7 +165,7 @@ def models() -> list[ModelFile]:
 
 def compare(work: Path, teacher: Fake, judge: Fake, **changes: Any) -> dict[str, Any]:
     rows = [Encoded(str(n), [n + 3, 9], [False, True], row=row.id) for n, row in enumerate(ROWS)]
-    comparison.judge_students(
+    pairwise.judge_students(
         models(), Encodings(rows, None, "v", (2,)), {row.id: row for row in ROWS}, None, teacher, judge,
         SPEC.model_copy(update=changes), system=None, seed=0, work=work, progress=SilentProgress(), threads=1,
     )  # fmt: skip
@@ -181,7 +181,7 @@ def _no_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             return Crash("it broke")
         return [Written(STUDENT[int(row.id)], "stop") for row in prompts.rows]
 
-    monkeypatch.setattr("distill2edge.judge.comparison.file_answers", answers)
+    monkeypatch.setattr("distill2edge.judge.pairwise.file_answers", answers)
 
 
 def test_wins_losses_and_what_cannot_be_read_are_counted(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ quantize: {calibration: imatrix, compare: true}
     [
         ("data.choices=[a, b]", r"compares open answers\n  fix: take data.choices out"),
         ("data.template=text", "needs prompts to answer"),
-        ("task=classification", "a classifier writes none"),
+        ("task=classification", "not for classification: it compares written answers"),
         ("verify.judge={}", "required"),
         ('verify.judge.prompt="{{ first }} or {{ secnd }}?"', "knows no secnd"),
         ("verify.judge.prompt=is {{ first }} right?", "must show both answers"),
