@@ -142,7 +142,8 @@ def test_a_plan_is_an_object_and_what_the_command_prints(place: Path) -> None:
     assert plan.disk > 1e4
     code, said = call("plan", str(place / "r.yaml"), "--set", "distill.epochs=2", "--store", str(place / "store"))
     assert code == 0
-    assert [line.split()[0] for line in said.splitlines()] == [line.split()[0] for line in str(plan).splitlines()]
+    shown, own = ([line[:36] for line in text.splitlines()[: len(plan.stages) + 1]] for text in (said, str(plan)))
+    assert shown == own  # names and states: the times are those of the moment
 
 
 @pytest.mark.parametrize(
