@@ -146,7 +146,8 @@ class GgmlType(StorageType):
     @property
     def packs(self) -> bool:
         """As `StorageType.packs`."""
-        return self.levels is not None and (self.levels.group == 1 or self.header is not None)
+        alone = self.levels is not None and self.levels.group == 1 and bool(self.halves)  # 16-bit scales, then codes
+        return alone or self.header is not None
 
 
 _4, _5 = tuple(range(16)), tuple(range(32))

@@ -150,4 +150,4 @@ def test_a_type_needs_its_row_alone() -> None:
     row = GgmlType("MXFP4", Levels((-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12), group=1), stock=("MXFP4",))
     assert (row.number, row.block, row.block_bytes) == (gguf.GGMLQuantizationType.MXFP4, 32, 17)
     assert row.precision == "lower"
-    assert row.packs
+    assert not row.packs  # its scale is a power of two, in a byte
