@@ -131,7 +131,7 @@ def _speed_tile(headline: Document) -> Tile:
     said = [
         f"{figures.percent(saved and abs(saved), 0)} {'of the time saved' if (saved or 0) >= 0 else 'more time'}",
         figures.span(ratio, figures.ratio),
-        f"against {speedup['against']}" + ("; on a busy machine: a lower bound" if headline["contended"] else ""),
+        f"against {speedup['against']}" + ("; on a busy machine: rough" if headline["contended"] else ""),
     ]
     return "Speed-up", figures.ratio(figures.value_of(ratio)), ", ".join(filter(None, said))
 
