@@ -54,13 +54,8 @@ def verdict_warnings(
     cells = [cell for cell in bench.get("cells", []) if cell.get("contended")]
     if cells:
         busy = f"{len(cells)} of {len(bench['cells'])} speeds were measured while the machine was busy with other work"
-        found.append(
-            {
-                "kind": "contention",
-                "text": f"{busy}: speeds are lower bounds, and their ratios are rough",
-                "headline": True,
-            }
-        )
+        text = f"{busy}: speeds are lower bounds, and their ratios are rough"
+        found.append({"kind": "contention", "text": text, "headline": True})
     return found
 
 

@@ -131,7 +131,8 @@ def contention(report: Document) -> str:
     why = in_short(str(reason) for cell in cells for reason in (cell.get("contention") or {}).get("reasons", []))
     names = ", ".join(str(cell["id"]) for cell in cells)
     reasons = f"{why[0].upper()}{why[1:]}. " if why else ""
-    return f"The machine was busy with other work during {names}. {reasons}Those speeds are lower bounds, and their ratios are rough."
+    said = f"The machine was busy with other work during {names}. {reasons}"
+    return f"{said}Those speeds are lower bounds, and their ratios are rough."
 
 
 SECTION = Section("speed", "Speed", "Speed and memory", blocks)
