@@ -65,7 +65,7 @@ def test_the_exports_say_whether_they_were_trained(out: Path) -> None:
     trained = {item["model"]: item["trained"] for item in report["files"]}
     assert trained["student/gguf:Q4_0"]
     assert not trained["student/gguf:Q4_0-untrained"]
-    table = (out / "report.md").read_text().partition("training on the grid bring**")[2].splitlines()
+    table = (out / "report.md").read_text().partition("quantization-aware training gain**")[2].splitlines()
     arms = [line.split(" | ")[1] for line in table if line.startswith("| `gguf:Q4_0` | ")]
     assert arms[:3] == ["plain", "calibrated", "trained (ships)"]
 
@@ -118,7 +118,7 @@ def test_compensated_rounding_is_nearer_to_the_student_than_plain(compensated: P
     assert kl[f"student/{scheme}-untrained"] < kl[f"student/{scheme}-plain"]
     assert files[f"student/{scheme}-untrained"]["calibration"] == "gptq"
     assert not files[f"student/{scheme}-plain"]["calibration"]
-    table = (compensated / "out/report.md").read_text().partition("training on the grid bring**")[2].splitlines()
+    table = (compensated / "out/report.md").read_text().partition("quantization-aware training gain**")[2].splitlines()
     arms = [line.split(" | ")[1] for line in table if line.startswith(f"| `{scheme}` | ")]
     assert arms[:3] == ["plain", "calibrated", "trained (ships)"]
 
