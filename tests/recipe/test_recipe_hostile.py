@@ -141,7 +141,7 @@ def test_an_override_reaches_an_entry_of_a_list_and_its_error_names_it() -> None
         ("seed: 4294967296\n", "less than"),
         ("verify: {min_retained: 95}\n", "write 0.95"),
         ("verify: {min_top1: 99}\n", "write 0.95 for 95%"),
-        ("export: [{format: gguf, budget: 1e300GB}]\n", "no size"),
+        ("export: [{format: gguf, budget: 1e300GB}]\n", "not a file size"),
         ("export: [gguf:mix-" + "9" * 400 + "GB]\n", "unknown scheme"),
         ("export: [gguf:Q4_0" + "-untrained" * 300 + "]\n", "unknown scheme"),
         ("export: [gguf:Q8_0, onnx:int8, gguf:q8_0]\n", "twice"),
