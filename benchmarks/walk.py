@@ -93,5 +93,5 @@ def additions(page: Path = PAGE) -> list[Addition]:
 def copy(root: Path) -> Path:
     """The package, its tests' helpers and the recipes, without what runs leave behind."""
     for name in ("distill2edge", "tests", "recipes"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     return root

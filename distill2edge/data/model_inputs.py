@@ -82,11 +82,16 @@ def form_of(recipe: Recipe, model_dir: Path) -> InputForm:
     return form_for_kind(recipe.data, kind_of_directory(model_dir))
 
 
+def _name(kind: Kind) -> str:
+    """What a form calls a kind: an encoder reads as the classifier that it becomes."""
+    return CLASSIFIER.name if kind is ENCODER else kind.name
+
+
 def form_for_kind(data: Data, kind: Kind) -> InputForm:
     """The form in which the rows of a recipe's data are read by a kind of model."""
     reading = READINGS[kind.name]
     return InputForm(
-        CLASSIFIER.name if kind is ENCODER else kind.name,
+        _name(kind),
         data.template if reading.chats else "plain",
         data.system if reading.chats and data.template == "chat" else None,
         data.max_length,
@@ -115,13 +120,13 @@ def encode_for(
     kind = kind or kind_of_directory(model_dir)
     form = form_for_kind(data, kind)
     positions = usable_positions(load_config(model_dir)) if (model_dir / "config.json").is_file() else None
-    return READINGS[kind.name].rows(rows, load_tokenizer(model_dir), form, data.max_length, counts, positions)
+    return READINGS[kind.name].rows(rows, load_tokenizer(model_dir), form, counts, positions)
 
 
 def default_form(kind: Kind, tokenizer: PreTrainedTokenizerBase) -> InputForm:
     """The form of a model that names none: a chat where the tokenizer has a template for one."""
     chats = READINGS[kind.name].chats and chat_template_of(tokenizer)
-    return InputForm(CLASSIFIER.name if kind is ENCODER else kind.name, "chat" if chats else "plain")
+    return InputForm(_name(kind), "chat" if chats else "plain")
 
 
 def parse_form(text: str, where: str) -> InputForm:

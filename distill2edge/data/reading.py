@@ -57,7 +57,6 @@ class Reading(ABC):
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
         form: InputForm,
-        max_length: int,
         counts: Counter[str] | None,
         positions: int | None,
     ) -> list[Encoded]:
@@ -97,12 +96,11 @@ class Continuation(Reading):
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
         form: InputForm,
-        max_length: int,
         counts: Counter[str] | None,
         positions: int | None,
     ) -> list[Encoded]:
         """As `Reading.rows`."""
-        return encode_rows(rows, tokenizer, form.template, form.system, max_length, counts=counts)
+        return encode_rows(rows, tokenizer, form.template, form.system, form.max_length or 0, counts=counts)
 
     def choices(
         self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
@@ -132,12 +130,11 @@ class Pair(Reading):
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
         form: InputForm,
-        max_length: int,
         counts: Counter[str] | None,
         positions: int | None,
     ) -> list[Encoded]:
         """As `Reading.rows`."""
-        return encode_pairs(rows, tokenizer, max_length, counts=counts)
+        return encode_pairs(rows, tokenizer, form.max_length or 0, counts=counts)
 
     def choices(
         self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
@@ -169,22 +166,22 @@ class WholeText(Reading):
         rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerBase,
         form: InputForm,
-        max_length: int,
         counts: Counter[str] | None,
         positions: int | None,
     ) -> list[Encoded]:
         """As `Reading.rows`.
 
         Raises:
-            UserError: `max_length` is more than the model reads.
+            UserError: the form has more tokens than the model reads.
         """
-        if positions is not None and max_length > positions:
+        length = form.max_length or 0
+        if positions is not None and length > positions:
             raise UserError(
-                f"{max_length} tokens: the model reads at most {positions}",
+                f"{length} tokens: the model reads at most {positions}",
                 where="data.max_length",
                 fix=f"set it to {positions} or less; longer texts are cut",
             )
-        return encode_texts(rows, tokenizer, max_length)
+        return encode_texts(rows, tokenizer, length)
 
     def choices(
         self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
+from distill2edge.models.kinds import CLASSIFIER
 from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
@@ -143,7 +144,7 @@ def load_classifier(
         lora_dropout=lora.dropout,
         target_modules=linear if lora.targets == "all-linear" else list(lora.targets),
         modules_to_save=heads,
-        task_type="SEQ_CLS",
+        task_type=CLASSIFIER.adapter,
     )
     try:
         student = get_peft_model(base, config)

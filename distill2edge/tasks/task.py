@@ -25,7 +25,6 @@ class Task(ABC):
 
     Attributes:
         name: as `task:` names it.
-        summary: what its student does.
         wanted: what a recipe of it says, for messages.
         example: of a model that it is for, likewise.
         signals: of the teacher, the usual one first.
@@ -38,7 +37,6 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
     wanted: ClassVar[str]
     example: ClassVar[str]
     signals: ClassVar[tuple[str, ...]]

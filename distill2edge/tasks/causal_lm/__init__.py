@@ -23,7 +23,6 @@ class CausalLM(Task):
     """A decoder learns to go on from a prompt."""
 
     name = "causal-lm"
-    summary = "continue a prompt"
     wanted = "task: causal-lm"
     example = "a decoder, such as bundled:smollm2-135m-instruct"
     signals = ("logits", "text", "gold")

@@ -18,7 +18,6 @@ class Classification(Task):
     """An encoder learns to say which of some classes a text is of."""
 
     name = "classification"
-    summary = "name the class of a text"
     wanted = (
         "task: classification, with data.choices (the labels), data.template: plain, signal: {kind: labels} and "
         "bench: {workloads: [task]}"

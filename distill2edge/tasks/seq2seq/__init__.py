@@ -16,7 +16,6 @@ class Seq2Seq(Task):
     """An encoder-decoder learns to write a target for a source."""
 
     name = "seq2seq"
-    summary = "write a text for a text"
     wanted = "task: seq2seq, and data.template: plain"
     example = "a model with an encoder and a decoder, such as a T5"
     signals = ("logits", "text", "gold")
