@@ -19,8 +19,9 @@ Every exported graph is compared with PyTorch before it is rounded, whatever thi
 A cell names the rotary scalings that the format carries beyond the plain one; *windows*: sliding-window attention too.
 """
 TAIL = """
-Families without a GGUF writer here can be written by llama.cpp's own converter: `--converter PATH` names the
-`convert_hf_to_gguf.py` of a checkout.
+Families without a GGUF writer here are written by llama.cpp's own converter, which is fetched the first time
+(`distill2edge fetch llama.cpp-converter`), runs in a process of its own, and is tried on the student before training
+starts. `--converter PATH` names another llama.cpp's `convert_hf_to_gguf.py`.
 
 ## Encoders and encoder-decoders
 

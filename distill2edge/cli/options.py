@@ -133,7 +133,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--converter",
             type=FilePath(),
-            help="convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the built-in writers lack.",
+            help="convert_hf_to_gguf.py of a llama.cpp checkout, to write every GGUF with. By default the pinned "
+            "llama.cpp's own writes families that have no writer here.",
         ),
         set_option,
         click.argument("recipe", type=FilePath()),

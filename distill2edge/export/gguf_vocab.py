@@ -26,6 +26,10 @@ _NEVER = -10_000.0
 _NO_MERGE = "ÿ ÿ"
 
 
+class NoEqual(UserError):
+    """A tokenizer that has no equal in the fields of a GGUF, as far as is known here."""
+
+
 @dataclass
 class Vocabulary:
     """What goes into a GGUF's `tokenizer.*` fields. Lists are indexed by token id."""
@@ -91,7 +95,8 @@ def vocabulary_of(tokenizer: Any, size: int, eos_ids: list[int], where: str) -> 
         where: the place, for messages.
 
     Raises:
-        UserError: a kind of tokenizer that llama.cpp does not have, or more tokens than `size`.
+        NoEqual: a kind of tokenizer that llama.cpp does not have.
+        UserError: more tokens than `size`.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     by_id = {index: token for token, index in tokenizer.get_vocab().items()}
@@ -113,7 +118,7 @@ def vocabulary_of(tokenizer: Any, size: int, eos_ids: list[int], where: str) -> 
     elif kind == "Unigram":
         vocabulary = _unigram(spec, tokens, types)
     else:
-        raise UserError(
+        raise NoEqual(
             f"tokenizer model {kind!r} without byte-level pre-tokenizer or byte fallback has no GGUF equivalent",
             where=where,
             fix="byte-level BPE, SentencePiece BPE, Unigram and WordPiece tokenizers can be exported",
@@ -150,7 +155,7 @@ def _byte_level(tokenizer: Any, spec: dict[str, Any], tokens: list[str], types: 
     ignore = bool(spec["model"].get("ignore_merges"))
     pre = pretokenizers.detect(tokenizer.backend_tokenizer.pre_tokenizer, ignore)
     if pre is None:
-        raise UserError(
+        raise NoEqual(
             f"its pre-tokenizer is not known; known: {pretokenizers.known()}",
             where=where,
             fix="give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)",
@@ -204,7 +209,7 @@ def _wordpiece(tokenizer: Any, spec: dict[str, Any], tokens: list[str], types: l
     """llama.cpp writes a word's first piece with a phantom space before it, and the others bare."""
     prefix = spec["model"]["continuing_subword_prefix"]
     if prefix != "##":
-        raise UserError(f"its pieces continue with {prefix!r}, llama.cpp knows only '##'", where=where,
+        raise NoEqual(f"its pieces continue with {prefix!r}, llama.cpp knows only '##'", where=where,
                         fix="use ONNX for this tokenizer")  # fmt: skip
     written = [
         token if types[index] in (CONTROL, UNUSED) else token[2:] if token.startswith("##") else SPACE + token

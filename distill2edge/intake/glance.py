@@ -79,7 +79,7 @@ def place_of(model: str, revision: str | None = None) -> Path | None:
     """The directory or GGUF file of a model that is here already; None for every other."""
     if model.startswith("bundled:"):
         entry = bundled.BUNDLED.get(model.removeprefix("bundled:"))
-        path = bundled.cached_path(entry.name) if entry is not None and entry.kind != "rows" else None
+        path = bundled.cached_path(entry.name) if entry is not None and entry.kind in bundled.MODELS else None
     else:
         path = locate(model)
         path = path if path.exists() else _cached(model, revision)

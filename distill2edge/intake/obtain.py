@@ -53,7 +53,7 @@ def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
     """
     if model.startswith("bundled:"):
         name = model.removeprefix("bundled:")
-        entry = bundled.lookup(name, kinds=("gguf", "model"), where=where)
+        entry = bundled.lookup(name, kinds=bundled.MODELS, where=where)
         kind = "gguf" if entry.kind == "gguf" else "directory"
         return ModelSource(model, kind, bundled.fetch(name, progress), entry)
     path = locate(model)
@@ -74,7 +74,7 @@ def resolve(model: str, progress: Progress, where: str = WHERE) -> ModelSource:
         raise UserError(f"{model} is neither a directory nor a .gguf file", where=where, fix=f"name a model: {fix}")
     local = model[:1] in "./~" or model.lower().endswith(".gguf") or not _HUB.fullmatch(model)
     if local:
-        known = ", ".join(f"bundled:{e.name}" for e in bundled.BUNDLED.values() if e.kind != "rows")
+        known = ", ".join(f"bundled:{e.name}" for e in bundled.BUNDLED.values() if e.kind in bundled.MODELS)
         raise UserError(
             f"no model {model!r}",
             where=where,

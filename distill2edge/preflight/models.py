@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from distill2edge.data.reading import READINGS
 from distill2edge.errors import Problem, UserError
-from distill2edge.export.support import refusals
+from distill2edge.export import gguf_convert
+from distill2edge.export.support import needs_converter, refusals
 from distill2edge.intake import bundled
 from distill2edge.intake.glance import Glance, glance, place_of
 from distill2edge.intake.obtain import resolve
@@ -21,7 +23,7 @@ from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 from distill2edge.recipe.verifiers import JudgeVerifier
 from distill2edge.student.trimming import kind_named
 from distill2edge.tasks import TASKS, task_of
-from distill2edge.util.progress import SilentProgress
+from distill2edge.util.progress import Progress, SilentProgress
 
 Path = tuple[str | int, ...]
 _TEACHER, _INIT = ("teacher", "model"), ("student", "init")
@@ -69,9 +71,7 @@ def names(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
     for path, model, _ in _named(recipe):
         if model.startswith("bundled:"):
             name = model.removeprefix("bundled:")
-            yield from said(
-                path, partial(bundled.lookup, name, kinds=("gguf", "model"), where=".".join(map(str, path)))
-            )
+            yield from said(path, partial(bundled.lookup, name, kinds=bundled.MODELS, where=".".join(map(str, path))))
             continue
         yield from said(path, partial(resolve, model, SilentProgress(), ".".join(map(str, path))))
         if is_astray(model):
@@ -82,8 +82,37 @@ def names(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
 
 
 def unseen(recipe: Recipe) -> list[str]:
-    """Models that are not here yet."""
-    return [model for _, model, revision in _named(recipe) if place_of(model, revision) is None]
+    """Models that are not here yet, and the converter where their files need it."""
+    found = [model for _, model, revision in _named(recipe) if place_of(model, revision) is None]
+    return [*found, *([f"bundled:{gguf_convert.PACKAGE}"] if converts(recipe) and not gguf_convert.is_here() else [])]
+
+
+def fetch_converter(recipe: Recipe, progress: Progress) -> None:
+    """Fetch the converter, where a GGUF of the recipe needs it, and ask it.
+
+    Raises:
+        UserError: it does not know the model either.
+        EnvironmentFault: it cannot be fetched.
+    """
+    if gguf_convert.is_here() or not converts(recipe):
+        return
+    gguf_convert.fetched(progress)
+    for problem in problems(recipe, [], converter=False):
+        raise UserError(problem.what, where=".".join(map(str, problem.path)), fix=problem.fix)
+
+
+def converts(recipe: Recipe) -> bool:
+    """Whether a GGUF of the recipe is llama.cpp's own converter's to write, as far as its models are here."""
+    init = recipe.student.init
+    named = init if isinstance(init, FromModel) else recipe.teacher
+    for model, schemes in ((named, recipe.export), (recipe.teacher, recipe.verify.teacher_schemes)):
+        if not any(text.startswith("gguf:") for text in schemes):
+            continue
+        with suppress(UserError):  # said by `problems`
+            found = glance(model.model, model.revision)
+            if found is not None and needs_converter(found.text, task_of(recipe).exported(found.facts.kind)):
+                return True
+    return False
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[Path, str, str | None]]:
@@ -170,14 +199,14 @@ def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], 
     config = _as_exported(recipe, model, path)
     if not config:
         return
+    kind = task_of(recipe).exported(kind_of(config))
+    known = None if converter else gguf_convert.known_here(config, kind)
     unknown = {problem.path for problem in unknown_schemes(recipe)}  # said already
     for index, text in enumerate(texts):
         if (*path, index) in unknown:
             continue
         length = recipe.data.max_length if path == ("export",) else None
-        for refusal in refusals(
-            config, task_of(recipe).exported(kind_of(config)), [parse_scheme(text)], length=length, converter=converter
-        ):
+        for refusal in refusals(config, kind, [parse_scheme(text)], length=length, known=known):
             yield Problem((*path, index), f"{refusal.scheme}: {refusal.reason}", refusal.fix)
 
 

@@ -113,7 +113,18 @@ class InitStudent(OfStudent):
             checkpoint = self.pretrained.model_dir(inputs)
         facts = task_of(recipe).work.student(recipe, teacher, checkpoint, self.rows.path(inputs), work, progress)
         shutil.rmtree(work / "checkpoint", ignore_errors=True)
+        self._rehearse(work, progress)
         return facts
+
+    def _rehearse(self, work: Path, progress: Progress) -> None:
+        """Try what can fail after hours of training: the converter of a family that no writer here covers."""
+        if not any(scheme.format == "gguf" for scheme in self.recipe.schemes):
+            return
+        from distill2edge.data.model_inputs import form_of
+        from distill2edge.export.gguf_base import rehearse
+
+        form = form_of(self.recipe, work / "model").dumps()
+        rehearse(work / "model", form, work, progress, converter=self.sources.converter)
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""

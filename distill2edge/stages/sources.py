@@ -106,10 +106,11 @@ class Sources:
         judge that is a party.
 
         Raises:
-            UserError: a place that nobody knows, a loss that fails.
-            EnvironmentFault: `python` checks that can't be held here.
+            UserError: a place that nobody knows, a loss that fails, a family that nobody can write as GGUF.
+            EnvironmentFault: `python` checks that can't be held here, a converter that cannot be fetched.
         """
         from distill2edge.cost.serving_places import check_places, watts_of
+        from distill2edge.preflight.models import fetch_converter
         from distill2edge.verifiers.registry import require_walls
 
         recipe = self.recipe
@@ -124,6 +125,8 @@ class Sources:
         watts_of(recipe.bench, recipe.cost)
         if self.converter is not None:
             self.converter_content  # noqa: B018 (it must be there)
+        else:
+            fetch_converter(recipe, self.progress)
         for who in self.judges_of_its_own:
             what = f"the judge is the {who}'s own model, and models favour answers of their own: name another"
             self.progress.warn(what)

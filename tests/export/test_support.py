@@ -77,11 +77,15 @@ def test_texts_longer_than_the_first_factors_are_refused() -> None:
 
 
 def test_unknown_families_and_kinds() -> None:
-    assert "supported: Llama" in reasons({"model_type": "gpt2"}, "gguf:F16")["gguf:F16"]
+    gpt2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    assert "nothing writes GPT2LMHeadModel as GGUF" in reasons(gpt2, "gguf:F16")["gguf:F16"]
+    assert reasons(gpt2, "gguf:F16", known={"GPT2LMHeadModel"}) == {}
+    t5 = {"model_type": "bart", "is_encoder_decoder": True, "architectures": ["BartForConditionalGeneration"]}
+    assert "supported: Llama" in reasons(t5, "gguf:F16", known={"BartForConditionalGeneration"})["gguf:F16"]
     assert (
         "no ONNX exporter here for a decoder of type gpt2" in reasons({"model_type": "gpt2"}, "onnx:fp32")["onnx:fp32"]
     )
-    assert reasons({"model_type": "gpt2"}, "gguf:F16", converter=True) == {}
+    assert reasons({"model_type": "gpt2"}, "gguf:F16", known=None) == {}
     roberta = {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}
     assert list(reasons(roberta, "gguf:F16", "onnx:int8", task="classification")) == ["gguf:F16"]
     assert list(reasons({"model_type": "llama"}, "onnx:int8-dynamic")) == ["onnx:int8-dynamic"]

