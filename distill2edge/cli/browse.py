@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data import ledger
+from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.ledger import LedgerRow
 from distill2edge.errors import UserError
 from distill2edge.pipeline.store import Store, default_root
@@ -74,7 +75,8 @@ def show(rows: Sequence[LedgerRow], limit: int, *, as_json: bool) -> str:
         table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1)
     for row in rows[:limit]:
         state = "[green]yes[/]" if row.kept else f"[yellow]{_safe(row.dropped_because)}[/]"
-        table.add_row(row.id[:_ID], row.method, state, _line(row.prompt), _line(row.response))
+        said = _line(plain_prompt(row.prompt)), _line(plain_answer(row.response))
+        table.add_row(row.id[:_ID], row.method, state, *said)
     left = len(rows) - min(limit, len(rows))
     tail = f"{left:,} more: --limit {len(rows)}, or --json\n" if left else ""
     return (
@@ -145,9 +147,9 @@ def _why(row: LedgerRow) -> str:
         ("cost", f"{readable_usd(row.cost_usd)}"),
         ("made from", row.parent or "no other row"),
         ("written", row.created),
-        ("prompt", _safe(row.prompt)),
+        ("prompt", _safe(plain_prompt(row.prompt))),
         *((("thinking", _safe(row.thinking)),) if row.thinking else ()),
-        ("response", _safe(row.response)),
+        ("response", _safe(plain_answer(row.response))),
     ]
     for name, value in facts:
         table.add_row(name, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from distill2edge.data.chat_templates import Message
+from distill2edge.data.conversation import Message
 from distill2edge.running.answering import Chat, Form, OpenModel, open_model
 from distill2edge.util.terminal import echo, one_line
 

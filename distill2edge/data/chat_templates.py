@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.data.conversation import Conversation, Message, opened
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
 
 _OPEN = re.compile(
     r"\{#|\{\{|(?P<raw>\{%[-+]?\s*raw\s*[-+]?%\})|"
@@ -28,20 +28,30 @@ _TEXTS = ("a", "two\nlines", "  spaced  ", "ünï 你好 🙂", "<b>&amp;'\"</b>
 _NOTHING = "{{ '' }}"  # keeps the newline that a block at the end of a line would swallow
 
 
-def chat_template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The template of a chat; of several, the one that serves without tools."""
+def chat_template_of(tokenizer: PreTrainedTokenizerBase, *, tools: bool = False) -> str | None:
+    """The template of a chat; of several, the one that serves with tools or without."""
     found: Any = getattr(tokenizer, "chat_template", None)
     if isinstance(found, Mapping):
-        found = found.get("default")
+        found = (found.get("tool_use") if tools else None) or found.get("default")
     return str(found) if found else None
 
 
-def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, Any], *, generation: bool) -> str:
+def render_chat(
+    template: str,
+    messages: Sequence[Message],
+    names: Mapping[str, Any],
+    *,
+    generation: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+    marks: bool = False,
+) -> str:
     """The messages as a chat template writes them: within limits, with what transformers gives a template.
 
     Args:
         names: what the template may name besides: `bos_token`, `eos_token`, ...
         generation: up to where the assistant's next message begins.
+        tools: that the model may call, as JSON schemas.
+        marks: as `render_chat_template`.
 
     Raises:
         UserError: the template is broken, or refuses the messages.
@@ -50,16 +60,40 @@ def render_chat(template: str, messages: Sequence[Message], names: Mapping[str, 
 
     from distill2edge.templating.chat_template import render_chat_template
 
-    given = [dict(message) for message in messages]
+    given = {"messages": [dict(each) for each in messages], "tools": list(tools) or None}
     try:
-        return render_chat_template(template, **{**names, "messages": given, "add_generation_prompt": generation})
+        return render_chat_template(template, marks=marks, **{**names, **given, "add_generation_prompt": generation})
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"the tokenizer's chat template refuses the messages ({roles}): {str(error)[:200]}",
             where="data.template",
-            fix="leave data.system out if the model knows no system role, or set data.template: plain",
+            fix="leave data.system out if the model knows no system role, leave such rows out with data.filter, or set "
+            "data.template: plain",
         ) from error
+
+
+def apply_template(
+    tokenizer: PreTrainedTokenizerBase, chat: Conversation, *, generation: bool, marks: bool = False
+) -> str:
+    """A conversation as the tokenizer's chat template writes it.
+
+    Args:
+        generation: up to where the assistant's next message begins.
+        marks: as `render_chat_template`.
+
+    Raises:
+        UserError: there is no chat template, or it refuses the messages.
+    """
+    template = chat_template_of(tokenizer, tools=bool(chat.tools))
+    if not template:
+        raise UserError(
+            "the tokenizer has no chat template",
+            where="data.template",
+            fix="set data.template: plain, or take an instruct model, whose tokenizer brings one",
+        )
+    names = tokenizer.special_tokens_map
+    return render_chat(template, chat.messages, names, generation=generation, tools=chat.tools, marks=marks)
 
 
 def shipped_template(template: str | None, how: str, system: str | None, bos: str | None) -> str | None:
@@ -134,18 +168,12 @@ def frame_of(template: str, system: str | None, names: Mapping[str, Any]) -> Fra
     """
 
     def render(text: str) -> str:
-        return render_chat(_undated(template), opening(text, system), names, generation=True)
+        return render_chat(_undated(template), opened(text, system).messages, names, generation=True)
 
     before, found, after = render(_PROBE).partition(_PROBE)
     strip = render(f"  {_PROBE} \n") == before + _PROBE + after
     same = all(render(text) == before + (text.strip() if strip else text) + after for text in _TEXTS)
     return Frame(_parts(before), _parts(after), strip) if found and same else None
-
-
-def opening(text: str, system: str | None) -> list[Message]:
-    """The messages of a chat that begins with this text."""
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": text}]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from distill2edge.data import leakage
+from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.encode import Row
 from distill2edge.errors import UserError
 from distill2edge.util.progress import Progress
@@ -35,7 +36,7 @@ def check_prompts(rows: Sequence[Row], limit: float, *, shared: bool) -> None:
     if looked and len(found) / len(looked) > limit:
         raise UserError(
             f"the response stands in the prompt of {len(found)} of {len(looked)} rows that were looked at: for "
-            f"instance {found[0].response[:60]!r} in {found[0].prompt[-120:]!r}",
+            f"instance {plain_answer(found[0].response)[:60]!r} in {plain_prompt(found[0].prompt)[-120:]!r}",
             where="data.prompt",
             fix="take the answer out of the prompt; where answers are meant to be copied from it, raise "
             "data.leakage.response_in_prompt to 1",
@@ -43,8 +44,9 @@ def check_prompts(rows: Sequence[Row], limit: float, *, shared: bool) -> None:
 
 
 def _stands(row: Row, *, anywhere: bool, short: bool) -> bool:
-    prompt = row.prompt.replace("\\n", " ").replace('\\"', '"') if "\\" in row.prompt else row.prompt
-    response = leakage.words(row.response)
+    prompt = plain_prompt(row.prompt)
+    prompt = prompt.replace("\\n", " ").replace('\\"', '"') if "\\" in prompt else prompt
+    response = leakage.words(plain_answer(row.response))
     if not response or (not short and len(response) < _LONG):
         return False
     text, sought = f" {leakage.normal_form(prompt)} ", f" {' '.join(response)} "

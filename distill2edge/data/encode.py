@@ -5,18 +5,27 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.data.chat_templates import chat_template_of, render_chat
+from distill2edge.data.chat_templates import apply_template, chat_template_of
+from distill2edge.data.conversation import Conversation, opened, opened_turns, shorter
+from distill2edge.data.supervised_turns import Piece, Turns
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "validation", "calibration", "test")
+
+LOST = {
+    "cut": "conversations that go beyond data.max_length: they are taken up to an earlier answer",
+    "too_long": "longer than data.max_length, and left out",
+}
+"""Counts of `encode_rows` that a user is told of -> what they mean."""
 
 _BATCH = 1024  # rows per tokenizer call: enough for its threads, small in memory
 _PROBE = "\u2402probe\u2403"  # an assistant message that no chat template contains
@@ -28,13 +37,16 @@ class Row:
 
     Attributes:
         id: content hash of prompt and response (`row_id`).
+        prompt, response: texts, or a conversation and its last answer as `data.conversation` writes them.
         label: index of the response in `data.choices`, or -1.
+        number: of the row in its source, for errors about a conversation; 0 where it is not kept.
     """
 
     id: str
     prompt: str
     response: str
     label: int = -1
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,8 +69,12 @@ class Encoded:
 
     @property
     def prompt_length(self) -> int:
-        """Index of the first supervised token; the count of all tokens where none is, as in a classifier's text."""
-        return self.mask.index(True) if True in self.mask else len(self.mask)
+        """Index of the first token of the response, the last that is supervised; the count of all tokens where none
+        is, as in a classifier's text."""
+        begin = end = len(self.mask) - self.mask[::-1].index(True) if True in self.mask else len(self.mask)
+        while begin and self.mask[begin - 1]:
+            begin -= 1
+        return begin if end else len(self.mask)
 
     @property
     def supervised(self) -> int:
@@ -93,7 +109,8 @@ def read_rows(data_dir: Path, split: str) -> list[Row]:
     path = Path(data_dir) / f"{split}.parquet"
     if not path.is_file():
         raise UserError(f"no {split} split in {data_dir}", fix=f"the splits are {', '.join(SPLITS)}; run `data` first")
-    table = pq.read_table(path, columns=["id", "prompt", "response", "label"])
+    known = pq.read_schema(path).names
+    table = pq.read_table(path, columns=[field.name for field in fields(Row) if field.name in known])
     return [Row(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
@@ -113,8 +130,8 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase, template: str) -> int | Non
     turn with another token than its EOS); otherwise, and where the template writes none, the tokenizer's EOS.
     """
     if template == "chat" and chat_template_of(tokenizer):
-        messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _PROBE}]
-        after = apply_template(tokenizer, messages, generation=False).rpartition(_PROBE)
+        messages = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": _PROBE})
+        after = apply_template(tokenizer, Conversation(messages), generation=False).rpartition(_PROBE)
         if after[1]:
             special = set(tokenizer.all_special_ids) | {
                 index for index, token in tokenizer.added_tokens_decoder.items() if token.special
@@ -140,8 +157,7 @@ def prompt_text(prompt: str, tokenizer: PreTrainedTokenizerBase, template: str, 
     """
     if template != "chat":
         return prompt  # a row of template `text` has none, and whoever asks such a model gives it a text to go on from
-    messages = [{"role": "system", "content": system}] if system else []
-    return apply_template(tokenizer, [*messages, {"role": "user", "content": prompt}], generation=True)
+    return apply_template(tokenizer, opened(prompt, system), generation=True)
 
 
 def encode_prompts(
@@ -160,16 +176,14 @@ def encode_messages(
 ) -> list[list[int]]:
     """Token ids of each conversation of (role, content), up to where the assistant's next message begins.
 
-    With template `plain` the contents follow each other, a blank line between them.
+    A content that is a conversation itself, as a row's prompt may be, stands for its messages. With template `plain`
+    the contents follow each other, a blank line between them.
 
     Raises:
         UserError: as `prompt_text`.
     """
     if template == "chat":
-        texts = [
-            apply_template(tokenizer, [{"role": r, "content": c} for r, c in messages], generation=True)
-            for messages in conversations
-        ]
+        texts = [apply_template(tokenizer, opened_turns(turns), generation=True) for turns in conversations]
     else:
         texts = ["\n\n".join(content for _, content in messages) for messages in conversations]
     return _begun(tokenizer, template, texts)
@@ -213,16 +227,21 @@ def encode_rows(
     max_length: int,
     *,
     counts: Counter[str] | None = None,
+    supervise: str = "all",
 ) -> list[Encoded]:
     """Tokens and masks of rows, in order; left out are rows longer than `max_length` tokens, and those whose response
     the tokenizer cannot encode: a student would learn to answer with the unknown token.
 
-    The response's tokens and its end token are supervised (the end token also where pad == eos). Template `text`
-    has no prompt: every token but the first is supervised.
+    The response's tokens and its end token are supervised (the end token also where pad == eos), and of a conversation
+    the earlier turns of the assistant, each with its end token. Template `text` has no prompt: every token but the
+    first is supervised.
 
     Args:
-        counts: filled with `rows`, `too_long`, `empty`, `unencodable`, `boundary` (rows whose prompt and response had
-            to be tokenized apart) and `supervised_tokens`.
+        counts: filled with `rows`, `too_long`, `cut` (conversations without their last turns, which made them too
+            long), `empty`, `unencodable`, `boundary` (rows whose prompt and response had to be tokenized apart) and
+            `supervised_tokens`.
+        supervise: as `data.supervise`; `answer` is the last turn in every case: a conversation that is too long is then
+            left out, where else it is taken up to an earlier answer.
 
     Raises:
         UserError: no row is left; a chat template is missing or refuses the messages; or in most rows the response
@@ -230,25 +249,27 @@ def encode_rows(
             what was trained.
     """
     counts = Counter() if counts is None else counts
-    tail = _tail(tokenizer, template)
+    encoder = _Encoder(tokenizer, template, system, supervise)
     encoded: list[Encoded] = []
     for begin in range(0, len(rows), _BATCH):
         batch = rows[begin : begin + _BATCH]
-        texts = [prompt_text(row.prompt, tokenizer, template, system) for row in batch]
-        prompts = _begun(tokenizer, template, texts)
-        whole = [text + row.response for text, row in zip(texts, batch, strict=True)]
-        joined = _begun(tokenizer, template, whole)
-        for row, prompt, ids in zip(batch, prompts, joined, strict=True):
-            response, stable = _continuation(tokenizer, prompt, ids, row.response)
+        for row, (example, stable) in zip(batch, encoder.encode(batch), strict=True):
+            whole = example
+            while supervise != "answer" and example is not None and len(example.ids) > max_length:
+                fewer = shorter(row.prompt)
+                if fewer is None:
+                    break
+                row = replace(row, prompt=fewer[0], response=fewer[1])
+                ((example, stable),) = encoder.encode([row])
             counts["boundary"] += not stable
-            example = _example(row, prompt, response + tail)
             if example is None:
                 counts["empty"] += 1
-            elif unencodable(tokenizer, response):
+            elif unencodable(tokenizer, example.ids[example.prompt_length : len(example.ids) - len(encoder.tail)]):
                 counts["unencodable"] += 1
             elif len(example.ids) > max_length:
                 counts["too_long"] += 1
             else:
+                counts["cut"] += example is not whole
                 counts["supervised_tokens"] += example.supervised
                 encoded.append(example)
     counts["rows"] += len(rows)
@@ -261,6 +282,49 @@ def encode_rows(
     if rows and not encoded:
         raise none_left(counts, max_length, "raise data.max_length, or choose another response template")
     return encoded
+
+
+class _Encoder:
+    """Rows in the tokens of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, system: str | None, supervise: str) -> None:
+        self._tokenizer, self._template, self._system = tokenizer, template, system
+        self.tail = _tail(tokenizer, template)
+        stop = str(tokenizer.decode(self.tail)) if self.tail else ""
+        self._turns = Turns(tokenizer, stop, supervise) if template == "chat" else None
+
+    def encode(self, rows: Sequence[Row]) -> Iterator[tuple[Encoded | None, bool]]:
+        """Each row, None where its response has no tokens; and whether its pieces could be tokenized together."""
+        pieces = [self._pieces(row) for row in rows]
+        texts = [text for row in pieces for text in accumulate(piece for piece, _ in row)]
+        tokens = iter(_begun(self._tokenizer, self._template, texts))
+        for row, parts in zip(rows, pieces, strict=True):
+            ids: list[int] = []
+            mask: list[bool] = []
+            stable = True
+            for text, supervised in parts:
+                more, kept = _continuation(self._tokenizer, ids, next(tokens), text)
+                if supervised and len(parts) > 2:
+                    self._require_turn(row, more, text)
+                ids, mask, stable = ids + more, mask + [supervised] * len(more), stable and kept
+            answers = bool(more or self.tail)
+            yield _example(row, ids + self.tail, mask + [True] * len(self.tail)) if answers else None, stable
+
+    def _pieces(self, row: Row) -> list[Piece]:
+        if self._turns is None:
+            return [(row.prompt, False), (row.response, True)]
+        try:
+            return self._turns.pieces(row.prompt, row.response, self._system)
+        except UserError as error:
+            if not row.number:
+                raise
+            raise UserError(f"row {row.number}: {error.what}", where=error.where, fix=error.fix) from error
+
+    def _require_turn(self, row: Row, ids: Sequence[int], text: str) -> None:
+        """What is supervised is what the assistant said: nothing of a neighbour, and all of it."""
+        said, alone = (self._tokenizer.decode(each) for each in (ids, tokenize(self._tokenizer, [text])[0]))
+        if said.strip() != alone.strip():
+            raise AssertionError(f"row {row.number}: supervised {said[:80]!r} for {text[:80]!r}")
 
 
 def unencodable(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
@@ -281,15 +345,11 @@ def none_left(counts: Counter[str], max_length: int, fix: str) -> UserError:
     )
 
 
-def _example(row: Row, prompt: list[int], response: list[int]) -> Encoded | None:
-    ids = prompt + response
-    if len(ids) < 2 or not response:
+def _example(row: Row, ids: list[int], mask: list[bool]) -> Encoded | None:
+    if len(ids) < 2:
         return None
-    # Nothing predicts the first token of all, so it can't be supervised.
-    first = max(len(prompt), 1)
-    mask = [False] * first + [True] * (len(ids) - first)
+    mask[0] = False  # nothing predicts the first token of all, so it can't be supervised
     assert any(mask)
-    assert not mask[0]
     assert len(mask) == len(ids)
     return Encoded(example_id(ids, mask), ids, mask, row.label, row.id)
 
@@ -332,22 +392,3 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, specia
         verbose=False,
     )
     return [list(ids) for ids in batch["input_ids"]]
-
-
-def apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, generation: bool) -> str:
-    """The messages as the tokenizer's chat template writes them.
-
-    Args:
-        generation: up to where the assistant's next message begins.
-
-    Raises:
-        UserError: there is no chat template, or it refuses the messages.
-    """
-    template = chat_template_of(tokenizer)
-    if not template:
-        raise UserError(
-            "the tokenizer has no chat template",
-            where="data.template",
-            fix="set data.template: plain, or take an instruct model, whose tokenizer brings one",
-        )
-    return render_chat(template, messages, tokenizer.special_tokens_map, generation=generation)

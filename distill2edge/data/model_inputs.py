@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data.chat_templates import chat_template_of
+from distill2edge.data.conversation import is_chat
 from distill2edge.data.reading import READINGS, Reading
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_config, load_tokenizer
@@ -106,6 +107,7 @@ def encode_for(
     model_dir: Path,
     counts: Counter[str] | None = None,
     kind: Kind | None = None,
+    supervise: str | None = None,
 ) -> list[Encoded]:
     """Rows in the tokens of a model, as its kind reads them.
 
@@ -113,14 +115,23 @@ def encode_for(
         data: section of the recipe.
         counts: filled as by `data.encode.encode_rows`.
         kind: to read as; that of the directory by default.
+        supervise: as `data.encode.encode_rows`; that of the recipe by default.
 
     Raises:
         UserError: as the `rows` of its `data.reading.Reading`.
     """
     kind = kind or kind_of_directory(model_dir)
     form = form_for_kind(data, kind)
+    if form.template != "chat" and (number := next((row.number for row in rows if is_chat(row.prompt)), None)):
+        raise UserError(
+            f"row {number}: a conversation of several turns, with a system message or with tools, and this model reads "
+            "one text",
+            where="data.form",
+            fix="leave such rows out with data.filter, or take a decoder with a chat template",
+        )
     positions = usable_positions(load_config(model_dir)) if (model_dir / "config.json").is_file() else None
-    return READINGS[kind.name].rows(rows, load_tokenizer(model_dir), form, counts, positions)
+    tokenizer, supervised = load_tokenizer(model_dir), supervise or data.supervise
+    return READINGS[kind.name].rows(rows, tokenizer, form, counts, positions, supervised)
 
 
 def default_form(kind: Kind, tokenizer: PreTrainedTokenizerBase) -> InputForm:

@@ -47,6 +47,8 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
     if source.ignored and data.split is None:
         progress.warn(f"{data.source}: splits not used: {', '.join(source.ignored)} (data.split takes one)")
     found, splits, report = _read_splits(rows, data, source, seed, progress)
+    if rows.found is not None:
+        progress.say(f"data: rows are of the form {rows.found.label}")
     kept = {name: [item.row for item in splits[name]] for name in SPLITS}
     dropped = found.dropped
     dropped.counts["leaking"] = report.facts["dropped"]
@@ -75,6 +77,10 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
         "leakage": report.facts,
         "warnings": warnings,
     }
+    if rows.found is not None:
+        facts["form"] = {"name": rows.found.form.name, "columns": list(rows.found.columns), "trimmed": found.trimmed}
+        if found.trimmed:
+            progress.say(f"data: {found.trimmed:,} conversations end without an answer: they are taken up to the last")
     if data.choices:
         facts["classes"] = {choice: found.labels[index] for index, choice in enumerate(data.choices)}
     write_json(work / "data.json", facts)
@@ -97,12 +103,14 @@ class _Found:
         pools: the rows that are held, by split of the source.
         read: rows read, by split.
         labels: rows of each class.
+        trimmed: conversations without what came after their last answer.
     """
 
     pools: dict[str, Selection]
     dropped: Dropped = field(default_factory=Dropped)
     read: dict[str, int] = field(default_factory=dict)
     labels: Counter[int] = field(default_factory=Counter)
+    trimmed: int = 0
 
     @property
     def usable(self) -> int:
@@ -124,7 +132,7 @@ def _wanted(sizes: schema.Splits, source: Source) -> dict[str, int]:
 
 def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, progress: Progress) -> _Found:
     wanted, train = _wanted(data.splits, source), data.splits.train
-    found = _Found({})
+    found, rows.trimmed = _Found({}), 0
     for split, fields in source.splits.items():
         room: int | None = wanted[split]
         if split in (POOL, "train"):
@@ -138,10 +146,12 @@ def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, 
                 found.dropped.add("duplicate", name, number)
     if not any(found.read.values()):
         raise UserError(f"{data.source} is empty", where="data.source", fix="give a source with rows")
+    found.trimmed = rows.trimmed
     if not found.usable:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.dropped.counts.items()))
         raise UserError(
-            f"no row is left of {sum(found.read.values())}: {reasons}", where="data", fix="correct data.filter"
+            f"no row is left of {sum(found.read.values())}: {found.dropped.text()}",
+            where="data",
+            fix="correct data.filter, or the source",
         )
     return found
 
@@ -286,9 +296,9 @@ def write_split(path: Path, rows: list[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = pa.schema(
-        [("id", pa.string()), ("prompt", pa.string()), ("response", pa.string()), ("label", pa.int32())]
-    )
+    fields = [("id", pa.string()), ("prompt", pa.string()), ("response", pa.string()), ("label", pa.int32())]
+    numbered = [("number", pa.int64())] if any(row.number for row in rows) else []
+    columns = pa.schema([*fields, *numbered])
     table = pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in columns.names}, schema=columns)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")

@@ -59,12 +59,14 @@ class Reading(ABC):
         form: InputForm,
         counts: Counter[str] | None,
         positions: int | None,
+        supervise: str,
     ) -> list[Encoded]:
         """Rows for training and measurement.
 
         Args:
             counts: filled as by `encode_rows`.
             positions: that the model has; None without an end.
+            supervise: as `encode_rows`.
         """
 
     @abstractmethod
@@ -98,9 +100,13 @@ class Continuation(Reading):
         form: InputForm,
         counts: Counter[str] | None,
         positions: int | None,
+        supervise: str,
     ) -> list[Encoded]:
         """As `Reading.rows`."""
-        return encode_rows(rows, tokenizer, form.template, form.system, form.max_length or 0, counts=counts)
+        length = form.max_length or 0
+        return encode_rows(
+            rows, tokenizer, form.template, form.system, length, counts=counts, supervise=supervise
+        )  # fmt: skip
 
     def choices(
         self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
@@ -132,6 +138,7 @@ class Pair(Reading):
         form: InputForm,
         counts: Counter[str] | None,
         positions: int | None,
+        supervise: str,
     ) -> list[Encoded]:
         """As `Reading.rows`."""
         return encode_pairs(rows, tokenizer, form.max_length or 0, counts=counts)
@@ -168,6 +175,7 @@ class WholeText(Reading):
         form: InputForm,
         counts: Counter[str] | None,
         positions: int | None,
+        supervise: str,
     ) -> list[Encoded]:
         """As `Reading.rows`.
 

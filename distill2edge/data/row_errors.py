@@ -104,9 +104,10 @@ def chat_fix(row: Mapping[str, Any]) -> str:
         if answered is None:
             return f'leave rows without an answer out with data.filter: "{field} | length > {asked + 1}"'
         parts = "[0].text" if isinstance(turns[asked].get(text), list) else ""
+        prompt, response = (f"{{{{ {field}[{index}].{text}{parts} }}}}" for index in (asked, answered))
         return (
-            f'a conversation is not read as a whole yet; for its first question and answer write data.prompt: "{{{{ '
-            f'{field}[{asked}].{text}{parts} }}}}" and data.response: "{{{{ {field}[{answered}].{text}{parts} }}}}"'
+            f"leave data.prompt and data.response out, and {field} is read as a conversation; for its first question "
+            f'and answer alone write data.prompt: "{prompt}" and data.response: "{response}"'
         )
     return ""
 

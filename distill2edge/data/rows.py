@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distill2edge.data.choice_matching import Choices, not_a_choice
+from distill2edge.data.conversation import Conversation, answer_text, is_chat, plain_answer, reserved, texts_of
+from distill2edge.data.conversation_forms import FORMS, Found, Unusable, found_in
 from distill2edge.data.encode import Row, row_id
-from distill2edge.data.row_errors import check_text
+from distill2edge.data.row_errors import check_text, names
 from distill2edge.data.selection import Item
 from distill2edge.data.templates import Filter, Template
 from distill2edge.data.values import MISSING
+from distill2edge.errors import UserError
 from distill2edge.recipe import schema
 
 # Reasons for which a row is dropped, as users read them.
 REASONS = {
     "filter": "left out by data.filter",
     "empty": "without a prompt or a response",
+    "unanswered": "conversations without an answer of the assistant",
+    "systems": "conversations with two system messages",
+    "image": "with an image or another part that is no text",
     "duplicate": "with prompt and response of another row",
     "leaking": "too near to a test row",
     "not_needed": "not needed",
@@ -56,22 +62,48 @@ class Dropped:
 class Rows:
     """Makes rows of prompt and response of the fields of a source's rows.
 
+    Attributes:
+        found: the form of conversations that the source has, once its first row is read; None where the templates of
+            the recipe read it.
+        trimmed: conversations that lost what came after the last answer.
+
     Raises:
         UserError: a template or filter that is not valid.
     """
 
     def __init__(self, data: schema.Data) -> None:
-        self._choices = data.choices or ()
+        self._data, self._choices = data, data.choices or ()
         self._known = Choices(self._choices)
         missing = MISSING - {choice.strip() for choice in self._choices}
         self.prompt = Template(data.prompt, "data.prompt", missing) if data.template != "text" else None
         self.response = Template(data.response, "data.response", missing)
         self._takes = Filter(data.filter, "data.filter") if data.filter else None
+        self.found: Found | None = None
+        self.trimmed, self._looked = 0, not data.looks_for_a_form
 
     @property
     def shared(self) -> bool:
         """Whether the prompt prints a whole field that the response is made of."""
-        return self.prompt is not None and bool(self.prompt.whole & self.response.fields)
+        return self.found is None and self.prompt is not None and bool(self.prompt.whole & self.response.fields)
+
+    def takes(self, fields: Mapping[str, Any], number: int) -> bool:
+        """Whether `data.filter` leaves a row."""
+        return self._takes is None or self._takes.takes(fields, number)
+
+    def look(self, first: Mapping[str, Any]) -> Found | None:
+        """The form of a source by its first row; what is found then holds for all.
+
+        Raises:
+            UserError: the recipe names a form that the row does not have.
+        """
+        if not self._looked:
+            name, self._looked = self._data.form, True
+            has_fields = {"prompt", "response"} <= first.keys()
+            self.found = None if name == "auto" and has_fields else found_in(first, name)
+            if self.found is None and name != "auto":
+                what = f"row 1 has no {name} ({FORMS[name].label}); its fields are {names(first)}"
+                raise UserError(what, where="data.form", fix="name another form, or leave it out: it is looked for")
+        return self.found
 
     def items(self, rows: Iterable[Mapping[str, Any]], dropped: Dropped, split: str = "") -> Iterator[tuple[int, Item]]:
         """Rows that are taken, each with its number in the source; the number of the last one read is the last given.
@@ -81,19 +113,32 @@ class Rows:
             split: names the rows' split in `dropped`.
 
         Raises:
-            UserError: a row that the templates refuse, or whose response is not a choice; names row and field.
+            UserError: a row that the templates refuse, that is not of the form that the first one has, or whose
+                response is not a choice; names row and field.
         """
         for number, fields in enumerate(rows, 1):
-            if self._takes and not self._takes.takes(fields, number):
+            if not self.takes(fields, number):
                 dropped.add("filter", split, number)
                 continue
-            item = self._item(fields, number)
-            if item is None:
-                dropped.add("empty", split, number)
+            try:
+                item = self.item(fields, number)
+            except Unusable as unusable:
+                dropped.add(str(unusable), split, number)
             else:
                 yield number, item
 
-    def _item(self, fields: Mapping[str, Any], number: int) -> Item | None:
+    def item(self, fields: Mapping[str, Any], number: int) -> Item:
+        """One row.
+
+        Raises:
+            Unusable: it is not taken.
+            UserError: as `items`.
+        """
+        found = self.look(fields)
+        if found is not None:
+            chat, more = found.chat(fields, number)
+            self.trimmed += more
+            return self._of_chat(chat, fields, number)
         if self.prompt:
             question, content = self.prompt.render_with_content(fields, number)
             answer = self.response.render(fields, number)
@@ -101,14 +146,33 @@ class Rows:
             question = ""
             answer, content = self.response.render_with_content(fields, number)
         if not answer.strip() or (self.prompt and not question.strip()):
-            return None
+            raise Unusable("empty")
+        return Item(self._row(question, answer, fields, number), content)
+
+    def _of_chat(self, chat: Conversation, fields: Mapping[str, Any], number: int) -> Item:
+        before = chat.messages[:-1]
+        check_text(texts_of(chat.messages), "data.source", number)
+        for message in chat.messages:
+            if reserved(message["content"]):
+                what = f"row {number}: a message begins with a mark of this program's own"
+                raise UserError(what, where="data.source", fix="leave the row out with data.filter")
+        prompt, answer = Conversation(before, chat.tools).text(), answer_text(chat.messages[-1])
+        if self._data.template != "chat" and (is_chat(prompt) or answer != chat.messages[-1]["content"]):
+            raise UserError(
+                f"row {number}: a conversation of several turns, with a system message or with tools, and "
+                f"data.template: {self._data.template} reads one prompt and one response",
+                where="data.template",
+                fix="set data.template: chat, or leave such rows out with data.filter",
+            )
+        return Item(replace(self._row(prompt, answer, fields, number), number=number), texts_of(before))
+
+    def _row(self, question: str, answer: str, fields: Mapping[str, Any], number: int) -> Row:
         check_text(question, "data.prompt", number)
         check_text(answer, "data.response", number)
         label = -1
         if self._choices:
-            found = self._known.index(answer)
-            if found is None:
+            known = self._known.index(plain_answer(answer))
+            if known is None:
                 raise not_a_choice(answer, self._choices, self.response, fields, number)
-            label, answer = found, self._choices[found]
-        row = Row(row_id(question, answer), question, answer, label)
-        return Item(row, content)
+            label, answer = known, self._choices[known]
+        return Row(row_id(question, answer), question, answer, label)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distill2edge.data.encode import apply_template, prompt_text, tokenize, wants_bos
+from distill2edge.data.chat_templates import apply_template
+from distill2edge.data.conversation import Conversation
+from distill2edge.data.encode import prompt_text, tokenize, wants_bos
 from distill2edge.data.encode_texts import around
 from distill2edge.data.model_inputs import InputForm
 from distill2edge.errors import UserError
@@ -70,7 +72,7 @@ def _chats(tokenizer: Any, form: InputForm) -> list[str]:
     chat = [{"role": "user", "content": "Hi 🙂"}, {"role": "assistant", "content": "Hello.\n"}]
     found = [prompt_text("Hi 🙂", tokenizer, "chat", form.system)]
     try:
-        return [*found, apply_template(tokenizer, chat, generation=False)]
+        return [*found, apply_template(tokenizer, Conversation(tuple(chat)), generation=False)]
     except UserError:
         return found  # a template of one turn
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distill2edge.data.conversation import plain_prompt
 from distill2edge.data.encode import stop_token_ids
 from distill2edge.data.reading import READINGS
 from distill2edge.errors import UserError
@@ -31,7 +32,8 @@ class Ask:
     """One text to write.
 
     Attributes:
-        messages: the conversation that the text continues; the last is the user's.
+        messages: the conversation that the text continues; the last is the user's, or a row's prompt that is a
+            conversation itself (`data.conversation`).
         tag: tells two asks with the same messages apart (the number of a sample), for answers that are kept.
     """
 
@@ -173,7 +175,7 @@ class LocalGenerator:
             if len(prompt) + new > self._context:
                 raise UserError(
                     f"a prompt of {len(prompt)} tokens and {new} new ones do not fit the model's "
-                    f"context of {self._context}: {ask.messages[-1][1][:80]!r}",
+                    f"context of {self._context}: {plain_prompt(ask.messages[-1][1])[:80]!r}",
                     where=self._where,
                     fix="lower it, or leave such rows out with data.filter",
                 )

@@ -8,8 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from distill2edge.data.chat_templates import Frame, Turns, chat_template_of, frame_of, shipped_template, turns_of
-from distill2edge.data.encode import apply_template, prompt_text, stop_token_ids, wants_bos
+from distill2edge.data.chat_templates import (
+    Frame,
+    Message,
+    Turns,
+    apply_template,
+    chat_template_of,
+    frame_of,
+    shipped_template,
+    turns_of,
+)
+from distill2edge.data.conversation import Conversation
+from distill2edge.data.encode import prompt_text, stop_token_ids, wants_bos
 from distill2edge.data.encode_texts import around
 from distill2edge.data.model_inputs import FILE, InputForm, default_form, parse_form
 from distill2edge.errors import UserError
@@ -157,9 +167,9 @@ def _turns(form: InputForm, tokenizer: Any) -> Turns | None:
         return None
     bos = tokenizer.bos_token if wants_bos(tokenizer) else None
 
-    def render(messages: Sequence[dict[str, str]]) -> str:
+    def render(messages: Sequence[Message]) -> str:
         first = [{"role": "system", "content": form.system}] if form.system and messages[0]["role"] != "system" else []
-        text = apply_template(tokenizer, [*first, *messages], generation=True)
+        text = apply_template(tokenizer, Conversation((*first, *messages)), generation=True)
         return text.removeprefix(bos) if bos else text
 
     found = turns_of(render)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.templates import Template
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Ask
@@ -120,7 +121,12 @@ class _Answers:
         """By file, over the rows that the teacher answers."""
         return {
             name: [
-                Pair(self.held[n].prompt, found[n].text, self.teacher[n].text, self.held[n].response)
+                Pair(
+                    plain_prompt(self.held[n].prompt),
+                    found[n].text,
+                    self.teacher[n].text,
+                    plain_answer(self.held[n].response),
+                )
                 for n in self.given
             ]
             for name, found in self.files.items()
@@ -218,8 +224,8 @@ def _document(
         "pairs": [
             {
                 "row": held[n].id,
-                "prompt": held[n].prompt,
-                "reference": held[n].response,
+                "prompt": plain_prompt(held[n].prompt),
+                "reference": plain_answer(held[n].response),
                 "teacher": answers.teacher[n].text,
                 "students": {
                     name: {

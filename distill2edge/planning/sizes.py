@@ -171,11 +171,13 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
     rows = {name: int(getattr(splits, name)) for name in ("validation", "calibration", "test")}
     rows["train"] = splits.train or _GUESS_ROWS
     if data is not None:
+        from distill2edge.data.conversation import plain_answer, plain_prompt
         from distill2edge.data.encode import read_rows
 
         facts = data.facts["splits"]
         rows = {name: int((facts.get(name) or {}).get("rows", 0)) for name in ("train", *rows)}
-        pairs = [(row.prompt, row.response) for row in read_rows(data.path, "train")[:_SAMPLED]]
+        rows_read = read_rows(data.path, "train")[:_SAMPLED]
+        pairs = [(plain_prompt(row.prompt), plain_answer(row.response)) for row in rows_read]
         known = "data"
     else:
         pairs, total = sample(recipe, _SAMPLED)

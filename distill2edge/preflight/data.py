@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distill2edge.data.checks import check_prompts
 from distill2edge.data.choice_matching import Choices, not_a_choice
-from distill2edge.data.encode import Row
+from distill2edge.data.conversation import plain_answer, plain_prompt
+from distill2edge.data.encode import Row, encode_rows
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.row_errors import chat_fix, filter_for
 from distill2edge.data.row_sources import local_files
+from distill2edge.data.rows import Dropped, Rows
+from distill2edge.data.selection import Item
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import Problem, UserError
 from distill2edge.intake import bundled
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.preflight.models import tokenizers_here
 from distill2edge.preflight.places import said
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import Data, Recipe
@@ -61,10 +67,50 @@ def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
         if complete and files:
             yield Problem(("data", "source"), f"{data.source} is empty", "give a source with rows")
         return
+    if not broken and data.looks_for_a_form:
+        made = Rows(data)
+        unread = [*said(("data", "form"), lambda: _look(made, rows))]
+        yield from unread
+        if unread or made.found is not None:
+            yield from () if unread else _conversations(recipe, made, rows, complete)
+            return
     missing = [*_missing(data, templates, rows, files)]
     yield from missing
     if not missing and not broken:
         yield from _rendered(recipe, templates, rows, complete)
+
+
+def _look(made: Rows, rows: list[dict[str, Any]]) -> None:
+    """Find the form of the rows, as the data stage will: by the first that the filter leaves."""
+    for number, row in enumerate(rows, 1):
+        if made.takes(row, number):
+            made.look(row)
+            return
+
+
+def _conversations(recipe: Recipe, made: Rows, rows: list[dict[str, Any]], complete: bool) -> Iterator[Problem]:
+    """What the first conversations become, in the words of every tokenizer that is here."""
+    dropped = Dropped()
+    items: list[tuple[int, Item]] = []
+    looked = rows if complete else rows[:_RENDERED]
+    unread = [*said(("data", "form"), lambda: items.extend(made.items(looked, dropped)))]
+    yield from unread
+    if unread:
+        return
+    if looked and not items:
+        what = f"no row is left of the first {len(looked)}: {dropped.text()}"
+        yield Problem(("data", "source"), what, "give conversations with an answer of the assistant")
+        return
+    first = [item.row for _, item in items[:_RENDERED]]
+    for model in tokenizers_here(recipe) if recipe.data.template == "chat" else ():
+        yield from said(("data", "template"), partial(_encoded, recipe.data, first, model))
+    if complete:
+        yield from _too_few(recipe, len(items))
+
+
+def _encoded(data: Data, rows: list[Row], directory: Path) -> None:
+    tokenizer = load_tokenizer(directory)
+    encode_rows(rows, tokenizer, "chat", data.system, 1 << 30, supervise=data.supervise)
 
 
 def sample(recipe: Recipe, count: int) -> tuple[list[tuple[str, str]], int | None]:
@@ -76,6 +122,13 @@ def sample(recipe: Recipe, count: int) -> tuple[list[tuple[str, str]], int | Non
     try:
         templates = {key: _compiled(data, key) for key in _keys(data)}
         rows, complete = _peek(data.source, local_files(data.source) or [])
+        made = Rows(data)
+        if data.looks_for_a_form and rows:
+            _look(made, rows)
+        if made.found is not None:
+            items = [item.row for _, item in made.items(rows, Dropped())]
+            pairs = [(plain_prompt(row.prompt), plain_answer(row.response)) for row in items[:count]]
+            return pairs, len(items) if complete else None
         taken = [row for number, row in enumerate(rows, 1) if _takes(templates.get("filter"), row, number)]
         for number, row in enumerate(taken[:count], 1):
             texts = {key: templates[key].render(row, number) for key in templates if key != "filter"}  # type: ignore[union-attr]

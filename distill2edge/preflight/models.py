@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path as Directory
 from typing import Any
 
 from distill2edge.data.reading import READINGS
@@ -113,6 +114,18 @@ def converts(recipe: Recipe) -> bool:
             if found is not None and needs_converter(found.text, task_of(recipe).exported(found.facts.kind)):
                 return True
     return False
+
+
+def tokenizers_here(recipe: Recipe) -> list[Directory]:
+    """Directories of teacher and student that are here and have a tokenizer which reads chats."""
+    found: dict[Directory, None] = {}
+    for path, model, revision in _named(recipe):
+        if path in (_TEACHER, (*_INIT, "model")):
+            with suppress(UserError):  # `problems` says what is wrong with it
+                here = glance(model, revision)
+                if here is not None and here.path.is_dir() and here.facts.has_chat_template:
+                    found[here.path] = None
+    return list(found)
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[Path, str, str | None]]:

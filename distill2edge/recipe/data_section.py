@@ -62,6 +62,18 @@ class Data(Section):
     system: str | None = Field(None, description="system message, with template chat")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt over a row's fields")
     response: str = Field("{{ response }}", description="Jinja template of the response over a row's fields")
+    form: Annotated[Literal["auto", "fields", "messages", "sharegpt", "alpaca", "prompt-completion"], LATER] = Field(
+        "auto",
+        description="what a row holds. fields: what prompt and response take from it; messages: a list of {role, "
+        "content}, with tools; sharegpt: a list of {from, value}; alpaca: instruction, input, output; "
+        "prompt-completion; auto: fields where prompt or response is set or a row has both, else what the first row "
+        "looks like",
+    )
+    supervise: Annotated[Literal["all", "last", "marked"], LATER] = Field(
+        "all",
+        description="turns of the assistant that are trained, with template chat: all, or the last; by the chat "
+        "template's generation marks where it has them; marked: all, and a template without marks is refused",
+    )
     choices: tuple[str, ...] | None = Field(
         None, min_length=2, description="closed set of responses; the task is then scored by their likelihood"
     )
@@ -69,6 +81,19 @@ class Data(Section):
     splits: Splits = Splits()  # type: ignore[call-arg]
     leakage: Leakage = Leakage()  # type: ignore[call-arg]
 
+    @property
+    def looks_for_a_form(self) -> bool:
+        """Whether rows may hold conversations: no template says what to take of them."""
+        fields = type(self).model_fields
+        default = all(getattr(self, name) == fields[name].default for name in ("prompt", "response"))
+        return default and self.template != "text" and self.form != "fields"
+
     def problems(self) -> Iterator[Problem]:
-        """Choices that can be told apart."""
+        """Choices that can be told apart; one way to read a row."""
         yield from choice_problems(self.choices or ())
+        if self.form not in ("auto", "fields") and not self.looks_for_a_form:
+            what = f"form {self.form} says what is prompt and response, and so do data.prompt, response or template"
+            yield Problem(("form",), what, "leave data.form out, or the templates")
+        if self.supervise != "all" and self.template != "chat":
+            what = f"supervise: {self.supervise} chooses among the turns of a chat, and the template is {self.template}"
+            yield Problem(("supervise",), what, "leave it out, or set data.template: chat")

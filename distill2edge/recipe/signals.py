@@ -28,6 +28,11 @@ class TextSignal(Section):
     max_new_tokens: int = Field(128, ge=1, le=2**20)
     temperature: SamplingTemperature = Field(0.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1)
+    turns: Annotated[Literal["last", "all"], LATER] = Field(
+        "last",
+        description="turns of a conversation that the teacher writes: the last, which alone is trained; or every one "
+        "that calls no tool, its own earlier answers before the later ones",
+    )
     samples: Annotated[int, LATER] = Field(1, ge=1, le=256, description="responses to each prompt")
     verify: Annotated[tuple[VerifierSpec, ...], LATER] = Field(
         (),

@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from distill2edge.data.chat_templates import Message, chat_template_of
-from distill2edge.data.encode import apply_template, stop_token_ids, tokenize
+from distill2edge.data.chat_templates import apply_template, chat_template_of
+from distill2edge.data.conversation import Conversation, Message
+from distill2edge.data.encode import stop_token_ids, tokenize
 from distill2edge.data.model_inputs import (
     KEY,
     InputForm,
@@ -152,7 +153,7 @@ class OpenModel:
         """
         first = [{"role": "system", "content": self.form.system}] if self.form.system else []
         try:
-            text = apply_template(self.tokenizer, [*first, *messages], generation=True)
+            text = apply_template(self.tokenizer, Conversation((*first, *messages)), generation=True)
         except UserError as error:
             raise UserError(error.what, where=self.where, fix="ask one thing at a time, or --template plain") from error
         return self._fitting(tokenize(self.tokenizer, [text])[0])

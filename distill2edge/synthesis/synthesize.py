@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data import ledger
+from distill2edge.data.conversation import is_chat
 from distill2edge.data.encode import SPLITS, Row, read_rows, row_id
 from distill2edge.data.leakage import overlaps
 from distill2edge.data.prepare import describe_rows, write_split
@@ -61,6 +62,12 @@ def synthesise(
     own = {name: read_rows(data_dir, name) for name in SPLITS}
     if not own["train"]:
         raise UserError("there are no rows to start from", where="data", fix="give data.splits.train some rows")
+    if any(is_chat(row.prompt) for row in own["train"]):
+        raise UserError(
+            "synthesis starts from prompts of one message, and these rows are conversations",
+            where="synthesis",
+            fix="leave synthesis out, or give rows of one question and one answer",
+        )
     pool = Pool(spec.near_duplicate)
     for row in (row for name in SPLITS for row in own[name]):
         pool.add(row.prompt, row.id)

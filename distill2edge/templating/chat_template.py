@@ -14,6 +14,9 @@ from jinja2.ext import Extension, loopcontrols
 from distill2edge.templating.bounded import COMPILE_FAULTS, FAULTS, STEPS, BoundedEnvironment
 from distill2edge.templating.weights import LimitError
 
+BEGIN, END = "\u2402generation\u2403", "\u2402endgeneration\u2403"
+"""Around what an assistant wrote, in a text that shows its marks."""
+
 
 class _Generation(Extension):
     """`{% generation %}` marks what an assistant wrote; a render without masks prints it as it is."""
@@ -25,6 +28,15 @@ class _Generation(Extension):
         next(parser.stream)
         found: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return found
+
+
+class _ShownGeneration(_Generation):
+    """The same, with marks in what is printed."""
+
+    def parse(self, parser: Any) -> list[nodes.Node]:
+        """The marked part, between `BEGIN` and `END`."""
+        begin, end = (nodes.Output([nodes.TemplateData(text)]) for text in (BEGIN, END))
+        return [begin, *super().parse(parser), end]
 
 
 def _refuse(message: Any) -> str:
@@ -49,10 +61,15 @@ def _now(pattern: str) -> str:
 
 
 @functools.cache
-def chat_environment() -> BoundedEnvironment:
-    """The environment of chat templates: the functions, filters and tags that transformers gives them, and limits."""
+def chat_environment(marks: bool = False) -> BoundedEnvironment:
+    """The environment of chat templates: the functions, filters and tags that transformers gives them, and limits.
+
+    Args:
+        marks: show what an assistant wrote.
+    """
+    generation = _ShownGeneration if marks else _Generation
     environment = BoundedEnvironment(
-        4 * STEPS, trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        4 * STEPS, trim_blocks=True, lstrip_blocks=True, extensions=[generation, loopcontrols]
     )
     environment.filters["tojson"] = environment.counted_filter("tojson", to_json)
     environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
@@ -60,15 +77,16 @@ def chat_environment() -> BoundedEnvironment:
 
 
 @functools.lru_cache(maxsize=32)
-def _chat_template(source: str) -> Any:
-    return chat_environment().compiled(source)
+def _chat_template(source: str, marks: bool) -> Any:
+    return chat_environment(marks).compiled(source)
 
 
-def render_chat_template(source: str, **variables: Any) -> str:
+def render_chat_template(source: str, *, marks: bool = False, **variables: Any) -> str:
     """A chat template's text.
 
     Args:
         source: the template, as a tokenizer or a GGUF has it.
+        marks: put `BEGIN` and `END` around what the template marks as generated.
         variables: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, and what else the template knows;
             `tools` and `documents` are null where they are not given, as transformers has them.
 
@@ -76,8 +94,8 @@ def render_chat_template(source: str, **variables: Any) -> str:
         TemplateError: it is not valid Jinja, refuses the messages, fails on them, or goes beyond the limits.
     """
     try:
-        template = _chat_template(source)
-        with chat_environment().rendering():
+        template = _chat_template(source, marks)
+        with chat_environment(marks).rendering():
             return str(template.render({"tools": None, "documents": None, **variables}))
     except TemplateError:
         raise

@@ -34,16 +34,16 @@ class Likelihood:
         """As `base.Verifier.verify`."""
         from distill2edge.data.encode import Row, encode_rows, row_id
 
-        pairs = dict.fromkeys((group.prompt, response) for group in groups for response in group.responses)
+        pairs = dict.fromkeys((group.asked, response) for group in groups for response in group.responses)
         rows = {row_id(*pair): Row(row_id(*pair), *pair) for pair in pairs}
-        examples = encode_rows(list(rows.values()), self._tokenizer, *self._form, 1 << 30)
+        examples = encode_rows(list(rows.values()), self._tokenizer, *self._form, 1 << 30, supervise="answer")
         found: dict[str, Verdict] = {}
         for number, logits in self._backend.supervised_logits(examples):
             example = examples[number]
             targets = [token for token, on in zip(example.ids, example.mask, strict=True) if on]
             chosen = logits.float().log_softmax(-1)[range(len(targets)), targets]
             found[example.row] = self._judge(float(chosen.mean()))
-        return [[found[row_id(group.prompt, response)] for response in group.responses] for group in groups]
+        return [[found[row_id(group.asked, response)] for response in group.responses] for group in groups]
 
     def close(self) -> None:
         """Free the model."""

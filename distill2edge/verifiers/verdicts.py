@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from distill2edge.data import ledger
+from distill2edge.data.conversation import plain_answer
 from distill2edge.errors import EnvironmentFault
 from distill2edge.teacher.text import Check, Checked, Text
 from distill2edge.util.files import write_text
@@ -96,7 +97,7 @@ def _verify(shard: Sequence[Text], verifiers: Sequence[Verifier]) -> list[Said]:
         for number in left:
             by_prompt.setdefault(shard[number].prompt_id, []).append(number)
         groups = [
-            Group(shard[ns[0]].prompt, tuple(shard[n].response for n in ns), shard[ns[0]].reference)
+            Group(shard[ns[0]].prompt, tuple(shard[n].response for n in ns), plain_answer(shard[ns[0]].reference))
             for ns in by_prompt.values()
         ]
         for numbers, verdicts in zip(by_prompt.values(), _ask(verifier, groups), strict=True):

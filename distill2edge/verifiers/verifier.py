@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from distill2edge.data.conversation import plain_prompt
+
 Outcome = Literal["accepted", "rejected", "crashed", "timed out", "out of memory"]
 
 LONGEST_REASON = 200
@@ -38,14 +40,19 @@ class Group:
     """The responses to one prompt.
 
     Attributes:
-        prompt: as the data has it, before the chat template.
+        asked: the prompt as the row has it, before the chat template.
         responses: [n] samples of one teacher, at least one.
         reference: the data's own response; empty where there is none.
     """
 
-    prompt: str
+    asked: str
     responses: tuple[str, ...]
     reference: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt in words: of a conversation each message after its role."""
+        return plain_prompt(self.asked)
 
 
 class Verifier(Protocol):

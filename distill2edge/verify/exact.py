@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill2edge.data.conversation import plain_answer
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.schema import TextSignal
 
@@ -27,4 +28,4 @@ def exact_match(recipe: Recipe, model_dir: Path, rows: Sequence[Row]) -> list[fl
     writer = open_writer(model_dir, tokenizer, greedy, stop, "transformers", None)
     answers = writer(encode_prompts([row.prompt for row in rows], tokenizer, data.template, data.system), 0)
     texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
-    return [float(text == row.response.strip()) for text, row in zip(texts, rows, strict=True)]
+    return [float(text == plain_answer(row.response).strip()) for text, row in zip(texts, rows, strict=True)]

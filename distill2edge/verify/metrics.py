@@ -205,13 +205,17 @@ def metric_of(encodings: Encodings, template: str) -> Metric:
     `text`, which has no prompt: the likelihood of the response."""
     if encodings.choices is not None:
         return METRICS["accuracy"]
-    longest = max(sum(row.mask) for row in encodings.rows)
-    return METRICS["exact_match" if template != "text" and longest <= SHORT else "neg_log_likelihood"]
+    short = _longest_response(encodings) <= SHORT
+    return METRICS["exact_match" if template != "text" and short else "neg_log_likelihood"]
 
 
 def answer_limit(encodings: Encodings) -> int:
     """Tokens a greedy answer may have: somewhat more than the longest response, so that rambling shows."""
-    return max(sum(row.mask) for row in encodings.rows) + 8
+    return _longest_response(encodings) + 8
+
+
+def _longest_response(encodings: Encodings) -> int:
+    return max(len(row.ids) - row.prompt_length for row in encodings.rows)
 
 
 def exp(value: float) -> float:

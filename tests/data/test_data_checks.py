@@ -106,7 +106,9 @@ def test_recipe_check_says_what_to_write_for_conversations(tmp_path: Path) -> No
     (tmp_path / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 60)
     student = {"init": {"from": "teacher", "layers": 1}}
     recipe = {"name": "a", "teacher": {"model": "owner/teacher"}, "student": student}
-    text = json.dumps({**recipe, "data": {"source": str(tmp_path / "rows.jsonl")}})
+    data = {"source": str(tmp_path / "rows.jsonl"), "splits": {"validation": 8, "calibration": 4, "test": 12}}
+    assert not list(problems(parse_recipe(json.dumps({**recipe, "data": data}), "a.yaml"), []))
+    text = json.dumps({**recipe, "data": {**data, "prompt": "{{ text }}"}})
     found = list(problems(parse_recipe(text, "a.yaml"), []))
     assert found
     told = [problem.fix for problem in found if problem.path == ("data", "prompt")]

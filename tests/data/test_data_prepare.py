@@ -126,7 +126,7 @@ def test_a_missing_field_names_row_field_and_those_that_exist(tmp_path: Path) ->
 def test_an_empty_source_and_too_few_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is empty"):
         prepare(data(tmp_path / "a.jsonl", []), 0, tmp_path / "w", SilentProgress())
-    with pytest.raises(UserError, match="no row is left of 5: 5 filter"):
+    with pytest.raises(UserError, match=r"no row is left of 5: 5 left out by data\.filter"):
         prepare(data(tmp_path / "b.jsonl", sentences(5), filter="false"), 0, tmp_path / "w", SilentProgress())
     with pytest.raises(UserError, match="30 usable rows") as caught:
         prepare(data(tmp_path / "c.jsonl", sentences(30)), 0, tmp_path / "w", SilentProgress())

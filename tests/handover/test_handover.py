@@ -168,9 +168,13 @@ def test_the_template_of_the_modelfile_writes_the_chat_as_trained(exported: Any)
         said = [{"role": role, "content": content} for role, content in messages]
         wanted = loaded.encode_chat(said)
         if messages[0][0] == "system":  # chat itself puts the trained one first
-            from distill2edge.data.encode import apply_template, tokenize
+            from distill2edge.data.chat_templates import apply_template
+            from distill2edge.data.conversation import Conversation
+            from distill2edge.data.encode import tokenize
 
-            wanted = tokenize(loaded.tokenizer, [apply_template(loaded.tokenizer, said, generation=True)])[0]
+            wanted = tokenize(
+                loaded.tokenizer, [apply_template(loaded.tokenizer, Conversation(tuple(said)), generation=True)]
+            )[0]
         assert loaded.tokenizer([go(found[1], messages)], add_special_tokens=False)["input_ids"][0] == wanted
     loaded.runtime.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from distill2edge.data.conversation import Message, opened_turns
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.endpoint.rate_limits import retry_after
 from distill2edge.generation.endpoint.reply import Reply, Unreadable, message_of, read_reply
@@ -173,6 +174,23 @@ def address(url: str) -> str:
     return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
 
 
-def messages_of(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Pairs as the endpoint's messages."""
-    return [{"role": role, "content": content} for role, content in messages]
+def conversation_of(turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Turns as the endpoint's `messages`, and its `tools` where there are some."""
+    chat = opened_turns(turns)
+    tools = {"tools": [dict(tool) for tool in chat.tools]} if chat.tools else {}
+    return {"messages": [_message(message) for message in chat.messages], **tools}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """A message as an endpoint takes it: arguments of calls as JSON, nothing of what was thought."""
+    sent = {key: value for key, value in message.items() if key != "reasoning_content"}
+    if calls := message.get("tool_calls"):
+        sent["tool_calls"] = [
+            {"id": f"call_{number}", **call, "function": {**call["function"], "arguments": _json(call["function"])}}
+            for number, call in enumerate(calls)
+        ]
+    return sent
+
+
+def _json(function: Mapping[str, Any]) -> str:
+    return json.dumps(function["arguments"], ensure_ascii=False)

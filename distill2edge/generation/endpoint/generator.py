@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.generation.endpoint.client import WHERE, Again, Client, Refused, Reply, messages_of
+from distill2edge.generation.endpoint.client import WHERE, Again, Client, Refused, Reply, conversation_of
 from distill2edge.generation.endpoint.journal import Journal
 from distill2edge.generation.endpoint.rate_limits import RateLimit, backoff
 from distill2edge.generation.endpoint.spending_limit import Budget, Prices
@@ -215,7 +215,7 @@ class EndpointGenerator:
         endpoint = self._endpoint
         body = {
             "model": endpoint.model,
-            "messages": messages_of(ask.messages),
+            **conversation_of(ask.messages),
             endpoint.limit_field: sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -301,9 +301,10 @@ def read_key(name: str | None) -> str | None:
 
 def most_tokens(body: Mapping[str, Any]) -> int:
     """No tokenizer takes more tokens than a text has bytes; with what a template adds."""
-    return (
-        sum(len(message["content"].encode("utf-8", "surrogatepass")) + _FRAME for message in body["messages"]) + _FRAME
-    )
+    said = [message["content"] for message in body["messages"]]
+    said += [json.dumps(body[key], ensure_ascii=False) for key in ("tools",) if key in body]
+    said += [json.dumps(call, ensure_ascii=False) for each in body["messages"] for call in each.get("tool_calls", ())]
+    return sum(len(text.encode("utf-8", "surrogatepass")) + _FRAME for text in said) + _FRAME
 
 
 def _dropped(key: str, fault: Again) -> dict[str, Any]:

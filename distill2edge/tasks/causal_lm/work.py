@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill2edge.data.encode import LOST
 from distill2edge.data.model_inputs import encode_for, form_of
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.model_file import Encodings, ModelFile
@@ -247,12 +248,18 @@ class TokenWork(Work):
         from distill2edge.teacher.text import read_responses
 
         counts: Counter[str] = Counter()
+        supervise = None
         if kind == "text":
             assert signal is not None
             rows = read_responses(signal)
+            if getattr(recipe.signal, "turns", "all") == "last":
+                supervise = "answer"  # the earlier turns are the data's, not the teacher's
         else:
             rows = _scored_rows(recipe, rows_dir)
-        encoded = encode_for(recipe.data, rows, student, counts)
+        encoded = encode_for(recipe.data, rows, student, counts, supervise=supervise)
+        for reason, meaning in LOST.items():
+            if counts[reason]:
+                progress.say(f"  {counts[reason]:,} of {len(rows):,} training rows are {meaning}")
         if lost := counts["unencodable"]:
             progress.warn(
                 f"{lost} of {len(rows)} training rows are left out: the student's tokenizer cannot encode them"
