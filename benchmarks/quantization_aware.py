@@ -42,7 +42,7 @@ from distill2edge.export.onnx import export_onnx
 from distill2edge.gguf import llama_process
 from distill2edge.gguf.families import by_model_type
 from distill2edge.gguf.ggml_types import file_type
-from distill2edge.gguf.hf_layout import rows_to_gguf
+from distill2edge.gguf.hf_layout import layout_of
 from distill2edge.gguf.imatrix import Importance, write_imatrix
 from distill2edge.gguf.repack import overhead, repack
 from distill2edge.quantize.allocation import choose
@@ -159,7 +159,7 @@ class Bench:
             gram = self.squares.grams.get(self.layer(name)) if how == "compensated" else None
             importance = None if how == "plain" else torch.from_numpy(self.importance(name))
             data = gguf_bytes(torch.from_numpy(self.weights[name]), kind, importance, gram)
-            tensors[self.names[name]] = (kind, rows_to_gguf(self.model_dir, self.names[name], data))
+            tensors[self.names[name]] = (kind, layout_of(self.model_dir).to_gguf(self.names[name], data))
         repack(self.base, path, tensors)
         return path
 
@@ -212,7 +212,7 @@ class Bench:
         """The trained weights and norms in the bytes of their grid."""
         path = work / "model.gguf"
         if not path.is_file():
-            tensors = packed(load_grids(work)[0], work / "model")
+            tensors = packed(load_grids(work)[0], work / "model", layout_of(work / "model"))
             for name, weight in load_file(work / "model" / "model.safetensors").items():
                 if weight.ndim == 1:
                     tensors[self.names[name]] = ("F32", weight.astype(np.float32).view(np.uint8))

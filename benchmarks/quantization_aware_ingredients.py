@@ -21,6 +21,7 @@ from reference_model import SEED, TRAIN_WINDOW, default_work, training_rows
 from distill2edge.data.encode import Encoded, example_id
 from distill2edge.export.grid import of_gguf
 from distill2edge.generation.writers import Sampling, open_writer
+from distill2edge.gguf.hf_layout import layout_of
 from distill2edge.recipe.schema import Lora, Loss, Training
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import for_stream
@@ -87,7 +88,7 @@ def trained(bench: Bench, name: str, arm: Arm, steps: int) -> dict[str, Any]:
         before = bench.measure(arm.stock, lambda: bench.mixed(types, f"stock-{arm.kind}", arm.rounding))
     else:
         file = bench.stock(arm.kind, arm.rounding == "imatrix")
-        start, grids = bench.model_dir, of_gguf(file, bench.model_dir)
+        start, grids = bench.model_dir, of_gguf(file, layout_of(bench.model_dir))
         before = bench.measure(arm.stock, lambda: file)
     shared = {"epochs": 1, "batch_size": BATCH, "schedule": "cosine", "checkpoints": 4}
     training = Training(max_steps=steps, learning_rate=arm.rate, **shared)  # type: ignore[arg-type]

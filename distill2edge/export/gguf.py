@@ -64,7 +64,8 @@ def export_gguf(
         compared = gguf_base.write(model_dir, base, kind, converter, tokenizer, form, meta, progress)
         if scheme.precision != "lossless":
             part = directory / "model.gguf"
-            facts |= rounding.write(scheme, model_dir, base, part, directory, progress)
+            layout = gguf_base.layout_of_base(base, model_dir, converter) if rounding.by_name else None
+            facts |= rounding.write(scheme, model_dir, layout, base, part, directory, progress)
         _settle(part, work / "model.gguf")
     facts = describe(read_gguf(work / "model.gguf"), scheme) | compared | facts
     warn_of(str(scheme), facts["tokenizer"], progress)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_convert, gguf_vocab, gguf_write, support
 from distill2edge.export.faithful import Check
+from distill2edge.export.found_layout import found_layout
 from distill2edge.export.gguf_compare import compare_tokenizers
 from distill2edge.gguf.ggml_types import GGML_TYPES
+from distill2edge.gguf.hf_layout import Layout, layout_of
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.handover.write import form_for, template_for
 from distill2edge.models.kinds import DECODER, kind_of
@@ -122,6 +124,30 @@ def write(
             "faithful": check.of(base, base.parent / "compare"),
         }
     return {**copy.deepcopy(_COMPARED[seen]), "converter": "built-in" if converter is None else converter.name}
+
+
+def layout_of_base(base: Path, model_dir: Path, converter: Path | None) -> Layout:
+    """Which weight each matrix of an unquantized file is."""
+    return layout_of(model_dir) if converter is None else found_layout(base, model_dir)
+
+
+def layout_for(model_dir: Path, work: Path, progress: Progress, *, converter: Path | None = None) -> Layout:
+    """The layout of the GGUFs of a model. Of a family that a converter writes, it is written for that.
+
+    Args:
+        work: directory for a file that is deleted again.
+        converter: as `converter_for`'s `chosen`.
+    """
+    scheme = parse_scheme(f"gguf:{gguf_write.source_type(model_dir)}")
+    script = converter_for(model_dir, scheme, converter, progress)
+    if script is None:
+        return layout_of(model_dir)
+    tokenizer = gguf_vocab.load_tokenizer(model_dir)
+    with scratch(work, "layout") as directory:
+        path = directory / "base.gguf"
+        vocabulary = _vocabulary(model_dir, script, tokenizer, form_for(model_dir, {}, tokenizer), progress)
+        gguf_convert.convert(script, model_dir, path, scheme.base, {}, vocabulary, None)
+        return found_layout(path, model_dir)
 
 
 def _fingerprint(model_dir: Path, base: Path, converter: Path | None) -> tuple[str, ...]:

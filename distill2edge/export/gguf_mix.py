@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
+from distill2edge.export.found_layout import by_file
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.gguf.ggml_types import BLOCK, GGML_TYPES, LAST_RESORT, file_type, fitting
-from distill2edge.gguf.hf_layout import rows_to_gguf
+from distill2edge.gguf.hf_layout import Layout
 from distill2edge.gguf.repack import overhead, padded, repack
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import ggml
@@ -60,7 +61,9 @@ class MixExport:
     positions: str
     trainable: bool = False
 
-    def write(self, model_dir: Path, base: Path, part: Path, work: Path, progress: Progress) -> dict[str, Any]:
+    def write(
+        self, model_dir: Path, layout: Layout, base: Path, part: Path, work: Path, progress: Progress
+    ) -> dict[str, Any]:
         """Choose, round and write `part` from the unquantized `base`.
 
         Returns:
@@ -69,7 +72,7 @@ class MixExport:
         Raises:
             UserError: nothing meets the limit; the nearest is named. A tensor of the file that was not sensitivity.
         """
-        sensitivity = self.sensitivity
+        sensitivity = by_file(self.sensitivity, layout)
         options = on_grids(sensitivity.options) if self.trainable else sensitivity.options
         rest = overhead(base, frozenset(options))
         with ExitStack() as stack:
@@ -90,7 +93,7 @@ class MixExport:
             with progress.task("rounding", len(types)) as task:
                 for name, kind in types.items():
                     data = rounder.data(name, kind)
-                    tensors[name] = (kind, rows_to_gguf(model_dir, name, data))
+                    tensors[name] = (kind, layout.to_gguf(name, data))
                     task.advance(note=f"{name} {kind}")
             repack(base, part, tensors, file_type=common_file_type(tensors))
         size = part.stat().st_size

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.export.found_layout import by_file, renamed
 from distill2edge.export.gguf_mix import MixExport, common_file_type
 from distill2edge.export.gptq import round_again
 from distill2edge.export.grid import packed
 from distill2edge.gguf import llama_process
 from distill2edge.gguf.ggml_types import file_type
+from distill2edge.gguf.imatrix import read_imatrix, write_imatrix
 from distill2edge.gguf.repack import repack
 from distill2edge.quantize.tensor_grids import load_grids
 from distill2edge.util.threads import available_threads
 
 if TYPE_CHECKING:
+    from distill2edge.gguf.hf_layout import Layout
     from distill2edge.quantize.activations import Activations
     from distill2edge.quantize.schemes import Scheme
     from distill2edge.util.progress import Progress
+
+_REST = "Q8_0"
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,25 @@ class Rounding:
     mix: MixExport | None = None
     threads: int | None = None
 
+    @property
+    def by_name(self) -> bool:
+        """Whether it goes by what is known of each matrix."""
+        return any(each is not None for each in (self.imatrix, self.gptq, self.grid, self.mix))
+
     def write(
-        self, scheme: Scheme, model_dir: Path, base: Path, target: Path, work: Path, progress: Progress
+        self,
+        scheme: Scheme,
+        model_dir: Path,
+        layout: Layout | None,
+        base: Path,
+        target: Path,
+        work: Path,
+        progress: Progress,
     ) -> dict[str, Any]:
         """Write `target` from the unquantized `base`.
+
+        Args:
+            layout: of the file; None where it does not go by what is known of each matrix.
 
         Returns:
             for export.json: calibration (`imatrix`, `gptq`, `sensitivity` or null) or trained (on the grid); of a mix
@@ -53,15 +73,41 @@ class Rounding:
             UserError: llama.cpp refused; its last words are in the message. As `MixExport.write`.
         """
         progress.say(f"  quantizing to {scheme}")
+        threads = self.threads or available_threads()
+        if self.mix is not None or self.grid is not None:
+            assert layout is not None
+            base = self._rest(layout, base, work, threads, progress)
         if self.mix is not None:
-            return self.mix.write(model_dir, base, target, work, progress)
+            return self.mix.write(model_dir, layout, base, target, work, progress)
         if self.grid is not None:
-            tensors = packed(load_grids(self.grid)[0], model_dir)
+            tensors = packed(load_grids(self.grid)[0], model_dir, layout)
             number = common_file_type(tensors) if scheme.mix else file_type(scheme.base)
             repack(base, target, tensors, file_type=number)
             return {"trained": True}
-        imatrix, threads = self.imatrix if scheme.calibrates else None, self.threads or available_threads()
+        imatrix = self.imatrix if scheme.calibrates else None
+        if imatrix is not None:
+            imatrix = _by_file(imatrix, layout, work)
         llama_process.quantize(base, target, file_type(scheme.base), threads=threads, imatrix=imatrix)
         if self.gptq is not None:
-            round_again(target, target, model_dir, self.gptq, progress)
+            round_again(target, target, model_dir, layout, by_file(self.gptq, layout), progress)
         return {"calibration": None if imatrix is None else "imatrix" if self.gptq is None else "gptq"}
+
+    def _rest(self, layout: Layout, base: Path, work: Path, threads: int, progress: Progress) -> Path:
+        """What a file is made of beside the matrices that are known: those of a converter that are not, in 8 bits."""
+        if not layout.unknown:
+            return base
+        count, some = len(layout.unknown), ", ".join(layout.unknown[:3])
+        progress.say(f"  {count} tensors that are no weight of the model row by row ({some}) are {_REST} at most")
+        rest = work / "rest.gguf"
+        llama_process.quantize(base, rest, file_type(_REST), threads=threads)
+        return rest
+
+
+def _by_file(imatrix: Path, layout: Layout, work: Path) -> Path:
+    """An importance matrix by the names of the file."""
+    found = read_imatrix(imatrix)
+    if found.sums.keys() <= layout.sources.keys():
+        return imatrix
+    target = work / "imatrix.gguf"
+    write_imatrix(target, replace(found, sums=renamed(found.sums, layout), counts=renamed(found.counts, layout)))
+    return target

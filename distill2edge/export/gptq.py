@@ -9,7 +9,7 @@ from typing import Any
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.export.initial_weights import gguf_types, write_initial_weights
 from distill2edge.export.onnx import export_onnx
-from distill2edge.gguf.hf_layout import rows_to_gguf
+from distill2edge.gguf.hf_layout import Layout
 from distill2edge.gguf.repack import repack
 from distill2edge.quantize.activations import Activations
 from distill2edge.quantize.grids import GRIDS
@@ -19,14 +19,17 @@ from distill2edge.util.files import scratch, write_json
 from distill2edge.util.progress import Progress
 
 
-def round_again(path: Path, target: Path, model_dir: Path, activations: Activations, progress: Progress) -> None:
+def round_again(
+    path: Path, target: Path, model_dir: Path, layout: Layout, activations: Activations, progress: Progress
+) -> None:
     """Write a GGUF again with its matrices compensated, those whose types have a grid here.
 
     Args:
         path: the file as llama.cpp quantized it, by importance; what is not compensated is copied: Q2_K, Q3_K,
             IQ4_XS, and matrices whose activations are not known.
         model_dir: the model it was made of.
-        activations: of the calibration rows.
+        layout: of the file.
+        activations: of the calibration rows, by the file's names.
     """
     types = {name: kind for name, kind in gguf_types(path, activations.grams).items() if kind in GRIDS}
     tensors = {}
@@ -35,7 +38,7 @@ def round_again(path: Path, target: Path, model_dir: Path, activations: Activati
         for name, kind in types.items():
             weight = weights[activations.sources[name]].get_tensor(activations.sources[name])
             data = gguf_bytes(weight, kind, *activations.sums(name))
-            tensors[name] = (kind, rows_to_gguf(model_dir, name, data))
+            tensors[name] = (kind, layout.to_gguf(name, data))
             task.advance(note=f"{name} {kind}")
     repack(path, target, tensors)
 

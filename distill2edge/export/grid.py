@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.gguf.hf_layout import names_to_gguf, rows_to_gguf
+from distill2edge.gguf.hf_layout import Layout
 from distill2edge.models.loading import load_model
 from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.scales import TensorGrid
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def of_export(directory: Path, model_dir: Path, scheme: Scheme) -> ModelGrid:
+def of_export(directory: Path, model_dir: Path, scheme: Scheme, layout: Layout | None) -> ModelGrid:
     """The grid of an exported file, by the names in the state of the model that it was made of.
 
     A GGUF's is read from its bytes: types by tensor and scales, calibrated where the file is. An ONNX file's scales
     are picked anew from the model, by the quantizer that wrote it.
+
+    Args:
+        layout: of a GGUF.
     """
-    if scheme.format == "gguf":
-        return of_gguf(Path(directory) / "model.gguf", model_dir)
+    if layout is not None:
+        return of_gguf(Path(directory) / "model.gguf", layout)
     import torch
 
     return of_onnx(load_model(model_dir, dtype=torch.float32), scheme.base)
@@ -63,15 +66,15 @@ def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) 
     return found
 
 
-def packed(grids: Mapping[str, TensorGrid], model_dir: Path) -> dict[str, tuple[str, np.ndarray]]:
+def packed(grids: Mapping[str, TensorGrid], model_dir: Path, layout: Layout) -> dict[str, tuple[str, np.ndarray]]:
     """GGUF tensor name -> (type, bytes) of a model's weights on its grids."""
-    names = names_to_gguf(model_dir)
+    names = layout.names
     with ExitStack() as stack:
         weights = open_weights(Path(model_dir), stack)
         return {
             names[name]: (
                 grid.kind,
-                rows_to_gguf(model_dir, names[name], grid.gguf(weights[name].get_tensor(name).float())),
+                layout.to_gguf(names[name], grid.gguf(weights[name].get_tensor(name).float())),
             )
             for name, grid in grids.items()
         }

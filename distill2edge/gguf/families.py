@@ -106,6 +106,16 @@ class Family:
                     pairs[f"blk.{layer}.{ours}.{part}"] = f"{self.layer}.{layer}.{theirs}.{part}"
         return pairs
 
+    def row_order(self, name: str, rows: int, heads: int, kv_heads: int) -> np.ndarray | None:
+        """The number of the Hugging Face row that each row of a GGUF tensor is; None: the same order."""
+        import numpy as np
+
+        return (
+            self.to_gguf(name, np.arange(rows), heads, kv_heads)
+            if self._permuted_heads(name, heads, kv_heads)
+            else None
+        )
+
     def to_gguf(self, name: str, weight: np.ndarray, heads: int, kv_heads: int) -> np.ndarray:
         """A Hugging Face weight in GGUF's layout; `name` is the GGUF name."""
         count = self._permuted_heads(name, heads, kv_heads)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.gguf.ggml_types import GGML_TYPES
-from distill2edge.gguf.hf_layout import names_to_hf, rows_to_hf
+from distill2edge.gguf.hf_layout import Layout
 from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.schemes import TRAINABLE
@@ -69,8 +69,8 @@ def load_grids(directory: Path) -> tuple[ModelGrid, str]:
         ) from error
 
 
-def of_gguf(path: Path, model_dir: Path) -> ModelGrid:
-    """The grid of every quantized tensor of a GGUF that was made of `model_dir`, by the names in its state.
+def of_gguf(path: Path, layout: Layout) -> ModelGrid:
+    """The grid of every quantized tensor of a GGUF, by the names in the state of the model that it was made of.
 
     Raises:
         UserError: a type whose grid cannot be trained on.
@@ -81,7 +81,7 @@ def of_gguf(path: Path, model_dir: Path) -> ModelGrid:
 
     file = read_gguf(Path(path))
     found: ModelGrid = {}
-    for ours, theirs in names_to_hf(model_dir).items():
+    for ours, theirs in layout.sources.items():
         info = file.tensors.get(ours)
         if info is None or len(info.shape) < 2:
             continue
@@ -95,7 +95,7 @@ def of_gguf(path: Path, model_dir: Path) -> ModelGrid:
                 fix=f"a scheme of {', '.join(TRAINABLE)}",
             )
         raw = _raw(file, info).reshape(info.shape[0], -1)
-        found[theirs] = TensorGrid.of_gguf(rows_to_hf(model_dir, ours, raw), kind)
+        found[theirs] = TensorGrid.of_gguf(layout.to_hf(ours, raw), kind)
     return found
 
 

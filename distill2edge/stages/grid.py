@@ -95,6 +95,8 @@ class TrainOnGrid(OfStudent):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
+        from distill2edge.export.found_layout import by_file
+        from distill2edge.export.gguf_base import layout_for
         from distill2edge.export.grid import of_export
         from distill2edge.export.initial_weights import write_initial_weights
         from distill2edge.quantize.calibrate import read_calibration
@@ -103,13 +105,17 @@ class TrainOnGrid(OfStudent):
         from distill2edge.tasks.causal_lm.work import WORK
 
         scheme, student, exported = self.scheme, self.model.model_dir(inputs), self.untrained.path(inputs)
+        layout = None
+        if scheme.format == "gguf":
+            layout = layout_for(student, work, progress, converter=self.sources.converter)
         if self.rounded_by is not None:
             start, directory = work / "start", self.rounded_by.path(inputs)
             known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
+            known = known if layout is None else by_file(known, layout)
             grids = write_initial_weights(scheme, known, student, start, progress, exported)
             student = start
         else:
-            grids = of_export(exported, student, scheme)
+            grids = of_export(exported, student, scheme, layout)
         signal, own = (None if each is None else each.path(inputs) for each in (self.signal, self.own))
         facts = WORK.train_on_grid(self.recipe, grids, student, signal, own, self.rows.path(inputs), work, progress)
         complete_model(self.recipe, work / "model", self.model.model_dir(inputs))

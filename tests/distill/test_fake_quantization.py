@@ -20,6 +20,7 @@ from distill2edge.export.gguf_rounding import Rounding
 from distill2edge.export.grid import of_gguf, of_onnx
 from distill2edge.export.onnx import export_onnx
 from distill2edge.gguf.ggml_types import GGML_TYPES
+from distill2edge.gguf.hf_layout import layout_of, names_to_gguf
 from distill2edge.gguf.reader import GgufFile, read_gguf
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml, k_quants
@@ -150,7 +151,7 @@ def test_training_brings_the_file_nearer_to_the_student(
     export = export_gguf if wanted.format == "gguf" else export_onnx
     export(model_dir, wanted, {"name": "plain"}, tmp_path / "plain", quiet)
     if wanted.format == "gguf":
-        grids = of_gguf(tmp_path / "plain" / "model.gguf", model_dir)
+        grids = of_gguf(tmp_path / "plain" / "model.gguf", layout_of(model_dir))
     else:
         grids = of_onnx(load_model(model_dir, dtype=torch.float32), wanted.name)
     data = rows()
@@ -184,10 +185,8 @@ def divergence(dense: torch.nn.Module, path: Path, form: str, data: list[Encoded
 
 
 def test_the_written_file_holds_what_the_forward_pass_saw(model_dir: Path, tmp_path: Path) -> None:
-    from distill2edge.gguf.hf_layout import names_to_gguf, rows_to_hf
-
     export_gguf(model_dir, parse_scheme("gguf:Q4_0"), {"name": "p"}, tmp_path / "p", SilentProgress())
-    grids = of_gguf(tmp_path / "p" / "model.gguf", model_dir)
+    grids = of_gguf(tmp_path / "p" / "model.gguf", layout_of(model_dir))
     save_grids(grids, "gguf:Q4_0", tmp_path)
     again, scheme = load_grids(tmp_path)
     assert scheme == "gguf:Q4_0"
@@ -206,7 +205,7 @@ def test_the_written_file_holds_what_the_forward_pass_saw(model_dir: Path, tmp_p
     for name, grid in again.items():
         info = file.tensors[names[name]]
         raw = np.fromfile(file.path, dtype=np.uint8, count=info.size, offset=info.offset).reshape(info.shape[0], -1)
-        stored = rows_to_hf(model_dir, names[name], ggml.dequantize(raw, grid.kind, info.shape[1]))
+        stored = layout_of(model_dir).to_hf(names[name], ggml.dequantize(raw, grid.kind, info.shape[1]))
         np.testing.assert_array_equal(stored, grid.fake_quantized(state[name]).numpy())
 
 
@@ -224,7 +223,7 @@ def test_k_quants_are_trained_and_written_as_llama_cpp_reads_them(
     source, model, quiet = tmp_path / "hf", tmp_path / "model", SilentProgress()
     tiny_llama(source, hidden=hidden, vocabulary=320, scale=0.05)
     export_gguf(source, parse_scheme(scheme), {"name": "p"}, tmp_path / "plain", quiet)
-    grids = of_gguf(tmp_path / "plain" / "model.gguf", source)
+    grids = of_gguf(tmp_path / "plain" / "model.gguf", layout_of(source))
     assert {grid.kind for grid in grids.values()} == kinds
     student = load_student(source, None, torch.float32)
     weights = install(student, grids, torch.float32)
@@ -268,7 +267,7 @@ def test_a_type_without_a_grid_is_refused_by_name(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "hf", hidden=256, vocabulary=320, layers=1)
     export_gguf(tmp_path / "hf", parse_scheme("gguf:Q3_K_M"), {"name": "p"}, tmp_path / "p", SilentProgress())
     with pytest.raises(UserError, match="Q3_K, whose grid cannot be trained on") as refused:
-        of_gguf(tmp_path / "p" / "model.gguf", tmp_path / "hf")
+        of_gguf(tmp_path / "p" / "model.gguf", layout_of(tmp_path / "hf"))
     assert "gguf:Q4_K_M" in str(refused.value.fix)
 
 

@@ -17,7 +17,7 @@ from distill2edge.cli.main import main
 from distill2edge.errors import UserError
 from distill2edge.export.initial_weights import write_initial_weights
 from distill2edge.export.onnx import export_onnx
-from distill2edge.gguf.hf_layout import names_to_gguf, rows_to_hf
+from distill2edge.gguf.hf_layout import layout_of, names_to_gguf
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.quantize.activations import Activations
 from distill2edge.quantize.calibrate import read_calibration
@@ -155,7 +155,7 @@ def test_it_is_trained_from_the_very_weights_of_its_untrained_file(
     grids = write_initial_weights(parse_scheme(scheme), known, merged, tmp_path, SilentProgress(), exported)
     weights = load_file(tmp_path / "model.safetensors")
     if scheme.startswith("gguf"):
-        of_file = of_gguf(exported / "model.gguf", merged)
+        of_file = of_gguf(exported / "model.gguf", layout_of(merged))
         assert of_file.keys() == grids.keys()
         for name, grid in of_file.items():
             assert torch.equal(grid.fake_quantized(weights[name]), grids[name].fake_quantized(weights[name]))
@@ -185,7 +185,7 @@ def stored_bytes(path: Path, model_dir: Path, name: str) -> bytes:
     ours = names_to_gguf(model_dir)[name]
     info = file.tensors[ours]
     raw = np.frombuffer(path.read_bytes()[info.offset : info.offset + info.size], np.uint8).reshape(info.shape[0], -1)
-    return rows_to_hf(model_dir, ours, raw).tobytes()
+    return layout_of(model_dir).to_hf(ours, raw).tobytes()
 
 
 RECIPE = """\

@@ -17,13 +17,16 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_convert
 from distill2edge.export.faithful import difference
 from distill2edge.export.gguf import export_gguf
-from distill2edge.export.gguf_base import rehearse
+from distill2edge.export.gguf_base import layout_for, rehearse
+from distill2edge.export.gguf_mix import MixExport
+from distill2edge.export.gguf_rounding import Rounding
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.intake import bundled
 from distill2edge.models.kinds import logits_of
 from distill2edge.models.loading import load_model
 from distill2edge.preflight.models import fetch_converter
-from distill2edge.quantize.schemes import parse_scheme
+from distill2edge.quantize.measure_sensitivity import read_sensitivity, write_sensitivity
+from distill2edge.quantize.schemes import Mix, parse_scheme
 from distill2edge.recipe.load import load_recipe
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.progress import SilentProgress
@@ -38,6 +41,17 @@ def granite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("granite")
     tiny_family(directory, "granite", **GRANITE)
     return directory
+
+
+def kl(model_dir: Path, out: Path) -> float:
+    """Nats per token of PyTorch || file."""
+    ids = np.random.default_rng(7).integers(3, 390, 60).tolist()
+    with torch.no_grad():
+        expected = logits_of(load_model(model_dir, dtype=torch.float32).eval(), ids, 0).numpy()
+    runtime = open_runtime("llama.cpp", out, threads=1, context=72)
+    got = runtime.logits(ids, range(60))
+    runtime.close()
+    return difference(expected, got)[0]
 
 
 def recipe_of(model: Path, tmp_path: Path, export: str) -> Path:
@@ -60,13 +74,7 @@ def test_a_family_without_a_writer_here_is_converted(granite: Path, tmp_path: Pa
     assert file.get("general.name") == "tiny"
     assert file.get("distill2edge.recipe") == "test"
     assert "<|im_start|>" in file.get("tokenizer.chat_template")
-    ids = np.random.default_rng(7).integers(3, 390, 60).tolist()
-    with torch.no_grad():
-        expected = logits_of(load_model(granite, dtype=torch.float32).eval(), ids, 0).numpy()
-    runtime = open_runtime("llama.cpp", tmp_path, threads=1, context=72)
-    got = runtime.logits(ids, range(60))
-    runtime.close()
-    assert difference(expected, got)[0] < 0.01
+    assert kl(granite, tmp_path) < 0.01
 
 
 def test_a_family_that_nobody_converts_is_refused_before_anything(tmp_path: Path) -> None:
@@ -131,3 +139,38 @@ def test_a_covered_family_is_not_rehearsed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(gguf_convert, "convert", lambda *_: pytest.fail("converted"))
     tiny_llama(tmp_path / "model")
     rehearse(tmp_path / "model", "", tmp_path, SilentProgress())
+
+
+# --- rounding by the names of tensors ------------------------------------------------------
+
+
+def test_rows_of_a_converted_file_are_found(granite: Path, tmp_path: Path) -> None:
+    """llama.cpp turns neighbouring pairs of a head's rows where transformers turns halves."""
+    layout = layout_for(granite, tmp_path, SilentProgress())
+    assert layout.unknown == ()
+    assert layout.sources["blk.1.attn_q.weight"] == "model.layers.1.self_attn.q_proj.weight"
+    assert layout.sources["token_embd.weight"] == "model.embed_tokens.weight"
+    order = layout.order("blk.0.attn_q.weight", 64)
+    assert order is not None
+    assert order[:4].tolist() == [0, 8, 1, 9]
+    assert layout.order("blk.0.attn_v.weight", 32) is None
+    rows = np.arange(64)[:, None]
+    assert np.array_equal(layout.to_hf("blk.0.attn_q.weight", layout.to_gguf("blk.0.attn_q.weight", rows)), rows)
+
+
+def test_a_mix_of_a_converted_family_goes_by_what_was_measured(tmp_path: Path) -> None:
+    """Convolutions between attention: what is no matrix of the model stays, all else is chosen by sensitivity."""
+    quiet, model = SilentProgress(), tmp_path / "model"
+    tiny_family(model, "lfm2", num_hidden_layers=2, layer_types=["conv", "full_attention"], block_dim=64,
+                block_ff_dim=128, conv_L_cache=3)  # fmt: skip
+    rows = {f"row{n}": np.random.default_rng(n).integers(3, 390, 60).tolist() for n in range(8)}
+    facts = write_sensitivity(model, rows, (), tmp_path / "s", quiet, max_tokens=2048, dataset="rows")
+    mix = MixExport(Mix(budget=95_000), read_sensitivity(tmp_path / "s"), lambda: [], "calibration", "all")
+    out = tmp_path / "mix"
+    found = export_gguf(model, parse_scheme("gguf:mix-95kB"), META, out, quiet, rounding=Rounding(mix=mix))
+    assert found["size_bytes"] <= 95_000
+    types = found["mix"]["types"]
+    assert len(types) == facts["tensors"] == 13
+    assert {"token_embd.weight", "blk.0.shortconv.in_proj.weight", "blk.1.attn_q.weight"} < set(types)
+    assert len(set(types.values())) > 1
+    assert kl(model, out) < 0.1
