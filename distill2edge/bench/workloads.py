@@ -128,6 +128,8 @@ def _task(side: Encodings, index: int) -> Request:
     row = side.rows[index]
     if not any(row.mask):  # a text to classify: one label comes out
         return Request(list(row.ids), 1)
+    if side.output is not None:
+        return Request(list(row.ids[: row.prompt_length]), side.output)
     begin = row.prompt_length if row.prompt_length > 1 else max(1, len(row.ids) // 2)
     return Request(list(row.ids[:begin]), max(2, len(row.ids) - begin))
 

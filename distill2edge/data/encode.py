@@ -37,7 +37,8 @@ class Row:
 
     Attributes:
         id: content hash of prompt and response (`row_id`).
-        prompt, response: texts, or a conversation and its last answer as `data.conversation` writes them.
+        prompt, response: texts, or a conversation and its last answer as `data.conversation` writes them; the response
+            is empty where the data has none.
         label: index of the response in `data.choices`, or -1.
         number: of the row in its source, for errors about a conversation; 0 where it is not kept.
     """
@@ -112,6 +113,11 @@ def read_rows(data_dir: Path, split: str) -> list[Row]:
     known = pq.read_schema(path).names
     table = pq.read_table(path, columns=[field.name for field in fields(Row) if field.name in known])
     return [Row(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def labelled(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have a response."""
+    return [row for row in rows if row.response]
 
 
 def wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -15,6 +15,7 @@ from distill2edge.data.encode import SPLITS, Row
 from distill2edge.data.row_sources import POOL, Source, open_source
 from distill2edge.data.rows import Dropped, Rows
 from distill2edge.data.selection import Item, Selection
+from distill2edge.data.unlabelled import choose, is_unlabelled, read_unlabelled, room
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
 from distill2edge.util.files import replacing, write_json
@@ -49,13 +50,21 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
     found, splits, report = _read_splits(rows, data, source, seed, progress)
     if rows.found is not None:
         progress.say(f"data: rows are of the form {rows.found.label}")
-    kept = {name: [item.row for item in splits[name]] for name in SPLITS}
     dropped = found.dropped
     dropped.counts["leaking"] = report.facts["dropped"]
-    dropped.counts["not_needed"] = found.usable - sum(map(len, kept.values())) - report.facts["dropped"]
-    if data.template != "text" and not data.choices:
-        check_prompts(kept["train"], data.leakage.response_in_prompt, shared=rows.shared)
-    warnings = check_classes(kept, data.choices, found.labels, progress) if data.choices else []
+    dropped.counts["not_needed"] = found.usable - sum(map(len, splits.values())) - report.facts["dropped"]
+    more, pool_facts = _unlabelled(found, splits, data, seed, progress)
+    splits["train"] += more
+    kept = {name: [item.row for item in splits[name]] for name in SPLITS}
+    if data.response is None:
+        progress.warn(
+            "no row has a response: the teacher's answers stand in for them, and scores are agreement with it"
+        )
+    if data.template != "text" and not data.choices and data.response is not None:
+        check_prompts(
+            [row for row in kept["train"] if row.response], data.leakage.response_in_prompt, shared=rows.shared
+        )
+    warnings = _classes(kept, data, found, progress)
 
     work.mkdir(parents=True, exist_ok=True)
     for name in SPLITS:
@@ -76,20 +85,30 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
         "splits": {name: _describe(kept[name], data.choices) for name in SPLITS},
         "leakage": report.facts,
         "warnings": warnings,
+        **pool_facts,
     }
     if rows.found is not None:
         facts["form"] = {"name": rows.found.form.name, "columns": list(rows.found.columns), "trimmed": found.trimmed}
         if found.trimmed:
             progress.say(f"data: {found.trimmed:,} conversations end without an answer: they are taken up to the last")
-    if data.choices:
+    if found.labels and data.choices:
         facts["classes"] = {choice: found.labels[index] for index, choice in enumerate(data.choices)}
     write_json(work / "data.json", facts)
     counts = ", ".join(f"{name} {len(kept[name]):,}" for name in SPLITS)
+    counts += f" ({len(more):,} of train without a response)" if more else ""
     leaks = f"leaking test rows: {report.facts['exact']} exact, {report.facts['near']} near"
     progress.say(f"data: {counts}; {leaks}")
     if told := dropped.text():
         progress.say(f"data: {sum(found.read.values()):,} rows read; not taken: {told}")
     return facts
+
+
+def _classes(kept: dict[str, list[Row]], data: schema.Data, found: _Found, progress: Progress) -> list[str]:
+    """Warnings about the classes of the rows that have one."""
+    if not data.choices or not found.labels:
+        return []
+    labelled = {name: [row for row in rows if row.response] for name, rows in kept.items()}
+    return check_classes(labelled, data.choices, found.labels, progress)
 
 
 # --- rows -------------------------------------------------------------------
@@ -104,6 +123,7 @@ class _Found:
         read: rows read, by split.
         labels: rows of each class.
         trimmed: conversations without what came after their last answer.
+        unlabelled: rows without a response, where they are kept.
     """
 
     pools: dict[str, Selection]
@@ -111,6 +131,7 @@ class _Found:
     read: dict[str, int] = field(default_factory=dict)
     labels: Counter[int] = field(default_factory=Counter)
     trimmed: int = 0
+    unlabelled: Selection | None = None
 
     @property
     def usable(self) -> int:
@@ -133,15 +154,21 @@ def _wanted(sizes: schema.Splits, source: Source) -> dict[str, int]:
 def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, progress: Progress) -> _Found:
     wanted, train = _wanted(data.splits, source), data.splits.train
     found, rows.trimmed = _Found({}), 0
+    if data.unlabelled is not None and data.unlabelled.source is None:
+        found.unlabelled = Selection(seed, room(data, spare))
     for split, fields in source.splits.items():
-        room: int | None = wanted[split]
+        held: int | None = wanted[split]
         if split in (POOL, "train"):
-            room = None if train is None else wanted[split] + train + spare
-        pool = found.pools[split] = Selection(seed, room)
+            held = None if train is None else wanted[split] + train + spare
+        pool = found.pools[split] = Selection(seed, held)
         name = split if len(source.splits) > 1 else ""
         for number, item in rows.items(_told(fields, split, found.read, progress), found.dropped, name):
-            if pool.add(item):
-                found.labels[item.row.label] += 1
+            if is_unlabelled(item) and found.unlabelled is not None:
+                if not found.unlabelled.add(item):
+                    found.dropped.add("duplicate", name, number)
+            elif pool.add(item):
+                if item.row.label >= 0:
+                    found.labels[item.row.label] += 1
             else:
                 found.dropped.add("duplicate", name, number)
     if not any(found.read.values()):
@@ -192,6 +219,20 @@ def _read_splits(
     return found, splits, report
 
 
+def _unlabelled(
+    found: _Found, splits: dict[str, list[Item]], data: schema.Data, seed: int, progress: Progress
+) -> tuple[list[Item], dict[str, Any]]:
+    """The rows without a response that join the training rows, and what data.json says of them."""
+    if data.unlabelled is None:
+        return [], {}
+    pool, facts = found.unlabelled, {}
+    if pool is None:
+        spare = _SPARE + 2 * sum(map(len, splits.values()))  # both may come from one source
+        pool, facts = read_unlabelled(data, seed, spare, progress)
+    chosen = choose(pool, data, splits, found.dropped)
+    return chosen, {"unlabelled": {**facts, "rows": len(chosen), "found": pool.added}}
+
+
 def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, list[Item]]:
     """Each split's rows, in the order of their hash."""
     splits: dict[str, list[Item]] = {name: [] for name in SPLITS}
@@ -223,6 +264,8 @@ def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, list[I
 
 def _describe(rows: list[Row], choices: tuple[str, ...] | None) -> dict[str, Any]:
     facts = describe_rows(rows)
+    if bare := sum(not row.response for row in rows):
+        facts["without_response"] = bare
     if choices:
         labels = Counter(row.label for row in rows)
         facts["choices"] = {choice: labels[index] for index, choice in enumerate(choices)}

@@ -25,6 +25,7 @@ REASONS = {
     "unanswered": "conversations without an answer of the assistant",
     "systems": "conversations with two system messages",
     "image": "with an image or another part that is no text",
+    "labelled": "unlabelled, with the text of a row that has a response",
     "duplicate": "with prompt and response of another row",
     "leaking": "too near to a test row",
     "not_needed": "not needed",
@@ -76,7 +77,8 @@ class Rows:
         self._known = Choices(self._choices)
         missing = MISSING - {choice.strip() for choice in self._choices}
         self.prompt = Template(data.prompt, "data.prompt", missing) if data.template != "text" else None
-        self.response = Template(data.response, "data.response", missing)
+        self.response = None if data.response is None else Template(data.response, "data.response", missing)
+        self._keeps_unlabelled = data.unlabelled is not None and data.unlabelled.source is None
         self._takes = Filter(data.filter, "data.filter") if data.filter else None
         self.found: Found | None = None
         self.trimmed, self._looked = 0, not data.looks_for_a_form
@@ -84,7 +86,9 @@ class Rows:
     @property
     def shared(self) -> bool:
         """Whether the prompt prints a whole field that the response is made of."""
-        return self.found is None and self.prompt is not None and bool(self.prompt.whole & self.response.fields)
+        if self.found is not None or self.prompt is None or self.response is None:
+            return False
+        return bool(self.prompt.whole & self.response.fields)
 
     def takes(self, fields: Mapping[str, Any], number: int) -> bool:
         """Whether `data.filter` leaves a row."""
@@ -141,12 +145,17 @@ class Rows:
             return self._of_chat(chat, fields, number)
         if self.prompt:
             question, content = self.prompt.render_with_content(fields, number)
-            answer = self.response.render(fields, number)
+            answer = self._answer(fields, number)
         else:
+            assert self.response is not None
             question = ""
             answer, content = self.response.render_with_content(fields, number)
-        if not answer.strip() or (self.prompt and not question.strip()):
+        unlabelled = not answer.strip() and (self.response is None or self._keeps_unlabelled)
+        if (not answer.strip() and not unlabelled) or (self.prompt and not question.strip()):
             raise Unusable("empty")
+        if unlabelled:
+            check_text(question, "data.prompt", number)
+            return Item(Row(row_id(question, ""), question, ""), content)
         return Item(self._row(question, answer, fields, number), content)
 
     def _of_chat(self, chat: Conversation, fields: Mapping[str, Any], number: int) -> Item:
@@ -173,6 +182,26 @@ class Rows:
         if self._choices:
             known = self._known.index(plain_answer(answer))
             if known is None:
+                assert self.response is not None
                 raise not_a_choice(answer, self._choices, self.response, fields, number)
             label, answer = known, self._choices[known]
         return Row(row_id(question, answer), question, answer, label)
+
+    def _answer(self, fields: Mapping[str, Any], number: int) -> str:
+        """The response; empty where the row has none, if such rows are kept."""
+        if self.response is None or lacks_response(self._data, self.response, fields):
+            return ""
+        return self.response.render(fields, number)
+
+
+def lacks_response(data: schema.Data, response: Template, fields: Mapping[str, Any]) -> bool:
+    """Whether a row is one of the source's own rows without a response, and those are wanted."""
+    own = data.unlabelled is not None and data.unlabelled.source is None
+    missing = MISSING - {choice.strip() for choice in data.choices or ()}
+    return own and all(_absent(fields.get(name), missing) for name in response.fields)
+
+
+def _absent(value: Any, missing: frozenset[str]) -> bool:
+    if isinstance(value, str):
+        return not value.strip() or value in missing
+    return value is None or (isinstance(value, float) and value != value)

@@ -77,7 +77,7 @@ class ClassifierModel(LossModule):
 
         Args:
             input_ids, attention_mask: [B, L].
-            labels: [B] indices of the classes.
+            labels: [B] indices of the classes; -1 where a text has none.
             log_p: [B, C] the teacher's log-probabilities at the temperature, where a term compares them.
             num_items_in_batch: texts of the whole step, over all micro-batches and processes; None: this batch alone.
 
@@ -87,13 +87,15 @@ class ClassifierModel(LossModule):
         with self.autocast():
             out = self.student(input_ids=input_ids, attention_mask=attention_mask, **self._outputs)
         logits = out.logits.float()
-        each = distillation_loss(logits, labels, log_p, self.objective, self.temperature)
+        known = labels >= 0
+        targets = labels.clamp(min=0)
+        each = distillation_loss(logits, targets, log_p, self.objective, self.temperature, known)
         if self._beside:
             each = each + self._layers(self._beside[0], out, input_ids, attention_mask)
         count = torch.tensor(len(labels), device=logits.device)
         items = count if num_items_in_batch is None else num_items_in_batch
         with torch.no_grad():
-            ce = cross_entropy(logits, labels).sum()
+            ce = cross_entropy(logits, targets)[known].sum()
         total = each.sum()
         return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
 
@@ -124,7 +126,12 @@ class Texts(Dataset[dict[str, Any]]):
         """
         if not rows:
             raise UserError("there is nothing to train on", where="data", fix="check data.splits")
-        if wrong := [row for row in rows if not 0 <= row.label < classes]:
+        if signal is None and any(row.label < 0 for row in rows):
+            raise UserError(
+                "rows without a label teach nothing without the teacher", where="distill.loss",
+                fix="set signal: {kind: labels}, or leave such rows out",
+            )  # fmt: skip
+        if wrong := [row for row in rows if not -1 <= row.label < classes]:
             raise UserError(
                 f"{len(wrong)} rows have a label outside the {classes} classes", where="data.choices",
                 fix="run the data stage again",

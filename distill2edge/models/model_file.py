@@ -69,12 +69,14 @@ class Encodings:
         choices: for each row, the token ids of every choice, continuing the row's prompt; None for open responses.
         vocabulary: a hash of token -> id: two encodings with the same one speak the same tokens.
         stop: ids that end a response.
+        output: tokens of every answer, where it is one of the choices and nothing else; None: those of each row's own.
     """
 
     rows: Sequence[Encoded]
     choices: Sequence[Sequence[Sequence[int]]] | None
     vocabulary: str
     stop: tuple[int, ...] = ()
+    output: int | None = None
 
     def head(self, count: int) -> Encodings:
         """The first `count` rows."""

@@ -16,7 +16,7 @@ from distill2edge.data.encode import Row, encode_rows
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.row_errors import chat_fix, filter_for
 from distill2edge.data.row_sources import local_files
-from distill2edge.data.rows import Dropped, Rows
+from distill2edge.data.rows import Dropped, Rows, lacks_response
 from distill2edge.data.selection import Item
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
@@ -42,6 +42,20 @@ _TOLERANT = ("is defined", "is not defined", "default(", "|d(", "is undefined") 
 
 def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
     """What the data stage would refuse, as far as it can be seen in the first rows."""
+    yield from _problems(recipe, notes)
+    if _has_pool(recipe):
+        view = recipe.model_copy(update={"data": recipe.data.without_responses()})
+        for problem in _problems(view, notes):
+            if problem.path[1:] != ("splits",):
+                yield Problem(("data", "unlabelled", *problem.path[1:]), problem.what, problem.fix)
+
+
+def _has_pool(recipe: Recipe) -> bool:
+    """Whether rows without a response come from a source of their own."""
+    return recipe.data.unlabelled is not None and recipe.data.unlabelled.source is not None
+
+
+def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
     data = recipe.data
     templates: dict[str, Template | Filter] = {}
     broken: list[Problem] = []
@@ -131,8 +145,8 @@ def sample(recipe: Recipe, count: int) -> tuple[list[tuple[str, str]], int | Non
             return pairs, len(items) if complete else None
         taken = [row for number, row in enumerate(rows, 1) if _takes(templates.get("filter"), row, number)]
         for number, row in enumerate(taken[:count], 1):
-            texts = {key: templates[key].render(row, number) for key in templates if key != "filter"}  # type: ignore[union-attr]
-            pairs.append((texts.get("prompt", ""), texts["response"]))
+            texts = _texts(data, templates, row, number)
+            pairs.append((texts.get("prompt", ""), texts.get("response", "")))
     except UserError:
         return [], None
     return pairs, len(taken) if complete else None
@@ -144,15 +158,24 @@ def _takes(condition: Template | Filter | None, row: dict[str, Any], number: int
 
 def unseen(recipe: Recipe) -> list[str]:
     """Data that is not here yet."""
-    source = recipe.data.source
-    bundle = source.removeprefix("bundled:") if source.startswith("bundled:") else None
-    here = local_files(source) is not None if bundle is None else bundled.cached_path(bundle) is not None
-    return [] if here else [source]
+    data = recipe.data
+    sources = dict.fromkeys([data.source, *([data.without_responses().source] if _has_pool(recipe) else [])])
+    return [source for source in sources if not _is_here(source)]
+
+
+def _is_here(source: str) -> bool:
+    if source.startswith("bundled:"):
+        return bundled.cached_path(source.removeprefix("bundled:")) is not None
+    return local_files(source) is not None
 
 
 def _keys(data: Data) -> list[str]:
     keys = ["filter"] if data.filter else []
-    return [*keys, *(["prompt"] if data.template != "text" else []), "response"]
+    return [
+        *keys,
+        *(["prompt"] if data.template != "text" else []),
+        *(["response"] if data.response is not None else []),
+    ]
 
 
 def _compiled(data: Data, key: str) -> Template | Filter:
@@ -243,26 +266,34 @@ def _rendered(
             usable += 1
             if number > _RENDERED:
                 continue
-            texts = {key: templates[key].render(row, number) for key in templates if key != "filter"}  # type: ignore[union-attr]
+            texts = _texts(data, templates, row, number)
         except UserError as error:
             key = error.where.removeprefix("data.")
             found.setdefault(key, Problem(("data", key if key in templates else "source"), error.what, error.fix))
             if len(found) == len(templates):
                 break
             continue
-        answer = texts["response"]
+        answer = texts.get("response", "")
         if answer.strip() and texts.get("prompt", "").strip():
             made.append(Row("", texts["prompt"], answer))
         if data.choices and "choices" not in found and answer.strip() and choices.index(answer) is None:
             wrong = not_a_choice(answer, data.choices, templates["response"], row, number)  # type: ignore[arg-type]
             found["choices"] = Problem(("data", "response"), wrong.what, wrong.fix)
-    if not data.choices and not found:
+    if not data.choices and not found and "response" in templates:
         shared = bool(templates["prompt"].whole & templates["response"].fields) if "prompt" in templates else False  # type: ignore[union-attr]
         limit = max(data.leakage.response_in_prompt, _MOST)
         yield from said(("data", "prompt"), lambda: check_prompts(made, limit, shared=shared))
     yield from found.values()
     if complete and not found:
         yield from _too_few(recipe, usable)
+
+
+def _texts(data: Data, templates: dict[str, Template | Filter], row: dict[str, Any], number: int) -> dict[str, str]:
+    """Prompt and response of a row, as far as it has them."""
+    asked = {key: template for key, template in templates.items() if isinstance(template, Template)}
+    if "response" in asked and lacks_response(data, asked["response"], row):
+        del asked["response"]
+    return {key: template.render(row, number) for key, template in asked.items()}
 
 
 def _too_few(recipe: Recipe, usable: int) -> Iterator[Problem]:

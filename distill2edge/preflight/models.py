@@ -156,18 +156,21 @@ def _task(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:
 
 def _reads(recipe: Recipe, path: Path, model: Glance, notes: list[str]) -> Iterator[Problem]:
     """Texts as long as the recipe's, in the form that its data has."""
-    facts, length = model.facts, recipe.data.max_length
-    if facts.positions is not None and length > facts.positions:
+    asked = recipe.teacher.ask if path == _TEACHER else None
+    facts, length = model.facts, (asked or recipe.data).max_length
+    template, section = (asked or recipe.data).template, "teacher.ask" if asked else "data"
+    if facts.positions is not None and length > facts.positions and asked is None:
         if facts.model_type in _TABLES:
             what = f"data.max_length is {length}, and this model ({facts.model_type}) has {facts.positions} positions"
             yield Problem(("data", "max_length"), what, f"write {facts.positions} or less")
         else:
             where = ".".join(map(str, path))
             notes.append(f"data.max_length is {length}, and {where} was made for {facts.positions} tokens")
-    chats = recipe.data.template == "chat" and READINGS[facts.kind.name].chats
+    chats = template == "chat" and READINGS[facts.kind.name].chats
     if chats and facts.has_tokenizer and not facts.has_chat_template:
         what = f"the tokenizer of {'.'.join(map(str, path))} has no chat template"
-        yield Problem(("data", "template"), what, "set data.template: plain, or name an instruct model")
+        fix = f"set {section}.template: plain, or name an instruct model"
+        yield Problem((*section.split("."), "template"), what, fix)
 
 
 def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
@@ -212,7 +215,8 @@ def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], 
     config = _as_exported(recipe, model, path)
     if not config:
         return
-    kind = task_of(recipe).exported(kind_of(config))
+    asked = recipe.teacher.ask is not None and path != ("export",)
+    kind = task_of(recipe).exported(kind_of(config), asked=asked)
     known = None if converter else gguf_convert.known_here(config, kind)
     unknown = {problem.path for problem in unknown_schemes(recipe)}  # said already
     for index, text in enumerate(texts):

@@ -25,8 +25,8 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield from unknown  # the other checks read them
         return
     for check in (
-        _task, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy, _quantization_aware, _judge, _endpoint,
-        _synthesis, _exports,
+        _task, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy, _quantization_aware, _judge,
+        _endpoint, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
 
@@ -58,7 +58,8 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.PRETRAINING, ("student", "pretrain"), student.pretrain),
         (features.RANDOM_MODELS, ("teacher", "model"), isinstance(recipe.teacher.model, Scratch)),
         (features.RANDOM_MODELS, ("student", "init", "model"), isinstance(getattr(student.init, "model", 0), Scratch)),
-        (features.LLAMA_CPP_TEACHER, ("teacher", "backend"), recipe.teacher.backend == "llama.cpp"),
+        (features.ASKED_TEACHER, ("teacher", "ask"), recipe.teacher.ask),
+        (features.LLAMA_CPP_TEACHER, ("teacher", "backend"), _llama_cpp(recipe)),
         (features.SYSTEM_MESSAGE, ("data", "system"), recipe.data.system is not None),
         (features.CALIBRATION, ("quantize", "calibration"), recipe.quantize.calibration in ("imatrix", "gptq")),
         (features.ON_POLICY, ("distill", "on_policy"), distill.on_policy),
@@ -74,6 +75,11 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
             yield features.MIXES, path, f"{text}, {features.MIXES.label},"
         if str(parse_scheme(text)) == DYNAMIC:
             yield features.DYNAMIC_INT8, path, DYNAMIC
+
+
+def _llama_cpp(recipe: Recipe) -> bool:
+    """Whether llama.cpp runs a teacher that is not asked: then every task must have a use for it."""
+    return recipe.teacher.backend == "llama.cpp" and recipe.teacher.ask is None
 
 
 def _schemes(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -100,6 +106,37 @@ def unknown_schemes(recipe: Recipe) -> Iterator[Problem]:
                 parse_scheme(text)
             except ValueError as error:
                 yield Problem((*path, index), str(error))
+
+
+def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
+    """What rows without a response cannot serve."""
+    data, loss = recipe.data, recipe.distill.loss
+    if data.response is not None and data.unlabelled is None:
+        return
+    where = ("data", "unlabelled" if data.unlabelled is not None else "response")
+    if recipe.signal.kind not in ("labels", "text"):
+        what = f"signal.kind {recipe.signal.kind} learns from responses, and some rows have none"
+        kind = "text" if task_of(recipe).predicts_tokens else "labels"
+        yield Problem(where, what, f"use signal: {{kind: {kind}}}")
+    for index, spec in enumerate(getattr(recipe.signal, "verify", ())):
+        if spec.kind in ("exact", "numeric"):
+            what = f"signal.verify: {spec.kind} compares with the response, and some rows have none"
+            yield Problem(("signal", "verify", index), what, "leave it out, or take majority or a judge")
+    if data.response is not None:
+        return
+    none = "no row has a response"
+    if task_of(recipe).predicts_tokens:
+        fix = "give data.response; rows without one go to data.unlabelled"
+        yield Problem(where, f"{none}: task {recipe.task} has nothing to score its files by", fix)
+    if recipe.teacher.fit is not None:
+        yield Problem(
+            ("teacher", "fit"), f"{none} to fit the teacher to", "take teacher.fit out, or give data.response"
+        )
+    if recipe.distill.control:
+        yield Problem(("distill", "control"), f"{none} to train a control on", "set distill.control: false")
+    for term, _ in loss.weighed("gold"):
+        fix = f"set distill.loss.{term.name}: 0"
+        yield Problem(("distill", "loss", term.name), f"{none} for {term.label} to read", fix)
 
 
 def _loss(recipe: Recipe) -> Iterator[Problem]:

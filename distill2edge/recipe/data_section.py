@@ -42,6 +42,27 @@ class Leakage(Section):
     )
 
 
+class Unlabelled(Section):
+    """Rows that have no answer: the teacher alone says what they are. They join the training rows."""
+
+    source: PathText | None = Field(
+        None, description="as data.source; null: the rows of data.source whose response is empty"
+    )
+    config: str | None = Field(None, description="configuration name of a hub data set")
+    revision: str | None = Field(None, description="commit, tag or branch of a hub data set; null: its main branch")
+    split: str | None = Field(None, description="split to read; null reads all that exist")
+    filter: str | None = Field(None, description="Jinja expression over a row; rows for which it is false are left out")
+    prompt: str | None = Field(None, description="Jinja template of the prompt over a row's fields; null: data.prompt")
+    rows: int | None = Field(None, ge=1, description="rows to take; null takes all")
+
+    def problems(self) -> Iterator[Problem]:
+        """Keys that only another source has."""
+        for name in ("config", "revision", "split", "filter", "prompt"):
+            if self.source is None and getattr(self, name) is not None:
+                what = f"data.unlabelled.{name} is for a source of its own"
+                yield Problem((name,), what, "name data.unlabelled.source, or take it out")
+
+
 class Data(Section):
     """Where the rows come from, and how a row becomes a prompt and a response."""
 
@@ -61,7 +82,12 @@ class Data(Section):
     )
     system: str | None = Field(None, description="system message, with template chat")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt over a row's fields")
-    response: str = Field("{{ response }}", description="Jinja template of the response over a row's fields")
+    response: str | None = Field(
+        "{{ response }}",
+        description="Jinja template of the response over a row's fields; null: no row has one, and the teacher's "
+        "answers stand in for them",
+    )
+    unlabelled: Annotated[Unlabelled | None, LATER] = Field(None, description="rows that the teacher alone labels")
     form: Annotated[Literal["auto", "fields", "messages", "sharegpt", "alpaca", "prompt-completion"], LATER] = Field(
         "auto",
         description="what a row holds. fields: what prompt and response take from it; messages: a list of {role, "
@@ -97,3 +123,16 @@ class Data(Section):
         if self.supervise != "all" and self.template != "chat":
             what = f"supervise: {self.supervise} chooses among the turns of a chat, and the template is {self.template}"
             yield Problem(("supervise",), what, "leave it out, or set data.template: chat")
+        if self.template == "text" and (self.response is None or self.unlabelled is not None):
+            what = "a row of template text is its response"
+            yield Problem(
+                ("template",), what, "give data.response and take data.unlabelled out, or set template: plain"
+            )
+
+    def without_responses(self) -> Data:
+        """As which the rows of `unlabelled.source` are read."""
+        spec = self.unlabelled
+        assert spec is not None
+        assert spec.source is not None
+        own = {name: getattr(spec, name) for name in ("source", "config", "revision", "split", "filter")}
+        return self.model_copy(update={**own, "prompt": spec.prompt or self.prompt, "response": None})

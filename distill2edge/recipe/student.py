@@ -14,6 +14,20 @@ from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.training import Lora
 
 
+def _impossible(name: str, layers: int | tuple[int, ...] | None) -> Iterator[Problem]:
+    """A count or list of layers that no model has."""
+    if isinstance(layers, int) and layers < 1:
+        yield Problem((name,), f"{layers} layers make no model", "keep at least one")
+    if isinstance(layers, tuple):
+        twice = sorted({number for number in layers if layers.count(number) > 1})
+        if not layers or min(layers) < 0:
+            yield Problem((name,), f"{list(layers)} names no layers", "0 is the first; write [0, 2, 4]")
+        elif twice:
+            yield Problem((name,), f"layer {twice[0]} is named twice", "name each layer once")
+        elif list(layers) != sorted(layers):
+            yield Problem((name,), "the layers are out of order", f"write {sorted(layers)}")
+
+
 class FromTeacher(Section):
     """A student made of the teacher's own layers."""
 
@@ -30,17 +44,7 @@ class FromTeacher(Section):
     def problems(self) -> Iterator[Problem]:
         """Layers that can be taken at all; how many the teacher has is known later."""
         for name in ("layers", "decoder_layers"):
-            layers = getattr(self, name)
-            if isinstance(layers, int) and layers < 1:
-                yield Problem((name,), f"{layers} layers make no model", "keep at least one")
-            if isinstance(layers, tuple):
-                twice = sorted({number for number in layers if layers.count(number) > 1})
-                if not layers or min(layers) < 0:
-                    yield Problem((name,), f"{list(layers)} names no layers", "0 is the first; write [0, 2, 4]")
-                elif twice:
-                    yield Problem((name,), f"layer {twice[0]} is named twice", "name each layer once")
-                elif list(layers) != sorted(layers):
-                    yield Problem((name,), "the layers are out of order", f"write {sorted(layers)}")
+            yield from _impossible(name, getattr(self, name))
 
 
 class FromModel(Section):
@@ -56,6 +60,13 @@ class FromModel(Section):
         ],
     )
     revision: str | None = None
+    layers: Annotated[int | tuple[int, ...] | None, LATER] = Field(
+        None, description="keep so many of its layers, evenly spaced, or these (0 is the first); null keeps all"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Layers that can be taken at all."""
+        yield from _impossible("layers", self.layers)
 
 
 def _init_branch(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distill2edge.errors import Problem
+from distill2edge.recipe.ask import Ask
 from distill2edge.recipe.endpoint import PREFIX, Endpoint
 from distill2edge.recipe.scratch import Scratch, TeacherModel
 from distill2edge.recipe.section import LATER, Section
@@ -48,6 +49,11 @@ class Teacher(Section):
         None, min_length=12, description="written reason to go on where the gate says deny or unknown"
     )
     fit: Fit | None = Field(None, description="fit the teacher to the task first; null uses it as it is")
+    ask: Annotated[Ask | None, LATER] = Field(
+        None,
+        description="of a language model that teaches a classifier: how it is asked; null: it has a head, or "
+        "teacher.fit puts one on it",
+    )
 
     @property
     def url(self) -> str | None:
@@ -66,6 +72,9 @@ class Teacher(Section):
             for name in ("backend", "revision"):
                 if getattr(self, name) not in ("auto", None):
                     yield Problem((name,), "an endpoint runs its model itself", f"leave teacher.{name} out")
+        if self.ask is not None and self.ask.shots and self.fit is not None:
+            what = "a fitted teacher has seen the rows that its examples would be taken of"
+            yield Problem(("ask", "shots"), what, "set it to 0, or take teacher.fit out")
         if isinstance(self.model, Scratch):
             if self.fit is None:
                 yield Problem(("model",), "a randomly initialised teacher knows nothing", "add teacher.fit")

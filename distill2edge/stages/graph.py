@@ -101,7 +101,8 @@ class Graph:
         )
         looked_at = {"rows": rows, "base": base, "teacher": teacher, "student": student}
         everything = {**looked_at, "merged": (merged, *compared), "exports": exports}
-        verify, judge = add(Verify, **everything), None
+        labels = None if recipe.teacher.ask is None else signal
+        verify, judge = add(Verify, **everything, labels=labels), None
         if recipe.verify.judge is not None:
             ships = tuple(export for export in exports if export.ships)
             judge = add(Judge, **looked_at, merged=(merged,), exports=ships)

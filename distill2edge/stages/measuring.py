@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.learning import Merge
-from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
+from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, asked_key, plain, rows_key
 from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,13 @@ class Measuring(ModelStage):
 
 @plain
 class Verify(Measuring):
-    """Every file, in its own runtime, against student and teacher."""
+    """Every file, in its own runtime, against student and teacher.
+
+    Attributes:
+        labels: the signal of a teacher that is asked, which says how its answers become classes.
+    """
+
+    labels: Stage | None = None
 
     kind = "verify"
     version = 4
@@ -80,7 +86,7 @@ class Verify(Measuring):
 
         recipe = self.recipe
         key = {"verify": canonical(recipe.verify, {"judge"}), "choices": recipe.data.choices}
-        return {**key, "rows": rows_key(recipe)}
+        return {**key, "rows": rows_key(recipe)} | asked_key(recipe)
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -91,7 +97,8 @@ class Verify(Measuring):
         if recipe.teacher.url is None:
             trained["teacher"] = self.teacher.model_dir(inputs)
         unlike = check_tokenizers(recipe, models, trained, self.rows.path(inputs), progress)
-        facts = task_of(recipe).work.verify(recipe, models, encodings, work, progress)
+        labels = None if self.labels is None else self.labels.path(inputs)
+        facts = task_of(recipe).work.verify(recipe, models, encodings, work, progress, labels)
         return facts | ({"other_tokens": unlike} if unlike else {})
 
     def cost(self, work: Work) -> Cost:
@@ -171,7 +178,9 @@ class Bench(Measuring):
         from distill2edge.recipe.canonical import canonical
 
         recipe = self.recipe
-        return {"bench": canonical(recipe.bench), "cost": canonical(recipe.cost), "rows": rows_key(recipe)}
+        return {"bench": canonical(recipe.bench), "cost": canonical(recipe.cost), "rows": rows_key(recipe)} | (
+            asked_key(recipe)
+        )
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""

@@ -26,14 +26,18 @@ class Sources:
 
     @cached_property
     def data(self) -> Any:
-        """What identifies the rows.
+        """What identifies the rows: the source, and that of rows without a response where it is another.
 
         Raises:
             UserError, EnvironmentFault: a source that does not exist, or can't be reached.
         """
         from distill2edge.data.row_sources import fingerprint
 
-        return fingerprint(self.recipe.data.source, self.recipe.data.revision)
+        data = self.recipe.data
+        own = fingerprint(data.source, data.revision)
+        if data.unlabelled is None or data.unlabelled.source is None:
+            return own
+        return [own, fingerprint(data.unlabelled.source, data.unlabelled.revision)]
 
     @cached_property
     def teacher(self) -> Any:

@@ -196,6 +196,14 @@ def rows_key(recipe: Recipe) -> dict[str, Any]:
     return {**key, **task_of(recipe).key}
 
 
+def asked_key(recipe: Recipe) -> dict[str, Any]:
+    """How a teacher is asked, where it is."""
+    from distill2edge.recipe.canonical import canonical
+
+    ask = recipe.teacher.ask
+    return {} if ask is None else {"ask": canonical(ask), "choices": recipe.data.choices}
+
+
 def scored_key(recipe: Recipe) -> dict[str, Any]:
     """Which of the rows a teacher has scored, where later rounds get the others."""
     policy = recipe.distill.on_policy

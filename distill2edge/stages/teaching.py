@@ -15,6 +15,7 @@ from distill2edge.stages.stage import (
     ModelStage,
     Rows,
     Stage,
+    asked_key,
     plain,
     rows_key,
     scored_key,
@@ -80,7 +81,7 @@ class Teacher(ModelStage):
         from distill2edge.recipe.schema import FromTeacher
 
         recipe = self.recipe
-        key = canonical(recipe.teacher, {"fit", "backend", "endpoint"})
+        key = canonical(recipe.teacher, {"fit", "backend", "endpoint", "ask"})
         key |= {"content": self.sources.teacher, "derivative": isinstance(recipe.student.init, FromTeacher)}
         return key if self.data is None else {**key, "context": recipe.data.max_length}
 
@@ -150,7 +151,7 @@ class Fit(ModelStage):
         """As `Stage.section`."""
         from distill2edge.recipe.canonical import canonical
 
-        return {"fit": canonical(self.recipe.teacher.fit), "rows": rows_key(self.recipe)}
+        return {"fit": canonical(self.recipe.teacher.fit), "rows": rows_key(self.recipe)} | asked_key(self.recipe)
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -266,7 +267,7 @@ class Signal(AnySignal):
 
         recipe = self.recipe
         key = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows_key(recipe)}
-        key |= scored_key(recipe)
+        key |= scored_key(recipe) | asked_key(recipe)
         if recipe.signal.kind == "text":
             key["ledger"] = LEDGER
             if self.sources.backend == "llama.cpp":

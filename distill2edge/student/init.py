@@ -60,7 +60,7 @@ def init_student(
             teacher, own = (load_tokenizer(path) for path in (teacher_dir, checkpoint_dir))
             check_same_vocabulary(teacher, own)
         name = init.model if isinstance(init.model, str) else "randomly initialised"
-        facts = _from_checkpoint(checkpoint_dir, work, name)
+        facts = _from_checkpoint(init.layers, checkpoint_dir, work, name)
     else:
         facts = _from_teacher(init, teacher_dir, rows, work, progress)
     record = {"schema_version": 1, **facts}
@@ -68,12 +68,31 @@ def init_student(
     return record
 
 
-def _from_checkpoint(checkpoint_dir: Path, work: Path, name: str) -> dict[str, Any]:
+def _from_checkpoint(
+    layers: int | tuple[int, ...] | None, checkpoint_dir: Path, work: Path, name: str
+) -> dict[str, Any]:
+    """The checkpoint, or some of its layers.
+
+    Raises:
+        UserError: layers that it does not have, or an architecture that keeps them in no list.
+    """
     target = work / "model"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(checkpoint_dir, target)
-    config = json.loads((target / "config.json").read_text())
-    return {"source": name, "layers": None, "of": config.get("num_hidden_layers"), "parameters": _parameters(target)}
+    total = json.loads((checkpoint_dir / "config.json").read_text()).get("num_hidden_layers")
+    kept = None
+    if layers is None:
+        shutil.copytree(checkpoint_dir, target)
+    else:
+        from distill2edge.student.layers import check_layers, evenly, keep_layers
+
+        if total is not None:
+            check_layers(layers, total, "the checkpoint")
+        model: Any = load_model(checkpoint_dir, dtype="auto").eval()
+        kept = evenly(model.config.num_hidden_layers, layers) if isinstance(layers, int) else list(layers)
+        keep_layers(model, kept)
+        model.save_pretrained(target)
+        copy_tokenizer(checkpoint_dir, target)
+    return {"source": name, "layers": kept, "of": total, "parameters": _parameters(target)}
 
 
 def _from_teacher(

@@ -25,13 +25,13 @@ def evenly(total: int, count: int) -> list[int]:
     return [(2 * i * (total - 1) + count - 1) // (2 * (count - 1)) for i in range(count)]
 
 
-def check_layers(layers: int | Sequence[int], total: int) -> None:
-    """Refuse a count or a list that the teacher does not have.
+def check_layers(layers: int | Sequence[int], total: int, owner: str = "the teacher") -> None:
+    """Refuse a count or a list that their owner does not have.
 
     Raises:
         UserError: none, too many, out of range, twice, or out of order.
     """
-    span = f"the teacher has {total} layers"
+    span = f"{owner} has {total} layers"
     if isinstance(layers, int):
         if not 1 <= layers <= total:
             raise UserError(f"{layers} layers: {span}", where=WHERE, fix=f"give a number from 1 to {total}")

@@ -62,8 +62,8 @@ class Task(ABC):
         """Whether its student can start from a model of this kind."""
         return kind in self.kinds
 
-    def exported(self, kind: Kind) -> Kind:
-        """The kind of its files, made of a model of this kind."""
+    def exported(self, kind: Kind, *, asked: bool = False) -> Kind:
+        """The kind of its files, made of a model of this kind; `asked`: of a teacher that answers in its own words."""
         return kind
 
     @cached_property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.cost.serving_places import watts_of
-from distill2edge.data.encode import Encoded, read_rows
+from distill2edge.data.encode import Encoded, Row, read_rows
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.models.kinds import Kind
 from distill2edge.models.model_file import Encodings, ModelFile
@@ -33,7 +33,11 @@ class Work(ABC):
 
     def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
         """A split of the data in the tokens of a model."""
-        return encode_for(recipe.data, read_rows(rows_dir, split), model_dir, kind=self.reads_as)
+        return encode_for(recipe.data, self.rows(recipe, rows_dir, split), model_dir, kind=self.reads_as)
+
+    def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
+        """A split of the data, as far as the task reads it."""
+        return read_rows(rows_dir, split)
 
     @abstractmethod
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
@@ -93,8 +97,13 @@ class Work(ABC):
         encodings: dict[str, Encodings],
         work: Path,
         progress: Progress,
+        labels: Path | None = None,
     ) -> Facts:
-        """Score and compare every model; writes `verify.json`."""
+        """Score and compare every model; writes `verify.json`.
+
+        Args:
+            labels: the signal of a teacher that is asked, where the task has such teachers.
+        """
 
     def bench(
         self,

@@ -4,20 +4,50 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distill2edge.errors import UserError
 from distill2edge.models.loading import load_model
 from distill2edge.util.files import replacing, write_json
-from distill2edge.util.progress import Progress, Task
+from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from distill2edge.data.encode import Encoded
 
 SHARD_ROWS = 2048
 _BATCH = 32
+
+
+class Text(Protocol):
+    """What is scored; the same id is scored once."""
+
+    @property
+    def id(self) -> str:
+        """Unique among texts of other content."""
+
+
+Score = Callable[[Sequence[Any], Callable[[int], None]], "Tensor"]
+"""Texts, and what is told of each that is done -> [n, C] float32."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of texts.
+
+    Attributes:
+        ids: of the texts, each once.
+        scores: [n, C] float32.
+        facts: shards, bytes, seconds (of this try), texts_per_s.
+    """
+
+    ids: list[str]
+    scores: Tensor
+    facts: dict[str, Any]
 
 
 def cache_labels(
@@ -30,81 +60,131 @@ def cache_labels(
         encoded: texts in the teacher's tokens; the same text is run once.
 
     Returns:
-        facts: texts, classes, shards, bytes, accuracy (of the teacher on these texts), seconds, texts_per_s.
+        facts: texts, classes, shards, bytes, accuracy (of the teacher on those of these texts that have a label; None
+        without any), seconds, texts_per_s.
 
     Raises:
         UserError: no texts, or a teacher whose logits are not finite.
     """
-    import torch
-    from safetensors.torch import load_file
+    scored = scores_of(encoded, _by_head(model_dir), work, progress, shard_rows=shard_rows)
+    return write_facts(scored, labels_by_id(encoded), work)
 
-    from distill2edge.util.threads import available_threads
 
-    if not encoded:
-        raise UserError("no rows to run the teacher on", where="data", fix="check data.filter")
-    work.mkdir(parents=True, exist_ok=True)
-    texts = list({row.id: row for row in encoded}.values())
-    shards = [texts[at : at + shard_rows] for at in range(0, len(texts), shard_rows)]
-    for stale in sorted(work.glob("labels-*.safetensors"))[len(shards) :]:
-        stale.unlink()
-    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-    model: Any = None
-    seconds, ran, right, size, classes = 0.0, 0, 0, 0, 0
-    with progress.task("teacher labels", len(texts)) as task:
-        for number, shard in enumerate(shards):
-            path = work / f"labels-{number:05d}.safetensors"
-            if not _complete(path, shard):
-                if model is None:
-                    model = load_model(model_dir, dtype=torch.float32).eval()
-                begin = time.monotonic()
-                _write_shard(path, shard, model, task)
-                seconds, ran = seconds + time.monotonic() - begin, ran + len(shard)
-            found = load_file(path)["logits"]
-            classes, size = found.shape[1], size + path.stat().st_size
-            right += int((found.argmax(-1) == torch.tensor([row.label for row in shard])).sum())
+def labels_by_id(rows: Sequence[Encoded]) -> dict[str, int]:
+    """The class of each text that has one."""
+    return {row.id: row.label for row in rows if row.label >= 0}
+
+
+def write_facts(scored: Scored, truth: dict[str, int], work: Path, **more: Any) -> dict[str, Any]:
+    """Write `signal.json`, and return what it holds.
+
+    Args:
+        truth: class by id, of the texts that have one.
+    """
+    predicted = dict(zip(scored.ids, scored.scores.argmax(-1).tolist(), strict=True))
+    right = sum(predicted[name] == label for name, label in truth.items())
     facts = {
         "schema_version": 1,
         "kind": "labels",
-        "texts": len(texts),
-        "classes": classes,
-        "shards": len(shards),
-        "bytes": size,
-        "accuracy": round(right / len(texts), 6),
-        "seconds": round(seconds, 3),
-        "texts_per_s": round(ran / seconds, 1) if seconds else None,
+        "texts": len(scored.ids),
+        "classes": scored.scores.shape[1],
+        "accuracy": round(right / len(truth), 6) if truth else None,
+        **scored.facts,
+        **more,
     }
     write_json(work / "signal.json", facts)
     return facts
 
 
-def _write_shard(path: Path, shard: Sequence[Encoded], model: Any, task: Task) -> None:
-    """The class logits of some texts, in batches of like length.
+def scores_of(
+    texts: Sequence[Text],
+    score: Score,
+    work: Path,
+    progress: Progress,
+    *,
+    stem: str = "labels",
+    shard_rows: int = SHARD_ROWS,
+) -> Scored:
+    """Scores of texts, kept as shards `STEM-00000.safetensors`. Those of an earlier try of the same texts are kept.
+
+    Raises:
+        UserError: no texts; and what `score` raises.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if not texts:
+        raise UserError("no rows to run the teacher on", where="data", fix="check data.filter")
+    work.mkdir(parents=True, exist_ok=True)
+    unique = list({text.id: text for text in texts}.values())
+    shards = [unique[at : at + shard_rows] for at in range(0, len(unique), shard_rows)]
+    for stale in sorted(work.glob(f"{stem}-*.safetensors"))[len(shards) :]:
+        stale.unlink()
+    seconds, ran, size, found = 0.0, 0, 0, []
+    with progress.task("teacher labels", len(unique)) as task:
+        for number, shard in enumerate(shards):
+            path = work / f"{stem}-{number:05d}.safetensors"
+            if _complete(path, shard):
+                task.advance(len(shard))
+            else:
+                begin = time.monotonic()
+                write_shard(path, score(shard, task.advance), [text.id for text in shard])
+                seconds, ran = seconds + time.monotonic() - begin, ran + len(shard)
+            found.append(load_file(path)["logits"])
+            size += path.stat().st_size
+    facts = {
+        "shards": len(shards),
+        "bytes": size,
+        "seconds": round(seconds, 3),
+        "texts_per_s": round(ran / seconds, 1) if seconds else None,
+    }
+    return Scored([text.id for text in unique], torch.cat(found), facts)
+
+
+def write_shard(path: Path, scores: Tensor, ids: Sequence[str]) -> None:
+    """Write scores [n, C] of texts, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file({"logits": scores}, temporary, {"ids": json.dumps(list(ids))})
+
+
+def _by_head(model_dir: Path) -> Score:
+    """The class logits of a classifier, in batches of like length; it is loaded for the first texts.
 
     Raises:
         UserError: logits that are not finite.
     """
-    import torch
-    from safetensors.torch import save_file
+    loaded: list[Any] = []
 
-    from distill2edge.distill.classifier_model import collate_texts
+    def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
+        import torch
 
-    order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
-    logits = torch.empty(len(shard), model.config.num_labels)
-    for at in range(0, len(order), _BATCH):
-        part = order[at : at + _BATCH]
-        batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
-        del batch["labels"]
-        with torch.inference_mode():
-            logits[part] = model(**batch).logits.float()
-        task.advance(len(part))
-    if not torch.isfinite(logits).all():
-        raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
-                        fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
-    with replacing(path) as temporary:
-        save_file({"logits": logits}, temporary, {"ids": json.dumps([row.id for row in shard])})
+        from distill2edge.distill.classifier_model import collate_texts
+        from distill2edge.util.threads import available_threads
+
+        if not loaded:
+            torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
+            loaded.append(load_model(model_dir, dtype=torch.float32).eval())
+        model = loaded[0]
+        order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
+        logits = torch.empty(len(shard), model.config.num_labels)
+        for at in range(0, len(order), _BATCH):
+            part = order[at : at + _BATCH]
+            batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
+            del batch["labels"]
+            with torch.inference_mode():
+                logits[part] = model(**batch).logits.float()
+            done(len(part))
+        if not torch.isfinite(logits).all():
+            raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
+                            fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
+        return logits
+
+    return score
 
 
-def _complete(path: Path, shard: Sequence[Encoded]) -> bool:
+def _complete(path: Path, shard: Sequence[Text]) -> bool:
     """Whether a shard is there, whole, and of these texts."""
     from safetensors import SafetensorError, safe_open
 
@@ -112,6 +192,6 @@ def _complete(path: Path, shard: Sequence[Encoded]) -> bool:
         return False
     try:
         with safe_open(path, framework="pt") as file:
-            return bool(json.loads((file.metadata() or {}).get("ids", "[]")) == [row.id for row in shard])
+            return bool(json.loads((file.metadata() or {}).get("ids", "[]")) == [text.id for text in shard])
     except (SafetensorError, OSError, ValueError):
         return False

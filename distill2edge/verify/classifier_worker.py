@@ -10,18 +10,20 @@ from typing import Any, cast
 import numpy as np
 
 from distill2edge.errors import UserError
+from distill2edge.models.model_file import Encodings
 from distill2edge.runtimes import open_runtime
-from distill2edge.runtimes.protocol import Classifier
+from distill2edge.runtimes.protocol import Classifier, Runtime
 from distill2edge.util.isolate import serve
+from distill2edge.verify.scores import choice_likelihoods, trim_stop
 from distill2edge.verify.token_worker import read_encodings
 
 
 def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
-    """Class logits of every row.
+    """Class logits of every row: those of a head, or the likelihood of each answer of a language model.
 
     Args:
-        spec: `runtime path threads context`, `rows` (a file beside the result), and `labels`: what the file's own
-            labels must be.
+        spec: `runtime path threads context`, `rows` (a file beside the result), `stop` (ids that end an answer), and
+            `labels`: what a head's own labels must be.
         report: told of each row.
 
     Returns:
@@ -30,8 +32,10 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     Raises:
         UserError: a file that is no classifier, or one over other labels.
     """
-    encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], ())
+    encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], tuple(spec["stop"]))
     opened: Any = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    if encodings.choices is not None:
+        return {"logits": _answers(opened, encodings, report)}
     if not hasattr(opened, "classify"):
         raise UserError("this file is not a classifier", where=spec["path"], fix="export the model again")
     runtime = cast("Classifier", opened)
@@ -50,6 +54,18 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         report(1)
     runtime.close()
     return {"logits": logits}
+
+
+def _answers(runtime: Runtime, encodings: Encodings, report: Callable[[int], None]) -> list[list[float]]:
+    """[n][C] log-probability of each answer, summed over its tokens."""
+    assert encodings.choices is not None
+    found = []
+    for row, choices in zip(encodings.rows, encodings.choices, strict=True):
+        bare = trim_stop(choices, encodings.stop)
+        found.append(choice_likelihoods(runtime, row.ids[: row.prompt_length], bare))
+        report(1)
+    runtime.close()
+    return found
 
 
 def main() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill2edge.errors import EnvironmentFault
+from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.models.model_file import Encodings, ModelFile, check_encodings, check_models, encoding_of
 from distill2edge.recipe.schema import Verify
 from distill2edge.util.files import write_json
@@ -19,7 +19,7 @@ from distill2edge.util.progress import Progress
 from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.gates import apply_gates, verdict
-from distill2edge.verify.metrics import METRICS
+from distill2edge.verify.metrics import METRICS, Metric
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_class
@@ -27,6 +27,9 @@ from distill2edge.verify.warnings import warnings_of
 
 DEFINITIONS = {
     "accuracy": "share of texts whose label has the greatest logit",
+    "agreement": METRICS["agreement"].definition,
+    "ece": "expected calibration error: mean over 15 bins of |accuracy - mean probability of the predicted label|, "
+    "weighed by their texts (Guo et al. 2017)",
     "macro_f1": "mean over the labels of 2 TP / (2 TP + FP + FN)",
     "balanced_accuracy": "mean over the classes that occur of the share of their texts that are right",
     "baseline": "needs no model: always the class that most held-out texts have",
@@ -52,6 +55,7 @@ def verify_classifiers(
     work: Path,
     progress: Progress,
     threads: int | None = None,
+    corrected: Callable[[scores.Floats], scores.Floats] | None = None,
 ) -> dict[str, Any]:
     """Measure the models and write `verify.json` into `work`.
 
@@ -65,6 +69,7 @@ def verify_classifiers(
         seed: of the resampling.
         work: may hold finished models of an earlier try, which are not run again.
         threads: of each runtime; None takes what affinity and cgroup allow.
+        corrected: likelihoods of answers [n, C] -> class logits, of a teacher that is a language model.
 
     Returns:
         `verdict`, `metric`, `rows`, `tokens` (texts compared); as text `failed` (the gates that did) and `warnings`.
@@ -97,7 +102,7 @@ def verify_classifiers(
             if isinstance(outcome, Crash):
                 progress.warn(f"{model.id}: {outcome.words}")
             outcomes[model.id] = outcome
-    document = _document(models, outcomes, rows["teacher"], spec, labels, seed)
+    document = _document(models, outcomes, rows["teacher"], spec, labels, seed, corrected)
     write_json(work / "verify.json", document)
     return facts_of(document)
 
@@ -113,6 +118,20 @@ def macro_f1(predicted: NDArray[np.int64], truth: NDArray[np.int64], classes: in
     return float(np.mean(found))
 
 
+def calibration_error(logprob: scores.Floats, truth: NDArray[np.int64], bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, equation 3), with bins of equal width.
+
+    Args:
+        logprob: [n, C].
+        truth: [n].
+    """
+    confidence = np.exp(logprob.max(axis=1))
+    right = (logprob.argmax(axis=1) == truth).astype(float)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(right[place == at].sum() - confidence[place == at].sum()) for at in range(bins)]
+    return float(sum(gaps) / len(truth))
+
+
 def _run(
     model: ModelFile, rows: Encodings, labels: Sequence[str], threads: int, directory: Path, advance: Any
 ) -> Outcome:
@@ -124,10 +143,11 @@ def _run(
         "path": str(model.path.resolve()),
         "size_bytes": model.size_bytes,
         "threads": threads,
-        "context": max(len(row.ids) for row in rows.rows),
+        "context": _context(rows),
         "rows": name,
         "rows_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "labels": list(labels),
+        "stop": list(rows.stop),
     }
     outcome = run_worker(
         "distill2edge.verify.classifier_worker", spec, directory, model.slug, threads=threads, on_progress=advance
@@ -137,6 +157,12 @@ def _run(
     return outcome
 
 
+def _context(rows: Encodings) -> int:
+    """Tokens of the longest text, with its answers where there are some."""
+    answers = [0] * len(rows.rows) if rows.choices is None else [max(map(len, each)) for each in rows.choices]
+    return max(len(row.ids) + answer for row, answer in zip(rows.rows, answers, strict=True))
+
+
 def _document(
     models: Sequence[ModelFile],
     outcomes: Mapping[str, Outcome],
@@ -144,13 +170,10 @@ def _document(
     spec: Verify,
     labels: Sequence[str],
     seed: int,
+    corrected: Callable[[scores.Floats], scores.Floats] | None,
 ) -> dict[str, Any]:
-    truth = np.array([row.label for row in rows.rows])
-    logprob = {
-        name: scores.log_softmax(np.asarray(outcome["logits"], dtype=np.float32))
-        for name, outcome in outcomes.items()
-        if not isinstance(outcome, Crash)
-    }
+    logprob = _logprobs(models, outcomes, corrected)
+    truth, metric = _truth(rows, logprob)
     dense: dict[str, scores.Floats | None] = {
         model.role: logprob.get(model.id) for model in models if model.is_reference
     }
@@ -161,24 +184,24 @@ def _document(
     entries = []
     for model in models:
         mine = figures[model.id]
-        found = entry(model, mine, figures["teacher"], METRICS["accuracy"], seed, baseline)
+        found = entry(model, mine, figures["teacher"], metric, seed, baseline)
         if not isinstance(mine, Crash):
-            found["macro_f1"] = mine["macro_f1"]
+            found["macro_f1"], found["ece"] = mine["macro_f1"], mine["ece"]
             found["balanced_accuracy"] = balanced_accuracy(mine["score"], truth.tolist())
         entries.append(found)
-    shares = kept(models, figures, figures["teacher"], METRICS["accuracy"], seed)
+    shares = kept(models, figures, figures["teacher"], metric, seed)
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
     gates = apply_gates(entries, spec)
     return {
         "schema_version": 1,
-        "metric": "accuracy",
+        "metric": metric.name,
         "rows": len(truth),
         "tokens": len(truth),
         "unit": "text",
         "definitions": DEFINITIONS,
         "models": entries,
-        "baseline": METRICS["accuracy"].baseline_entry(baseline, [1.0] * len(truth), seed),
+        "baseline": metric.baseline_entry(baseline, [1.0] * len(truth), seed),
         "classes": dict(baseline.classes),
         "gates": [gate.as_dict() for gate in gates],
         "verdict": verdict(gates),
@@ -188,6 +211,41 @@ def _document(
             name: [int(value) for value in one["score"]] for name, one in figures.items() if not isinstance(one, Crash)
         },
     }
+
+
+def _logprobs(
+    models: Sequence[ModelFile],
+    outcomes: Mapping[str, Outcome],
+    corrected: Callable[[scores.Floats], scores.Floats] | None,
+) -> dict[str, scores.Floats]:
+    """[n, C] of every model that ran."""
+    found = {}
+    for model in models:
+        outcome = outcomes[model.id]
+        if not isinstance(outcome, Crash):
+            logits = np.asarray(outcome["logits"], dtype=np.float32)
+            if corrected is not None and model.role == "teacher":
+                logits = corrected(logits)
+            found[model.id] = scores.log_softmax(logits)
+    return found
+
+
+def _truth(rows: Encodings, logprob: Mapping[str, scores.Floats]) -> tuple[NDArray[np.int64], Metric]:
+    """The class of each text, and what a score is: the teacher's own labels are what there is where no row has one.
+
+    Raises:
+        UserError: neither rows with a response nor a teacher that ran.
+    """
+    truth = np.array([row.label for row in rows.rows])
+    if (truth >= 0).any():
+        return truth, METRICS["accuracy"]
+    if "teacher" not in logprob:
+        raise UserError(
+            "no row has a response, and the teacher does not run here: there is nothing to score by",
+            where="data.response",
+            fix="give some rows a response",
+        )
+    return logprob["teacher"].argmax(-1), METRICS["agreement"]
 
 
 def _figures(
@@ -207,5 +265,8 @@ def _figures(
         "kl_student": None if student is None else fidelity.kl_divergence(student, logprob).tolist(),
         "top1_student": None if student is None else fidelity.agreement(student, logprob).tolist(),
         "top1_teacher": None if teacher is None else fidelity.agreement(teacher, logprob).tolist(),
+        "agreement": METRICS["agreement"].definition,
+        "ece": "expected calibration error: mean over 15 bins of |accuracy - mean probability of the predicted label|, "
+        "weighed by their texts (Guo et al. 2017)",
         "macro_f1": macro_f1(predicted, truth, logprob.shape[1]),
     }

@@ -146,6 +146,13 @@ class Accuracy(_Share):
         return largest_class([row.label for row in encodings.rows], names)
 
 
+class Agreement(Accuracy):
+    """No response to compare with: what the teacher says is taken as right."""
+
+    name = "agreement"
+    definition = "share of texts that model and teacher give the same label; no row has a response"
+
+
 class ExactMatch(_Share):
     """Short responses: the greedy answer, token by token."""
 
@@ -197,7 +204,7 @@ class Likelihood(Metric):
         return unigram(encodings.rows)
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (Accuracy(), ExactMatch(), Likelihood())}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (Accuracy(), Agreement(), ExactMatch(), Likelihood())}
 
 
 def metric_of(encodings: Encodings, template: str) -> Metric:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import LOST
+from distill2edge.data.encode import LOST, labelled, read_rows
 from distill2edge.data.model_inputs import encode_for, form_of
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.model_file import Encodings, ModelFile
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 class TokenWork(Work):
     """A student learns a distribution over the vocabulary at each position."""
+
+    def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
+        """As `Work.rows`: a row without a response has no position to learn from; a teacher may write one."""
+        return labelled(super().rows(recipe, rows_dir, split))
 
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """Trained on the data's own responses, then merged."""
@@ -67,7 +71,6 @@ class TokenWork(Work):
             return cache_logits(
                 teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
             )
-        from distill2edge.data.encode import read_rows
         from distill2edge.data.ledger import Origin
         from distill2edge.teacher.open_teacher import open_generator
         from distill2edge.teacher.text import write_responses
@@ -208,14 +211,14 @@ class TokenWork(Work):
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """Test rows, and where the responses are a closed set, every choice after each prompt."""
-        from distill2edge.data.encode import read_rows, stop_token_ids
+        from distill2edge.data.encode import stop_token_ids
         from distill2edge.intake.vocabularies import vocabulary_hash
 
         data, tokenizer = recipe.data, load_tokenizer(model_dir)
         encoded, choices = self.encoded(recipe, rows_dir, model_dir, "test"), None
         if data.choices is not None:
             form = form_of(recipe, model_dir)
-            prompts = {row.id: row.prompt for row in read_rows(rows_dir, "test")}
+            prompts = {row.id: row.prompt for row in self.rows(recipe, rows_dir, "test")}
             choices = form.reading.choices([prompts[item.row] for item in encoded], data.choices, tokenizer, form)
         return Encodings(encoded, choices, vocabulary_hash(tokenizer), stop_token_ids(tokenizer, data.template))
 
@@ -226,6 +229,7 @@ class TokenWork(Work):
         encodings: dict[str, Encodings],
         work: Path,
         progress: Progress,
+        labels: Path | None = None,
     ) -> Facts:
         """By likelihood of the choices, exact match, or likelihood of the responses."""
         from distill2edge.verify.token_models import verify_token_models
@@ -269,10 +273,8 @@ class TokenWork(Work):
 
 def _scored_rows(recipe: Recipe, rows_dir: Path) -> list[Row]:
     """The train split, less the rows that only give on-policy rounds their prompts."""
-    from distill2edge.data.encode import read_rows
-
     spec = recipe.distill.on_policy
-    return read_rows(rows_dir, "train")[: None if spec is None else spec.warm_rows]
+    return labelled(read_rows(rows_dir, "train"))[: None if spec is None else spec.warm_rows]
 
 
 WORK = TokenWork()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import Problem
 from distill2edge.models.kinds import CLASSIFIER, ENCODER, Kind
-from distill2edge.tasks.features import DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY
+from distill2edge.tasks.features import ASKED_TEACHER, DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -25,19 +25,35 @@ class Classification(Task):
     example = "an encoder, such as a BERT"
     signals = ("labels", "gold")
     templates = ("plain",)
-    supports = frozenset({DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY})
+    supports = frozenset({ASKED_TEACHER, DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY})
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False
 
     def problems(self, recipe: Recipe) -> Iterator[Problem]:
         """As `Task.problems`."""
-        if recipe.data.choices is None:
+        choices, ask = recipe.data.choices, recipe.teacher.ask
+        if choices is None:
             yield Problem(("data",), "task classification needs the label set", "set data.choices")
+        if ask is None:
+            return
+        if choices is not None and ask.answers is not None and len(ask.answers) != len(choices):
+            what = f"{len(ask.answers)} answers for {len(choices)} choices"
+            yield Problem(("teacher", "ask", "answers"), what, "name one for each of data.choices, in their order")
+        if not hasattr(recipe.student.init, "model"):
+            what = "a language model that is asked has no layers that a classifier is made of"
+            yield Problem(("student", "init"), what, "name an encoder: student.init: {model: ..., layers: 3}")
+        if recipe.distill.loss.needs_layers:
+            what = "a language model that is asked has no layers to compare with"
+            yield Problem(("distill", "loss"), what, "take hidden and attention out of distill.loss")
+
+    def teaches(self, kind: Kind, recipe: Recipe) -> bool:
+        """As `Task.teaches`: what is asked must write."""
+        return kind.writes if recipe.teacher.ask is not None else self.learns(kind)
 
     def learns(self, kind: Kind) -> bool:
         """As `Task.learns`: a head can be put on any body; one that takes none says so when it is loaded."""
         return True
 
-    def exported(self, kind: Kind) -> Kind:
-        """As `Task.exported`: a head comes later, whatever the configuration names."""
-        return CLASSIFIER
+    def exported(self, kind: Kind, *, asked: bool = False) -> Kind:
+        """As `Task.exported`: a head comes later, whatever the configuration names; what is asked has none."""
+        return kind if asked else CLASSIFIER

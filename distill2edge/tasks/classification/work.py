@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer
-from distill2edge.models.kinds import ENCODER
+from distill2edge.models.kinds import ENCODER, kind_of_directory
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
+from distill2edge.tasks.classification.asked.work import ASKED, as_asked
 from distill2edge.tasks.survival import SURVIVAL
 from distill2edge.tasks.work import Facts, Work
 from distill2edge.util.files import read_json, write_json
@@ -32,7 +34,10 @@ class ClassifierWork(Work):
     reads_as = ENCODER  # the whole text, whatever the model was before it got its head
 
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
-        """A head on the teacher, trained with it (or with adapters in it) on the data's own labels, then merged."""
+        """A head on the teacher, trained with it (or with adapters in it) on the data's own labels, then merged; a
+        teacher that is asked learns to give its answers."""
+        if recipe.teacher.ask is not None:
+            return ASKED.fit(as_asked(recipe), base, rows_dir, work, progress)
         from distill2edge.distill.train_classifier import train_classifier
         from distill2edge.student.head import with_head
         from distill2edge.student.merge import merge as merge_weights
@@ -41,10 +46,10 @@ class ClassifierWork(Work):
         assert section is not None
         headed, trained = work / "headed", work / "trained"
         new = with_head(base, labels_of(recipe), headed, recipe.seed, "teacher.model")
-        rows = self.encoded(recipe, rows_dir, headed, "train")
+        rows = _known(self.encoded(recipe, rows_dir, headed, "train"))
         if section.max_rows is not None:
             rows = rows[: section.max_rows]
-        validation = self.encoded(recipe, rows_dir, headed, "validation")
+        validation = _known(self.encoded(recipe, rows_dir, headed, "validation"))
         facts = train_classifier(
             headed, rows, validation, None, None, section, Loss(ce=1.0), section.lora, recipe.seed, trained, progress
         )
@@ -57,6 +62,8 @@ class ClassifierWork(Work):
         self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
     ) -> Facts:
         """The teacher's class logits on train and validation rows."""
+        if recipe.teacher.ask is not None:
+            return ASKED.labels(as_asked(recipe), teacher, rows_dir, work, progress)
         from distill2edge.student.head import check_head
         from distill2edge.teacher.labels import cache_labels
 
@@ -90,7 +97,8 @@ class ClassifierWork(Work):
         from distill2edge.student.head import check_head, with_head
         from distill2edge.student.init import init_student
 
-        check_head(teacher, labels_of(recipe), "teacher.model")
+        if recipe.teacher.ask is None:
+            check_head(teacher, labels_of(recipe), "teacher.model")
         section = recipe.student
         if checkpoint is not None:
             headed = work / "headed"
@@ -135,10 +143,14 @@ class ClassifierWork(Work):
         soft = None
         if recipe.signal.kind == "labels" and signal is not None:
             soft = (signal, recipe.signal.temperature)
+        splits = [self.encoded(recipe, rows_dir, student, split) for split in ("train", "validation")]
+        if soft is None:
+            splits = [_known(rows) for rows in splits]
+        elif lost := set(read_json(soft[0] / "signal.json").get("left_out", ())):
+            splits = [[row for row in rows if row.id not in lost] for rows in splits]
         return train_classifier(
             student,
-            self.encoded(recipe, rows_dir, student, "train"),
-            self.encoded(recipe, rows_dir, student, "validation"),
+            *splits,
             soft,
             beside,
             training,
@@ -157,11 +169,14 @@ class ClassifierWork(Work):
         return merge_weights(student, trained, rows[:_ROWS], SURVIVAL, work)
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
-        """The test rows."""
+        """The test rows: those that have a label, where any has one; an asked teacher reads them in its own words."""
+        if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:
+            return ASKED.held_out(as_asked(recipe), model_dir, rows_dir)
         from distill2edge.intake.vocabularies import vocabulary_hash
 
         tokenizer = load_tokenizer(model_dir)
-        return Encodings(self.encoded(recipe, rows_dir, model_dir, "test"), None, vocabulary_hash(tokenizer))
+        rows = self.encoded(recipe, rows_dir, model_dir, "test")
+        return Encodings(_known(rows) or rows, None, vocabulary_hash(tokenizer))
 
     def verify(
         self,
@@ -170,13 +185,28 @@ class ClassifierWork(Work):
         encodings: dict[str, Encodings],
         work: Path,
         progress: Progress,
+        labels: Path | None = None,
     ) -> Facts:
         """Accuracy, and distance of the class distributions."""
+        from distill2edge.teacher.choice_correction import Correction
         from distill2edge.verify.classifiers import verify_classifiers
 
+        corrected = None if labels is None else Correction.of(read_json(labels / "signal.json")["correction"])
         return verify_classifiers(
-            models, encodings, recipe.verify, labels_of(recipe), seed=recipe.seed, work=work, progress=progress
+            models,
+            encodings,
+            recipe.verify,
+            labels_of(recipe),
+            seed=recipe.seed,
+            work=work,
+            progress=progress,
+            corrected=corrected,
         )
+
+
+def _known(rows: Sequence[Encoded]) -> list[Encoded]:
+    """The texts that have a label."""
+    return [row for row in rows if row.label >= 0]
 
 
 def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:

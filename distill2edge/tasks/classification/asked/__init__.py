@@ -1,0 +1,1 @@
+"""Language models that teach a classifier by what they answer."""

@@ -1,0 +1,220 @@
+"""A language model that teaches a classifier: asked in its own words, each answer's likelihood is a class's logit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill2edge.data.encode import Row, labelled, read_rows
+from distill2edge.data.templates import Template
+from distill2edge.errors import UserError
+from distill2edge.models.model_file import Encodings
+from distill2edge.recipe.schema import Recipe
+from distill2edge.tasks.causal_lm.work import TokenWork
+from distill2edge.tasks.work import Facts
+from distill2edge.util.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill2edge.teacher.choice_correction import Correction
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and its answers as tokens; `id` is that of the row."""
+
+    id: str
+    prompt: list[int]
+    choices: list[list[int]]
+
+
+def as_asked(recipe: Recipe) -> Recipe:
+    """The recipe by which the teacher works: a language model whose answers are a closed set."""
+    ask, data = recipe.teacher.ask, recipe.data
+    assert ask is not None
+    assert data.choices is not None
+    changed = {
+        "template": ask.template,
+        "system": ask.system,
+        "choices": ask.answers or data.choices,
+        "max_length": ask.max_length,
+    }
+    return recipe.model_copy(update={"task": "causal-lm", "data": data.model_copy(update=changed)})
+
+
+class AskedTeacher(TokenWork):
+    """The teacher's part of the work. Its recipes are those of `as_asked`."""
+
+    def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
+        """As `Work.rows`: in the teacher's words."""
+        return asked_rows(recipe, labelled(read_rows(rows_dir, split)), rows_dir)
+
+    def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
+        """As `Work.held_out`: an answer is one of the choices and ends there."""
+        found = super().held_out(recipe, model_dir, rows_dir)
+        assert found.choices is not None
+        return replace(found, output=max(len(choice) for row in found.choices for choice in row))
+
+    def labels(self, recipe: Recipe, teacher: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+        """Cache the class logits of the training and validation texts, corrected.
+
+        Raises:
+            UserError: every text is too long, or the teacher's numbers are none.
+        """
+        from distill2edge.teacher.choice_correction import CONTENT_FREE
+        from distill2edge.teacher.labels import scores_of, write_facts, write_shard
+
+        ask = recipe.teacher.ask
+        assert ask is not None
+        rows = {split: read_rows(rows_dir, split) for split in ("train", "validation")}
+        asked = asked_rows(recipe, [*rows["train"], *rows["validation"]], rows_dir)
+        questions = self._questions(recipe, asked, teacher)
+        kept = [question for question in questions if len(question.prompt) < ask.max_length]
+        if not kept:
+            what = f"the prompt of each of {len(asked)} texts is longer than {ask.max_length} tokens"
+            raise UserError(what, where="teacher.ask.max_length", fix="raise it, or shorten teacher.ask.prompt")
+        score = self._score(recipe, teacher, max(map(_longest, kept)), progress)
+        raw = scores_of(kept, score, work, progress, stem="shard")
+        empty_rows = [Row(text, text, "") for text in CONTENT_FREE]
+        empty = score(self._questions(recipe, asked_rows(recipe, empty_rows, rows_dir), teacher), lambda steps: None)
+        by_id = dict(zip(raw.ids, raw.scores, strict=True))
+        correction, table = _corrected(ask.correction, by_id, empty, rows, [len(each) for each in kept[0].choices])
+        import torch
+
+        logits = torch.from_numpy(correction(raw.scores.numpy())).float()
+        write_shard(work / "labels-00000.safetensors", logits, raw.ids)
+        truth = {row.id: row.label for split in rows.values() for row in split if row.label >= 0 and row.id in by_id}
+        named = [choice.strip() for choice in recipe.data.choices or ()]
+        said = torch.bincount(logits.argmax(-1), minlength=len(named)).tolist()
+        for name, count in zip(named, said, strict=True):
+            if not count:
+                progress.warn(
+                    f"the teacher never says {name!r} of {len(raw.ids):,} texts: a student cannot learn it from such a "
+                    "teacher. Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
+                )
+        lost = [row.id for row in asked if row.id not in by_id]
+        if lost:
+            progress.warn(
+                f"{len(lost):,} of {len(asked):,} texts are left out: their prompts are longer than "
+                f"teacher.ask.max_length ({ask.max_length} tokens)"
+            )
+        more = {
+            "correction": correction.as_dict(),
+            "corrections": table,
+            "said": dict(zip(named, said, strict=True)),
+            "left_out": lost,
+        }
+        return write_facts(replace(raw, scores=logits), truth, work, **more)
+
+    def _questions(self, recipe: Recipe, rows: Sequence[Row], teacher: Path) -> list[Question]:
+        from distill2edge.data.encode import stop_token_ids
+        from distill2edge.data.model_inputs import encode_inputs, form_of
+        from distill2edge.models.checkpoint import load_tokenizer
+        from distill2edge.verify.scores import trim_stop
+
+        form, tokenizer = form_of(recipe, teacher), load_tokenizer(teacher)
+        prompts = [row.prompt for row in rows]
+        stop = stop_token_ids(tokenizer, recipe.data.template)
+        encoded = encode_inputs(prompts, tokenizer, form)
+        choices = form.reading.choices(prompts, recipe.data.choices or (), tokenizer, form)
+        return [
+            Question(row.id, ids, [list(choice) for choice in trim_stop(own, stop)])
+            for row, ids, own in zip(rows, encoded, choices, strict=True)
+        ]
+
+    def _score(self, recipe: Recipe, teacher: Path, longest: int, progress: Progress) -> Any:
+        """As `teacher.labels.Score`; the model is loaded for the first texts."""
+        from distill2edge.generation.open_backend import open_backend
+        from distill2edge.teacher.choice_scores import choice_scores
+        from distill2edge.teacher.open_teacher import teacher_gguf
+
+        backend = recipe.teacher.backend
+        opened: list[Any] = []
+
+        def score(questions: Sequence[Question], done: Callable[[int], None]) -> Tensor:
+            import torch
+
+            if not opened:
+                gguf = teacher_gguf(recipe, progress) if backend == "llama.cpp" else None
+                opened.append(open_backend(backend, teacher, gguf, "auto", longest=longest))
+            prompts, choices = [each.prompt for each in questions], [each.choices for each in questions]
+            return torch.from_numpy(choice_scores(opened[0], prompts, choices, done))
+
+        return score
+
+
+def asked_rows(recipe: Recipe, rows: Sequence[Row], rows_dir: Path) -> list[Row]:
+    """Rows in the teacher's words: its prompt, and its answer for the class of those that have one.
+
+    Raises:
+        UserError: a template that a text's prompt fails; fewer rows with a response than shots.
+    """
+    ask, answers = recipe.teacher.ask, recipe.data.choices
+    assert ask is not None
+    assert answers is not None
+    template = Template(ask.prompt, "teacher.ask.prompt")
+    choices = [answer.strip() for answer in answers]
+
+    def rendered(row: Row, number: int) -> str:
+        return template.render({"prompt": row.prompt, "choices": choices}, number)
+
+    examples = ""
+    if ask.shots:
+        shown = choose_shots(labelled(read_rows(rows_dir, "train")), ask.shots, recipe.seed)
+        between = "" if ask.template == "plain" else "\n"
+        parts = [f"{rendered(row, 0)}{between}{answers[row.label]}\n\n" for row in shown]
+        examples = "".join(parts)
+    return [
+        replace(row, prompt=examples + rendered(row, number), response=answers[row.label] if row.label >= 0 else "")
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def choose_shots(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """Examples for a prompt: of each class in turn, in an order that the seed chooses.
+
+    Raises:
+        UserError: fewer rows than that.
+    """
+    if len(rows) < count:
+        raise UserError(
+            f"{count} examples are asked for, and {len(rows)} training rows have a response",
+            where="teacher.ask.shots",
+            fix="lower it, or raise data.splits.train",
+        )
+    draw = random.Random(seed)
+    groups: dict[int, list[Row]] = {}
+    for row in draw.sample(list(rows), len(rows)):
+        groups.setdefault(row.label, []).append(row)
+    turns = [groups[label] for label in sorted(groups)]
+    chosen = [row for turn in range(max(map(len, turns))) for group in turns for row in group[turn : turn + 1]][:count]
+    draw.shuffle(chosen)
+    return chosen
+
+
+def _longest(question: Question) -> int:
+    return len(question.prompt) + max(map(len, question.choices)) + 1
+
+
+def _corrected(
+    asked: str, by_id: dict[str, Tensor], empty: Tensor, rows: dict[str, list[Row]], lengths: Sequence[int]
+) -> tuple[Correction, list[dict[str, Any]]]:
+    """The correction that a recipe asks for, and how each did on the validation rows that have a response."""
+    import numpy as np
+
+    from distill2edge.teacher.choice_correction import best, candidates
+
+    known = [row for row in rows["validation"] if row.label >= 0 and row.id in by_id]
+    names = [asked] if asked != "auto" else ["none", "contextual", "batch"] if known else ["contextual"]
+    texts = [by_id[row.id].numpy() for row in rows["train"] if row.id in by_id] or [empty[0].numpy()]
+    found = candidates(np.stack(texts), empty.numpy(), lengths, names)
+    if not known:
+        return found[0], []
+    return best(found, np.stack([by_id[row.id].numpy() for row in known]), np.array([row.label for row in known]))
+
+
+ASKED = AskedTeacher()
