@@ -266,7 +266,7 @@ def _describe(rows: list[Row], choices: tuple[str, ...] | None) -> dict[str, Any
     facts = describe_rows(rows)
     if bare := sum(not row.response for row in rows):
         facts["without_response"] = bare
-    if choices:
+    if choices and any(row.label >= 0 for row in rows):
         labels = Counter(row.label for row in rows)
         facts["choices"] = {choice: labels[index] for index, choice in enumerate(choices)}
     return facts

@@ -35,10 +35,12 @@ class Ask:
         messages: the conversation that the text continues; the last is the user's, or a row's prompt that is a
             conversation itself (`data.conversation`).
         tag: tells two asks with the same messages apart (the number of a sample), for answers that are kept.
+        logprobs: whether the log-probabilities of the first token are asked for too; of an endpoint.
     """
 
     messages: tuple[Message, ...]
     tag: str = ""
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Answer:
         finish: `stop`; `length` where it was cut; else why there is no answer (`filtered`, `refused: reason`, ...).
         prompt_tokens, tokens: in the teacher's tokens.
         thinking: what it thought aloud before; no part of the text.
+        first: (token, log-probability) of the likeliest first tokens, where asked for and given.
     """
 
     text: str
@@ -57,6 +60,7 @@ class Answer:
     tokens: int
     cost_usd: float = 0.0
     thinking: str = ""
+    first: tuple[tuple[str, float], ...] = ()
 
 
 class Generator(Protocol):

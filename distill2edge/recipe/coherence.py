@@ -259,9 +259,11 @@ def _endpoint(recipe: Recipe) -> Iterator[Problem]:
     if recipe.teacher.url is None:
         return
     writes = recipe.signal.kind == "text" or (recipe.signal.kind == "gold" and recipe.synthesis is not None)
+    if recipe.teacher.ask is not None:
+        writes = recipe.signal.kind == "labels"
     if not writes:
         fix = "use signal: {kind: text} with distill.loss: {ce: 1}"
-        yield Problem(("signal",), "an endpoint gives texts alone", fix)
+        yield Problem(("signal",), "an endpoint gives texts alone", fix)  # or a classifier's teacher is asked
     init = recipe.student.init
     if not hasattr(init, "model") or isinstance(init.model, Scratch):
         what = "an endpoint's layers and tokenizer are not here"
@@ -269,7 +271,7 @@ def _endpoint(recipe: Recipe) -> Iterator[Problem]:
     if recipe.verify.teacher_schemes:
         what = "an endpoint's model cannot be exported"
         yield Problem(("verify", "teacher_schemes"), what, "take verify.teacher_schemes out")
-    if recipe.verify.min_retained is not None:
+    if recipe.verify.min_retained is not None and recipe.teacher.ask is None:
         what = "verify.min_retained compares with a teacher that runs here"
         yield Problem(("verify", "min_retained"), what, "with an endpoint set max_kl or min_top1")
     for index, spec in enumerate(recipe.signal.verify if recipe.signal.kind == "text" else ()):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from distill2edge.recipe.schema import Recipe
 
 _EXAMPLE = 60  # tokens of an example that a synthesis shows
+_ANSWER = 16  # tokens of a class's name, at most
 _REQUEST = 120  # tokens of what it asks around them
 
 
@@ -46,6 +47,13 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
         requests += asked
         prompt += asked * tokens_per_prompt
         answer += asked * recipe.signal.max_new_tokens
+    if (ask := recipe.teacher.ask) is not None and recipe.signal.kind == "labels":
+        splits = recipe.data.splits
+        every = rows + splits.validation + splits.test
+        asked = every * (1 if ask.logprobs == "require" else ask.samples)
+        requests += asked
+        prompt += asked * (tokens_per_prompt * (1 + ask.shots) + len(ask.prompt) / 3)
+        answer += asked * _ANSWER
     if (judge := recipe.verify.judge) is not None:  # the answers that the student's are compared with
         held_out = recipe.synthesis.held_out.test if recipe.synthesis is not None else 0
         asked = min(judge.rows, held_out or recipe.data.splits.test)

@@ -56,6 +56,7 @@ def verify_classifiers(
     progress: Progress,
     threads: int | None = None,
     corrected: Callable[[scores.Floats], scores.Floats] | None = None,
+    taught: scores.Floats | None = None,
 ) -> dict[str, Any]:
     """Measure the models and write `verify.json` into `work`.
 
@@ -70,6 +71,7 @@ def verify_classifiers(
         work: may hold finished models of an earlier try, which are not run again.
         threads: of each runtime; None takes what affinity and cgroup allow.
         corrected: likelihoods of answers [n, C] -> class logits, of a teacher that is a language model.
+        taught: class logits [n, C] of a teacher that does not run here.
 
     Returns:
         `verdict`, `metric`, `rows`, `tokens` (texts compared); as text `failed` (the gates that did) and `warnings`.
@@ -102,7 +104,7 @@ def verify_classifiers(
             if isinstance(outcome, Crash):
                 progress.warn(f"{model.id}: {outcome.words}")
             outcomes[model.id] = outcome
-    document = _document(models, outcomes, rows["teacher"], spec, labels, seed, corrected)
+    document = _document(models, outcomes, rows["teacher"], spec, labels, seed, corrected, taught)
     write_json(work / "verify.json", document)
     return facts_of(document)
 
@@ -171,25 +173,29 @@ def _document(
     labels: Sequence[str],
     seed: int,
     corrected: Callable[[scores.Floats], scores.Floats] | None,
+    taught: scores.Floats | None,
 ) -> dict[str, Any]:
     logprob = _logprobs(models, outcomes, corrected)
+    if taught is not None:
+        logprob["teacher"] = scores.log_softmax(taught[: len(rows.rows)])
     truth, metric = _truth(rows, logprob)
     dense: dict[str, scores.Floats | None] = {
         model.role: logprob.get(model.id) for model in models if model.is_reference
     }
-    figures: dict[str, Outcome] = {}
-    for name, outcome in outcomes.items():
-        figures[name] = outcome if isinstance(outcome, Crash) else _figures(name, logprob[name], truth, dense)
+    figures: dict[str, Outcome] = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Crash)}
+    dense.setdefault("teacher", logprob.get("teacher"))
+    figures |= {name: _figures(name, own, truth, dense) for name, own in logprob.items()}
+    teacher = figures.get("teacher", Crash("the teacher runs behind an endpoint"))
     baseline = largest_class(truth.tolist(), labels)
     entries = []
     for model in models:
         mine = figures[model.id]
-        found = entry(model, mine, figures["teacher"], metric, seed, baseline)
+        found = entry(model, mine, teacher, metric, seed, baseline)
         if not isinstance(mine, Crash):
             found["macro_f1"], found["ece"] = mine["macro_f1"], mine["ece"]
             found["balanced_accuracy"] = balanced_accuracy(mine["score"], truth.tolist())
         entries.append(found)
-    shares = kept(models, figures, figures["teacher"], metric, seed)
+    shares = kept(models, figures, teacher, metric, seed)
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
     gates = apply_gates(entries, spec)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distill2edge.util.progress import Progress
 
 _FRAME = 16  # tokens that a chat template may put around a message
+_ALTERNATIVES = 20  # first tokens to name: the most that the protocol allows
 _ROOM = 64 << 10  # bytes that an answer may take in the journal
 _HOPELESS = 5  # refused requests, and not one answered: the recipe is wrong, not the rows
 
@@ -206,6 +207,7 @@ class EndpointGenerator:
             "text": reply.text,
             "finish": reply.finish,
             "thinking": reply.thinking,
+            **({"first": reply.first} if reply.first else {}),
             "prompt_tokens": prompt,
             "tokens": tokens,
             "cost_usd": self._budget.prices.cost(prompt, tokens),
@@ -222,6 +224,8 @@ class EndpointGenerator:
         }
         if endpoint.send_seed:
             body["seed"] = _draw_seed(seed, ask.tag)
+        if ask.logprobs:
+            body |= {"logprobs": True, "top_logprobs": _ALTERNATIVES}
         return {**body, **endpoint.extra}
 
     def _answer(self, key: str, refused: Mapping[str, str]) -> Answer:
@@ -229,7 +233,8 @@ class EndpointGenerator:
         if record is None:
             return Answer("", f"refused: {refused[key]}", 0, 0)
         counts = record["prompt_tokens"], record["tokens"], record["cost_usd"]
-        return Answer(record["text"], record["finish"], *counts, record.get("thinking", ""))
+        first = tuple((token, value) for token, value in record.get("first", ()))
+        return Answer(record["text"], record["finish"], *counts, record.get("thinking", ""), first)
 
     # --- many -----------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill2edge.generation.thinking import UNCLOSED, split_thinking
@@ -43,6 +44,7 @@ class Reply:
         finish: `stop`; `length` where it was cut; `filtered`; else why it is not an answer (`tool call`, ...).
         prompt_tokens, tokens: as the endpoint counts them; None where it does not say, or miscounts.
         thinking: what a reasoning model thought before it answered.
+        first: (token, log-probability) of the likeliest first tokens; empty where the endpoint gives none.
     """
 
     text: str
@@ -50,6 +52,7 @@ class Reply:
     prompt_tokens: int | None
     tokens: int | None
     thinking: str = ""
+    first: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,27 @@ def _completion(document: Any, limit: int | None) -> Reply | Failure:
         raise Unreadable("the reply has no message")
     usage = document.get("usage")
     prompt, tokens = _usage(usage if isinstance(usage, dict) else {})
-    return _read(message, choice.get("finish_reason"), prompt, tokens, limit)
+    read = _read(message, choice.get("finish_reason"), prompt, tokens, limit)
+    # Of a reasoning model the first token is one of its thoughts.
+    return read if read.thinking else replace(read, first=_first_tokens(choice.get("logprobs")))
+
+
+def _first_tokens(logprobs: Any) -> tuple[tuple[str, float], ...]:
+    """The alternatives of the first token, in either form that there is: of chat completions, and of the older ones."""
+    if not isinstance(logprobs, dict):
+        return ()
+    content, older = logprobs.get("content"), logprobs.get("top_logprobs")
+    listed: list[tuple[Any, Any]] = []
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        top = content[0].get("top_logprobs") or [content[0]]
+        listed = [(one.get("token"), one.get("logprob")) for one in top if isinstance(one, dict)]
+    elif isinstance(older, list) and older and isinstance(older[0], dict):
+        listed = list(older[0].items())
+    return tuple(
+        (_clean(token), float(value))
+        for token, value in listed
+        if isinstance(token, str) and isinstance(value, int | float) and -math.inf < value <= 0.01
+    )
 
 
 def _read(message: Mapping[str, Any], ended: Any, prompt: int | None, tokens: int | None, limit: int | None) -> Reply:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
@@ -18,6 +20,10 @@ from distill2edge.tasks.work import Facts, Work
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_share
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ROWS = 16  # on which a merge is compared
 
@@ -191,7 +197,11 @@ class ClassifierWork(Work):
         from distill2edge.teacher.choice_correction import Correction
         from distill2edge.verify.classifiers import verify_classifiers
 
-        corrected = None if labels is None else Correction.of(read_json(labels / "signal.json")["correction"])
+        corrected = taught = None
+        if labels is not None:
+            corrected = Correction.of(read_json(labels / "signal.json")["correction"])
+        if labels is not None and recipe.teacher.url is not None:
+            encodings, taught = _taught(labels, encodings)
         return verify_classifiers(
             models,
             encodings,
@@ -201,12 +211,31 @@ class ClassifierWork(Work):
             work=work,
             progress=progress,
             corrected=corrected,
+            taught=taught,
         )
 
 
 def _known(rows: Sequence[Encoded]) -> list[Encoded]:
     """The texts that have a label."""
     return [row for row in rows if row.label >= 0]
+
+
+def _taught(labels: Path, encodings: dict[str, Encodings]) -> tuple[dict[str, Encodings], NDArray[np.float32]]:
+    """The held-out rows that a teacher behind an endpoint has said something of, and its class logits of them."""
+    import numpy as np
+
+    from distill2edge.distill.label_cache import LabelReader
+
+    reader, (side,) = LabelReader(labels, 1.0), encodings.values()
+    lost = set(reader.missing(row.row for row in side.rows))
+    rows = [row for row in side.rows if row.row not in lost]
+    if not rows:
+        raise UserError(
+            "the teacher's answers to the test rows are none of the choices",
+            where="teacher.ask",
+            fix="name them in teacher.ask.answers as the teacher writes them",
+        )
+    return {"teacher": replace(side, rows=rows)}, np.stack([reader.get(row.row).numpy() for row in rows])
 
 
 def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:

@@ -18,6 +18,8 @@ from distill2edge.tasks.work import Facts
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from distill2edge.teacher.choice_correction import Correction
@@ -30,6 +32,23 @@ class Question:
     id: str
     prompt: list[int]
     choices: list[list[int]]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What a teacher said.
+
+    Attributes:
+        scores: [C] by the id of each text.
+        empty: [m, C] after texts without content.
+        lengths: [C] tokens of each answer.
+        facts: of how it was asked.
+    """
+
+    scores: dict[str, NDArray[np.float32]]
+    empty: NDArray[np.float32]
+    lengths: list[int]
+    facts: dict[str, Any]
 
 
 def as_asked(recipe: Recipe) -> Recipe:
@@ -51,7 +70,12 @@ class AskedTeacher(TokenWork):
 
     def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
         """As `Work.rows`: in the teacher's words."""
-        return asked_rows(recipe, labelled(read_rows(rows_dir, split)), rows_dir)
+        found = read_rows(rows_dir, split)
+        if (known := labelled(found)) or split != "test":
+            return asked_rows(recipe, known, rows_dir)
+        # No row has a response: any answer may stand there, since each choice is scored.
+        assert recipe.data.choices is not None
+        return [replace(row, response=recipe.data.choices[0]) for row in asked_rows(recipe, found, rows_dir)]
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """As `Work.held_out`: an answer is one of the choices and ends there."""
@@ -60,55 +84,74 @@ class AskedTeacher(TokenWork):
         return replace(found, output=max(len(choice) for row in found.choices for choice in row))
 
     def labels(self, recipe: Recipe, teacher: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
-        """Cache the class logits of the training and validation texts, corrected.
+        """Cache the class logits of the training and validation texts, corrected; of an endpoint those of the test
+        texts too, which cannot be asked again.
 
         Raises:
-            UserError: every text is too long, or the teacher's numbers are none.
+            UserError: every text is too long, nothing of what the teacher says is a choice, or its numbers are none.
         """
         from distill2edge.teacher.choice_correction import CONTENT_FREE
-        from distill2edge.teacher.labels import scores_of, write_facts, write_shard
 
-        ask = recipe.teacher.ask
-        assert ask is not None
-        rows = {split: read_rows(rows_dir, split) for split in ("train", "validation")}
-        asked = asked_rows(recipe, [*rows["train"], *rows["validation"]], rows_dir)
-        questions = self._questions(recipe, asked, teacher)
-        kept = [question for question in questions if len(question.prompt) < ask.max_length]
+        remote = recipe.teacher.url is not None
+        splits = ("train", "validation", "test") if remote else ("train", "validation")
+        rows = {split: read_rows(rows_dir, split) for split in splits}
+        every = [row for split in rows.values() for row in split]
+        asked = asked_rows(recipe, every, rows_dir)
+        empty = asked_rows(recipe, [Row(text, text, "") for text in CONTENT_FREE], rows_dir)
+        ask = self._remote if remote else self._local
+        heard = ask(recipe, asked, empty, teacher, work, progress)
+        correction, table = _corrected(recipe, heard, rows)
+        return _write(recipe, every, heard, correction, table, work, progress)
+
+    def _local(
+        self, recipe: Recipe, rows: Sequence[Row], empty: Sequence[Row], teacher: Path, work: Path, progress: Progress
+    ) -> _Heard:
+        """What a model that runs here says; each shard of texts is kept for a later try."""
+        from distill2edge.teacher.labels import scores_of
+
+        limit = recipe.data.max_length
+        kept = [each for each in self._questions(recipe, rows, teacher) if _longest(each) <= limit]
         if not kept:
-            what = f"the prompt of each of {len(asked)} texts is longer than {ask.max_length} tokens"
+            what = f"the prompt of each of {len(rows)} texts is longer than {limit} tokens"
             raise UserError(what, where="teacher.ask.max_length", fix="raise it, or shorten teacher.ask.prompt")
-        score = self._score(recipe, teacher, max(map(_longest, kept)), progress)
+        score = self._score(recipe, teacher, limit, progress)
         raw = scores_of(kept, score, work, progress, stem="shard")
-        empty_rows = [Row(text, text, "") for text in CONTENT_FREE]
-        empty = score(self._questions(recipe, asked_rows(recipe, empty_rows, rows_dir), teacher), lambda steps: None)
-        by_id = dict(zip(raw.ids, raw.scores, strict=True))
-        correction, table = _corrected(ask.correction, by_id, empty, rows, [len(each) for each in kept[0].choices])
-        import torch
-
-        logits = torch.from_numpy(correction(raw.scores.numpy())).float()
-        write_shard(work / "labels-00000.safetensors", logits, raw.ids)
-        truth = {row.id: row.label for split in rows.values() for row in split if row.label >= 0 and row.id in by_id}
-        named = [choice.strip() for choice in recipe.data.choices or ()]
-        said = torch.bincount(logits.argmax(-1), minlength=len(named)).tolist()
-        for name, count in zip(named, said, strict=True):
-            if not count:
-                progress.warn(
-                    f"the teacher never says {name!r} of {len(raw.ids):,} texts: a student cannot learn it from such a "
-                    "teacher. Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
-                )
-        lost = [row.id for row in asked if row.id not in by_id]
-        if lost:
+        if lost := len(rows) - len(kept):
             progress.warn(
-                f"{len(lost):,} of {len(asked):,} texts are left out: their prompts are longer than "
-                f"teacher.ask.max_length ({ask.max_length} tokens)"
+                f"{lost:,} of {len(rows):,} texts are left out: their prompts are longer than teacher.ask.max_length "
+                f"({limit} tokens)"
             )
-        more = {
-            "correction": correction.as_dict(),
-            "corrections": table,
-            "said": dict(zip(named, said, strict=True)),
-            "left_out": lost,
-        }
-        return write_facts(replace(raw, scores=logits), truth, work, **more)
+        nothing = score(self._questions(recipe, empty, teacher), lambda steps: None).numpy()
+        by_id = dict(zip(raw.ids, raw.scores.numpy(), strict=True))
+        return _Heard(by_id, nothing, [len(each) for each in kept[0].choices], {"asked_by": "likelihood", **raw.facts})
+
+    def _remote(
+        self, recipe: Recipe, rows: Sequence[Row], empty: Sequence[Row], teacher: Path, work: Path, progress: Progress
+    ) -> _Heard:
+        """What an endpoint says; every answer is kept for a later try."""
+        import numpy as np
+
+        from distill2edge.teacher.endpoint_labels import ask_endpoint
+        from distill2edge.teacher.open_teacher import open_generator
+
+        ask, answers = recipe.teacher.ask, recipe.data.choices
+        assert ask is not None
+        assert answers is not None
+        generator = open_generator(recipe, teacher, work, progress, "teacher.ask")
+        try:
+            heard = ask_endpoint(generator, [*rows, *empty], answers, ask, recipe.seed, progress)
+            facts = {**heard.facts, **generator.facts}
+        finally:
+            generator.close()
+        if unread := heard.facts["unreadable"]:
+            progress.warn(
+                f"{unread:,} of {heard.facts['answers']:,} answers are none of the choices, for instance "
+                f"{heard.facts['unreadable_example']!r}"
+            )
+        found = {name: np.asarray(each, dtype=np.float32) for name, each in heard.scores.items()}
+        nothing = [found[row.id] for row in empty if row.id in found] or [np.zeros(len(answers), dtype=np.float32)]
+        by_id = {row.id: found[row.id] for row in rows if row.id in found}
+        return _Heard(by_id, np.stack(nothing), [1] * len(answers), facts)
 
     def _questions(self, recipe: Recipe, rows: Sequence[Row], teacher: Path) -> list[Question]:
         from distill2edge.data.encode import stop_token_ids
@@ -197,24 +240,65 @@ def choose_shots(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 
 
 def _longest(question: Question) -> int:
-    return len(question.prompt) + max(map(len, question.choices)) + 1
+    """Tokens of a prompt and the longest of its answers."""
+    return len(question.prompt) + max(map(len, question.choices))
 
 
-def _corrected(
-    asked: str, by_id: dict[str, Tensor], empty: Tensor, rows: dict[str, list[Row]], lengths: Sequence[int]
-) -> tuple[Correction, list[dict[str, Any]]]:
+def _corrected(recipe: Recipe, heard: _Heard, rows: dict[str, list[Row]]) -> tuple[Correction, list[dict[str, Any]]]:
     """The correction that a recipe asks for, and how each did on the validation rows that have a response."""
     import numpy as np
 
     from distill2edge.teacher.choice_correction import best, candidates
 
-    known = [row for row in rows["validation"] if row.label >= 0 and row.id in by_id]
-    names = [asked] if asked != "auto" else ["none", "contextual", "batch"] if known else ["contextual"]
-    texts = [by_id[row.id].numpy() for row in rows["train"] if row.id in by_id] or [empty[0].numpy()]
-    found = candidates(np.stack(texts), empty.numpy(), lengths, names)
+    ask = recipe.teacher.ask
+    assert ask is not None
+    known = [row for row in rows["validation"] if row.label >= 0 and row.id in heard.scores]
+    names = [ask.correction]
+    if ask.correction == "auto":
+        names = ["none", "contextual", "batch"] if known else ["contextual"]
+    texts = [heard.scores[row.id] for row in rows["train"] if row.id in heard.scores]
+    found = candidates(np.stack(texts), heard.empty, heard.lengths, names)
     if not known:
         return found[0], []
-    return best(found, np.stack([by_id[row.id].numpy() for row in known]), np.array([row.label for row in known]))
+    return best(found, np.stack([heard.scores[row.id] for row in known]), np.array([row.label for row in known]))
+
+
+def _write(
+    recipe: Recipe,
+    rows: Sequence[Row],
+    heard: _Heard,
+    correction: Correction,
+    table: list[dict[str, Any]],
+    work: Path,
+    progress: Progress,
+) -> Facts:
+    """The signal of the corrected scores; warns of a class that the teacher never names."""
+    import numpy as np
+    import torch
+
+    from distill2edge.teacher.labels import Scored, write_facts, write_shard
+
+    ids = list(heard.scores)
+    logits = torch.from_numpy(correction(np.stack([heard.scores[name] for name in ids]))).float()
+    write_shard(work / "labels-00000.safetensors", logits, ids)
+    named = [choice.strip() for choice in recipe.data.choices or ()]
+    said = dict(zip(named, torch.bincount(logits.argmax(-1), minlength=len(named)).tolist(), strict=True))
+    for name in (name for name, count in said.items() if not count):
+        progress.warn(
+            f"the teacher never says {name!r} of {len(ids):,} texts: a student cannot learn it from such a teacher. "
+            "Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
+        )
+    if table:
+        best = max(table, key=lambda each: each["accuracy"])
+        progress.say(f"teacher labels: {best['accuracy']:.3f} right on validation rows; correction: {correction.label}")
+    more = {
+        "correction": correction.as_dict(),
+        "corrections": table,
+        "said": said,
+        "left_out": [row.id for row in rows if row.id not in heard.scores],
+    }
+    truth = {row.id: row.label for row in rows if row.label >= 0 and row.id in heard.scores}
+    return write_facts(Scored(ids, logits, heard.facts), truth, work, **more)
 
 
 ASKED = AskedTeacher()

@@ -1,0 +1,216 @@
+"""Answers of a language model as class logits: likelihoods, their correction, and what an endpoint says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill2edge.data.encode import Encoded, Row
+from distill2edge.errors import UserError
+from distill2edge.generation.endpoint.reply import Reply, read_reply
+from distill2edge.generation.generate import Answer, Ask
+from distill2edge.recipe.ask import Ask as Section
+from distill2edge.teacher.answer_matching import choice_of, scores_of_counts, scores_of_first
+from distill2edge.teacher.choice_correction import Correction, best, candidates, log_softmax
+from distill2edge.teacher.choice_scores import choice_scores
+from distill2edge.teacher.endpoint_labels import ask_endpoint
+from distill2edge.util.progress import SilentProgress
+
+VOCABULARY = 11
+
+
+class Bigram:
+    """A model whose next token depends on the last one alone; it counts the texts that it reads."""
+
+    name, dtype, vocab_size = "bigram", "float32", VOCABULARY
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.table = torch.randn(VOCABULARY, VOCABULARY)
+        self.read = 0
+
+    def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
+        self.read += len(examples)
+        for number in reversed(range(len(examples))):
+            ids, mask = examples[number].ids, examples[number].mask
+            yield number, torch.stack([self.table[ids[at - 1]] for at, on in enumerate(mask) if on])
+
+    def close(self) -> None:
+        pass
+
+
+def expected(model: Bigram, prompt: Sequence[int], choice: Sequence[int]) -> float:
+    logp = model.table.log_softmax(-1)
+    before = [prompt[-1], *choice[:-1]]
+    return float(sum(logp[last, token] for last, token in zip(before, choice, strict=True)))
+
+
+tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4)
+
+
+@given(st.lists(st.tuples(tokens, st.lists(tokens, min_size=2, max_size=2)), min_size=1, max_size=5))
+def test_a_score_is_the_sum_over_the_answer_s_tokens(rows: list[tuple[list[int], list[list[int]]]]) -> None:
+    model = Bigram()
+    found = choice_scores(model, [prompt for prompt, _ in rows], [choices for _, choices in rows])
+    wanted = [[expected(model, prompt, choice) for choice in choices] for prompt, choices in rows]
+    assert np.allclose(found, wanted, atol=1e-4)
+
+
+def test_answers_that_differ_in_their_last_token_take_one_pass() -> None:
+    model = Bigram()
+    choice_scores(model, [[1, 2], [3]], [[[4, 5], [4, 6]], [[7], [8]]])
+    assert model.read == 2
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    model = Bigram()
+    model.table[:] = math.nan
+    with pytest.raises(UserError, match="not numbers"):
+        choice_scores(model, [[1]], [[[2], [3]]])
+
+
+def test_a_bias_of_the_model_is_taken_off() -> None:
+    truth = np.array([0, 1] * 50)
+    scores = np.random.default_rng(0).normal(0, 0.3, (100, 2)).astype(np.float32)
+    scores[np.arange(100), truth] += 1.0
+    scores[:, 1] += 5.0  # what it says anyway
+    empty = np.array([[0.0, 5.0]], dtype=np.float32)
+    found = {each.label: each for each in candidates(scores, empty, [1, 1], ["none", "contextual", "batch"])}
+    right = {name: float((each(scores).argmax(-1) == truth).mean()) for name, each in found.items()}
+    assert right["none"] == 0.5
+    assert right["contextual"] > 0.9
+    assert right["batch"] > 0.9
+    chosen, table = best(list(found.values()), scores, truth)
+    assert chosen.name in ("contextual", "batch")
+    assert {each["correction"] for each in table} == set(found)
+
+
+def test_a_correction_survives_its_file() -> None:
+    one = Correction("contextual", (1, 3), (-0.5, -1.0))
+    assert Correction.of(one.as_dict()) == one
+    assert Correction.of(Correction().as_dict()) == Correction()
+    assert one(np.array([[-2.0, -3.0]], dtype=np.float32)).tolist() == [[-1.5, 0.0]]
+
+
+@given(st.lists(st.lists(st.floats(-50, 0, width=32), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_log_softmax_sums_to_one(rows: list[list[float]]) -> None:
+    assert np.allclose(np.exp(log_softmax(np.array(rows, dtype=np.float32))).sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("positive", 1), (" Positive.", 1), ("**positive**", 1), ("positive, since it is fun", 1),
+        ("The sentiment is negative.", 0), ("very positive", 2), ("It is very positive!", 2),
+        ("positive or negative", 1), ("I'd say negative, not positive", None), ("", None), ("positively", None), ("\u597d", None),
+    ],
+)  # fmt: skip
+def test_what_an_answer_is_read_as(text: str, answer: int | None) -> None:
+    assert choice_of(text, ["negative", "positive", "very positive"]) == answer
+
+
+def test_counts_are_smoothed() -> None:
+    assert scores_of_counts([0, 0]) is None
+    found = scores_of_counts([3, 1])
+    assert found is not None
+    assert [round(math.exp(each), 3) for each in found] == [0.7, 0.3]
+
+
+def test_first_tokens_are_masses_of_answers() -> None:
+    listed = [(" pos", math.log(0.6)), ("Pos", math.log(0.1)), (" neg", math.log(0.2)), (" the", math.log(0.02))]
+    found = scores_of_first(listed, ["negative", "positive"])
+    assert found is not None
+    assert [round(math.exp(each), 3) for each in found] == [0.2, 0.7]
+    assert scores_of_first([(" not", -0.1)], ["not good", "not bad"]) is None  # it tells nothing
+    unlisted = scores_of_first([(" pos", math.log(0.9)), (" the", math.log(0.05))], ["negative", "positive"])
+    assert unlisted is not None
+    assert round(math.exp(unlisted[0]), 3) == 0.025
+
+
+def completion(logprobs: Any) -> Reply:
+    import json
+
+    choice = {"message": {"content": "positive"}, "finish_reason": "stop", "logprobs": logprobs}
+    found = read_reply(json.dumps({"choices": [choice]}).encode())
+    assert isinstance(found, Reply)
+    return found
+
+
+def test_first_tokens_are_read_in_both_forms() -> None:
+    one = {"token": " pos", "logprob": -0.1, "top_logprobs": [{"token": " pos", "logprob": -0.1}, {"token": 3}]}
+    assert completion({"content": [one, {"token": "itive", "logprob": 0}]}).first == ((" pos", -0.1),)
+    assert completion({"top_logprobs": [{" pos": -0.1, " neg": -2.0}]}).first == ((" pos", -0.1), (" neg", -2.0))
+    for broken in (None, {}, {"content": []}, {"content": ["x"]}, {"content": [{"token": "x", "logprob": None}]}, 7):
+        assert completion(broken).first == ()
+
+
+class Server:
+    """Answers by a function of the prompt; keeps what it was asked."""
+
+    name, shard_rows = "server", 4
+    facts: dict[str, Any] = {}
+
+    def __init__(self, say: Any, logprobs: bool) -> None:
+        self.say, self.logprobs, self.asked = say, logprobs, list[Ask]()
+
+    def generate(self, asks: Sequence[Ask], sampling: Any, seed: int, done: Any = None) -> list[Answer]:
+        self.asked += asks
+        found = []
+        for ask in asks:
+            text = self.say(ask.messages[-1][1], ask.tag)
+            first = ((text, -0.1), ("other", -3.0)) if self.logprobs and ask.logprobs else ()
+            found.append(Answer(text, "stop", 1, 1, first=first))
+        return found
+
+    def fits(self, asks: Sequence[Ask], new: int) -> list[bool]:
+        return [True] * len(asks)
+
+    def close(self) -> None:
+        pass
+
+
+ROWS = [Row(str(n), ("bad film", "good film")[n % 2], "") for n in range(6)]
+
+
+def heard(server: Server, **section: Any) -> Any:
+    return ask_endpoint(server, ROWS, ["bad", "good"], Section(**section), 0, SilentProgress())
+
+
+def test_a_server_with_log_probabilities_is_asked_once_for_each_row() -> None:
+    server = Server(lambda prompt, tag: prompt.split()[0], logprobs=True)
+    found = heard(server)
+    assert found.facts["asked_by"] == "logprobs"
+    assert len(server.asked) == 1 + len(ROWS)  # the probe is the first row, whose answer is kept
+    assert all(each.logprobs for each in server.asked)
+    assert [int(np.argmax(found.scores[row.id])) for row in ROWS] == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_server_without_is_told_apart_by_its_first_answer_and_counted() -> None:
+    server = Server(lambda prompt, tag: "dunno" if tag == "1" else f"It is {prompt.split()[0]}.", logprobs=False)
+    found = heard(server, samples=3)
+    assert found.facts == {
+        "asked_by": "samples", "answers": 18, "unreadable": 6, "unreadable_example": "dunno",
+    }  # fmt: skip
+    assert len(server.asked) == 1 + 3 * len(ROWS)
+    assert [int(np.argmax(found.scores[row.id])) for row in ROWS] == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_server_without_log_probabilities_is_refused_after_one_request_where_they_are_required() -> None:
+    server = Server(lambda prompt, tag: "good", logprobs=False)
+    with pytest.raises(UserError, match="no log-probabilities") as error:
+        heard(server, logprobs="require")
+    assert error.value.where == "teacher.ask.logprobs"
+    assert len(server.asked) == 1
+
+
+def test_answers_that_are_no_choice_at_all_are_an_error_with_an_example() -> None:
+    with pytest.raises(UserError, match=r"none of 6 answers.*As an AI") as error:
+        heard(Server(lambda prompt, tag: "As an AI, I cannot", logprobs=False), samples=1)
+    assert "teacher.ask.answers" in error.value.fix
