@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.errors import UserError
+from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.generate import Answer, Ask, Generator
 from distill2edge.generation.writers import Sampling
 from distill2edge.teacher.answer_matching import choice_of, scores_of_counts, scores_of_first
@@ -53,8 +53,7 @@ def ask_endpoint(
     greedy = Sampling(longest)
     first = spec.logprobs != "never"
     if first:
-        (probe,) = generator.generate([_ask(rows[0], spec, "", logprobs=True)], greedy, seed)
-        first = bool(probe.first)
+        first = _gives_logprobs(generator, _ask(rows[0], spec, "", logprobs=True), greedy, seed)
         if not first and spec.logprobs == "require":
             raise UserError(
                 "the server gives no log-probabilities: its answer to the first row has none",
@@ -73,6 +72,15 @@ def ask_endpoint(
             found += generator.generate(asks[at : at + generator.shard_rows], sampling, seed, task.advance)
     groups = [found[at : at + times] for at in range(0, len(found), times)]
     return _heard(rows, groups, answers, "logprobs" if first else "samples", times)
+
+
+def _gives_logprobs(generator: Generator, probe: Ask, sampling: Sampling, seed: int) -> bool:
+    """Whether the server names the likeliest first tokens. Some that cannot fail with a server's error."""
+    try:
+        (answer,) = generator.generate([probe], sampling, seed)
+    except EnvironmentFault:
+        return False  # a server that is down says so again at the next request
+    return bool(answer.first)
 
 
 def _heard(

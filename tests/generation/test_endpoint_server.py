@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny import tiny_llama
+from tiny import tiny_bert, tiny_llama
 
 from distill2edge.cli.main import main
 from distill2edge.export.gguf import export_gguf
@@ -44,6 +44,30 @@ export: [gguf:Q8_0]
 verify: {{rows: 4}}
 bench: {{workloads: [chat-8-3], rounds: 1, requests: 1}}
 """
+ASKED = """\
+name: asked
+task: classification
+teacher:
+  model: endpoint:http://127.0.0.1:{port}/v1
+  endpoint: {{model: tiny, key_env: SERVED_KEY, input_usd: 1.0, output_usd: 2.0, max_usd: 1.0, concurrency: 2}}
+  licence: mit
+  ask: {{prompt: "{{{{ prompt }}}} is one of {{{{ choices | join(' and ') }}}}", answers: [a, b, c, d, e, f]}}
+data:
+  source: {root}/rows.jsonl
+  template: plain
+  prompt: "{{{{ text }}}}"
+  response: null
+  choices: [A, B, C, D, E, F]
+  max_length: 48
+  splits: {{train: 12, validation: 2, calibration: 2, test: 6}}
+  leakage: {{near_duplicate: 1.0}}
+signal: {{kind: labels}}
+student: {{init: {{model: {root}/encoder, layers: 1}}, lora: null}}
+distill: {{loss: {{forward_kl: 1}}, batch_size: 8}}
+export: [onnx:int8-dynamic]
+verify: {{rows: 6, max_kl: null}}
+bench: {{workloads: [task], rounds: 1, requests: 1}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command = [
         *(sys.executable, "-m", "llama_cpp.server", "--model", str(root / "gguf" / "model.gguf")),
         *("--model_alias", "tiny", "--port", str(port), "--api_key", "right", "--n_ctx", "256", "--n_threads", "1"),
+        *("--logits_all", "true"),
     ]
     log = (root / "server.log").open("wb")
     server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -67,6 +92,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         text = RECIPE.format(port=port, rows=root / "rows.jsonl", student=root / "student")
         (root / "served.yaml").write_text(text)
+        tiny_bert(root / "encoder", layers=2, masked=True)
+        (root / "encoder" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+        (root / "asked.yaml").write_text(ASKED.format(port=port, root=root))
         yield root
     finally:
         server.terminate()
@@ -137,3 +165,17 @@ def test_terms_that_deny_stop_before_the_first_request(place: Path) -> None:
     result = run(place, "--set", "teacher.licence=openai-api", command="teacher")
     assert result.exit_code == 2
     assert "does not permit training on outputs" in result.output
+
+
+@pytest.mark.parametrize(("how", "said"), [("auto", "logprobs"), ("never", "samples")])
+def test_it_labels_the_texts_of_a_classifier(place: Path, how: str, said: str) -> None:
+    arguments = ["run", str(place / "asked.yaml"), "--store", str(place / how), "--out", str(place / f"out-{how}")]
+    result = CliRunner(env={"SERVED_KEY": "right"}).invoke(main, [*arguments, "--set", f"teacher.ask.logprobs={how}"])
+    assert result.exit_code in (0, 3), result.output
+    (facts,) = [json.loads(path.read_text()) for path in place.glob(f"{how}/signal/*/signal.json")]
+    assert facts["asked_by"] == said
+    assert facts["usd"] > 0
+    report = json.loads((place / f"out-{how}" / "report.json").read_text())
+    assert report["metric"]["name"] == "agreement"
+    assert {model["id"] for model in report["models"]} == {"student", "student/onnx:int8-dynamic"}
+    assert all(model["kl_teacher"] is not None for model in report["models"])
