@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -109,7 +109,8 @@ def test_log_softmax_sums_to_one(rows: list[list[float]]) -> None:
     [
         ("positive", 1), (" Positive.", 1), ("**positive**", 1), ("positive, since it is fun", 1),
         ("The sentiment is negative.", 0), ("very positive", 2), ("It is very positive!", 2),
-        ("positive or negative", 1), ("I'd say negative, not positive", None), ("", None), ("positively", None), ("\u597d", None),
+        ("positive or negative", 1), ("I'd say negative, not positive", None), ("", None), ("positively", None),
+        ("\u597d", None),
     ],
 )  # fmt: skip
 def test_what_an_answer_is_read_as(text: str, answer: int | None) -> None:
@@ -155,7 +156,7 @@ class Server:
     """Answers by a function of the prompt; keeps what it was asked."""
 
     name, shard_rows = "server", 4
-    facts: dict[str, Any] = {}
+    facts: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, say: Any, logprobs: bool) -> None:
         self.say, self.logprobs, self.asked = say, logprobs, list[Ask]()
