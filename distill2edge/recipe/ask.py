@@ -31,8 +31,8 @@ class Ask(Section):
     correction: Literal["auto", "none", "contextual", "batch"] = Field(
         "auto",
         description="of likelihoods, for what the teacher says anyway: contextual (Zhao 2021) divides by those after "
-        "empty texts, batch (Zhou 2023) by the mean over the training texts; auto: what scores best on the validation "
-        "rows, contextual where none has a response",
+        "empty texts, batch (Zhou 2023) by the mean over the training texts; auto: these, or a scale and prior fitted "
+        "to the validation rows, whichever makes those likeliest; contextual where none has a response",
     )
     max_length: int = Field(1024, ge=8, le=2**20, description="tokens; a text whose prompt is longer is left out")
     samples: int = Field(

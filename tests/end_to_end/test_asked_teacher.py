@@ -102,7 +102,7 @@ def test_teacher_and_student_learn_the_task_each_in_its_own_words(finished: tupl
 def test_the_signal_says_how_it_was_corrected_and_what_the_teacher_said(finished: tuple[Path, Result]) -> None:
     (facts,) = [json.loads(path.read_text()) for path in finished[0].glob("store/signal/*/signal.json")]
     assert facts["asked_by"] == "likelihood"
-    assert {each["correction"] for each in facts["corrections"]} == {"none", "contextual", "batch"}
+    assert {each["correction"] for each in facts["corrections"]} == {"none", "contextual", "batch", "fitted"}
     assert sum(facts["said"].values()) == facts["texts"] == 16 + 60 + 8
     assert min(facts["said"].values()) > 0
     assert facts["left_out"] == []
@@ -119,11 +119,12 @@ def test_without_any_response_agreement_with_the_teacher_is_scored(finished: tup
     root, _ = finished
     fitted = next(root.glob("store/fit/*/model"))  # a teacher that knows the task, and rows that say nothing
     (fitted / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    result = run(
-        root, *("--set", f"teacher.model={fitted}"), *("--set", "teacher.fit=null"), *("--set", "data.response=null"),
-        *("--set", "data.unlabelled=null"), *("--set", "distill.loss={forward_kl: 1}"),
-        *("--set", "distill.control=false"), *("--set", "export=[onnx:int8-dynamic]"), out="bare",
+    changes = (
+        f"teacher.model={fitted}", "teacher.fit=null", "data.response=null", "data.unlabelled=null",
+        "distill={loss: {forward_kl: 1}, epochs: 12, learning_rate: 3e-3, batch_size: 4, checkpoints: 0}",
+        "export=[onnx:int8-dynamic]",
     )  # fmt: skip
+    result = run(root, *(part for change in changes for part in ("--set", change)), out="bare")
     assert result.exit_code in (0, 3), result.output
     assert "no row has a response" in result.output
     found = report(root, "bare")

@@ -18,7 +18,7 @@ from distill2edge.generation.endpoint.reply import Reply, read_reply
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.recipe.ask import Ask as Section
 from distill2edge.teacher.answer_matching import choice_of, scores_of_counts, scores_of_first
-from distill2edge.teacher.choice_correction import Correction, best, candidates, log_softmax
+from distill2edge.teacher.choice_correction import Correction, best, candidates, fitted, log_softmax
 from distill2edge.teacher.choice_scores import choice_scores
 from distill2edge.teacher.endpoint_labels import ask_endpoint
 from distill2edge.util.progress import SilentProgress
@@ -88,8 +88,29 @@ def test_a_bias_of_the_model_is_taken_off() -> None:
     assert right["contextual"] > 0.9
     assert right["batch"] > 0.9
     chosen, table = best(list(found.values()), scores, truth)
-    assert chosen.name in ("contextual", "batch")
-    assert {each["correction"] for each in table} == set(found)
+    assert chosen.name != "none"
+    assert {each["correction"] for each in table} == {*found, "fitted"}
+    assert float((fitted(scores, truth)(scores).argmax(-1) == truth).mean()) > 0.9
+
+
+def test_a_fit_finds_the_scale_and_the_prior() -> None:
+    draw = np.random.default_rng(1)
+    logits = draw.normal(0, 1.5, (4000, 3))
+    true = 2.0 * logits - np.array([0.0, 1.0, -1.0])
+    chances = np.exp(true - np.log(np.exp(true).sum(-1, keepdims=True)))
+    truth = np.array([draw.choice(3, p=each) for each in chances])
+    found = fitted(logits.astype(np.float32), truth)
+    assert found.scale == pytest.approx(2.0, rel=0.1)
+    assert found.prior is not None
+    assert found.scale * (found.prior[1] - found.prior[0]) == pytest.approx(1.0, abs=0.2)
+    assert found.scale * (found.prior[2] - found.prior[0]) == pytest.approx(-1.0, abs=0.2)
+
+
+def test_a_fit_to_few_texts_stays_near_what_it_was() -> None:
+    found = fitted(np.array([[0.0, -3.0]], dtype=np.float32), np.array([0]))
+    assert 0.8 < found.scale < 1.5
+    assert found.prior is not None
+    assert max(map(abs, found.prior)) < 0.2
 
 
 def test_a_correction_survives_its_file() -> None:
