@@ -25,7 +25,6 @@ from distill2edge.quantize.measure_sensitivity import Sensitivity
 from distill2edge.quantize.rounding import gguf_bytes
 from distill2edge.quantize.schemes import Mix
 from distill2edge.quantize.sensitivity import KINDS
-from distill2edge.util.files import without_folders
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_bytes
 
@@ -129,9 +128,7 @@ class MixExport:
             "expected_kl": budgets.expected_kl(options, types),
             "measured": measured,
             "note": note,
-            "statistics": {
-                key: without_folders(value) if key == "dataset" else value for key, value in sensitivity.facts.items()
-            },
+            "statistics": dict(sensitivity.facts),
         }
 
     def under(

@@ -220,20 +220,17 @@ class Work:
         count = self.model.parameters
         return Cost(1.5 + 2.2e-8 * count, _BASE + 16 * count, self.model.stored * count)
 
-    def calibrated(self) -> Cost:
-        """Inputs of every product on the calibration rows."""
+    def calibrated(self, *, grams: bool) -> Cost:
+        """Inputs of every product on the calibration rows; with `grams` also their products."""
         flops = 2 * self.model.body * self.recipe.quantize.max_tokens
         count = self.model.parameters
-        factor = 1.3 if self.recipe.gptq else 1
-        return Cost(
-            factor * flops / (self.speed * _FORWARD), _BASE + 12 * count, 4 * count if self.recipe.gptq else 1e7
-        )
+        factor = 1.3 if grams else 1
+        return Cost(factor * flops / (self.speed * _FORWARD), _BASE + 12 * count, 4 * count if grams else 1e7)
 
     def weighed(self) -> Cost:
         """What each type costs each tensor, forward and backward."""
-        flops = (2 + 6 / 4) * self.model.body * self.recipe.quantize.max_tokens
-        count = self.model.parameters
-        return Cost(9 * flops / (self.speed * _FORWARD), _BASE + 16 * count, 4 * count)
+        flops = 6 * self.model.body * self.recipe.quantize.max_tokens / 4  # one token of four
+        return Cost(19 * flops / (self.speed * _FORWARD), _BASE + 16 * self.model.parameters, 1e6)
 
     def exported(self, scheme: Scheme) -> Cost:
         """One file: a graph or a GGUF, rounded."""

@@ -85,8 +85,9 @@ def gather_activations(
     *,
     max_tokens: int,
     dataset: str,
+    grams: bool,
 ) -> tuple[Activations, int]:
-    """Write `imatrix.gguf` and `grams-N.safetensors`.
+    """Write `imatrix.gguf`, and with `grams` also `grams-N.safetensors`.
 
     Args:
         model: a torch model in eval mode.
@@ -94,18 +95,22 @@ def gather_activations(
         rows: token ids.
         max_tokens: rows beyond this many tokens are left out.
         dataset: where the rows come from, for the file's metadata.
+        grams: also keep the products of inputs.
 
     Returns:
         what was written, and the calibration tokens.
+
+    Raises:
+        UserError: no rows, or activations that are not finite.
     """
     parts, weights = matrices(model, names)
-    squares, where = _grams(model, weights, rows, Path(work), progress, max_tokens)
+    squares, where = _gather(model, weights if grams else {}, rows, Path(work), progress, max_tokens)
     importance = importance_of(squares, names, dataset)
     tokens = enough(importance, progress)
     write_imatrix(Path(work) / IMATRIX, importance)
     # Of a tied matrix the products are those of the head: a lookup multiplies nothing.
-    grams = {name: where[source] for name, own in parts.items() for source in own if source in where}
-    return Activations({name: own[0] for name, own in parts.items()}, importance.means(), grams), tokens
+    kept = {name: where[source] for name, own in parts.items() for source in own if source in where}
+    return Activations({name: own[0] for name, own in parts.items()}, importance.means(), kept), tokens
 
 
 def read_activations(directory: Path, facts: str) -> Activations:
@@ -173,7 +178,7 @@ def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
         yield group
 
 
-def _grams(
+def _gather(
     model: Any,
     weights: Mapping[str, torch.Tensor],
     rows: Sequence[Sequence[int]],
@@ -181,7 +186,11 @@ def _grams(
     progress: Progress,
     max_tokens: int,
 ) -> tuple[Statistics, dict[str, tuple[Path, str]]]:
-    """Squared inputs of every layer, and weight -> (file, key) of the products that were written."""
+    """Squared inputs of every layer, and weight -> (file, key) of the products that were written.
+
+    Args:
+        weights: those whose inputs' products are kept.
+    """
     import torch
     from safetensors.torch import save_file
 

@@ -1,6 +1,7 @@
-"""The sensitivity stage: what a mix of types is chosen and rounded by, measured on the calibration rows.
+"""The sensitivity stage: what each type would cost each tensor of a mix, measured on the calibration rows.
 
-Memory is bounded, as in `activations`: the Fisher information is gathered for as many tensors at a time as fit.
+Activations are those that the calibration stage gathered. Memory is bounded, as there: the Fisher information is
+gathered for as many tensors at a time as fit.
 """
 
 from __future__ import annotations
@@ -14,16 +15,10 @@ from distill2edge.errors import UserError
 from distill2edge.gguf.hf_layout import names_to_gguf
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types, sensitivity
-from distill2edge.quantize.activation_statistics import FEW_TOKENS, collect_fisher
-from distill2edge.quantize.activations import (
-    Activations,
-    check_disjoint,
-    gather_activations,
-    groups,
-    matrices,
-    read_activations,
-)
+from distill2edge.quantize.activation_statistics import collect_fisher
+from distill2edge.quantize.activations import Activations, groups, matrices
 from distill2edge.quantize.allocation import Options
+from distill2edge.quantize.calibrate import read_calibration, read_calibration_facts
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
 
@@ -37,7 +32,7 @@ _FACTS = "sensitivity.json"
 
 @dataclass(frozen=True)
 class Sensitivity(Activations):
-    """What the stage wrote; tensors go by their GGUF names.
+    """The activations, and what the types cost; tensors go by their GGUF names.
 
     Attributes:
         options: tensor -> type -> (bytes, expected KL in nats per token), of a GGUF.
@@ -52,46 +47,37 @@ class Sensitivity(Activations):
 
 def write_sensitivity(
     model_dir: Path,
-    rows: Mapping[str, Sequence[int]],
-    held_out: Collection[str],
+    rows: Sequence[Sequence[int]],
+    activations: Activations,
     work: Path,
     progress: Progress,
     *,
     max_tokens: int,
-    dataset: str,
     formats: Collection[str] = ("gguf",),
 ) -> dict[str, Any]:
-    """Write `sensitivity.json`, `imatrix.gguf` and `grams-N.safetensors`.
+    """Write `sensitivity.json`.
 
     Args:
-        model_dir: merged model.
-        rows: id -> token ids of each calibration row.
-        held_out: ids of the rows that evaluate; none of them may calibrate.
-        max_tokens: rows beyond this many tokens are left out; a quarter of them give the Fisher information.
-        dataset: where the rows come from, for the file's metadata.
+        model_dir: the model in Hugging Face's layout.
+        rows: token ids of each calibration row.
+        activations: of the same model on the same rows, with the products of inputs.
+        max_tokens: of the calibration; a quarter of them give the Fisher information.
         formats: `gguf` or `onnx`: the files whose types are measured.
 
     Returns:
-        {schema_version, rows, tokens, fisher_tokens, tensors, few}.
+        {schema_version, fisher_tokens, tensors}.
 
     Raises:
-        UserError: rows that overlap with the held-out ones, none at all, an architecture whose tensors have no GGUF
-            names here, weights or activations that are not finite.
+        UserError: an architecture whose tensors have no GGUF names here, weights or gradients that are not finite.
     """
     import torch
 
-    check_disjoint(rows, held_out)
-    names = names_to_gguf(model_dir)
     model = load_model(model_dir, dtype=torch.float32).eval()
-    parts, weights = matrices(model, names)
-    chosen = list(rows.values())
-    activations, tokens = gather_activations(
-        model, names, chosen, work, progress, max_tokens=max_tokens, dataset=dataset
-    )
+    parts, weights = matrices(model, names_to_gguf(model_dir))
     options: dict[str, Any] = {}
     by_weight: dict[str, Any] = {}
     fisher_tokens = max(64, max_tokens // FISHER_SHARE)
-    for name, fisher in _fisher(model, parts, chosen, fisher_tokens, str(model_dir), progress):
+    for name, fisher in _fisher(model, parts, rows, fisher_tokens, str(model_dir), progress):
         weight = weights[parts[name][0]]
         if "gguf" in formats:
             able = name in activations.grams
@@ -99,16 +85,8 @@ def write_sensitivity(
             options[name] = sensitivity.option(weight.numpy(), fisher.numpy(), importance, compensated=able)
         if "onnx" in formats:
             by_weight[parts[name][0]] = onnx_types.option(weight, fisher, *activations.means(name))
-    facts = {
-        "schema_version": 1,
-        "rows": len(rows),
-        "tokens": tokens,
-        "fisher_tokens": min(fisher_tokens, sum(map(len, chosen))),
-        "tensors": len(parts),
-        "few": tokens < FEW_TOKENS,
-    }
-    tables = {"options": options, "onnx": onnx_types.joined(by_weight), **activations.table()}
-    write_json(Path(work) / _FACTS, {**facts, **tables})
+    facts = {"schema_version": 2, "fisher_tokens": min(fisher_tokens, sum(map(len, rows))), "tensors": len(parts)}
+    write_json(Path(work) / _FACTS, {**facts, "options": options, "onnx": onnx_types.joined(by_weight)})
     return facts
 
 
@@ -145,9 +123,9 @@ def _fisher(
                 task.advance(note=name)
 
 
-def read_sensitivity(directory: Path) -> Sensitivity:
-    """What `write_sensitivity` wrote; products of activations stay on the disk."""
-    document, activations = read_json(Path(directory) / _FACTS), read_activations(directory, _FACTS)
+def read_sensitivity(directory: Path, calibration: Path) -> Sensitivity:
+    """What `write_sensitivity` wrote, with the activations in the directory of the calibration."""
+    document, activations = read_json(Path(directory) / _FACTS), read_calibration(calibration)
     options, onnx = (
         {
             name: {kind: (int(size), float(loss)) for kind, (size, loss) in kinds.items()}
@@ -155,5 +133,5 @@ def read_sensitivity(directory: Path) -> Sensitivity:
         }
         for table in ("options", "onnx")
     )
-    facts = {key: value for key, value in document.items() if key not in ("sources", "grams")}
+    facts = {**read_calibration_facts(calibration), **document}
     return Sensitivity(**vars(activations), options=options, onnx=onnx, facts=facts)

@@ -11,6 +11,8 @@ from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, pl
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
+    from distill2edge.quantize.activations import Activations
+    from distill2edge.quantize.measure_sensitivity import Sensitivity as Measured
     from distill2edge.util.progress import Progress
 
 Role = Literal["student", "teacher"]
@@ -28,7 +30,6 @@ class Statistics(ModelStage):
     model: Stage
     role: Role
 
-    files = Files(("imatrix.gguf", "grams-*.safetensors", "*.json"))
     bucket = "export"
     command = False
 
@@ -44,9 +45,16 @@ class Statistics(ModelStage):
 
 @plain
 class Calibration(Statistics):
-    """The importance matrix of a model on the calibration split."""
+    """What a model's weights are multiplied with on the calibration split.
+
+    Attributes:
+        grams: whether a file is rounded by the products of inputs too: compensated rounding, and mixes.
+    """
+
+    grams: bool
 
     kind = "calibration"
+    files = Files(("imatrix.gguf", "grams-*.safetensors", "calibration.json"))
     help = "Measure on the calibration rows what files are rounded by."
 
     @property
@@ -54,19 +62,19 @@ class Calibration(Statistics):
         """As `Stage.section`."""
         recipe = self.recipe
         key = {"max_tokens": recipe.quantize.max_tokens, "rows": rows_key(recipe)}
-        return {**key, "grams": 2} if recipe.gptq else key  # raised when files are rounded by them in another way
+        return {**key, "grams": 2} if self.grams else key  # raised when files are rounded by them in another way
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.data.encode import read_rows
         from distill2edge.data.model_inputs import encode_for
-        from distill2edge.quantize.calibrate import write_importance
+        from distill2edge.quantize.calibrate import write_calibration
 
         recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
         chosen = read_rows(rows, "calibration")
         held_out = {row.id for row in read_rows(rows, "test")}
         encoded = encode_for(recipe.data, chosen, model_dir)
-        return write_importance(
+        return write_calibration(
             model_dir,
             {item.row: item.ids for item in encoded},
             held_out,
@@ -74,26 +82,35 @@ class Calibration(Statistics):
             progress,
             max_tokens=recipe.quantize.max_tokens,
             dataset=recipe.data.source,
-            grams=recipe.gptq,
+            grams=self.grams,
         )
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
-        return work.calibrated()
+        return work.calibrated(grams=self.grams)
+
+    def read(self, inputs: Inputs) -> Activations:
+        """What it wrote with `grams`."""
+        from distill2edge.quantize.calibrate import read_calibration
+
+        return read_calibration(self.path(inputs))
 
 
 @plain
 class Sensitivity(Statistics):
-    """What a mix of types is chosen and rounded by, on the calibration split.
+    """What a mix of types is chosen by, on the calibration split.
 
     Attributes:
+        calibration: the activations of the same model on the same rows.
         formats: of the mixes.
     """
 
+    calibration: Calibration
     formats: tuple[str, ...]
 
     kind = "sensitivity"
-    version = 4
+    version = 5
+    files = Files(("sensitivity.json",))
     help = "Measure on the calibration rows what each type costs each tensor, for mixes."
 
     @property
@@ -112,15 +129,20 @@ class Sensitivity(Statistics):
         encoded = encode_for(recipe.data, read_rows(rows, "calibration"), model_dir)
         return write_sensitivity(
             model_dir,
-            {item.row: item.ids for item in encoded},
-            {row.id for row in read_rows(rows, "test")},
+            [item.ids for item in encoded],
+            self.calibration.read(inputs),
             work,
             progress,
             max_tokens=recipe.quantize.max_tokens,
-            dataset=recipe.data.source,
             formats=self.formats,
         )
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
         return work.weighed()
+
+    def read(self, inputs: Inputs) -> Measured:
+        """What it wrote, with the activations."""
+        from distill2edge.quantize.measure_sensitivity import read_sensitivity
+
+        return read_sensitivity(self.path(inputs), self.calibration.path(inputs))

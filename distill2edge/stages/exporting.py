@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, is_compared
 from distill2edge.runtimes import RUNTIME_OF
-from distill2edge.stages.calibrating import Role
+from distill2edge.stages.calibrating import Calibration, Role, Sensitivity
 from distill2edge.stages.grid import TrainOnGrid
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
 from distill2edge.util.files import read_json, without_folders, write_json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
     from distill2edge.quantize.divergence import Row
-    from distill2edge.quantize.measure_sensitivity import Sensitivity
+    from distill2edge.quantize.measure_sensitivity import Sensitivity as Measured
     from distill2edge.recipe.schema import Recipe
     from distill2edge.util.progress import Progress
 
@@ -39,14 +39,18 @@ class Export(ModelStage):
         rows: read where a mix is measured on them; else the summary of a synthesis alone goes with the file.
         base: the teacher as it was fetched, whose licence goes with the file.
         model: what the file is made of.
-        statistics: what it is rounded by, if anything; of a mix that was trained, its untrained file.
+        calibration: the activations that it is rounded by, if any.
+        sensitivity: of a mix, what its types are chosen by.
+        untrained: of a mix that was trained, the file that the training started from, whose types it keeps.
         role: whose file it is.
     """
 
     rows: Rows
     base: Stage
     model: Stage
-    statistics: Stage | None
+    calibration: Calibration | None
+    sensitivity: Sensitivity | None
+    untrained: Stage | None
     role: Role
     scheme: Scheme
 
@@ -103,20 +107,15 @@ class Export(ModelStage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.quantize.calibrate import read_calibration
-        from distill2edge.quantize.measure_sensitivity import read_sensitivity
-
         recipe, scheme, model_dir = self.recipe, self.scheme, self.model.model_dir(inputs)
         meta = self._meta(inputs)
         grid = self.model.path(inputs) if self.trained else None
-        statistics = None if self.statistics is None else self.statistics.path(inputs)
         mix = imatrix = gptq = None
-        if grid is None and scheme.mix:
-            assert statistics is not None
-            mix = _mix(recipe, scheme, model_dir, read_sensitivity(statistics), self.rows.path(inputs))
-        elif grid is None and statistics is not None:
-            imatrix = statistics / "imatrix.gguf"
-            gptq = read_calibration(statistics) if recipe.gptq else None
+        if self.sensitivity is not None:
+            mix = _mix(recipe, scheme, model_dir, self.sensitivity.read(inputs), self.rows.path(inputs))
+        elif grid is None and self.calibration is not None:
+            imatrix = self.calibration.path(inputs) / "imatrix.gguf"
+            gptq = self.calibration.read(inputs) if recipe.gptq else None
         if scheme.format == "onnx":
             from distill2edge.export.gptq import export_onnx_gptq
             from distill2edge.export.onnx import export_onnx
@@ -133,9 +132,9 @@ class Export(ModelStage):
 
             rounding = Rounding(imatrix, gptq, grid, mix)
             facts = export_gguf(model_dir, scheme, meta, work, progress, converter=self._converter, rounding=rounding)
-        if scheme.mix and grid is not None:
-            assert statistics is not None
-            before = read_json(statistics / "export.json")
+        if self.untrained is not None:
+            assert scheme.mix is not None
+            before = read_json(self.untrained.path(inputs) / "export.json")
             facts |= {key: before[key] for key in ("mix", "calibration", "fallbacks")}
             write_json(work / "export.json", facts)
             if scheme.mix.budget is not None and (over := facts["size_bytes"] - scheme.mix.budget) > 0:
@@ -202,7 +201,7 @@ def _synthetic(rows: Facts) -> Facts:
     return {"synthetic_rows": f"{rows['kept']} of {rows['rows']} rows kept ({methods}){human}"}
 
 
-def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Sensitivity, rows: Path) -> MixExport:
+def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Measured, rows: Path) -> MixExport:
     """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
     from distill2edge.data.encode import read_rows
     from distill2edge.data.model_inputs import encode_for

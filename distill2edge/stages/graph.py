@@ -175,28 +175,30 @@ class Graph:
         """The files of a model, and what they are rounded by and trained on."""
         recipe, add = self.recipe, self.add
         of = {"arm": role, "role": role, "rows": rows, "model": model}
-        calibration = add(Calibration, **of) if any(map(recipe.calibrated, schemes)) else None
         formats = tuple(sorted({scheme.format for scheme in schemes if scheme.mix}))
-        sensitivity = add(Sensitivity, **of, formats=formats) if formats else None
+        calibration = sensitivity = None
+        if formats or any(map(recipe.calibrated, schemes)):
+            calibration = add(Calibration, **of, grams=recipe.gptq or bool(formats))
+        if formats:
+            sensitivity = add(Sensitivity, **of, calibration=calibration, formats=formats)
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
         trained_more, own = recipe.distill.quantization_aware, None
         if on_grid and trained_more is not None and trained_more.signal_from == "student":
             own = add(StudentSignal, arm=role, rows=rows, model=model, signal=signal)
         found: dict[str, Export] = {}
         for scheme in sorted(schemes, key=lambda scheme: str(scheme) in on_grid):  # what training starts from: first
-            source = model
-            statistics: Stage | None = sensitivity if scheme.mix else calibration if recipe.calibrated(scheme) else None
+            source, by = model, calibration if scheme.mix or recipe.calibrated(scheme) else None
+            chosen_by, untrained = sensitivity if scheme.mix else None, None
             if str(scheme) in on_grid:
-                untrained = found[f"{scheme}{UNTRAINED_SUFFIX}"]
-                # What that file was rounded by: training starts from the weights that it stores.
-                rounded_by = sensitivity if scheme.mix else calibration if recipe.gptq else None
+                before = found[f"{scheme}{UNTRAINED_SUFFIX}"]
                 source = add(
-                    TrainOnGrid, arm=str(scheme), rows=rows, model=model, untrained=untrained, rounded_by=rounded_by,
-                    signal=signal, own=own, scheme=scheme,
+                    TrainOnGrid, arm=str(scheme), rows=rows, model=model, untrained=before,
+                    rounded_by=calibration if scheme.mix or recipe.gptq else None, signal=signal, own=own, scheme=scheme,
                 )  # fmt: skip
-                statistics = untrained if scheme.mix else statistics
+                if scheme.mix:
+                    by, chosen_by, untrained = None, None, before
             found[str(scheme)] = add(
-                Export, arm=f"{role}/{scheme}", rows=rows, base=base, model=source, statistics=statistics, role=role,
-                scheme=scheme,
+                Export, arm=f"{role}/{scheme}", rows=rows, base=base, model=source, calibration=by,
+                sensitivity=chosen_by, untrained=untrained, role=role, scheme=scheme,
             )  # fmt: skip
         return list(found.values())

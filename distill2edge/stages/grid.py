@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.quantize.schemes import Scheme
+from distill2edge.stages.calibrating import Calibration
 from distill2edge.stages.learning import OfStudent, complete_model
 from distill2edge.stages.stage import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
 from distill2edge.stages.teaching import AnySignal
@@ -60,15 +61,15 @@ class TrainOnGrid(OfStudent):
 
     Attributes:
         untrained: that file.
-        rounded_by: where its errors were compensated: what it was rounded by. The training then starts from the
-            weights that the file stores.
+        rounded_by: where its errors were compensated: by which activations. The training then starts from the weights
+            that the file stores.
         signal: the teacher's. own: the student's, where it is what the training compares with.
     """
 
     rows: Rows
     model: Stage
     untrained: Stage
-    rounded_by: Stage | None
+    rounded_by: Calibration | None
     signal: Stage | None
     own: Stage | None
     scheme: Scheme
@@ -99,8 +100,6 @@ class TrainOnGrid(OfStudent):
         from distill2edge.export.gguf_base import layout_for
         from distill2edge.export.grid import of_export
         from distill2edge.export.initial_weights import write_initial_weights
-        from distill2edge.quantize.calibrate import read_calibration
-        from distill2edge.quantize.measure_sensitivity import read_sensitivity
         from distill2edge.quantize.tensor_grids import save_grids
         from distill2edge.tasks.causal_lm.work import WORK
 
@@ -109,8 +108,7 @@ class TrainOnGrid(OfStudent):
         if scheme.format == "gguf":
             layout = layout_for(student, work, progress, converter=self.sources.converter)
         if self.rounded_by is not None:
-            start, directory = work / "start", self.rounded_by.path(inputs)
-            known = read_sensitivity(directory) if scheme.mix else read_calibration(directory)
+            start, known = work / "start", self.rounded_by.read(inputs)
             known = known if layout is None else by_file(known, layout)
             grids = write_initial_weights(scheme, known, student, start, progress, exported)
             student = start

@@ -20,7 +20,8 @@ from distill2edge.export.gguf_mix import MixExport
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.gguf.repack import overhead
 from distill2edge.quantize import budget
-from distill2edge.quantize.measure_sensitivity import read_sensitivity, write_sensitivity
+from distill2edge.quantize.calibrate import read_calibration, write_calibration
+from distill2edge.quantize.measure_sensitivity import Sensitivity, read_sensitivity, write_sensitivity
 from distill2edge.quantize.schemes import Mix, Scheme, parse_bytes, parse_scheme
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.running.reading import choose_export
@@ -38,6 +39,13 @@ MORE = (
 def call(root: Path, command: str, *more: str) -> Result:
     out = ["--out", str(root / "out")] if command == "run" else []
     return CliRunner().invoke(main, [command, str(root / "tiny.yaml"), "--store", str(root / "store"), *out, *more])
+
+
+def measured(model: Path, work: Path) -> Sensitivity:
+    """What the stages of calibration and of sensitivity write of a model, both in `work`."""
+    write_calibration(model, ROWS, (), work, SilentProgress(), max_tokens=256, dataset="rows", grams=True)
+    write_sensitivity(model, list(ROWS.values()), read_calibration(work), work, SilentProgress(), max_tokens=256)
+    return read_sensitivity(work, work)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,17 @@ def test_the_file_fits_its_budget_and_beats_the_stock_type(root: Path) -> None:
     models = {model["id"]: model for model in json.loads((out / "report.json").read_text())["models"]}
     ours, stock = models["student/gguf:mix-70kB"], models["student/gguf:Q4_0"]
     assert ours["kl_student"]["value"] < stock["kl_student"]["value"]
+
+
+def test_activations_are_gathered_once_for_stock_schemes_and_mixes(root: Path) -> None:
+    manifests = [json.loads(path.read_text()) for path in (root / "store").glob("*/*/manifest.json")]
+    keys = {each["key"] for each in manifests if each["stage"] == "calibration"}
+    assert len(keys) == 1
+    readers = [each for each in manifests if keys & set(each["parents"].values())]
+    assert {each["stage"] for each in readers} >= {"sensitivity", "export"}
+    schemes = {each["section"]["of"]["scheme"] for each in readers if each["stage"] == "export"}
+    assert schemes >= {"gguf:Q4_0", "gguf:mix-70kB", "onnx:mix-110kB"}
+    assert len(list((root / "store").rglob("grams-*.safetensors"))) == 1
 
 
 def test_the_measured_kl_is_under_the_limit_and_its_rows_are_named(root: Path) -> None:
@@ -136,7 +155,7 @@ def sensitivity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("sensitivity")
     # 48 columns are no multiple of 32; 256 take every type
     tiny_llama(root / "model", hidden=48, tied=False)
-    write_sensitivity(root / "model", ROWS, (), root, SilentProgress(), max_tokens=256, dataset="rows")
+    measured(root / "model", root)
     return root / "model", root
 
 
@@ -154,7 +173,7 @@ def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
 ) -> None:
     model, directory = sensitivity
     work = base[0].parent
-    known = read_sensitivity(directory)
+    known = read_sensitivity(directory, directory)
     options = known.options
     rest = overhead(base[0], frozenset(options))
     tensors = read_gguf(base[0]).tensors
@@ -173,8 +192,7 @@ def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_head_is_compensated_and_a_tied_embedding_by_its_inputs(tmp_path: Path, tied: bool) -> None:
     tiny_llama(tmp_path / "model", tied=tied)
-    write_sensitivity(tmp_path / "model", ROWS, (), tmp_path, SilentProgress(), max_tokens=256, dataset="rows")
-    sensitivity = read_sensitivity(tmp_path)
+    sensitivity = measured(tmp_path / "model", tmp_path)
     head = "token_embd.weight" if tied else "output.weight"
     assert ("token_embd.weight" in sensitivity.grams) == tied
     gram = sensitivity.gram(head)
@@ -215,8 +233,7 @@ def test_statistics_in_parts_are_those_of_one_pass(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr("distill2edge.quantize.activations.ROOM", room)
         work = tmp_path / str(room)
         work.mkdir()
-        write_sensitivity(tmp_path / "model", ROWS, (), work, SilentProgress(), max_tokens=256, dataset="rows")
-        found.append(read_sensitivity(work))
+        found.append(measured(tmp_path / "model", work))
     assert len(list((tmp_path / "60000").glob("grams-*"))) > 1
     for name, kinds in found[0].options.items():
         assert found[1].options[name] == {
@@ -225,8 +242,6 @@ def test_statistics_in_parts_are_those_of_one_pass(tmp_path: Path, monkeypatch: 
         gram, other = found[0].gram(name), found[1].gram(name)
         assert (gram is None) == (other is None)
         assert gram is None or float((gram - other).abs().max()) <= 1e-3 * float(gram.abs().max())
-    with pytest.raises(UserError, match="1 calibration rows are held-out rows too"):
-        write_sensitivity(tmp_path / "model", ROWS, ("row1",), tmp_path, SilentProgress(), max_tokens=256, dataset="r")
 
 
 RECIPE = """\

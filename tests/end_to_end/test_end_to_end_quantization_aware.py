@@ -19,9 +19,7 @@ from distill2edge.export.initial_weights import write_initial_weights
 from distill2edge.export.onnx import export_onnx
 from distill2edge.gguf.hf_layout import layout_of, names_to_gguf
 from distill2edge.gguf.reader import read_gguf
-from distill2edge.quantize.activations import Activations
 from distill2edge.quantize.calibrate import read_calibration
-from distill2edge.quantize.measure_sensitivity import read_sensitivity
 from distill2edge.quantize.schemes import parse_bytes, parse_scheme
 from distill2edge.quantize.tensor_grids import of_gguf
 from distill2edge.recipe.load import parse_recipe
@@ -148,10 +146,7 @@ def test_it_is_trained_from_the_very_weights_of_its_untrained_file(
     name = f'{scheme.partition(":")[2]}-untrained"'
     exported = one(compensated, "export", "export.json", lambda text: name in text)
     merged = one(compensated, "merge", "model/config.json", lambda _: True) / "model"
-    if "mix" in scheme:
-        known: Activations = read_sensitivity(one(compensated, "sensitivity", "sensitivity.json", lambda _: True))
-    else:
-        known = read_calibration(one(compensated, "calibration", "calibration.json", lambda _: True))
+    known = read_calibration(one(compensated, "calibration", "calibration.json", lambda _: True))
     grids = write_initial_weights(parse_scheme(scheme), known, merged, tmp_path, SilentProgress(), exported)
     weights = load_file(tmp_path / "model.safetensors")
     if scheme.startswith("gguf"):

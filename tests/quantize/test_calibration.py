@@ -20,7 +20,7 @@ from distill2edge.gguf.reader import read_gguf
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import ggml
 from distill2edge.quantize.activation_statistics import collect
-from distill2edge.quantize.calibrate import write_importance
+from distill2edge.quantize.calibrate import write_calibration
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.util.progress import SilentProgress
@@ -37,7 +37,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calibrate(model_dir: Path, work: Path) -> Path:
-    write_importance(model_dir, ROWS, (), work, SilentProgress(), max_tokens=10_000, dataset="rows")
+    write_calibration(model_dir, ROWS, (), work, SilentProgress(), max_tokens=10_000, dataset="rows")
     return work / "imatrix.gguf"
 
 
@@ -147,7 +147,7 @@ def test_names_of_a_tied_head_lead_to_the_embedding(model_dir: Path) -> None:
 
 def test_bad_input_is_told(model_dir: Path, tmp_path: Path) -> None:
     def write(rows: dict, held_out: tuple = ()) -> None:
-        write_importance(model_dir, rows, held_out, tmp_path, SilentProgress(), max_tokens=1000, dataset="rows")
+        write_calibration(model_dir, rows, held_out, tmp_path, SilentProgress(), max_tokens=1000, dataset="rows")
 
     with pytest.raises(UserError, match="1 calibration rows are held-out rows too, for instance row2"):
         write(ROWS, ("row2", "other"))
