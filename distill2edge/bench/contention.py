@@ -46,19 +46,20 @@ class Probe:
         """What happened in between; a value that the system does not tell is None.
 
         `steal_share`: of the machine's time, taken by the hypervisor. `foreign_cores`: cores that other processes
-        kept busy. `wait_share`: time our threads stood in the run queue / (wall x threads). `throttled_share`: time
-        the cgroup quota held us. `cpu_share`: our CPU time / (wall x threads). `load1`: the load average.
+        kept busy. `wait_share`: time our threads stood in the run queue / (wall x threads), at most 1: threads beyond
+        those asked for wait too. `throttled_share`: time that the cgroup's quota stopped us. `cpu_share`: our CPU time
+        / (wall x threads). `load1`: the load average.
         """
         a, b = self._start, _snapshot()
         wall = max(b.wall - a.wall, 1e-9)
         cores = os.cpu_count() or 1
         long = wall >= _SHORTEST
-        own = b.own - a.own
+        own, waited = b.own - a.own, _share(a.wait, b.wait, wall * self.threads)
         return {
             "wall_s": wall,
             "steal_share": (b.steal - a.steal) / (wall * cores) if long else None,
             "foreign_cores": max(0.0, (b.busy - a.busy - own) / wall) if long else None,
-            "wait_share": _share(a.wait, b.wait, wall * self.threads),
+            "wait_share": None if waited is None else min(waited, 1.0),
             "throttled_share": _share(a.throttled, b.throttled, wall),
             "cpu_share": own / (wall * self.threads),
             "load1": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -81,9 +82,7 @@ def reasons(reading: Mapping[str, float | None], threads: int, cores: int | None
     if foreign > FOREIGN and foreign + threads > cores + FOREIGN:
         found.append(f"other processes used {foreign:.1f} of {cores} cores")
     if _of(reading, "wait_share") > WAIT:
-        # Threads beyond those asked for wait too: more than all of the time says no more.
-        share = min(_of(reading, "wait_share"), 1.0)
-        found.append(f"the benchmark's threads waited for a core {share:.0%} of the time")
+        found.append(f"the benchmark's threads waited for a core {_of(reading, 'wait_share'):.0%} of the time")
     if _of(reading, "throttled_share") > THROTTLED:
         found.append(f"the cgroup's quota stopped the benchmark {_of(reading, 'throttled_share'):.0%} of the time")
     return found

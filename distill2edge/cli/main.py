@@ -13,7 +13,16 @@ import distill2edge as d2e
 from distill2edge import errors
 from distill2edge.cli.data_commands import data as data_commands
 from distill2edge.cli.machine_commands import doctor, fetch, store
-from distill2edge.cli.options import Commands, FilePath, Finite, OneOf, quiet_option, recipe_options, stage_command
+from distill2edge.cli.options import (
+    Commands,
+    FilePath,
+    Finite,
+    OneOf,
+    out_option,
+    quiet_option,
+    recipe_options,
+    stage_command,
+)
 from distill2edge.cli.recipe_commands import recipe as recipe_commands
 from distill2edge.distill.tracking import TRACKERS
 from distill2edge.stages import KINDS
@@ -52,6 +61,7 @@ def main(debug: bool, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @recipe_options
+@out_option
 @click.option(
     "--force",
     multiple=True,
@@ -87,7 +97,7 @@ def run(as_json: bool, **options: Any) -> None:
 @main.command()
 @recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(as_json: bool, out: Path | None, **options: Any) -> None:
+def plan(as_json: bool, **options: Any) -> None:
     """Show what a run of a RECIPE will do.
 
     Lists its stages: which are cached, and what the others will take in time, memory and disk space. Nothing is run.

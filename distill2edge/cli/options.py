@@ -123,12 +123,16 @@ def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--quiet", "-q", is_flag=True, help="Print only warnings and the result.")(command)
 
 
+def out_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says where a run goes."""
+    return click.option("--out", type=FilePath(), help="Run directory  [default: runs/NAME]")(command)
+
+
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The argument and options of every command that takes a recipe."""
     for decorate in (
         accept_weak_sandbox,
         quiet_option,
-        click.option("--out", type=FilePath(), help="Run directory  [default: runs/NAME]"),
         click.option("--store", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
         click.option(
             "--converter",
@@ -147,6 +151,7 @@ def stage_command(stage: type[Stage], name: str | None = None) -> click.Command:
     """The command that runs a recipe up to a kind of stage."""
 
     @recipe_options
+    @out_option
     def command(**options: Any) -> None:
         echo(str(d2e.run(upto=stage.kind, **options)))
 

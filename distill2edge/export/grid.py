@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.errors import UserError
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.gguf.hf_layout import Layout
 from distill2edge.models.loading import load_model
@@ -80,21 +82,71 @@ def packed(grids: Mapping[str, TensorGrid], model_dir: Path, layout: Layout) -> 
         }
 
 
-def by_row(directory: Path, model_dir: Path) -> dict[bytes, dict[str, TensorGrid]]:
-    """The grids of each row of a trained model's matrices, by the hash of its values and by kind.
+class RowGrids:
+    """The grids of a trained model's matrices, found by what their rows hold.
 
-    A graph joins matrices that read one input into one table, and knows them by their rows alone. Rows that are alike
-    (of zeros) may lie in tables of several kinds.
+    A graph joins matrices that read one input (query, key and value) and gives them names of its own: the hash of a row
+    proves that its scales are those of these very weights.
     """
-    from distill2edge.export.onnx_quantize import digests
 
-    grids, _ = load_grids(directory)
-    found: dict[bytes, dict[str, TensorGrid]] = {}
-    with ExitStack() as stack:
-        weights = open_weights(model_dir, stack)
-        for name, grid in grids.items():
-            for row, key in enumerate(digests(weights[name].get_tensor(name).float().numpy())):
-                offset = None if grid.offset is None else grid.offset[row : row + 1]
-                one = TensorGrid(grid.kind, grid.scale[row : row + 1], offset, grid.columns)
-                found.setdefault(key, {})[grid.kind] = one
-    return found
+    def __init__(self, directory: Path, model_dir: Path) -> None:
+        """Args:
+        directory: of the grids.
+        model_dir: the model that was trained on them.
+        """
+        self._grids, _ = load_grids(directory)
+        # Rows that are alike (of zeros) may lie in matrices of several types: an index for each.
+        self._places: dict[str, dict[bytes, tuple[str, int]]] = {}
+        with ExitStack() as stack:
+            weights = open_weights(model_dir, stack)
+            for name, grid in self._grids.items():
+                places = self._places.setdefault(grid.kind, {})
+                for row, key in enumerate(_digests(weights[name].get_tensor(name).float().numpy())):
+                    places[key] = (name, row)
+
+    def of(self, matrix: np.ndarray, name: str) -> TensorGrid:
+        """The grid of a matrix [rows, columns] float32 of a graph.
+
+        Args:
+            name: of the matrix, for messages.
+
+        Raises:
+            UserError: a row that was not trained on a grid, or rows of several types.
+        """
+        keys = _digests(matrix)
+        if not all(any(key in places for places in self._places.values()) for key in keys):
+            raise UserError(f"{name} was not trained on a grid", fix="export it with another scheme")
+        for kind in sorted(self._places):
+            if all(key in self._places[kind] for key in keys):
+                return self._gathered([self._places[kind][key] for key in keys])
+        raise UserError(
+            f"{name} joins matrices whose grids are of several types",
+            fix="give matrices that read one input (query, key, value) grids of one type",
+        )
+
+    def _gathered(self, places: Sequence[tuple[str, int]]) -> TensorGrid:
+        """The scales of rows in this order, from (weight, row)."""
+        import torch
+
+        wanted: dict[str, tuple[list[int], list[int]]] = {}
+        for at, (name, row) in enumerate(places):
+            to, found = wanted.setdefault(name, ([], []))
+            to.append(at)
+            found.append(row)
+        first = self._grids[places[0][0]]
+        scale = torch.empty(len(places), *first.scale.shape[1:])
+        offset = None if first.offset is None else torch.empty_like(scale)
+        for name, (to, found) in wanted.items():
+            grid = self._grids[name]
+            scale[to] = grid.scale[found]
+            if offset is not None:
+                assert grid.offset is not None
+                offset[to] = grid.offset[found]
+        return TensorGrid(first.kind, scale, offset, first.columns)
+
+
+def _digests(matrix: np.ndarray) -> list[bytes]:
+    """A hash of the values of each row of [rows, columns] float32."""
+    import numpy as np
+
+    return [hashlib.sha256(row).digest() for row in np.ascontiguousarray(matrix, dtype=np.float32)]

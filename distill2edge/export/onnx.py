@@ -124,12 +124,12 @@ def _round(
 ) -> Tally:
     """Put the weights of each graph into the scheme, in place, and tell what became of them."""
     # imported here: this module must load without onnxruntime
-    from distill2edge.export.grid import by_row
+    from distill2edge.export.grid import RowGrids
     from distill2edge.export.onnx_dynamic import quantize_dynamic
     from distill2edge.export.onnx_quantize import apply_scheme
     from distill2edge.export.onnx_tally import Tally
 
-    tally, grids = Tally(), None if grid is None else by_row(grid, model_dir)
+    tally, grids = Tally(), None if grid is None else RowGrids(grid, model_dir)
     for name, model in graphs.items():
         progress.say(f"  storing its weights as {scheme.name}")
         if str(scheme) != DYNAMIC:

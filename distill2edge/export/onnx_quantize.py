@@ -7,14 +7,11 @@ its own. A table that serves both the lookup and the head is stored once.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill2edge.errors import UserError
 from distill2edge.export.onnx_edit import attribute, follow, initializer, replace, sweep
 from distill2edge.export.onnx_quiet import quiet
 from distill2edge.export.onnx_tally import Tally
@@ -24,6 +21,7 @@ from distill2edge.quantize.types import ONNX_TYPES, OnnxType
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from distill2edge.export.grid import RowGrids
     from distill2edge.quantize.scales import TensorGrid
 
 ACCURACY_INT8 = 4
@@ -77,16 +75,11 @@ def dequantize_blocks(packed: np.ndarray, scales: np.ndarray, width: int, bits: 
     return np.asarray((centred * scales[..., None]).reshape(len(packed), -1)[:, :width])
 
 
-def digests(weight: np.ndarray) -> list[bytes]:
-    """A hash of each row's values: a graph joins matrices (query, key and value) and gives them names of its own."""
-    return [hashlib.sha256(row.tobytes()).digest() for row in np.ascontiguousarray(weight, dtype=np.float32)]
-
-
 def apply_scheme(
     model: ir.Model,
     scheme: str,
     tally: Tally | None = None,
-    grids: Mapping[bytes, Mapping[str, TensorGrid]] | None = None,
+    grids: RowGrids | None = None,
 ) -> Tally:
     """Rewrite the graph in place.
 
@@ -94,13 +87,13 @@ def apply_scheme(
         model: graph whose weights are float32 initializers.
         scheme: `fp32`, `fp16`, `int8` or `int4-b32`.
         tally: that of an earlier graph of the same model, to go on with.
-        grids: hash of a row -> kind -> its grid, of one row; None: scales by ONNX Runtime's quantizer.
+        grids: of a trained model, which the file gets; None: scales by ONNX Runtime's quantizer.
 
     Returns:
         the tally over every initializer.
 
     Raises:
-        UserError: a matrix that is to be stored in blocks has no grid in `grids`, or rows of several kinds.
+        UserError: a matrix that is to be stored in blocks has no grid in `grids`, or rows of several types.
     """
     tally = tally or Tally()
     for table in collect_tables(model):
@@ -113,7 +106,11 @@ def apply_scheme(
         elif scheme == "fp16":
             _store_half(model, table, tally)
         else:
-            blocks = _rounded(table, ONNX_TYPES[scheme]) if grids is None else _on_grid(table, grids)
+            blocks = (
+                _rounded(table, ONNX_TYPES[scheme])
+                if grids is None
+                else _on_grid(table, grids.of(table.weight, table.name))
+            )
             if width % blocks.size:
                 tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {blocks.size}")
             _store_blocks(model, table, blocks, tally)
@@ -266,27 +263,11 @@ def _rounded(table: Table, kind: OnnxType) -> Blocks:
     return Blocks(kind.label, levels.bits, levels.block, *quantize_blocks(table.weight, levels.bits))
 
 
-def _on_grid(table: Table, grids: Mapping[bytes, Mapping[str, TensorGrid]]) -> Blocks:
+def _on_grid(table: Table, grid: TensorGrid) -> Blocks:
     import torch
 
-    from distill2edge.quantize.scales import TensorGrid
-
-    rows = [grids.get(key, {}) for key in digests(table.weight)]
-    if not all(rows):
-        raise UserError(f"{table.name} was not trained on a grid", fix="export it with another scheme")
-    common = set(rows[0]).intersection(*rows)
-    if not common:
-        raise UserError(
-            f"{table.name} joins matrices whose grids are of several kinds",
-            fix="give matrices that read one input (query, key, value) grids of one kind",
-        )
-    kind = min(common)
-    found = [row[kind] for row in rows]
-    offsets = [row.offset for row in found if row.offset is not None]
-    grid = TensorGrid(kind, torch.cat([row.scale for row in found]), torch.cat(offsets) if offsets else None,
-                found[0].columns)  # fmt: skip
     packed, scales, zeros = grid.onnx(torch.from_numpy(np.ascontiguousarray(table.weight)))
-    return Blocks(ONNX_TYPES[kind].label, grid.levels.bits, grid.levels.block, packed, scales, zeros)
+    return Blocks(ONNX_TYPES[grid.kind].label, grid.levels.bits, grid.levels.block, packed, scales, zeros)
 
 
 def _store_blocks(model: ir.Model, table: Table, blocks: Blocks, tally: Tally) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from distill2edge.recipe import yaml12
 from distill2edge.recipe.load import read_recipe
 from distill2edge.recipe.paths import located, start_of
 from distill2edge.recipe.schema import Recipe
+from distill2edge.recipe.section import files_of
 from distill2edge.util.files import without_folders
 
 _KEY = ("folder",)
@@ -49,6 +52,16 @@ def told_text(path: Path) -> str:
     if recipe is None:
         raise UserError("this is no recipe", where=str(path), fix="run its recipe again")
     return _changed(yaml12.read_text(path), _told(recipe), None)
+
+
+def run_command(recipe: Recipe, seeds: Sequence[int] = ()) -> str:
+    """The command that runs a recipe again in its run directory.
+
+    Args:
+        seeds: of a run of several.
+    """
+    plugins = "".join(f" --plugin {shlex.quote(path.name)}" for path in files_of(recipe))
+    return f"distill2edge{plugins} run recipe.yaml" + (f" --seeds {','.join(map(str, seeds))}" if seeds else "")
 
 
 def told(document: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from distill2edge.util.nearest import nearest
 from distill2edge.util.plugins import Source, check_new, source_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 Needs = Literal["gold", "distribution", "hidden_states", "attentions"]
@@ -174,6 +176,10 @@ class WeightedTerms(Section):
         """As `Section.own_code`."""
         own = [(term, weight) for term, weight in self.weighed() if term.source is not None]
         return {term.name: {"weight": weight, "sha256": term.source.sha256} for term, weight in own}  # type: ignore[union-attr]
+
+    def own_files(self) -> tuple[Path, ...]:
+        """As `Section.own_files`."""
+        return tuple(term.source.path for term, _ in self.weighed() if term.source is not None)
 
     def weighed(self, *needs: Needs) -> Iterator[tuple[Term, float]]:
         """The terms that weigh something, in the order of the table.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
@@ -47,6 +48,10 @@ class Section(BaseModel):
         """Its keys whose meaning is code of the user's own, each with what a stage's key holds of it."""
         return {}
 
+    def own_files(self) -> tuple[Path, ...]:
+        """The files of that code."""
+        return ()
+
     def problems(self) -> Iterator[Problem]:
         """What the keys of this section ask of each other and do not give; paths start at the section."""
         return iter(())
@@ -79,14 +84,28 @@ def problems_of(section: BaseModel, path: tuple[str | int, ...] = (), root: bool
     if isinstance(section, Section) and root:
         for problem in section.problems():
             yield Problem((*path, *problem.path), problem.what, problem.fix)
+    for here, inner in _inner(section):
+        yield from problems_of(inner, (*path, *here))
+
+
+def files_of(section: BaseModel) -> list[Path]:
+    """The files of the user's own code that a section and those in it use, each once."""
+    found = dict.fromkeys(section.own_files() if isinstance(section, Section) else ())
+    for _, inner in _inner(section):
+        found |= dict.fromkeys(files_of(inner))
+    return list(found)
+
+
+def _inner(section: BaseModel) -> Iterator[tuple[tuple[str | int, ...], BaseModel]]:
+    """The sections in a section, each with its path."""
     for name, info in type(section).model_fields.items():
-        value, here = getattr(section, name), (*path, info.alias or name)
+        value, here = getattr(section, name), info.alias or name
         if isinstance(value, BaseModel):
-            yield from problems_of(value, here)
+            yield (here,), value
         elif isinstance(value, tuple):
             for index, item in enumerate(value):
                 if isinstance(item, BaseModel):
-                    yield from problems_of(item, (*here, index))
+                    yield (here, index), item
 
 
 @cache

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, field_validator
@@ -204,6 +205,10 @@ class OwnVerifier(Section):
 
     kind: Annotated[str, AfterValidator(_registered_name)] = Field(description="the name that it is registered by")
     hint: ClassVar[str] = "a verifier of your own comes from a file: --plugin FILE"
+
+    def own_files(self) -> tuple[Path, ...]:
+        """As `Section.own_files`."""
+        return (self.own.source.path,)
 
     @property
     def own(self) -> OwnCheck:

@@ -13,7 +13,7 @@ from typing import Any
 from distill2edge.data import ledger
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pipeline.run_stages import Done
-from distill2edge.recipe.kept import kept_text
+from distill2edge.recipe.kept import kept_text, run_command
 from distill2edge.recipe.schema import Recipe
 from distill2edge.running.leftovers import PUBLISHED, remove_files, remove_seeds
 from distill2edge.running.reading import read_document
@@ -168,8 +168,7 @@ def publish_seeds(recipe: Recipe, report: Document, runs: Sequence[Path], recipe
     from distill2edge.report.markdown import render_markdown
 
     documents = [read_document(run / "run.json") for run in runs]
-    listed = ",".join(map(str, report["seeds"]["seeds"]))
-    command = f"distill2edge run recipe.yaml --seeds {listed}"
+    command = run_command(recipe, report["seeds"]["seeds"])
     report["reproduce"]["command"] = command
     write_json(out / "report.json", report)
     write_text(out / "report.html", render_html(report))

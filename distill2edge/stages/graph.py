@@ -193,7 +193,7 @@ class Graph:
                 before = found[f"{scheme}{UNTRAINED_SUFFIX}"]
                 source = add(
                     TrainOnGrid, arm=str(scheme), rows=rows, model=model, untrained=before,
-                    rounded_by=calibration if scheme.mix or recipe.gptq else None, signal=signal, own=own, scheme=scheme,
+                    rounded_by=by if scheme.mix or recipe.gptq else None, signal=signal, own=own, scheme=scheme,
                 )  # fmt: skip
                 if scheme.mix:
                     by, chosen_by, untrained = None, None, before

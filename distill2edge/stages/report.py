@@ -115,7 +115,7 @@ class Report(Stage):
 
 def run_document(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Facts:
     """What was run: the resolved recipe, every stage with its key and time, versions and machine."""
-    from distill2edge.recipe.kept import told
+    from distill2edge.recipe.kept import run_command, told
     from distill2edge.util.machine import machine, versions
 
     # Stages of another seed are those that several seeds share.
@@ -128,7 +128,7 @@ def run_document(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Facts:
         "recipe_path": "recipe.yaml",
         "seed": recipe.seed,
         "created": max(artifact.manifest["created"] for artifact in inputs.values()),
-        "command": "distill2edge run recipe.yaml" + (f" --seeds {recipe.seed}" if one_of_several else ""),
+        "command": run_command(recipe, (recipe.seed,) if one_of_several else ()),
         "stages": [
             {"stage": name, "key": artifact.key, "wall_s": artifact.manifest["wall_s"]}
             for name, artifact in inputs.items()

@@ -304,7 +304,7 @@ def test_matrices_that_the_graph_joins_cannot_have_two_types(model_dir: Path, tm
     weights, _, inputs, _ = measured
     types = dict.fromkeys(weights, "uint4-b32-f16") | {"model.layers.0.self_attn.q_proj.weight": "int8-b64-f16"}
     write_rounded(model_dir, *rounded(weights, types, inputs, {}), tmp_path / "start")
-    with pytest.raises(UserError, match="joins matrices whose grids are of several kinds"):
+    with pytest.raises(UserError, match="joins matrices whose grids are of several types"):
         export_onnx(tmp_path / "start", parse_scheme("onnx:int4-b32"), {"name": "mix"}, tmp_path / "mix",
                     SilentProgress(), grid=tmp_path / "start")  # fmt: skip
 
