@@ -1,7 +1,7 @@
-"""Whether a file is the model that it was made of: its logits against PyTorch's, before any rounding of weights.
+"""Whether a file computes what the model it was made of computes: its logits against PyTorch's, before any rounding.
 
-A quantized file differs from its model, and nobody can see in the difference whether its graph is right. So the
-unquantized graph is compared, and every scheme is made of one that passed.
+A quantized file differs from its model, and the difference does not show whether the graph is right. So the unquantized
+graph is compared, and every scheme is made from one that passed.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from distill2edge.util.progress import Progress
 
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 2e-2}
-"""Nats per token that a file may differ from PyTorch by, by the type that its runtime multiplies in: llama.cpp rounds
-activations to that of the weights."""
+"""How far a file may be from PyTorch, in nats per token, by the type that its runtime multiplies in: llama.cpp rounds
+activations to the type of the weights."""
 RELATIVE = {"float32": 3e-3, "float16": 3e-2, "bfloat16": 2e-1}
-"""Root mean square difference of logits over their deviation: flat distributions are alike in nats, whatever they say.
-A graph that is another model differs by some tenths at least."""
+"""The most that logits may differ: root mean square over their standard deviation. (Flat distributions are close in
+nats, whatever they say.) A graph that computes another model differs by some tenths at least."""
 _SLACK = 10  # llama.cpp in float32 still has half-precision tables: SmolLM2-135M differs by 1.2e-6 nats, .0007
 _LARGE = 1 << 26  # bytes
 _DIGITS = 8, 4  # of what is written down: what lies below is float32's own noise
 
 
 class Check:
-    """A comparison to come: PyTorch's outputs are there, and the model is out of memory."""
+    """A comparison that is prepared: PyTorch's outputs are computed, and the model is out of memory again."""
 
     def __init__(
         self, model_dir: Path, kind: str, runtime: str, progress: Progress, precision: str = "float32"
@@ -44,6 +44,7 @@ class Check:
         """
         Args:
             model_dir: Hugging Face directory.
+            kind: of model, by its name.
             runtime: `onnxruntime` or `llama.cpp`.
             precision: what the file stores matrices in; a key of `TOLERANCE`.
         """
@@ -62,10 +63,10 @@ class Check:
 
         Returns:
             for export.json: kl (mean nats per token of the worst probe), relative, tolerance, positions (compared up
-            to), window, probes; no time, which is another in each run.
+            to), window, places, probes. No time: it differs from run to run.
 
         Raises:
-            UserError: the file is another model; how much it differs where.
+            UserError: the file computes another model; says how much it differs, and where.
             EnvironmentFault: the runtime is missing.
         """
         got, unit = self._answers(path, work), "token" if KINDS[self._kind].writes else "text"
@@ -79,8 +80,8 @@ class Check:
         tolerance = TOLERANCE[self._precision] * slack
         if not (kl <= tolerance and worst["relative"] <= RELATIVE[self._precision] * slack):
             raise UserError(
-                f"the file would be another model than PyTorch's: {worst['probe']}, KL {kl:.2g} nats per {unit}, "
-                f"logits differ by {worst['relative']:.2g} of their deviation",
+                f"the file does not compute what the model does in PyTorch: {worst['probe']}, KL {kl:.2g} nats per "
+                f"{unit}, logits differ by {worst['relative']:.2g} of their standard deviation",
                 where=str(path),
                 fix="use another format, and report this: the model should have been refused before the export",
             )
@@ -116,8 +117,11 @@ class Check:
 
 
 def difference(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
-    """Mean KL in nats of expected || got [n, V] (or [C]), and their root mean square difference over the deviation
-    of what is expected; what adds alike to every logit is no difference."""
+    """How far logits are from those expected, both [n, V] (or [C]): the mean KL(expected || got) in nats, and the root
+    mean square difference over the standard deviation of those expected.
+
+    A constant that is added to every logit is no difference. Infinite where shapes differ or a value is not finite.
+    """
     first, second = (np.atleast_2d(np.asarray(each, dtype=np.float64)) for each in (expected, got))
     if first.shape != second.shape:
         return float("inf"), float("inf")
@@ -134,7 +138,7 @@ def difference(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
 
 
 def answers(runtime: str, path: Path, probes: Sequence[Probe], kind: str, threads: int) -> list[np.ndarray]:
-    """A file's logits on each probe, as its runtime gives them."""
+    """A file's logits on each probe, as its runtime computes them."""
     context = max(len(probe.ids) for probe in probes) + 8
     opened: Any = open_runtime(runtime, path, threads=threads, context=context)
     found = []

@@ -69,7 +69,7 @@ class MixExport:
             for export.json: mix {limit, types, expected_kl, measured, note, nearest_stock, statistics}, calibration.
 
         Raises:
-            UserError: nothing meets the limit; the nearest is named. A tensor of the file that was not sensitivity.
+            UserError: nothing meets the limit; the nearest is named.
         """
         sensitivity = by_file(self.sensitivity, layout)
         options = on_grids(sensitivity.options) if self.trainable else sensitivity.options

@@ -1,10 +1,10 @@
-"""onnxruntime-genai's model builder, with what it reads wrongly put right.
+"""onnxruntime-genai's model builder, with corrections for what it misreads.
 
-The builder writes a decoder's graph layer by layer, from its own reading of the configuration. It passes over rotary
-scalings that a family's class does not know, knows sliding windows only where the configuration lists every layer's
+The builder writes a decoder's graph layer by layer, from its own reading of the configuration. It ignores rotary
+scalings that a family's class does not know, sees sliding windows only where the configuration lists every layer's
 kind, rounds Gemma's embedding scale, and takes the root mean square for OLMo's norm. So the rotary tables come
 from the model's own module in transformers, the windows from the layers, and each family has its corrections here.
-Whether the graph is then the model is not for this module to say: `faithful` compares them.
+Whether the graph then computes what the model does, `faithful` finds out.
 """
 
 from __future__ import annotations

@@ -33,9 +33,13 @@ _MICROSOFT = "com.microsoft"
 
 @dataclass
 class Table:
-    """One matrix [rows, width] in float32 and the nodes that read it.
+    """One matrix and the nodes that read it.
 
-    `lookups` gather its rows; `products` multiply by its transpose, so a row is one output of the product.
+    Attributes:
+        name: of its initializer.
+        weight: [rows, width] float32.
+        lookups: nodes that gather its rows.
+        products: nodes that multiply by its transpose, so a row is one output of the product.
     """
 
     name: str
@@ -243,10 +247,15 @@ def _store_half(model: ir.Model, table: Table, tally: Tally) -> None:
 
 @dataclass
 class Blocks:
-    """A table in blocks of `size` codes of `bits` bits.
+    """A table in blocks.
 
-    `packed` [rows, blocks, bytes] uint8; `scales` [rows, blocks] float32, or float16, which are widened when a session
-    loads the file; `zeros` [rows, bytes] uint8, packed like the codes, or None: 2^(bits - 1) stands for 0.
+    Attributes:
+        kind: what `export.json` calls its type.
+        bits: of a code.
+        size: codes of a block.
+        packed: [rows, blocks, bytes] uint8.
+        scales: [rows, blocks] float32, or float16, which are widened when a session loads the file.
+        zeros: [rows, bytes] uint8, packed like the codes; None: 2^(bits - 1) stands for 0.
     """
 
     kind: str

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """What became of each weight.
+    """How each weight is stored.
 
-    `types`: type -> {tensors, weights, bytes}; `fallbacks`: matrices that the scheme names but that were left in
-    fp32 or padded, each {tensor, shape, reason}.
+    Attributes:
+        types: type -> {tensors, weights, bytes}.
+        fallbacks: matrices that should be in the scheme's type but were left in fp32 or padded, each {tensor, shape,
+            reason}.
     """
 
     types: dict[str, dict[str, int]] = field(default_factory=dict)

@@ -1,8 +1,8 @@
-"""What a file is compared on: a model's inputs, chosen to reach every position that matters, and PyTorch's outputs.
+"""What a file is compared on: inputs chosen to reach every position that matters, and PyTorch's outputs for them.
 
-A probe from the start is read from an empty cache. A far probe reads a few tokens after a cache that is made up, of the
-model's own keys and values: so the end of a window of 100,000 positions costs what a few tokens cost, and the places
-where a sliding window or a rotary scaling sets in are crossed whatever the model's size.
+A probe from the start begins with an empty cache. A far probe reads a few tokens after a synthetic cache, put together
+from the model's own keys and values. So the end of a window of 100,000 positions costs as little as a few tokens, and
+the places where a sliding window or a rotary scaling begins to matter are crossed whatever the model's size.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ START = 320
 WORK = 1.5e11
 """Weights times tokens that a long probe may cost: some seconds on two cores."""
 CACHE_BYTES = 3 << 27
-"""Of a made-up cache. A window that needs more is compared up to where it is full, and `export.json` says so."""
-_WHOLE, _LONGEST = 640, 4096  # tokens of a text from the start: without a reason for more, and ever
+"""Of a synthetic cache. A window that needs more is compared up to where the cache is full; `export.json` says so."""
+_WHOLE, _LONGEST = 640, 4096  # tokens of a text from the start: unless there is a reason for more, and at most
 _NEW, _BEFORE, _SHOWN = 16, 8, 48
 _BANK = 64
 _LOUD = 4.0  # how much longer the keys are that stand where a window ends: queries must not pass over them
@@ -33,7 +33,13 @@ _LOUD = 4.0  # how much longer the keys are that stand where a window ends: quer
 
 @dataclass(frozen=True)
 class Cache:
-    """A made-up cache of `length` positions, from the keys and values of a text: bank [layers, 2, heads, 64, width]."""
+    """A synthetic cache.
+
+    Attributes:
+        bank: [layers, 2, heads, 64, width], keys and values of a text, from which it is drawn.
+        length: its positions.
+        loud: positions whose keys are made longer.
+    """
 
     bank: np.ndarray
     length: int
@@ -58,7 +64,7 @@ class Probe:
         positions: those compared; of a classifier none.
         expected: [len(positions), V] float32, or [C].
         prompt: count of source tokens of an encoder-decoder.
-        cache: what was read before `ids`.
+        cache: what comes before `ids`.
     """
 
     name: str
@@ -71,7 +77,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Reach:
-    """How far probes go: a model's window, the places where something sets in, and the last position compared."""
+    """How far probes go.
+
+    Attributes:
+        window: positions of the model; None without a limit.
+        places: positions from which on a sliding window or a rotary scaling matters.
+        compared: the last position that a probe reaches.
+    """
 
     window: int | None
     places: tuple[int, ...]
@@ -79,11 +91,12 @@ class Reach:
 
 
 def make_probes(model_dir: Path, kind: str, *, caches: bool, stored: str = "float32") -> tuple[list[Probe], Reach]:
-    """PyTorch's side of a comparison. The model is loaded in float32 and let go again.
+    """PyTorch's side of a comparison. The model is loaded in float32, and freed again.
 
     Args:
         model_dir: Hugging Face directory.
-        caches: whether the runtime can be given a cache; else a longer text from the start has to do.
+        kind: of model, by its name.
+        caches: whether the runtime can start from a given cache; if not, a longer text from the start is used.
         stored: `float32`, or the type that a file stores matrices in, to which they are rounded first.
     """
     import torch
@@ -185,7 +198,7 @@ def encoder_positions(config: Any) -> int:
 
 
 def _places(config: Any) -> tuple[int, ...]:
-    """Counts of positions at which something sets in: sliding windows, and the length before a rotary scaling."""
+    """Positions from which on something changes: sliding windows, and the length before a rotary scaling."""
     found = {getattr(config, "sliding_window", None)} if _slides(config) else set()
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in (ropes, *(each for each in ropes.values() if isinstance(each, dict))):

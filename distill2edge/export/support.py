@@ -1,8 +1,7 @@
 """Which model goes out in which format: one table, read by `recipe check`, `plan`, the start of a run and the exports.
 
-It knows configurations alone (`config.json` as a mapping): no weights, no torch. Every row is held by
-tests/export/test_export_matrix.py in both directions: what is not refused gives PyTorch's distributions, what is
-refused could not.
+It reads configurations alone (`config.json` as a mapping): no weights, no torch. tests/export/test_export_matrix.py
+tests every row in both directions: what is not refused gives PyTorch's distributions, and what is refused could not.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Carries:
         partial: a rotary embedding of a part of each head.
         only: field -> the values that are carried.
         defaults: values of fields that `config.json` may leave out, where transformers' are not None.
-        more: what a field alone does not tell: configuration -> reasons.
+        more: checks that no single field answers: configuration -> reasons.
         kind: of model.
     """
 

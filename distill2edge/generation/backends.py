@@ -20,12 +20,17 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}  # padded tokens of a forward pass
 
 
 class Backend(Protocol):
-    """A loaded teacher."""
+    """A loaded teacher.
+
+    Attributes:
+        name: of what runs it.
+        dtype: that its layers compute in.
+        vocab_size: length V of every logit vector.
+    """
 
     name: str
     dtype: str
     vocab_size: int
-    """Length V of every logit vector."""
 
     def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
         """For each example, in any order, its number and the logits [supervised, V] float32 of its supervised tokens.
@@ -40,7 +45,7 @@ class Backend(Protocol):
 def needs_gguf() -> UserError:
     """The error of a llama.cpp backend without a file for it."""
     return UserError(
-        "the llama.cpp backend runs a GGUF, and this teacher is none, or was fitted, which changes its weights",
+        "the llama.cpp backend needs a GGUF: this teacher has none, or was fitted, and the file has the weights before",
         where="teacher.backend",
         fix="set teacher.backend: transformers, or give a .gguf file as teacher.model without teacher.fit",
     )
@@ -71,6 +76,13 @@ class TransformersBackend:
     The decoder runs in `dtype`. The output head runs in float32, since bfloat16 logits of magnitude 16 come in steps of
     1/8; and at supervised positions only, selected where the hidden states enter the head, so that a model's own
     scaling or capping of logits still applies.
+
+    Args:
+        model_dir: of a decoder.
+        dtype: `auto`, or a type of torch.
+
+    Raises:
+        UserError: a model that writes no text.
     """
 
     name = "transformers"
@@ -130,7 +142,12 @@ class TransformersBackend:
 
 
 class LlamaCppBackend:
-    """A GGUF in llama.cpp, on the CPU: several short examples in one pass."""
+    """A GGUF in llama.cpp, on the CPU: several short examples in one pass.
+
+    Args:
+        gguf_path: the file.
+        longest: tokens of the longest example.
+    """
 
     name = "llama.cpp"
     dtype = "gguf"
@@ -185,15 +202,20 @@ def _float_copy(head: torch.nn.Module) -> torch.nn.Module:
 
 
 def batches(examples: Sequence[Encoded], tokens: int, positions: int) -> Iterator[list[int]]:
-    """Numbers of examples, shortest first, cut where padded tokens or supervised positions would be too many."""
+    """Batches of the numbers of examples, shortest first.
+
+    Args:
+        tokens: of a batch at most, padding included.
+        positions: supervised ones of a batch at most. A single example may exceed both.
+    """
     batch: list[int] = []
-    held = 0
+    supervised = 0
     for number in sorted(range(len(examples)), key=lambda number: (len(examples[number].ids), number)):
         width = len(examples[number].ids)
-        if batch and ((len(batch) + 1) * width > tokens or held + examples[number].supervised > positions):
+        if batch and ((len(batch) + 1) * width > tokens or supervised + examples[number].supervised > positions):
             yield batch
-            batch, held = [], 0
+            batch, supervised = [], 0
         batch.append(number)
-        held += examples[number].supervised
+        supervised += examples[number].supervised
     if batch:
         yield batch

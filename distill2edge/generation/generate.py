@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Message = tuple[str, str]
 """(role, content); role is system, user or assistant."""
 SHARD_ROWS = {"cpu": 64, "cuda": 512}
-"""Asks of a model that runs here which are written to the disk together: minutes on two cores, seconds on a GPU."""
+"""Answers of a model that runs here are written to the disk so many at a time: minutes on two cores, seconds on a
+GPU."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Ask:
     Attributes:
         messages: the conversation that the text continues; the last is the user's, or a row's prompt that is a
             conversation itself (`data.conversation`).
-        tag: tells two asks with the same messages apart (the number of a sample), for answers that are kept.
+        tag: distinguishes two asks with the same messages (the number of a sample), so that each keeps its answer.
         logprobs: whether the log-probabilities of the first token are asked for too; of an endpoint.
     """
 
@@ -48,9 +49,11 @@ class Answer:
     """What the teacher wrote.
 
     Attributes:
+        text: the answer alone.
         finish: `stop`; `length` where it was cut; else why there is no answer (`filtered`, `refused: reason`, ...).
-        prompt_tokens, tokens: in the teacher's tokens.
-        thinking: what it thought aloud before; no part of the text.
+        prompt_tokens, tokens: of the conversation and of the answer, counted by the teacher's tokenizer.
+        cost_usd: of an endpoint.
+        thinking: its reasoning before the answer; no part of the text.
         first: (token, log-probability) of the likeliest first tokens, where asked for and given.
     """
 
@@ -77,7 +80,11 @@ class Generator(Protocol):
         seed: int,
         done: Callable[..., None] | None = None,
     ) -> list[Answer]:
-        """One answer per ask, in order; `done` is called with counts of finished ones, and a note.
+        """One answer for each ask, in order.
+
+        Args:
+            sampling: length, temperature and top_p.
+            done: called with the number of newly finished asks, and a note.
 
         Raises:
             UserError: a conversation that does not fit the teacher, or one that its chat template refuses.
@@ -88,21 +95,23 @@ class Generator(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What writing has cost, and what went wrong on the way; empty where there is nothing to say."""
+        """What writing has cost, and what went wrong; empty where there is nothing to say."""
 
     def close(self) -> None:
         """Free what it holds."""
 
 
 def drop_reason(finish: str) -> str:
-    """Why an answer is of no use by how it ended: `truncated`, `filtered`, `refused: ...`; empty where it is whole."""
+    """Why an answer is dropped, from how it ended: `truncated`, `filtered`, `refused: ...`; empty if it is complete."""
     return {"stop": "", "length": "truncated"}.get(finish, finish)
 
 
 class LocalGenerator:
-    """A model that runs here. Loaded at the first ask, so that a stage that finds its shards never loads it.
+    """A model that runs here. It is loaded at the first ask, so a stage that finds its shards never loads it.
 
     Args:
+        model_dir: Hugging Face directory; of a GGUF the one that it was converted to.
+        template: of the recipe's `data.template`.
         backend: `transformers`, or `llama.cpp` with its file.
         where: the recipe's key of the length, for errors.
     """
@@ -186,5 +195,5 @@ class LocalGenerator:
 
 
 def _context(model_dir: Path) -> int:
-    """Tokens that the model can look at."""
+    """Tokens that the model can read."""
     return usable_positions(load_config(model_dir).get_text_config()) or 1 << 30

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Seq2SeqBackend(TransformersBackend):
-    """As `TransformersBackend`, for pairs: the decoder is fed the start token and the target, teacher-forced."""
+    """As `TransformersBackend`, for an encoder-decoder: its decoder reads the start token and the target (teacher
+    forcing)."""
 
     def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
         """As `Backend.supervised_logits`."""

@@ -1,4 +1,4 @@
-"""What a reasoning model thinks aloud, kept apart from what it answers."""
+"""Separates a reasoning model's thinking from its answer."""
 
 from __future__ import annotations
 
@@ -66,8 +66,11 @@ def split_thinking(text: str) -> tuple[str, str, bool]:
     """An answer without its thinking, the thinking, and whether a passage of it has no end.
 
     A closing mark without an opening one ends a passage that began in the prompt, as some chat templates have it.
-    Thinking that has no end may hold the answer or not: nothing of it is one. Marks in code or in quotes are part of
-    what is said. A text without marks comes back as it is.
+    Thinking without an end may or may not contain the answer, so none is taken from it. Marks in code or in quotes are
+    part of the answer. A text without marks comes back as it is.
+
+    Returns:
+        answer, thinking, whether thinking has no end.
     """
     if (bare := _BARE.match(text)) is not None:
         return bare["said"].strip(), bare["thought"].strip(), False
@@ -130,7 +133,7 @@ def split_tokens(ids: Sequence[int], tokenizer: Any) -> tuple[str, str, bool]:
 
 
 def _is_mentioned(text: str, mark: re.Match[str], begin: int, fences: Sequence[int]) -> bool:
-    """Whether a mark is spoken of: in quotes, or in code that begins and ends in the answer."""
+    """Whether a mark is only mentioned: in quotes, or in code that begins and ends in the answer."""
     if _between_quotes(text, mark):
         return True
     first, last = max(begin, mark.start() - _LINE), min(len(text), mark.end() + _LINE)

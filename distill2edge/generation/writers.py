@@ -1,4 +1,4 @@
-"""What makes a model write: batched sampling in transformers, or llama.cpp on a GGUF. Token ids in, token ids out."""
+"""Text generation: batched sampling in transformers, or llama.cpp on a GGUF. Token ids in, token ids out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ _LLAMA_BATCH = 512  # tokens of a llama.cpp pass; a longer prompt raises it
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a text is drawn: temperature 0 is greedy; top_p is nucleus sampling (Holtzman 2020)."""
+    """How a text is sampled.
+
+    Attributes:
+        max_new_tokens: of a text at most.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling (Holtzman 2020).
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -38,9 +44,11 @@ class Writer(Protocol):
     def __call__(
         self, prompts: Sequence[Sequence[int]], seed: int, sampling: Sampling | TextSignal | None = None
     ) -> list[list[int]]:
-        """Generated ids of each prompt; the stop token, where one came, is the last.
+        """Generated ids of each prompt; a stop token, if one was generated, is the last.
 
-        `sampling` replaces what the writer was opened with.
+        Args:
+            prompts: token ids of each.
+            sampling: in place of that which the writer was opened with.
         """
 
 
@@ -53,14 +61,16 @@ def open_writer(
     gguf_path: Path | None,
     tokens: int | None = None,
 ) -> Writer:
-    """What makes a teacher write.
+    """Load a model to generate text with.
 
     Args:
-        signal: its length, temperature and top_p.
+        model_dir: Hugging Face directory.
+        tokenizer: of the model.
+        signal: length, temperature and top_p.
         stop: ids that end a response.
-        backend, gguf_path: `transformers`, or `llama.cpp` and its file.
-        tokens: ids from here on are never drawn: rows of a padded embedding, which stand for nothing. Transformers
-            alone.
+        backend: `auto`, `transformers` or `llama.cpp`.
+        gguf_path: the file for llama.cpp.
+        tokens: ids from here on are never drawn: rows that pad the embedding and stand for no token. Transformers only.
 
     Raises:
         UserError: llama.cpp without a GGUF.
@@ -137,9 +147,10 @@ def cacheable_tokens(model: Any) -> int:
 
 
 class LlamaWriter:
-    """A GGUF in llama.cpp, several texts at once; each has a random stream of its own, so order changes nothing.
+    """A GGUF in llama.cpp, several texts at once. Each has its own random stream, so their order changes nothing.
 
     Args:
+        path: of the file.
         stop: ids that end a text.
         signal: how texts are drawn.
         sequences: texts at once.
@@ -183,8 +194,8 @@ class LlamaWriter:
         from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
         from distill2edge.util.threads import available_threads
 
-        held = self._runtime
-        if held is None or context > held.context or longest > held.batch:
+        runtime = self._runtime
+        if runtime is None or context > runtime.context or longest > runtime.batch:
             self.close()
             context = max(512, 1 << (context - 1).bit_length())
             self._runtime = LlamaCppRuntime(

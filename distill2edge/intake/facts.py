@@ -23,16 +23,16 @@ class ModelFacts:
     Attributes:
         format: `directory` (Hugging Face) or `gguf`.
         kind: of model.
-        model_type: of transformers; for a GGUF the type that it becomes, None where it cannot be loaded as a teacher.
+        model_type: of transformers; for a GGUF the type it is converted to, None where it cannot be loaded.
         architecture: the class that a directory was saved as, or a GGUF's `general.architecture`.
         layers, hidden, vocabulary: None where the config does not say.
-        positions: tokens that it reads at most; None without an end.
+        positions: tokens that it reads at most; None without a limit.
         dtypes: types that the weights are stored in.
         parameters: weights in the files; tied ones count once.
         size_bytes: of the weights' files.
         tied: output head and embedding are one.
         labels: names of the classes of a classifier.
-        config: content of config.json; for a GGUF the one that it becomes, empty where it cannot be loaded.
+        config: content of config.json; for a GGUF the one it is converted to, empty where it cannot be loaded.
     """
 
     format: Literal["directory", "gguf"]
@@ -54,11 +54,11 @@ class ModelFacts:
 
 
 def model_facts(path: Path) -> ModelFacts:
-    """Facts of a `.gguf` file or a Hugging Face directory, checked as far as headers go.
+    """Facts of a `.gguf` file or a Hugging Face directory, checked as far as headers allow.
 
-    A GGUF of a family that can be loaded as a teacher has every tensor that its metadata asks for. A directory's
-    config holds values that a model could mean, and its index says what its files hold; whether the tensors are those
-    of its architecture is checked when it is loaded (`intake.model_files.describe`).
+    A GGUF of a family that can be loaded as a teacher must have every tensor that its metadata asks for. A directory
+    must have a config with plausible values, and an index that agrees with its files; whether the tensors are those of
+    its architecture is checked when it is loaded (`intake.model_files.describe`).
 
     Raises:
         UserError: names the file, and the field or tensor.

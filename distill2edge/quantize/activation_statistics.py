@@ -1,6 +1,6 @@
-"""What calibration text does to each matrix of a torch model: squared inputs, and the Fisher information of weights.
+"""What each matrix of a torch model is multiplied with on calibration text, and the Fisher information of its weights.
 
-Both are sums over tokens, gathered by hooks while rows stream through the model one batch after the other.
+Both are sums over tokens, gathered by hooks while rows pass through the model batch by batch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def collect(
 
     Args:
         model: a torch model in eval mode, decoder or encoder.
-        rows: token ids.
+        rows: token ids of each row.
         max_tokens: rows beyond this many tokens are left out.
         grams: also keep x x^T, for rounding that compensates its errors: of all layers, or of those weights' names.
 
@@ -93,7 +93,11 @@ def collect_fisher(
     embedding has an entry for each of its two uses: their sum is that of the matrix.
 
     Args:
-        only: names of the weights to keep, so that a large model goes in parts; each part has the same labels.
+        model: a torch decoder in eval mode; its parameters no longer require gradients afterwards.
+        rows: token ids of each row.
+        max_tokens: rows beyond this many tokens are left out.
+        seed: of the labels.
+        only: names of the weights to keep, so that a large model goes in parts, all with the same labels.
 
     Raises:
         UserError: no rows.
@@ -135,7 +139,7 @@ def _add_looked_up(found: Statistics, name: str, embedding: Any, ids: torch.Tens
 
 
 def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
-    """The first rows up to a number of tokens; the last one cut.
+    """The first rows up to a number of tokens; the last one is cut to fit.
 
     Raises:
         UserError: there are none.
@@ -155,7 +159,7 @@ def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
 
 
 def batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Rows of similar length together, at most `_BATCH_TOKENS` with padding."""
+    """Batches of rows of similar length, of at most `_BATCH_TOKENS` tokens with padding."""
     batch: list[Sequence[int]] = []
     for row in sorted(rows, key=len):
         if batch and (len(batch) + 1) * len(row) > _BATCH_TOKENS:

@@ -28,12 +28,12 @@ IMATRIX = "imatrix.gguf"
 
 @dataclass(frozen=True)
 class Activations:
-    """What a stage wrote of them; tensors go by their GGUF names.
+    """What the calibration stage wrote; tensors are named as in a GGUF.
 
     Attributes:
         sources: tensor -> its name in the Hugging Face directory; of a tied matrix the first of its two.
         importance: tensor -> [columns] mean squared inputs.
-        grams: tensor -> (file, key) of its inputs' products, which stay on the disk.
+        grams: tensor -> (file, key) of the products of its inputs, which stay on the disk.
     """
 
     sources: Mapping[str, str]
@@ -157,7 +157,7 @@ def importance_of(found: Statistics, names: Mapping[str, str], dataset: str) -> 
 
 
 def enough(importance: Importance, progress: Progress) -> int:
-    """Calibration tokens; warned of where they are few."""
+    """The number of calibration tokens; warns if they are few."""
     tokens = max(importance.counts.values())
     if tokens < FEW_TOKENS:
         progress.warn(f"only {tokens} calibration tokens: {FEW_TOKENS:,} or more give steadier statistics")

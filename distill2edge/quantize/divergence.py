@@ -20,8 +20,18 @@ _CHUNK = 64  # positions whose distributions are in memory at once
 
 
 class Divergence:
-    """Mean KL(model || model with other weights) in nats per token over rows; the model's own log-probabilities are
-    kept in a file, and removed by `close`."""
+    """Mean KL(model || model with other weights) in nats per token over rows.
+
+    The model's own log-probabilities are kept in a file until `close`.
+
+    Args:
+        model_dir: Hugging Face directory.
+        rows: those without positions are left out.
+        work: directory for the file.
+
+    Raises:
+        EnvironmentFault: too little disk space for the file.
+    """
 
     def __init__(self, model_dir: Path, rows: Sequence[Row], work: Path, progress: Progress) -> None:
         import torch
@@ -34,7 +44,7 @@ class Divergence:
         self._write()
 
     def of(self, weights: Mapping[str, torch.Tensor], title: str) -> float:
-        """KL with these weights (names in the model's state) in place; they stay there."""
+        """The KL once these weights, by their names in the model's state, are in place; they stay there."""
         import numpy as np
         import torch
 

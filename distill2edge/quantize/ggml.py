@@ -29,7 +29,8 @@ def quantize(weights: np.ndarray, kind: str, importance: np.ndarray | None = Non
 
     Raises:
         UserError: weights that are not finite.
-        ValueError: the rows are not a multiple of the block.
+        ValueError: the rows are not a multiple of the block, or importance has another shape.
+        EnvironmentFault: llama-cpp-python cannot be loaded.
     """
     weights = np.ascontiguousarray(weights, dtype=np.float32)
     if not np.isfinite(weights).all():
@@ -53,7 +54,11 @@ def quantize(weights: np.ndarray, kind: str, importance: np.ndarray | None = Non
 
 
 def dequantize(data: np.ndarray, kind: str, columns: int) -> np.ndarray:
-    """What llama.cpp reads from the bytes of `quantize`: [rows, columns] float32."""
+    """What llama.cpp reads from the bytes [rows, row_bytes] of `quantize`: [rows, columns] float32.
+
+    Raises:
+        EnvironmentFault: llama-cpp-python cannot be loaded.
+    """
     rows = data.shape[0]
     out = np.empty((rows, columns), dtype=np.float32)
     if kind in ("F16", "F32"):

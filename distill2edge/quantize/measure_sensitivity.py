@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     import torch
 
 FISHER_SHARE = 4
-"""The Fisher information sees one calibration token of so many: it takes a backward pass."""
+"""Only one in so many calibration tokens is used for the Fisher information, which takes a backward pass."""
 _FACTS = "sensitivity.json"
 
 
 @dataclass(frozen=True)
 class Sensitivity(Activations):
-    """The activations, and what the types cost; tensors go by their GGUF names.
+    """The activations, and what the types cost; tensors are named as in a GGUF.
 
     Attributes:
         options: tensor -> type -> (bytes, expected KL in nats per token), of a GGUF.

@@ -28,7 +28,7 @@ DAMPING = 0.01
 
 @dataclass(frozen=True)
 class Inverse:
-    """What of a layer's inputs compensation needs; types of one matrix share it.
+    """What compensation needs to know of a layer's inputs; all types of one matrix share it.
 
     Attributes:
         matrix: [columns, columns] float64, inverse of the damped gram.
@@ -60,8 +60,8 @@ def round_matrix(
         kind: a type with a grid (`grids.GRIDS`).
         importance: [columns] mean squared inputs; None: every weight alike.
         gram: [columns, columns], sum or mean of x x^T over calibration inputs, or what `inverse` makes of it; None
-            where there is none, and zero where nothing passed: rounding is not compensated then, nor where the last
-            block of a row is padded.
+            where there is none, and zero where no calibration token passed. Rounding is not compensated in either
+            case, nor where the last block of a row is padded.
 
     Raises:
         UserError: weights that are not finite, rows that the type cannot hold.

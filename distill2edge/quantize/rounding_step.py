@@ -16,7 +16,8 @@ def rounding_step(weight: Tensor, scheme: Scheme) -> float:
     The scales themselves are taken as exact, and mixtures (`_S`, `_M`, `_L`) as their main type: an estimate.
 
     Args:
-        weight: [rows, columns] in float32.
+        weight: [rows, columns] float32.
+        scheme: a stock scheme, no mix.
 
     Returns:
         the step, in the unit of the weights.

@@ -30,6 +30,10 @@ class TensorGrid:
         offset: the same, or None; the zero points of a kind that has them.
         columns: weights of a row; the last block may be longer.
         header: [rows, super-blocks, bytes] uint8, of a K-quant: the bytes that scale and offset were read from.
+
+    Raises:
+        UserError: weights so large that the file's 16-bit scales overflow.
+        ValueError: a K-quant without its header; scales alone cannot be written.
     """
 
     kind: str
@@ -39,8 +43,7 @@ class TensorGrid:
     header: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for weights so large that the file's 16-bit scales overflow, ValueError for a K-quant
-        without header: its scales alone cannot be written."""
+        """Check the scales."""
         import torch
 
         if (self.kind in k_quants.KINDS) != (self.header is not None):
@@ -62,6 +65,9 @@ class TensorGrid:
         Args:
             weight: [rows, columns] float32.
             importance: [columns] or [rows, columns], positive; None: every weight alike.
+
+        Raises:
+            UserError: weights that are not finite, or rows that the type cannot hold.
         """
         import torch
 
@@ -113,7 +119,7 @@ class TensorGrid:
         return cls(parts[0].kind, scale, side_by_side("offset"), columns, side_by_side("header"))
 
     def to(self, device: torch.device) -> TensorGrid:
-        """The same scales on a device, itself where they are there; the header, which files are packed from, stays."""
+        """The same scales on another device, or itself if they are there already. The header stays where it is."""
         if self.scale.device == device:
             return self
         moved = copy.copy(self)  # checked already

@@ -15,8 +15,8 @@ class OnnxType(StorageType):
     """A row of the table.
 
     Attributes:
-        stock: a scheme of its own; else a mix alone stores matrices so.
-        recorded_steps: what merges have always compared updates with, where it is not `Levels.steps`.
+        stock: whether it is a scheme of its own; else only a mix uses it.
+        recorded_steps: the steps that merges have always compared updates with, where they are not `Levels.steps`.
     """
 
     stock: bool = True
