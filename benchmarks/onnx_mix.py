@@ -101,7 +101,7 @@ class Mix:
 
     def validation(self, start: Path) -> float:
         """KL of the stored weights on windows of reviews, in torch: to choose between configurations."""
-        grids, _ = load_grids(start)
+        grids = load_grids(start)
         models = [load_model(path, dtype=torch.float32).eval() for path in (self.model_dir, start)]
         state = models[1].state_dict()
         found = []
@@ -120,8 +120,8 @@ class Mix:
 
         work = self.work / f"trained-{steps}"
         work.mkdir(exist_ok=True)
-        grids, scheme = load_grids(start)
-        save_grids(grids, scheme, work)
+        grids = load_grids(start)
+        save_grids(grids, work)
         rows, validation = training_rows(self.model_dir, self.progress)
         signal = signal_of(self.model_dir, [*validation, *rows], self.shared, self.progress)
         training = Training(

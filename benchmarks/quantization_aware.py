@@ -183,7 +183,7 @@ class Bench:
         work = self.work / label
         work.mkdir(exist_ok=True)
         if not (work / "grid.safetensors").is_file():
-            save_grids(grids, label, work)
+            save_grids(grids, work)
         reviews, validation = training_rows(self.model_dir, self.progress)
         shared = self.shared if rows is None else work
         signal = signal_of(self.model_dir, [*validation, *(rows or reviews)], shared, self.progress)
@@ -199,7 +199,7 @@ class Bench:
             SEED,
             work,
             self.progress,
-            load_grids(work)[0],
+            load_grids(work),
         )
         if lora is not None and not (work / "merge.json").is_file():
             merge(start, work, validation[:2], [], work)
@@ -212,7 +212,7 @@ class Bench:
         """The trained weights and norms in the bytes of their grid."""
         path = work / "model.gguf"
         if not path.is_file():
-            tensors = packed(load_grids(work)[0], work / "model", layout_of(work / "model"))
+            tensors = packed(load_grids(work), work / "model", layout_of(work / "model"))
             for name, weight in load_file(work / "model" / "model.safetensors").items():
                 if weight.ndim == 1:
                     tensors[self.names[name]] = ("F32", weight.astype(np.float32).view(np.uint8))
@@ -223,7 +223,7 @@ class Bench:
         """Weights whose nearest levels are the compensated ones, and their grid."""
         target = self.work / label
         if (target / "grid.safetensors").is_file():
-            return target, load_grids(target)[0]
+            return target, load_grids(target)
         shutil.rmtree(target, ignore_errors=True)
 
         def moved(name: str, kind: str) -> tuple[torch.Tensor, TensorGrid]:

@@ -103,7 +103,7 @@ def _threads() -> dict[str, Any]:
 
 
 def _sandbox() -> dict[str, Any]:
-    """Whether the code of a recipe's `python` checks can be held here."""
+    """Whether the code of a recipe's `python` checks can be isolated here."""
     from distill2edge.verifiers.sandbox import require_walls
 
     try:

@@ -80,7 +80,7 @@ class Rounding:
         if self.mix is not None:
             return self.mix.write(model_dir, layout, base, target, work, progress)
         if self.grid is not None:
-            tensors = packed(load_grids(self.grid)[0], model_dir, layout)
+            tensors = packed(load_grids(self.grid), model_dir, layout)
             number = common_file_type(tensors) if scheme.mix else file_type(scheme.base)
             repack(base, target, tensors, file_type=number)
             return {"trained": True}

@@ -94,7 +94,7 @@ class RowGrids:
         directory: of the grids.
         model_dir: the model that was trained on them.
         """
-        self._grids, _ = load_grids(directory)
+        self._grids = load_grids(directory)
         # Rows that are alike (of zeros) may lie in matrices of several types: an index for each.
         self._places: dict[str, dict[bytes, tuple[str, int]]] = {}
         with ExitStack() as stack:

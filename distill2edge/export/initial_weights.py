@@ -77,7 +77,7 @@ def write_rounded(
             task.advance(note=f"{source} {kind}")
     model.save_pretrained(target)
     copy_tokenizer(model_dir, target)
-    save_grids(grids, "compensated", target)
+    save_grids(grids, target)
     return grids
 
 

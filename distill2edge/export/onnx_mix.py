@@ -106,5 +106,5 @@ class _Rounder:
             moved, grid = round_matrix(weight, kind, *self._sensitivity.means(self._names[source]))
             directory.mkdir()
             save_file({"weight": moved.contiguous()}, directory / "moved.safetensors")
-            save_grids({source: grid}, "onnx:int4-b32", directory)
-        return load_file(directory / "moved.safetensors")["weight"], load_grids(directory)[0][source]
+            save_grids({source: grid}, directory)
+        return load_file(directory / "moved.safetensors")["weight"], load_grids(directory)[source]

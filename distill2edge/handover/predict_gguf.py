@@ -191,7 +191,9 @@ def main() -> None:
     """Reads the command line, or standard input."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("text", nargs="?", help="the text; without it, standard input is one")
-    parser.add_argument("--lines", action="store_true", help="each line of standard input is a text")
+    parser.add_argument(
+        "--lines", action="store_true", help="each line of standard input is a text; an empty line ends an answer"
+    )
     parser.add_argument("--max-tokens", type=int, default=256, help="most tokens of an answer (256)")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to llama.cpp")
     options = parser.parse_args()
@@ -199,12 +201,19 @@ def main() -> None:
     model = Model(form, options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
-        print(_shown(answer(text, form, model, options.max_tokens)), flush=True)
+        said = _shown(answer(text, form, model, options.max_tokens))
+        print(_ended(said, form) if options.lines else said, flush=True)
 
 
 def _shown(text: str) -> str:
     """Characters that steer a terminal, as escapes."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _ended(said: str, form: dict[str, Any]) -> str:
+    """An answer among several: one that the model wrote is a line, the empty line after it is the end."""
+    listed = form["kind"] == "classifier" or form["choices"]
+    return (said if listed else said.replace("\n", "\\n")) + "\n"
 
 
 def _written(parts: list[Any]) -> str:

@@ -39,7 +39,7 @@ def check(
 
     Raises:
         RecipeErrors: all mistakes that can be known.
-        EnvironmentFault: `python` checks that can't be held here.
+        EnvironmentFault: `python` checks that cannot be isolated here.
     """
     checked = checked_recipe(recipe, changes, for_stream(quiet), converter=converter is not None)
     require_walls(checked)

@@ -24,8 +24,11 @@ FILE = "grid.safetensors"
 _PARTS = ("scale", "offset", "header")
 
 
-def save_grids(grids: Mapping[str, TensorGrid], scheme: str, directory: Path) -> None:
-    """Write `grid.safetensors`: NAME.scale, NAME.offset and NAME.header, and the kinds and columns as metadata."""
+def save_grids(grids: Mapping[str, TensorGrid], directory: Path) -> None:
+    """Write `grid.safetensors`: NAME.scale, NAME.offset and NAME.header, and the types and columns as metadata.
+
+    The metadata is one entry: safetensors writes several in an order that differs from process to process.
+    """
     from safetensors.torch import save_file
 
     tensors = {
@@ -36,11 +39,11 @@ def save_grids(grids: Mapping[str, TensorGrid], scheme: str, directory: Path) ->
     }
     about = {name: [grid.kind, grid.columns] for name, grid in grids.items()}
     with replacing(Path(directory) / FILE) as temporary:
-        save_file(tensors, temporary, metadata={"scheme": scheme, "grids": json.dumps(about)})
+        save_file(tensors, temporary, metadata={"grids": json.dumps(about)})
 
 
-def load_grids(directory: Path) -> tuple[ModelGrid, str]:
-    """The grids and their scheme.
+def load_grids(directory: Path) -> ModelGrid:
+    """What `save_grids` wrote.
 
     Raises:
         UserError: no such file, or a damaged one.
@@ -50,9 +53,9 @@ def load_grids(directory: Path) -> tuple[ModelGrid, str]:
     path = Path(directory) / FILE
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            about = json.loads(file.metadata()["grids"])
             names = set(file.keys())
-            grids = {
+            return {
                 name: TensorGrid(
                     kind,
                     file.get_tensor(f"{name}.scale"),
@@ -60,9 +63,8 @@ def load_grids(directory: Path) -> tuple[ModelGrid, str]:
                     columns,
                     file.get_tensor(f"{name}.header") if f"{name}.header" in names else None,
                 )
-                for name, (kind, columns) in json.loads(metadata["grids"]).items()
+                for name, (kind, columns) in about.items()
             }
-            return grids, str(metadata["scheme"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"not a grid: {error}", where=str(path), fix="run the quantization_aware stage again"

@@ -40,12 +40,12 @@ class Verify(Section):
     min_retained: float | None = Field(None, ge=0.01, description="student score / teacher score, of every file")
     max_kl: Annotated[KlLimits, BeforeValidator(kl_limits, json_schema_input_type=KlLimits | float | None)] = Field(
         default_factory=lambda: KlLimits(),  # type: ignore[call-arg]
-        description="KL of a file to the merged student, at most; a number holds every quantized file to it, null none",
+        description="KL of a file to the merged student, at most; a number is for every quantized file, null for none",
         examples=[0.02, {"eight_bits": 0.02, "lower": 0.2}, None],
     )
     min_top1: Share | None = Field(None, description="top-1 agreement of file and merged student")
     teacher_schemes: tuple[str, ...] = Field(
-        (), description="quantize the teacher itself too: the rival that any student must beat"
+        (), description="quantize the teacher itself too: the baseline that every student must beat"
     )
     judge: Annotated[PairwiseJudge | None, LATER] = Field(
         None,

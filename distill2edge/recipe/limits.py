@@ -15,7 +15,7 @@ _EIGHT_BITS = ", ".join(str(scheme) for scheme in ALL if scheme.precision == "ei
 
 
 class KlLimits(Section):
-    """Mean KL(merged student || file), at most; nats per token, per text for classifiers. null: reported, not held."""
+    """Mean KL(merged student || file), at most; nats per token, per text for classifiers. null: only reported."""
 
     lossless: Nats | None = Field(1e-3, description="files of 16 bits and more: what is further away is another model")
     eight_bits: Nats | None = Field(0.05, description=_EIGHT_BITS)

@@ -38,6 +38,7 @@ class Data:
     leaking: float | None = None
 
 
+_FIT_STEPS, _FIT_BATCH = 60, 16  # of the teacher's short fit: optimizer steps, and the rows of each
 _REVIEWS = "film reviews that come with a package; give your own rows with --data FILE"
 _EXAMPLES: dict[Task, Data] = {
     "classification": Data(
@@ -217,11 +218,13 @@ def _writer(new: New, data: Data) -> str:
     gates = "{rows: %d, min_retained: 0.95}" if data.choices else "{rows: %d, max_kl: 0.1}"
     said = "of the teacher's score" if data.choices else "nats per token that a file may lose of the student"
     workloads = {"chat": "[task, chat-64-32]", "causal-lm": "[task]", "seq2seq": "[task]"}[new.task]
+    # Of few rows the fit needs several passes: after 13 steps a teacher had not learnt the form of the answers.
+    passes = min(max(round(_FIT_STEPS * _FIT_BATCH / max(data.train, 1)), 1), 8)
     return f"""\
 teacher:
   model: {_quoted(new.teacher or _TEACHERS[new.task])}   # hub id | local directory | file.gguf | bundled:NAME
   # licence: apache-2.0                # where the model itself does not say it
-  fit: {{epochs: 1, learning_rate: 5e-4, lora: {{rank: 16, alpha: 32}}}}   # a short fit to the task first
+  fit: {{epochs: {passes}, learning_rate: 5e-4, lora: {{rank: 16, alpha: 32}}}}   # a short fit to the task first
 
 {_rows(data, template)}
 signal: {{kind: logits, top_k: 64, temperature: 2.0}}   # or {{kind: text}}: the teacher writes the responses

@@ -22,7 +22,7 @@ def headline_of(
 ) -> Document | None:
     """The one file to quote, with its quality, size, speed and cost; None where no file may be quoted.
 
-    Quality, size and speed are against one and the same model of the teacher (`rival`).
+    Quality, size and speed are against one and the same model of the teacher, the baseline (`rival`).
     """
     comparison = (cost or {}).get("comparison") or {}
     chosen, cell = _quoted(models, comparison)

@@ -39,7 +39,7 @@ def build_stages(
 
     Raises:
         UserError: a model or data source that does not exist.
-        EnvironmentFault: a hub or bundled source that cannot be reached; checks that cannot be held here.
+        EnvironmentFault: a hub or bundled source that cannot be reached; checks that cannot be isolated here.
     """
     shared = Sources(recipe, progress, converter)
     shared.check()
@@ -94,10 +94,10 @@ class Graph:
                 CONTROL, rows, teacher, student, None, control_of(recipe.distill), "gold"
             )
             compared = (of_control,)
-        rivals = tuple(map(parse_scheme, recipe.verify.teacher_schemes))
+        baselines = tuple(map(parse_scheme, recipe.verify.teacher_schemes))
         exports = (
             *self.exported("student", rows, base, merged, recipe.schemes, signal),
-            *self.exported("teacher", rows, base, teacher, rivals, None),
+            *self.exported("teacher", rows, base, teacher, baselines, None),
         )
         looked_at = {"rows": rows, "base": base, "teacher": teacher, "student": student}
         everything = {**looked_at, "merged": (merged, *compared), "exports": exports}

@@ -117,7 +117,7 @@ class TrainOnGrid(OfStudent):
         signal, own = (None if each is None else each.path(inputs) for each in (self.signal, self.own))
         facts = WORK.train_on_grid(self.recipe, grids, student, signal, own, self.rows.path(inputs), work, progress)
         complete_model(self.recipe, work / "model", self.model.model_dir(inputs))
-        save_grids(grids, str(scheme), work)
+        save_grids(grids, work)
         shutil.rmtree(work / "start", ignore_errors=True)
         return facts
 

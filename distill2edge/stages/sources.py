@@ -111,7 +111,7 @@ class Sources:
 
         Raises:
             UserError: a place that nobody knows, a loss that fails, a family that nobody can write as GGUF.
-            EnvironmentFault: `python` checks that can't be held here, a converter that cannot be fetched.
+            EnvironmentFault: `python` checks that cannot be isolated here, a converter that cannot be fetched.
         """
         from distill2edge.cost.serving_places import check_places, watts_of
         from distill2edge.preflight.models import fetch_converter

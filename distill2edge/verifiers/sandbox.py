@@ -186,7 +186,7 @@ class Sandboxed:
 
 
 def require_walls() -> None:
-    """For before a run: `python` checks can be held here, or the user's command line accepts less.
+    """For before a run: `python` checks can be isolated here, or the user's command line accepts less.
 
     Raises:
         EnvironmentFault: neither.

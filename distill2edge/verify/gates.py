@@ -49,17 +49,17 @@ class Gate:
 def apply_gates(models: Sequence[Mapping[str, Any]], verify: Verify) -> list[Gate]:
     """The gates of a recipe, applied to the entries of `verify.json`.
 
-    Every student file that ships is held to them (the dense student too where nothing is exported), and so is the
+    Every student file that ships has to pass them (the dense student too where nothing is exported), and so is the
     dense teacher to running at all. The control, the teacher's own files and the arms without calibration or training
-    on the grid are there to compare with: reported, not held.
+    on the grid are there to compare with: reported, no gate.
 
     Args:
         models: entries with id, role, scheme, error and figures.
         verify: the recipe's section; a gate that is null is not applied.
     """
     ships = shipped(models)
-    held = [model for model in models if model["id"] in {"teacher", "student"} or model in ships]
-    gates = [Gate("loads", model["id"], ">=", 1.0, 0.0 if model["error"] else 1.0) for model in held]
+    gated = [model for model in models if model["id"] in {"teacher", "student"} or model in ships]
+    gates = [Gate("loads", model["id"], ">=", 1.0, 0.0 if model["error"] else 1.0) for model in gated]
     for model in ships:
         if model["error"]:
             continue  # its failed `loads` says all there is to say

@@ -78,7 +78,7 @@ def test_its_table_is_the_result_file() -> None:
     }
     shown = {
         "teacher": "teacher",
-        "teacher as GGUF Q8_0, the rival to beat": "teacher/gguf:Q8_0",
+        "teacher as GGUF Q8_0, the baseline to beat": "teacher/gguf:Q8_0",
         "student": "student",
         "the same student without the teacher": "control",
         "student as GGUF Q8_0": "student/gguf:Q8_0",

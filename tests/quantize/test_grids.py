@@ -155,9 +155,10 @@ def test_random_weights_of_a_k_quant_have_one_code_each(kind: str) -> None:
 def test_a_grid_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     weight = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
     grids = {f"x.{kind}": TensorGrid.fitted(weight, kind) for kind in ("Q4_0", "Q4_1", *K)}
-    save_grids(grids, "gguf:Q4_K_M", tmp_path)
-    again, scheme = load_grids(tmp_path)
-    assert scheme == "gguf:Q4_K_M"
+    save_grids(grids, tmp_path)
+    again, written = load_grids(tmp_path), (tmp_path / "grid.safetensors").read_bytes()
+    save_grids(again, tmp_path)
+    assert (tmp_path / "grid.safetensors").read_bytes() == written
     for name, grid in grids.items():
         assert (again[name].header is not None) == (grid.kind in K)
         np.testing.assert_array_equal(again[name].gguf(weight), grid.gguf(weight))
@@ -166,7 +167,7 @@ def test_a_grid_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_a_k_quant_without_its_header_is_no_grid(tmp_path: Path) -> None:
     grid = TensorGrid.fitted(torch.ones(2, 256), "Q4_K")
     grid.header = None
-    save_grids({"x": grid}, "gguf:Q4_K_M", tmp_path)
+    save_grids({"x": grid}, tmp_path)
     with pytest.raises(UserError, match="not a grid: Q4_K lacks a header"):
         load_grids(tmp_path)
 

@@ -223,7 +223,7 @@ def write_rounded(model_dir: Path, moved: dict[str, torch.Tensor], grids: ModelG
     for path in model_dir.iterdir():
         if not (directory / path.name).exists():
             (directory / path.name).write_bytes(path.read_bytes())
-    save_grids(grids, "onnx:int4-b32", directory)
+    save_grids(grids, directory)
 
 
 @pytest.mark.parametrize("embedding", ["uint4-b32-f16", "int8-b64-f16"])
@@ -249,7 +249,7 @@ def test_the_file_computes_with_its_grids(model_dir: Path, tmp_path: Path, measu
     finally:
         runtime.close()
     student = load_model(start, dtype=torch.float32).eval()
-    install(student, load_grids(start)[0], torch.float32)
+    install(student, load_grids(start), torch.float32)
     with torch.no_grad():
         wanted = student(torch.tensor([IDS])).logits[0]
         far = load_model(model_dir, dtype=torch.float32).eval()(torch.tensor([IDS])).logits[0]

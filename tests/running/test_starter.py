@@ -107,6 +107,20 @@ def test_questions_and_answers_become_a_chat(tmp_path: Path) -> None:
     assert (recipe.data.prompt, recipe.data.response) == ("{{ question }}", "{{ answer }}")
 
 
+def test_a_teacher_is_fitted_for_as_many_steps_on_few_rows_as_on_many(tmp_path: Path) -> None:
+    epochs = {}
+    for count in (60, 250, 3000):
+        path = write_jsonl(
+            tmp_path / f"{count}.jsonl",
+            [{"question": f"What is {n}?", "answer": f"Twice {2 * n + 7000} halves."} for n in range(count)],
+        )
+        fit = checked(path, starter(Asked(data=path))).teacher.fit
+        assert fit is not None
+        epochs[count] = fit.epochs
+        assert fit.batch_size == 16
+    assert epochs == {60: 8, 250: 6, 3000: 1}
+
+
 def test_texts_alone_are_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "lines.txt"
     path.write_text("".join(f"This is line {n} of a text that goes on.\n" for n in range(100)))
