@@ -60,7 +60,7 @@ def test_a_second_run_reuses_every_stage(finished: Path) -> None:
 
 
 def test_a_failed_gate_is_exit_code_3_without_a_headline(finished: Path) -> None:
-    result = run(finished, "--set", "verify.max_kl=1e-6", "--json")
+    result = run(finished, "--set", "verify.max_kl=1e-6", "--set", "export=[gguf:Q8_0]", "--json")
     assert result.exit_code == 3
     summary = json.loads(result.stdout)
     assert summary["verdict"] == "fail"
@@ -86,7 +86,8 @@ def test_another_converter_makes_the_gguf_anew_and_nothing_else(finished: Path) 
 
 
 def test_the_watts_of_a_named_machine_give_the_energy(finished: Path) -> None:
-    result = run(finished, "--set", "bench.machine=raspberry-pi-5", command="bench")
+    one = ("--set", "export=[gguf:Q8_0]", "--set", "bench.torch=false")
+    result = run(finished, "--set", "bench.machine=raspberry-pi-5", *one, command="bench")
     assert result.exit_code == 0, result.output
     bench = json.loads((Path(result.stdout.split(": ", 1)[1].strip()) / "bench.json").read_text())
     energy = [cell["workloads"]["task"]["energy"] for cell in bench["cells"]]

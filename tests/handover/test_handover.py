@@ -109,7 +109,7 @@ def test_predict_alone_gives_what_chat_gives(exported: Any, name: str, scheme: s
     assert predict(directory, given=TEXTS[1] + "\n") == wanted[1]
     texts = [TEXTS[0], TEXTS[2]] if FORMS[name].kind == "classifier" else TEXTS[:1]  # of one line each
     answers = [chat(directory, text).removesuffix("\n") for text in texts]
-    if FORMS[name].kind == "decoder" and not FORMS[name].choices:
+    if FORMS[name].kind != "classifier" and not FORMS[name].choices:
         answers = [answer.replace("\n", "\\n") for answer in answers]
     said = predict(directory, "--lines", given="".join(f"{text}\n" for text in texts))
     assert said == "".join(f"{answer}\n\n" for answer in answers)
