@@ -30,6 +30,7 @@ def build_report(
     rounds: Document | None = None,
     judge: Document | None = None,
     ledgers: dict[str, Document] | None = None,
+    labels: Document | None = None,
 ) -> Document:
     """Join the documents of one run.
 
@@ -42,6 +43,7 @@ def build_report(
         rounds: rounds.json of a recipe with rounds of self-improvement.
         judge: judge.json of a recipe with a judge.
         ledgers: by stage, the summary of the synthetic rows that it wrote.
+        labels: signal.json of a teacher that was asked for labels.
 
     Returns:
         report.json, schema version 1. `headline` and the cost comparison are null where the verdict failed, and where
@@ -64,6 +66,7 @@ def build_report(
         "teacher": teacher or {},
         "data": data or {},
         "ledgers": ledgers or {},
+        "labels": labels,
         "leakage": (data or {}).get("leakage"),
         "samples": verify.get("samples", []),
         "row_scores": verify.get("row_scores") or {"units": [], "scores": {}},

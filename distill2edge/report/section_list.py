@@ -16,6 +16,7 @@ from distill2edge.report.sections import (
     frontier_section,
     gates_section,
     judge_section,
+    labels_section,
     licence_section,
     quality_section,
     reproduce_section,
@@ -37,6 +38,7 @@ SECTIONS: tuple[Section, ...] = (
     training_section.SECTION,
     licence_section.SECTION,
     data_section.SECTION,
+    labels_section.SECTION,
     synthetic_section.SECTION,
     reproduce_section.SECTION,
 )

@@ -71,13 +71,16 @@ class Report(Stage):
 
         seconds: Counter[str] = Counter()
         paid: Counter[str] = Counter()
-        ledgers = {}
+        ledgers, labels = {}, None
         for stage in self.everything:
             artifact = stage.artifact(inputs)
             seconds[stage.spent_on] += float(artifact.manifest["wall_s"])
             if (artifact.path / ledger.FILE).is_file():
                 found = ledgers[stage.name] = ledger.summary(ledger.read(artifact.path))
                 paid[stage.spent_on] += float(found["cost_usd"])
+            if "asked_by" in artifact.facts:
+                labels = artifact.facts
+                paid[stage.spent_on] += float(labels.get("usd", 0.0))
         if self.judge is not None:  # an endpoint was paid for the answers to compare with
             paid[self.judge.spent_on] += float(self.judge.artifact(inputs).facts.get("endpoint", {}).get("usd", 0.0))
         verify, bench = read(self.verify, "verify.json"), read(self.bench, "bench.json")
@@ -98,6 +101,7 @@ class Report(Stage):
             rounds=read(self.rounds, "rounds.json"),
             judge=read(self.judge, "judge.json"),
             ledgers=ledgers,
+            labels=labels,
         )
         report = told(report, self.recipe)
         write_json(work / "report.json", report)

@@ -105,7 +105,7 @@ def test_the_signal_says_how_it_was_corrected_and_what_the_teacher_said(finished
     assert {each["correction"] for each in facts["corrections"]} == {"none", "contextual", "batch", "fitted"}
     assert sum(facts["said"].values()) == facts["texts"] == 16 + 60 + 8
     assert min(facts["said"].values()) > 0
-    assert facts["left_out"] == []
+    assert facts["left_out"] == 0
 
 
 def test_a_request_to_the_teacher_is_its_prompt_and_one_answer(finished: tuple[Path, Result]) -> None:
@@ -154,3 +154,13 @@ def test_what_cannot_be_is_said_before_anything_runs(place: Path, change: str, s
     result = run(place, "--set", change, command="recipe check")
     assert result.exit_code == 2, result.output
     assert said in " ".join(result.output.split()), result.output
+
+
+def test_the_report_shows_what_the_teacher_said_beside_how_the_student_agrees(finished: tuple[Path, Result]) -> None:
+    page = (finished[0] / "out" / "report.html").read_text()
+    assert "Labels by the teacher" in page
+    assert "the likelihood of each answer, by the teacher itself" in page
+    assert "agreement with teacher" in page
+    assert "macro F1" in page
+    text = (finished[0] / "out" / "report.md").read_text()
+    assert "Corrections that were tried" in text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from distill2edge.quantize.schemes import is_compared
 from distill2edge.report import figures
 from distill2edge.report.blocks import Block, Cell, Document, Section, Table, figure, filled, present, row, verdict_cell
-from distill2edge.report.units import unit_of
+from distill2edge.report.units import Unit, unit_of
 
 
 def blocks(report: Document) -> list[Block]:
@@ -17,7 +17,7 @@ def blocks(report: Document) -> list[Block]:
 
 def models_table(report: Document) -> Table:
     """Quality of every model and file, with 95% intervals; below them what needs no model."""
-    metric = report["metric"]
+    metric, texts = report["metric"], unit_of(report).name == "text"
     rows = []
     for model in report["models"]:
         error = model.get("error")
@@ -26,6 +26,9 @@ def models_table(report: Document) -> Table:
                 Cell(str(model["id"]), "mono", beside=f"could not be run: {error}" if error else ""),
                 figure(model.get("score")),
                 figures.number(model.get("balanced_accuracy")),
+                figures.number(model.get("macro_f1")),
+                figures.number(model.get("ece")),
+                figure(model.get("top1_teacher"), figures.percent) if texts else figures.MISSING,
                 figure(model.get("retained"), figures.percent),
                 figure(model.get("kl_student")),
                 figure(model.get("top1_student"), figures.percent),
@@ -36,7 +39,8 @@ def models_table(report: Document) -> Table:
             )
         )
     head = [
-        "model", figures.metric(metric["name"]), "balanced accuracy", "retained", "KL to student", "top-1 agreement",
+        "model", figures.metric(metric["name"]), "balanced accuracy", "macro F1", "ECE", "agreement with teacher",
+        "retained", "KL to student", "top-1 agreement",
         "length ratio", "parameters", "size", "gates",
     ]  # fmt: skip
     baseline = metric.get("baseline") or {}
@@ -49,6 +53,8 @@ def models_table(report: Document) -> Table:
         "from the merged student to the file; top-1 agreement is with the merged student too. "
         "Retained: the score divided by the teacher's on the same rows."
     )
+    if texts:
+        note += f" {agreement_note(unit_of(report))} ECE: expected calibration error."
     classes = metric.get("classes") or {}
     if classes:
         shown = sorted(classes.items(), key=lambda item: -item[1])
@@ -57,25 +63,31 @@ def models_table(report: Document) -> Table:
     return filled("", head, rows, note=note)
 
 
+def agreement_note(unit: Unit) -> str:
+    """What agreement with the teacher is."""
+    return (
+        f"Agreement with teacher: share of the {unit.compared} where the teacher's most likely {unit.answer} is the "
+        "model's."
+    )
+
+
 def distances_table(report: Document) -> Table | None:
     """How far each model is from the teacher, and the tail of its distance from the student."""
+    unit = unit_of(report)
+    texts = unit.name == "text"  # then the agreement stands beside the accuracy
     rows = [
         row(
             Cell(str(model["id"]), "mono"),
             figures.number(model.get("kl_student_p99")),
             figure(model.get("kl_teacher")),
-            figure(model.get("top1_teacher"), figures.percent),
+            figures.MISSING if texts else figure(model.get("top1_teacher"), figures.percent),
             figure(model.get("perplexity"), lambda x: figures.number(x, 4)),
         )
         for model in report["models"]
         if not model.get("error")
     ]
     head = ["model", "p99 of KL to student", "KL to teacher", "agreement with teacher", "perplexity"]
-    unit = unit_of(report)
-    note = (
-        f"Agreement with teacher: share of the {unit.compared} where the teacher's most likely {unit.answer} is the "
-        "model's."
-    )
+    note = "" if texts else agreement_note(unit)
     table = filled("Further distances", head, rows, note=note)
     return table if rows and len(table.head) > 1 else None
 

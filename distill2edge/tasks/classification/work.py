@@ -136,6 +136,7 @@ class ClassifierWork(Work):
         progress: Progress,
     ) -> Facts:
         """On the teacher's class logits and intermediate layers, or on the data's own labels."""
+        from distill2edge.distill.label_cache import LabelReader
         from distill2edge.distill.train_classifier import Beside, train_classifier
         from distill2edge.student.vocabulary import read_map
 
@@ -152,7 +153,8 @@ class ClassifierWork(Work):
         splits = [self.encoded(recipe, rows_dir, student, split) for split in ("train", "validation")]
         if soft is None:
             splits = [_known(rows) for rows in splits]
-        elif lost := set(read_json(soft[0] / "signal.json").get("left_out", ())):
+        elif read_json(soft[0] / "signal.json").get("left_out"):
+            lost = set(LabelReader(*soft).missing(row.id for rows in splits for row in rows))
             splits = [[row for row in rows if row.id not in lost] for rows in splits]
         return train_classifier(
             student,

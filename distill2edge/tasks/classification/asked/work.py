@@ -295,7 +295,7 @@ def _write(
         "correction": correction.as_dict(),
         "corrections": table,
         "said": said,
-        "left_out": [row.id for row in rows if row.id not in heard.scores],
+        "left_out": sum(row.id not in heard.scores for row in rows),
     }
     truth = {row.id: row.label for row in rows if row.label >= 0 and row.id in heard.scores}
     return write_facts(Scored(ids, logits, heard.facts), truth, work, **more)
