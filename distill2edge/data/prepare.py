@@ -208,6 +208,7 @@ def _read_splits(
     while True:
         found = _read(rows, data, source, seed, spare, progress)
         splits = _split(found, data.splits, data.source)
+        _check_test(splits["test"], found, data)
         report = _check_leakage(splits, data)
         if size is None or len(splits["train"]) >= size or not found.let_go:
             break
@@ -217,6 +218,25 @@ def _read_splits(
     if not splits["train"]:
         raise UserError("no training row is left", where="data", fix="lower data.splits, or remove what leaks")
     return found, splits, report
+
+
+def _check_test(test: list[Item], found: _Found, data: schema.Data) -> None:
+    """Refuse a test split of the source's own that has nothing to score by, before hours of training.
+
+    Raises:
+        UserError: no row of it is usable.
+    """
+    if test:
+        return
+    read, bare = found.read.get("test", 0), found.dropped.counts["empty"]
+    if found.unlabelled is not None:
+        bare = found.unlabelled.added
+    raise UserError(
+        f"no row of the test split is usable: {read:,} were read"
+        + (f", and {bare:,} rows of the source have no response" if bare else ""),
+        where="data.splits.test",
+        fix="give its rows a response, or name another split as the whole source (data.split: train)",
+    )
 
 
 def _unlabelled(

@@ -105,3 +105,13 @@ def test_no_response_at_all(tmp_path: Path) -> None:
     assert {row.response for split in SPLITS for row in splits[split]} == {""}
     assert "classes" not in facts
     assert {len(splits[split]) for split in SPLITS} == {5, 10}
+
+
+@pytest.mark.parametrize("section", [None, {}])
+def test_a_test_split_without_responses_is_refused_before_anything_is_trained(tmp_path: Path, section: Any) -> None:
+    (tmp_path / "source").mkdir()
+    write(tmp_path / "source" / "train.jsonl", labelled(60))
+    write(tmp_path / "source" / "test.jsonl", [{"text": text(n), "label": ""} for n in range(100, 120)])
+    with pytest.raises(UserError, match="no row of the test split is usable: 20 were read") as error:
+        made(tmp_path, tmp_path / "source", unlabelled=section)
+    assert error.value.where == "data.splits.test"

@@ -236,3 +236,29 @@ def test_answers_that_are_no_choice_at_all_are_an_error_with_an_example() -> Non
     with pytest.raises(UserError, match=r"none of 6 answers.*As an AI") as error:
         heard(Server(lambda prompt, tag: "As an AI, I cannot", logprobs=False), samples=1)
     assert "teacher.ask.answers" in error.value.fix
+
+
+class Warned(SilentProgress):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_a_choice_that_the_teacher_never_says_is_told_with_its_count(tmp_path: Any) -> None:
+    from distill2edge.recipe.schema import Recipe
+    from distill2edge.tasks.classification.asked.work import _Heard, _write
+
+    recipe = Recipe.model_validate({
+        "name": "one-sided", "task": "classification", "teacher": {"model": "bundled:x", "ask": {}},
+        "data": {"source": "x.csv", "template": "plain", "choices": ["bad", "good"]}, "signal": {"kind": "labels"},
+        "student": {"init": {"model": "bundled:y"}}, "bench": {"workloads": ["task"]},
+    })  # fmt: skip
+    scores = {row.id: np.array([-1.0, -2.0], dtype=np.float32) for row in ROWS}
+    progress, heard = Warned(), _Heard(scores, np.zeros((1, 2), np.float32), [1, 1], {})
+    facts = _write(recipe, ROWS, heard, Correction(), [], tmp_path, progress)
+    assert facts["said"] == {"bad": 6, "good": 0}
+    assert "never says 'good' of 6 texts" in " ".join(progress.warnings)
