@@ -21,6 +21,9 @@ IGNORED = -100
 Collator = Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
 """Examples -> a padded batch."""
 
+WIDTH = 512
+"""Tokens of a sequence of packed rows, where none is longer: attention costs little up to there."""
+
 _POOL = 50  # batches whose rows are sorted by length together
 
 
@@ -87,11 +90,55 @@ def collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
         ids[row, :count] = tokens
         attention[row, :count] = 1
         labels[row, :count] = torch.where(mask, tokens, IGNORED)
-    batch = {"input_ids": ids, "attention_mask": attention, "labels": labels}
-    if "signal" in items[0]:
-        for name in ("tokens", "log_p", "log_tail"):
-            batch[name] = torch.cat([getattr(item["signal"], name) for item in items])
-    return batch
+    return {"input_ids": ids, "attention_mask": attention, "labels": labels, **signals_of(items)}
+
+
+def signals_of(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """The rows' signals, one after another; nothing where they have none."""
+    if "signal" not in items[0]:
+        return {}
+    names = ("tokens", "log_p", "log_tail")
+    return {name: torch.cat([getattr(item["signal"], name) for item in items]) for name in names}
+
+
+def collate_packed(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """Lay rows one after another into sequences of no more than `WIDTH` tokens, or of the longest row's.
+
+    The positions of each row start anew at 0, by which the attention keeps rows apart; what fills the end of a sequence
+    is a row of its own.
+
+    Returns:
+        as `collate`, the signals in the order of the rows as they are laid; and position_ids [B, L] int64.
+    """
+    bins = _laid([len(item["ids"]) for item in items])
+    laid = [[items[number] for number in row] for row in bins]
+    joined = [
+        {"ids": [t for item in row for t in item["ids"]], "mask": [on for item in row for on in item["mask"]]}
+        for row in laid
+    ]
+    batch = collate(joined, pad)
+    length = batch["input_ids"].shape[1]
+    positions = []
+    for row in laid:
+        own = [position for item in row for position in range(len(item["ids"]))]
+        positions.append(own + list(range(length - len(own))))
+    batch["position_ids"] = torch.tensor(positions)
+    return batch | signals_of([item for row in laid for item in row])
+
+
+def _laid(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of the rows in each sequence: the longest first, each into the first sequence with room."""
+    width = max(WIDTH, *lengths)
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
+        at = next((index for index, room in enumerate(left) if room >= lengths[number]), len(bins))
+        if at == len(bins):
+            bins.append([])
+            left.append(width)
+        bins[at].append(number)
+        left[at] -= lengths[number]
+    return bins
 
 
 def supervised(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,14 +156,16 @@ def supervised(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LengthGrouped(Sampler[int]):
-    """A shuffle whose batches hold rows of similar length.
+    """A shuffle whose batches hold rows of similar length, so that padding wastes little.
 
     The order depends on the seed and the epoch alone, so a resumed run and every process of a parallel one agree.
     """
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: Callable[[], int]) -> None:
-        """`batch`: rows per step over all processes; `epoch`: asked at each start."""
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, epoch
+    def __init__(
+        self, lengths: Sequence[int], batch: int, seed: int, epoch: Callable[[], int], *, grouped: bool = True
+    ) -> None:
+        """`batch`: rows per step over all processes; `epoch`: asked at each start; not `grouped`: a mere shuffle."""
+        self.lengths, self.batch, self.seed, self.epoch, self.grouped = lengths, batch, seed, epoch, grouped
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -124,6 +173,9 @@ class LengthGrouped(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch())
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        if not self.grouped:
+            yield from order
+            return
         # The rows that fill no batch come last, or they would shift the batches after them.
         full = len(order) - len(order) % self.batch
         pool = self.batch * _POOL

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill2edge.distill.batches import Collator, collate, supervised
+from distill2edge.distill.batches import Collator, collate, collate_packed, supervised
 from distill2edge.distill.chunked import Head, chunked_loss
 from distill2edge.distill.fake_quantization import FakeQuantizedWeight, weight_of
 from distill2edge.distill.losses import Objective, TopK
@@ -24,6 +25,7 @@ class DistillModel(LossModule):
     Attributes:
         student: a Hugging Face causal model, or a PEFT model around one.
         eval_objective: the terms in evaluation mode; those of training unless set.
+        packing: whether the rows of a batch share sequences.
         fake_quantized: the weights that the student computes with as a file will store them (see `install`).
     """
 
@@ -34,7 +36,7 @@ class DistillModel(LossModule):
         super().__init__(student, dtype)
         self.objective = self.eval_objective = objective
         self.fake_quantized: dict[str, FakeQuantizedWeight] = {}
-        self.temperature, self.chunk = temperature, chunk
+        self.temperature, self.chunk, self.packing = temperature, chunk, False
         outer: Any = student
         base: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
         self.config = base.config
@@ -47,11 +49,16 @@ class DistillModel(LossModule):
 
     def collator(self) -> Collator:
         """Examples -> the batch that `forward` takes."""
-        return partial(collate, pad=self.pad)
+        return partial(collate_packed if self.packing else collate, pad=self.pad)
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B, L, D] after the last norm."""
-        return self._parts[1](input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """[B, L, D] after the last norm.
+
+        Args:
+            position_ids: of packed rows. Without a mask of its own a model tells rows apart by them.
+        """
+        told = {"attention_mask": attention_mask} if position_ids is None else {"position_ids": position_ids}
+        return self._parts[1](input_ids=input_ids, use_cache=False, **told).last_hidden_state  # type: ignore[no-any-return]
 
     def terms(self, hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The products whose sum is the logits of [P, D] hidden states; see `chunked_loss`."""
@@ -76,9 +83,10 @@ class DistillModel(LossModule):
         tokens: Tensor | None = None,
         log_p: Tensor | None = None,
         log_tail: Tensor | None = None,
+        position_ids: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
-        """Loss of a batch made by `collate`.
+        """Loss of a batch made by `collate` or `collate_packed`.
 
         Args:
             num_items_in_batch: supervised tokens of the whole step, over all micro-batches and processes; None counts
@@ -88,7 +96,7 @@ class DistillModel(LossModule):
             loss: the sum over this batch's supervised tokens / that count. sum, ce: undivided. count: of this batch.
         """
         with self.autocast():
-            hidden = self.hidden(input_ids, attention_mask)
+            hidden = self.hidden(input_ids, attention_mask, position_ids)
             positions, targets = supervised(labels)
             terms = self.terms(hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions))
         teacher = None
@@ -136,6 +144,34 @@ class DistillModel(LossModule):
             raise UserError(
                 f"{type(self._parts[0]).__name__} makes its logits in a way that is not supported",
                 fix="choose a student of the Llama, Qwen, Gemma, Mistral, Phi, Granite or T5 families",
+            )
+
+    @torch.no_grad()
+    def check_packing(self, ids: Sequence[int]) -> None:
+        """Refuse an architecture that carries something from one row into the next: a recurrent state, a convolution.
+
+        Args:
+            ids: of one row.
+
+        Raises:
+            UserError: packed rows are not what they are alone.
+        """
+        rows = [list(ids[:begin]) for begin in (5, 16, 9)]
+        batch = collate_packed([{"ids": row, "mask": [False] * len(row)} for row in rows], self.pad)
+        was_training = self.training
+        self.eval()
+        with self.autocast():
+            packed = self.hidden(batch["input_ids"], batch["attention_mask"], batch["position_ids"])[0].float()
+            order = sorted(rows, key=len, reverse=True)
+            alone = [self.hidden(torch.tensor([row]), torch.ones(1, len(row)))[0].float() for row in order]
+        self.train(was_training)
+        wanted = torch.cat(alone)
+        limit = (0.03 if self.dtype == torch.bfloat16 else 1e-3) * wanted.abs().max().clamp_min(1.0)
+        if (packed[: len(wanted)] - wanted).abs().max() > limit:
+            raise UserError(
+                f"{type(self._parts[0]).__name__} lets packed rows see each other",
+                where="distill.packing",
+                fix="set packing: false",
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill2edge.distill.batches import IGNORED, Collator
+from distill2edge.distill.batches import IGNORED, Collator, signals_of
 from distill2edge.distill.decoder_model import DistillModel
 from distill2edge.models.kinds import start_token_id
 
@@ -42,7 +42,7 @@ class Seq2SeqDistillModel(DistillModel):
 
     _source: tuple[Tensor, Tensor] | None = None
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """[B, 1 + T, D] after the decoder's last norm, of decoder ids; the source is the batch's own."""
         source, mask = self._source if self._source is not None else (input_ids, attention_mask)
         read = self._parts[2](input_ids=source, attention_mask=mask).last_hidden_state
@@ -81,7 +81,4 @@ def collate_pairs(items: Sequence[dict[str, Any]], pad: int, start: int) -> dict
         attention[row, :prompt] = 1
         decoder[row, 1 : 1 + target] = labels[row, 1 : 1 + target] = ids[prompt:]
     batch = {"input_ids": source, "attention_mask": attention, "decoder_input_ids": decoder, "labels": labels}
-    if "signal" in items[0]:
-        for name in ("tokens", "log_p", "log_tail"):
-            batch[name] = torch.cat([getattr(item["signal"], name) for item in items])
-    return batch
+    return batch | signals_of(items)

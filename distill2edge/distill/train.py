@@ -74,6 +74,9 @@ def train(
     set_up(seed)
     model = _open_model(model_dir, training, loss, lora, chunk, reader.temperature if reader else 1.0, grids)
     model.check_head(torch.tensor([train_rows[0].ids[:16]]))
+    if training.packing:
+        model.packing = True
+        model.check_packing(max(train_rows[:64], key=lambda row: len(row.ids)).ids)
     if validation is not None and not same_loss:
         model.eval_objective = GOLD
     scored = "training loss" if same_loss else CE

@@ -81,7 +81,9 @@ class DistillTrainer(Trainer):
         per_step = self.args.train_batch_size * self.args.world_size
         steps = -(-len(dataset) // per_step)
         updates = -(-steps // self.args.gradient_accumulation_steps)
-        return LengthGrouped(dataset.lengths, per_step, self.args.seed, lambda: self.state.global_step // updates)
+        grouped = not getattr(self.distilled, "packing", False)
+        epoch = lambda: self.state.global_step // updates  # noqa: E731
+        return LengthGrouped(dataset.lengths, per_step, self.args.seed, epoch, grouped=grouped)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)

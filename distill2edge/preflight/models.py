@@ -34,6 +34,8 @@ _TABLES = (
     *("xlm-roberta", "gpt2", "opt"),
 )
 
+_APART = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that keep packed rows apart
+
 
 def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[Problem]:
     """What the models that are here cannot do for this recipe."""
@@ -57,6 +59,7 @@ def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[P
             if task:
                 return  # layers and formats of the wrong task say nothing
             yield from _reads(recipe, path, each, notes)
+            yield from _packed(recipe, path, each)
     if teacher is not None:
         yield from _layers(recipe, teacher)
     if student is not None:
@@ -171,6 +174,18 @@ def _reads(recipe: Recipe, path: Path, model: Glance, notes: list[str]) -> Itera
         what = f"the tokenizer of {'.'.join(map(str, path))} has no chat template"
         fix = f"set {section}.template: plain, or name an instruct model"
         yield Problem((*section.split("."), "template"), what, fix)
+
+
+def _packed(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:
+    """Layers that carry something from one packed row into the next; others are tried before training."""
+    training = recipe.teacher.fit if path == _TEACHER else recipe.distill
+    own = isinstance(recipe.student.init, FromTeacher)
+    packs = getattr(training, "packing", False) or (own and recipe.distill.packing)
+    others = {str(kind) for kind in model.text.get("layer_types") or ()} - _APART
+    if packs and others:
+        named = model.facts.model_type
+        what = f"this model ({named}) has layers of the kind {min(others)}, and packed rows see each other"
+        yield Problem(("distill", "packing"), what, "set packing: false")
 
 
 def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:

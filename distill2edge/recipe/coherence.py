@@ -64,6 +64,16 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.CALIBRATION, ("quantize", "calibration"), recipe.quantize.calibration in ("imatrix", "gptq")),
         (features.ON_POLICY, ("distill", "on_policy"), distill.on_policy),
         (features.QUANTIZATION_AWARE, ("distill", "quantization_aware"), distill.quantization_aware),
+        *(
+            (features.PACKING, (*path, "packing"), getattr(training, "packing", False))
+            for path, training in (
+                (("distill",), distill),
+                (("teacher", "fit"), recipe.teacher.fit),
+                (("distill", "quantization_aware"), distill.quantization_aware),
+                (("student", "pretrain"), student.pretrain),
+                (("student", "pretrain", "teacher"), getattr(student.pretrain, "teacher", None)),
+            )
+        ),
         (features.JUDGE, ("verify", "judge"), recipe.verify.judge),
         (features.SYNTHESIS, ("synthesis",), recipe.synthesis),
         (features.FORCED_LENGTHS, ("bench", "workloads"), set(recipe.bench.workloads) != {"task"}),

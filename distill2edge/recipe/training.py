@@ -45,6 +45,11 @@ class Training(Section):
         "auto", description="auto: bfloat16 where the processor computes in it, else float32"
     )
     checkpoints: int = Field(4, ge=0, le=10_000, description="checkpoints over the run, to resume from")
+    packing: Annotated[bool, LATER] = Field(
+        False,
+        description="lay the rows of a micro-batch one after another into few sequences, none of which sees another: "
+        "no padding, and batches of rows of any length",
+    )
     gradient_checkpointing: Annotated[bool, LATER] = Field(
         False, description="compute activations again in the backward pass: about a third slower, much less memory"
     )

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distill2edge.data import ledger
+from distill2edge.data.conversation import plain_prompt
 from distill2edge.data.encode import Row, row_id
 from distill2edge.data.filters import refusal
 from distill2edge.data.leakage import overlaps
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Answer, Ask, Generator, drop_reason
+from distill2edge.teacher.turns import Written, write_turns
 from distill2edge.util.files import write_text
 from distill2edge.util.progress import Progress
 
@@ -67,11 +69,11 @@ def write_responses(
 ) -> dict[str, Any]:
     """Write `shard-00000.jsonl`, ..., check what was written, and write the ledger.
 
-    A line has id of the data's row, prompt, response, thinking (what the teacher thought aloud: no part of the
-    response), finish (`stop`, `length`, `filtered`, `refused: ...`), prompt_tokens, tokens, cost_usd; the samples of
-    one prompt follow each other. A shard is written whole or not at all, so a killed run loses one shard at most (and
-    of an endpoint's answers none). What is drawn depends on the seed and the shard alone, so a resumed run draws the
-    same. A shard of other rows is written again.
+    A line has id of the data's row, prompt (with the teacher's own earlier answers where `turns` is all), response,
+    thinking (what the teacher thought aloud: no part of the response), finish (`stop`, `length`, `filtered`,
+    `refused: ...`), prompt_tokens, tokens, cost_usd; the samples of one prompt follow each other. A shard is written
+    whole or not at all, so a killed run loses one shard at most (and of an endpoint's answers none). What is drawn
+    depends on the seed and the shard alone, so a resumed run draws the same. A shard of other rows is written again.
 
     Args:
         generator: what writes; closed at the end.
@@ -136,9 +138,16 @@ def _write_shards(
             if _answers(path, [row.id for row, _ in asked]):
                 task.advance(len(asked))
                 continue
-            asks = [Ask((*head, ("user", row.prompt)), str(sample) if sample else "") for row, sample in asked]
-            answers = generator.generate(asks, signal, (seed * 1_000_003 + number) % (1 << 31), task.advance)
-            write_text(path, "".join(_line(row, one) for (row, _), one in zip(asked, answers, strict=True)))
+            prompts = [(row.prompt, str(sample) if sample else "") for row, sample in asked]
+
+            def write(asks: Sequence[Ask], turn: int, number: int = number) -> list[Answer]:
+                drawn = (seed * 1_000_003 + number + 7_919 * turn) % (1 << 31)
+                return generator.generate(asks, signal, drawn, None if signal.turns == "all" else task.advance)
+
+            written = write_turns(prompts, signal.turns, head, write)
+            if signal.turns == "all":
+                task.advance(len(asked))
+            write_text(path, "".join(_line(row, one) for (row, _), one in zip(asked, written, strict=True)))
 
 
 def _tell_dropped(written: Sequence[ledger.LedgerRow], checked: Sequence[Checked], progress: Progress) -> None:
@@ -195,7 +204,7 @@ def _enter(
     test: Sequence[Row],
 ) -> list[ledger.LedgerRow]:
     """The ledger's rows, in the order of the records. Of samples that are alike the first is kept."""
-    asked = overlaps((record["prompt"] for record in records), [row.prompt for row in test])
+    asked = overlaps((plain_prompt(record["prompt"]) for record in records), [plain_prompt(row.prompt) for row in test])
     created = ledger.now()
     entered: list[ledger.LedgerRow] = []
     kept: set[tuple[str, str]] = set()
@@ -264,10 +273,12 @@ def _drop(record: dict[str, Any]) -> str | None:
     return "refusal" if refusal(record["response"]) else None
 
 
-def _line(row: Row, answer: Answer) -> str:
+def _line(row: Row, written: Written) -> str:
+    answer = written.answer
+    assert answer is not None
     record = {
         "id": row.id,
-        "prompt": row.prompt,
+        "prompt": written.prompt,
         "response": answer.text,
         "thinking": answer.thinking,
         "finish": answer.finish,

@@ -11,6 +11,7 @@ from distill2edge.tasks.features import (
     LLAMA_CPP_TEACHER,
     MIXES,
     ON_POLICY,
+    PACKING,
     QUANTIZATION_AWARE,
     RANDOM_MODELS,
     SYNTHESIS,
@@ -28,7 +29,8 @@ class CausalLM(Task):
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain", "text")
     supports = frozenset({
-        ALL_POSITIONS, CALIBRATION, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, QUANTIZATION_AWARE,
+        ALL_POSITIONS, CALIBRATION, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, PACKING,
+        QUANTIZATION_AWARE,
         RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
     })  # fmt: skip
     kinds = (DECODER,)
