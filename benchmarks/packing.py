@@ -60,7 +60,7 @@ def main() -> None:
         if model_dir is None:
             from distill2edge.intake.obtain import fetch_model
 
-            fetch_model(MODEL, None, Path(temporary), for_stream())
+            fetch_model(MODEL, None, Path(temporary), for_stream(), where="--model")
             model_dir = Path(temporary) / "model"
         measure(model_dir, chosen.rounds, chosen.threads)
 

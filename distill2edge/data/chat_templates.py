@@ -186,6 +186,7 @@ class Turns:
         after_system: between it and the user's message.
         answer: between a message of the user and the answer.
         next: between an answer and the user's next message.
+        whole: whether a chat of any length is so; else one question and its answer are.
     """
 
     first: str
@@ -193,6 +194,7 @@ class Turns:
     after_system: str
     answer: str
     next: str
+    whole: bool = True
 
 
 def turns_of(render: Callable[[list[Message]], str]) -> Turns | None:

@@ -121,7 +121,7 @@ def hand_over(
     write_text(directory / "USE.md", _render("USE.md.j2", **asked))
     (directory / "Modelfile").unlink(missing_ok=True)
     if facts["format"] == "gguf" and form.reading.chats:
-        write_text(directory / "Modelfile", _render("Modelfile.j2", turns=_turns(form, tokenizer), **asked))
+        write_text(directory / "Modelfile", _modelfile(form, tokenizer, asked))
         written.append("Modelfile")
     return written
 
@@ -161,14 +161,28 @@ def _frame(form: InputForm, tokenizer: Any) -> tuple[Frame, bool]:
 _MARK = "\u2402text\u2403"
 
 
-def _turns(form: InputForm, tokenizer: Any) -> Turns | None:
-    """Of a model trained on chats: what stands between its messages, BOS left to the runtime where it puts one."""
+def _modelfile(form: InputForm, tokenizer: Any, asked: Mapping[str, Any]) -> str:
+    """A GGUF's Modelfile for Ollama: its template in Go's language, its system message, its stops."""
+    system = form.system
+    turns = _turns(form, tokenizer, None)
+    if system and (turns is None or turns.system is None or '"""' in system):
+        turns, system = _turns(form, tokenizer, system), None  # the template has it baked in
+    tools = form.template == "chat" and "tools" in (chat_template_of(tokenizer, tools=True) or "")
+    return _render("Modelfile.j2", turns=turns, system=system, tools=tools, **asked)
+
+
+def _turns(form: InputForm, tokenizer: Any, system: str | None) -> Turns | None:
+    """Of a model trained on chats: what stands between its messages, BOS left to the runtime where it puts one.
+
+    Args:
+        system: message that stands before every chat without one.
+    """
     if form.template != "chat" or not chat_template_of(tokenizer):
         return None
     bos = tokenizer.bos_token if wants_bos(tokenizer) else None
 
     def render(messages: Sequence[Message]) -> str:
-        first = [{"role": "system", "content": form.system}] if form.system and messages[0]["role"] != "system" else []
+        first = [{"role": "system", "content": system}] if system and messages[0]["role"] != "system" else []
         text = apply_template(tokenizer, Conversation((*first, *messages)), generation=True)
         return text.removeprefix(bos) if bos else text
 
@@ -179,7 +193,7 @@ def _turns(form: InputForm, tokenizer: Any) -> Turns | None:
         before, _, after = render([{"role": "user", "content": _MARK}]).partition(_MARK)
     except UserError:
         return None
-    return Turns(before, None, "", after, "")
+    return Turns(before, None, "", after, "", whole=False)
 
 
 def _example(form: InputForm, tokenizer: Any) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from modelfile import parse_modelfile
 from tiny import tiny_bert, tiny_llama, tiny_t5
 
 from distill2edge.cli.main import main
@@ -158,8 +159,8 @@ def test_the_template_of_the_modelfile_writes_the_chat_as_trained(exported: Any)
     from distill2edge.running.answering import open_model
 
     directory = exported("chat", "gguf:F32")
-    found = re.search(r'TEMPLATE """(.*)"""', (directory / "Modelfile").read_text())
-    assert found is not None
+    said = dict(parse_modelfile((directory / "Modelfile").read_text()))
+    assert said["SYSTEM"] == FORMS["chat"].system
     loaded = open_model(directory)
     chats = [
         [("user", "a\nb")],
@@ -167,17 +168,20 @@ def test_the_template_of_the_modelfile_writes_the_chat_as_trained(exported: Any)
         [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c")],
     ]
     for messages in chats:
-        said = [{"role": role, "content": content} for role, content in messages]
-        wanted = loaded.encode_chat(said)
+        chat_ = [{"role": role, "content": content} for role, content in messages]
+        wanted = loaded.encode_chat(chat_)
         if messages[0][0] == "system":  # chat itself puts the trained one first
             from distill2edge.data.chat_templates import apply_template
             from distill2edge.data.conversation import Conversation
             from distill2edge.data.encode import tokenize
 
-            wanted = tokenize(
-                loaded.tokenizer, [apply_template(loaded.tokenizer, Conversation(tuple(said)), generation=True)]
-            )[0]
-        assert loaded.tokenizer([go(found[1], messages)], add_special_tokens=False)["input_ids"][0] == wanted
+            trained = apply_template(loaded.tokenizer, Conversation(tuple(chat_)), generation=True)
+            wanted = tokenize(loaded.tokenizer, [trained])[0]
+        first = [] if messages[0][0] == "system" else [("system", said["SYSTEM"])]  # Ollama puts it there
+        assert (
+            loaded.tokenizer([go(said["TEMPLATE"], [*first, *messages])], add_special_tokens=False)["input_ids"][0]
+            == wanted
+        )
     loaded.runtime.close()
 
 
