@@ -25,6 +25,7 @@ from distill2edge.intake import bundled
 from distill2edge.models.kinds import logits_of
 from distill2edge.models.loading import load_model
 from distill2edge.preflight.models import fetch_converter
+from distill2edge.quantize.calibrate import read_calibration, write_calibration
 from distill2edge.quantize.measure_sensitivity import read_sensitivity, write_sensitivity
 from distill2edge.quantize.schemes import Mix, parse_scheme
 from distill2edge.recipe.load import load_recipe
@@ -131,7 +132,7 @@ def test_a_converter_that_writes_another_model_is_refused(granite: Path, tmp_pat
     text = family.read_text()
     assert 'self.hparams.get("logits_scaling")' in text
     family.write_text(text.replace('self.hparams.get("logits_scaling")', "0.5"))
-    with pytest.raises(UserError, match="another model than PyTorch"):
+    with pytest.raises(UserError, match="does not compute what the model does in PyTorch"):
         rehearse(granite, "", tmp_path, SilentProgress(), converter=tmp_path / "llama.cpp" / gguf_convert.SCRIPT)
 
 
@@ -164,9 +165,10 @@ def test_a_mix_of_a_converted_family_goes_by_what_was_measured(tmp_path: Path) -
     tiny_family(model, "lfm2", num_hidden_layers=2, layer_types=["conv", "full_attention"], block_dim=64,
                 block_ff_dim=128, conv_L_cache=3)  # fmt: skip
     rows = {f"row{n}": np.random.default_rng(n).integers(3, 390, 60).tolist() for n in range(8)}
-    facts = write_sensitivity(model, rows, (), tmp_path / "s", quiet, max_tokens=2048, dataset="rows")
-    mix = MixExport(Mix(budget=95_000), read_sensitivity(tmp_path / "s"), lambda: [], "calibration", "all")
-    out = tmp_path / "mix"
+    known, out = tmp_path / "s", tmp_path / "mix"
+    write_calibration(model, rows, (), known, quiet, max_tokens=2048, dataset="rows", grams=True)
+    facts = write_sensitivity(model, list(rows.values()), read_calibration(known), known, quiet, max_tokens=2048)
+    mix = MixExport(Mix(budget=95_000), read_sensitivity(known, known), lambda: [], "calibration", "all")
     found = export_gguf(model, parse_scheme("gguf:mix-95kB"), META, out, quiet, rounding=Rounding(mix=mix))
     assert found["size_bytes"] <= 95_000
     types = found["mix"]["types"]
