@@ -134,7 +134,7 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(("signal", "verify", index), what, "leave it out, or take majority or a judge")
     if data.response is not None:
         return
-    none = "no row has a response"
+    none, where = "no row has a response", ("data", "response")
     if task_of(recipe).predicts_tokens:
         fix = "give data.response; rows without one go to data.unlabelled"
         yield Problem(where, f"{none}: task {recipe.task} has nothing to score its files by", fix)
@@ -144,7 +144,7 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
         )
     if recipe.distill.control:
         yield Problem(("distill", "control"), f"{none} to train a control on", "set distill.control: false")
-    for term, _ in loss.weighed("gold"):
+    for term, _ in loss.weighed("gold") if recipe.signal.kind != "text" else ():
         fix = f"set distill.loss.{term.name}: 0"
         yield Problem(("distill", "loss", term.name), f"{none} for {term.label} to read", fix)
 
