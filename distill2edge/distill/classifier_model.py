@@ -53,12 +53,15 @@ class ClassifierModel(LossModule):
         temperature: float,
         teacher: LayerTeacher | None,
         dtype: torch.dtype,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
-        """`teacher`: where a term compares layers. `dtype`: of the products (autocast; the weights are float32)."""
+        """`teacher`: where a term compares layers. `dtype`: of the products (autocast; the weights are float32).
+        `class_weights`: [C] of the terms on labels; None: all 1."""
         super().__init__(student, dtype)
         self.objective, self.temperature = objective, temperature
         self.config = student.config
         self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is not part of this module
+        self._class_weights = None if class_weights is None else torch.tensor(class_weights)
         self._outputs = {f"output_{term.reads}": True for term in objective.layers}
 
     def collator(self) -> Collator:
@@ -89,7 +92,10 @@ class ClassifierModel(LossModule):
         logits = out.logits.float()
         known = labels >= 0
         targets = labels.clamp(min=0)
-        each = distillation_loss(logits, targets, log_p, self.objective, self.temperature, known)
+        weights = known.float()
+        if self._class_weights is not None:
+            weights = weights * self._class_weights.to(logits.device)[targets]
+        each = distillation_loss(logits, targets, log_p, self.objective, self.temperature, weights)
         if self._beside:
             each = each + self._layers(self._beside[0], out, input_ids, attention_mask)
         count = torch.tensor(len(labels), device=logits.device)
@@ -113,6 +119,13 @@ class ClassifierModel(LossModule):
             pairs = [(own[at], other[layer]) for at, layer in enumerate(beside.layers)]
             total = total + term.weight * term.function(*zip(*pairs, strict=True), mask)
         return total
+
+
+def balanced(labels: Sequence[int], classes: int) -> list[float]:
+    """[C] n / (C x count): the weights under which every class has the same share of the loss (as scikit-learn's
+    `balanced`). A class without rows gets 1; labels below 0 are none."""
+    counts = [sum(label == each for label in labels) for each in range(classes)]
+    return [sum(counts) / (classes * count) if count else 1.0 for count in counts]
 
 
 class Texts(Dataset[dict[str, Any]]):

@@ -211,7 +211,7 @@ def distillation_loss(
     teacher: Teacher | None,
     objective: Objective,
     temperature: float = 1.0,
-    known: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Terms on the data's tokens + T^2 x (weighted divergences at temperature T): the reference of `chunked`.
 
@@ -221,7 +221,7 @@ def distillation_loss(
         logits: [P, V] of the student.
         targets: [P] int64, the tokens of the data.
         teacher: at temperature T; None where no term compares.
-        known: [P] bool, positions that have a target; the others take the divergences alone. None: all have one.
+        weights: [P] of the terms on targets; 0 where a position has none: it takes the divergences alone. None: all 1.
 
     Returns:
         [P] float32.
@@ -231,8 +231,8 @@ def distillation_loss(
         total = total + objective.ce * cross_entropy(logits, targets)
     if objective.gold:
         total = total + gold_loss(logits, targets, objective)
-    if known is not None:
-        total = total.masked_fill(~known, 0.0)
+    if weights is not None:
+        total = torch.where(weights > 0, total * weights, 0.0)
     if objective.compared:
         assert teacher is not None, "a divergence needs the teacher's distribution"
         log_p, log_q = events(logits, teacher, temperature)

@@ -67,7 +67,7 @@ def train_classifier(
     result = Path(work) / ("adapter" if lora else "model")
     if (facts := finished(result)) is not None:
         return facts
-    from distill2edge.distill.classifier_model import ClassifierModel, Texts
+    from distill2edge.distill.classifier_model import ClassifierModel, Texts, balanced
     from distill2edge.distill.objective import objective_of
 
     set_up(seed)
@@ -80,7 +80,9 @@ def train_classifier(
         assert teacher is not None, "the terms on intermediate layers need the teacher"
         beside = open_beside(teacher, loss, student.config)
     dtype = compute_dtype(training.dtype, default_device())
-    model = ClassifierModel(student, objective_of(loss), reader.temperature if reader else 1.0, beside, dtype)
+    weights = balanced([row.label for row in train_rows], classes) if loss.class_weights == "balanced" else None
+    temperature = reader.temperature if reader else 1.0
+    model = ClassifierModel(student, objective_of(loss), temperature, beside, dtype, weights)
     record = run_training(
         model,
         Texts(train_rows, reader, classes),

@@ -67,6 +67,11 @@ class Loss(_Terms):
     layer_map: Annotated[tuple[int, ...] | None, LATER] = Field(
         None, description="the teacher's layer for each of the student's; null: those the student was made of"
     )
+    class_weights: Annotated[Literal["none", "balanced"], LATER] = Field(
+        "none",
+        description="of a classifier, for the terms on labels and the teacher's fit: balanced weighs a class by the "
+        "inverse of its share of the labelled training rows",
+    )
 
 
 class QuantizationAware(Training):

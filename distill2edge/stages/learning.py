@@ -277,7 +277,8 @@ def control_of(distill: Distill) -> Distill:
     """The same training without the teacher: cross-entropy on the data's own responses."""
     from distill2edge.recipe.schema import Loss
 
-    return distill.model_copy(update={"loss": Loss(ce=1.0), "control": False, "on_policy": None})
+    loss = Loss(ce=1.0, class_weights=distill.loss.class_weights)
+    return distill.model_copy(update={"loss": loss, "control": False, "on_policy": None})
 
 
 ROUND_SEEDS = 7919

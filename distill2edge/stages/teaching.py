@@ -151,7 +151,9 @@ class Fit(ModelStage):
         """As `Stage.section`."""
         from distill2edge.recipe.canonical import canonical
 
-        return {"fit": canonical(self.recipe.teacher.fit), "rows": rows_key(self.recipe)} | asked_key(self.recipe)
+        recipe, weights = self.recipe, self.recipe.distill.loss.class_weights
+        key = {"fit": canonical(recipe.teacher.fit), "rows": rows_key(recipe)} | asked_key(recipe)
+        return key if weights == "none" else {**key, "class_weights": weights}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import Problem
 from distill2edge.models.kinds import CLASSIFIER, ENCODER, Kind
-from distill2edge.tasks.features import ASKED_TEACHER, DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY
+from distill2edge.tasks.features import (
+    ASKED_TEACHER,
+    CLASS_WEIGHTS,
+    DYNAMIC_INT8,
+    HIDDEN_STATES,
+    PRETRAINING,
+    TRIMMED_VOCABULARY,
+)
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ class Classification(Task):
     example = "an encoder, such as a BERT"
     signals = ("labels", "gold")
     templates = ("plain",)
-    supports = frozenset({ASKED_TEACHER, DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY})
+    supports = frozenset({ASKED_TEACHER, CLASS_WEIGHTS, DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY})
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False
 

@@ -56,8 +56,9 @@ class ClassifierWork(Work):
         if section.max_rows is not None:
             rows = rows[: section.max_rows]
         validation = _known(self.encoded(recipe, rows_dir, headed, "validation"))
+        loss = Loss(ce=1.0, class_weights=recipe.distill.loss.class_weights)
         facts = train_classifier(
-            headed, rows, validation, None, None, section, Loss(ce=1.0), section.lora, recipe.seed, trained, progress
+            headed, rows, validation, None, None, section, loss, section.lora, recipe.seed, trained, progress
         )
         merged = merge_weights(headed, trained, rows[:_ROWS], SURVIVAL, work)
         for leftover in (headed, trained):
