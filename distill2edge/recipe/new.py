@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from distill2edge.errors import RecipeErrors, UserError
@@ -23,6 +23,7 @@ class Data:
         train: rows that are left to train on.
         max_length: tokens.
         leaking: share of test rows that are in train too, where it is above the recipe's default.
+        unlabelled: rows without a response, which the teacher labels; where they come from if not from the source.
     """
 
     source: str
@@ -36,8 +37,11 @@ class Data:
     take: int | None = None
     max_length: int = 256
     leaking: float | None = None
+    unlabelled: str | None = None
 
 
+OWN_ROWS = "{}"
+"""The source's own rows without a response."""
 _FIT_STEPS, _FIT_BATCH = 60, 16  # of the teacher's short fit: optimizer steps, and the rows of each
 _REVIEWS = "film reviews that come with a package; give your own rows with --data FILE"
 _EXAMPLES: dict[Task, Data] = {
@@ -93,6 +97,7 @@ class New:
     Attributes:
         teacher: its model; null takes one that fits the task.
         layers: how many the teacher has, where that is known.
+        asks: whether the teacher of a classifier is a language model, which is asked.
         formats: files to write of a classifier.
         plain: of a causal-lm: prompt and response as they are, or the response alone (`text`).
     """
@@ -102,6 +107,7 @@ class New:
     data: Data | None = None
     teacher: str | None = None
     layers: int | None = None
+    asks: bool = False
     formats: tuple[str, ...] = ("onnx:int8", "gguf:Q8_0")
     plain: Literal["plain", "text"] = "plain"
     comments: tuple[str, ...] = field(default=())
@@ -119,7 +125,9 @@ def new_recipe(new: New) -> str:
         RecipeErrors: the name cannot be a recipe's name.
     """
     data = new.data or _EXAMPLES[new.task]
-    body = {"classification": _classifier}.get(new.task, _writer)(new, data)
+    if new.asks and new.data is None:
+        data = replace(data, unlabelled="{source: bundled:movie-sentiment}", take=400)
+    body = (_asked if new.asks else {"classification": _classifier}.get(new.task, _writer))(new, data)
     text = f"{_head(new)}\n{body}\n{_TAIL}"
     parse_recipe(text, "new recipe")
     return text
@@ -163,6 +171,8 @@ def _rows(data: Data, template: str) -> str:
     if template != "text":
         lines.append(f"  prompt: {_quoted(data.prompt)}")
     lines.append(f"  response: {_quoted(data.response)}")
+    if data.unlabelled is not None:
+        lines.append(f"  unlabelled: {data.unlabelled:<18} # rows without a response: the teacher labels them")
     if data.choices:
         lines.append("  choices:" + "".join(f"\n    - {_quoted(choice)}" for choice in data.choices))
     lines.append(f"  max_length: {data.max_length:<18} # tokens; longer rows are dropped and counted")
@@ -201,6 +211,42 @@ distill:
   control: true                        # the same student without the teacher, to show what it brings
 
 export: [{", ".join(new.formats)}]
+
+verify: {{rows: {data.splits[2]}, min_retained: 0.95}}   # of the teacher's accuracy; a failed gate is exit code 3
+
+bench: {{workloads: [task], rounds: 2}}
+"""
+
+
+def _asked(new: New, data: Data) -> str:
+    passes = min(max(round(_FIT_STEPS * _FIT_BATCH / max(data.train, 1)), 1), 8)
+    named = ", ".join(data.choices)
+    return f"""\
+teacher:
+  model: {_quoted(new.teacher or _TEACHERS["chat"])}   # a language model: hub id | local directory | bundled:NAME
+  # licence: apache-2.0                # where the model itself does not say it
+  fit: {{epochs: {passes}, learning_rate: 5e-4, lora: {{rank: 16, alpha: 32}}}}   # to the labels that there are
+  ask:                                 # an answer's likelihood is the soft label of its class
+    template: plain                    # chat: in the form of the tokenizer's chat template
+    prompt: {_quoted(f"Text: {{{{ prompt }}}}{chr(10)}One of {named}:")}
+    answers: [{", ".join(_quoted(f" {choice}") for choice in data.choices)}]
+
+{_rows(data, "plain")}
+signal: {{kind: labels, temperature: 2.0}}
+
+student:
+  init: {{model: bundled:all-minilm-l6-v2, layers: [1, 3, 5]}}   # any encoder; it shares no token with the teacher
+  vocabulary: trim                     # only the tokens that the training rows use
+  lora: null                           # every weight is trained
+
+distill:
+  loss: {{forward_kl: 1}}                # the teacher's labels; ce adds those of the rows that have one
+  epochs: 5
+  learning_rate: 3e-4
+  batch_size: 32
+  control: true                        # the same student without the teacher, to show what it brings
+
+export: [onnx:int8-dynamic, gguf:Q8_0]
 
 verify: {{rows: {data.splits[2]}, min_retained: 0.95}}   # of the teacher's accuracy; a failed gate is exit code 3
 

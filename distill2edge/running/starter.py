@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.values import Unreadable
 from distill2edge.errors import UserError
-from distill2edge.intake.glance import glance
+from distill2edge.intake.glance import Glance, glance
 from distill2edge.models.kinds import DECODER
 from distill2edge.recipe.new import TASKS, New, Task, check_name, new_recipe, teacher_of
 from distill2edge.running.columns import MOST_LABELS, WHERE, Asked, roles_of
@@ -59,19 +58,23 @@ def starter(asked: Asked) -> str:
     if asked.data is None:
         if asked.text or asked.label:
             raise UserError("--text and --label name columns of a file", where=WHERE, fix="give it with --data FILE")
-        return new_recipe(New(asked.name, task or "causal-lm", teacher=asked.teacher))
+        asks = task == "classification" and asked.teacher is not None and _writes(glance(asked.teacher))
+        return new_recipe(New(asked.name, task or "causal-lm", teacher=asked.teacher, asks=asks))
     rows = _read(asked.data)
     whole = _whole_numbers(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     _no_conversations(rows, columns, asked.data)
     task, prompt, response = roles_of(asked, rows, columns)
     model = glance(asked.teacher or teacher_of(task))
-    data = section_of(asked.data, task, rows, prompt, response, model, whole)
+    asks = task == "classification" and _writes(model)
+    data = section_of(asked.data, task, rows, prompt, response, None if asks else model, whole, asks=asks)
     layers = model.facts.layers if model is not None else None
-    new = New(asked.name, task, data, asked.teacher, layers, plain="plain" if prompt else "text")
-    if model is not None and model.facts.kind is DECODER:  # GGUF has classifiers of encoders alone
-        new = replace(new, formats=("onnx:int8",))
-    return new_recipe(new)
+    return new_recipe(New(asked.name, task, data, asked.teacher, layers, asks, plain="plain" if prompt else "text"))
+
+
+def _writes(model: Glance | None) -> bool:
+    """Whether a teacher is a language model, as far as it is here to be looked at."""
+    return model is not None and model.facts.kind is DECODER
 
 
 # --- rows -----------------------------------------------------------------------

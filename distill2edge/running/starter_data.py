@@ -14,7 +14,7 @@ from distill2edge.errors import UserError
 from distill2edge.intake.glance import Glance
 from distill2edge.recipe import schema
 from distill2edge.recipe.choices import same
-from distill2edge.recipe.new import Data, Task
+from distill2edge.recipe.new import OWN_ROWS, Data, Task
 from distill2edge.util.progress import SilentProgress
 
 MOST_ROWS = 200_000
@@ -32,6 +32,8 @@ def section_of(
     response: str,
     model: Glance | None,
     whole_numbers: frozenset[str],
+    *,
+    asks: bool = False,
 ) -> Data:
     used = [name for name in (prompt, response) if name is not None]
     whole = [row for row in rows if all(str(row.get(name) or "").strip() or row.get(name) == 0 for name in used)]
@@ -40,7 +42,12 @@ def section_of(
         what = f"{unique} usable rows ({len(rows)} in all), and at least {_LEAST} are needed"
         raise UserError(what, where=str(path), fix="give more rows: some hundreds for a first try")
     about = []
-    if lost := len(rows) - len(whole):
+    bare = [row for row in rows if asks and prompt and row.get(prompt) and row.get(response) in (None, "")]
+    lost = len(rows) - len(whole)
+    if lost and lost == len(bare):
+        about.append(f"{lost} of {len(rows)} rows have no {response}: the teacher labels them")
+        lost = 0
+    elif lost:
         about.append(f"{lost} of {len(rows)} rows lack {' or '.join(used)}: they are left out")
     labels = Counter(same(str(row[response])) for row in whole)
     choices = tuple(sorted(labels)) if task == "classification" else ()
@@ -57,6 +64,7 @@ def section_of(
         response=_field(response, " | int" if response in whole_numbers else ""),
         choices=choices,
         filter=" and ".join(_given(rows, name, name in whole_numbers) for name in used) if lost else None,
+        unlabelled=OWN_ROWS if bare and not lost else None,
         about=tuple(about),
         splits=held,
         train=unique - sum(held),

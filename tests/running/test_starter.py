@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from distill2edge.data.prepare import prepare
 from distill2edge.errors import UserError
 from distill2edge.preflight import checked_recipe
 from distill2edge.recipe.new import TASKS, New, new_recipe
@@ -78,17 +79,30 @@ def test_a_file_of_labels_becomes_a_classifier_that_passes_the_check(tmp_path: P
     assert 16 <= recipe.data.max_length <= 64
 
 
-def test_a_teacher_that_writes_becomes_a_classifier_in_the_formats_there_are(tmp_path: Path) -> None:
-    asked = Asked("tickets", data=write_csv(tmp_path / "tickets.csv", tickets()),
-                  teacher="bundled:smollm2-135m-instruct")  # fmt: skip
-    recipe = checked(tmp_path, starter(asked))
+def test_a_teacher_that_writes_is_asked_and_labels_the_rows_that_have_no_label(tmp_path: Path) -> None:
+    rows = tickets()
+    for n in range(0, 40, 2):
+        rows[n]["team"] = ""
+    path = write_csv(tmp_path / "tickets.csv", rows)
+    text = starter(Asked("tickets", data=path, teacher="bundled:smollm2-135m-instruct"))
+    recipe = checked(tmp_path, text)
     assert recipe.task == "classification"
-    assert [str(scheme) for scheme in recipe.export] == ["onnx:int8"]
+    assert recipe.teacher.ask is not None
+    assert recipe.teacher.ask.answers == tuple(f" {team}" for team in TEAMS)
+    assert recipe.data.unlabelled is not None
+    assert "20 of 300 rows have no team: the teacher labels them" in text
+    facts = prepare(recipe.data, 0, tmp_path / "work", SilentProgress())
+    assert facts["splits"]["train"]["without_response"] == 20
+
+
+def test_an_example_of_a_teacher_that_is_asked(tmp_path: Path) -> None:
+    text = starter(Asked("reviews", "classification", teacher="bundled:smollm2-135m-instruct"))
+    recipe = checked(tmp_path / "x", text)
+    assert recipe.data.unlabelled is not None
+    assert recipe.data.unlabelled.source == "bundled:movie-sentiment"
 
 
 def test_rows_that_lack_a_field_are_left_out_by_the_recipe(tmp_path: Path) -> None:
-    from distill2edge.data.prepare import prepare
-
     rows = tickets()
     del rows[3]["team"]
     rows[4]["text"] = None
