@@ -216,6 +216,15 @@ def tiny_bert(
     return model
 
 
+def tiny_embedder(directory: Path, *, pooling: str = "mean", normalize: bool = True, layers: int = 2) -> None:
+    """Save a random BERT whose directory says how it pools."""
+    from distill2edge.models.embedders import make_embedder
+    from distill2edge.models.pooling import Pooling
+
+    tiny_bert(directory, layers=layers, masked=True)
+    make_embedder(directory, Pooling(pooling, normalize))  # type: ignore[arg-type]
+
+
 def tiny_recipe(root: Path, name: str = "tiny") -> Path:
     """Write a teacher of two layers, rows, and a recipe that takes them the whole way; returns the recipe's path."""
     tiny_llama(root / "teacher", layers=2)

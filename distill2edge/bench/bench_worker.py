@@ -15,7 +15,7 @@ import numpy as np
 from distill2edge.bench.contention import Probe
 from distill2edge.bench.energy import Meter
 from distill2edge.runtimes import open_runtime
-from distill2edge.runtimes.protocol import Runtime
+from distill2edge.runtimes.protocol import Runtime, reader_of
 from distill2edge.util.isolate import SPAWNED_AT, serve
 from distill2edge.util.machine import peak_rss_bytes
 from distill2edge.util.threads import spin_as_usual
@@ -52,12 +52,13 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
 def serve_request(runtime: Runtime, ids: list[int], output: int) -> tuple[float, float]:
     """(time to first token, end to end) in seconds of one greedy request that yields `output` tokens.
 
-    The end of text does not stop it, so that every runtime does the same work. A classifier's answer is one label.
+    The end of text does not stop it, so that every runtime does the same work. What an encoder says of a text is one
+    answer.
     """
-    classify: Any = getattr(runtime, "classify", None)
-    if classify is not None:
+    read = reader_of(runtime)
+    if read is not None:
         start = time.perf_counter()
-        int(np.argmax(classify(ids)))
+        int(np.argmax(read(ids)))
         whole = time.perf_counter() - start
         return whole, whole
     start = time.perf_counter()

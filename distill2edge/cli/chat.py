@@ -47,13 +47,16 @@ def chat_with(
 
 
 def _sort(model: OpenModel, prompt: str | None) -> None:
-    """Answer one text, or every line until the end of input, with the labels, the likeliest first."""
+    """Answer one text, or every line until the end of input, with the labels, the likeliest first, or its vector."""
     if prompt is None:
         echo("one text per line: an empty line or Ctrl-D ends", err=True)
     lines = [prompt] if prompt is not None else sys.stdin
     for line in lines:
         if prompt is None and not (line := line.strip()):
             break
+        if not model.closed:
+            echo(model.answer(line))
+            continue
         for name, share in model.labels(line):
             echo(f"{one_line(name)}\t{share:.4f}")
 

@@ -81,7 +81,7 @@ def schema() -> None:
 @click.option("--name", default="my-student", show_default=True, help="The name of the run.")
 @click.option(
     "--task",
-    type=OneOf(["classification", "chat", "causal-lm", "seq2seq"]),
+    type=OneOf(["classification", "embedding", "chat", "causal-lm", "seq2seq"]),
     help="What the student does  [default: what the file's columns say, else causal-lm]",
 )
 @click.option("--data", type=FilePath(), metavar="FILE", help="Fill the recipe in from this file.")

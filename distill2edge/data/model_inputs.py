@@ -15,7 +15,7 @@ from distill2edge.data.reading import READINGS, Reading
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_config, load_tokenizer
 from distill2edge.models.config import usable_positions
-from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER, ENCODER_DECODER, Kind, kind_of_directory
+from distill2edge.models.kinds import CLASSIFIER, ENCODER, KINDS, Kind, kind_of_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ FILE = "input.json"
 KEY = "distill2edge.input"
 """The form in a GGUF's metadata."""
 
-_KINDS = tuple(kind.name for kind in (DECODER, ENCODER_DECODER, CLASSIFIER))
+_KINDS = tuple(name for name in KINDS if name != ENCODER.name)
 
 
 @dataclass(frozen=True)

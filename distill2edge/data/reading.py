@@ -19,7 +19,7 @@ from distill2edge.data.encode import (
 from distill2edge.data.encode_texts import cut_texts, encode_texts
 from distill2edge.data.pairs import encode_pairs, encode_sources, pair_choices
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER, ENCODER_DECODER
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -209,5 +209,6 @@ READINGS: Mapping[str, Reading] = {
     ENCODER_DECODER.name: Pair(),
     CLASSIFIER.name: WholeText(),
     ENCODER.name: WholeText(),
+    EMBEDDER.name: WholeText(),
 }
 """Kind of model -> how it reads."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from torch.utils.data import Dataset
 
 from distill2edge.distill.batches import Collator
 from distill2edge.distill.losses import Objective, cross_entropy, distillation_loss
-from distill2edge.distill.module import LossModule
+from distill2edge.distill.module import EncoderModule, LayerTeacher
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,22 +20,7 @@ if TYPE_CHECKING:
     from distill2edge.distill.label_cache import LabelReader
 
 
-@dataclass(frozen=True)
-class LayerTeacher:
-    """The teacher whose intermediate layers the student's are compared with: it runs beside the student.
-
-    Attributes:
-        teacher: frozen, in evaluation mode.
-        layers: the teacher's layer for each of the student's.
-        to_teacher: [student's vocabulary] int64, the teacher's id of each token; None where they are the same.
-    """
-
-    teacher: nn.Module
-    layers: Sequence[int]
-    to_teacher: Tensor | None = None
-
-
-class ClassifierModel(LossModule):
+class ClassifierModel(EncoderModule):
     """The student and its loss in one module.
 
     The loss of a text is `distillation_loss` of its class distribution, and the weighted terms on intermediate layers;
@@ -55,14 +39,10 @@ class ClassifierModel(LossModule):
         dtype: torch.dtype,
         class_weights: Sequence[float] | None = None,
     ) -> None:
-        """`teacher`: where a term compares layers. `dtype`: of the products (autocast; the weights are float32).
-        `class_weights`: [C] of the terms on labels; None: all 1."""
-        super().__init__(student, dtype)
-        self.objective, self.temperature = objective, temperature
-        self.config = student.config
-        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is not part of this module
+        """As `EncoderModule`. `class_weights`: [C] of the terms on labels; None: all 1."""
+        super().__init__(student, objective, teacher, dtype)
+        self.temperature = temperature
         self._class_weights = None if class_weights is None else torch.tensor(class_weights)
-        self._outputs = {f"output_{term.reads}": True for term in objective.layers}
 
     def collator(self) -> Collator:
         """Texts -> the batch that `forward` takes."""
@@ -87,8 +67,7 @@ class ClassifierModel(LossModule):
         Returns:
             loss: the sum over this batch / that count. sum, ce: undivided. count: of this batch.
         """
-        with self.autocast():
-            out = self.student(input_ids=input_ids, attention_mask=attention_mask, **self._outputs)
+        out = self.read(input_ids, attention_mask)
         logits = out.logits.float()
         known = labels >= 0
         targets = labels.clamp(min=0)
@@ -96,29 +75,13 @@ class ClassifierModel(LossModule):
         if self._class_weights is not None:
             weights = weights * self._class_weights.to(logits.device)[targets]
         each = distillation_loss(logits, targets, log_p, self.objective, self.temperature, weights)
-        if self._beside:
-            each = each + self._layers(self._beside[0], out, input_ids, attention_mask)
+        each = each + self.layers(out, input_ids, attention_mask)
         count = torch.tensor(len(labels), device=logits.device)
         items = count if num_items_in_batch is None else num_items_in_batch
         with torch.no_grad():
             ce = cross_entropy(logits, targets)[known].sum()
         total = each.sum()
         return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
-
-    def _layers(self, beside: LayerTeacher, out: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """[B] the terms on intermediate layers."""
-        ids = input_ids if beside.to_teacher is None else beside.to_teacher.to(input_ids.device)[input_ids]
-        if next(beside.teacher.parameters()).device != input_ids.device:
-            beside.teacher.to(input_ids.device)
-        with torch.no_grad(), self.autocast():
-            theirs = beside.teacher(input_ids=ids, attention_mask=mask, **self._outputs)
-        total = torch.zeros(len(mask), device=mask.device)
-        for term in self.objective.layers:
-            first = 1 if term.reads == "hidden_states" else 0  # the embeddings are before the layers
-            own, other = getattr(out, term.reads)[first:], getattr(theirs, term.reads)[first:]
-            pairs = [(own[at], other[layer]) for at, layer in enumerate(beside.layers)]
-            total = total + term.weight * term.function(*zip(*pairs, strict=True), mask)
-        return total
 
 
 def balanced(labels: Sequence[int], classes: int) -> list[float]:

@@ -1,6 +1,7 @@
-"""The labels signal: the teacher's class logits of each text, in safetensors shards.
+"""What a teacher says of each text, in safetensors shards: its class logits, or the vector that it makes of it.
 
-A shard holds `logits` [n, C] float32, with the metadata `ids` (JSON list of n row ids). Texts are found by id.
+A shard holds `logits` [n, C] float32 (of a vector: its numbers), with the metadata `ids` (JSON list of n row ids). Texts
+are found by id.
 """
 
 from __future__ import annotations
@@ -15,26 +16,30 @@ from torch import Tensor
 from distill2edge.errors import UserError
 
 
-class LabelReader:
-    """A cache of class logits.
+class TextReader:
+    """A cache of what was said of texts.
 
     Attributes:
-        temperature: T of the log-probabilities it returns.
+        stem: what its shards' names begin with.
+        words: what it holds, for messages.
         classes: C.
     """
 
-    def __init__(self, directory: Path, temperature: float) -> None:
+    stem = "labels"
+    words = "class logits"
+
+    def __init__(self, directory: Path) -> None:
         """Read every shard of the directory.
 
         Raises:
-            UserError: no shard, an unreadable one, or shards of different numbers of classes.
+            UserError: no shard, an unreadable one, or shards of different widths.
         """
         from safetensors import SafetensorError, safe_open
 
-        self.directory, self.temperature = Path(directory), temperature
-        paths = sorted(self.directory.glob("labels-*.safetensors"))
+        self.directory = Path(directory)
+        paths = sorted(self.directory.glob(f"{self.stem}-*.safetensors"))
         if not paths:
-            raise UserError(f"no class logits in {directory}", fix="run the signal stage with signal.kind: labels")
+            raise UserError(f"no {self.words} in {directory}", fix="run the signal stage again")
         self._logits: dict[str, Tensor] = {}
         for path in paths:
             try:
@@ -42,12 +47,12 @@ class LabelReader:
                     logits, ids = shard.get_tensor("logits"), json.loads(shard.metadata()["ids"])
             except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
                 raise UserError(
-                    f"not a shard of class logits: {error}", where=str(path), fix="delete it and run the signal stage"
+                    f"not a shard of {self.words}: {error}", where=str(path), fix="delete it and run the signal stage"
                 ) from error
             self._logits.update(zip(ids, logits, strict=True))
         sizes = {len(row) for row in self._logits.values()}
         if len(sizes) != 1:
-            raise UserError(f"shards of {sorted(sizes)} classes", where=str(directory), fix="rebuild the cache")
+            raise UserError(f"shards of {sorted(sizes)} numbers a text", where=str(directory), fix="rebuild the cache")
         self.classes = sizes.pop()
 
     def __len__(self) -> int:
@@ -57,6 +62,30 @@ class LabelReader:
         """Those of the ids that the cache does not have."""
         return [name for name in texts if name not in self._logits]
 
+
+class LabelReader(TextReader):
+    """A cache of class logits.
+
+    Attributes:
+        temperature: T of the log-probabilities it returns.
+    """
+
+    def __init__(self, directory: Path, temperature: float) -> None:
+        """As `TextReader`."""
+        super().__init__(directory)
+        self.temperature = temperature
+
     def get(self, text: str) -> Tensor:
         """log p [C] float32 of a text at the temperature."""
         return torch.log_softmax(self._logits[text] / self.temperature, -1)
+
+
+class VectorReader(TextReader):
+    """A cache of vectors, of `classes` dimensions."""
+
+    stem = "vectors"
+    words = "vectors"
+
+    def get(self, text: str) -> Tensor:
+        """[D] float32."""
+        return self._logits[text]

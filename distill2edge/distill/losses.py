@@ -46,12 +46,16 @@ class Objective(NamedTuple):
         gold: further functions of logits and targets.
         compared: functions of the teacher's and the student's distribution.
         layers: functions of their intermediate layers.
+        embeddings: functions of their vectors of the texts.
+        similarities: functions of how alike the texts of a batch are to them.
     """
 
     ce: float = 0.0
     gold: tuple[Weighted, ...] = ()
     compared: tuple[Weighted, ...] = ()
     layers: tuple[Weighted, ...] = ()
+    embeddings: tuple[Weighted, ...] = ()
+    similarities: tuple[Weighted, ...] = ()
 
 
 class TopK(NamedTuple):

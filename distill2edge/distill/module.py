@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from distill2edge.distill.losses import Objective
 
 
 class LossModule(nn.Module):
@@ -36,3 +40,54 @@ class LossModule(nn.Module):
         """Products in `dtype` while the block runs."""
         device = next(self.student.parameters()).device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class LayerTeacher:
+    """The teacher whose intermediate layers the student's are compared with: it runs beside the student.
+
+    Attributes:
+        teacher: frozen, in evaluation mode.
+        layers: the teacher's layer for each of the student's.
+        to_teacher: [student's vocabulary] int64, the teacher's id of each token; None where they are the same.
+    """
+
+    teacher: nn.Module
+    layers: Sequence[int]
+    to_teacher: Tensor | None = None
+
+
+class EncoderModule(LossModule):
+    """A student that reads whole texts, with or without its teacher beside it."""
+
+    def __init__(
+        self, student: nn.Module, objective: Objective, teacher: LayerTeacher | None, dtype: torch.dtype
+    ) -> None:
+        """`teacher`: where a term compares layers. `dtype`: of the products (autocast; the weights are float32)."""
+        super().__init__(student, dtype)
+        self.objective, self.config = objective, student.config
+        self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is not part of this module
+        self._outputs = {f"output_{term.reads}": True for term in objective.layers}
+
+    def read(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Any:
+        """What the student makes of a batch, with the layers that are compared."""
+        with self.autocast():
+            return self.student(input_ids=input_ids, attention_mask=attention_mask, **more, **self._outputs)
+
+    def layers(self, out: Any, input_ids: Tensor, mask: Tensor, **more: Tensor) -> Tensor:
+        """[B] the terms on intermediate layers; zeros where none is weighed."""
+        total = torch.zeros(len(mask), device=mask.device)
+        if not self._beside:
+            return total
+        beside = self._beside[0]
+        ids = input_ids if beside.to_teacher is None else beside.to_teacher.to(input_ids.device)[input_ids]
+        if next(beside.teacher.parameters()).device != input_ids.device:
+            beside.teacher.to(input_ids.device)
+        with torch.no_grad(), self.autocast():
+            theirs = beside.teacher(input_ids=ids, attention_mask=mask, **more, **self._outputs)
+        for term in self.objective.layers:
+            first = 1 if term.reads == "hidden_states" else 0  # the embeddings are before the layers
+            own, other = getattr(out, term.reads)[first:], getattr(theirs, term.reads)[first:]
+            pairs = [(own[at], other[layer]) for at, layer in enumerate(beside.layers)]
+            total = total + term.weight * term.function(*zip(*pairs, strict=True), mask)
+        return total

@@ -27,7 +27,8 @@ def objective_of(section: WeightedTerms) -> Objective:
     Raises:
         UserError: a function of the user's own that does not do what `Needs` says of it.
     """
-    terms = {needs: [] for needs in ("ce", "gold", "distribution", "layers")}  # type: dict[str, list[Weighted]]
+    places = ("ce", "gold", "distribution", "layers", "embeddings", "similarities")
+    terms: dict[str, list[Weighted]] = {place: [] for place in places}
     for term, weight in section.weighed():
         function = function_of(term)
         if options := section.options(term):
@@ -36,7 +37,7 @@ def objective_of(section: WeightedTerms) -> Objective:
         place = "ce" if term.name == "ce" else "layers" if on_layers else term.needs
         terms[place].append(Weighted(weight, function, term.needs if on_layers else ""))
     ce = sum(term.weight for term in terms["ce"])
-    return Objective(ce, tuple(terms["gold"]), tuple(terms["distribution"]), tuple(terms["layers"]))
+    return Objective(ce, *(tuple(terms[place]) for place in places[1:]))
 
 
 def function_of(term: Term) -> Callable[..., Tensor]:
@@ -71,7 +72,7 @@ def _checked(term: Term, *given: Any) -> Tensor:
         value = term.function(*given)
     except Exception as error:  # whatever the user's own code raises is for the user to correct
         raise failure(error, _where(term), f"correct it: needs={term.needs!r} says how it is called") from error
-    count = len(given[0] if term.needs in ("gold", "distribution") else given[2])
+    count = len(given[2] if term.needs in LAYERS else given[0])
     if not isinstance(value, Tensor) or value.shape != (count,):
         found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         one = "position" if term.needs in ("gold", "distribution") else "text"
@@ -95,6 +96,10 @@ def _try(term: Term, function: Callable[..., Tensor]) -> None:
             shape = (_B, _L, _D) if term.needs == "hidden_states" else (_B, _H, _L, _L)
             ours = [draw(*shape).softmax(-1).requires_grad_() for _ in range(2)]
             value = function(ours, [draw(*shape).softmax(-1) for _ in range(2)], torch.ones(_B, _L, dtype=torch.int64))
+        elif term.needs in ("embeddings", "similarities"):
+            theirs, mine = (torch.nn.functional.normalize(draw(_P, _D), dim=-1) for _ in range(2))
+            ours = [mine.requires_grad_()]
+            value = function(theirs, *ours)
         elif term.needs == "distribution":
             ours = [draw(_P, _C).log_softmax(-1).requires_grad_()]
             value = function(draw(_P, _C).log_softmax(-1), *ours)

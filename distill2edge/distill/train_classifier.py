@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER
+from distill2edge.models.kinds import kind_of_model
 from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from distill2edge.data.encode import Encoded
-    from distill2edge.distill.classifier_model import LayerTeacher
     from distill2edge.distill.label_cache import LabelReader
+    from distill2edge.distill.module import LayerTeacher
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def train_classifier(
 
     set_up(seed)
     maps = any(loss.weighed("attentions"))
-    student = load_classifier(model_dir, lora, attention=maps, checkpointing=training.gradient_checkpointing)
+    student = load_encoder(model_dir, lora, attention=maps, checkpointing=training.gradient_checkpointing)
     classes = int(student.config.num_labels)
     reader = _open_signal(signal, classes) if loss.needs_logits else None
     beside = None
@@ -110,10 +110,10 @@ def _open_signal(signal: tuple[Path, float] | None, classes: int) -> LabelReader
     return reader
 
 
-def load_classifier(
+def load_encoder(
     model_dir: Path, lora: schema.Lora | None, *, attention: bool = False, checkpointing: bool = False
 ) -> nn.Module:
-    """The classifier to train, in float32: in full, or adapters and the head.
+    """The encoder to train, in float32: in full, or adapters and the head.
 
     Args:
         attention: its attention maps are read, which the fast kernels do not give.
@@ -132,21 +132,22 @@ def load_classifier(
         return base  # type: ignore[no-any-return]
     from peft import LoraConfig, get_peft_model
 
-    # The head is everything outside the body: new, small, and trained as it is.
-    prefix = base.base_model_prefix
-    heads = [name for name, child in base.named_children() if name != prefix and any(True for _ in child.parameters())]
+    # The head is everything outside the body: new, small, and trained as it is. An embedder is a body alone.
+    prefix = f"{base.base_model_prefix}." if hasattr(base, base.base_model_prefix) else ""
+    heads = [
+        name for name, child in base.named_children()
+        if prefix and f"{name}." != prefix and any(True for _ in child.parameters())
+    ]  # fmt: skip
     linear = [
-        name
-        for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.startswith(f"{prefix}.")
+        name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear) and name.startswith(prefix)
     ]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=linear if lora.targets == "all-linear" else list(lora.targets),
-        modules_to_save=heads,
-        task_type=CLASSIFIER.adapter,
+        modules_to_save=heads or None,
+        task_type=kind_of_model(base).adapter,
     )
     try:
         student = get_peft_model(base, config)
@@ -165,7 +166,7 @@ def open_beside(beside: Beside, loss: schema.Loss, config: Any) -> LayerTeacher:
     """
     import torch
 
-    from distill2edge.distill.classifier_model import LayerTeacher
+    from distill2edge.distill.module import LayerTeacher
 
     options = {"attn_implementation": "eager"} if any(loss.weighed("attentions")) else {}
     teacher = load_model(beside.directory, dtype=torch.float32, **options).eval().requires_grad_(False)

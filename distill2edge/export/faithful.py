@@ -16,7 +16,7 @@ import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export.probes import Probe, make_probes
-from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, KINDS
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, KINDS
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.isolate import Crash, run_worker, serve
 from distill2edge.util.threads import available_threads
@@ -70,6 +70,7 @@ class Check:
             EnvironmentFault: the runtime is missing.
         """
         got, unit = self._answers(path, work), "token" if KINDS[self._kind].writes else "text"
+        vectors = self._kind == EMBEDDER.name  # whose numbers are no distribution
         probes = []
         for probe, logits in zip(self._probes, got, strict=True):
             kl, relative = difference(probe.expected, logits)
@@ -85,9 +86,10 @@ class Check:
                 where=str(path),
                 fix="use another format, and report this: the model should have been refused before the export",
             )
+        said = f"vectors differ by {worst['relative']:.1g}" if vectors else f"KL {kl:.1g} nats per {unit}"
         seconds = time.monotonic() - self._began
         self._progress.say(f"  compared with PyTorch up to position {self._reach.compared} of "
-                           f"{self._reach.window or 'any'}: KL {kl:.1g} nats per {unit} ({seconds:.1f} s)")  # fmt: skip
+                           f"{self._reach.window or 'any'}: {said} ({seconds:.1f} s)")  # fmt: skip
         return {
             "kl": kl,
             "relative": worst["relative"],
@@ -162,6 +164,7 @@ def _continued(opened: Any, probe: Probe) -> np.ndarray:
 _ASK: Mapping[str, Callable[[Any, Probe], np.ndarray]] = {
     DECODER.name: _continued,
     CLASSIFIER.name: lambda opened, probe: opened.classify(probe.ids),
+    EMBEDDER.name: lambda opened, probe: opened.embed(probe.ids),
     ENCODER_DECODER.name: lambda opened, probe: opened.logits(probe.ids, probe.positions, prompt=probe.prompt),
 }
 """Kind of model -> how its runtime is asked."""

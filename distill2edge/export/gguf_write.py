@@ -12,6 +12,7 @@ from distill2edge.errors import UserError
 from distill2edge.gguf import hyperparameters as gguf_config
 from distill2edge.gguf.families import Family, by_model_type, llama3_factors, refuse
 from distill2edge.gguf.ggml_types import file_type
+from distill2edge.models.kinds import EMBEDDER, kind_of
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def load_config(model_dir: Path) -> tuple[Any, Family]:
     path = model_dir / "config.json"
     if not path.is_file():
         raise UserError("no config.json", where=str(model_dir), fix="give a Hugging Face model directory")
-    model_type = json.loads(path.read_text()).get("model_type", "unknown")
-    family = by_model_type(model_type)
+    stated = json.loads(path.read_text())
+    model_type = stated.get("model_type", "unknown")
+    family = by_model_type(model_type, embedder=kind_of(stated) is EMBEDDER)
     if family is None:
         raise refuse(model_type, str(model_dir))
     return AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True), family

@@ -1,4 +1,4 @@
-"""The fp32 base graphs of classifiers and sequence-to-sequence models, through transformers' own ONNX exporter."""
+"""The fp32 base graphs of encoders and sequence-to-sequence models, through transformers' own ONNX exporter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import EnvironmentFault
 from distill2edge.export.onnx_quiet import quiet
 from distill2edge.models.checkpoint import load_checkpoint
+from distill2edge.models.loading import load_model
+from distill2edge.models.pooling import OUTPUT, pooling_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,14 +35,56 @@ def classifier_graph(model_dir: Path) -> ir.Model:
 
     with quiet():
         model = load_checkpoint(AutoModelForSequenceClassification, model_dir, dtype=torch.float32).eval()
+    graph = _export(model, inputs := _text_inputs(model))
+    _keep_outputs(graph, {"logits": "logits"})
+    _name_dimensions(graph, dict.fromkeys(inputs, ("batch_size", "sequence_length")))
+    return graph
+
+
+def embedder_graph(model_dir: Path) -> ir.Model:
+    """Graph of an embedder: inputs as of a classifier; output sentence_embedding [batch, dimensions], pooled and
+    normalised as the directory says.
+
+    Raises:
+        EnvironmentFault: onnx or onnxscript is missing.
+    """
+    import torch
+
+    with quiet():
+        model = load_model(model_dir, dtype=torch.float32).eval()
+    graph = _export(_pooled(model), inputs := _text_inputs(model))
+    _keep_outputs(graph, {OUTPUT: OUTPUT})
+    _name_dimensions(graph, dict.fromkeys(inputs, ("batch_size", "sequence_length")))
+    return graph
+
+
+def _pooled(model: Any) -> Any:
+    """A module around an embedder, whose output is the vector."""
+    from torch import nn
+
+    pooling = pooling_of(model.config)
+    assert pooling is not None
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.config = model, model.config
+
+        def forward(self, **inputs: Any) -> dict[str, Any]:
+            return {OUTPUT: pooling.of(self.body(**inputs).last_hidden_state, inputs["attention_mask"])}
+
+    return Pooled()
+
+
+def _text_inputs(model: Any) -> dict[str, Any]:
+    """A sample for a model that reads whole texts."""
+    import torch
+
     ids = _sample(model.config.vocab_size, _LENGTH)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if getattr(model.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = torch.zeros_like(ids)
-    graph = _export(model, inputs)
-    _keep_outputs(graph, {"logits": "logits"})
-    _name_dimensions(graph, dict.fromkeys(inputs, ("batch_size", "sequence_length")))
-    return graph
+    return inputs
 
 
 def seq2seq_graphs(model_dir: Path) -> dict[str, ir.Model]:

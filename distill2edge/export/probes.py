@@ -16,7 +16,7 @@ import numpy as np
 
 from distill2edge.export.support import window_of
 from distill2edge.models.config import usable_positions
-from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER_DECODER, logits_of
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, logits_of
 from distill2edge.models.loading import load_model
 
 START = 320
@@ -61,8 +61,8 @@ class Probe:
     Attributes:
         name: for people.
         ids: tokens; of an encoder-decoder the source and the target.
-        positions: those compared; of a classifier none.
-        expected: [len(positions), V] float32, or [C].
+        positions: those compared; of an encoder none.
+        expected: [len(positions), V] float32, or what an encoder says of the text.
         prompt: count of source tokens of an encoder-decoder.
         cache: what comes before `ids`.
     """
@@ -161,7 +161,7 @@ def _bank(model: Any, ids: Sequence[int]) -> np.ndarray:
     return np.asarray(torch.stack(layers).float().numpy())
 
 
-def _classifier(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
+def _text(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
     window = encoder_positions(model.config)
     lengths = sorted({min(length, window) for length in (3, 40, _affordable(model), _WHOLE)})
     probes = []
@@ -186,7 +186,8 @@ def _seq2seq(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
 
 _PROBES: Mapping[str, Callable[[Any, bool], tuple[list[Probe], Reach]]] = {
     DECODER.name: _decoder,
-    CLASSIFIER.name: _classifier,
+    CLASSIFIER.name: _text,
+    EMBEDDER.name: _text,
     ENCODER_DECODER.name: _seq2seq,
 }
 """Kind of model -> what its files are compared on."""

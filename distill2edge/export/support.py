@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER, DECODER, ENCODER, ENCODER_DECODER, Kind, kind_of
+from distill2edge.gguf.hyperparameters import POOLINGS
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER, Kind, kind_of
+from distill2edge.models.pooling import pooling_of
 from distill2edge.quantize.schemes import DYNAMIC, Scheme
 
 Config = Mapping[str, Any]
@@ -37,7 +39,7 @@ class Carries:
         only: field -> the values that are carried.
         defaults: values of fields that `config.json` may leave out, where transformers' are not None.
         more: checks that no single field answers: configuration -> reasons.
-        kind: of model.
+        kinds: of model.
     """
 
     label: str
@@ -47,7 +49,7 @@ class Carries:
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     more: Callable[[Config], Iterable[str]] = lambda config: ()
-    kind: Kind = DECODER
+    kinds: tuple[Kind, ...] = (DECODER,)
 
 
 _EVERY_ROPE = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
@@ -112,6 +114,9 @@ def _bert(config: Config) -> Iterator[str]:
     # A model without a head, or with another's, gets the right one when it becomes a student.
     if kind_of(config) is CLASSIFIER and names[0] != _BERT:
         yield f"{', '.join(names)} (not {_BERT})"
+    pooling = pooling_of(config)
+    if pooling is not None and pooling.mode not in POOLINGS:
+        yield f"pooling {pooling.mode!r} (llama.cpp has {' and '.join(POOLINGS)})"
 
 
 def _t5(config: Config) -> Iterator[str]:
@@ -137,10 +142,10 @@ GGUF: Mapping[str, Carries] = {
     "gemma3_text": Carries("Gemma 3 (text)", ("default", "linear", "yarn"), windows=True,
                            only={"hidden_act": ("gelu_pytorch_tanh",), "attn_logit_softcapping": (None,), **_CAUSAL},
                            defaults={**_GEMMA, "sliding_window": 4096, "query_pre_attn_scalar": 256}, more=_gemma3),
-    "bert": Carries("BERT classifiers", kind=CLASSIFIER,
+    "bert": Carries("BERT classifiers and embedders", kinds=(CLASSIFIER, EMBEDDER),
                     only={"hidden_act": ("gelu",), "position_embedding_type": (None, "absolute")},
                     defaults={"hidden_act": "gelu"}, more=_bert),
-    "t5": Carries("T5", kind=ENCODER_DECODER, only={"relative_attention_max_distance": (None, 128)},
+    "t5": Carries("T5", kinds=(ENCODER_DECODER,), only={"relative_attention_max_distance": (None, 128)},
                   defaults={"feed_forward_proj": "relu"}, more=_t5),
 }  # fmt: skip
 """Families of the built-in GGUF writers: what llama.cpp computes of each."""
@@ -217,8 +222,8 @@ def _reasons(
         head = name.rpartition("For")[2] if "For" in name else ""
         if head and kind.heads and head not in kind.heads:
             yield f"{name} cannot be exported", f"use a model with one of the heads {', '.join(kind.heads)}"
-    if str(scheme) == DYNAMIC and kind is not CLASSIFIER:
-        yield f"is for classifiers, not for models of the kind {kind}", "use onnx:int8"
+    if str(scheme) == DYNAMIC and kind.writes:
+        yield f"is for encoders, not for models of the kind {kind}", "use onnx:int8"
     if scheme.format == "gguf":
         yield from _no_gguf(config, kind, family, known)
         return
@@ -249,7 +254,7 @@ def _no_gguf(config: Config, kind: Kind, family: str, known: Collection[str]) ->
             yield f"nothing writes {named} as GGUF, {here}", fix
         return
     carries = GGUF.get(family)
-    if carries is None or carries.kind is not kind:
+    if carries is None or kind not in carries.kinds:
         yield f"no GGUF writer here for models of the kind {kind} and type {family}; supported: {listed(GGUF)}", fix
         return
     for reason in _lacks(config, carries):

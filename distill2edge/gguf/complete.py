@@ -12,6 +12,7 @@ from distill2edge.gguf.families import FAMILIES, Family
 from distill2edge.gguf.fields import whole
 from distill2edge.gguf.reader import GgufFile
 from distill2edge.models.config import MAX_COUNT
+from distill2edge.models.kinds import EMBEDDER, kind_of_gguf
 
 _FIX = "use a complete GGUF of this model; the file's metadata and tensors must be of one model"
 _ROPE = "rope_freqs.weight"
@@ -67,16 +68,18 @@ def check_present(file: GgufFile) -> None:
     Raises:
         UserError: names them; or the number of blocks is none.
     """
-    family = next((each for each in FAMILIES if each.architecture == file.architecture), None)
-    if family is None:
+    kind = kind_of_gguf(file.architecture, file.get(".classifier.output_labels"), file.get(".pooling_type"))
+    families = [each for each in FAMILIES if each.architecture == file.architecture]
+    if not families:
         return
+    family = next((each for each in families if each.embedder == (kind is EMBEDDER)), families[0])
     depth = whole(file, ".block_count", 1, MAX_COUNT)
     if family.seq2seq:
         decoder = whole(file, ".decoder_block_count", 1, MAX_COUNT, depth)
         gated = "enc.blk.0.ffn_gate.weight" in file.tensors
         shape = SimpleNamespace(num_layers=depth, num_decoder_layers=decoder, is_gated_act=gated)
         required = set(family.names_of(shape)) - {"output.weight"}
-    elif family.classifier:
+    elif family.classifier or family.embedder:
         tables = {"token_embd.bias", "position_embd.bias", "token_types.bias"}
         required = set(family.names(depth)) - tables
     else:

@@ -55,6 +55,9 @@ _BERT_TOP = {
     "cls": "bert.pooler.dense",
     "cls.output": "classifier",
 }
+_BODY_TOP = {
+    ours: theirs.removeprefix("bert.") for ours, theirs in _BERT_TOP.items() if ours not in ("cls", "cls.output")
+}
 
 
 _T5_ATTENTION = {f"attn_{part}": f"SelfAttention.{part}" for part in "qkvo"}
@@ -78,6 +81,7 @@ class Family:
         top: the same names for tensors outside the blocks.
         layer: Hugging Face name of the list of blocks.
         classifier: an encoder with a sequence-classification head; written only.
+        embedder: an encoder whose hidden states are pooled; written only.
         seq2seq: an encoder and a decoder; written only.
     """
 
@@ -90,6 +94,7 @@ class Family:
     top: dict[str, str] = field(default_factory=lambda: dict(_TOP))
     layer: str = "model.layers"
     classifier: bool = False
+    embedder: bool = False
     seq2seq: bool = False
 
     def names_of(self, config: Any) -> dict[str, str]:
@@ -98,7 +103,7 @@ class Family:
 
     def names(self, layers: int) -> dict[str, str]:
         """GGUF tensor name -> Hugging Face tensor name, for every tensor such a model may have."""
-        parts = ("weight", "bias") if self.classifier else ("weight",)
+        parts = ("weight", "bias") if self.classifier or self.embedder else ("weight",)
         pairs = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in self.top.items() for part in parts}
         for layer in range(layers):
             for ours, theirs in self.block.items():
@@ -179,6 +184,7 @@ FAMILIES = (
     Family("qwen3", ("qwen3",), "Qwen3", {**_PRE_NORM, **_QK_NORM}),
     Family("gemma3", ("gemma3_text",), "Gemma 3 (text)", _SANDWICH, norm_shift=1.0),
     Family("bert", ("bert",), "BERT classifiers", _BERT, top=_BERT_TOP, layer="bert.encoder.layer", classifier=True),
+    Family("bert", ("bert",), "BERT embedders", _BERT, top=_BODY_TOP, layer="encoder.layer", embedder=True),
     T5Family("t5", ("t5",), "T5", {}, top=_T5_TOP, seq2seq=True),
 )
 
@@ -189,14 +195,15 @@ def supported(*, loadable: bool = False) -> str:
     return ", ".join(f"{family.label} ({'/'.join(family.model_types)})" for family in families)
 
 
-def by_model_type(model_type: str) -> Family | None:
-    """The family of a Hugging Face `model_type`."""
-    return next((family for family in FAMILIES if model_type in family.model_types), None)
+def by_model_type(model_type: str, *, embedder: bool = False) -> Family | None:
+    """The family of a Hugging Face `model_type`; of an embedder, whose weights have other names."""
+    found = (family for family in FAMILIES if model_type in family.model_types and family.embedder == embedder)
+    return next(found, None)
 
 
 def by_architecture(architecture: str) -> Family | None:
     """The family of a GGUF `general.architecture` that can be read back (decoders)."""
-    decoders = (family for family in FAMILIES if not family.classifier and not family.seq2seq)
+    decoders = (family for family in FAMILIES if not (family.classifier or family.embedder or family.seq2seq))
     return next((family for family in decoders if family.architecture == architecture), None)
 
 

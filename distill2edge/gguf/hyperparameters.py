@@ -10,6 +10,7 @@ from distill2edge.gguf.fields import bad, number, text, whole
 from distill2edge.gguf.reader import GgufFile
 from distill2edge.models.config import MAX_COUNT, MAX_POSITIONS, MAX_SIZE
 from distill2edge.models.kinds import start_token_id
+from distill2edge.models.pooling import Mode, pooling_of
 
 Kind = Literal["uint32", "float32", "string", "bool", "bools", "strings"]
 MAX_BASE = 1e12
@@ -37,8 +38,8 @@ def fields_of(config: Any, family: Family) -> list[Field]:
     What llama.cpp does not compute for this architecture is refused before (`export.support`).
     """
 
-    if family.classifier:
-        return _classifier_fields(config, family.architecture)
+    if family.classifier or family.embedder:
+        return _encoder_fields(config, family)
     if family.seq2seq:
         return _seq2seq_fields(config, family.architecture)
     arch, width = family.architecture, head_dim(config)
@@ -62,12 +63,17 @@ def fields_of(config: Any, family: Family) -> list[Field]:
     return fields
 
 
-# llama.cpp's number of the pooling that runs a classification head (`enum llama_pooling_type` in llama.h).
+# llama.cpp's numbers (`enum llama_pooling_type` in llama.h): of the pooling that runs a classification head, and of
+# those that make one vector.
 POOLING_RANK = 4
+POOLINGS: dict[Mode, int] = {"mean": 1, "cls": 2}
+NORMALIZE = "distill2edge.normalize"
+"""False in the file of an embedder whose vectors have lengths of their own: llama.cpp has no key for it."""
 
 
-def _classifier_fields(config: Any, arch: str) -> list[Field]:
-    return [
+def _encoder_fields(config: Any, family: Family) -> list[Field]:
+    arch = family.architecture
+    fields: list[Field] = [
         (f"{arch}.block_count", "uint32", config.num_hidden_layers),
         (f"{arch}.context_length", "uint32", config.max_position_embeddings),
         (f"{arch}.embedding_length", "uint32", config.hidden_size),
@@ -75,10 +81,15 @@ def _classifier_fields(config: Any, arch: str) -> list[Field]:
         (f"{arch}.attention.head_count", "uint32", config.num_attention_heads),
         (f"{arch}.attention.layer_norm_epsilon", "float32", config.layer_norm_eps),
         (f"{arch}.attention.causal", "bool", False),
-        (f"{arch}.pooling_type", "uint32", POOLING_RANK),
-        (f"{arch}.classifier.output_labels", "strings", [config.id2label[i] for i in range(config.num_labels)]),
         ("tokenizer.ggml.token_type_count", "uint32", config.type_vocab_size),
     ]
+    pooling = pooling_of(config)
+    if family.classifier or pooling is None:
+        labels = [config.id2label[index] for index in range(config.num_labels)]
+        return [*fields, (f"{arch}.pooling_type", "uint32", POOLING_RANK),
+                (f"{arch}.classifier.output_labels", "strings", labels)]  # fmt: skip
+    fields.append((f"{arch}.pooling_type", "uint32", POOLINGS[pooling.mode]))
+    return fields if pooling.normalize else [*fields, (NORMALIZE, "bool", False)]
 
 
 def _seq2seq_fields(config: Any, arch: str) -> list[Field]:

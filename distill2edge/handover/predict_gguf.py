@@ -2,8 +2,9 @@
 
 python predict.py "a text"       or       echo "a text" | python predict.py
 
-A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first;
-any other model prints the text that it writes. input.json says how the model was trained to read.
+A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; an
+embedder prints the vector of the text as JSON; any other model prints the text that it writes. input.json says how the
+model was trained to read.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import llama_cpp as api
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-CHUNK, FLASH_OFF, F32, RANK = 512, 0, 0, 4
+CHUNK, FLASH_OFF, F32 = 512, 0, 0
+ENCODERS = ("classifier", "embedder")
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _quiet = api.llama_log_callback(lambda level, text, data: None)  # must live as long as the program
 
 
 class Model:
-    """The file, open in llama.cpp. `kind`: `decoder`, `seq2seq` or `classifier`."""
+    """The file, open in llama.cpp. `kind`: `decoder`, `seq2seq`, `classifier` or `embedder`."""
 
     def __init__(self, form: dict[str, Any], threads: int) -> None:
         self.form, self.kind = form, form["kind"]
@@ -50,8 +52,7 @@ class Model:
             context.flash_attn_type = FLASH_OFF
         if self.kind == "seq2seq":
             context.type_k = context.type_v = F32
-        if self.kind == "classifier":
-            context.embeddings, context.pooling_type = True, RANK
+        context.embeddings = self.kind in ENCODERS  # how it pools is in the file
         self.context = api.llama_init_from_model(self.model, context)
         if not self.context:
             sys.exit("error: llama.cpp cannot open a context")
@@ -80,11 +81,12 @@ class Model:
         return raw.decode("utf-8", "replace")
 
     def scores(self, ids: list[int]) -> np.ndarray:
-        """A classifier's score for each label."""
+        """A classifier's score for each label, or an embedder's vector."""
         self._fill(ids, 0)
         self._run("llama_encode")
         pointer = api.llama_get_embeddings_seq(self.context, 0)
-        return np.ctypeslib.as_array(pointer, shape=(len(self.form["labels"]),)).astype(np.float64)
+        width = len(self.form["labels"]) or int(api.llama_model_n_embd(self.model))
+        return np.ctypeslib.as_array(pointer, shape=(width,)).astype(np.float64)
 
     def read(self, ids: list[int]) -> np.ndarray:
         """Forget everything and read a prompt: logits [V] of the next token."""
@@ -127,10 +129,10 @@ def prompt_of(text: str, form: dict[str, Any]) -> str:
 
 
 def ids_of(prompt: str, form: dict[str, Any], model: Model) -> list[int]:
-    """Token ids of a prompt; a classifier's text is cut where its model ends."""
+    """Token ids of a prompt; an encoder's text is cut where its model ends."""
     ids = form["head"] + model.bare(prompt) + form["tail"]
     most = form["max_length"]
-    if form["kind"] == "classifier" and most is not None and len(ids) > most:
+    if form["kind"] in ENCODERS and most is not None and len(ids) > most:
         ids = ids[: most - len(form["tail"])] + form["tail"]
     return ids
 
@@ -171,12 +173,22 @@ def shares(names: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
     return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
 
 
-def answer(text: str, form: dict[str, Any], model: Model, most: int) -> str:
+def vector(found: np.ndarray, size: int, unit: bool) -> str:
+    """The first `size` numbers of a vector, all for 0; at unit length where the model has it so, or is cut; as JSON."""
+    found = found[: size or None]
+    if size or unit:
+        found = found / np.linalg.norm(found)
+    return json.dumps([round(float(value), 6) for value in found])
+
+
+def answer(text: str, form: dict[str, Any], model: Model, most: int, size: int) -> str:
     """What the model says to a text."""
     prompt = prompt_of(text, form)
     ids = ids_of(prompt, form, model)
-    if not ids or (form["kind"] != "classifier" and len(ids) > form["context"]):
+    if not ids or (form["kind"] not in ENCODERS and len(ids) > form["context"]):
         sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
+    if form["kind"] == "embedder":
+        return vector(model.scores(ids), size, form["normalize"])
     if form["kind"] == "classifier":
         found = shares(form["labels"], model.scores(ids))
     elif form["choices"]:
@@ -195,13 +207,14 @@ def main() -> None:
         "--lines", action="store_true", help="each line of standard input is a text; an empty line ends an answer"
     )
     parser.add_argument("--max-tokens", type=int, default=256, help="most tokens of an answer (256)")
+    parser.add_argument("--dimensions", type=int, default=0, help="of an embedder: the first N numbers; 0: all")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to llama.cpp")
     options = parser.parse_args()
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
     model = Model(form, options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
-        said = _shown(answer(text, form, model, options.max_tokens))
+        said = _shown(answer(text, form, model, options.max_tokens, options.dimensions))
         print(_ended(said, form) if options.lines else said, flush=True)
 
 

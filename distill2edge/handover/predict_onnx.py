@@ -2,8 +2,9 @@
 
 python predict.py "a text"       or       echo "a text" | python predict.py
 
-A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first;
-any other model prints the text that it writes. input.json says how the model was trained to read.
+A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; an
+embedder prints the vector of the text as JSON; any other model prints the text that it writes. input.json says how the
+model was trained to read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 CONTEXT, CHUNK = 2048, 256
+ENCODERS = ("classifier", "embedder")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -42,11 +44,11 @@ class Input:
         return _written(frame["before"]) + text + _written(frame["after"])
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a prompt; a classifier's text is cut where its model ends."""
+        """Token ids of a prompt; an encoder's text is cut where its model ends."""
         head, tail = self.form["head"], self.form["tail"]
         ids = head + self.bare(text) + tail
         most = self.form["max_length"]
-        if self.form["kind"] == "classifier" and most is not None and len(ids) > most:
+        if self.form["kind"] in ENCODERS and most is not None and len(ids) > most:
             ids = ids[: most - len(tail)] + tail
         return ids
 
@@ -64,18 +66,18 @@ class Input:
         return found
 
 
-class Classifier:
-    """`model.onnx`: token ids -> a score for each label."""
+class Encoder:
+    """`model.onnx`: token ids -> a score for each label, or the numbers of a vector."""
 
     def __init__(self, threads: int) -> None:
         self.session = _session("model.onnx", threads)
 
     def scores(self, ids: list[int]) -> np.ndarray:
-        """One score for each label."""
+        """One score for each label, or the vector."""
         tokens = np.array([ids], dtype=np.int64)
         known = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
         feed = {item.name: known[item.name] for item in self.session.get_inputs()}
-        return self.session.run(["logits"], feed)[0][0].astype(np.float64)
+        return self.session.run(None, feed)[0][0].astype(np.float64)
 
 
 class Decoder:
@@ -184,12 +186,21 @@ def shares(names: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
     return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
 
 
-def answer(text: str, form: dict[str, Any], reader: Input, model: Any, most: int) -> str:
+def vector(found: np.ndarray, size: int) -> str:
+    """The first `size` numbers of a vector, all for 0, at unit length; as JSON."""
+    if size:
+        found = found[:size] / np.linalg.norm(found[:size])
+    return json.dumps([round(float(value), 6) for value in found])
+
+
+def answer(text: str, form: dict[str, Any], reader: Input, model: Any, most: int, size: int) -> str:
     """What the model says to a text."""
     prompt = reader.text(text)
     ids = reader.ids(prompt)
-    if not ids or (form["kind"] != "classifier" and len(ids) > form["context"]):
+    if not ids or (form["kind"] not in ENCODERS and len(ids) > form["context"]):
         sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
+    if form["kind"] == "embedder":
+        return vector(model.scores(ids), size)
     if form["kind"] == "classifier":
         found = shares(form["labels"], model.scores(ids))
     elif form["choices"]:
@@ -209,14 +220,15 @@ def main() -> None:
         "--lines", action="store_true", help="each line of standard input is a text; an empty line ends an answer"
     )
     parser.add_argument("--max-tokens", type=int, default=256, help="most tokens of an answer (256)")
+    parser.add_argument("--dimensions", type=int, default=0, help="of an embedder: the first N numbers; 0: all")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to onnxruntime")
     options = parser.parse_args()
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
-    kinds = {"classifier": Classifier, "decoder": Decoder, "seq2seq": Seq2Seq}
+    kinds = {"classifier": Encoder, "embedder": Encoder, "decoder": Decoder, "seq2seq": Seq2Seq}
     reader, model = Input(form), kinds[form["kind"]](options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
-        said = _shown(answer(text, form, reader, model, options.max_tokens))
+        said = _shown(answer(text, form, reader, model, options.max_tokens, options.dimensions))
         print(_ended(said, form) if options.lines else said, flush=True)
 
 

@@ -27,6 +27,7 @@ from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.kinds import KINDS, kind_of_directory
 from distill2edge.models.loading import context_of
+from distill2edge.models.pooling import pooling_of, width_of
 from distill2edge.util.files import read_json, write_json, write_text
 from distill2edge.util.progress import Progress
 
@@ -54,7 +55,7 @@ def template_for(form: InputForm, tokenizer: Any) -> str | None:
 
 
 def limit_of(form: InputForm, model_dir: Path) -> int | None:
-    """Tokens at which a classifier's text is cut: the form's, and no more than the model has positions."""
+    """Tokens at which an encoder's text is cut: the form's, and no more than the model has positions."""
     limits = [length for length in (form.max_length, context_of(model_dir)) if length is not None]
     return min(limits, default=None)
 
@@ -133,13 +134,15 @@ def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) ->
         head, tail = ([tokenizer.bos_token_id] if form.template != "chat" and wants_bos(tokenizer) else []), []
     window = context_of(model_dir) if not KINDS[form.kind].pairs else None
     settings = read_json(model_dir / "config.json")
-    labels = [str(text) for _, text in sorted((settings.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    pooling = pooling_of(settings)
     return {
         "schema_version": 1,
         **asdict(form),
         "max_length": limit_of(form, model_dir) if not form.reading.answers else form.max_length,
         "context": min(CONTEXT, window or CONTEXT),
-        "labels": labels if not form.reading.answers else [],
+        "labels": KINDS[form.kind].labels(settings) or [],
+        "dimensions": [] if pooling is None else list(pooling.dimensions or (width_of(settings),)),
+        "normalize": pooling is not None and pooling.normalize,
         "frame": asdict(frame),
         "head": head,
         "tail": tail,

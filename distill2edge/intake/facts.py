@@ -116,7 +116,7 @@ def _of_gguf(file: GgufFile) -> ModelFacts:
     labels = file.get(".classifier.output_labels")
     return ModelFacts(
         format="gguf",
-        kind=kind_of_gguf(file.architecture, labels),
+        kind=kind_of_gguf(file.architecture, labels, file.get(".pooling_type")),
         model_type=family.model_types[0] if family else None,
         architecture=file.architecture,
         layers=config.get("num_hidden_layers"),

@@ -15,6 +15,7 @@ from distill2edge.models.checkpoint import check_tensors, load_config, refusals
 from distill2edge.models.config import check_fields, usable_positions
 from distill2edge.models.directory import INDEX, SINGLE, Directory, read_directory, weight_files
 from distill2edge.models.kinds import PAIRS, misstates
+from distill2edge.models.pooling import MODULES, POOLING
 from distill2edge.util.files import read_object
 
 # Everything a model needs and nothing that runs: weights are safetensors, the rest is text.
@@ -22,13 +23,14 @@ SMALL = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model",
     "chat_template.jinja", "chat_template.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
+    MODULES, POOLING,
 )  # fmt: skip
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _BLOCK = 1 << 24  # weights that are looked at together
 
 
 def wanted(directory: Path, where: str) -> list[str]:
-    """Names of the files to take, weights included, all directly in the directory.
+    """Names of the files to take, weights included.
 
     Raises:
         UserError: no config, no safetensors, or an index that names other files.
@@ -55,6 +57,7 @@ def take(directory: Path, out: Path, where: str, *, link: bool) -> None:
     read_directory(directory)  # before gigabytes are copied
     for name in names:
         source = (directory / name).resolve()
+        (out / name).parent.mkdir(exist_ok=True)
         if link:
             try:
                 os.link(source, out / name)

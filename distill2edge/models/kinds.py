@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from distill2edge.models.pooling import FIELD, OUTPUT, pooling_of
 from distill2edge.util.files import read_object
 
 
@@ -50,6 +51,10 @@ class Kind(ABC):
     def body(self, model: Any) -> Any:
         """The part of a model in memory that turns ids into hidden states."""
         return model.get_decoder()
+
+    def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Of `from_pretrained`, beside its class."""
+        return {}
 
     def labels(self, config: Mapping[str, Any]) -> list[str] | None:
         """Names of the classes that it tells apart, in the order of its logits; None without such a head."""
@@ -122,8 +127,41 @@ class Encoder(Kind):
         return model(torch.tensor([list(ids)], device=model.device)).logits[0]
 
 
-DECODER, ENCODER_DECODER, CLASSIFIER, ENCODER = Decoder(), EncoderDecoder(), Classifier(), Encoder()
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (DECODER, ENCODER_DECODER, CLASSIFIER, ENCODER)}
+class Embedder(Kind):
+    """Reads a text and makes one vector of it."""
+
+    name, label, hub_task, adapter, writes = "embedder", "embedder", "feature-extraction", "FEATURE_EXTRACTION", False
+    does = "reads texts and writes none"
+
+    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+        """[D]: the vector of the text, pooled and normalised as the configuration says."""
+        import torch
+
+        tokens = torch.tensor([list(ids)], device=model.device)
+        mask = torch.ones_like(tokens)
+        pooling = pooling_of(model.config)
+        assert pooling is not None
+        return pooling.of(model(tokens, attention_mask=mask).last_hidden_state, mask)[0]
+
+    def body(self, model: Any) -> Any:
+        """All of it."""
+        return model
+
+    def options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Kind.options`: without the layer over the first token that other tasks have under their heads."""
+        from inspect import signature
+
+        from transformers import CONFIG_MAPPING, MODEL_MAPPING
+
+        known = MODEL_MAPPING.get(CONFIG_MAPPING[str(config["model_type"])], None)
+        pools = known is not None and "add_pooling_layer" in signature(known).parameters
+        return {"add_pooling_layer": False} if pools else {}
+
+
+DECODER, ENCODER_DECODER, CLASSIFIER, ENCODER, EMBEDDER = (
+    Decoder(), EncoderDecoder(), Classifier(), Encoder(), Embedder(),
+)  # fmt: skip
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (DECODER, ENCODER_DECODER, CLASSIFIER, ENCODER, EMBEDDER)}
 
 _CLASSIFIER = "ForSequenceClassification"
 # `model_type`s whose models read a text and write none. Everything else without a head of its own is a decoder.
@@ -140,6 +178,8 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     first = str(names[0]) if isinstance(names, list | tuple) and names else ""
     if first.endswith(_CLASSIFIER):
         return CLASSIFIER
+    if config.get(FIELD) is not None:
+        return EMBEDDER
     if config.get("is_encoder_decoder"):
         return ENCODER_DECODER
     if _ENCODERS.match(str(config.get("model_type"))) and not config.get("is_decoder"):
@@ -156,7 +196,8 @@ def kind_of_directory(model_dir: Path | str) -> Kind:
 def kind_of_model(model: Any) -> Kind:
     """The kind of a model of transformers in memory, with adapters or without."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    stated = {name: getattr(base.config, name, None) for name in ("model_type", "is_encoder_decoder", "is_decoder")}
+    names = ("model_type", "is_encoder_decoder", "is_decoder", FIELD)
+    stated = {name: getattr(base.config, name, None) for name in names}
     return kind_of({**stated, "architectures": [type(base).__name__]})
 
 
@@ -178,17 +219,20 @@ def logits_of(model: Any, ids: Sequence[int], prompt: int) -> Any:
     return kind_of_model(model).logits(model, ids, prompt)
 
 
-def kind_of_gguf(architecture: str, labels: Any = None) -> Kind:
+def kind_of_gguf(architecture: str, labels: Any = None, pooling: Any = None) -> Kind:
     """The kind of a GGUF.
 
     Args:
         architecture: `general.architecture`.
         labels: `ARCHITECTURE.classifier.output_labels`, where there are any.
+        pooling: `ARCHITECTURE.pooling_type`, likewise.
     """
     if architecture == "t5":
         return ENCODER_DECODER
     if labels:
         return CLASSIFIER
+    if pooling:
+        return EMBEDDER
     return ENCODER if architecture.endswith("bert") else DECODER
 
 
@@ -205,8 +249,9 @@ def kind_of_onnx(directory: Path) -> Kind:
     except (DecodeError, FileNotFoundError):
         return DECODER  # missing or damaged: the runtime says so, with the fix
     given = {value.name for value in graph.input}
-    classifies = given <= {"input_ids", "attention_mask", "token_type_ids"}
-    return CLASSIFIER if classifies and [value.name for value in graph.output] == ["logits"] else DECODER
+    if not given <= {"input_ids", "attention_mask", "token_type_ids"}:
+        return DECODER
+    return {"logits": CLASSIFIER, OUTPUT: EMBEDDER}.get(graph.output[0].name, DECODER)
 
 
 def start_token_id(config: Any) -> int:

@@ -40,9 +40,9 @@ def load_model(model_dir: Path | str, **options: Any) -> Any:
     """
     from optimum.exporters.tasks import TasksManager
 
-    return load_checkpoint(
-        TasksManager.get_model_class_for_task(kind_of_directory(model_dir).hub_task), model_dir, **options
-    )
+    kind = kind_of_directory(model_dir)
+    loaded = TasksManager.get_model_class_for_task(kind.hub_task)
+    return load_checkpoint(loaded, model_dir, **kind.options(_config(model_dir)), **options)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -54,6 +54,9 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
     student, distill = recipe.student, recipe.distill
     table: tuple[tuple[Feature, Path, object], ...] = (
         (features.HIDDEN_STATES, ("distill", "loss"), distill.loss.needs_layers),
+        (features.EMBEDDINGS, ("distill", "loss"), any(distill.loss.weighed("embeddings", "similarities"))),
+        (features.DIMENSIONS, ("student", "dimensions"), student.dimensions),
+        (features.POOLING, ("teacher", "pooling"), recipe.teacher.pooling),
         (features.TRIMMED_VOCABULARY, ("student", "vocabulary"), student.vocabulary == "trim"),
         (features.PRETRAINING, ("student", "pretrain"), student.pretrain),
         (features.RANDOM_MODELS, ("teacher", "model"), isinstance(recipe.teacher.model, Scratch)),

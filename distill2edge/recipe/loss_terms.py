@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Needs = Literal["gold", "distribution", "hidden_states", "attentions"]
+Needs = Literal["gold", "distribution", "embeddings", "similarities", "hidden_states", "attentions"]
 """What a term is computed from, and how its function is called. P positions, V vocabulary, C events, B texts, L tokens,
 D width, H heads:
 
     gold            f(logits [P, V], targets [P]) -> [P]            the tokens or labels of the data
     distribution    f(log_p [P, C], log_q [P, C]) -> [P]            teacher and student, log-probabilities of the same
                                                                     events at the temperature
+    embeddings      f(teacher [B, D], student [B, D]) -> [B]        vectors of the texts, of unit length
+    similarities    f(teacher [B, B-1], student [B, B-1]) -> [B]    cosines of each text and the others of its batch
     hidden_states   f(student, teacher, mask [B, L]) -> [B]         for each pair of layers [B, L, D]
     attentions      f(student, teacher, mask [B, L]) -> [B]         for each pair of layers [B, H, L, L]
 
@@ -80,6 +82,7 @@ class Term:
 
 
 _HIDDEN_KIND = Annotated[Literal["cosine", "mse"], LATER]
+_SIMILARITY_KIND = Annotated[Literal["kl", "mse"], LATER]
 TERMS: Mapping[str, Term] = {
     term.name: term
     for term in (
@@ -99,6 +102,18 @@ TERMS: Mapping[str, Term] = {
         Term(
             "attention", "attentions", "attention", "KL(teacher || student) of the attention maps, layer by layer",
             "intermediate_layers:attention_divergence", later=True,
+        ),
+        Term(
+            "embedding", "embeddings", "embedding", "distance of the student's vector of a text to the teacher's",
+            "embedding_losses:embedding_distance",
+            (Option("kind", _HIDDEN_KIND, "cosine", "1 - cosine, or square of the distance"),), later=True,
+        ),
+        Term(
+            "similarity", "similarities", "similarity structure",
+            "how alike the texts of a batch are to the student and to the teacher; at each of student.dimensions",
+            "embedding_losses:similarity_divergence",
+            (Option("kind", _SIMILARITY_KIND, "kl", "KL of the shares of likeness (softmax of 20 cosines), or mean "
+                    "square difference of the cosines"),), later=True,
         ),
     )
 }  # fmt: skip

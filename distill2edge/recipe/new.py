@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe.load import parse_recipe
 
-Task = Literal["classification", "chat", "causal-lm", "seq2seq"]
-TASKS: tuple[Task, ...] = ("classification", "chat", "causal-lm", "seq2seq")
+Task = Literal["classification", "embedding", "chat", "causal-lm", "seq2seq"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Data:
 
     source: str
     prompt: str
-    response: str
+    response: str | None
     choices: tuple[str, ...] = ()
     filter: str | None = None
     about: tuple[str, ...] = ()
@@ -51,6 +51,14 @@ _EXAMPLES: dict[Task, Data] = {
         prompt="{{ text }}",
         response="{{ 'positive' if score > 0 else 'negative' }}",
         choices=("negative", "positive"),
+        about=(_REVIEWS,),
+        take=1000,
+        max_length=64,
+    ),
+    "embedding": Data(
+        source="bundled:movie-sentiment",
+        prompt="{{ text }}",
+        response=None,
         about=(_REVIEWS,),
         take=1000,
         max_length=64,
@@ -84,6 +92,7 @@ _TEMPLATES = {"chat": "chat", "seq2seq": "plain"}
 
 _TEACHERS: dict[Task, str] = {
     "classification": "bundled:all-minilm-l6-v2",
+    "embedding": "bundled:all-minilm-l6-v2",
     "chat": "bundled:smollm2-135m-instruct",
     "causal-lm": "bundled:smollm2-135m-instruct",
     "seq2seq": "google/flan-t5-small",
@@ -98,7 +107,7 @@ class New:
         teacher: its model; null takes one that fits the task.
         layers: how many the teacher has, where that is known.
         asks: whether the teacher of a classifier is a language model, which is asked.
-        formats: files to write of a classifier.
+        formats: files to write of an encoder.
         plain: of a causal-lm: prompt and response as they are, or the response alone (`text`).
     """
 
@@ -127,7 +136,9 @@ def new_recipe(new: New) -> str:
     data = new.data or _EXAMPLES[new.task]
     if new.asks and new.data is None:
         data = replace(data, unlabelled="{source: bundled:movie-sentiment}", take=400)
-    body = (_asked if new.asks else {"classification": _classifier}.get(new.task, _writer))(new, data)
+    body = (_asked if new.asks else {"classification": _classifier, "embedding": _embedder}.get(new.task, _writer))(
+        new, data
+    )
     text = f"{_head(new)}\n{body}\n{_TAIL}"
     parse_recipe(text, "new recipe")
     return text
@@ -170,7 +181,7 @@ def _rows(data: Data, template: str) -> str:
     lines.append(f"  template: {template:<20} # chat: the tokenizer's own form; plain: as it is; text: no prompt")
     if template != "text":
         lines.append(f"  prompt: {_quoted(data.prompt)}")
-    lines.append(f"  response: {_quoted(data.response)}")
+    lines.append(f"  response: {'null' if data.response is None else _quoted(data.response)}")
     if data.unlabelled is not None:
         lines.append(f"  unlabelled: {data.unlabelled:<18} # rows without a response: the teacher labels them")
     if data.choices:
@@ -249,6 +260,36 @@ distill:
 export: [onnx:int8-dynamic, gguf:Q8_0]
 
 verify: {{rows: {data.splits[2]}, min_retained: 0.95}}   # of the teacher's accuracy; a failed gate is exit code 3
+
+bench: {{workloads: [task], rounds: 2}}
+"""
+
+
+def _embedder(new: New, data: Data) -> str:
+    layers = new.layers or 6
+    kept = list(range(1, layers, 2)) or [0]
+    return f"""\
+teacher:
+  model: {_quoted(new.teacher or _TEACHERS[new.task])}    # an encoder: hub id | local directory | bundled:NAME
+  # licence: apache-2.0                # where the model itself does not say it
+
+{_rows(data, "plain")}
+signal: {{kind: embeddings}}             # the teacher's vector of each text; rows need no label
+
+student:
+  init: {{from: teacher, layers: {kept}}}        # the teacher's own layers, 0 is the first
+  # dimensions: [384, 128]             # the first 128 numbers of the vector are to serve alone too
+  lora: null                           # every weight is trained
+
+distill:
+  loss: {{embedding: 1, similarity: 1}}  # the vectors, and how alike the texts of a batch are
+  epochs: 4
+  learning_rate: 2e-4
+  batch_size: 32
+
+export: [{", ".join(new.formats)}]
+
+verify: {{rows: {data.splits[2]}, min_retained: 0.7}}    # of the teacher's neighbours; a failed gate is exit code 3
 
 bench: {{workloads: [task], rounds: 2}}
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -64,10 +64,22 @@ class LabelsSignal(Section):
     temperature: Temperature = 2.0
 
 
+class EmbeddingsSignal(Section):
+    """The teacher's vector of the whole text, for task embedding."""
+
+    kind: Literal["embeddings"] = "embeddings"
+
+
 class GoldSignal(Section):
     """No teacher: the data's own responses (supervised fine-tuning; the control)."""
 
     kind: Literal["gold"] = "gold"
 
 
-Signal = Annotated[LogitsSignal | TextSignal | LabelsSignal | GoldSignal, Field(discriminator="kind")]
+Signal = Annotated[
+    LogitsSignal | TextSignal | LabelsSignal | EmbeddingsSignal | GoldSignal, Field(discriminator="kind")
+]
+SIGNALS: Mapping[str, type[Section]] = {
+    section.model_fields["kind"].default: section for section in get_args(get_args(Signal)[0])
+}
+"""Each by its kind."""

@@ -93,13 +93,25 @@ class Student(Section):
     vocabulary: Annotated[Literal["keep", "trim"], LATER] = Field(
         "keep", description="trim: only the tokens that the training rows use, single characters and special tokens"
     )
+    dimensions: Annotated[tuple[int, ...] | None, LATER] = Field(
+        None,
+        min_length=1,
+        description="of task embedding: lengths of the vector that are to serve, the whole first; a shorter one is its "
+        "first numbers. null: the whole alone",
+        examples=[[384, 128, 64]],
+    )
     pretrain: Annotated[Pretrain | None, LATER] = Field(
         None, description="of an encoder: masked-language-model distillation from the unfitted teacher first"
     )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
     def problems(self) -> Iterator[Problem]:
-        """What a randomly initialised student does not have."""
+        """What a randomly initialised student does not have; and lengths of the vector that do not get shorter."""
+        sizes = self.dimensions or ()
+        if list(sizes) != sorted(set(sizes), reverse=True) or any(size < 1 for size in sizes):
+            wanted = sorted({size for size in sizes if size > 0}, reverse=True) or [384, 128]
+            what = f"{list(sizes)} are not lengths of a vector, the longest first"
+            yield Problem(("dimensions",), what, f"write {wanted}")
         if isinstance(self.init, FromModel) and isinstance(self.init.model, Scratch):
             if self.lora is not None:
                 yield Problem(("lora",), "a randomly initialised student is trained whole", "set student.lora: null")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distill2edge.errors import Problem
+from distill2edge.models.pooling import Mode
 from distill2edge.recipe.ask import Ask
 from distill2edge.recipe.endpoint import PREFIX, Endpoint
 from distill2edge.recipe.scratch import Scratch, TeacherModel
@@ -47,6 +48,11 @@ class Teacher(Section):
     licence: str | None = Field(None, description="SPDX or table name, when the model does not say it")
     accept_licence: str | None = Field(
         None, min_length=12, description="written reason to go on where the gate says deny or unknown"
+    )
+    pooling: Annotated[Mode | None, LATER] = Field(
+        None,
+        description="of task embedding: how it makes one vector of a text; null: as its sentence-transformers files "
+        "say, else the mean of its tokens",
     )
     fit: Fit | None = Field(None, description="fit the teacher to the task first; null uses it as it is")
     ask: Annotated[Ask | None, LATER] = Field(

@@ -15,6 +15,7 @@ from distill2edge.recipe import yaml12
 from distill2edge.recipe.ranges import bounds, reason
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import Section
+from distill2edge.recipe.signals import SIGNALS
 from distill2edge.recipe.verifiers import BUILT_IN, KINDS, OWN
 from distill2edge.util.nearest import nearest
 
@@ -61,7 +62,7 @@ def document_path(location: tuple[str | int, ...], document: Any) -> yaml12.Path
 
 _BRANCHES = {
     *("FromTeacher", "FromModel", "Scratch", "name"),
-    *("LogitsSignal", "TextSignal", "LabelsSignal", "GoldSignal", "logits", "text", "labels", "gold"),
+    *(name for kind, section in SIGNALS.items() for name in (kind, section.__name__)),
     *("self-instruct", "evolve", "reverse"),
     *(BUILT_IN, OWN, *KINDS),
 }
@@ -249,7 +250,7 @@ def _as_section(path: yaml12.Path, value: Any) -> str:
             return f"write {key}: {{{value}: 1}}"
         if path == ("student",):
             return f"write student: {{init: {{model: {text}}}}}"
-        if _MAIN.get(key) in known and (key != "signal" or value in ("logits", "text", "labels", "gold")):
+        if _MAIN.get(key) in known and (key != "signal" or value in SIGNALS):
             return f"write {key}: {{{_MAIN[key]}: {text}}}"
         if known and len(known) <= 3:
             return "write " + " or ".join(f"{{{name}: {text}}}" for name in known)

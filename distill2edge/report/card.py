@@ -209,5 +209,6 @@ def _use(report: Document) -> str:
         prompt=data.get("prompt"),
         choices=list(data.get("choices") or ()),
         max_length=data.get("max_length"),
+        dimensions=list((recipe.get("student") or {}).get("dimensions") or ())[1:],
     )
     return re.sub(r"\n{3,}", "\n\n", found).strip()

@@ -145,7 +145,12 @@ def span(figure: Any, write: Callable[[Any], str] = number) -> str:
     return "" if limits is None or value_of(figure) is None else f"{write(limits[0])} to {write(limits[1])}"
 
 
-METRICS = {"neg_log_likelihood": "probability per token", "exact_match": "exact match", "kl_student": "KL to student"}
+METRICS = {
+    "neg_log_likelihood": "probability per token",
+    "exact_match": "exact match",
+    "recall_at_10": "recall@10",
+    "kl_student": "KL to student",
+}
 
 
 def metric(name: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Unit:
-    """The words of one `unit` of verify.json.
+    """The words of one `unit` of verify.json: what its models say something of.
 
     Attributes:
         name: what KL is a mean over.
@@ -26,8 +26,9 @@ class Unit:
 
 
 _UNITS = {
-    "token": Unit("token", "request", "positions", "token"),
-    "text": Unit("text", "text", "texts", "label", "text-classification"),
+    "token": Unit("token", "request", "positions", "most likely token"),
+    "text": Unit("text", "text", "texts", "most likely label", "text-classification"),
+    "embedding": Unit("text", "text", "texts", "nearest neighbour", "sentence-similarity"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,11 @@ from distill2edge.data.model_inputs import (
 from distill2edge.errors import UserError
 from distill2edge.generation.sampling import draw_token
 from distill2edge.intake.tokenizer_files import open_tokenizer
-from distill2edge.models.kinds import kind_of_directory, kind_of_gguf
+from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, kind_of_directory, kind_of_gguf
 from distill2edge.models.loading import context_of
 from distill2edge.running.reading import choose_export
 from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes.protocol import reader_of
 from distill2edge.util.threads import available_threads
 
 CONTEXT = 2048
@@ -47,9 +49,10 @@ class OpenModel:
         with d2e.open_model("runs/tickets") as model:
             model.answer("My parcel is late.")
             model.labels("My parcel is late.")  # of a classifier, or a model trained on a closed set of responses
+            model.embed("My parcel is late.")  # of an embedder: [D]
 
     Attributes:
-        runtime: a `Runtime`, or of a classifier a `Classifier`.
+        runtime: a `Runtime`, or of a classifier a `Classifier`, of an embedder an `Embedder`.
         tokenizer: of transformers, or llama.cpp's own.
         form: how it was trained to read.
         stop: ids that end an answer.
@@ -65,12 +68,12 @@ class OpenModel:
     @property
     def closed(self) -> bool:
         """Whether it answers with one of a closed set of labels or responses."""
-        return not self.form.reading.answers or bool(self.form.choices)
+        return self.form.kind == CLASSIFIER.name or bool(self.form.choices)
 
     def answer(
         self, asked: Chat, *, template: Form = "auto", max_tokens: int = 256, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """What it answers: text, or the likeliest of its labels.
+        """What it answers: text, the likeliest of its labels, or the vector of the text as JSON.
 
         Args:
             template: `auto` asks as the model was trained; `chat` and `plain` have it write in that form.
@@ -80,6 +83,8 @@ class OpenModel:
         Raises:
             UserError: no chat template where one is asked for; more tokens than the model reads, or none.
         """
+        if self.form.kind == EMBEDDER.name:
+            return json.dumps([round(float(value), 6) for value in self.embed(_last(asked))])
         if self.closes(template):
             return self.labels(_last(asked))[0][0]
         return "".join(self.stream(asked, template=template, max_tokens=max_tokens, temperature=temperature, seed=seed))
@@ -92,12 +97,8 @@ class OpenModel:
         Raises:
             UserError: as `answer`.
         """
-        if self.closes(template) and not self.form.reading.answers:
-            raise UserError(
-                "this is a classifier: it writes no text",
-                where=self.where,
-                fix="ask for its labels: model.labels(text)",
-            )
+        if not self.form.reading.answers:
+            raise self._writes_none()
         form = self.form.template if template == "auto" else template
         if form == "chat":
             ids = self.encode_chat([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
@@ -115,7 +116,7 @@ class OpenModel:
             yield rest
 
     def closes(self, template: Form) -> bool:
-        """Whether it answers so with a label.
+        """Whether it answers so with a label or a vector.
 
         Raises:
             UserError: no chat template where one is asked for.
@@ -125,6 +126,19 @@ class OpenModel:
                 "the model has no chat template", where=self.where, fix='--template plain (template="plain")'
             )
         return not self.form.reading.answers or (self.closed and template == "auto")
+
+    def embed(self, text: str) -> np.ndarray:
+        """The vector [D] that an embedder makes of a text.
+
+        Raises:
+            UserError: a model of another kind; more tokens than the model reads.
+        """
+        if self.form.kind != EMBEDDER.name:
+            fix = "ask for its answer: model.answer(text)"
+            raise UserError("this model makes no vectors", where=self.where, fix=fix)
+        found: np.ndarray = self.runtime.embed(self.encode(text, None))
+        self._numbers(found)
+        return found
 
     def close(self) -> None:
         """Free what it holds."""
@@ -185,6 +199,8 @@ class OpenModel:
         Raises:
             UserError: a model that answers freely; more tokens than the model reads, or none.
         """
+        if not self.closed and not self.form.reading.answers:
+            raise self._writes_none()
         if not self.closed:
             raise UserError(
                 "this model writes text: it has no labels",
@@ -209,6 +225,12 @@ class OpenModel:
         if len(prompt) + max(map(len, choices)) > self.runtime.context:
             raise _too_long(len(prompt), self.runtime.context, self.where)
         return choice_likelihoods(self.runtime, prompt, trim_stop(choices, tuple(self.stop)))
+
+    def _writes_none(self) -> UserError:
+        what, fix = "a classifier", "labels: model.labels(text)"
+        if self.form.kind == EMBEDDER.name:
+            what, fix = "an embedder", "vector: model.embed(text)"
+        return UserError(f"this is {what}: it writes no text", where=self.where, fix=f"ask for its {fix}")
 
     def _numbers(self, scores: np.ndarray) -> None:
         """Never answer by what is no number: a damaged weight makes every output so."""
@@ -266,7 +288,8 @@ def _open_gguf(path: Path) -> OpenModel:
     if stated is not None:
         form = parse_form(str(stated), str(path))
     else:
-        form = default_form(kind_of_gguf(file.architecture, file.get(".classifier.output_labels")), tokenizer)
+        labels, pooling = file.get(".classifier.output_labels"), file.get(".pooling_type")
+        form = default_form(kind_of_gguf(file.architecture, labels, pooling), tokenizer)
     return _loaded(runtime, tokenizer, form, path)
 
 
@@ -281,7 +304,7 @@ def _open_directory(path: Path) -> OpenModel:
 
 
 def _loaded(runtime: Any, tokenizer: Any, form: InputForm, path: Path) -> OpenModel:
-    if form.reading.answers == hasattr(runtime, "classify"):
+    if form.reading.answers == (reader_of(runtime) is not None):
         raise UserError(f"it says that it holds a {form.kind}, and its model is another kind", where=str(path),
                         fix="export the model again")  # fmt: skip
     stop: Sequence[int | None] = form.stop

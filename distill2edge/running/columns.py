@@ -77,6 +77,8 @@ def roles_of(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[
     task = asked.task or _task(rows, prompt, response)
     if response is None and task == "causal-lm" and prompt is not None:
         return task, None, prompt
+    if task == "embedding" and prompt is not None:
+        return task, prompt, prompt
     if response is None or prompt is None:
         need = "a text and its label" if task == "classification" else "a prompt and its response"
         raise UserError(

@@ -61,7 +61,7 @@ def section_of(
     data = Data(
         source=str(path) if path.is_absolute() else path.as_posix(),
         prompt="" if prompt is None else _field(prompt),
-        response=_field(response, " | int" if response in whole_numbers else ""),
+        response=None if task == "embedding" else _field(response, " | int" if response in whole_numbers else ""),
         choices=choices,
         filter=" and ".join(_given(rows, name, name in whole_numbers) for name in used) if lost else None,
         unlabelled=OWN_ROWS if bare and not lost else None,

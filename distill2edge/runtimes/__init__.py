@@ -10,6 +10,7 @@ from distill2edge.errors import UserError
 from distill2edge.models.kinds import (
     CLASSIFIER,
     DECODER,
+    EMBEDDER,
     ENCODER_DECODER,
     Kind,
     kind_of_directory,
@@ -36,27 +37,30 @@ class Opened(NamedTuple):
 
 
 def _torch() -> Mapping[Kind, Any]:
-    from distill2edge.runtimes.torch_classifier import TorchClassifier
+    from distill2edge.runtimes.torch_encoder import TorchClassifier, TorchEmbedder
     from distill2edge.runtimes.torch_runtime import TorchRuntime
     from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
 
-    return {DECODER: TorchRuntime, ENCODER_DECODER: TorchSeq2Seq, CLASSIFIER: TorchClassifier}
+    encoders = {CLASSIFIER: TorchClassifier, EMBEDDER: TorchEmbedder}
+    return {DECODER: TorchRuntime, ENCODER_DECODER: TorchSeq2Seq, **encoders}
 
 
 def _onnx() -> Mapping[Kind, Any]:
-    from distill2edge.runtimes.onnx_classifier import OnnxClassifier
+    from distill2edge.runtimes.onnx_encoder import OnnxClassifier, OnnxEmbedder
     from distill2edge.runtimes.onnx_runtime import OnnxRuntime
     from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
 
-    return {DECODER: OnnxRuntime, ENCODER_DECODER: OnnxSeq2Seq, CLASSIFIER: OnnxClassifier}
+    encoders = {CLASSIFIER: OnnxClassifier, EMBEDDER: OnnxEmbedder}
+    return {DECODER: OnnxRuntime, ENCODER_DECODER: OnnxSeq2Seq, **encoders}
 
 
 def _llama_cpp() -> Mapping[Kind, Any]:
     from distill2edge.runtimes.llama_cpp import LlamaCppRuntime
-    from distill2edge.runtimes.llama_cpp_classifier import LlamaCppClassifier
+    from distill2edge.runtimes.llama_cpp_encoder import LlamaCppClassifier, LlamaCppEmbedder
     from distill2edge.runtimes.llama_cpp_seq2seq import LlamaCppSeq2Seq
 
-    return {DECODER: LlamaCppRuntime, ENCODER_DECODER: LlamaCppSeq2Seq, CLASSIFIER: LlamaCppClassifier}
+    encoders = {CLASSIFIER: LlamaCppClassifier, EMBEDDER: LlamaCppEmbedder}
+    return {DECODER: LlamaCppRuntime, ENCODER_DECODER: LlamaCppSeq2Seq, **encoders}
 
 
 def _kind_of_gguf_at(path: Path) -> Kind:
@@ -64,7 +68,7 @@ def _kind_of_gguf_at(path: Path) -> Kind:
     from distill2edge.runtimes.llama_library import model_file
 
     file = read_gguf(model_file(path))
-    return kind_of_gguf(file.architecture, file.get(".classifier.output_labels"))
+    return kind_of_gguf(file.architecture, file.get(".classifier.output_labels"), file.get(".pooling_type"))
 
 
 RUNTIMES: dict[str, Opened] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -66,6 +66,28 @@ class Classifier(Protocol):
 
     def close(self) -> None:
         """Free the weights."""
+
+
+class Embedder(Protocol):
+    """One loaded embedder. One text at a time; token ids in, one vector out."""
+
+    name: str
+    """`torch`, `onnxruntime` or `llama.cpp`."""
+
+    def embed(self, ids: Sequence[int]) -> np.ndarray:
+        """Vector [D] of one text, pooled and normalised as the model was trained; `ids` hold the special tokens."""
+
+    def close(self) -> None:
+        """Free the weights."""
+
+
+def reader_of(runtime: Any) -> Callable[[Sequence[int]], np.ndarray] | None:
+    """What a runtime of a model that writes nothing says of a text; None of one that writes."""
+    for name in ("classify", "embed"):
+        if hasattr(runtime, name):
+            found: Callable[[Sequence[int]], np.ndarray] = getattr(runtime, name)
+            return found
+    return None
 
 
 def check_request(ids: Sequence[int], positions: Sequence[int], context: int) -> None:

@@ -48,9 +48,9 @@ class Pretrain(ModelStage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.tasks.classification.work import WORK
+        work_of: Any = task_of(self.recipe).work  # an encoder's: no other task has the stage
 
-        return WORK.pretrain(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
+        return work_of.pretrain(self.recipe, self.base.model_dir(inputs), self.data.path(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
@@ -89,6 +89,8 @@ class InitStudent(OfStudent):
         key = {"init": canonical(recipe.student.init)}
         if task_of(recipe).key:
             key |= {"vocabulary": recipe.student.vocabulary, "rows": rows_key(recipe)}
+        if recipe.student.dimensions is not None:
+            key["dimensions"] = list(recipe.student.dimensions)
         return key if self.sources.student is None else {**key, "content": self.sources.student}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:

@@ -21,6 +21,7 @@ from distill2edge.stages.stage import (
     scored_key,
 )
 from distill2edge.tasks import task_of
+from distill2edge.util.files import write_json
 
 if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
@@ -83,6 +84,7 @@ class Teacher(ModelStage):
         recipe = self.recipe
         key = canonical(recipe.teacher, {"fit", "backend", "endpoint", "ask"})
         key |= {"content": self.sources.teacher, "derivative": isinstance(recipe.student.init, FromTeacher)}
+        key |= task_of(recipe).teacher_key
         return key if self.data is None else {**key, "context": recipe.data.max_length}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -112,7 +114,7 @@ class Teacher(ModelStage):
             return record_teacher(teacher, work, progress)
         from distill2edge.intake.obtain import materialise
 
-        return materialise(
+        facts = materialise(
             teacher.model,
             teacher.revision,
             teacher.licence,
@@ -121,6 +123,10 @@ class Teacher(ModelStage):
             progress,
             derivative=isinstance(recipe.student.init, FromTeacher),
         )
+        if changed := task_of(recipe).work.teacher(recipe, work / "model", progress):
+            facts |= changed
+            write_json(work / "teacher.json", facts)
+        return facts
 
     def estimate(self, sizes: Sizes, speed: float) -> Cost:
         """As `Stage.estimate`."""
@@ -227,8 +233,8 @@ class AnySignal(ModelStage):
 
     kind = "signal"
     files = Files(
-        ("shard-*", "labels-*.safetensors", *PAID, "signal.json", "ledger.parquet"),
-        ("shard-*", "labels-*.safetensors", *PAID),
+        ("shard-*", "labels-*.safetensors", "vectors-*.safetensors", *PAID, "signal.json", "ledger.parquet"),
+        ("shard-*", "labels-*.safetensors", "vectors-*.safetensors", *PAID),
     )
     bucket = "teacher_generation"
     help = "Cache the teacher's logits, or the text it writes."

@@ -18,7 +18,7 @@ import numpy as np
 
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_checkpoint, load_tokenizer
-from distill2edge.models.kinds import kind_of_model
+from distill2edge.models.kinds import kind_of_directory, kind_of_model
 from distill2edge.student.trimming import kind_of
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
@@ -191,12 +191,13 @@ def _load_model(model_dir: Path) -> Any:
     """The model in the class that it was saved as, so that its head is kept too."""
     import transformers
 
-    architectures = read_json(model_dir / "config.json").get("architectures") or []
+    config = read_json(model_dir / "config.json")
+    architectures = config.get("architectures") or []
     cls = getattr(transformers, architectures[0], None) if architectures else transformers.AutoModel
     if cls is None:
         raise UserError(f"transformers has no class {architectures[0]}", where=str(model_dir / "config.json"),
                         fix="save the model with transformers, or set vocabulary: keep")  # fmt: skip
-    return load_checkpoint(cls, model_dir, dtype="auto").eval()
+    return load_checkpoint(cls, model_dir, **kind_of_directory(model_dir).options(config), dtype="auto").eval()
 
 
 def _write_tokenizer(model_dir: Path, target: Path, spec: dict[str, Any], ids: IdMap) -> None:
@@ -271,11 +272,12 @@ def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, tokenizer: An
     }
     config = type(model.config).from_dict(_remap_ids(model.config.to_dict(), ids) | {"vocab_size": len(rows)})
     config.architectures = [type(model).__name__]
-    small: Any = type(model)(config).to(model.dtype).eval()
+    options = kind_of_model(model).options(config.to_dict())
+    small: Any = type(model)(config, **options).to(model.dtype).eval()
     small.load_state_dict(state)
     small.tie_weights()
     small.save_pretrained(target)
-    saved: Any = load_checkpoint(type(model), target, dtype="auto").eval()
+    saved: Any = load_checkpoint(type(model), target, **options, dtype="auto").eval()
     new = ids.old_to_new
     with torch.no_grad():
         for line, was in zip(encoded, before, strict=False):

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from distill2edge.tasks.causal_lm import CausalLM
 from distill2edge.tasks.classification import Classification
+from distill2edge.tasks.embedding import Embedding
 from distill2edge.tasks.seq2seq import Seq2Seq
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import Recipe
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (CausalLM(), Seq2Seq(), Classification())}
+TASKS: Mapping[str, Task] = {task.name: task for task in (CausalLM(), Seq2Seq(), Classification(), Embedding())}
 
 
 def task_of(recipe: Recipe) -> Task:

@@ -6,7 +6,7 @@ A task is one folder: its class, and `work.py` beside it with what the stages ca
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -33,6 +33,7 @@ class Task(ABC):
         kinds: of model that it is for: those of its students.
         predicts_tokens: whether its student gives a distribution over the vocabulary at each position; else one answer
             for the whole text.
+        teacher_key: what the key of its teacher says of it, where it is kept otherwise than for other tasks.
         key: what its stages' keys say of it. The first task has none: its artifacts are older than the others.
     """
 
@@ -44,6 +45,7 @@ class Task(ABC):
     supports: ClassVar[frozenset[Feature]]
     kinds: ClassVar[tuple[Kind, ...]]
     predicts_tokens: ClassVar[bool]
+    teacher_key: ClassVar[Mapping[str, str]] = {}
 
     @property
     def key(self) -> dict[str, str]:

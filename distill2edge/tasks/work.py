@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill2edge.cost.serving_places import watts_of
 from distill2edge.data.encode import Encoded, Row, read_rows
 from distill2edge.data.model_inputs import encode_for
+from distill2edge.errors import UserError
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.kinds import Kind
 from distill2edge.models.model_file import Encodings, ModelFile
-from distill2edge.recipe.schema import Distill, Recipe
+from distill2edge.recipe.schema import Distill, FromTeacher, Loss, Recipe
+from distill2edge.tasks.survival import SURVIVAL
+from distill2edge.util.files import read_json
 from distill2edge.util.progress import Progress
+from distill2edge.util.quantities import readable_share
+
+if TYPE_CHECKING:
+    from distill2edge.distill.train_classifier import Beside
 
 Facts = dict[str, Any]
 
@@ -38,6 +47,14 @@ class Work(ABC):
     def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
         """A split of the data, as far as the task reads it."""
         return read_rows(rows_dir, split)
+
+    def teacher(self, recipe: Recipe, model_dir: Path, progress: Progress) -> Facts:
+        """Complete the teacher's directory, where the task needs another than its files make.
+
+        Returns:
+            those of the teacher's facts that are others then.
+        """
+        return {}
 
     @abstractmethod
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
@@ -120,3 +137,77 @@ class Work(ABC):
         return bench_models(
             models, encodings, recipe.bench, seed=recipe.seed, work=work, progress=progress, watts=watts
         )
+
+
+class EncoderWork(Work):
+    """What the tasks of encoders have in common: they read whole texts, and say something of each."""
+
+    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
+        """The adapter's product added to the weights, the trained head put in its place."""
+        from distill2edge.student.merge import merge as merge_weights
+
+        rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
+        return merge_weights(student, trained, rows[:ROWS], SURVIVAL, work)
+
+    def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
+        """The test rows."""
+        from distill2edge.intake.vocabularies import vocabulary_hash
+
+        tokenizer = load_tokenizer(model_dir)
+        return Encodings(self.encoded(recipe, rows_dir, model_dir, "test"), None, vocabulary_hash(tokenizer))
+
+
+ROWS = 16
+"""On which a merge is compared."""
+
+
+def beside_of(recipe: Recipe, loss: Loss, student: Path, teacher: Path | None) -> Beside | None:
+    """The teacher that runs beside a student; None where no term compares layers."""
+    from distill2edge.distill.train_classifier import Beside
+    from distill2edge.student.vocabulary import read_map
+
+    if not loss.needs_layers:
+        return None
+    assert teacher is not None
+    ids = read_map(student)
+    to_teacher = None if ids is None else [int(old) for old in ids.new_to_old]
+    return Beside(teacher, _layer_map(recipe, loss, student, teacher), to_teacher)
+
+
+def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:
+    """The teacher's layer for each of the student's: as the recipe says, or those that the student was made of."""
+    own = isinstance(recipe.student.init, FromTeacher)
+    if not own:
+        from distill2edge.intake.vocabularies import check_same_vocabulary
+
+        # Hidden states are compared token by token.
+        check_same_vocabulary(load_tokenizer(teacher), load_tokenizer(student))
+    if loss.layer_map is not None:
+        return loss.layer_map
+    if not own:
+        raise UserError(
+            "a student from a checkpoint has no layers of the teacher to be compared with",
+            where="distill.loss.layer_map",
+            fix="name the teacher's layer for each of the student's",
+        )
+    kept: list[int] = read_json(student.parent / "student.json")["layers"]
+    return kept
+
+
+def trimmed(rows_dir: Path, work: Path, progress: Progress) -> Facts:
+    """The student with the tokens of the training rows, and how many tokens of the test rows that leaves unseen."""
+    from distill2edge.data.encode import read_rows
+    from distill2edge.student.vocabulary import read_map, trim_vocabulary, unseen, unseen_facts
+
+    whole, fewer = work / "model", work / "trimmed"
+    texts = [row.prompt for row in read_rows(rows_dir, "train")]
+    facts = trim_vocabulary(whole, texts, fewer, progress)
+    ids = read_map(fewer)
+    assert ids is not None
+    test = [row.prompt for row in read_rows(rows_dir, "test")]
+    lost = unseen_facts(unseen(load_tokenizer(whole), load_tokenizer(fewer), ids, test))
+    shutil.rmtree(whole)
+    fewer.rename(whole)
+    progress.say(f"  {readable_share(lost['rate'], 1)} of the test rows' tokens are not in the trimmed vocabulary")
+    vocabulary = {"kept": facts["new_size"], "of": facts["old_size"], "unseen_on_test": lost}
+    return {"parameters": facts["parameters"]["after"], "vocabulary": vocabulary}

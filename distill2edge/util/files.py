@@ -201,7 +201,23 @@ def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
         limit: bytes that it may have.
 
     Raises:
-        UserError: it can't be read, is too large, too deep, no UTF-8, no JSON, no object, or holds NaN.
+        UserError: as `read_value`, or it is no object.
+    """
+    value = read_value(path, limit)
+    if not isinstance(value, dict):
+        what = f"a JSON object is wanted, not a {type(value).__name__}"
+        raise UserError(what, where=str(path), fix="get the file again")
+    return value
+
+
+def read_value(path: Path, limit: int = MAX_JSON) -> Any:
+    """The JSON value in a file that somebody else wrote.
+
+    Args:
+        limit: bytes that it may have.
+
+    Raises:
+        UserError: it can't be read, is too large, too deep, no UTF-8, no JSON, or holds NaN.
     """
 
     def no_nan(name: str) -> float:
@@ -214,16 +230,13 @@ def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
         size = path.stat().st_size
         if size > limit:
             raise UserError(f"{size:,} bytes are too many for such a file", where=str(path), fix=fix)
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_nan)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=no_nan)
     except OSError as error:
         raise UserError(f"can't be read: {error.strerror}", where=str(path), fix="check its permissions") from error
     except RecursionError as error:
         raise UserError("its brackets are nested too deeply", where=str(path), fix=fix) from error
     except ValueError as error:
         raise UserError(f"not readable JSON: {error}", where=str(path), fix=fix) from error
-    if not isinstance(value, dict):
-        raise UserError(f"a JSON object is wanted, not a {type(value).__name__}", where=str(path), fix=fix)
-    return value
 
 
 def read_regular(path: Path, limit: int = 256 << 20) -> bytes:

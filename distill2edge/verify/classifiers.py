@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.models.model_file import Encodings, ModelFile, check_encodings, check_models, encoding_of
+from distill2edge.errors import UserError
+from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Verify
 from distill2edge.util.files import write_json
-from distill2edge.util.isolate import Crash, run_worker
+from distill2edge.util.isolate import Crash
 from distill2edge.util.progress import Progress
-from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.gates import apply_gates, verdict
-from distill2edge.verify.metrics import METRICS, Metric
+from distill2edge.verify.metrics import METRICS, Score
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
-from distill2edge.verify.token_worker import write_encodings
+from distill2edge.verify.text_models import run_models
 from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_class
 from distill2edge.verify.warnings import warnings_of
 
@@ -80,30 +78,10 @@ def verify_classifiers(
         UserError: models or rows that can't be compared.
         EnvironmentFault: a runtime is not installed. A file that crashes its runtime is a failed gate, no exception.
     """
-    models = list(models)
-    rows = {role: side.head(spec.rows) for role, side in encodings.items()}
-    check_models(models)
-    check_encodings(rows)
-    count = len(rows["teacher"].rows)
-    directory = work / "models"
-    directory.mkdir(parents=True, exist_ok=True)
-    outcomes: dict[str, Outcome] = {}
-    with progress.task("verify", total=len(models) * count) as task:
-        for model in models:
-            said = 0
-
-            def advance(steps: int, name: str = model.id) -> None:
-                nonlocal said
-                said += steps
-                task.advance(steps, name)
-
-            outcome = _run(
-                model, encoding_of(model.role, rows), labels, threads or available_threads(), directory, advance
-            )
-            task.advance(count - said, model.id)
-            if isinstance(outcome, Crash):
-                progress.warn(f"{model.id}: {outcome.words}")
-            outcomes[model.id] = outcome
+    models, rows = list(models), {role: side.head(spec.rows) for role, side in encodings.items()}
+    outcomes = run_models(
+        "distill2edge.verify.classifier_worker", models, rows, {"labels": list(labels)}, work, progress, threads
+    )
     document = _document(models, outcomes, rows["teacher"], spec, labels, seed, corrected, taught)
     write_json(work / "verify.json", document)
     return facts_of(document)
@@ -132,37 +110,6 @@ def calibration_error(logprob: scores.Floats, truth: NDArray[np.int64], bins: in
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(right[place == at].sum() - confidence[place == at].sum()) for at in range(bins)]
     return float(sum(gaps) / len(truth))
-
-
-def _run(
-    model: ModelFile, rows: Encodings, labels: Sequence[str], threads: int, directory: Path, advance: Any
-) -> Outcome:
-    name = f"rows-{rows.vocabulary[:12]}.json"
-    path = directory / name
-    write_encodings(path, rows)
-    spec = {
-        "runtime": model.runtime,
-        "path": str(model.path.resolve()),
-        "size_bytes": model.size_bytes,
-        "threads": threads,
-        "context": _context(rows),
-        "rows": name,
-        "rows_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "labels": list(labels),
-        "stop": list(rows.stop),
-    }
-    outcome = run_worker(
-        "distill2edge.verify.classifier_worker", spec, directory, model.slug, threads=threads, on_progress=advance
-    )
-    if isinstance(outcome, Crash) and outcome.environment:
-        raise EnvironmentFault(f"{model.id} can't run here: {outcome.words}", where=str(model.path))
-    return outcome
-
-
-def _context(rows: Encodings) -> int:
-    """Tokens of the longest text, with its answers where there are some."""
-    answers = [0] * len(rows.rows) if rows.choices is None else [max(map(len, each)) for each in rows.choices]
-    return max(len(row.ids) + answer for row, answer in zip(rows.rows, answers, strict=True))
 
 
 def _document(
@@ -236,7 +183,7 @@ def _logprobs(
     return found
 
 
-def _truth(rows: Encodings, logprob: Mapping[str, scores.Floats]) -> tuple[NDArray[np.int64], Metric]:
+def _truth(rows: Encodings, logprob: Mapping[str, scores.Floats]) -> tuple[NDArray[np.int64], Score]:
     """The class of each text, and what a score is: the teacher's own labels are what there is where no row has one.
 
     Raises:

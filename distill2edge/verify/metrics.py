@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill2edge.util.bootstrap import Figure, difference_interval, mean_interval
+from distill2edge.util.bootstrap import Figure, difference_interval, mean_interval, ratio_interval
 from distill2edge.util.proportions import proportion_difference, proportion_interval, proportion_ratio
 from distill2edge.verify.scores import Floats, choice_likelihoods, generate, trim_stop, without_stop
 from distill2edge.verify.trivial_baselines import TrivialBaseline, commonest_answer, largest_class, unigram
@@ -26,22 +26,16 @@ SHORT = 32
 """Responses of at most this many tokens are generated and compared; longer ones are scored by likelihood."""
 
 
-class Metric(ABC):
-    """What a score is.
+class Score(ABC):
+    """What a score is, and its statistics over rows.
 
     Attributes:
         name: in verify.json and the report.
         definition: in verify.json.
-        measures_length: whether answers are generated, so that their lengths can be compared.
-        has_classes: whether a row is of one of the classes that all rows share.
     """
 
     name: str
     definition: str
-    measures_length = False
-    has_classes = False
-
-    # --- over rows
 
     @abstractmethod
     def figure(self, score: Sequence[float], units: Sequence[float], seed: int, runs: int = 1) -> Figure:
@@ -65,7 +59,22 @@ class Metric(ABC):
     def is_above(self, score: Sequence[float], other: Sequence[float], units: Sequence[float], seed: int) -> bool:
         """Whether a score beats another by more than noise: the 95% interval of the paired difference is above 0."""
 
-    # --- of a row, in the process that runs a file
+    def baseline_entry(self, baseline: TrivialBaseline, units: Sequence[float], seed: int) -> dict[str, Any]:
+        """For verify.json: name, chance, and the score as that of a model."""
+        figure = self.figure(baseline.score, units, seed)
+        return {"name": baseline.name, "score": figure.as_dict(), "chance": baseline.chance}
+
+
+class Metric(Score):
+    """A score of models that predict tokens: each row is scored in the process that runs a file.
+
+    Attributes:
+        measures_length: whether answers are generated, so that their lengths can be compared.
+        has_classes: whether a row is of one of the classes that all rows share.
+    """
+
+    measures_length = False
+    has_classes = False
 
     def positions(self, row: Encoded) -> list[int]:
         """Positions whose log-probabilities the score needs."""
@@ -90,11 +99,6 @@ class Metric(ABC):
         Args:
             labels: names of the closed choices.
         """
-
-    def baseline_entry(self, baseline: TrivialBaseline, units: Sequence[float], seed: int) -> dict[str, Any]:
-        """For verify.json: name, chance, and the score as that of a model."""
-        figure = self.figure(baseline.score, units, seed)
-        return {"name": baseline.name, "score": figure.as_dict(), "chance": baseline.chance}
 
 
 class _Share(Metric):
@@ -204,16 +208,37 @@ class Likelihood(Metric):
         return unigram(encodings.rows)
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (Accuracy(), Agreement(), ExactMatch(), Likelihood())}
+class Recall(Score):
+    """Vectors of texts: how many of a text's nearest neighbours are those of the teacher."""
+
+    name = "recall_at_10"
+    definition = "mean over texts of the share of the teacher's 10 nearest neighbours that are among the model's"
+
+    def figure(self, score: Sequence[float], units: Sequence[float], seed: int, runs: int = 1) -> Figure:
+        return mean_interval(score, units, seed=seed)
+
+    def ratio(
+        self, score: Sequence[float], other: Sequence[float], units: Sequence[float], seed: int, runs: int = 1
+    ) -> Figure | None:
+        return ratio_interval(score, other, seed=seed) if any(other) else None
+
+    def is_above(self, score: Sequence[float], other: Sequence[float], units: Sequence[float], seed: int) -> bool:
+        return difference_interval(score, other, units, units, seed=seed).low > 0
+
+
+TOKEN_METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (Accuracy(), Agreement(), ExactMatch(), Likelihood())
+}
+METRICS: dict[str, Score] = {**TOKEN_METRICS, Recall.name: Recall()}
 
 
 def metric_of(encodings: Encodings, template: str) -> Metric:
     """Closed choices: accuracy. Short responses: exact match of greedy generation. Otherwise, and for template
     `text`, which has no prompt: the likelihood of the response."""
     if encodings.choices is not None:
-        return METRICS["accuracy"]
+        return TOKEN_METRICS["accuracy"]
     short = _longest_response(encodings) <= SHORT
-    return METRICS["exact_match" if template != "text" and short else "neg_log_likelihood"]
+    return TOKEN_METRICS["exact_match" if template != "text" and short else "neg_log_likelihood"]
 
 
 def answer_limit(encodings: Encodings) -> int:

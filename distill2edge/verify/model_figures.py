@@ -12,7 +12,7 @@ from distill2edge.models.model_file import ModelFile
 from distill2edge.util.bootstrap import Figure, mean_interval, percentile, ratio_interval
 from distill2edge.util.isolate import Crash
 from distill2edge.util.proportions import proportion_interval
-from distill2edge.verify.metrics import Metric, exp
+from distill2edge.verify.metrics import Score, exp
 from distill2edge.verify.trivial_baselines import TrivialBaseline
 
 Outcome: TypeAlias = Mapping[str, Any] | Crash
@@ -25,7 +25,7 @@ _TAIL_NEEDS = 100  # positions from which on a 99th percentile is more than the 
 
 
 def entry(
-    model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Metric, seed: int, baseline: TrivialBaseline
+    model: ModelFile, outcome: Outcome, teacher: Outcome, metric: Score, seed: int, baseline: TrivialBaseline
 ) -> dict[str, Any]:
     """One model's figures, with intervals.
 
@@ -75,7 +75,7 @@ def entry(
 
 
 def kept(
-    models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], teacher: Outcome, metric: Metric, seed: int
+    models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], teacher: Outcome, metric: Score, seed: int
 ) -> dict[str, dict[str, Any]]:
     """What each model of the student keeps of each of the teacher's own: its score over theirs, paired.
 

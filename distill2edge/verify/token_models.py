@@ -17,7 +17,7 @@ from distill2edge.util.progress import Progress
 from distill2edge.util.threads import available_threads
 from distill2edge.verify import fidelity
 from distill2edge.verify.gates import apply_gates, verdict
-from distill2edge.verify.metrics import METRICS, Metric, metric_of
+from distill2edge.verify.metrics import TOKEN_METRICS, Metric, metric_of
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
 from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.trivial_baselines import (
@@ -26,7 +26,7 @@ from distill2edge.verify.trivial_baselines import (
 from distill2edge.verify.warnings import warnings_of
 
 DEFINITIONS = {
-    **{metric.name: metric.definition for metric in METRICS.values()},
+    **{metric.name: metric.definition for metric in TOKEN_METRICS.values()},
     "balanced_accuracy": "mean over the classes that occur of the share of their rows that are right",
     "baseline": "needs no model: the largest class, the most common answer, or a unigram model of the other rows",
     "above_baseline": "the 95% interval of the paired difference to the baseline is above 0",

@@ -17,7 +17,7 @@ from distill2edge.runtimes.protocol import Runtime, logits_at
 from distill2edge.util.files import write_text
 from distill2edge.util.isolate import serve
 from distill2edge.verify import fidelity, scores
-from distill2edge.verify.metrics import METRICS
+from distill2edge.verify.metrics import TOKEN_METRICS
 
 
 def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     here = Path(spec["result"]).parent
     encodings = read_encodings(here / spec["rows"], tuple(spec["stop"]))
     runtime = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
-    metric = METRICS[spec["metric"]]
+    metric = TOKEN_METRICS[spec["metric"]]
     spans = fidelity.choose_positions(encodings.rows, spec["max_tokens"], spec["positions"])
     references = {
         name: fidelity.open_reference(here / spec[name], fidelity.count_positions(spans)) if spec[name] else None

@@ -213,7 +213,7 @@ def test_every_entry_of_the_table_has_a_function_and_charts_name_it() -> None:
     ]  # fmt: skip
     named = loss_name({**loss.model_dump(), "my_kl": 0.5, "layer_map": [1]})
     assert named.startswith("2 cross-entropy + 1 forward KL + 1 reverse KL + 1 Jensen-Shannon")
-    assert named.endswith(" + 1 hidden states + 1 attention + 0.5 my_kl")
+    assert named.endswith(" + 1 attention + 1 embedding + 1 similarity structure + 0.5 my_kl")
 
 
 @pytest.mark.parametrize(

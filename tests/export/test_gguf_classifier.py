@@ -15,7 +15,7 @@ from distill2edge.gguf import llama_process
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.runtimes import open_runtime
-from distill2edge.runtimes.llama_cpp_classifier import LlamaCppClassifier, output_labels
+from distill2edge.runtimes.llama_cpp_encoder import LlamaCppClassifier, output_labels
 from distill2edge.util.progress import SilentProgress
 from tests.tiny import tiny_bert, tiny_llama
 

@@ -107,6 +107,16 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         "student.vocabulary=trim",
         "student.pretrain={epochs: 1}",
     ),
+    "an embedder of several lengths": (
+        "task=embedding",
+        "bench.workloads=[task]",
+        "data.template=plain",
+        "data.choices=null",
+        "teacher={model: owner/teacher, pooling: cls}",
+        "signal={kind: embeddings}",
+        "student={init: {from: teacher, layers: 2}, dimensions: [64, 16]}",
+        "distill={loss: {embedding: 1, similarity: 1}}",
+    ),
     "an encoder-decoder": (
         "task=seq2seq",
         "data.template=plain",

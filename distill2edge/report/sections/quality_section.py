@@ -12,7 +12,9 @@ from distill2edge.report.units import Unit, unit_of
 
 def blocks(report: Document) -> list[Block]:
     """As `Section.blocks`."""
-    return present(models_table(report), seeds_table(report), distances_table(report), samples_table(report))
+    return present(
+        models_table(report), seeds_table(report), distances_table(report), vectors_table(report), samples_table(report)
+    )
 
 
 def models_table(report: Document) -> Table:
@@ -65,10 +67,7 @@ def models_table(report: Document) -> Table:
 
 def agreement_note(unit: Unit) -> str:
     """What agreement with the teacher is."""
-    return (
-        f"Agreement with teacher: share of the {unit.compared} where the teacher's most likely {unit.answer} is the "
-        "model's."
-    )
+    return f"Agreement with teacher: share of the {unit.compared} where the teacher's {unit.answer} is the model's."
 
 
 def distances_table(report: Document) -> Table | None:
@@ -90,6 +89,29 @@ def distances_table(report: Document) -> Table | None:
     note = "" if texts else agreement_note(unit)
     table = filled("Further distances", head, rows, note=note)
     return table if rows and len(table.head) > 1 else None
+
+
+def vectors_table(report: Document) -> Table | None:
+    """How near an embedder's vectors are to its teacher's, and what its shorter ones are worth."""
+    models = [model for model in report["models"] if "dimensions" in model and not model.get("error")]
+    if not models:
+        return None
+    metric = figures.metric(report["metric"]["name"])
+    sizes = sorted({int(size) for model in models for size in model["dimensions"]}, reverse=True)
+    rows = [
+        row(
+            Cell(str(model["id"]), "mono"),
+            figure(model.get("cosine_teacher")),
+            *[figure(model["dimensions"].get(str(size))) for size in sizes],
+        )
+        for model in models
+    ]
+    head = ["model", "cosine to teacher", *(f"{metric}, {size} dimensions" for size in sizes)]
+    note = (
+        "Cosine of model's and teacher's vector of a text. KL and agreement above are of how alike a text is to the "
+        "others: the softmax of 20 cosines, and the nearest neighbour."
+    )
+    return filled("Vectors", head, rows, note=note)
 
 
 def seeds_table(report: Document) -> Table | None:

@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
-from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.kinds import ENCODER, kind_of_directory
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
 from distill2edge.tasks.classification.asked.work import ASKED, as_asked
 from distill2edge.tasks.survival import SURVIVAL
-from distill2edge.tasks.work import Facts, Work
+from distill2edge.tasks.work import ROWS, EncoderWork, Facts, beside_of, trimmed
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
-from distill2edge.util.quantities import readable_share
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_ROWS = 16  # on which a merge is compared
 
 
 def labels_of(recipe: Recipe) -> list[str]:
@@ -34,7 +30,7 @@ def labels_of(recipe: Recipe) -> list[str]:
     return [choice.strip() for choice in recipe.data.choices]
 
 
-class ClassifierWork(Work):
+class ClassifierWork(EncoderWork):
     """A student learns the logits of some classes for a whole text."""
 
     reads_as = ENCODER  # the whole text, whatever the model was before it got its head
@@ -60,7 +56,7 @@ class ClassifierWork(Work):
         facts = train_classifier(
             headed, rows, validation, None, None, section, loss, section.lora, recipe.seed, trained, progress
         )
-        merged = merge_weights(headed, trained, rows[:_ROWS], SURVIVAL, work)
+        merged = merge_weights(headed, trained, rows[:ROWS], SURVIVAL, work)
         for leftover in (headed, trained):
             shutil.rmtree(leftover)
         return {"train": facts, "merge": merged, "new_head": new}
@@ -120,7 +116,7 @@ class ClassifierWork(Work):
             facts["layers"] = read_json(checkpoint.parent / "pretrain.json")["layers"]
             write_json(work / "student.json", facts)
         if recipe.student.vocabulary == "trim":
-            facts |= _trim(rows_dir, work, progress)
+            facts |= trimmed(rows_dir, work, progress)
             write_json(work / "student.json", facts)
         return facts
 
@@ -138,16 +134,9 @@ class ClassifierWork(Work):
     ) -> Facts:
         """On the teacher's class logits and intermediate layers, or on the data's own labels."""
         from distill2edge.distill.label_cache import LabelReader
-        from distill2edge.distill.train_classifier import Beside, train_classifier
-        from distill2edge.student.vocabulary import read_map
+        from distill2edge.distill.train_classifier import train_classifier
 
-        loss = training.loss
-        beside = None
-        if loss.needs_layers:
-            assert teacher is not None
-            ids = read_map(student)
-            to_teacher = None if ids is None else [int(old) for old in ids.new_to_old]
-            beside = Beside(teacher, _layer_map(recipe, loss, student, teacher), to_teacher)
+        beside = beside_of(recipe, training.loss, student, teacher)
         soft = None
         if recipe.signal.kind == "labels" and signal is not None:
             soft = (signal, recipe.signal.temperature)
@@ -163,29 +152,19 @@ class ClassifierWork(Work):
             soft,
             beside,
             training,
-            loss,
+            training.loss,
             recipe.student.lora,
             recipe.seed,
             work,
             progress,
         )
 
-    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
-        """The adapter's product added to the weights, the trained head put in its place."""
-        from distill2edge.student.merge import merge as merge_weights
-
-        rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
-        return merge_weights(student, trained, rows[:_ROWS], SURVIVAL, work)
-
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """The test rows: those that have a label, where any has one; an asked teacher reads them in its own words."""
         if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:
             return ASKED.held_out(as_asked(recipe), model_dir, rows_dir)
-        from distill2edge.intake.vocabularies import vocabulary_hash
-
-        tokenizer = load_tokenizer(model_dir)
-        rows = self.encoded(recipe, rows_dir, model_dir, "test")
-        return Encodings(_known(rows) or rows, None, vocabulary_hash(tokenizer))
+        found = super().held_out(recipe, model_dir, rows_dir)
+        return replace(found, rows=_known(found.rows) or found.rows)
 
     def verify(
         self,
@@ -239,45 +218,6 @@ def _taught(labels: Path, encodings: dict[str, Encodings]) -> tuple[dict[str, En
             fix="name them in teacher.ask.answers as the teacher writes them",
         )
     return {"teacher": replace(side, rows=rows)}, np.stack([reader.get(row.row).numpy() for row in rows])
-
-
-def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:
-    """The teacher's layer for each of the student's: as the recipe says, or those that the student was made of."""
-    own = isinstance(recipe.student.init, FromTeacher)
-    if not own:
-        from distill2edge.intake.vocabularies import check_same_vocabulary
-
-        # Hidden states are compared token by token.
-        check_same_vocabulary(load_tokenizer(teacher), load_tokenizer(student))
-    if loss.layer_map is not None:
-        return loss.layer_map
-    if not own:
-        raise UserError(
-            "a student from a checkpoint has no layers of the teacher to be compared with",
-            where="distill.loss.layer_map",
-            fix="name the teacher's layer for each of the student's",
-        )
-    kept: list[int] = read_json(student.parent / "student.json")["layers"]
-    return kept
-
-
-def _trim(rows_dir: Path, work: Path, progress: Progress) -> Facts:
-    """The student with the tokens of the training rows, and how many tokens of the test rows that leaves unseen."""
-    from distill2edge.data.encode import read_rows
-    from distill2edge.student.vocabulary import read_map, trim_vocabulary, unseen, unseen_facts
-
-    whole, trimmed = work / "model", work / "trimmed"
-    texts = [row.prompt for row in read_rows(rows_dir, "train")]
-    facts = trim_vocabulary(whole, texts, trimmed, progress)
-    ids = read_map(trimmed)
-    assert ids is not None
-    test = [row.prompt for row in read_rows(rows_dir, "test")]
-    lost = unseen_facts(unseen(load_tokenizer(whole), load_tokenizer(trimmed), ids, test))
-    shutil.rmtree(whole)
-    trimmed.rename(whole)
-    progress.say(f"  {readable_share(lost['rate'], 1)} of the test rows' tokens are not in the trimmed vocabulary")
-    vocabulary = {"kept": facts["new_size"], "of": facts["old_size"], "unseen_on_test": lost}
-    return {"parameters": facts["parameters"]["after"], "vocabulary": vocabulary}
 
 
 WORK = ClassifierWork()

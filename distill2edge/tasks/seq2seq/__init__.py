@@ -29,6 +29,6 @@ class Seq2Seq(Task):
         layers = hasattr(recipe.student.init, "layers")  # which are the teacher's
         return kind in self.kinds or (kind is DECODER and recipe.signal.kind != "logits" and not layers)
 
-    def exported(self, kind: Kind) -> Kind:
+    def exported(self, kind: Kind, *, asked: bool = False) -> Kind:
         """As `Task.exported`."""
         return ENCODER_DECODER

@@ -31,7 +31,7 @@ def attempt(random: Random, prepared: Any, work: Path) -> None:
     from distill2edge.gguf.reader import check_gguf, read_gguf
     from distill2edge.intake.facts import model_facts
     from distill2edge.intake.gguf_load import gguf_to_hf
-    from distill2edge.runtimes.llama_cpp_classifier import output_labels
+    from distill2edge.runtimes.llama_cpp_encoder import output_labels
 
     source, parts = prepared[random.choice(sorted(prepared))]
     path = work / "model.gguf"

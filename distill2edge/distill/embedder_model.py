@@ -1,0 +1,118 @@
+"""An embedder whose forward pass is the distillation loss, and the batches it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.data import Dataset
+
+from distill2edge.distill.batches import Collator
+from distill2edge.distill.classifier_model import collate_texts
+from distill2edge.distill.embedding_losses import cosines
+from distill2edge.distill.losses import Objective
+from distill2edge.distill.module import EncoderModule, LayerTeacher
+from distill2edge.errors import UserError
+from distill2edge.models.pooling import pooling_of
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Encoded
+    from distill2edge.distill.label_cache import VectorReader
+
+
+class EmbedderModel(EncoderModule):
+    """The student and its loss in one module.
+
+    Terms on vectors compare the whole ones. Those on similarities are the mean over the student's dimensions: its whole
+    vector, and each prefix of it that is to serve alone (Kusupati et al. 2022, Matryoshka), scaled to unit length.
+    """
+
+    def __init__(
+        self, student: nn.Module, objective: Objective, teacher: LayerTeacher | None, dtype: torch.dtype
+    ) -> None:
+        """As `EncoderModule`."""
+        super().__init__(student, objective, teacher, dtype)
+        pooling = pooling_of(student.config)
+        assert pooling is not None, "the student is no embedder"
+        self._pooling = pooling
+
+    def collator(self) -> Collator:
+        """Texts -> the batch that `forward` takes."""
+        return partial(_collate, pad=self.pad)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        vectors: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss of a batch.
+
+        Args:
+            input_ids, attention_mask: [B, L].
+            labels: [B] of no meaning: what losses are divided by is counted in them.
+            vectors: [B, D] of the teacher.
+            num_items_in_batch: texts of the whole step, over all micro-batches and processes; None: this batch alone.
+
+        Returns:
+            loss: the sum over this batch / that count. sum: undivided. count: of this batch.
+        """
+        out = self.read(input_ids, attention_mask)
+        own = self._pooling.of(out.last_hidden_state.float(), attention_mask)
+        each = self.layers(out, input_ids, attention_mask)
+        each = each + self._compared(normalize(vectors.float(), dim=-1), own)
+        count = torch.tensor(len(labels), device=own.device)
+        items = count if num_items_in_batch is None else num_items_in_batch
+        total = each.sum()
+        return {"loss": total / items, "sum": total.detach(), "count": count}
+
+    def _compared(self, theirs: Tensor, own: Tensor) -> Tensor:
+        """[B] the terms on vectors [B, D] of the teacher and [B, d] of the student."""
+        total = torch.zeros(len(own), device=own.device)
+        for term in self.objective.embeddings:
+            total = total + term.weight * term.function(theirs, normalize(own, dim=-1))
+        sizes = self._pooling.dimensions or (own.shape[1],)
+        for term in self.objective.similarities if len(own) > 1 else ():
+            for size in sizes:
+                ours = cosines(normalize(own[:, :size], dim=-1))
+                total = total + term.weight / len(sizes) * term.function(cosines(theirs), ours)
+        return total
+
+
+class EmbeddedTexts(Dataset[dict[str, Any]]):
+    """Texts, each with the teacher's vector."""
+
+    def __init__(self, rows: Sequence[Encoded], signal: VectorReader) -> None:
+        """Check every text.
+
+        Raises:
+            UserError: no texts, or one that the cache does not have.
+        """
+        if not rows:
+            raise UserError("there is nothing to train on", where="data", fix="check data.splits")
+        if missing := signal.missing(row.id for row in rows):
+            raise UserError(
+                f"{len(missing)} of {len(rows)} texts are not in the signal cache",
+                where=str(signal.directory),
+                fix="build the cache from these rows",
+            )
+        self.rows, self.signal = rows, signal
+        self.lengths = [len(row.ids) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        row = self.rows[number]
+        return {"ids": row.ids, "label": 0, "vector": self.signal.get(row.id)}
+
+
+def _collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """As `collate_texts`, with `vectors` [B, D]."""
+    return {**collate_texts(items, pad), "vectors": torch.stack([item["vector"] for item in items])}

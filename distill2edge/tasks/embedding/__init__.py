@@ -1,0 +1,64 @@
+"""`task: embedding`: encoders that make one vector of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from distill2edge.errors import Problem
+from distill2edge.models.kinds import EMBEDDER, ENCODER, Kind
+from distill2edge.tasks.features import DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, HIDDEN_STATES, POOLING, TRIMMED_VOCABULARY
+from distill2edge.tasks.task import Task
+
+if TYPE_CHECKING:
+    from distill2edge.recipe.schema import Recipe
+
+
+COUNT = 10
+"""Neighbours of a text that its score is about."""
+
+
+class Embedding(Task):
+    """An encoder learns where its teacher puts a text among others."""
+
+    name = "embedding"
+    wanted = (
+        "task: embedding, with data.template: plain, signal: {kind: embeddings}, distill.loss: {embedding: 1, "
+        "similarity: 1} and bench: {workloads: [task]}"
+    )
+    example = "an encoder, such as bundled:all-minilm-l6-v2"
+    signals = ("embeddings",)
+    templates = ("plain",)
+    supports = frozenset({DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, HIDDEN_STATES, POOLING, TRIMMED_VOCABULARY})
+    kinds = (EMBEDDER, ENCODER)
+    predicts_tokens = False
+    teacher_key: ClassVar[Mapping[str, str]] = {"task": "embedding"}
+
+    def problems(self, recipe: Recipe) -> Iterator[Problem]:
+        """As `Task.problems`."""
+        if recipe.data.choices is not None:
+            yield Problem(("data", "choices"), "an embedding is no choice", "leave data.choices out")
+        if any(recipe.distill.loss.weighed("gold", "distribution")):
+            what = "an embedder predicts no tokens and no labels: distill.loss compares its vectors"
+            yield Problem(("distill", "loss"), what, "set distill.loss: {embedding: 1, similarity: 1}")
+        if min(recipe.data.splits.test, recipe.verify.rows or recipe.data.splits.test) <= COUNT:
+            what = f"a text's {COUNT} nearest neighbours are looked for among the other test rows"
+            yield Problem(("data", "splits", "test"), what, f"hold out more than {COUNT} rows, and as verify.rows")
+        if recipe.teacher.pooling == "max":
+            for index, text in enumerate(recipe.export):
+                if text.startswith("gguf"):
+                    what = f"{text}: llama.cpp does not pool by the greatest numbers"
+                    yield Problem(("export", index), what, "leave GGUF out")
+        if recipe.teacher.fit is not None:
+            what = "task embedding has no labels to fit the teacher to"
+            yield Problem(("teacher", "fit"), what, "leave teacher.fit out")
+        if recipe.distill.control:
+            what = "task embedding learns from the teacher alone: without it nothing is left"
+            yield Problem(("distill", "control"), what, "leave it out")
+        if recipe.student.dimensions and not any(recipe.distill.loss.weighed("similarities")):
+            what = "student.dimensions: only a loss on similarities trains a part of the vector to serve alone"
+            yield Problem(("student", "dimensions"), what, "set distill.loss: {embedding: 1, similarity: 1}")
+
+    def exported(self, kind: Kind, *, asked: bool = False) -> Kind:
+        """As `Task.exported`: an encoder's configuration says how it pools once it is a teacher or a student."""
+        return EMBEDDER

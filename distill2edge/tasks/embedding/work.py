@@ -1,0 +1,123 @@
+"""The work of `task: embedding`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from distill2edge.errors import UserError
+from distill2edge.models.embedders import make_embedder
+from distill2edge.models.kinds import EMBEDDER
+from distill2edge.models.loading import read_config
+from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.models.pooling import Pooling, pooling_of, sentence_transformers_pooling, width_of
+from distill2edge.recipe.schema import Distill, Recipe
+from distill2edge.tasks.work import EncoderWork, Facts, beside_of, trimmed
+from distill2edge.util.files import write_json
+from distill2edge.util.progress import Progress
+
+
+class EmbedderWork(EncoderWork):
+    """A student learns its teacher's vectors of whole texts."""
+
+    reads_as = EMBEDDER
+
+    def teacher(self, recipe: Recipe, model_dir: Path, progress: Progress) -> Facts:
+        """A body that says how it pools: as the recipe has it, as sentence-transformers' files do, or the mean."""
+        stated = sentence_transformers_pooling(model_dir) if recipe.teacher.pooling is None else None
+        if stated is None:
+            stated = Pooling(recipe.teacher.pooling or "mean")
+            if recipe.teacher.pooling is None:
+                progress.say("  no modules.json says how the teacher pools: the mean of its tokens, of unit length")
+        return {"parameters": make_embedder(model_dir, stated)}
+
+    def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+        """There is nothing to fit it to."""
+        raise NotImplementedError
+
+    def signal(
+        self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """The teacher's vectors of train and validation rows."""
+        from distill2edge.teacher.vectors import cache_vectors
+
+        rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
+        return cache_vectors(teacher, rows, work, progress)
+
+    def student(
+        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """Some of the teacher's layers, or a checkpoint; it pools as the teacher does."""
+        from distill2edge.student.init import init_student
+
+        rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
+        facts = init_student(recipe.student, teacher, rows, work, progress, checkpoint, same_vocabulary=False)
+        if recipe.student.vocabulary == "trim":
+            facts |= trimmed(rows_dir, work, progress)
+            write_json(work / "student.json", facts)
+        pooling, sizes = pooling_of(read_config(teacher)), recipe.student.dimensions or ()
+        assert pooling is not None, "the teacher's directory says nothing of its pooling"
+        width = width_of(read_config(work / "model"))
+        if sizes and sizes[0] != width:
+            raise UserError(
+                f"the student's vector has {width} dimensions, and the list begins with {sizes[0]}",
+                where="student.dimensions",
+                fix=f"write [{', '.join(map(str, (width, *(size for size in sizes if size < width))))}]",
+            )
+        replace(pooling, dimensions=sizes).write(work / "model")
+        return facts
+
+    def distill(
+        self,
+        recipe: Recipe,
+        training: Distill,
+        kind: str,
+        student: Path,
+        teacher: Path | None,
+        signal: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+    ) -> Facts:
+        """On the teacher's vectors and intermediate layers."""
+        from distill2edge.distill.train_embedder import train_embedder
+
+        assert signal is not None
+        return train_embedder(
+            student,
+            self.encoded(recipe, rows_dir, student, "train"),
+            self.encoded(recipe, rows_dir, student, "validation"),
+            signal,
+            beside_of(recipe, training.loss, student, teacher),
+            training,
+            training.loss,
+            recipe.student.lora,
+            recipe.seed,
+            work,
+            progress,
+        )
+
+    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
+        """As `EncoderWork.merge`; the directory is one of sentence-transformers too."""
+        facts = super().merge(recipe, student, trained, rows_dir, work)
+        pooling = pooling_of(read_config(work / "model"))
+        assert pooling is not None
+        pooling.write(work / "model")
+        return facts
+
+    def verify(
+        self,
+        recipe: Recipe,
+        models: Sequence[ModelFile],
+        encodings: dict[str, Encodings],
+        work: Path,
+        progress: Progress,
+    ) -> Facts:
+        """The teacher's neighbours that are kept, and distance of the vectors."""
+        from distill2edge.verify.embedders import verify_embedders
+
+        return verify_embedders(models, encodings, recipe.verify, seed=recipe.seed, work=work, progress=progress)
+
+
+WORK = EmbedderWork()
