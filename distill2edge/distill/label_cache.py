@@ -1,7 +1,7 @@
 """What a teacher says of each text, in safetensors shards: its class logits, or the vector that it makes of it.
 
-A shard holds `logits` [n, C] float32 (of a vector: its numbers), with the metadata `ids` (JSON list of n row ids). Texts
-are found by id.
+A shard holds `logits` [n, C] float32 (of vectors: their numbers), with the metadata `ids` (JSON list of n row ids).
+Texts are found by id.
 """
 
 from __future__ import annotations

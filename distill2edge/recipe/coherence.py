@@ -128,7 +128,7 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
     if data.response is not None and data.unlabelled is None:
         return
     where = ("data", "unlabelled" if data.unlabelled is not None else "response")
-    if recipe.signal.kind not in ("labels", "text"):
+    if recipe.signal.kind not in ("labels", "text", "embeddings"):
         what = f"signal.kind {recipe.signal.kind} learns from responses, and some rows have none"
         kind = "text" if task_of(recipe).predicts_tokens else "labels"
         yield Problem(where, what, f"use signal: {{kind: {kind}}}")

@@ -1,4 +1,4 @@
-"""Every family of encoders as a classifier: read with its own special tokens, positions and type ids, equal to PyTorch's
+"""Every family of encoders as a classifier: read with its own special tokens, positions and type ids, equal to PyTorch
 through ONNX; as GGUF where llama.cpp has it, else refused from the configuration alone."""
 
 from __future__ import annotations
