@@ -19,6 +19,7 @@ from distill2edge.distill.losses import distillation_loss, top_k_of
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe import loss_terms
 from distill2edge.recipe.canonical import canonical
+from distill2edge.recipe.kept import run_command
 from distill2edge.recipe.load import dump_recipe, parse_recipe
 from distill2edge.recipe.loss_terms import TERMS, register_loss
 from distill2edge.recipe.schema import Loss
@@ -59,6 +60,17 @@ def plugin(folder: Path, text: str, name: str = "my_losses.py") -> Path:
     path.write_text(text)
     load_plugin(path)
     return path
+
+
+def test_the_command_of_a_run_names_its_plugins(tmp_path: Path) -> None:
+    recipe = parse_recipe(MINIMAL, "x.yaml")
+    assert run_command(recipe) == "distill2edge run recipe.yaml"
+    plugin(tmp_path, KL)
+    plugin(tmp_path, GOLD, "mine too.py")
+    recipe = parse_recipe(MINIMAL, "x.yaml", ["distill.loss={my_kl: 1, focal: 0.5}"])
+    assert run_command(recipe, (0, 1)) == (
+        "distill2edge --plugin my_losses.py --plugin 'mine too.py' run recipe.yaml --seeds 0,1"
+    )
 
 
 @pytest.fixture(scope="module")
