@@ -22,12 +22,9 @@ from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.progress import SilentProgress
 
-FAST = ("roberta",)
 
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_classifier_is_pytorch_s_through_onnx(name: str, tmp_path: Path) -> None:
     import onnxruntime
 
