@@ -100,6 +100,7 @@ class Recipe(Section):
             {"kind": "logits", "top_k": 64, "temperature": 2.0},
             {"kind": "text", "max_new_tokens": 128},
             {"kind": "labels"},
+            {"kind": "embeddings"},
             {"kind": "gold"},
         ],
     )

@@ -58,7 +58,8 @@ class Measuring(ModelStage):
             return {"teacher": task.held_out(self.recipe, self.student.model_dir(inputs), rows)}
         tokenizers = {"teacher": self.teacher.model_dir(inputs), "student": self.student.model_dir(inputs)}
         found = {role: task.held_out(self.recipe, directory, rows) for role, directory in tokenizers.items()}
-        if found["student"].vocabulary != found["teacher"].vocabulary:
+        # A teacher that is asked reads the rows in its own words, whatever the vocabulary.
+        if self.recipe.teacher.ask is not None or found["student"].vocabulary != found["teacher"].vocabulary:
             return _paired(found)
         del found["student"]
         return found

@@ -39,7 +39,7 @@ def scores_of_first(alternatives: Sequence[tuple[str, float]], answers: Sequence
     """[C] log of the mass of the first tokens that only this answer begins with.
 
     A server lists the likeliest tokens alone: an answer that none of them begins gets half the mass of the least. A
-    token that several answers begin with tells nothing, and is left out.
+    token that several answers begin with tells nothing; where such tokens have more than the others, nothing is told.
 
     Args:
         alternatives: (token, log-probability) of the first token.
@@ -47,22 +47,25 @@ def scores_of_first(alternatives: Sequence[tuple[str, float]], answers: Sequence
     Returns:
         None where no token tells answers apart.
     """
-    known, mass = [_normal(answer) for answer in answers], [0.0] * len(answers)
+    known, mass, shared = [_normal(answer) for answer in answers], [0.0] * len(answers), 0.0
     for token, logprob in alternatives:
         said = _normal(token)
         begun = [at for at, answer in enumerate(known) if said and (answer.startswith(said) or _begins(said, answer))]
         if len(begun) == 1:
             mass[begun[0]] += math.exp(logprob)
-    if not any(mass):
+        elif begun:
+            shared += math.exp(logprob)
+    if sum(mass) <= shared:
         return None
-    least = max(min(math.exp(logprob) for _, logprob in alternatives) / 2, 1e-12)
+    named = [math.exp(logprob) for _, logprob in alternatives]
+    least = max(min(min(named) / 2, 1 - sum(named)), 1e-12)  # what is not named has no more than the rest
     return [math.log(max(each, least)) for each in mass]
 
 
 def _normal(text: str) -> str:
     """Without case, forms of Unicode, and what stands around words."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return re.sub(r"\s+", " ", folded.strip(" \t\r\n.,;:!?\"'`*()[]{}<>\u201c\u201d\u2018\u2019\u2581\u0120"))
+    return re.sub(r"\s+", " ", folded.strip(" \t\r\n.,;:!?\"'`*()[]{}<>\u201c\u201d\u2018\u2019\u2581\u0121"))
 
 
 def _begins(said: str, answer: str) -> bool:

@@ -138,6 +138,29 @@ def test_what_an_answer_is_read_as(text: str, answer: int | None) -> None:
     assert choice_of(text, ["negative", "positive", "very positive"]) == answer
 
 
+@pytest.mark.parametrize(
+    ("listed", "answers"),
+    [
+        ([("1", 0.97), ("2", 0.01)], [str(n) for n in range(1, 11)]),
+        ([("not", 0.95), ("spam", 0.04)], ["spam", "not spam", "not sure"]),
+        ([("n", 0.9), ("p", 0.05)], ["negative", "positive", "neutral"]),
+    ],
+)
+def test_a_first_token_that_several_answers_share_decides_nothing(
+    listed: list[tuple[str, float]], answers: list[str]
+) -> None:
+    assert scores_of_first([(token, math.log(mass)) for token, mass in listed], answers) is None
+
+
+def test_raw_tokens_and_short_lists_are_read_as_what_they_say() -> None:
+    found = scores_of_first([("\u0120good", math.log(0.9)), ("bad", math.log(0.05))], ["bad", "good"])
+    assert found is not None
+    assert found[1] > found[0]
+    sure = scores_of_first([("good", -0.0001)], ["bad", "good"])
+    assert sure is not None
+    assert math.exp(sure[0]) < 0.001
+
+
 def test_counts_are_smoothed() -> None:
     assert scores_of_counts([0, 0]) is None
     found = scores_of_counts([3, 1])

@@ -253,12 +253,16 @@ def _corrected(recipe: Recipe, heard: _Heard, rows: dict[str, list[Row]]) -> tup
     ask = recipe.teacher.ask
     assert ask is not None
     known = [row for row in rows["validation"] if row.label >= 0 and row.id in heard.scores]
-    names = [ask.correction]
-    if ask.correction == "auto":
-        names = ["none", "contextual", "batch"] if known else ["contextual"]
     texts = [heard.scores[row.id] for row in rows["train"] if row.id in heard.scores]
+    if not texts:
+        what = "the teacher says nothing that can be used of any training text"
+        raise UserError(what, where="teacher.ask", fix="look at its prompt, answers and max_length")
+    auto = ask.correction == "auto"
+    names = [ask.correction]
+    if auto:
+        names = ["none", "contextual", "batch"] if known else ["contextual"]
     found = candidates(np.stack(texts), heard.empty, heard.lengths, names)
-    if not known:
+    if not auto or not known:
         return found[0], []
     return best(found, np.stack([heard.scores[row.id] for row in known]), np.array([row.label for row in known]))
 
@@ -289,8 +293,8 @@ def _write(
             "Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
         )
     if table:
-        best = max(table, key=lambda each: each["accuracy"])
-        progress.say(f"teacher labels: {best['accuracy']:.3f} right on validation rows; correction: {correction.label}")
+        (own,) = (each for each in table if each["correction"] == correction.label)
+        progress.say(f"teacher labels: {own['accuracy']:.3f} right on validation rows; correction: {correction.label}")
     more = {
         "correction": correction.as_dict(),
         "corrections": table,
