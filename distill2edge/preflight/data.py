@@ -97,7 +97,11 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
 def _look(made: Rows, rows: list[dict[str, Any]]) -> None:
     """Find the form of the rows, as the data stage will: by the first that the filter leaves."""
     for number, row in enumerate(rows, 1):
-        if made.takes(row, number):
+        try:
+            taken = made.takes(row, number)
+        except UserError:
+            return  # said of data.filter
+        if taken:
             made.look(row)
             return
 

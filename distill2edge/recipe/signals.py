@@ -77,8 +77,9 @@ class GoldSignal(Section):
 
 
 Signal = Annotated[
-    LogitsSignal | TextSignal | LabelsSignal | EmbeddingsSignal | GoldSignal, Field(discriminator="kind")
-]
+    LogitsSignal | TextSignal |
+    LabelsSignal | EmbeddingsSignal | GoldSignal, Field(discriminator="kind")
+]  # fmt: skip
 SIGNALS: Mapping[str, type[Section]] = {
     section.model_fields["kind"].default: section for section in get_args(get_args(Signal)[0])
 }

@@ -200,7 +200,7 @@ def test_shards_are_cut_by_tokens_too(teacher: Path, examples: list[Encoded], tm
 def test_bad_input(teacher: Path, examples: list[Encoded], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no rows"):
         cache(teacher, [], tmp_path)
-    with pytest.raises(UserError, match="runs a GGUF") as caught:
+    with pytest.raises(UserError, match="needs a GGUF") as caught:
         cache(teacher, examples, tmp_path, backend="llama.cpp")
     assert "transformers" in caught.value.fix
     with pytest.raises(UserError, match="unknown backend"):
