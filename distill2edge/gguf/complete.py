@@ -72,7 +72,9 @@ def check_present(file: GgufFile) -> None:
     families = [each for each in FAMILIES if each.architecture == file.architecture]
     if not families:
         return
-    family = next((each for each in families if each.embedder == (kind is EMBEDDER)), families[0])
+    # A head of which a part is there makes it a classifier, whatever its metadata lack.
+    embeds = kind is EMBEDDER and not any(name.startswith("cls.") for name in file.tensors)
+    family = next((each for each in families if each.embedder == embeds), families[0])
     depth = whole(file, ".block_count", 1, MAX_COUNT)
     if family.seq2seq:
         decoder = whole(file, ".decoder_block_count", 1, MAX_COUNT, depth)
