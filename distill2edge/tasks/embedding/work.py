@@ -113,6 +113,7 @@ class EmbedderWork(EncoderWork):
         encodings: dict[str, Encodings],
         work: Path,
         progress: Progress,
+        labels: Path | None = None,
     ) -> Facts:
         """The teacher's neighbours that are kept, and distance of the vectors."""
         from distill2edge.verify.embedders import verify_embedders
