@@ -46,12 +46,14 @@ class Form:
         label: what its rows have, for people.
         find: first row -> the columns that hold the conversation; empty where it has none.
         read: row, those columns -> messages.
+        turns: whether a row is a list of turns.
     """
 
     name: str
     label: str
     find: Callable[[Row], tuple[str, ...]]
     read: Callable[[Row, Sequence[str]], list[Message]]
+    turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,8 @@ FORMS = {
     form.name: form
     for form in (
         Form("prompt-completion", "prompt and completion", _columns_of(("prompt",), ("completion",)), _read_completion),
-        Form("messages", "role and content", _column_of("role"), _read_messages),
-        Form("sharegpt", "from and value", _column_of("from", "value"), _read_sharegpt),
+        Form("messages", "role and content", _column_of("role"), _read_messages, turns=True),
+        Form("sharegpt", "from and value", _column_of("from", "value"), _read_sharegpt, turns=True),
         Form(
             "alpaca", "instruction, input, output", _columns_of(("instruction",), ("output", "response")), _read_alpaca
         ),

@@ -111,9 +111,9 @@ class Continuation(Reading):
     def choices(
         self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm
     ) -> list[list[list[int]]]:
-        """As `Reading.choices`: each as it continues its prompt."""
+        """As `Reading.choices`: each as it continues its prompt, and ends."""
         rows = [Row(row_id(prompt, ""), prompt, "") for prompt in prompts]
-        return [encode_choices(row, choices, tokenizer, form.template, form.system) for row in rows]
+        return [encode_choices(row, choices, tokenizer, form.template, form.system, end=True) for row in rows]
 
     def messages(
         self, conversations: Sequence[Messages], tokenizer: PreTrainedTokenizerBase, template: str

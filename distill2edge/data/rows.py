@@ -150,6 +150,7 @@ class Rows:
             assert self.response is not None
             question = ""
             answer, content = self.response.render_with_content(fields, number)
+        _refuse_marks((question, answer), number)
         unlabelled = not answer.strip() and (self.response is None or self._keeps_unlabelled)
         if (not answer.strip() and not unlabelled) or (self.prompt and not question.strip()):
             raise Unusable("empty")
@@ -161,10 +162,7 @@ class Rows:
     def _of_chat(self, chat: Conversation, fields: Mapping[str, Any], number: int) -> Item:
         before = chat.messages[:-1]
         check_text(texts_of(chat.messages), "data.source", number)
-        for message in chat.messages:
-            if reserved(message["content"]):
-                what = f"row {number}: a message begins with a mark of this program's own"
-                raise UserError(what, where="data.source", fix="leave the row out with data.filter")
+        _refuse_marks([message["content"] for message in chat.messages], number)
         prompt, answer = Conversation(before, chat.tools).text(), answer_text(chat.messages[-1])
         if self._data.template != "chat" and (is_chat(prompt) or answer != chat.messages[-1]["content"]):
             raise UserError(
@@ -192,6 +190,12 @@ class Rows:
         if self.response is None or lacks_response(self._data, self.response, fields):
             return ""
         return self.response.render(fields, number)
+
+
+def _refuse_marks(texts: Iterable[str], number: int) -> None:
+    if any(map(reserved, texts)):
+        what = f"row {number}: a text begins with a mark of this program's own"
+        raise UserError(what, where="data.source", fix="leave the row out with data.filter")
 
 
 def lacks_response(data: schema.Data, response: Template, fields: Mapping[str, Any]) -> bool:

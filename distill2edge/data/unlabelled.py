@@ -74,8 +74,9 @@ def choose(pool: Selection, data: schema.Data, splits: dict[str, list[Item]], dr
     dropped.counts["labelled"] += len(found) - len(apart)
     dropped.counts["leaking"] += len(near)
     if not kept:
+        why = f": {len(found) - len(apart)} have the text of a row with a response, {len(near)} are near a test row"
         raise UserError(
-            f"no unlabelled row is left of {len(found)}: all have the text of a row with a response",
+            f"no unlabelled row is left of {len(found)}{why if found else ': every row has a response'}",
             where="data.unlabelled",
             fix="give rows without a response, or take data.unlabelled out",
         )

@@ -184,12 +184,25 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
         held = sum(rows[name] for name in ("validation", "calibration", "test"))
         if total is not None:
             rows["train"] = min(rows["train"] if splits.train else total, max(total - held, 1))
+        rows["train"] += _unlabelled(recipe)
         known = "file" if pairs else "guess"
     if not pairs:
         limit = recipe.data.max_length
         return rows, limit * _GUESS_TOKENS, limit * _GUESS_TOKENS / 2, known
     tokens, answer = _tokens(recipe, pairs, teacher)
     return rows, tokens, answer, known
+
+
+def _unlabelled(recipe: Recipe) -> int:
+    """Rows of a pool that join the training rows, as far as they can be counted."""
+    spec = recipe.data.unlabelled
+    if spec is None or spec.source is None:
+        return 0 if spec is None or spec.rows is None else spec.rows
+    view = recipe.model_copy(update={"data": recipe.data.without_responses()})
+    total = sample(view, 1)[1]
+    if total is None:
+        return spec.rows or _GUESS_ROWS
+    return total if spec.rows is None else min(spec.rows, total)
 
 
 def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | None) -> tuple[float, float]:

@@ -43,11 +43,33 @@ _TOLERANT = ("is defined", "is not defined", "default(", "|d(", "is undefined") 
 def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
     """What the data stage would refuse, as far as it can be seen in the first rows."""
     yield from _problems(recipe, notes)
+    yield from _asked(recipe)
     if _has_pool(recipe):
         view = recipe.model_copy(update={"data": recipe.data.without_responses()})
         for problem in _problems(view, notes):
             if problem.path[1:] != ("splits",):
-                yield Problem(("data", "unlabelled", *problem.path[1:]), problem.what, problem.fix)
+                path = ("data", "unlabelled", *problem.path[1:])
+                yield Problem(path, *(_of_pool(text) for text in (problem.what, problem.fix)))
+
+
+def _asked(recipe: Recipe) -> Iterator[Problem]:
+    """A prompt of the teacher that says nothing of the text, or names what it does not have."""
+    ask, where = recipe.teacher.ask, ("teacher", "ask", "prompt")
+    if ask is None:
+        return
+    made: list[Template] = []
+    yield from said(where, lambda: made.append(Template(ask.prompt, ".".join(where))))
+    for template in made:
+        if other := sorted(template.fields - {"prompt", "choices"}):
+            what = f"it names {other[0]}, and it has prompt (what the student reads) and choices"
+            yield Problem(where, what, "write {{ prompt }} where the text shall stand")
+        elif "prompt" not in template.fields:
+            yield Problem(where, "it is the same for every text", "write {{ prompt }} where the text shall stand")
+
+
+def _of_pool(text: str) -> str:
+    """Words about the data's keys, said of the pool's."""
+    return re.sub(r"\bdata\.(source|config|revision|split|filter|prompt)\b", r"data.unlabelled.\1", text)
 
 
 def _has_pool(recipe: Recipe) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from distill2edge.errors import Problem
+from distill2edge.recipe.choices import same
 from distill2edge.recipe.section import Section
 
 
@@ -50,3 +51,6 @@ class Ask(Section):
             yield Problem(("system",), "a system message is for template chat", "leave it out, or set template: chat")
         if self.answers is not None and any(not answer.strip() for answer in self.answers):
             yield Problem(("answers",), "an answer is empty", "give each a text")
+        elif self.answers is not None and len({same(answer).casefold() for answer in self.answers}) < len(self.answers):
+            what = "two answers differ in blanks or case alone"
+            yield Problem(("answers",), what, "give each class one that can be told from the others")

@@ -62,6 +62,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.RANDOM_MODELS, ("teacher", "model"), isinstance(recipe.teacher.model, Scratch)),
         (features.RANDOM_MODELS, ("student", "init", "model"), isinstance(getattr(student.init, "model", 0), Scratch)),
         (features.ASKED_TEACHER, ("teacher", "ask"), recipe.teacher.ask),
+        (features.FIT, ("teacher", "fit"), recipe.teacher.fit),
         (features.CLASS_WEIGHTS, ("distill", "loss", "class_weights"), distill.loss.class_weights != "none"),
         (features.LLAMA_CPP_TEACHER, ("teacher", "backend"), _llama_cpp(recipe)),
         (features.SYSTEM_MESSAGE, ("data", "system"), recipe.data.system is not None),

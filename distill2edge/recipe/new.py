@@ -179,9 +179,10 @@ def _rows(data: Data, template: str) -> str:
     if data.filter:
         lines.append(f"  filter: {_quoted(data.filter)}")
     lines.append(f"  template: {template:<20} # chat: the tokenizer's own form; plain: as it is; text: no prompt")
-    if template != "text":
+    if template != "text" and data.prompt:
         lines.append(f"  prompt: {_quoted(data.prompt)}")
-    lines.append(f"  response: {'null' if data.response is None else _quoted(data.response)}")
+    if data.response != "":  # conversations have neither: they are read as they are
+        lines.append(f"  response: {'null' if data.response is None else _quoted(data.response)}")
     if data.unlabelled is not None:
         lines.append(f"  unlabelled: {data.unlabelled:<18} # rows without a response: the teacher labels them")
     if data.choices:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from distill2edge.data.conversation_forms import found_in
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.values import Unreadable
@@ -16,7 +16,7 @@ from distill2edge.intake.glance import Glance, glance
 from distill2edge.models.kinds import DECODER
 from distill2edge.recipe.new import TASKS, New, Task, check_name, new_recipe, teacher_of
 from distill2edge.running.columns import MOST_LABELS, WHERE, Asked, roles_of
-from distill2edge.running.starter_data import MOST_ROWS, section_of
+from distill2edge.running.starter_data import MOST_ROWS, section_of, section_of_conversations
 from distill2edge.util.file_kinds import ROWS_ARE, endings, holds_rows
 from distill2edge.util.nearest import nearest
 
@@ -51,7 +51,7 @@ def starter(asked: Asked) -> str:
     """The text of a recipe that runs as it is on the user's file, or on an example.
 
     Raises:
-        UserError: a file that cannot be read, is too small, or whose columns leave a choice; conversations.
+        UserError: a file that cannot be read, is too small, or whose columns leave a choice.
     """
     task = asked.task
     check_name(asked.name)
@@ -63,7 +63,8 @@ def starter(asked: Asked) -> str:
     rows = _read(asked.data)
     whole = _whole_numbers(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    _no_conversations(rows, columns, asked.data)
+    if (recipe := _of_conversations(asked, rows)) is not None:
+        return recipe
     task, prompt, response = roles_of(asked, rows, columns)
     model = glance(asked.teacher or teacher_of(task))
     asks = task == "classification" and _writes(model)
@@ -134,18 +135,19 @@ def _no_file(path: Path) -> UserError:
     return UserError("there is no such file", where=str(path), fix=f"give a file of rows: {ROWS_ARE}")
 
 
-def _no_conversations(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Conversations are not split into prompts and responses yet."""
-    for name in columns:
-        value = next((row[name] for row in rows if row.get(name)), None)
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            raise UserError(
-                f"field {name!r} is a list of messages, and conversations are not read yet",
-                where=str(path),
-                fix="write a file of single exchanges first, such as jq -c "
-                f"'{{prompt: .{name}[-2].content, response: .{name}[-1].content}}' {path.name} > pairs.jsonl, "
-                "and give that with --data; what comes earlier in a conversation belongs in the prompt",
-            )
+def _of_conversations(asked: Asked, rows: list[dict[str, Any]]) -> str | None:
+    """A recipe for a file of conversations, which have no columns to choose; None for every other."""
+    assert asked.data is not None
+    found = found_in(rows[0], "auto")
+    if found is None or not found.form.turns or asked.text or asked.label:
+        return None
+    if asked.task not in (None, "chat"):
+        what = f"{', '.join(found.columns)} holds conversations, and they are for --task chat"
+        raise UserError(what, where=str(asked.data), fix="leave --task out, or name columns with --text and --label")
+    model = glance(asked.teacher or teacher_of("chat"))
+    data = section_of_conversations(asked.data, rows, model)
+    layers = model.facts.layers if model is not None else None
+    return new_recipe(New(asked.name, "chat", data, asked.teacher, layers))
 
 
 __all__ = ["TASKS", "Asked", "starter"]

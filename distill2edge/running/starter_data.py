@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from distill2edge.data.conversation import plain_answer, plain_prompt
+from distill2edge.data.rows import Dropped, Rows
 from distill2edge.errors import UserError
 from distill2edge.intake.glance import Glance
 from distill2edge.recipe import schema
@@ -57,7 +59,7 @@ def section_of(
             about.append(f"labels with few rows, hard to learn and to judge: {', '.join(rare[:8])}")
     if len(rows) == MOST_ROWS:
         about.append(f"the figures here are of the first {MOST_ROWS:,} rows")
-    held = (min(max(unique // 10, 8), 200), min(max(unique // 16, 8), 64), min(max(unique // 5, 16), 500))
+    held = _held_out(unique)
     data = Data(
         source=str(path) if path.is_absolute() else path.as_posix(),
         prompt="" if prompt is None else _field(prompt),
@@ -71,6 +73,40 @@ def section_of(
         max_length=_max_length(whole, used, task, model),
     )
     return _with_leakage(data, "text" if prompt is None else "plain") if unique <= _LEAK_ROWS else data
+
+
+def section_of_conversations(path: Path, rows: Sequence[Mapping[str, Any]], model: Glance | None) -> Data:
+    """The section for a file of conversations.
+
+    Raises:
+        UserError: too few rows, or one that is no conversation.
+    """
+    source = str(path) if path.is_absolute() else path.as_posix()
+    made, dropped = Rows(schema.Data(source=source)), Dropped()  # type: ignore[call-arg]
+    found = {item.row.id: item.row for _, item in made.items(rows, dropped)}
+    if len(found) < _LEAST:
+        what = f"{len(found)} usable rows ({len(rows)} in all), and at least {_LEAST} are needed"
+        raise UserError(what, where=str(path), fix="give more rows: some hundreds for a first try")
+    assert made.found is not None
+    about = [f"conversations of the form {made.found.label}: every answer of the assistant is trained"]
+    if lost := dropped.text():
+        about.append(f"not taken: {lost}")
+    texts = [{"text": f"{plain_prompt(row.prompt)}\n{plain_answer(row.response)}"} for row in found.values()]
+    held = _held_out(len(found))
+    return Data(
+        source=source,
+        prompt="",
+        response="",
+        about=tuple(about),
+        splits=held,
+        train=len(found) - sum(held),
+        max_length=_max_length(texts, ["text"], "chat", model),
+    )
+
+
+def _held_out(rows: int) -> tuple[int, int, int]:
+    """Rows for validation, calibration and test, of so many."""
+    return min(max(rows // 10, 8), 200), min(max(rows // 16, 8), 64), min(max(rows // 5, 16), 500)
 
 
 def _field(name: str, filters: str = "") -> str:

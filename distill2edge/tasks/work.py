@@ -56,9 +56,9 @@ class Work(ABC):
         """
         return {}
 
-    @abstractmethod
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
-        """Fit the teacher to the data's own responses; writes a dense `model/`."""
+        """Fit the teacher to the data's own responses; writes a dense `model/`. For tasks that support it."""
+        raise AssertionError(f"task {recipe.task} fits no teacher, and its recipes may not ask for it")
 
     @abstractmethod
     def signal(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault, UserError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CHARACTERS = 3  # of an answer that a token has at least
 _ROOM = 8  # tokens for what stands around an answer
+_TRIED = 32  # rows whose answers are read before the others are asked for
 _SAMPLING = 1.0  # temperature of answers that are counted
 
 
@@ -68,10 +69,11 @@ def ask_endpoint(
     asks = [_ask(row, spec, str(at) if times > 1 else "", logprobs=first) for row in rows for at in range(times)]
     found: list[Answer] = []
     with progress.task("teacher labels", len(asks)) as task:
-        for at in range(0, len(asks), generator.shard_rows):
-            found += generator.generate(asks[at : at + generator.shard_rows], sampling, seed, task.advance)
-    groups = [found[at : at + times] for at in range(0, len(found), times)]
-    return _heard(rows, groups, answers, "logprobs" if first else "samples", times)
+        for part in _parts(asks, _TRIED * times, generator.shard_rows):
+            found += generator.generate(part, sampling, seed, task.advance)
+            if len(found) == len(part):  # before the rest is paid for
+                _read(rows[: len(found) // times], found, answers, times)
+    return _read(rows, found, answers, times)
 
 
 def _gives_logprobs(generator: Generator, probe: Ask, sampling: Sampling, seed: int) -> bool:
@@ -79,13 +81,26 @@ def _gives_logprobs(generator: Generator, probe: Ask, sampling: Sampling, seed: 
     try:
         (answer,) = generator.generate([probe], sampling, seed)
     except EnvironmentFault:
-        return False  # a server that is down says so again at the next request
+        generator.generate([replace(probe, logprobs=False)], sampling, seed)  # one that is down fails at this too
+        return False
     return bool(answer.first)
 
 
-def _heard(
-    rows: Sequence[Row], groups: Sequence[Sequence[Answer]], answers: Sequence[str], how: str, times: int
-) -> Heard:
+def _parts(asks: Sequence[Ask], first: int, size: int) -> Iterator[Sequence[Ask]]:
+    """The asks in pieces, the first of them small."""
+    yield asks[:first]
+    for at in range(first, len(asks), size):
+        yield asks[at : at + size]
+
+
+def _read(rows: Sequence[Row], found: Sequence[Answer], answers: Sequence[str], times: int) -> Heard:
+    """What so many answers to each row say.
+
+    Raises:
+        UserError: none of them is a choice.
+    """
+    groups = [found[at : at + times] for at in range(0, len(found), times)]
+    how = "logprobs" if any(answer.first for answer in found) else "samples"
     scores: dict[str, list[float]] = {}
     unread, example = 0, ""
     for row, group in zip(rows, groups, strict=True):

@@ -228,7 +228,7 @@ def test_odd_conversations_are_counted_and_explained(tmp_path: Path) -> None:
         ([EXCHANGE[0], {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}
           ]}], None, "row 2: arguments of a tool call that are no JSON"),
         (talk("q\0", "a"), None, "row 2: the text holds a NUL character"),
-        (talk("\u2402chat\u2403", "a"), None, "row 2: a message begins with a mark"),
+        (talk("\u2402chat\u2403", "a"), None, "row 2: a text begins with a mark"),
     ],
 )  # fmt: skip
 def test_a_malformed_conversation_is_refused_with_its_row(turns: Any, tools: Any, said: str, tmp_path: Path) -> None:

@@ -140,6 +140,9 @@ def test_without_any_response_agreement_with_the_teacher_is_scored(finished: tup
     ("change", "said"),
     [
         ("teacher.ask.answers=[good]", "1 answers for 2 choices"),
+        ("teacher.ask.answers=[' good', 'Good']", "differ in blanks or case alone"),
+        ("teacher.ask.prompt='{{ text }} is'", "it names text"),
+        ("teacher.ask.prompt=hello", "the same for every text"),
         ("signal={kind: gold}", "some rows have none"),
         ("student.init={from: teacher, layers: 1}", "no layers that a classifier is made of"),
         ("data.response=null", "to fit the teacher to"),

@@ -163,12 +163,26 @@ def test_leaking_rows_are_found_and_allowed_for(tmp_path: Path) -> None:
     assert recipe.data.leakage.max_fraction > 0.1
 
 
-def test_conversations_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    path = write_jsonl(tmp_path / "chat.jsonl", [{"messages": talk}] * 50)
-    with pytest.raises(UserError, match="conversations are not read yet") as caught:
-        starter(Asked(data=path))
-    assert "jq -c" in caught.value.fix
+def test_conversations_are_read_as_they_are(tmp_path: Path) -> None:
+    def talk(number: int) -> list[dict[str, str]]:
+        said = (
+            ("user", f"Hi {number}"),
+            ("assistant", f"Hello {number}"),
+            ("user", "and?"),
+            ("assistant", f"ok {number}"),
+        )
+        return [{"role": role, "content": content} for role, content in said]
+
+    path = write_jsonl(tmp_path / "chat.jsonl", [{"messages": talk(number)} for number in range(60)])
+    text = starter(Asked(data=path))
+    assert "conversations of the form messages (role and content) in messages" in text
+    recipe = checked(path, text)
+    assert recipe.data.looks_for_a_form
+    assert recipe.data.template == "chat"
+    with pytest.raises(UserError, match="at least 40 are needed"):
+        starter(Asked(data=write_jsonl(tmp_path / "few.jsonl", [{"messages": talk(number)} for number in range(9)])))
+    with pytest.raises(UserError, match="they are for --task chat"):
+        starter(Asked(data=path, task="seq2seq"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.data.encode import Encoded, Row
-from distill2edge.errors import UserError
+from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.endpoint.reply import Reply, read_reply
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.recipe.ask import Ask as Section
@@ -285,3 +285,36 @@ def test_a_choice_that_the_teacher_never_says_is_told_with_its_count(tmp_path: A
     facts = _write(recipe, ROWS, heard, Correction(), [], tmp_path, progress)
     assert facts["said"] == {"bad": 6, "good": 0}
     assert "never says 'good' of 6 texts" in " ".join(progress.warnings)
+
+
+def test_answers_of_which_one_begins_another_are_told_apart_by_their_end(tmp_path: Any) -> None:
+    from tiny import tiny_llama
+
+    from distill2edge.data.model_inputs import InputForm
+    from distill2edge.models.checkpoint import load_tokenizer
+    from distill2edge.verify.scores import trim_stop
+
+    tiny_llama(tmp_path / "model")
+    tokenizer = load_tokenizer(tmp_path / "model")
+    form, stop = InputForm("decoder", "plain"), (tokenizer.eos_token_id,)
+    (apart,) = form.reading.choices(["a film"], [" good", " bad"], tokenizer, form)
+    assert all(choice[-1] not in stop for choice in trim_stop(apart, stop))
+    (within,) = form.reading.choices(["a film"], [" good", " good dog"], tokenizer, form)
+    assert all(choice[-1] in stop for choice in trim_stop(within, stop))
+
+
+def test_a_server_whose_answers_cannot_be_read_is_asked_for_few_rows_only() -> None:
+    server = Server(lambda prompt, tag: "dunno", logprobs=False)
+    rows = [Row(str(n), f"film {n}", "") for n in range(2000)]
+    with pytest.raises(UserError, match="none of 32 answers"):
+        ask_endpoint(server, rows, ["bad", "good"], Section(samples=2), 0, SilentProgress())
+    assert len(server.asked) == 1 + 2 * 32
+
+
+def test_a_server_that_is_down_is_not_said_to_lack_log_probabilities() -> None:
+    class Down(Server):
+        def generate(self, asks: Sequence[Ask], sampling: Any, seed: int, done: Any = None) -> list[Answer]:
+            raise EnvironmentFault("unreachable", where="teacher.endpoint", fix="start it")
+
+    with pytest.raises(EnvironmentFault, match="unreachable"):
+        heard(Down(lambda prompt, tag: "good", logprobs=True), logprobs="require")

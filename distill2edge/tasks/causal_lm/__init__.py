@@ -6,6 +6,7 @@ from distill2edge.models.kinds import DECODER
 from distill2edge.tasks.features import (
     ALL_POSITIONS,
     CALIBRATION,
+    FIT,
     FORCED_LENGTHS,
     JUDGE,
     LLAMA_CPP_TEACHER,
@@ -29,9 +30,8 @@ class CausalLM(Task):
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain", "text")
     supports = frozenset({
-        ALL_POSITIONS, CALIBRATION, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, PACKING,
-        QUANTIZATION_AWARE,
-        RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
+        ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, PACKING,
+        QUANTIZATION_AWARE, RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
     })  # fmt: skip
     kinds = (DECODER,)
     predicts_tokens = True

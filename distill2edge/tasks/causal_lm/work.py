@@ -46,9 +46,9 @@ class TokenWork(Work):
             self.encoded(recipe, rows_dir, base, "validation"),
             None,
             section,
-            Loss(ce=1.0),
+            Loss(ce=1.0),  # type: ignore[call-arg]
             section.lora,
-            Distill().chunk,
+            Distill().chunk,  # type: ignore[call-arg]
             recipe.seed,
             trained,
             progress,

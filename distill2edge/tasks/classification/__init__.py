@@ -11,6 +11,7 @@ from distill2edge.tasks.features import (
     ASKED_TEACHER,
     CLASS_WEIGHTS,
     DYNAMIC_INT8,
+    FIT,
     HIDDEN_STATES,
     PRETRAINING,
     TRIMMED_VOCABULARY,
@@ -32,7 +33,9 @@ class Classification(Task):
     example = "an encoder, such as a BERT"
     signals = ("labels", "gold")
     templates = ("plain",)
-    supports = frozenset({ASKED_TEACHER, CLASS_WEIGHTS, DYNAMIC_INT8, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY})
+    supports = frozenset(
+        {ASKED_TEACHER, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY}
+    )
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False
 

@@ -52,7 +52,7 @@ class ClassifierWork(EncoderWork):
         if section.max_rows is not None:
             rows = rows[: section.max_rows]
         validation = _known(self.encoded(recipe, rows_dir, headed, "validation"))
-        loss = Loss(ce=1.0, class_weights=recipe.distill.loss.class_weights)
+        loss = Loss(ce=1.0, class_weights=recipe.distill.loss.class_weights)  # type: ignore[call-arg]
         facts = train_classifier(
             headed, rows, validation, None, None, section, loss, section.lora, recipe.seed, trained, progress
         )
@@ -140,15 +140,16 @@ class ClassifierWork(EncoderWork):
         soft = None
         if recipe.signal.kind == "labels" and signal is not None:
             soft = (signal, recipe.signal.temperature)
-        splits = [self.encoded(recipe, rows_dir, student, split) for split in ("train", "validation")]
+        train, validation = (self.encoded(recipe, rows_dir, student, split) for split in ("train", "validation"))
         if soft is None:
-            splits = [_known(rows) for rows in splits]
+            train, validation = _known(train), _known(validation)
         elif read_json(soft[0] / "signal.json").get("left_out"):
-            lost = set(LabelReader(*soft).missing(row.id for rows in splits for row in rows))
-            splits = [[row for row in rows if row.id not in lost] for rows in splits]
+            lost = set(LabelReader(*soft).missing(row.id for row in (*train, *validation)))
+            train, validation = ([row for row in rows if row.id not in lost] for rows in (train, validation))
         return train_classifier(
             student,
-            *splits,
+            train,
+            validation,
             soft,
             beside,
             training,

@@ -49,9 +49,6 @@ class Embedding(Task):
                 if text.startswith("gguf"):
                     what = f"{text}: llama.cpp does not pool by the greatest numbers"
                     yield Problem(("export", index), what, "leave GGUF out")
-        if recipe.teacher.fit is not None:
-            what = "task embedding has no labels to fit the teacher to"
-            yield Problem(("teacher", "fit"), what, "leave teacher.fit out")
         if recipe.distill.control:
             what = "task embedding learns from the teacher alone: without it nothing is left"
             yield Problem(("distill", "control"), what, "leave it out")

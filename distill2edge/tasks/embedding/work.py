@@ -32,10 +32,6 @@ class EmbedderWork(EncoderWork):
                 progress.say("  no modules.json says how the teacher pools: the mean of its tokens, of unit length")
         return {"parameters": make_embedder(model_dir, stated)}
 
-    def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
-        """There is nothing to fit it to."""
-        raise NotImplementedError
-
     def signal(
         self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
     ) -> Facts:

@@ -16,6 +16,7 @@ from distill2edge.recipe.schema import Recipe
 from distill2edge.tasks.causal_lm.work import TokenWork
 from distill2edge.tasks.work import Facts
 from distill2edge.util.progress import Progress
+from distill2edge.verify.scores import trim_stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,7 @@ class AskedTeacher(TokenWork):
         """As `Work.held_out`: an answer is one of the choices and ends there."""
         found = super().held_out(recipe, model_dir, rows_dir)
         assert found.choices is not None
-        return replace(found, output=max(len(choice) for row in found.choices for choice in row))
+        return replace(found, output=max(len(each) for row in found.choices for each in trim_stop(row, found.stop)))
 
     def labels(self, recipe: Recipe, teacher: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """Cache the class logits of the training and validation texts, corrected; of an endpoint those of the test
@@ -157,7 +158,6 @@ class AskedTeacher(TokenWork):
         from distill2edge.data.encode import stop_token_ids
         from distill2edge.data.model_inputs import encode_inputs, form_of
         from distill2edge.models.checkpoint import load_tokenizer
-        from distill2edge.verify.scores import trim_stop
 
         form, tokenizer = form_of(recipe, teacher), load_tokenizer(teacher)
         prompts = [row.prompt for row in rows]
