@@ -23,7 +23,7 @@ class Feature:
 EMBEDDINGS = Feature("a loss on embeddings", "take embedding and similarity out of distill.loss")
 DIMENSIONS = Feature("student.dimensions", "leave it out")
 POOLING = Feature("teacher.pooling", "leave it out")
-FIT = Feature("teacher.fit", "leave it out", "an embedder has no labels to be fitted to")
+FIT = Feature("teacher.fit", "leave teacher.fit out", "an embedder has no labels to be fitted to")
 HIDDEN_STATES = Feature("a loss on hidden states or attention", "take hidden and attention out of distill.loss")
 TRIMMED_VOCABULARY = Feature("student.vocabulary: trim", "set vocabulary: keep")
 PRETRAINING = Feature("student.pretrain", "leave it out")

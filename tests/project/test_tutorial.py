@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -27,12 +28,6 @@ def lines(text: str = PAGE) -> list[list[str]]:
     return [shlex.split(line) for block in blocks("bash", text) for line in block.splitlines()]
 
 
-def refusals() -> list[tuple[list[str], str]]:
-    """Commands of text blocks (`$ ...`) with what the program says."""
-    found = [re.match(r"\$ distill2edge (.*?)\n(.*)", block, re.S) for block in blocks("text")]
-    return [(shlex.split(match[1]), match[2]) for match in found if match]
-
-
 def test_it_shows_no_other_program() -> None:
     assert {line[0] for line in lines()} == {"mkdir", "cd", "python", "printf", "jq", "distill2edge"}
 
@@ -48,16 +43,18 @@ def test_each_command_and_option_exists() -> None:
         assert result.output.startswith(f"Usage: {main.name} {arguments[0]}"), arguments
 
 
-def test_a_refusal_is_what_the_program_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    chat = blocks("text", PAGE.partition(CHATS)[2])[0]
-    (tmp_path / "chats.jsonl").write_text(chat, encoding="utf-8")
-    assert refusals()
-    for arguments, said in refusals():
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == 2
-        assert result.output == said
-        assert [line for line in blocks("bash") if re.search(r"jq -c '(.*?)'", said)[0] in line]  # type: ignore[index]
+def test_its_conversations_are_read_as_they_are(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in blocks("text", PAGE.partition(CHATS)[2])[0].splitlines()]
+    for number in range(40):
+        row = json.loads(json.dumps(rows[number % len(rows)]))
+        row["messages"][-2]["content"] += f" ({number})"
+        rows.append(row)
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = CliRunner().invoke(main, ["recipe", "new", "--data", str(path), "--name", "workshop"])
+    assert result.exit_code == 0, result.output
+    assert "of the form messages" in result.output
+    assert "prompt:" not in result.output
 
 
 def test_its_links_lead_somewhere() -> None:
