@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from distill2edge.errors import EnvironmentFault
@@ -128,6 +129,7 @@ def _gpu() -> list[dict[str, Any]]:
     asked: dict[str, Callable[[], object]] = {
         "llama.cpp": lambda: gpu_layers(library(), "cuda"),
         "ONNX Runtime": lambda: providers_of("cuda"),
+        "energy": _energy_of_board,
     }
     for name, ask in asked.items():
         try:
@@ -136,6 +138,11 @@ def _gpu() -> list[dict[str, Any]]:
         except (EnvironmentFault, ImportError, OSError) as error:
             items.append(_item(f"{name} on the gpu", "note", str(error).splitlines()[0], getattr(error, "fix", "")))
     return items
+
+
+def _energy_of_board() -> None:
+    if find_spec("pynvml") is None:
+        raise EnvironmentFault("it is not measured: nvidia-ml-py is not installed", fix="pip install nvidia-ml-py")
 
 
 def _hub() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from distill2edge.errors import UserError
 from distill2edge.models.kinds import kind_of_model
 from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
+from distill2edge.models.shape import shape_of
 from distill2edge.recipe import schema
 from distill2edge.util.progress import Progress
 
@@ -194,10 +195,10 @@ def check_layer_map(layers: Sequence[int], student: Any, teacher: Any, loss: sch
             where=where,
             fix=f"use 0 to {total - 1}",
         )
-    sizes = {"hidden_states": ("width", "hidden_size"), "attentions": ("heads", "num_attention_heads")}
+    sizes = {"hidden_states": ("width", "hidden"), "attentions": ("heads", "heads")}
     for term, _ in loss.weighed(*sizes):
         what, key = sizes[term.needs]
-        ours, theirs = getattr(student, key), getattr(teacher, key)
+        ours, theirs = (getattr(shape_of(config), key) for config in (student, teacher))
         if ours != theirs:
             raise UserError(
                 f"{term.label} of {what} {ours} and {theirs} cannot be compared",

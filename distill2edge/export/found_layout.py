@@ -62,8 +62,8 @@ def found_layout(path: Path, model_dir: Path) -> Layout:
                     same = np.array_equal(order, np.arange(len(order)))
                     sources[name], orders[name] = source, None if same else order
                     break
-    unknown = [name for name, info in file.tensors.items() if len(info.shape) > 1 and name not in sources]
-    return Layout(sources, lambda name, _: orders[name], tuple(unknown))
+    every = tuple(name for name, info in file.tensors.items() if len(info.shape) > 1)
+    return Layout(sources, lambda name, _: orders[name], every)
 
 
 def by_file(known: Known, layout: Layout) -> Known:

@@ -93,11 +93,16 @@ class Rounding:
         return {"calibration": None if imatrix is None else "imatrix" if self.gptq is None else "gptq"}
 
     def _rest(self, layout: Layout, base: Path, work: Path, threads: int, progress: Progress) -> Path:
-        """What a file is made of beside the matrices that are known: those of a converter that are not, in 8 bits."""
-        if not layout.unknown:
+        """What the matrices are put into that were measured: of a converter's file the others are stored in 8 bits."""
+        if self.mix is not None:
+            measured = set(renamed(self.mix.sensitivity.options, layout))
+        else:
+            assert self.grid is not None
+            measured = {layout.names[name] for name in load_grids(self.grid)}
+        left = [name for name in layout.matrices if name not in measured]
+        if not left:
             return base
-        count, some = len(layout.unknown), ", ".join(layout.unknown[:3])
-        progress.say(f"  {count} tensors that are no weight of the model row by row ({some}) are {_REST} at most")
+        progress.say(f"  {len(left)} matrices that nothing was measured of ({', '.join(left[:3])}) are {_REST} at most")
         rest = work / "rest.gguf"
         llama_process.quantize(base, rest, file_type(_REST), threads=threads)
         return rest

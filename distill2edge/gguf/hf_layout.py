@@ -26,12 +26,17 @@ class Layout:
         sources: GGUF tensor name -> Hugging Face name.
         order: GGUF tensor name, count of its rows -> the number of the Hugging Face row that each row is; None: the
             same order.
-        unknown: matrices of the file that are no weight of the directory, row by row.
+        matrices: all of a converter's file, also those that are no weight of the directory row by row.
     """
 
     sources: Mapping[str, str]
     order: Callable[[str, int], np.ndarray | None]
-    unknown: tuple[str, ...] = ()
+    matrices: tuple[str, ...] = ()
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Matrices that are no weight of the directory row by row."""
+        return tuple(name for name in self.matrices if name not in self.sources)
 
     @property
     def names(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from distill2edge.errors import UserError
 from distill2edge.gguf.reader import GgufFile, read_gguf
 from distill2edge.models.directory import Directory, read_directory
 from distill2edge.models.kinds import Kind, kind_of, kind_of_gguf
+from distill2edge.models.shape import shape_of
 from distill2edge.util.files import read_object
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
@@ -74,14 +75,14 @@ def _of_directory(found: Directory) -> ModelFacts:
     settings = found.path / "tokenizer_config.json"
     if not template and settings.is_file():
         template = bool(read_object(settings).get("chat_template"))
-    labels = config.get("id2label") or {}
+    labels, shape = config.get("id2label") or {}, shape_of(text)
     return ModelFacts(
         format="directory",
         kind=kind_of(config),
         model_type=config["model_type"],
         architecture=names[0],
-        layers=_first(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-        hidden=_first(text, "hidden_size", "d_model", "n_embd", "dim"),
+        layers=shape.layers,
+        hidden=shape.hidden,
         vocabulary=found.vocabulary,
         positions=found.positions,
         dtypes=tuple(sorted({each.dtype for each in found.tensors.values() if each.dtype.startswith(("F", "BF"))})),
@@ -132,7 +133,3 @@ def _of_gguf(file: GgufFile) -> ModelFacts:
         labels=tuple(map(str, labels)) if isinstance(labels, list) else (),
         config={"model_type": family.model_types[0], **config} if family else {},
     )
-
-
-def _first(config: Mapping[str, Any], *names: str) -> Any:
-    return next((config[name] for name in names if config.get(name) is not None), None)

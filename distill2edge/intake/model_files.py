@@ -16,6 +16,7 @@ from distill2edge.models.config import check_fields, usable_positions
 from distill2edge.models.directory import INDEX, SINGLE, Directory, read_directory, weight_files
 from distill2edge.models.kinds import PAIRS, misstates
 from distill2edge.models.pooling import MODULES, POOLING
+from distill2edge.models.shape import shape_of
 from distill2edge.util.files import read_object
 
 # Everything a model needs and nothing that runs: weights are safetensors, the rest is text.
@@ -101,13 +102,14 @@ def describe(out: Path, where: str) -> dict[str, Any]:
     _check_values(found)
     _check_tied(getattr(model, "all_tied_weights_keys", {}), found)
     text = config.get_text_config()
+    shape = shape_of(text)
     return {
         "architecture": config.model_type,
         "parameters": found.parameters,
         "dtype": sorted({each.dtype for each in found.tensors.values() if each.dtype.startswith(("F", "BF"))}),
-        "layers": getattr(text, "num_hidden_layers", None),
-        "hidden": getattr(text, "hidden_size", None),
-        "vocabulary": getattr(text, "vocab_size", None),
+        "layers": shape.layers,
+        "hidden": shape.hidden,
+        "vocabulary": shape.vocabulary,
         "context": usable_positions(text),
         "tied": bool(getattr(text, "tie_word_embeddings", False)),
         "bos": tokenizer.bos_token_id,

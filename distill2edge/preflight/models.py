@@ -16,6 +16,7 @@ from distill2edge.intake import bundled
 from distill2edge.intake.glance import Glance, glance, place_of
 from distill2edge.intake.obtain import resolve
 from distill2edge.models.kinds import kind_of
+from distill2edge.models.shape import layers_field
 from distill2edge.preflight.places import said
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.recipe.coherence import unknown_schemes
@@ -250,9 +251,7 @@ def _as_exported(recipe: Recipe, model: Glance, path: Path) -> dict[str, Any]:
         layers = init.layers if isinstance(init.layers, int) else len(init.layers)
         if isinstance(kinds := config.get("layer_types"), list) and layers < len(kinds):
             return config  # which kinds stay depends on the layers that are chosen
-        for name in ("num_hidden_layers", "num_layers"):
-            if name in config:
-                config[name] = layers
+        config[layers_field(config)] = layers
         if "num_decoder_layers" in config:
             deep = init.decoder_layers if init.decoder_layers is not None else init.layers
             config["num_decoder_layers"] = deep if isinstance(deep, int) else len(deep)

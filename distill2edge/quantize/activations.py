@@ -125,11 +125,23 @@ def read_activations(directory: Path, facts: str) -> Activations:
 
 
 def matrices(model: Any, names: Mapping[str, str]) -> tuple[dict[str, list[str]], dict[str, torch.Tensor]]:
-    """GGUF tensor -> weights of the model's state that are it (a tied matrix has two uses), and those weights."""
+    """GGUF tensor -> weights of the model's state that are it (a tied matrix has two uses), and those weights.
+
+    They are those of linear layers and the embedding: what else is multiplied (routers, experts, further tables) has
+    no inputs that are seen.
+    """
+    import torch
+
+    embedding = model.get_input_embeddings()
+    measured = {
+        f"{name}.weight"
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear) or part is embedding
+    }
     parts: dict[str, list[str]] = {}
     weights: dict[str, torch.Tensor] = {}
     for source, weight in model.state_dict().items():
-        if source in names and weight.ndim == 2:
+        if source in names and source in measured:
             parts.setdefault(names[source], []).append(source)
             weights[source] = weight
     return parts, weights

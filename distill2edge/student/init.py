@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.kinds import ENCODER_DECODER, kind_of_directory, logits_of
-from distill2edge.models.loading import copy_tokenizer, load_model
+from distill2edge.models.loading import copy_tokenizer, load_model, read_config
+from distill2edge.models.shape import shape_of
 from distill2edge.recipe import schema
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
@@ -78,7 +78,7 @@ def _from_checkpoint(
     """
     target = work / "model"
     shutil.rmtree(target, ignore_errors=True)
-    total = json.loads((checkpoint_dir / "config.json").read_text()).get("num_hidden_layers")
+    total = shape_of(read_config(checkpoint_dir)).layers
     kept = None
     if layers is None:
         shutil.copytree(checkpoint_dir, target)
@@ -112,7 +112,7 @@ def _from_teacher(
         )
     from distill2edge.student.layers import by_similarity, check_layers, evenly, keep_layers, layers_of
 
-    total = json.loads((Path(teacher_dir) / "config.json").read_text()).get("num_hidden_layers")
+    total = shape_of(read_config(teacher_dir)).layers
     if total is not None:
         check_layers(init.layers, total)  # before seconds of loading
     model: Any = load_model(teacher_dir, dtype="auto").eval()

@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The name of the module where it is not the package's.
-MODULES = {"llama-cpp-python": "llama_cpp", "onnxruntime-genai": "onnxruntime_genai", "pyyaml": "yaml"}
+MODULES = {
+    "llama-cpp-python": "llama_cpp",
+    "nvidia-ml-py": "pynvml",
+    "onnxruntime-genai": "onnxruntime_genai",
+    "pyyaml": "yaml",
+}
 # Imported by a library of ours where it is there, and needed by us.
 BACKENDS = {
     "accelerate": "transformers.Trainer",
@@ -20,8 +25,10 @@ BACKENDS = {
 
 
 def declared() -> list[str]:
+    """Those of the package, and of its extra for a GPU."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [str(re.split(r"[<>=!~ \[]", entry)[0]) for entry in project["dependencies"]]
+    entries = [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
+    return [str(re.split(r"[<>=!~ \[]", entry)[0]) for entry in entries]
 
 
 @pytest.mark.parametrize("name", [name for name in declared() if name not in BACKENDS])

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import ENCODER, kind_of_directory
+from distill2edge.models.loading import read_config
 from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.models.shape import shape_of
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
 from distill2edge.tasks.classification.asked.work import ASKED, as_asked
 from distill2edge.tasks.survival import SURVIVAL
@@ -82,7 +84,8 @@ class ClassifierWork(EncoderWork):
         spec, init = recipe.student.pretrain, recipe.student.init
         assert spec is not None
         assert isinstance(init, FromTeacher)
-        total = int(read_json(base / "config.json")["num_hidden_layers"])
+        total = shape_of(read_config(base)).layers
+        assert total is not None
         check_layers(init.layers, total)
         if not isinstance(init.layers, int):
             kept = list(init.layers)
