@@ -60,7 +60,8 @@ def test_a_second_run_reuses_every_stage(finished: Path) -> None:
 
 
 def test_a_failed_gate_is_exit_code_3_without_a_headline(finished: Path) -> None:
-    result = run(finished, "--set", "verify.max_kl=1e-6", "--set", "export=[gguf:Q8_0]", "--json")
+    one = ("--set", "export=[gguf:Q8_0]", "--out", str(finished / "failed"))  # the last --out counts
+    result = run(finished, "--set", "verify.max_kl=1e-6", *one, "--json")
     assert result.exit_code == 3
     summary = json.loads(result.stdout)
     assert summary["verdict"] == "fail"

@@ -17,6 +17,7 @@ from distill2edge.cli.main import main
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
 from distill2edge.export.gguf_mix import MixExport
+from distill2edge.gguf.hf_layout import layout_of
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.gguf.repack import overhead
 from distill2edge.quantize import budget
@@ -173,6 +174,7 @@ def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
     model, directory = sensitivity
     work = base[0].parent
     known = read_sensitivity(directory, directory)
+    layout = layout_of(model)
     options = known.options
     rest = overhead(base[0], frozenset(options))
     tensors = read_gguf(base[0]).tensors
@@ -181,7 +183,7 @@ def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
     high = rest + budget.bytes_of(options, budget.best_types(options))
     limit = Mix(budget=low + round(share * (high - low)))
     mix = MixExport(limit, known, lambda: [], "validation", "all")
-    found = mix.write(model, base[0], work / "mix.gguf", work, SilentProgress())  # asserts the predicted size
+    found = mix.write(model, layout, base[0], work / "mix.gguf", work, SilentProgress())  # asserts the predicted size
     assert limit.budget is not None
     assert (work / "mix.gguf").stat().st_size <= limit.budget
     assert {each["used"] for each in found["fallbacks"]} == {"F16"}
