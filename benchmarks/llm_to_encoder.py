@@ -88,6 +88,11 @@ def speedup(bench: dict[str, Any], against: str) -> Figure:
     return figure(found)
 
 
+def saved(bench: dict[str, Any]) -> float:
+    """The share of a request's cost that is saved against the teacher's own file, where cost is time on one machine."""
+    return 1 - 1 / speedup(bench, BASELINE).value
+
+
 def main() -> None:
     """Run, compare, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,7 +117,6 @@ def main() -> None:
     retained = paired(arms[FILE], arms["teacher"], ratio=True)
     gap = paired(arms["student"], arms["control" if options.no_arms else GOLD])
     agreement = [each[FILE]["top1_teacher"]["value"] for each in found]
-    saved = report["headline"]["saving"]
     name = "llm-to-encoder"
     write_result(
         "llm_to_encoder",
@@ -124,7 +128,7 @@ def main() -> None:
             bar(f"{name}: its speed over the teacher's own Q8_0 file", speedup(report["bench"], BASELINE), ">=", 30,
                 unit="x"),
             bar(f"{name}: its bytes over those of that file", sizes[FILE] / sizes[BASELINE], "<=", 0.1),
-            bar(f"{name}: cost per 1,000 requests saved", saved, ">=", 0.95),
+            bar(f"{name}: cost per 1,000 requests saved", saved(report["bench"]), ">=", 0.95),
             bar(f"{name}: student - the same trained on the 400 labels alone, accuracy", gap, ">", 0.0,
                 note="the interval is to exclude zero"),
             bar(f"{name}: lower end of that interval", gap.low, ">", 0.0),
@@ -142,11 +146,7 @@ def main() -> None:
             "student - labels alone": gap,
             "twice the rows": doubled,
             "speedups": report["bench"]["speedups"],
-            "cost per 1,000": {
-                "student": report["headline"]["cost_per_1000"], "teacher": report["headline"]["teacher_cost_per_1000"],
-            },
-            "saving": saved,
-            "contended": report["headline"]["contended"],
+            "contended": [cell["id"] for cell in report["bench"]["cells"] if cell["contended"]],
         },
         seeds=SEEDS,
     )  # fmt: skip

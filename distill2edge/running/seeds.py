@@ -95,7 +95,7 @@ def _model(index: int, reports: Sequence[Document]) -> Document:
     for key in _OVER_SEEDS:
         figures = [mate[key] for mate in mates if mate.get(key) is not None]
         model[key] = _mean(figures) if len(figures) == len(mates) else None
-    for key in ("balanced_accuracy", "kl_student_p99"):
+    for key in ("balanced_accuracy", "macro_f1", "ece", "kl_student_p99"):
         found = [mate[key] for mate in mates if mate.get(key) is not None]
         model[key] = fmean(found) if len(found) == len(mates) else None
     return model | _scores(model, reports)

@@ -218,8 +218,6 @@ def _figures(
         "kl_student": None if student is None else fidelity.kl_divergence(student, logprob).tolist(),
         "top1_student": None if student is None else fidelity.agreement(student, logprob).tolist(),
         "top1_teacher": None if teacher is None else fidelity.agreement(teacher, logprob).tolist(),
-        "agreement": METRICS["agreement"].definition,
-        "ece": "expected calibration error: mean over 15 bins of |accuracy - mean probability of the predicted label|, "
-        "weighed by their texts (Guo et al. 2017)",
+        "ece": calibration_error(logprob, truth),
         "macro_f1": macro_f1(predicted, truth, logprob.shape[1]),
     }

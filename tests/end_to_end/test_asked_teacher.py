@@ -96,6 +96,7 @@ def test_teacher_and_student_learn_the_task_each_in_its_own_words(finished: tupl
     assert models["teacher"]["score"]["value"] >= 0.9
     assert models["student"]["retained"]["value"] >= 0.9
     assert models["student/gguf:F16"]["kl_student"]["value"] < 1e-4
+    assert all(0 <= model["ece"] <= 1 and 0 <= model["macro_f1"] <= 1 for model in models.values())
     assert models["teacher/gguf:Q8_0"]["top1_teacher"]["value"] >= 0.9
 
 

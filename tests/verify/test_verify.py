@@ -371,3 +371,14 @@ def test_positions_stop_at_the_cap_and_predict_supervised_tokens(cap: int) -> No
     assert all(rows[span.row].mask[position + 1] for span in spans for position in span.positions)
     everything = fidelity.choose_positions(rows, 10_000, "all")
     assert fidelity.count_positions(everything) == sum(len(row.ids) - 1 for row in rows)
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    from distill2edge.verify.classifiers import calibration_error
+
+    sure = np.log(np.array([[0.9, 0.1]] * 10, dtype=np.float32))
+    assert calibration_error(sure, np.array([0] * 9 + [1])) == pytest.approx(0.0, abs=1e-6)
+    assert calibration_error(sure, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.4, abs=1e-6)
+    both = np.concatenate([sure, np.log(np.array([[0.4, 0.6]] * 10, dtype=np.float32))])
+    truth = np.array([0] * 9 + [1] + [1] * 10)  # the first half is right as often as it is sure, the other always
+    assert calibration_error(both, truth) == pytest.approx(0.2, abs=1e-6)

@@ -62,7 +62,7 @@ class EndpointGenerator:
             self._budget.count(record["cost_usd"], record["prompt_tokens"] + record["tokens"])
         if self._journal.answers:
             progress.say(f"endpoint: {len(self._journal.answers):,} answers are here already ({self._budget.note()})")
-        self._told = False
+        self._told = 0
 
     def generate(
         self, asks: Sequence[Ask], sampling: Sampling, seed: int, done: Callable[..., None] | None = None
@@ -239,10 +239,10 @@ class EndpointGenerator:
     # --- many -----------------------------------------------------------------------
 
     def _tell(self, bodies: Sequence[Mapping[str, Any]], keys: Sequence[str], sampling: Sampling) -> None:
-        """Once, before anything is spent: the limit, and what these requests may take at most."""
-        if self._told:
+        """Before anything is spent: the limit, and what these requests may take at most; again only of more of them."""
+        if len(bodies) <= self._told:
             return
-        self._told = True
+        self._told = len(bodies)
         new = [body for body, key in zip(bodies, keys, strict=True) if key not in self._journal.answers]
         prompt, tokens = sum(map(most_tokens, new)), len(new) * sampling.max_new_tokens
         most = f"at most {prompt + tokens:,} tokens"
