@@ -93,7 +93,7 @@ def section_of_conversations(path: Path, rows: Sequence[Mapping[str, Any]], mode
         about.append(f"not taken: {lost}")
     texts = [{"text": f"{plain_prompt(row.prompt)}\n{plain_answer(row.response)}"} for row in found.values()]
     held = _held_out(len(found))
-    return Data(
+    data = Data(
         source=source,
         prompt="",
         response="",
@@ -102,6 +102,7 @@ def section_of_conversations(path: Path, rows: Sequence[Mapping[str, Any]], mode
         train=len(found) - sum(held),
         max_length=_max_length(texts, ["text"], "chat", model),
     )
+    return _with_leakage(data, "chat") if len(found) <= _LEAK_ROWS else data
 
 
 def _held_out(rows: int) -> tuple[int, int, int]:
@@ -154,12 +155,13 @@ def _with_leakage(data: Data, template: str) -> Data:
     from distill2edge.data.prepare import prepare
 
     validation, calibration, test = data.splits
+    default = schema.Data(source=data.source)  # type: ignore[call-arg]
     section = schema.Data(  # type: ignore[call-arg]
         source=data.source,
         filter=data.filter,
         template=template,  # type: ignore[arg-type]
-        prompt=data.prompt or "{{ prompt }}",
-        response=data.response,
+        prompt=data.prompt or default.prompt,  # conversations have neither
+        response=default.response if data.response == "" else data.response,
         choices=data.choices or None,
         splits=schema.Splits(train=None, validation=validation, calibration=calibration, test=test),
         leakage=schema.Leakage(near_duplicate=0.8, max_fraction=1.0, action="drop"),  # type: ignore[call-arg]

@@ -206,7 +206,7 @@ def test_ids_tell_examples_apart_by_tokens_and_mask() -> None:
     assert row_id("ab", "c") != row_id("a", "bc")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     prompt=st.text(max_size=40), response=st.text(min_size=1, max_size=40), template=st.sampled_from(["chat", "plain"])
 )

@@ -71,7 +71,7 @@ def test_planted_duplicates_are_found_by_number() -> None:
 _TEXT = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), min_size=0, max_size=12).map(" ".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     train=st.lists(_TEXT, max_size=8), test=st.lists(_TEXT, max_size=8), threshold=st.sampled_from([0.3, 0.5, 0.8, 1.0])
 )

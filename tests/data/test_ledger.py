@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.cli.main import main
@@ -51,7 +51,6 @@ def test_rows_come_back_as_they_were_from_shards_and_from_the_whole(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.parquet"]
 
 
-@settings(deadline=None)
 @given(prompt=st.text(), response=st.text(), overlap=st.none() | st.floats(0, 1), reason=st.text())
 def test_any_text_survives(
     tmp_path_factory: pytest.TempPathFactory, prompt: str, response: str, overlap: float | None, reason: str

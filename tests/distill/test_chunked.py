@@ -41,7 +41,7 @@ def flat(terms) -> list[Tensor]:
     return [tensor for pair in terms for tensor in pair]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["ce", "dense", "top-k", "all"]),

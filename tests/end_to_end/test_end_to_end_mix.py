@@ -166,7 +166,7 @@ def base(sensitivity: tuple[Path, Path]) -> tuple[Path, int]:
     return root / "base/model.gguf", facts["size_bytes"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0, 1))
 def test_no_budget_is_exceeded_and_the_written_size_is_the_predicted_one(
     sensitivity: tuple[Path, Path], base: tuple[Path, int], share: float
@@ -209,7 +209,7 @@ table = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(table, st.floats(0.01, 4), st.floats(0.3, 3))
 def test_the_mix_under_a_kl_passes_and_the_best_types_are_not_overlooked(
     options: dict[str, dict[str, tuple[int, float]]], limit: float, ratio: float

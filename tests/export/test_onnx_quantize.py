@@ -142,7 +142,7 @@ def test_half_precision_refuses_what_it_cannot_hold(rng: np.random.Generator) ->
     assert np.isfinite(run(model, np.zeros((1, 2), dtype=np.int64))).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 9),
     width=st.integers(1, 100),

@@ -149,7 +149,7 @@ JSON = st.recursive(
 
 
 @given(message=JSON, finish=JSON, usage=JSON, error=JSON)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_reply_breaks_the_reader(message: Any, finish: Any, usage: Any, error: Any) -> None:
     for document in (
         {"choices": [{"message": {"content": message, "reasoning": error}, "finish_reason": finish}], "usage": usage},

@@ -60,7 +60,7 @@ def test_statistics_are_the_squared_inputs_padding_left_out(model_dir: Path) -> 
     assert found.squares.keys() == found.grams.keys()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=4), st.integers(1, 10**6))
 def test_the_file_round_trips(sizes: list[int], count: int) -> None:
     import tempfile

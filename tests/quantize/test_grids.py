@@ -49,14 +49,14 @@ def matrices(draw: st.DrawFn, odd: bool = False, block: int = 32) -> np.ndarray:
     return found.astype(np.float32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(matrices(), st.sampled_from(GGUF))
 def test_plain_is_what_ggml_stores_bit_for_bit(weight: np.ndarray, kind: str) -> None:
     theirs = ggml.dequantize(ggml.quantize(weight, kind), kind, weight.shape[1])
     np.testing.assert_array_equal(plain(torch.from_numpy(weight), kind).numpy(), theirs)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(matrices(odd=True), st.sampled_from(ONNX))
 def test_plain_is_what_onnx_runtime_stores_bit_for_bit(weight: np.ndarray, kind: str) -> None:
     packed, scales = quantize_blocks(weight, GRIDS[kind].bits)
@@ -64,7 +64,7 @@ def test_plain_is_what_onnx_runtime_stores_bit_for_bit(weight: np.ndarray, kind:
     np.testing.assert_array_equal(plain(torch.from_numpy(weight), kind).numpy(), theirs)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(matrices(), matrices(), st.sampled_from((*GGUF, "IQ4_NL")))
 def test_what_trains_on_a_files_grid_is_what_the_file_stores(first: np.ndarray, then: np.ndarray, kind: str) -> None:
     """Scales from ggml's bytes; then other weights on that grid, written and read back by ggml, bit for bit."""
@@ -77,7 +77,7 @@ def test_what_trains_on_a_files_grid_is_what_the_file_stores(first: np.ndarray, 
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrices(), st.sampled_from((*GGUF, "IQ4_NL")))
 def test_weights_on_the_grid_stay_where_they_are(weight: np.ndarray, kind: str) -> None:
     data = ggml.quantize(weight, kind)
@@ -94,7 +94,7 @@ def of_bytes(data: np.ndarray, kind: str) -> TensorGrid:
     return TensorGrid.of_gguf(data, kind)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(matrices(block=256), matrices(block=256), st.sampled_from(K))
 def test_what_trains_on_a_k_quants_grid_is_what_the_file_stores(first: np.ndarray, then: np.ndarray, kind: str) -> None:
     data = ggml.quantize(first, kind)
@@ -107,7 +107,7 @@ def test_what_trains_on_a_k_quants_grid_is_what_the_file_stores(first: np.ndarra
         np.testing.assert_array_equal(k_quants.header(ours, kind), k_quants.header(theirs, kind))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.sampled_from(K))
 def test_any_bytes_of_a_k_quant_are_read_as_ggml_reads_them(seed: int, kind: str) -> None:
     """Negative and zero scales too, which ggml's quantizer seldom writes: every header that is finite."""
@@ -119,7 +119,7 @@ def test_any_bytes_of_a_k_quant_are_read_as_ggml_reads_them(seed: int, kind: str
     np.testing.assert_array_equal(again, np.where(one_code_each(grid), data, again))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(matrices(block=256), st.sampled_from(K), st.booleans())
 def test_a_k_quants_own_weights_are_written_as_the_very_bytes(weight: np.ndarray, kind: str, weighted: bool) -> None:
     costs = np.random.default_rng(0).random(weight.shape[1], dtype=np.float32) if weighted else None
@@ -212,7 +212,7 @@ def test_blocks_are_rounded_whole_and_those_of_large_inputs_first(size: int) -> 
     torch.testing.assert_close(ours, torch.eye(512).double(), atol=1e-2, rtol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrices(odd=True), st.sampled_from(ONNX))
 def test_a_held_grid_in_onnx_is_what_is_computed(weight: np.ndarray, kind: str) -> None:
     grid = TensorGrid.fitted(torch.from_numpy(weight), kind)

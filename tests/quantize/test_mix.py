@@ -24,7 +24,7 @@ from tests.tiny import tiny_llama
 costs = st.dictionaries(st.sampled_from("abcde"), st.tuples(st.integers(1, 50), st.floats(0, 1)), min_size=1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(("x", "y", "z", "w")), costs, min_size=1), st.integers(0, 200))
 def test_the_choice_fits_and_is_no_worse_than_any_single_type(
     table: dict[str, dict[str, tuple[int, float]]], more: int
@@ -41,7 +41,7 @@ def test_the_choice_fits_and_is_no_worse_than_any_single_type(
                 assert loss <= sum(kinds[kind][1] for kinds in table.values()) + 1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(("x", "y", "z")), costs, min_size=1), st.integers(0, 100))
 def test_the_choice_is_near_the_best_of_all(table: dict[str, dict[str, tuple[int, float]]], more: int) -> None:
     budget = sum(min(size for size, _ in kinds.values()) for kinds in table.values()) + more

@@ -73,7 +73,7 @@ def within(matrix: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(matrix * np.float32(1e4 / most) if most > 1e4 else matrix)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrices(odd=True), st.sampled_from(onnx_types.KINDS))
 def test_a_lookup_in_onnx_runtime_is_what_the_grid_says_bit_for_bit(matrix: np.ndarray, kind: str) -> None:
     weight = within(matrix)
@@ -86,7 +86,7 @@ def test_a_lookup_in_onnx_runtime_is_what_the_grid_says_bit_for_bit(matrix: np.n
     np.testing.assert_array_equal(found[:, :columns], grid.fake_quantized(weight).numpy())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(matrices(odd=True), st.sampled_from(onnx_types.KINDS), st.sampled_from((0, 4)))
 def test_a_product_in_onnx_runtime_is_that_of_the_grid(matrix: np.ndarray, kind: str, level: int) -> None:
     weight = within(matrix)
@@ -105,7 +105,7 @@ def test_a_product_in_onnx_runtime_is_that_of_the_grid(matrix: np.ndarray, kind:
     assert (np.abs(run([cast, node], [x], constants, fed) - wanted) <= allowed).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrices(odd=True), st.sampled_from(onnx_types.KINDS))
 def test_weights_on_the_grid_stay_where_they_are(matrix: np.ndarray, kind: str) -> None:
     weight = within(matrix)
@@ -114,7 +114,7 @@ def test_weights_on_the_grid_stay_where_they_are(matrix: np.ndarray, kind: str) 
     torch.testing.assert_close(grid.fake_quantized(stored), stored, rtol=0, atol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 300), st.sampled_from(onnx_types.KINDS))
 def test_the_size_of_a_type_is_that_of_its_bytes(rows: int, columns: int, kind: str) -> None:
     weight = torch.randn(rows, columns)

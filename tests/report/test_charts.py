@@ -17,7 +17,7 @@ from distill2edge.report.sections import rounds_section
 from distill2edge.report.svg import WIDTH, Key, legend_lines, text_width
 
 Document = dict[str, Any]
-EXAMPLES = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+EXAMPLES = settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 ACCURACY = {"name": "accuracy", "higher_is_better": True}
 SCHEMES = [
     "gguf:Q4_0",

@@ -163,6 +163,20 @@ def test_leaking_rows_are_found_and_allowed_for(tmp_path: Path) -> None:
     assert recipe.data.leakage.max_fraction > 0.1
 
 
+def test_conversations_that_are_nearly_alike_are_counted_before_the_run(tmp_path: Path) -> None:
+    """Else the first stage of a run of the new recipe refuses them."""
+    asks = "is there anything that I have to bring along when I come to fetch the bicycle on day {} of this month"
+    turns = [{"role": "user", "content": asks}, {"role": "assistant", "content": "No, your name and the number {} do."}]
+
+    def row(number: int) -> dict[str, list[dict[str, str]]]:
+        return {"messages": [{**turn, "content": turn["content"].format(number)} for turn in turns]}
+
+    path = write_jsonl(tmp_path / "alike.jsonl", [row(number) for number in range(80)])
+    recipe = checked(path, starter(Asked(data=path)))
+    assert recipe.data.leakage.max_fraction > 0.5
+    prepare(recipe.data, recipe.seed, tmp_path / "data", SilentProgress())
+
+
 def test_conversations_are_read_as_they_are(tmp_path: Path) -> None:
     def talk(number: int) -> list[dict[str, str]]:
         said = (

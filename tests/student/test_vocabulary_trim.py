@@ -126,7 +126,7 @@ def test_errors_say_what_is_supported(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text(alphabet="abcxy 你é!", max_size=24), min_size=1, max_size=8), st.data())
 def test_any_texts_keep_their_tokens(texts: list[str], data: st.DataObject) -> None:
     """Words that become unknown included: a vocabulary without some characters makes many of them."""
