@@ -165,15 +165,18 @@ def test_leaking_rows_are_found_and_allowed_for(tmp_path: Path) -> None:
 
 def test_conversations_that_are_nearly_alike_are_counted_before_the_run(tmp_path: Path) -> None:
     """Else the first stage of a run of the new recipe refuses them."""
-    asks = "is there anything that I have to bring along when I come to fetch the bicycle on day {} of this month"
-    turns = [{"role": "user", "content": asks}, {"role": "assistant", "content": "No, your name and the number {} do."}]
+    asks = "is there anything that I have to bring along with me when I come to fetch the bicycle, which was left at "
+    asks += "your workshop last week for a repair of its brakes and of its gears, on day {}"
+    rng = random.Random(0)
 
     def row(number: int) -> dict[str, list[dict[str, str]]]:
-        return {"messages": [{**turn, "content": turn["content"].format(number)} for turn in turns]}
+        text = asks.format(number) if number < 30 else " ".join(f"w{rng.randrange(9999)}" for _ in range(20))
+        says = (("user", text), ("assistant", "No, your name is enough."))
+        return {"messages": [{"role": role, "content": content} for role, content in says]}
 
-    path = write_jsonl(tmp_path / "alike.jsonl", [row(number) for number in range(80)])
+    path = write_jsonl(tmp_path / "alike.jsonl", [row(number) for number in range(120)])
     recipe = checked(path, starter(Asked(data=path)))
-    assert recipe.data.leakage.max_fraction > 0.5
+    assert 0.1 < recipe.data.leakage.max_fraction < 0.6
     prepare(recipe.data, recipe.seed, tmp_path / "data", SilentProgress())
 
 
