@@ -181,6 +181,13 @@ class Work:
         seconds = _START_S + rows * tokens * self.model.parameters / _BANDWIDTH
         return Cost(seconds, self._asked(), rows * tokens * 8)
 
+    def answered(self) -> Cost:
+        """The teacher's answers to the held-out rows."""
+        signal, rows = self.recipe.signal, self.sizes.rows
+        assert signal.kind == "text"
+        held_out = sum(rows[name] for name in ("validation", "calibration", "test"))
+        return self._written(held_out, min(signal.max_new_tokens, 1.3 * self.sizes.answer))
+
     def synthesised(self) -> Cost:
         """Instructions and their responses."""
         section = self.recipe.synthesis

@@ -217,6 +217,12 @@ def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | No
         tokenizer.no_padding()
         encoded = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
         prompts, answers = [[float(len(each.ids)) for each in side] for side in encoded]
+    if recipe.signal.kind == "text" and not all(
+        answers
+    ):  # the teacher writes them: at their longest, until one is seen
+        seen = [answer for answer in answers if answer]
+        likely = sum(seen) / len(seen) if seen else float(recipe.signal.max_new_tokens)
+        answers = [answer or likely for answer in answers]
     frame = {"chat": 35.0, "plain": 1.0, "text": 1.0}[recipe.data.template]
     limit = recipe.data.max_length
     if not task_of(recipe).predicts_tokens:

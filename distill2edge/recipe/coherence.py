@@ -140,9 +140,14 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
     if data.response is not None:
         return
     none, where = "no row has a response", ("data", "response")
-    if task_of(recipe).predicts_tokens:
-        fix = "give data.response; rows without one go to data.unlabelled"
-        yield Problem(where, f"{none}: task {recipe.task} has nothing to score its files by", fix)
+    if recipe.without_references:
+        for name, there in (
+            ("synthesis", recipe.synthesis), ("rounds", recipe.rounds), ("data.choices", recipe.data.choices),
+        ):  # fmt: skip
+            if there is not None:
+                yield Problem(
+                    where, f"{none}, and {name} starts from responses", f"give data.response, or leave {name} out"
+                )
     if recipe.teacher.fit is not None:
         yield Problem(
             ("teacher", "fit"), f"{none} to fit the teacher to", "take teacher.fit out, or give data.response"

@@ -142,6 +142,11 @@ class Recipe(Section):
         return () if section is None else tuple(parse_scheme(text) for text in section.schemes)
 
     @property
+    def without_references(self) -> bool:
+        """Whether the student writes, and no row says what: the teacher's answers are what it is compared with."""
+        return self.data.response is None and TASKS[self.task].predicts_tokens
+
+    @property
     def student_signal(self) -> LogitsSignal:
         """What is kept of the student's own distributions for training on a grid: they are matched as they are."""
         top_k = self.signal.top_k if isinstance(self.signal, LogitsSignal) else LogitsSignal().top_k  # type: ignore[call-arg]

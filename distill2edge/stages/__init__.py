@@ -9,13 +9,13 @@ from distill2edge.stages.measuring import Bench, Judge, Verify
 from distill2edge.stages.report import Report
 from distill2edge.stages.rounds import ScoreRounds
 from distill2edge.stages.stage import Inputs, Stage
-from distill2edge.stages.teaching import AnySignal, Data, Fit, Synthesis, Teacher
+from distill2edge.stages.teaching import AnySignal, Data, Fit, References, Synthesis, Teacher
 
 KINDS: dict[str, type[Stage]] = {
     stage.kind: stage
     for stage in (
-        Data, Teacher, Fit, Synthesis, AnySignal, Pretrain, InitStudent, AnyTraining, Merge, ScoreRounds, Calibration,
-        Sensitivity, TrainOnGrid, Export, Verify, Judge, Bench, Report,
+        Data, Teacher, Fit, Synthesis, References, AnySignal, Pretrain, InitStudent, AnyTraining, Merge, ScoreRounds,
+        Calibration, Sensitivity, TrainOnGrid, Export, Verify, Judge, Bench, Report,
     )
 }  # fmt: skip
 """By kind, in the order of a run."""

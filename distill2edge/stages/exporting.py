@@ -11,6 +11,7 @@ from distill2edge.runtimes import RUNTIME_OF
 from distill2edge.stages.calibrating import Calibration, Role, Sensitivity
 from distill2edge.stages.grid import TrainOnGrid
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key
+from distill2edge.stages.teaching import Synthesis
 from distill2edge.util.files import read_json, without_folders, write_json
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ class Export(ModelStage):
             "recipe": recipe.name,
             "recipe_key": self.model.artifact(inputs).key,
         }
-        if self.rows.synthesis is not None:
-            meta |= _synthetic(self.rows.synthesis.artifact(inputs).facts["ledger"])
+        if isinstance(self.rows.made, Synthesis):
+            meta |= _synthetic(self.rows.made.artifact(inputs).facts["ledger"])
         meta["input"] = form_of(recipe, self.model.model_dir(inputs)).dumps()
         if self.scheme.mix and self.scheme.format == "gguf":
             meta["scheme"] = str(self.scheme)

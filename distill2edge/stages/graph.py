@@ -16,7 +16,7 @@ from distill2edge.stages.report import Report
 from distill2edge.stages.rounds import VERIFIED, RoundSignal, ScoreRounds, of_round
 from distill2edge.stages.sources import Sources
 from distill2edge.stages.stage import Rows, Stage
-from distill2edge.stages.teaching import Data, Fit, Signal, Synthesis, Teacher
+from distill2edge.stages.teaching import Data, Fit, References, Signal, Synthesis, Teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +77,8 @@ class Graph:
         base = add(Teacher, data=data if isinstance(recipe.teacher.model, Scratch) else None)
         teacher = base if recipe.teacher.fit is None else add(Fit, data=data, base=base)
         made = None if recipe.synthesis is None else add(Synthesis, data=data, base=base, teacher=teacher)
+        if recipe.without_references:
+            made = add(References, data=data, base=base, teacher=teacher)
         rows, signal = Rows(data, made), None
         if recipe.signal.kind != "gold" and recipe.rounds is None:
             signal = add(Signal, rows=rows, teacher=teacher, base=base if recipe.signal.kind == "text" else None)

@@ -88,7 +88,7 @@ class Report(Stage):
         write_json(work / "cost.json", cost)
         report = build_report(
             run_document(self.recipe, inputs),
-            read(self.rows.synthesis or self.rows.data, "data.json"),
+            read(self.rows.made or self.rows.data, "data.json"),
             read(self.base, "teacher.json"),
             read(self.student, "student.json"),
             read(self.trained, "train.json"),

@@ -179,14 +179,14 @@ class ModelStage(Stage):
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that later stages read: those of the data, or those that a synthesis made of them."""
+    """The rows that later stages read: those of the data, or what a teacher made of them or wrote to them."""
 
     data: Stage
-    synthesis: Stage | None = None
+    made: Stage | None = None
 
     def path(self, inputs: Inputs) -> Path:
         """The directory of the splits."""
-        return (self.synthesis or self.data).path(inputs)
+        return (self.made or self.data).path(inputs)
 
 
 def rows_key(recipe: Recipe) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _stages(value: Any) -> Iterator[Stage]:
         yield value
     elif isinstance(value, Rows):
         yield value.data
-        yield from _stages(value.synthesis)
+        yield from _stages(value.made)
     elif isinstance(value, tuple):
         for each in value:
             yield from _stages(each)

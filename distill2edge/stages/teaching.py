@@ -228,6 +228,60 @@ class Synthesis(ModelStage):
 
 
 @plain
+class References(ModelStage):
+    """The data's rows, with responses that the teacher writes to the held-out ones: there are no others."""
+
+    data: Stage
+    base: Stage
+    teacher: Stage
+
+    kind = "references"
+    files = Files(("*.parquet", "*.json", *PAID), ("shard-*", *PAID))
+    bucket = "teacher_generation"
+    help = "Let the teacher answer the held-out rows, where no row has a response."
+    shared = True
+
+    @property
+    def section(self) -> Any:
+        """As `Stage.section`."""
+        from distill2edge.recipe.canonical import canonical
+
+        recipe = self.recipe
+        signal = canonical(recipe.signal, {"temperature", "top_p", "samples", "verify"})
+        return {"references": signal, "backend": self.sources.backend, "rows": rows_key(recipe), "ledger": LEDGER}
+
+    def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
+        """As `Stage.write`."""
+        from distill2edge.data.ledger import Origin
+        from distill2edge.teacher.open_teacher import open_generator
+        from distill2edge.teacher.references import write_references
+
+        recipe = self.recipe
+        assert recipe.signal.kind == "text"
+        return write_references(
+            open_generator(recipe, self.teacher.model_dir(inputs), work, progress),
+            self.data.path(inputs),
+            recipe.signal,
+            work,
+            progress,
+            template=recipe.data.template,
+            system=recipe.data.system,
+            seed=recipe.seed,
+            origin=Origin.of(self.base.artifact(inputs).facts),
+        )
+
+    def estimate(self, sizes: Sizes, speed: float) -> Cost:
+        """As `Stage.estimate`."""
+        from distill2edge.planning.costs import asked_for
+
+        return asked_for(sizes) if self.recipe.teacher.url is not None else super().estimate(sizes, speed)
+
+    def cost(self, work: Work) -> Cost:
+        """As `ModelStage.cost`."""
+        return work.answered()
+
+
+@plain
 class AnySignal(ModelStage):
     """What every stage has in common that keeps what a model says about rows."""
 

@@ -44,6 +44,9 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
         rows = sum(_counts(method)[1] for method in recipe.synthesis.methods)
     if recipe.signal.kind == "text":
         asked = rows * recipe.signal.samples
+        if recipe.without_references:
+            held_out = recipe.data.splits
+            asked += held_out.validation + held_out.calibration + held_out.test
         requests += asked
         prompt += asked * tokens_per_prompt
         answer += asked * recipe.signal.max_new_tokens

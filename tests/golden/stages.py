@@ -49,6 +49,13 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         _CE,
         "student={init: {model: owner/student}}",
     ),
+    "prompts alone": (
+        "teacher={model: owner/teacher}",
+        "data={source: rows.jsonl, response: null}",
+        "signal={kind: text}",
+        _CE,
+        "distill.control=false",
+    ),
     "verified text": (
         "signal={kind: text, verify: [{kind: exact}, {kind: python, code: 'def check(p, r, f): return True'}]}",
         _CE,

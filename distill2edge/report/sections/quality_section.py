@@ -57,6 +57,9 @@ def models_table(report: Document) -> Table:
     )
     if texts:
         note += f" {agreement_note(unit_of(report))} ECE: expected calibration error."
+    if "references" in report["data"]:
+        note += " No row had a response: those of the held-out rows are the teacher's own greedy answers, so a score "
+        note += "is agreement with them."
     classes = metric.get("classes") or {}
     if classes:
         shown = sorted(classes.items(), key=lambda item: -item[1])
