@@ -41,8 +41,8 @@ class Ask(Section):
     )
     logprobs: Literal["auto", "require", "never"] = Field(
         "auto",
-        description="of an endpoint: auto takes log-probabilities where the first answer brings them; require fails "
-        "without; never counts answers",
+        description="of an endpoint: auto takes log-probabilities where each of the first 32 answers brings some that "
+        "tell the choices apart; require fails without; never counts answers",
     )
 
     def problems(self) -> Iterator[Problem]:

@@ -11,20 +11,88 @@ PRIOR = 0.5
 """Added to the count of each class (Jeffreys' prior), so that none is ruled out by a few answers."""
 
 
+_GLUED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese set no blanks between words."""
+_CLAUSE = re.compile(r"[.,;:!?\n\u3001\u3002\uff0c\uff1b]|\b(?:but|aber|mais|pero)\b|\u4f46|\u800c\u662f")
+_NOT = re.compile(
+    r"\b(?:not?(?! (?:doubt|question|only)\b)|never|none|nor|neither|non|cannot|hardly|barely|far from|anything but"
+    r"|rather than|instead of|nicht|nie|kein\w*|weder|niet|geen|pas|jamais|ni|n\u00e3o|nunca|nem"
+    r"|\u043d\u0435|\u043d\u0435\u0442)\b"
+    r"|n['\u2019]t\b"
+    r"|[\u4e0d\u6ca1\u6c92\u672a\u65e0\u7121]|\u975e(?!\u5e38)"  # Chinese; but `very` begins as one of them
+    r"|\u0e44\u0e21\u0e48"  # Thai
+)
+_NOT_AFTER = re.compile(
+    r"^\W+(?:no|not|nein|non)\W*$|^\W*(?:is|was|would be) (?:not|wrong|incorrect|false)\b"  # `good? no`
+    r"|\u306a\u3044|\u306a\u304b\u3063|\u307e\u305b\u3093"  # Japanese
+    r"|\uc544\ub2c8|\uc544\ub2d9|\uc54a|\ubabb"  # Korean
+)
+
+
 def choice_of(text: str, answers: Sequence[str]) -> int | None:
-    """The answer that a text is: the whole of it, what it begins with, or the only one that stands in it; None where
-    it is none of them, or several."""
+    """The answer that a text is: the whole of it, or the only one that stands in it.
+
+    None where it names none, several, or one that its clause denies (`not good`).
+    """
     said, known = _normal(text), [_normal(answer) for answer in answers]
-    for matches in (
-        [at for at, answer in enumerate(known) if said == answer],
-        _longest([at for at, answer in enumerate(known) if _begins(said, answer)], known),
-        _longest([at for at, answer in enumerate(known) if _stands(said, answer)], known),
-    ):
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            return None
-    return None
+    for whole, each in ((text.strip(), [answer.strip() for answer in answers]), (said, known)):
+        if whole and each.count(whole) == 1:
+            return each.index(whole)
+    named = _named(said, known)
+    if len({at for at, _, _ in named}) != 1:
+        return None
+    bare = said
+    for _, begin, end in named:  # an answer may itself be `no`
+        bare = bare[:begin] + "\0" * (end - begin) + bare[end:]
+    return None if any(_denied(bare[:begin], bare[end:]) for _, begin, end in named) else named[0][0]
+
+
+def _named(said: str, known: Sequence[str]) -> list[tuple[int, int, int]]:
+    """(answer, begin, end) of each that stands in a text, and is no part of another: `very good` is not also `good`."""
+    found = []
+    for at, answer in enumerate(known):
+        begin = said.find(answer) if answer else -1
+        while begin >= 0:
+            if _begins_word(said, begin) and _ends_word(said, begin + len(answer)):
+                found.append((at, begin, begin + len(answer)))
+            begin = said.find(answer, begin + 1)
+    return [
+        (at, begin, end)
+        for at, begin, end in found
+        if not any(low <= begin and end <= high and end - begin < high - low for _, low, high in found)
+    ]
+
+
+def _denied(before: str, after: str) -> bool:
+    """Whether what stands around an answer denies it."""
+    return _NOT.search(_CLAUSE.split(before)[-1]) is not None or _NOT_AFTER.search(after) is not None
+
+
+def _begins_word(text: str, at: int) -> bool:
+    """Whether a word begins here; between letters of scripts without blanks one may everywhere."""
+    left, right = text[at - 1 : at], text[at : at + 1]
+    if right.isdigit() and re.search(r"\d[.,]$", text[:at]):
+        return False
+    free = _GLUED.match(left) or _GLUED.match(right) or _is_hangul(left) != _is_hangul(right)
+    return bool(free) or not (_in_word(left) and _in_word(right))
+
+
+def _ends_word(text: str, at: int) -> bool:
+    """Whether a word ends here; a particle may follow in Korean."""
+    left, right = text[at - 1 : at], text[at : at + 1]
+    if left.isdigit() and re.match(r"[.,]\d", text[at:]):
+        return False
+    free = _GLUED.match(left) or _GLUED.match(right) or _is_hangul(right)
+    return bool(free) or not (_in_word(left) and _in_word(right))
+
+
+def _in_word(char: str) -> bool:
+    """Letters, digits, and the marks that belong to a letter."""
+    return bool(char) and (char == "_" or unicodedata.category(char)[0] in "LNM")
+
+
+def _is_hangul(char: str) -> bool:
+    return "\uac00" <= char <= "\ud7af"
 
 
 def scores_of_counts(counts: Sequence[int]) -> list[float] | None:
@@ -63,20 +131,12 @@ def scores_of_first(alternatives: Sequence[tuple[str, float]], answers: Sequence
 
 
 def _normal(text: str) -> str:
-    """Without case, forms of Unicode, and what stands around words."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return re.sub(r"\s+", " ", folded.strip(" \t\r\n.,;:!?\"'`*()[]{}<>\u201c\u201d\u2018\u2019\u2581\u0121"))
+    """Without case, forms of Unicode, and what stands around words; a text of nothing else is left as it is."""
+    folded = unicodedata.normalize("NFKC", text).casefold().strip()
+    bare = folded.strip(" \t\r\n.,;:!?\"'`*()[]{}<>\u201c\u201d\u2018\u2019\u2581\u0121\u3002\u3001\u300c\u300d")
+    return re.sub(r"\s+", " ", bare or folded)
 
 
 def _begins(said: str, answer: str) -> bool:
     """Whether a text begins with the whole words of an answer."""
-    return said.startswith(answer) and not said[len(answer) : len(answer) + 1].isalnum()
-
-
-def _stands(said: str, answer: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) is not None
-
-
-def _longest(matches: Sequence[int], known: Sequence[str]) -> list[int]:
-    """Without those that are part of another match: `very good` is not also `good`."""
-    return [at for at in matches if not any(at != other and known[at] in known[other] for other in matches)]
+    return said.startswith(answer) and _ends_word(said, len(answer))

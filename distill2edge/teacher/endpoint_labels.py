@@ -10,6 +10,7 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.generate import Answer, Ask, Generator
 from distill2edge.generation.writers import Sampling
 from distill2edge.teacher.answer_matching import choice_of, scores_of_counts, scores_of_first
+from distill2edge.util.terminal import one_line
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Row
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 _CHARACTERS = 3  # of an answer that a token has at least
 _ROOM = 8  # tokens for what stands around an answer
 _TRIED = 32  # rows whose answers are read before the others are asked for
+_MOST_UNREAD = 0.5  # share of their answers that cannot be read, beyond which the prompt is at fault
+_SHOWN = 3  # answers that are quoted
+_WRITTEN = ("stop", "length")  # how an answer ends that was written
 _SAMPLING = 1.0  # temperature of answers that are counted
 
 
@@ -40,30 +44,25 @@ def ask_endpoint(
 ) -> Heard:
     """Scores of every row's answers.
 
-    The first row is asked alone: what the server gives decides how the others are asked, before they are paid for.
+    The first rows decide how the others are asked, and whether they are, before those are paid for. The labels of a run
+    are of one kind: where log-probabilities are taken, a row without them has no scores.
 
     Args:
         rows: prompts in the teacher's words.
         answers: what it may say, in the order of the classes.
 
     Raises:
-        UserError: log-probabilities are required and the server gives none; nothing at all could be read. And what the
+        UserError: log-probabilities are required and the server gives none; most answers cannot be read. And what the
             generator raises.
     """
     longest = max(len(answer) for answer in answers) // _CHARACTERS + _ROOM
     greedy = Sampling(longest)
-    first = spec.logprobs != "never"
-    if first:
-        first = _gives_logprobs(generator, _ask(rows[0], spec, "", logprobs=True), greedy, seed)
-        if not first and spec.logprobs == "require":
-            raise UserError(
-                "the server gives no log-probabilities: its answer to the first row has none",
-                where="teacher.ask.logprobs",
-                fix="set it to auto, which then counts answers (teacher.ask.samples of each row), or take a server "
-                "with them (llama.cpp: --logits_all true)",
-            )
-        if not first:
-            progress.say(f"the server gives no log-probabilities: {spec.samples} answers to each row are counted")
+    first = spec.logprobs != "never" and _gives_logprobs(generator, rows[:_TRIED], answers, spec, greedy, seed)
+    if spec.logprobs == "auto" and not first:
+        progress.say(
+            "the server does not give log-probabilities that tell the choices apart with each answer: "
+            f"{spec.samples} answers to each row are counted"
+        )
     times = 1 if first else spec.samples
     sampling = greedy if times == 1 else Sampling(longest, temperature=_SAMPLING)
     asks = [_ask(row, spec, str(at) if times > 1 else "", logprobs=first) for row in rows for at in range(times)]
@@ -72,18 +71,47 @@ def ask_endpoint(
         for part in _parts(asks, _TRIED * times, generator.shard_rows):
             found += generator.generate(part, sampling, seed, task.advance)
             if len(found) == len(part):  # before the rest is paid for
-                _read(rows[: len(found) // times], found, answers, times)
-    return _read(rows, found, answers, times)
+                _check(_read(rows[: len(found) // times], found, answers, times, logprobs=first).facts)
+    return _read(rows, found, answers, times, logprobs=first)
 
 
-def _gives_logprobs(generator: Generator, probe: Ask, sampling: Sampling, seed: int) -> bool:
-    """Whether the server names the likeliest first tokens. Some that cannot fail with a server's error."""
+def _gives_logprobs(
+    generator: Generator, rows: Sequence[Row], answers: Sequence[str], spec: Section, sampling: Sampling, seed: int
+) -> bool:
+    """Whether every answer to these rows comes with first tokens that tell the choices apart.
+
+    Raises:
+        UserError: log-probabilities are required, and an answer has none.
+    """
+    asks = [_ask(row, spec, "", logprobs=True) for row in rows]
+    taken = _takes_logprobs(generator, asks[0], sampling, seed)
+    said = generator.generate(asks, sampling, seed) if taken else []
+    said = [answer for answer in said if answer.finish in _WRITTEN]
+    if spec.logprobs != "require":
+        return bool(said) and all(scores_of_first(answer.first, answers) is not None for answer in said)
+    given = sum(bool(answer.first) for answer in said)
+    if not said or given < len(said):
+        raise UserError(
+            f"the server gives no log-probabilities with {len(said) - given} of {len(said)} answers"
+            if said else "the server does not answer requests for log-probabilities",
+            where="teacher.ask.logprobs",
+            fix="set it to auto, which then counts answers (teacher.ask.samples of each row), or take a server "
+            "with them (llama.cpp: --logits_all true)",
+        )  # fmt: skip
+    return True
+
+
+def _takes_logprobs(generator: Generator, probe: Ask, sampling: Sampling, seed: int) -> bool:
+    """Whether the server answers where it is asked for them: some fail with an error of the server, others refuse."""
+    plain = [replace(probe, logprobs=False)]
     try:
         (answer,) = generator.generate([probe], sampling, seed)
     except EnvironmentFault:
-        generator.generate([replace(probe, logprobs=False)], sampling, seed)  # one that is down fails at this too
+        generator.generate(plain, sampling, seed)  # one that is down fails at this too
         return False
-    return bool(answer.first)
+    if not answer.finish.startswith("refused"):
+        return True
+    return generator.generate(plain, sampling, seed)[0].finish.startswith("refused")  # then it is the row's fault
 
 
 def _parts(asks: Sequence[Ask], first: int, size: int) -> Iterator[Sequence[Ask]]:
@@ -93,36 +121,45 @@ def _parts(asks: Sequence[Ask], first: int, size: int) -> Iterator[Sequence[Ask]
         yield asks[at : at + size]
 
 
-def _read(rows: Sequence[Row], found: Sequence[Answer], answers: Sequence[str], times: int) -> Heard:
-    """What so many answers to each row say.
-
-    Raises:
-        UserError: none of them is a choice.
-    """
-    groups = [found[at : at + times] for at in range(0, len(found), times)]
-    how = "logprobs" if any(answer.first for answer in found) else "samples"
+def _read(rows: Sequence[Row], found: Sequence[Answer], answers: Sequence[str], times: int, *, logprobs: bool) -> Heard:
+    """What so many answers to each row say."""
     scores: dict[str, list[float]] = {}
-    unread, example = 0, ""
-    for row, group in zip(rows, groups, strict=True):
-        said = [choice_of(answer.text, answers) for answer in group]
-        unread += (missed := sum(each is None for each in said))
-        if missed and not example:
-            bad = group[said.index(None)]
-            example = bad.text[:80] if bad.finish in ("stop", "length") else bad.finish
-        own = scores_of_first(group[0].first, answers) if how == "logprobs" else None
-        if own is None:
-            own = scores_of_counts([said.count(at) for at in range(len(answers))])
+    unread: list[Answer] = []
+    for row, at in zip(rows, range(0, len(found), times), strict=True):
+        group = found[at : at + times]
+        if logprobs:
+            own = scores_of_first(group[0].first, answers)
+            unread += group if own is None else []
+        else:
+            said = [choice_of(answer.text, answers) for answer in group]
+            unread += [answer for answer, choice in zip(group, said, strict=True) if choice is None]
+            own = scores_of_counts([said.count(choice) for choice in range(len(answers))])
         if own is not None:
             scores[row.id] = own
-    if not scores:
+    facts = {
+        "asked_by": "logprobs" if logprobs else "samples",
+        "answers": len(found),
+        "unreadable": len(unread),
+        "unreadable_examples": list(dict.fromkeys(map(_shown, unread)))[:_SHOWN],
+    }
+    return Heard(scores, facts)
+
+
+def _shown(answer: Answer) -> str:
+    """An answer for people, or why there is none."""
+    return repr(one_line(answer.text, 80)) if answer.finish in _WRITTEN else answer.finish
+
+
+def _check(facts: dict[str, Any]) -> None:
+    """Raise UserError where most answers cannot be read."""
+    if facts["unreadable"] > _MOST_UNREAD * facts["answers"]:
         raise UserError(
-            f"none of {len(rows):,} answers is one of the choices: for instance {example!r}",
+            f"{facts['unreadable']:,} of the first {facts['answers']:,} answers are none of the choices, or several: "
+            f"for instance {', '.join(facts['unreadable_examples'])}",
             where="teacher.ask",
             fix="say in teacher.ask.prompt or system that the answer is one of the choices alone, and name them as the "
             "teacher writes them in teacher.ask.answers",
         )
-    facts = {"asked_by": how, "answers": times * len(rows), "unreadable": unread, "unreadable_example": example}
-    return Heard(scores, facts)
 
 
 def _ask(row: Row, spec: Section, tag: str, *, logprobs: bool) -> Ask:

@@ -167,15 +167,26 @@ def test_terms_that_deny_stop_before_the_first_request(place: Path) -> None:
     assert "does not permit training on outputs" in result.output
 
 
-@pytest.mark.parametrize(("how", "said"), [("auto", "logprobs"), ("never", "samples")])
-def test_it_labels_the_texts_of_a_classifier(place: Path, how: str, said: str) -> None:
+def run_asked(place: Path, how: str) -> Result:
     arguments = ["run", str(place / "asked.yaml"), "--store", str(place / how), "--out", str(place / f"out-{how}")]
-    result = CliRunner(env={"SERVED_KEY": "right"}).invoke(main, [*arguments, "--set", f"teacher.ask.logprobs={how}"])
+    return CliRunner(env={"SERVED_KEY": "right"}).invoke(main, [*arguments, "--set", f"teacher.ask.logprobs={how}"])
+
+
+def test_it_labels_the_texts_of_a_classifier(place: Path) -> None:
+    result = run_asked(place, "auto")
     assert result.exit_code in (0, 3), result.output
-    (facts,) = [json.loads(path.read_text()) for path in place.glob(f"{how}/signal/*/signal.json")]
-    assert facts["asked_by"] == said
+    (facts,) = [json.loads(path.read_text()) for path in place.glob("auto/signal/*/signal.json")]
+    assert facts["asked_by"] == "logprobs"
     assert facts["usd"] > 0
-    report = json.loads((place / f"out-{how}" / "report.json").read_text())
+    report = json.loads((place / "out-auto" / "report.json").read_text())
     assert report["metric"]["name"] == "agreement"
     assert {model["id"] for model in report["models"]} == {"student", "student/onnx:int8-dynamic"}
     assert all(model["kl_teacher"] is not None for model in report["models"])
+
+
+def test_a_teacher_that_babbles_is_an_error_with_what_it_said_and_no_labels(place: Path) -> None:
+    result = run_asked(place, "never")
+    assert result.exit_code == 2, result.output
+    assert "answers are none of the choices, or several: for instance '" in result.output
+    assert "teacher.ask.answers" in result.output
+    assert not list(place.glob("never/signal/*/signal.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -130,12 +131,101 @@ def test_log_softmax_sums_to_one(rows: list[list[float]]) -> None:
     [
         ("positive", 1), (" Positive.", 1), ("**positive**", 1), ("positive, since it is fun", 1),
         ("The sentiment is negative.", 0), ("very positive", 2), ("It is very positive!", 2),
-        ("positive or negative", 1), ("I'd say negative, not positive", None), ("", None), ("positively", None),
+        ("positive or negative", None), ("I'd say negative, not positive", None), ("", None), ("positively", None),
         ("\u597d", None),
     ],
 )  # fmt: skip
 def test_what_an_answer_is_read_as(text: str, answer: int | None) -> None:
     assert choice_of(text, ["negative", "positive", "very positive"]) == answer
+
+
+LANGUAGES = [
+    (
+        ["good", "bad"],
+        ["{}", "It is {}.", "The text is {}, I think"],
+        [
+            "not {}",
+            "It isn't {}.",
+            "I don't find it {}",
+            "never {}",
+            "It is far from {}",
+            "{}? No.",
+            "non-{}",
+            "It isn\u2019t really very {}",
+        ],
+    ),
+    (
+        ["gut", "schlecht"],
+        ["Der Text ist {}."],
+        ["nicht {}", "Er ist gar nicht {}."],
+    ),
+    (
+        ["\u6b63\u9762", "\u8d1f\u9762"],
+        ["\u8fd9\u6761\u8bc4\u8bba\u662f{}\u7684\u3002", "\u975e\u5e38{}"],
+        ["\u4e0d\u662f{}\u7684\u3002", "\u5e76\u975e{}"],
+    ),
+    (
+        ["\u30b9\u30d1\u30e0", "\u901a\u5e38"],
+        ["\u3053\u308c\u306f{}\u3067\u3059\u3002"],
+        ["{}\u3067\u306f\u3042\u308a\u307e\u305b\u3093", "{}\u3058\u3083\u306a\u3044"],
+    ),
+    (
+        ["\u0e14\u0e35", "\u0e41\u0e22\u0e48"],
+        ["\u0e02\u0e49\u0e2d\u0e04\u0e27\u0e32\u0e21\u0e19\u0e35\u0e49{}\u0e21\u0e32\u0e01"],
+        ["\u0e21\u0e31\u0e19\u0e44\u0e21\u0e48{}"],
+    ),
+    (
+        ["\uae0d\uc815", "\ubd80\uc815"],
+        ["{}\uc785\ub2c8\ub2e4"],
+        ["{}\uc774 \uc544\ub2d9\ub2c8\ub2e4"],
+    ),
+]
+"""Choices; sentences that name one; sentences that deny it."""
+
+
+@given(st.sampled_from(LANGUAGES), st.data())
+def test_a_choice_is_read_in_its_language_and_its_denial_is_not(language: Any, data: st.DataObject) -> None:
+    choices, named, denied = language
+    at = data.draw(st.integers(0, len(choices) - 1))
+    assert choice_of(data.draw(st.sampled_from(named)).format(choices[at]), choices) == at
+    assert choice_of(data.draw(st.sampled_from(denied)).format(choices[at]), choices) is None
+
+
+@given(
+    st.sampled_from(LANGUAGES), st.sampled_from(["{} {}", "{}, {}", "{} or {}", "{}\u548c{}", "{}/{}", "{}: not {}"])
+)
+def test_an_answer_that_names_two_choices_is_unreadable(language: Any, both: str) -> None:
+    choices = language[0]
+    assert choice_of(both.format(*choices), choices) is None
+    assert choice_of(both.format(*reversed(choices)), choices) is None
+
+
+words = st.text("abcd\u00e9\u0915\u093e", min_size=1, max_size=6)
+
+
+@given(words, words, st.lists(st.sampled_from(["xx", "yy", "zz."]), max_size=3))
+def test_a_choice_counts_as_a_whole_word_and_inside_none(one: str, other: str, around: list[str]) -> None:
+    choices = [one, "zzz"]
+    assert choice_of(" ".join([*around, one]), choices) == 0
+    if other not in one:
+        assert choice_of(f"{other}{one}", choices) is None
+    assert choice_of(f"x{one}", choices) is None
+    assert choice_of(f"not {one}", choices) is None
+    assert choice_of(f"not {one}", [one, f"not {one}"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "answer"),
+    [
+        ("No, it is not.", ["yes", "no"], 1), ("no no", ["yes", "no"], 1), ("not spam", ["spam", "not spam"], 1),
+        ("It is not boring, so good", ["good", "bad"], 0), ("There is no doubt that it is good", ["good", "bad"], 0),
+        ("3.5", ["3", "5"], None), (":(", [":)", ":("], 1), ("goods", ["good", "bad"], None),
+        ("\u0905\u091a\u094d\u091b\u093e", ["\u0905\u091a\u094d\u091b", "x"], None),
+        ("\ubd88\uc548\uc815", ["\uc548\uc815", "\uc704\ud5d8"], None),  # Korean: unstable, stable
+    ],
+)  # fmt: skip
+def test_choices_at_the_edge(text: str, choices: list[str], answer: int | None) -> None:
+    assert choice_of(text, choices) == answer
 
 
 @pytest.mark.parametrize(
@@ -232,31 +322,31 @@ def test_a_server_with_log_probabilities_is_asked_once_for_each_row() -> None:
     server = Server(lambda prompt, tag: prompt.split()[0], logprobs=True)
     found = heard(server)
     assert found.facts["asked_by"] == "logprobs"
-    assert len(server.asked) == 1 + len(ROWS)  # the probe is the first row, whose answer is kept
+    assert len({(ask.messages, ask.tag) for ask in server.asked}) == 2  # an endpoint keeps answers: each is paid once
     assert all(each.logprobs for each in server.asked)
     assert [int(np.argmax(found.scores[row.id])) for row in ROWS] == [0, 1, 0, 1, 0, 1]
 
 
-def test_a_server_without_is_told_apart_by_its_first_answer_and_counted() -> None:
+def test_a_server_without_is_told_apart_by_its_first_answers_and_counted() -> None:
     server = Server(lambda prompt, tag: "dunno" if tag == "1" else f"It is {prompt.split()[0]}.", logprobs=False)
     found = heard(server, samples=3)
     assert found.facts == {
-        "asked_by": "samples", "answers": 18, "unreadable": 6, "unreadable_example": "dunno",
+        "asked_by": "samples", "answers": 18, "unreadable": 6, "unreadable_examples": ["'dunno'"],
     }  # fmt: skip
-    assert len(server.asked) == 1 + 3 * len(ROWS)
+    assert len([ask for ask in server.asked if not ask.logprobs]) == 3 * len(ROWS)
     assert [int(np.argmax(found.scores[row.id])) for row in ROWS] == [0, 1, 0, 1, 0, 1]
 
 
-def test_a_server_without_log_probabilities_is_refused_after_one_request_where_they_are_required() -> None:
+def test_a_server_without_log_probabilities_is_refused_after_few_requests_where_they_are_required() -> None:
     server = Server(lambda prompt, tag: "good", logprobs=False)
     with pytest.raises(UserError, match="no log-probabilities") as error:
         heard(server, logprobs="require")
     assert error.value.where == "teacher.ask.logprobs"
-    assert len(server.asked) == 1
+    assert all(ask.logprobs for ask in server.asked)
 
 
 def test_answers_that_are_no_choice_at_all_are_an_error_with_an_example() -> None:
-    with pytest.raises(UserError, match=r"none of 6 answers.*As an AI") as error:
+    with pytest.raises(UserError, match=r"6 of the first 6 answers are none of the choices.*As an AI") as error:
         heard(Server(lambda prompt, tag: "As an AI, I cannot", logprobs=False), samples=1)
     assert "teacher.ask.answers" in error.value.fix
 
@@ -306,9 +396,70 @@ def test_answers_of_which_one_begins_another_are_told_apart_by_their_end(tmp_pat
 def test_a_server_whose_answers_cannot_be_read_is_asked_for_few_rows_only() -> None:
     server = Server(lambda prompt, tag: "dunno", logprobs=False)
     rows = [Row(str(n), f"film {n}", "") for n in range(2000)]
-    with pytest.raises(UserError, match="none of 32 answers"):
+    with pytest.raises(UserError, match="64 of the first 64 answers are none"):
         ask_endpoint(server, rows, ["bad", "good"], Section(samples=2), 0, SilentProgress())
-    assert len(server.asked) == 1 + 2 * 32
+    assert len([ask for ask in server.asked if not ask.logprobs]) == 2 * 32
+    assert len({ask.messages for ask in server.asked}) == 32
+
+
+def test_answers_that_mostly_cannot_be_read_are_an_error_with_three_examples_before_the_rest_is_paid() -> None:
+    said = ["As an AI", "Well", "It depends", "good"]
+    server = Server(lambda prompt, tag: said[int(prompt.split()[1]) % 4], logprobs=False)
+    rows = [Row(str(n), f"film {n}", "") for n in range(400)]
+    with pytest.raises(UserError, match=r"24 of the first 32.*'As an AI', 'Well', 'It depends'") as error:
+        ask_endpoint(server, rows, ["bad", "good"], Section(samples=1, logprobs="never"), 0, SilentProgress())
+    assert "one of the choices alone" in error.value.fix
+    assert len(server.asked) == 32
+
+
+def test_half_of_the_answers_may_be_unreadable_and_the_share_is_kept() -> None:
+    server = Server(lambda prompt, tag: ("dunno", "good")[int(prompt.split()[1]) % 2], logprobs=False)
+    rows = [Row(str(n), f"film {n}", "") for n in range(80)]
+    found = ask_endpoint(server, rows, ["bad", "good"], Section(samples=1, logprobs="never"), 0, SilentProgress())
+    assert (found.facts["unreadable"], found.facts["answers"]) == (40, 80)
+    assert set(found.scores) == {row.id for row in rows[1::2]}
+
+
+class NowAndThen(Server):
+    """Gives log-probabilities with the answers to some rows."""
+
+    def __init__(self, gives: Any) -> None:
+        super().__init__(lambda prompt, tag: "good", logprobs=True)
+        self.gives = gives
+
+    def generate(self, asks: Sequence[Ask], sampling: Any, seed: int, done: Any = None) -> list[Answer]:
+        found = super().generate(asks, sampling, seed, done)
+        given = [self.gives(int(ask.messages[-1][1].split()[1])) for ask in asks]
+        return [answer if on else replace(answer, first=()) for answer, on in zip(found, given, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("gives", "how", "labelled"),
+    [
+        (lambda n: n % 7 != 3, "samples", 60),  # not with the first 32: every row is counted
+        (lambda n: n != 0, "samples", 60),
+        (lambda n: n != 50, "logprobs", 59),  # later: that row has no label, rather than one of another kind
+    ],
+)
+def test_labels_of_a_run_are_of_one_kind(gives: Any, how: str, labelled: int) -> None:
+    rows = [Row(str(n), f"film {n}", "") for n in range(60)]
+    found = ask_endpoint(NowAndThen(gives), rows, ["bad", "good"], Section(samples=3), 0, SilentProgress())
+    assert found.facts["asked_by"] == how
+    assert len(found.scores) == labelled
+    assert len({tuple(each) for each in found.scores.values()}) == 1
+    assert found.facts["unreadable"] == 60 - labelled
+
+
+def test_a_server_that_refuses_log_probabilities_is_counted() -> None:
+    class Refusing(Server):
+        def generate(self, asks: Sequence[Ask], sampling: Any, seed: int, done: Any = None) -> list[Answer]:
+            found = super().generate(asks, sampling, seed, done)
+            return [Answer("", "refused: unknown field logprobs", 0, 0) if ask.logprobs else answer
+                    for ask, answer in zip(asks, found, strict=True)]  # fmt: skip
+
+    server = Refusing(lambda prompt, tag: prompt.split()[0], logprobs=False)
+    assert heard(server, samples=2).facts["asked_by"] == "samples"
+    assert sum(ask.logprobs for ask in server.asked) == 1  # a handful of refusals would end the run
 
 
 def test_a_server_that_is_down_is_not_said_to_lack_log_probabilities() -> None:
@@ -318,3 +469,13 @@ def test_a_server_that_is_down_is_not_said_to_lack_log_probabilities() -> None:
 
     with pytest.raises(EnvironmentFault, match="unreachable"):
         heard(Down(lambda prompt, tag: "good", logprobs=True), logprobs="require")
+
+
+def test_the_report_says_which_share_of_the_answers_could_not_be_read() -> None:
+    from distill2edge.report.sections.labels_section import blocks
+
+    labels = {
+        "asked_by": "samples", "texts": 90, "said": {"bad": 40, "good": 38}, "correction": Correction().as_dict(),
+        "corrections": [], "left_out": 12, "answers": 90, "unreadable": 12,
+    }  # fmt: skip
+    assert "12 of 90 (13.3" in str(blocks({"labels": labels}))

@@ -32,7 +32,9 @@ def _facts(labels: Document) -> list[Fact]:
     if labels["left_out"]:
         found.append(Fact("texts left out", figures.count(labels["left_out"])))
     if labels.get("unreadable"):
-        found.append(Fact("answers that are none of the choices", figures.count(labels["unreadable"])))
+        share = figures.percent(labels["unreadable"] / labels["answers"])
+        unread = f"{figures.count(labels['unreadable'])} of {figures.count(labels['answers'])} ({share})"
+        found.append(Fact("answers that are none of the choices, or several", unread))
     if labels.get("usd"):
         found.append(Fact("paid to the endpoint", figures.usd(labels["usd"])))
     return found

@@ -146,8 +146,8 @@ class AskedTeacher(TokenWork):
             generator.close()
         if unread := heard.facts["unreadable"]:
             progress.warn(
-                f"{unread:,} of {heard.facts['answers']:,} answers are none of the choices, for instance "
-                f"{heard.facts['unreadable_example']!r}"
+                f"{unread:,} of {heard.facts['answers']:,} answers ({unread / heard.facts['answers']:.1%}) are none of "
+                f"the choices, or several: for instance {', '.join(heard.facts['unreadable_examples'])}"
             )
         found = {name: np.asarray(each, dtype=np.float32) for name, each in heard.scores.items()}
         nothing = [found[row.id] for row in empty if row.id in found] or [np.zeros(len(answers), dtype=np.float32)]
