@@ -42,6 +42,8 @@ class Data:
 
 OWN_ROWS = "{}"
 """The source's own rows without a response."""
+LONGEST_ANSWER = 256
+"""Tokens of an answer that the teacher is to write."""
 _FIT_STEPS, _FIT_BATCH = 60, 16  # of the teacher's short fit: optimizer steps, and the rows of each
 _REVIEWS = "film reviews that come with a package; give your own rows with --data FILE"
 _EXAMPLES: dict[Task, Data] = {
@@ -308,21 +310,27 @@ def _writer(new: New, data: Data) -> str:
     workloads = {"chat": "[task, chat-64-32]", "causal-lm": "[task]", "seq2seq": "[task]"}[new.task]
     # Of few rows the fit needs several passes: after 13 steps a teacher had not learnt the form of the answers.
     passes = min(max(round(_FIT_STEPS * _FIT_BATCH / max(data.train, 1)), 1), 8)
+    fit = f"  fit: {{epochs: {passes}, learning_rate: 5e-4, lora: {{rank: 16, alpha: 32}}}}   "
+    fit += "# a short fit to the task first\n"
+    signal = "{kind: logits, top_k: 64, temperature: 2.0}   # or {kind: text}: the teacher writes the responses"
+    loss = "{ce: 0.5, forward_kl: 0.5}     # also reverse_kl, jsd"
+    if data.response is None:  # there is nothing to fit a teacher to, and no word to compare logits on
+        fit, loss = "", "{ce: 1}                        # on the teacher's words"
+        signal = f"{{kind: text, max_new_tokens: {LONGEST_ANSWER}}}   # the teacher writes the responses"
     return f"""\
 teacher:
   model: {_quoted(new.teacher or _TEACHERS[new.task])}   # hub id | local directory | file.gguf | bundled:NAME
   # licence: apache-2.0                # where the model itself does not say it
-  fit: {{epochs: {passes}, learning_rate: 5e-4, lora: {{rank: 16, alpha: 32}}}}   # a short fit to the task first
-
+{fit}
 {_rows(data, template)}
-signal: {{kind: logits, top_k: 64, temperature: 2.0}}   # or {{kind: text}}: the teacher writes the responses
+signal: {signal}
 
 student:
   init: {{from: teacher, layers: {kept}{select}}}     # the teacher's own layers; or {{model: owner/name}}
   lora: {{rank: 32, alpha: 64}}          # null trains every weight
 
 distill:
-  loss: {{ce: 0.5, forward_kl: 0.5}}     # also reverse_kl, jsd
+  loss: {loss}
   epochs: 2
   learning_rate: 1e-3
   batch_size: 8

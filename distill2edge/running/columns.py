@@ -17,6 +17,7 @@ from distill2edge.util.nearest import meant
 
 MOST_LABELS = 200
 _PROMPTS = ("prompt", "question", "instruction", "input", "query", "user", "source", "text", "article", "document")
+_ASKS = ("prompt", "question", "instruction", "query")  # that wants an answer where there is none
 _RESPONSES = ("response", "answer", "output", "completion", "assistant", "target", "reply", "summary", "translation")
 _LABELS = ("label", "class", "category", "intent", "topic", "team", "sentiment", "tag", "target", "type", "queue")
 WHERE = "--data"
@@ -51,7 +52,10 @@ class Asked:
 
 
 def roles_of(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> tuple[Task, str | None, str]:
-    """The task, and the columns of its prompts and responses (no prompt: texts to go on with)."""
+    """The task, and the columns of its prompts and responses.
+
+    No prompt: texts to go on with. The same column for both: no row has a response.
+    """
     for name in (asked.text, asked.label):
         if name is not None and name not in columns:
             fix = f"{meant(name, columns)}its columns are {', '.join(columns)}"
@@ -74,10 +78,10 @@ def roles_of(asked: Asked, rows: Sequence[Mapping[str, Any]], columns: Sequence[
                 )
     rest = [name for name in texts if name != response]
     prompt = asked.text or _named(_PROMPTS, rest) or max(rest, key=lambda name: length(rows, name), default=None)
-    task = asked.task or _task(rows, prompt, response)
+    task = asked.task or _task(rows, prompt, response, columns)
     if response is None and task == "causal-lm" and prompt is not None:
         return task, None, prompt
-    if task == "embedding" and prompt is not None:
+    if prompt is not None and (task == "embedding" or (response is None and task == "chat" and len(columns) == 1)):
         return task, prompt, prompt
     if response is None or prompt is None:
         need = "a text and its label" if task == "classification" else "a prompt and its response"
@@ -105,9 +109,9 @@ def _fix_of_columns(
     return "name them: --text COLUMN --label COLUMN (the label is what the model is to answer)"
 
 
-def _task(rows: Sequence[Mapping[str, Any]], prompt: str | None, response: str | None) -> Task:
+def _task(rows: Sequence[Mapping[str, Any]], prompt: str | None, response: str | None, columns: Sequence[str]) -> Task:
     if response is None:
-        return "causal-lm"
+        return "chat" if len(columns) == 1 and columns[0].lower() in _ASKS else "causal-lm"
     return "classification" if is_label(rows, response) else "chat"
 
 

@@ -16,7 +16,7 @@ from distill2edge.errors import UserError
 from distill2edge.intake.glance import Glance
 from distill2edge.recipe import schema
 from distill2edge.recipe.choices import same
-from distill2edge.recipe.new import OWN_ROWS, Data, Task
+from distill2edge.recipe.new import LONGEST_ANSWER, OWN_ROWS, Data, Task
 from distill2edge.util.progress import SilentProgress
 
 MOST_ROWS = 200_000
@@ -37,13 +37,13 @@ def section_of(
     *,
     asks: bool = False,
 ) -> Data:
-    used = [name for name in (prompt, response) if name is not None]
+    used = [name for name in dict.fromkeys((prompt, response)) if name is not None]
     whole = [row for row in rows if all(str(row.get(name) or "").strip() or row.get(name) == 0 for name in used)]
     unique = len({tuple(str(row[name]) for name in used) for row in whole})
     if unique < _LEAST:
         what = f"{unique} usable rows ({len(rows)} in all), and at least {_LEAST} are needed"
         raise UserError(what, where=str(path), fix="give more rows: some hundreds for a first try")
-    about = []
+    about = ["no row has an answer: the teacher writes them"] if prompt == response and task == "chat" else []
     bare = [row for row in rows if asks and prompt and row.get(prompt) and row.get(response) in (None, "")]
     lost = len(rows) - len(whole)
     if lost and lost == len(bare):
@@ -63,7 +63,7 @@ def section_of(
     data = Data(
         source=str(path) if path.is_absolute() else path.as_posix(),
         prompt="" if prompt is None else _field(prompt),
-        response=None if task == "embedding" else _field(response, " | int" if response in whole_numbers else ""),
+        response=None if prompt == response else _field(response, " | int" if response in whole_numbers else ""),
         choices=choices,
         filter=" and ".join(_given(rows, name, name in whole_numbers) for name in used) if lost else None,
         unlabelled=OWN_ROWS if bare and not lost else None,
@@ -144,6 +144,7 @@ def _max_length(rows: Sequence[Mapping[str, Any]], used: Sequence[str], task: Ta
     else:
         counts = sorted(len(text) * 2 // 5 + 8 for text in longest)  # 2.5 characters a token: more than languages need
     frame = 48 if task == "chat" else 0  # of a chat template, with its own system message
+    frame += LONGEST_ANSWER if frame and len(used) == 1 else 0
     limit = model.facts.positions if model is not None else None
     # Half a percent of rows beyond it is dropped, so that one long row does not set the length for all.
     most = counts[-1] if len(texts) < 400 else counts[-max(len(texts) // 200, 1)]

@@ -163,6 +163,18 @@ def test_leaking_rows_are_found_and_allowed_for(tmp_path: Path) -> None:
     assert recipe.data.leakage.max_fraction > 0.1
 
 
+@pytest.mark.parametrize(("column", "task"), [("prompt", None), ("Question", None), ("q", "chat")])
+def test_of_prompts_alone_the_teacher_writes_the_answers(tmp_path: Path, column: str, task: Any) -> None:
+    path = write_jsonl(tmp_path / "prompts.jsonl", [{column: f"what does repair {n} cost?"} for n in range(80)])
+    text = starter(Asked(data=path, task=task))
+    recipe = checked(path, text)
+    assert (recipe.task, recipe.data.template, recipe.data.response) == ("causal-lm", "chat", None)
+    assert recipe.signal.kind == "text"
+    assert recipe.teacher.fit is None
+    assert recipe.data.max_length > recipe.signal.max_new_tokens
+    assert "no row has an answer: the teacher writes them" in text
+
+
 def test_conversations_that_are_nearly_alike_are_counted_before_the_run(tmp_path: Path) -> None:
     """Else the first stage of a run of the new recipe refuses them."""
     asks = "is there anything that I have to bring along with me when I come to fetch the bicycle, which was left at "
