@@ -153,6 +153,11 @@ def _task(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:
     if fits:
         return
     named = model.facts.model_type or model.facts.architecture
+    if path == _TEACHER and recipe.teacher.ask is not None:
+        what = f"this model ({named}) {kind.does}, and teacher.ask is for a language model, which writes its answers"
+        fix = "name a language model, such as bundled:smollm2-135m-instruct"
+        yield Problem(path, what, f"take teacher.ask out, or {fix}" if task.learns(kind) else fix)
+        return
     what = f"this model ({named}) {kind.does}, and the task is {task.name}"
     other = next(each.wanted for each in TASKS.values() if kind in each.kinds)
     yield Problem(path, what, f"set {other}; or name {task.example}")
@@ -163,13 +168,14 @@ def _reads(recipe: Recipe, path: Path, model: Glance, notes: list[str]) -> Itera
     asked = recipe.teacher.ask if path == _TEACHER else None
     facts, length = model.facts, (asked or recipe.data).max_length
     template, section = (asked or recipe.data).template, "teacher.ask" if asked else "data"
-    if facts.positions is not None and length > facts.positions and asked is None:
+    if facts.positions is not None and length > facts.positions:
         if facts.model_type in _TABLES:
-            what = f"data.max_length is {length}, and this model ({facts.model_type}) has {facts.positions} positions"
-            yield Problem(("data", "max_length"), what, f"write {facts.positions} or less")
+            what = f"{section}.max_length is {length}"
+            what += f", and this model ({facts.model_type}) has {facts.positions} positions"
+            yield Problem((*section.split("."), "max_length"), what, f"write {facts.positions} or less")
         else:
             where = ".".join(map(str, path))
-            notes.append(f"data.max_length is {length}, and {where} was made for {facts.positions} tokens")
+            notes.append(f"{section}.max_length is {length}, and {where} was made for {facts.positions} tokens")
     chats = template == "chat" and READINGS[facts.kind.name].chats
     if chats and facts.has_tokenizer and not facts.has_chat_template:
         what = f"the tokenizer of {'.'.join(map(str, path))} has no chat template"

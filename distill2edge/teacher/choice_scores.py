@@ -12,8 +12,6 @@ from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from distill2edge.generation.backends import Backend
     from distill2edge.teacher.choice_correction import Floats
 
@@ -29,6 +27,7 @@ def choice_scores(
     """Sum of log p over the tokens of every answer, after its prompt.
 
     A prompt is read once where its answers differ in their last token alone, and once more for each further beginning.
+    Of each reading only the log-probabilities of the tokens that may follow are kept, not those of the vocabulary.
 
     Args:
         prompts: token ids, at least one each.
@@ -49,13 +48,16 @@ def choice_scores(
             mask = [False] * len(prompt) + [True] * (len(begin) + 1)
             asked.append(Encoded(f"{number}", ids, mask))
             owner.append((number, begin))
-    after: list[dict[tuple[int, ...], torch.Tensor]] = [{} for _ in prompts]
+    follows = [_followers(own) for own in choices]
+    after: list[dict[tuple[int, ...], dict[int, np.float32]]] = [{} for _ in prompts]
     left = Counter(number for number, _ in owner)
     scores = np.empty((len(prompts), len(choices[0]) if choices else 0), dtype=np.float32)
     for at, logits in backend.supervised_logits(asked):
         number, begin = owner[at]
-        rows = logits.float().log_softmax(-1)
-        after[number].update({begin[:length]: rows[length] for length in range(len(begin) + 1)})
+        for length, row in enumerate(logits):
+            wanted = follows[number].get(begin[:length], [])
+            found = row.float().log_softmax(-1)[wanted].cpu().numpy()  # a list as an index copies: the row is freed
+            after[number][begin[:length]] = dict(zip(wanted, found, strict=True))
         left[number] -= 1
         if not left[number]:
             scores[number] = [
@@ -71,6 +73,15 @@ def choice_scores(
             fix="lower teacher.fit.learning_rate, or take another teacher or dtype",
         )  # fmt: skip
     return scores
+
+
+def _followers(choices: Sequence[Tokens]) -> dict[tuple[int, ...], list[int]]:
+    """The tokens that may follow each beginning of an answer."""
+    found: dict[tuple[int, ...], dict[int, None]] = {}
+    for choice in choices:
+        for at, token in enumerate(choice):
+            found.setdefault(tuple(choice[:at]), {})[token] = None
+    return {begin: list(tokens) for begin, tokens in found.items()}
 
 
 def _beginnings(choices: Sequence[Tokens]) -> list[tuple[int, ...]]:

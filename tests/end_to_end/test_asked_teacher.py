@@ -168,3 +168,54 @@ def test_the_report_shows_what_the_teacher_said_beside_how_the_student_agrees(fi
     assert "macro F1" in page
     text = (finished[0] / "out" / "report.md").read_text()
     assert "Corrections that were tried" in text
+
+
+def test_a_teacher_that_cannot_write_is_told_what_teacher_ask_is_for(place: Path) -> None:
+    result = run(place, "--set", f"teacher.model={place}/student", command="recipe check")
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.output.split())
+    assert "teacher.ask is for a language model, which writes its answers" in said
+    assert "take teacher.ask out, or name a language model" in said
+
+
+def test_a_prompt_longer_than_the_teacher_s_positions_is_said_of_teacher_ask(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = ("--set", "teacher.ask.max_length=100000")
+    result = run(place, *long, command="recipe check")
+    assert "teacher.ask.max_length is 100000, and teacher.model was made for" in " ".join(result.output.split())
+    monkeypatch.setattr("distill2edge.preflight.models._TABLES", ("llama",))
+    result = run(place, *long, command="recipe check")
+    assert result.exit_code == 2, result.output
+    assert "teacher.ask.max_length is 100000, and this model (llama) has" in " ".join(result.output.split())
+
+
+def test_a_prompt_that_renders_to_nothing_names_its_row(place: Path) -> None:
+    changes = (
+        "--set",
+        "teacher.ask.prompt='{% if \"dog\" in prompt %}{{ prompt }}{% endif %}'",
+        "--set",
+        "teacher.fit=null",
+    )
+    result = run(place, *changes, command="signal", out="empty")
+    assert result.exit_code == 2, result.output
+    assert "what the teacher is asked is empty for row" in result.output
+    assert "teacher.ask.prompt" in result.output
+    assert "good film" in result.output
+
+
+def test_a_template_without_a_system_role_is_said_of_teacher_ask(place: Path) -> None:
+    template = place / "teacher" / "chat_template.jinja"
+    before = template.read_text()
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    try:
+        template.write_text(refuses + before)
+        changes = ("teacher.fit=null", "teacher.ask.template=chat", "teacher.ask.system='Be brief.'", "name=refused")
+        result = run(place, *(part for each in changes for part in ("--set", each)), command="signal")
+    finally:
+        template.write_text(before)
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.output.split())
+    assert "teacher.ask.template: the tokenizer's chat template refuses the messages" in said
+    assert "leave teacher.ask.system out" in said
+    assert "data.system" not in said

@@ -64,6 +64,43 @@ def test_a_score_is_the_sum_over_the_answer_s_tokens(rows: list[tuple[list[int],
     assert np.allclose(found, wanted, atol=1e-4)
 
 
+def plain_scores(model: Bigram, prompts: Sequence[Any], choices: Sequence[Any]) -> Any:
+    """Each answer read on its own, whole rows of the vocabulary."""
+    found = []
+    for prompt, own in zip(prompts, choices, strict=True):
+        rows = {}
+        for choice in own:
+            example = Encoded("x", [*prompt, *choice], [False] * len(prompt) + [True] * len(choice))
+            ((_, logits),) = model.supervised_logits([example])
+            rows[tuple(choice)] = logits.float().log_softmax(-1)
+        found.append([float(sum(rows[tuple(c)][k][token] for k, token in enumerate(c))) for c in own])
+    return np.array(found, dtype=np.float32)
+
+
+@given(st.lists(st.tuples(tokens, st.lists(tokens, min_size=3, max_size=3)), min_size=1, max_size=4))
+def test_scores_are_those_of_each_answer_read_on_its_own(rows: list[tuple[list[int], list[list[int]]]]) -> None:
+    model = Bigram()
+    prompts, choices = [prompt for prompt, _ in rows], [choices for _, choices in rows]
+    assert choice_scores(model, prompts, choices).tolist() == plain_scores(model, prompts, choices).tolist()
+
+
+def test_no_distribution_over_the_vocabulary_is_kept() -> None:
+    import gc
+
+    vocabulary, most = 20_000, 0
+
+    class Wide(Bigram):
+        def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
+            nonlocal most
+            for number, example in enumerate(examples):
+                yield number, torch.randn(example.supervised, vocabulary)
+                most = max(most, sum(type(one) is torch.Tensor and vocabulary in one.shape for one in gc.get_objects()))
+
+    choices = [[number, number + 1, number + 2] for number in range(0, 90, 3)]  # as many beginnings
+    choice_scores(Wide(), [[1, 2]], [choices])
+    assert most <= 4  # of 30 readings: what is being read
+
+
 def test_answers_that_differ_in_their_last_token_take_one_pass() -> None:
     model = Bigram()
     choice_scores(model, [[1, 2], [3]], [[[4, 5], [4, 6]], [[7], [8]]])
@@ -375,6 +412,25 @@ def test_a_choice_that_the_teacher_never_says_is_told_with_its_count(tmp_path: A
     facts = _write(recipe, ROWS, heard, Correction(), [], tmp_path, progress)
     assert facts["said"] == {"bad": 6, "good": 0}
     assert "never says 'good' of 6 texts" in " ".join(progress.warnings)
+    many = [f"class {n}" for n in range(77)]
+    wide = recipe.model_copy(update={"data": recipe.data.model_copy(update={"choices": many})})
+    progress = Warned()
+    scores = {row.id: -np.arange(77, dtype=np.float32) for row in ROWS}
+    _write(wide, ROWS, replace(heard, scores=scores), Correction(), [], tmp_path, progress)
+    (said,) = progress.warnings
+    assert "never says 'class 1', 'class 2', 'class 3', 'class 4', 'class 5' and 71 more of 6 texts" in said
+
+
+def test_shots_are_of_classes_that_the_seed_chooses_in_like_numbers() -> None:
+    from distill2edge.tasks.classification.asked.work import choose_shots
+
+    rows = [Row(str(n), f"text {n}", "", n % 10) for n in range(100)]
+    chosen = [[row.label for row in choose_shots(rows, 3, seed)] for seed in range(30)]
+    assert all(len(set(each)) == 3 for each in chosen)
+    assert {label for each in chosen for label in each} == set(range(10))
+    labels = [row.label for row in choose_shots(rows, 25, 7)]
+    assert {labels.count(label) for label in range(10)} == {2, 3}
+    assert choose_shots(rows, 25, 7) == choose_shots(rows, 25, 7)
 
 
 def test_answers_of_which_one_begins_another_are_told_apart_by_their_end(tmp_path: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from distill2edge.recipe.schema import Recipe
 from distill2edge.tasks.causal_lm.work import TokenWork
 from distill2edge.tasks.work import Facts
 from distill2edge.util.progress import Progress
+from distill2edge.util.terminal import one_line
 from distill2edge.verify.scores import trim_stop
 
 if TYPE_CHECKING:
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distill2edge.teacher.choice_correction import Correction
+
+
+_OF_DATA = re.compile(r"\bdata\.(template|system|max_length)\b")
+_NAMED = 5  # classes that a warning names at most
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,16 @@ def as_asked(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"task": "causal-lm", "data": data.model_copy(update=changed)})
 
 
+@contextmanager
+def said_of_ask() -> Iterator[None]:
+    """Errors about the recipe of `as_asked`, in the keys that its user wrote."""
+    try:
+        yield
+    except UserError as error:
+        where, fix = (_OF_DATA.sub(r"teacher.ask.\1", text) for text in (error.where, error.fix))
+        raise type(error)(error.what, where=where, fix=fix) from error
+
+
 class AskedTeacher(TokenWork):
     """The teacher's part of the work. Its recipes are those of `as_asked`."""
 
@@ -78,9 +95,15 @@ class AskedTeacher(TokenWork):
         assert recipe.data.choices is not None
         return [replace(row, response=recipe.data.choices[0]) for row in asked_rows(recipe, found, rows_dir)]
 
+    def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
+        """As `Work.fit`."""
+        with said_of_ask():
+            return super().fit(recipe, base, rows_dir, work, progress)
+
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """As `Work.held_out`: an answer is one of the choices and ends there."""
-        found = super().held_out(recipe, model_dir, rows_dir)
+        with said_of_ask():
+            found = super().held_out(recipe, model_dir, rows_dir)
         assert found.choices is not None
         return replace(found, output=max(len(each) for row in found.choices for each in trim_stop(row, found.stop)))
 
@@ -162,7 +185,8 @@ class AskedTeacher(TokenWork):
         form, tokenizer = form_of(recipe, teacher), load_tokenizer(teacher)
         prompts = [row.prompt for row in rows]
         stop = stop_token_ids(tokenizer, recipe.data.template)
-        encoded = encode_inputs(prompts, tokenizer, form)
+        with said_of_ask():
+            encoded = encode_inputs(prompts, tokenizer, form)
         choices = form.reading.choices(prompts, recipe.data.choices or (), tokenizer, form)
         return [
             Question(row.id, ids, [list(choice) for choice in trim_stop(own, stop)])
@@ -194,7 +218,8 @@ def asked_rows(recipe: Recipe, rows: Sequence[Row], rows_dir: Path) -> list[Row]
     """Rows in the teacher's words: its prompt, and its answer for the class of those that have one.
 
     Raises:
-        UserError: a template that a text's prompt fails; fewer rows with a response than shots.
+        UserError: a template that a text's prompt fails, or makes an empty text of; fewer rows with a response than
+            shots.
     """
     ask, answers = recipe.teacher.ask, recipe.data.choices
     assert ask is not None
@@ -203,7 +228,14 @@ def asked_rows(recipe: Recipe, rows: Sequence[Row], rows_dir: Path) -> list[Row]
     choices = [answer.strip() for answer in answers]
 
     def rendered(row: Row, number: int) -> str:
-        return template.render({"prompt": row.prompt, "choices": choices}, number)
+        text = template.render({"prompt": row.prompt, "choices": choices}, number)
+        if not text.strip():
+            raise UserError(
+                f"what the teacher is asked is empty for row {number:,} ({one_line(row.prompt, 60)!r})",
+                where="teacher.ask.prompt",
+                fix="write text around {{ prompt }}, or leave such rows out with data.filter",
+            )
+        return text
 
     examples = ""
     if ask.shots:
@@ -218,7 +250,7 @@ def asked_rows(recipe: Recipe, rows: Sequence[Row], rows_dir: Path) -> list[Row]
 
 
 def choose_shots(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """Examples for a prompt: of each class in turn, in an order that the seed chooses.
+    """Examples for a prompt: of each class in turn, classes and rows in an order that the seed chooses.
 
     Raises:
         UserError: fewer rows than that.
@@ -233,7 +265,7 @@ def choose_shots(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     groups: dict[int, list[Row]] = {}
     for row in draw.sample(list(rows), len(rows)):
         groups.setdefault(row.label, []).append(row)
-    turns = [groups[label] for label in sorted(groups)]
+    turns = draw.sample([groups[label] for label in sorted(groups)], len(groups))
     chosen = [row for turn in range(max(map(len, turns))) for group in turns for row in group[turn : turn + 1]][:count]
     draw.shuffle(chosen)
     return chosen
@@ -287,22 +319,23 @@ def _write(
     write_shard(work / "labels-00000.safetensors", logits, ids)
     named = [choice.strip() for choice in recipe.data.choices or ()]
     said = dict(zip(named, torch.bincount(logits.argmax(-1), minlength=len(named)).tolist(), strict=True))
-    for name in (name for name, count in said.items() if not count):
+    if silent := [repr(name) for name, count in said.items() if not count]:
+        more = f" and {len(silent) - _NAMED:,} more" if len(silent) > _NAMED else ""
         progress.warn(
-            f"the teacher never says {name!r} of {len(ids):,} texts: a student cannot learn it from such a teacher. "
-            "Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
+            f"the teacher never says {', '.join(silent[:_NAMED])}{more} of {len(ids):,} texts: a student cannot learn "
+            "that from such a teacher. Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
         )
     if table:
         (own,) = (each for each in table if each["correction"] == correction.label)
         progress.say(f"teacher labels: {own['accuracy']:.3f} right on validation rows; correction: {correction.label}")
-    more = {
+    facts = {
         "correction": correction.as_dict(),
         "corrections": table,
         "said": said,
         "left_out": sum(row.id not in heard.scores for row in rows),
     }
     truth = {row.id: row.label for row in rows if row.label >= 0 and row.id in heard.scores}
-    return write_facts(Scored(ids, logits, heard.facts), truth, work, **more)
+    return write_facts(Scored(ids, logits, heard.facts), truth, work, **facts)
 
 
 ASKED = AskedTeacher()
