@@ -20,6 +20,7 @@ _TRAINING, _FORWARD = 0.38, 0.8  # shares of a product's speed: small batches, a
 _STEP_S, _ROW_S = 4.5e-3, 2.5e-4  # of a layer's small operations in a training step, and in asking a row
 _BASE, _LIGHT = 0.62e9, 0.26e9  # bytes of a process with PyTorch and transformers; without them
 _BANDWIDTH = 1.2e10  # weights per second that writing reads, over a batch of rows
+_TOKEN = 4.2  # characters of one, in words that a model knows
 _START_S = 2.5  # of a process that opens a model's file
 _MIXED = 1.1  # bytes of a weight, at most, in a mix of types
 
@@ -167,10 +168,24 @@ class Work:
         rows = sizes.train + sizes.rows["validation"]
         if signal.kind == "text":
             return self._written(sizes.train * signal.samples, min(signal.max_new_tokens, 1.3 * sizes.answer))
+        if self.recipe.teacher.ask is not None:
+            return self._answers_scored(rows)
         flops = rows * (2 * self.model.body * sizes.tokens + 2 * self._head() * self._supervised())
         kept = 6 * getattr(signal, "top_k", 2) * self._supervised()
         seconds = _START_S + flops / (self.speed * _FORWARD) + rows * self.model.layers * _ROW_S
         return Cost(seconds, self._asked(), rows * kept)
+
+    def _answers_scored(self, rows: float) -> Cost:
+        """The likelihood of each answer: a prompt, with its shots, is read once for each beginning of the answers."""
+        ask, sizes, model = self.recipe.teacher.ask, self.sizes, self.model
+        assert ask is not None
+        around = (len(ask.prompt) + len(ask.system or "")) / _TOKEN
+        read = min(sizes.tokens * (1 + ask.shots) + around, ask.max_length)
+        head = 2 * model.vocabulary * model.hidden  # at the last token of the prompt, and at most a few more
+        one = (2 * model.body * read + head) / (self.speed * _FORWARD) + model.layers * _ROW_S
+        answers = len(self.recipe.data.choices or ())
+        memory = _BASE + 4 * model.parameters + 64 * model.vocabulary + 16 * read * 400 * model.hidden
+        return Cost(_START_S + rows * sizes.readings * one, memory, 4.0 * rows * answers)
 
     def _asked(self) -> float:
         """Memory of a model that reads rows in PyTorch."""
@@ -273,6 +288,7 @@ class Work:
         seconds = memory = 0.0
         for model, dense in self._models():
             flops = texts * (2 * model.body * sizes.tokens + 2 * self._head() * self._supervised())
+            flops *= sizes.readings if model is sizes.teacher else 1
             seconds += (2 * _START_S if dense else _START_S) + flops / (self.speed * _FORWARD * 0.6)
             seconds += written * (model.parameters / (_BANDWIDTH / 4) + model.layers * _ROW_S)
             memory = max(memory, _BASE + 2.6 * model.parameters)

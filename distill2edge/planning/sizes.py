@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from distill2edge.errors import UserError
@@ -62,6 +61,7 @@ class Sizes:
         tokens: of a row, prompt and response.
         answer: of its response.
         known: where the rows' figures are from: `data` (the artifact), `file` (its first rows), or `guess`.
+        readings: of a prompt by a teacher that is asked: one for each beginning of its answers.
     """
 
     teacher: Model | None
@@ -70,6 +70,7 @@ class Sizes:
     tokens: float
     answer: float
     known: str
+    readings: int = 1
 
     @property
     def train(self) -> int:
@@ -89,7 +90,7 @@ def sizes_of(recipe: Recipe, found: Mapping[SizesOf, Artifact | None]) -> Sizes:
     if recipe.synthesis is not None:
         asked = sum(getattr(each, "instructions", 0) or getattr(each, "texts", 0) for each in recipe.synthesis.methods)
         rows["train"] = max(round(_KEPT * asked), 1) + (rows["train"] if recipe.synthesis.keep_data else 0)
-    return Sizes(teacher, student, rows, tokens, answer, known)
+    return Sizes(teacher, student, rows, tokens, answer, known, _readings(recipe, found.get("teacher")))
 
 
 # --- models -----------------------------------------------------------------------
@@ -209,12 +210,7 @@ def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | No
     """Mean tokens of a row and of its response: counted by the tokenizer where it is here, else by characters."""
     per = _OF_OWN if isinstance(recipe.teacher.model, Scratch) else _CHARACTERS
     prompts, answers = ([len(text) / per for text in side] for side in zip(*pairs, strict=True))
-    if (path := _tokenizer(recipe, teacher)) is not None:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    if (tokenizer := _tokenizer(recipe, teacher)) is not None:
         encoded = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
         prompts, answers = [[float(len(each.ids)) for each in side] for side in encoded]
     if recipe.signal.kind == "text" and not all(
@@ -234,8 +230,27 @@ def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | No
     return sum(total for total, _ in kept) / len(kept), max(sum(answer for _, answer in kept) / len(kept), 1.0)
 
 
-def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Path | None:
-    """A tokenizer.json that counts as the teacher does."""
+def _readings(recipe: Recipe, teacher: Artifact | None) -> int:
+    """How often a prompt is read for the likelihood of every answer; without a tokenizer by pieces of the answers."""
+    from distill2edge.teacher.choice_scores import beginnings
+
+    ask = recipe.teacher.ask
+    if ask is None or recipe.teacher.url is not None:
+        return 1
+    answers, tokenizer = ask.answers or recipe.data.choices or (), _tokenizer(recipe, teacher)
+    size = round(_CHARACTERS)
+    pieces: list[Sequence[Any]] = (
+        [[answer[at : at + size] for at in range(0, len(answer), size)] for answer in answers]
+        if tokenizer is None
+        else [tokenizer.encode(answer, add_special_tokens=False).ids for answer in answers]
+    )
+    return max(len(beginnings(pieces)), 1)
+
+
+def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Any:
+    """What counts tokens as the teacher does; None where it is not here."""
+    from tokenizers import Tokenizer
+
     places = [teacher.path / "model"] if teacher is not None else []
     if isinstance(recipe.teacher.model, str):
         from distill2edge.intake.glance import place_of
@@ -249,7 +264,10 @@ def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Path | None:
                 json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError, RecursionError):
                 continue
-            return path
+            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            return tokenizer
     return None
 
 

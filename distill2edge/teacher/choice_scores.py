@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def choice_scores(
     asked: list[Encoded] = []
     owner: list[tuple[int, tuple[int, ...]]] = []
     for number, (prompt, own) in enumerate(zip(prompts, choices, strict=True)):
-        for begin in _beginnings(own):
+        for begin in beginnings(own):
             ids = [*prompt, *begin, 0]  # what follows is read off before the last token, whichever it is
             mask = [False] * len(prompt) + [True] * (len(begin) + 1)
             asked.append(Encoded(f"{number}", ids, mask))
@@ -84,7 +84,7 @@ def _followers(choices: Sequence[Tokens]) -> dict[tuple[int, ...], list[int]]:
     return {begin: list(tokens) for begin, tokens in found.items()}
 
 
-def _beginnings(choices: Sequence[Tokens]) -> list[tuple[int, ...]]:
+def beginnings(choices: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
     """What must stand after a prompt so that every token of its answers is predicted once; none begins another."""
     needed = {tuple(choice[:-1]) for choice in choices}
     return sorted(each for each in needed if not any(each != other and other[: len(each)] == each for other in needed))

@@ -219,3 +219,20 @@ def test_a_template_without_a_system_role_is_said_of_teacher_ask(place: Path) ->
     assert "teacher.ask.template: the tokenizer's chat template refuses the messages" in said
     assert "leave teacher.ask.system out" in said
     assert "data.system" not in said
+
+
+def planned(place: Path, *changes: str) -> float:
+    """Seconds of the signal, as `plan` reckons."""
+    result = run(place, *(part for each in changes for part in ("--set", each)), "--json", command="plan")
+    assert result.exit_code == 0, result.output
+    (found,) = [each for each in json.loads(result.stdout)["stages"] if each["stage"] == "signal"]
+    return float(found["seconds"])
+
+
+def test_plan_counts_each_reading_of_a_prompt_with_its_shots(place: Path) -> None:
+    own = ("name=planned", "teacher.fit=null", "data.unlabelled.rows=59")
+    once = planned(place, *own, "teacher.ask.answers=[' a', ' b']")
+    many = planned(place, *own, "teacher.ask.answers=['one thing that is good', 'another thing that is bad']")
+    shots = planned(place, *own, "teacher.ask.answers=[' a', ' b']", "teacher.ask.shots=8")
+    assert many - 2.5 == pytest.approx(2 * (once - 2.5), rel=0.05)
+    assert shots > once
