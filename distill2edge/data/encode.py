@@ -60,6 +60,7 @@ class Encoded:
         mask: `mask[t]` says that token t is supervised, so it is predicted from position t - 1. `mask[0]` is False.
         label: index of the response in `data.choices`, or -1.
         row: `Row.id` of the row it was made of.
+        number: the response, where a task reads it as a number.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Encoded:
     mask: list[bool]
     label: int = -1
     row: str = ""
+    number: float | None = None
 
     @property
     def prompt_length(self) -> int:

@@ -27,23 +27,28 @@ _SPARE = 64  # rows held beyond those wanted, in place of those that leak
 _TELL = 200_000  # rows between two lines about a long source
 
 
-def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dict[str, Any]:
+def prepare(
+    data: schema.Data, seed: int, work: Path, progress: Progress, *, numeric: bool = False
+) -> dict[str, Any]:
     """Write `train`, `validation`, `calibration` and `test` as `.parquet`, and `data.json`.
 
     Rows go to splits by a hash of seed and content, so the same rows in another order give the same splits, and rows
     with the same content land in the same split. Splits that the source has keep their rows. Rows with the same
     prompt and response are taken once. Every row is read and checked; memory holds those that are wanted.
 
+    Args:
+        numeric: responses are numbers.
+
     Returns:
         the content of `data.json`.
 
     Raises:
         UserError: a missing or empty source, a field that a template names and a row lacks, a value that is not text, a
-            response outside the choices or inside the prompt, too few rows, one class alone, or test rows in train
+            response outside the choices, no number where one is wanted, or inside the prompt, too few rows, one class alone, or test rows in train
             beyond `leakage.max_fraction`.
         EnvironmentFault: the source can't be reached.
     """
-    rows = Rows(data)
+    rows = Rows(data, numeric=numeric)
     source = open_source(data.source, data.config, data.split, progress, data.revision)
     if source.ignored and data.split is None:
         progress.warn(f"{data.source}: splits not used: {', '.join(source.ignored)} (data.split takes one)")
@@ -60,7 +65,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress) -> dic
         progress.warn(
             "no row has a response: the teacher's answers stand in for them, and scores are agreement with it"
         )
-    if data.template != "text" and not data.choices and data.response is not None:
+    if data.template != "text" and not data.choices and not numeric and data.response is not None:
         check_prompts(
             [row for row in kept["train"] if row.response], data.leakage.response_in_prompt, shared=rows.shared
         )

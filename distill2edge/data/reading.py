@@ -19,7 +19,7 @@ from distill2edge.data.encode import (
 from distill2edge.data.encode_texts import cut_texts, encode_texts
 from distill2edge.data.pairs import encode_pairs, encode_sources, pair_choices
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER, REGRESSOR
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -208,6 +208,7 @@ READINGS: Mapping[str, Reading] = {
     DECODER.name: Continuation(),
     ENCODER_DECODER.name: Pair(),
     CLASSIFIER.name: WholeText(),
+    REGRESSOR.name: WholeText(),
     ENCODER.name: WholeText(),
     EMBEDDER.name: WholeText(),
 }

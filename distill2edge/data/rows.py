@@ -11,6 +11,7 @@ from distill2edge.data.choice_matching import Choices, not_a_choice
 from distill2edge.data.conversation import Conversation, answer_text, is_chat, plain_answer, reserved, texts_of
 from distill2edge.data.conversation_forms import FORMS, Found, Unusable, found_in
 from distill2edge.data.encode import Row, row_id
+from distill2edge.data.numbers import check_number
 from distill2edge.data.row_errors import check_text, names
 from distill2edge.data.selection import Item
 from distill2edge.data.templates import Filter, Template
@@ -72,8 +73,9 @@ class Rows:
         UserError: a template or filter that is not valid.
     """
 
-    def __init__(self, data: schema.Data) -> None:
-        self._data, self._choices = data, data.choices or ()
+    def __init__(self, data: schema.Data, *, numeric: bool = False) -> None:
+        """`numeric`: a response is a number, or the row is refused."""
+        self._numeric, self._data, self._choices = data, data.choices or ()
         self._known = Choices(self._choices)
         missing = MISSING - {choice.strip() for choice in self._choices}
         self.prompt = Template(data.prompt, "data.prompt", missing) if data.template != "text" else None
@@ -177,6 +179,8 @@ class Rows:
         check_text(question, "data.prompt", number)
         check_text(answer, "data.response", number)
         label = -1
+        if self._numeric:
+            check_number(plain_answer(answer), number)
         if self._choices:
             known = self._known.index(plain_answer(answer))
             if known is None:

@@ -80,6 +80,16 @@ class LabelReader(TextReader):
         return torch.log_softmax(self._logits[text] / self.temperature, -1)
 
 
+class NumberReader(TextReader):
+    """A cache of numbers, one of each text."""
+
+    words = "numbers"
+
+    def get(self, text: str) -> Tensor:
+        """float32, no dimensions."""
+        return self._logits[text][0]
+
+
 class VectorReader(TextReader):
     """A cache of vectors, of `classes` dimensions."""
 

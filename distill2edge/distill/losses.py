@@ -48,6 +48,8 @@ class Objective(NamedTuple):
         layers: functions of their intermediate layers.
         embeddings: functions of their vectors of the texts.
         similarities: functions of how alike the texts of a batch are to them.
+        numbers: functions of the data's and the student's number of a text.
+        teacher_numbers: functions of the teacher's and the student's.
     """
 
     ce: float = 0.0
@@ -56,6 +58,8 @@ class Objective(NamedTuple):
     layers: tuple[Weighted, ...] = ()
     embeddings: tuple[Weighted, ...] = ()
     similarities: tuple[Weighted, ...] = ()
+    numbers: tuple[Weighted, ...] = ()
+    teacher_numbers: tuple[Weighted, ...] = ()
 
 
 class TopK(NamedTuple):

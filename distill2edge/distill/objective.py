@@ -27,7 +27,7 @@ def objective_of(section: WeightedTerms) -> Objective:
     Raises:
         UserError: a function of the user's own that does not do what `Needs` says of it.
     """
-    places = ("ce", "gold", "distribution", "layers", "embeddings", "similarities")
+    places = ("ce", "gold", "distribution", "layers", "embeddings", "similarities", "numbers", "teacher_numbers")
     terms: dict[str, list[Weighted]] = {place: [] for place in places}
     for term, weight in section.weighed():
         function = function_of(term)
@@ -100,6 +100,9 @@ def _try(term: Term, function: Callable[..., Tensor]) -> None:
             theirs, mine = (torch.nn.functional.normalize(draw(_P, _D), dim=-1) for _ in range(2))
             ours = [mine.requires_grad_()]
             value = function(theirs, *ours)
+        elif term.needs in ("numbers", "teacher_numbers"):
+            ours = [draw(_P).requires_grad_()]
+            value = function(draw(_P), *ours)
         elif term.needs == "distribution":
             ours = [draw(_P, _C).log_softmax(-1).requires_grad_()]
             value = function(draw(_P, _C).log_softmax(-1), *ours)

@@ -14,7 +14,16 @@ from distill2edge.export.faithful import Check
 from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.handover.write import form_for, hand_over, limit_of, template_for
 from distill2edge.models.checkpoint import load_tokenizer
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, Kind, kind_of, start_token_id
+from distill2edge.models.kinds import (
+    CLASSIFIER,
+    DECODER,
+    EMBEDDER,
+    ENCODER_DECODER,
+    REGRESSOR,
+    Kind,
+    kind_of,
+    start_token_id,
+)
 from distill2edge.models.loading import read_config
 from distill2edge.quantize.schemes import ALL, DYNAMIC, Scheme
 from distill2edge.runtimes.onnx_seq2seq import START
@@ -205,6 +214,7 @@ def _written(graphs: Graphs, model_dir: Path, directory: Path, properties: dict[
 _EXPORTERS = {
     DECODER: Exporter("onnxruntime-genai", _decoder, _built),
     CLASSIFIER: Exporter("transformers", _classifier, _written),
+    REGRESSOR: Exporter("transformers", _classifier, _written),
     EMBEDDER: Exporter("transformers", _embedder, _written),
     ENCODER_DECODER: Exporter("transformers", _encoder_decoder, _written),
 }

@@ -3,7 +3,7 @@
 python predict.py "a text"       or       echo "a text" | python predict.py
 
 A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; an
-embedder prints the vector of the text as JSON; any other model prints the text that it writes. input.json says how the
+embedder prints the vector of the text as JSON, a regressor its number; any other model prints the text that it writes. input.json says how the
 model was trained to read.
 """
 
@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 CONTEXT, CHUNK = 2048, 256
-ENCODERS = ("classifier", "embedder")
+ENCODERS = ("classifier", "regressor", "embedder")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -201,6 +201,8 @@ def answer(text: str, form: dict[str, Any], reader: Input, model: Any, most: int
         sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
     if form["kind"] == "embedder":
         return vector(model.scores(ids), size)
+    if form["kind"] == "regressor":
+        return f"{float(model.scores(ids)[0]):.6g}"
     if form["kind"] == "classifier":
         found = shares(form["labels"], model.scores(ids))
     elif form["choices"]:
@@ -224,7 +226,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to onnxruntime")
     options = parser.parse_args()
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
-    kinds = {"classifier": Encoder, "embedder": Encoder, "decoder": Decoder, "seq2seq": Seq2Seq}
+    kinds = {"classifier": Encoder, "regressor": Encoder, "embedder": Encoder, "decoder": Decoder, "seq2seq": Seq2Seq}
     reader, model = Input(form), kinds[form["kind"]](options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:

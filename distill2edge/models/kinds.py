@@ -114,6 +114,12 @@ class Classifier(Kind):
         return [str(stated.get(str(index), f"LABEL_{index}")) for index in range(len(stated) or 2)]
 
 
+class Regressor(Classifier):
+    """Reads a text and says a number of it: a head of one output."""
+
+    name, label = "regressor", "regressor"
+
+
 class Encoder(Kind):
     """Reads a text, and has no head for a class yet: that of masked tokens, or none."""
 
@@ -158,10 +164,12 @@ class Embedder(Kind):
         return {"add_pooling_layer": False} if pools else {}
 
 
-DECODER, ENCODER_DECODER, CLASSIFIER, ENCODER, EMBEDDER = (
-    Decoder(), EncoderDecoder(), Classifier(), Encoder(), Embedder(),
+DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, ENCODER, EMBEDDER = (
+    Decoder(), EncoderDecoder(), Classifier(), Regressor(), Encoder(), Embedder(),
 )  # fmt: skip
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (DECODER, ENCODER_DECODER, CLASSIFIER, ENCODER, EMBEDDER)}
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, ENCODER, EMBEDDER)
+}
 
 _CLASSIFIER = "ForSequenceClassification"
 # `model_type`s whose models read a text and write none. Everything else without a head of its own is a decoder.
@@ -177,7 +185,7 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     names = config.get("architectures")
     first = str(names[0]) if isinstance(names, list | tuple) and names else ""
     if first.endswith(_CLASSIFIER):
-        return CLASSIFIER
+        return REGRESSOR if len(config.get("id2label") or ()) == 1 else CLASSIFIER
     if config.get(FIELD) is not None:
         return EMBEDDER
     if config.get("is_encoder_decoder"):
@@ -196,7 +204,7 @@ def kind_of_directory(model_dir: Path | str) -> Kind:
 def kind_of_model(model: Any) -> Kind:
     """The kind of a model of transformers in memory, with adapters or without."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = ("model_type", "is_encoder_decoder", "is_decoder", FIELD)
+    names = ("model_type", "is_encoder_decoder", "is_decoder", "id2label", FIELD)
     stated = {name: getattr(base.config, name, None) for name in names}
     return kind_of({**stated, "architectures": [type(base).__name__]})
 
@@ -251,7 +259,10 @@ def kind_of_onnx(directory: Path) -> Kind:
     given = {value.name for value in graph.input}
     if not given <= {"input_ids", "attention_mask", "token_type_ids"}:
         return DECODER
-    return {"logits": CLASSIFIER, OUTPUT: EMBEDDER}.get(graph.output[0].name, DECODER)
+    output = graph.output[0]
+    sizes = output.type.tensor_type.shape.dim
+    head = REGRESSOR if len(sizes) and sizes[-1].dim_value == 1 else CLASSIFIER
+    return {"logits": head, OUTPUT: EMBEDDER}.get(output.name, DECODER)
 
 
 def start_token_id(config: Any) -> int:

@@ -13,6 +13,7 @@ from distill2edge.data.checks import check_prompts
 from distill2edge.data.choice_matching import Choices, not_a_choice
 from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.encode import Row, encode_rows
+from distill2edge.data.numbers import check_number
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.row_errors import chat_fix, filter_for
 from distill2edge.data.row_sources import local_files
@@ -27,6 +28,7 @@ from distill2edge.preflight.models import tokenizers_here
 from distill2edge.preflight.places import said
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import Data, Recipe
+from distill2edge.tasks import task_of
 from distill2edge.util.file_kinds import endings
 from distill2edge.util.nearest import meant
 from distill2edge.util.progress import SilentProgress
@@ -104,7 +106,7 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
             yield Problem(("data", "source"), f"{data.source} is empty", "give a source with rows")
         return
     if not broken and data.looks_for_a_form:
-        made = Rows(data)
+        made = Rows(data, numeric=task_of(recipe).numeric)
         unread = [*said(("data", "form"), lambda: _look(made, rows))]
         yield from unread
         if unread or made.found is not None:
@@ -279,7 +281,7 @@ def _rendered(
     recipe: Recipe, templates: dict[str, Template | Filter], rows: list[dict[str, Any]], complete: bool
 ) -> Iterator[Problem]:
     """What the first rows become: prompts and responses, of the choices where there are some."""
-    data, usable = recipe.data, 0
+    data, usable, numeric = recipe.data, 0, task_of(recipe).numeric
     choices = Choices(data.choices or ())
     found: dict[str, Problem] = {}
     made: list[Row] = []
@@ -293,6 +295,8 @@ def _rendered(
             if number > _RENDERED:
                 continue
             texts = _texts(data, templates, row, number)
+            if numeric and texts.get("response", "").strip():
+                check_number(texts["response"], number)
         except UserError as error:
             key = error.where.removeprefix("data.")
             found.setdefault(key, Problem(("data", key if key in templates else "source"), error.what, error.fix))
@@ -305,7 +309,7 @@ def _rendered(
         if data.choices and "choices" not in found and answer.strip() and choices.index(answer) is None:
             wrong = not_a_choice(answer, data.choices, templates["response"], row, number)  # type: ignore[arg-type]
             found["choices"] = Problem(("data", "response"), wrong.what, wrong.fix)
-    if not data.choices and not found and "response" in templates:
+    if not data.choices and not numeric and not found and "response" in templates:
         shared = bool(templates["prompt"].whole & templates["response"].fields) if "prompt" in templates else False  # type: ignore[union-attr]
         limit = max(data.leakage.response_in_prompt, _MOST)
         yield from said(("data", "prompt"), lambda: check_prompts(made, limit, shared=shared))

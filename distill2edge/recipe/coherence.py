@@ -55,6 +55,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
     table: tuple[tuple[Feature, Path, object], ...] = (
         (features.HIDDEN_STATES, ("distill", "loss"), distill.loss.needs_layers),
         (features.EMBEDDINGS, ("distill", "loss"), any(distill.loss.weighed("embeddings", "similarities"))),
+        (features.NUMBERS, ("distill", "loss"), any(distill.loss.weighed("numbers", "teacher_numbers"))),
         (features.DIMENSIONS, ("student", "dimensions"), student.dimensions),
         (features.POOLING, ("teacher", "pooling"), recipe.teacher.pooling),
         (features.TRIMMED_VOCABULARY, ("student", "vocabulary"), student.vocabulary == "trim"),
@@ -129,7 +130,7 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
     if data.response is not None and data.unlabelled is None:
         return
     where = ("data", "unlabelled" if data.unlabelled is not None else "response")
-    if recipe.signal.kind not in ("labels", "text", "embeddings"):
+    if recipe.signal.kind not in ("labels", "text", "embeddings", "numbers"):
         what = f"signal.kind {recipe.signal.kind} learns from responses, and some rows have none"
         kind = "text" if task_of(recipe).predicts_tokens else "labels"
         yield Problem(where, what, f"use signal: {{kind: {kind}}}")

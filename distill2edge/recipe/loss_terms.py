@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Needs = Literal["gold", "distribution", "embeddings", "similarities", "hidden_states", "attentions"]
+Needs = Literal[
+    "gold", "distribution", "numbers", "teacher_numbers", "embeddings", "similarities", "hidden_states", "attentions"
+]
 """What a term is computed from, and how its function is called. P positions, V vocabulary, C events, B texts, L tokens,
 D width, H heads:
 
     gold            f(logits [P, V], targets [P]) -> [P]            the tokens or labels of the data
     distribution    f(log_p [P, C], log_q [P, C]) -> [P]            teacher and student, log-probabilities of the same
                                                                     events at the temperature
+    numbers         f(gold [B], student [B]) -> [B]                 of the texts, in standard deviations of the data's
+    teacher_numbers f(teacher [B], student [B]) -> [B]              likewise
     embeddings      f(teacher [B, D], student [B, D]) -> [B]        vectors of the texts, of unit length
     similarities    f(teacher [B, B-1], student [B, B-1]) -> [B]    cosines of each text and the others of its batch
     hidden_states   f(student, teacher, mask [B, L]) -> [B]         for each pair of layers [B, L, D]
@@ -92,6 +96,14 @@ TERMS: Mapping[str, Term] = {
         Term(
             "jsd", "distribution", "Jensen-Shannon", "generalised Jensen-Shannon divergence", "losses:jensen_shannon",
             (Option("beta", Beta, 0.5, "weight of the teacher in the mixture"),),
+        ),
+        Term(
+            "mse", "numbers", "squared error", "square of the distance to the data's number, in units of its variance",
+            "regression_losses:squared_error", later=True,
+        ),
+        Term(
+            "teacher_mse", "teacher_numbers", "squared error to teacher",
+            "square of the distance to the teacher's number, likewise", "regression_losses:squared_error", later=True,
         ),
         Term(
             "hidden", "hidden_states", "hidden states",

@@ -101,6 +101,7 @@ class Recipe(Section):
             {"kind": "text", "max_new_tokens": 128},
             {"kind": "labels"},
             {"kind": "embeddings"},
+            {"kind": "numbers"},
             {"kind": "gold"},
         ],
     )

@@ -70,6 +70,12 @@ class EmbeddingsSignal(Section):
     kind: Literal["embeddings"] = "embeddings"
 
 
+class NumbersSignal(Section):
+    """The teacher's number of the whole text, for task regression."""
+
+    kind: Literal["numbers"] = "numbers"
+
+
 class GoldSignal(Section):
     """No teacher: the data's own responses (supervised fine-tuning; the control)."""
 
@@ -78,7 +84,7 @@ class GoldSignal(Section):
 
 Signal = Annotated[
     LogitsSignal | TextSignal |
-    LabelsSignal | EmbeddingsSignal | GoldSignal, Field(discriminator="kind")
+    LabelsSignal | EmbeddingsSignal | NumbersSignal | GoldSignal, Field(discriminator="kind")
 ]  # fmt: skip
 SIGNALS: Mapping[str, type[Section]] = {
     section.model_fields["kind"].default: section for section in get_args(get_args(Signal)[0])

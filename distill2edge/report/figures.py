@@ -149,6 +149,7 @@ METRICS = {
     "neg_log_likelihood": "probability per token",
     "exact_match": "exact match",
     "recall_at_10": "recall@10",
+    "spearman": "Spearman's rank correlation",
     "kl_student": "KL to student",
 }
 

@@ -28,6 +28,7 @@ class Unit:
 _UNITS = {
     "token": Unit("token", "request", "positions", "most likely token"),
     "text": Unit("text", "text", "texts", "most likely label", "text-classification"),
+    "number": Unit("text", "text", "texts", "number within a tenth of a standard deviation", "text-classification"),
     "embedding": Unit("text", "text", "texts", "nearest neighbour", "sentence-similarity"),
 }
 

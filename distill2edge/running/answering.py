@@ -24,7 +24,7 @@ from distill2edge.data.model_inputs import (
 from distill2edge.errors import UserError
 from distill2edge.generation.sampling import draw_token
 from distill2edge.intake.tokenizer_files import open_tokenizer
-from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, kind_of_directory, kind_of_gguf
+from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, REGRESSOR, kind_of_directory, kind_of_gguf
 from distill2edge.models.loading import context_of
 from distill2edge.running.reading import choose_export
 from distill2edge.runtimes import open_runtime
@@ -50,9 +50,10 @@ class OpenModel:
             model.answer("My parcel is late.")
             model.labels("My parcel is late.")  # of a classifier, or a model trained on a closed set of responses
             model.embed("My parcel is late.")  # of an embedder: [D]
+            model.number("My parcel is late.")  # of a regressor
 
     Attributes:
-        runtime: a `Runtime`, or of a classifier a `Classifier`, of an embedder an `Embedder`.
+        runtime: a `Runtime`, or of a classifier or regressor a `Classifier`, of an embedder an `Embedder`.
         tokenizer: of transformers, or llama.cpp's own.
         form: how it was trained to read.
         stop: ids that end an answer.
@@ -73,7 +74,7 @@ class OpenModel:
     def answer(
         self, asked: Chat, *, template: Form = "auto", max_tokens: int = 256, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """What it answers: text, the likeliest of its labels, or the vector of the text as JSON.
+        """What it answers: text, the likeliest of its labels, its number, or the vector of the text as JSON.
 
         Args:
             template: `auto` asks as the model was trained; `chat` and `plain` have it write in that form.
@@ -83,6 +84,8 @@ class OpenModel:
         Raises:
             UserError: no chat template where one is asked for; more tokens than the model reads, or none.
         """
+        if self.form.kind == REGRESSOR.name:
+            return f"{self.number(_last(asked)):.6g}"
         if self.form.kind == EMBEDDER.name:
             return json.dumps([round(float(value), 6) for value in self.embed(_last(asked))])
         if self.closes(template):
@@ -191,6 +194,18 @@ class OpenModel:
                 return
             logits = self.runtime.decode(token)
 
+    def number(self, text: str) -> float:
+        """The number that a regressor says of a text.
+
+        Raises:
+            UserError: a model of another kind; more tokens than the model reads, or none.
+        """
+        if self.form.kind != REGRESSOR.name:
+            raise UserError("this model gives no number", where=self.where, fix="ask for its answer: model.answer(text)")
+        found = self.runtime.classify(self.encode(text, None))
+        self._numbers(found)
+        return float(found[0])
+
     def labels(self, text: str) -> list[Share]:
         """Each label of a classifier, or each choice of a closed set, with its probability; the likeliest first.
 
@@ -230,6 +245,8 @@ class OpenModel:
         what, fix = "a classifier", "labels: model.labels(text)"
         if self.form.kind == EMBEDDER.name:
             what, fix = "an embedder", "vector: model.embed(text)"
+        if self.form.kind == REGRESSOR.name:
+            what, fix = "a regressor", "number: model.number(text)"
         return UserError(f"this is {what}: it writes no text", where=self.where, fix=f"ask for its {fix}")
 
     def _numbers(self, scores: np.ndarray) -> None:

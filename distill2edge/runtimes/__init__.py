@@ -12,6 +12,7 @@ from distill2edge.models.kinds import (
     DECODER,
     EMBEDDER,
     ENCODER_DECODER,
+    REGRESSOR,
     Kind,
     kind_of_directory,
     kind_of_gguf,
@@ -41,7 +42,7 @@ def _torch() -> Mapping[Kind, Any]:
     from distill2edge.runtimes.torch_runtime import TorchRuntime
     from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
 
-    encoders = {CLASSIFIER: TorchClassifier, EMBEDDER: TorchEmbedder}
+    encoders = {CLASSIFIER: TorchClassifier, REGRESSOR: TorchClassifier, EMBEDDER: TorchEmbedder}
     return {DECODER: TorchRuntime, ENCODER_DECODER: TorchSeq2Seq, **encoders}
 
 
@@ -50,7 +51,7 @@ def _onnx() -> Mapping[Kind, Any]:
     from distill2edge.runtimes.onnx_runtime import OnnxRuntime
     from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
 
-    encoders = {CLASSIFIER: OnnxClassifier, EMBEDDER: OnnxEmbedder}
+    encoders = {CLASSIFIER: OnnxClassifier, REGRESSOR: OnnxClassifier, EMBEDDER: OnnxEmbedder}
     return {DECODER: OnnxRuntime, ENCODER_DECODER: OnnxSeq2Seq, **encoders}
 
 

@@ -93,7 +93,7 @@ class Graph:
         compared: tuple[Merge, ...] = ()
         if recipe.distill.control and recipe.rounds is None:
             control, of_control = self.one_pass(
-                CONTROL, rows, teacher, student, None, control_of(recipe.distill), "gold"
+                CONTROL, rows, teacher, student, None, control_of(recipe.distill, task_of(recipe).gold_term), "gold"
             )
             compared = (of_control,)
         baselines = tuple(map(parse_scheme, recipe.verify.teacher_schemes))

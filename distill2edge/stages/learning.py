@@ -275,11 +275,11 @@ def is_compared_arm(arm: str) -> bool:
     return arm.split(" ", 1)[0] in (CONTROL, UNVERIFIED)
 
 
-def control_of(distill: Distill) -> Distill:
-    """The same training without the teacher: cross-entropy on the data's own responses."""
+def control_of(distill: Distill, term: str) -> Distill:
+    """The same training without the teacher: `term` of the loss alone, on the data's own responses."""
     from distill2edge.recipe.schema import Loss
 
-    loss = Loss(ce=1.0, class_weights=distill.loss.class_weights)
+    loss = Loss(**{term: 1.0}, class_weights=distill.loss.class_weights)
     return distill.model_copy(update={"loss": loss, "control": False, "on_policy": None})
 
 

@@ -46,13 +46,15 @@ class Data(Stage):
         """As `Stage.section`."""
         from distill2edge.recipe.canonical import canonical
 
-        return {**canonical(self.recipe.data), "content": self.sources.data}
+        key = {**canonical(self.recipe.data), "content": self.sources.data}
+        return {**key, "numeric": True} if task_of(self.recipe).numeric else key
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.data.prepare import prepare
 
-        return prepare(self.recipe.data, self.recipe.seed, work, progress)
+        numeric = task_of(self.recipe).numeric
+        return prepare(self.recipe.data, self.recipe.seed, work, progress, numeric=numeric)
 
     def estimate(self, sizes: Sizes, speed: float) -> Cost:
         """As `Stage.estimate`: it needs no model."""

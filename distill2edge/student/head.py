@@ -13,13 +13,21 @@ from distill2edge.models.kinds import kind_of_directory
 from distill2edge.models.loading import copy_tokenizer, read_config
 
 
-def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, where: str) -> bool:
+def with_head(
+    source: Path,
+    labels: Sequence[str],
+    target: Path,
+    seed: int,
+    where: str,
+    spread: tuple[float, float] | None = None,
+) -> bool:
     """Write `target`: the model of `source` with a head over `labels`; its own, where it has one that fits.
 
     Args:
         labels: names of the classes, in the order of the logits.
         seed: of the new head's weights.
         where: the recipe's key of the model, for errors.
+        spread: of a regressor: mean and standard deviation of the numbers, at which a new head begins.
 
     Returns:
         whether the head is new.
@@ -54,12 +62,37 @@ def with_head(source: Path, labels: Sequence[str], target: Path, seed: int, wher
             where=where,
             fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
         ) from error
-    model.config.problem_type = "single_label_classification"
+    model.config.problem_type = "single_label_classification" if spread is None else "regression"
+    if spread is not None:
+        _begin_at(model, *spread)
     if model.config.pad_token_id is None:
         raise UserError("the model has no padding token", where=where, fix="use an encoder with one")
     model.save_pretrained(target)
     copy_tokenizer(source, target)
     return True
+
+
+def spread_of(numbers: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation; numbers that are all one have 1, so that it can be divided by.
+
+    Raises:
+        UserError: no numbers.
+    """
+    if not numbers:
+        raise UserError("no training row has a number", where="data.response", fix="name the field that holds it")
+    mean = sum(numbers) / len(numbers)
+    return mean, (sum((value - mean) ** 2 for value in numbers) / len(numbers)) ** 0.5 or 1.0
+
+
+def _begin_at(model: Any, mean: float, deviation: float) -> None:
+    """Let the last layer give numbers around `mean`, of this spread: training need not go there by small steps."""
+    import torch
+
+    last = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part.out_features == 1][-1]
+    with torch.no_grad():
+        last.weight *= deviation
+        if last.bias is not None:
+            last.bias.fill_(mean)
 
 
 def labels_of(model_dir: Path) -> list[str] | None:
@@ -80,7 +113,13 @@ def check_head(model_dir: Path, labels: Sequence[str], where: str) -> None:
         raise UserError(
             "the model has no classification head",
             where=where,
-            fix="set teacher.fit to train one on the data's own labels, or name a classifier",
+            fix="set teacher.fit to train one on the data's own responses, or name a model that has one",
+        )
+    if len(own) != len(labels) and len(labels) == 1:
+        raise UserError(
+            f"the head has {len(own)} labels ({', '.join(own[:6])}), and a regressor gives one number",
+            where=where,
+            fix="start from the model without a head, or set task: classification",
         )
     if len(own) != len(labels):
         raise UserError(
@@ -88,7 +127,7 @@ def check_head(model_dir: Path, labels: Sequence[str], where: str) -> None:
             where=where,
             fix="name the same labels in data.choices, or start from the model without a head",
         )
-    if all(name.startswith("LABEL_") for name in own) or own == list(labels):
+    if len(own) == 1 or all(name.startswith("LABEL_") for name in own) or own == list(labels):
         return
     if sorted(own) == sorted(labels):
         raise UserError(

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from distill2edge.tasks.causal_lm import CausalLM
 from distill2edge.tasks.classification import Classification
 from distill2edge.tasks.embedding import Embedding
+from distill2edge.tasks.regression import Regression
 from distill2edge.tasks.seq2seq import Seq2Seq
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import Recipe
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (CausalLM(), Seq2Seq(), Classification(), Embedding())}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (CausalLM(), Seq2Seq(), Classification(), Embedding(), Regression())
+}
 
 
 def task_of(recipe: Recipe) -> Task:

@@ -21,6 +21,7 @@ class Feature:
 
 
 EMBEDDINGS = Feature("a loss on embeddings", "take embedding and similarity out of distill.loss")
+NUMBERS = Feature("a loss on numbers", "take mse and teacher_mse out of distill.loss")
 DIMENSIONS = Feature("student.dimensions", "leave it out")
 POOLING = Feature("teacher.pooling", "leave it out")
 FIT = Feature("teacher.fit", "leave teacher.fit out", "an embedder has no labels to be fitted to")

@@ -33,6 +33,8 @@ class Task(ABC):
         kinds: of model that it is for: those of its students.
         predicts_tokens: whether its student gives a distribution over the vocabulary at each position; else one answer
             for the whole text.
+        numeric: whether a response is a number.
+        gold_term: of the loss: what a student learns by without a teacher.
         teacher_key: what the key of its teacher says of it, where it is kept otherwise than for other tasks.
         key: what its stages' keys say of it. The first task has none: its artifacts are older than the others.
     """
@@ -45,6 +47,8 @@ class Task(ABC):
     supports: ClassVar[frozenset[Feature]]
     kinds: ClassVar[tuple[Kind, ...]]
     predicts_tokens: ClassVar[bool]
+    numeric: ClassVar[bool] = False
+    gold_term: ClassVar[str] = "ce"
     teacher_key: ClassVar[Mapping[str, str]] = {}
 
     @property

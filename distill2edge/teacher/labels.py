@@ -66,7 +66,7 @@ def cache_labels(
     Raises:
         UserError: no texts, or a teacher whose logits are not finite.
     """
-    scored = scores_of(encoded, _by_head(model_dir), work, progress, shard_rows=shard_rows)
+    scored = scores_of(encoded, by_head(model_dir), work, progress, shard_rows=shard_rows)
     return write_facts(scored, labels_by_id(encoded), work)
 
 
@@ -149,7 +149,7 @@ def write_shard(path: Path, scores: Tensor, ids: Sequence[str]) -> None:
         save_file({"logits": scores}, temporary, {"ids": json.dumps(list(ids))})
 
 
-def _by_head(model_dir: Path) -> Score:
+def by_head(model_dir: Path) -> Score:
     """The class logits of a classifier, in batches of like length; it is loaded for the first texts.
 
     Raises:

@@ -226,10 +226,22 @@ class Recall(Score):
         return difference_interval(score, other, units, units, seed=seed).low > 0
 
 
+class Spearman(Recall):
+    """Numbers: whether texts are in the order of the data's. A row's score is its share in that (`correlation`)."""
+
+    name = "spearman"
+    definition = "Spearman's rank correlation with the data's numbers; ties have their mean rank"
+
+    def ratio(
+        self, score: Sequence[float], other: Sequence[float], units: Sequence[float], seed: int, runs: int = 1
+    ) -> Figure | None:
+        return ratio_interval(score, other, seed=seed) if sum(other) > 0 else None
+
+
 TOKEN_METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (Accuracy(), Agreement(), ExactMatch(), Likelihood())
 }
-METRICS: dict[str, Score] = {**TOKEN_METRICS, Recall.name: Recall()}
+METRICS: dict[str, Score] = {**TOKEN_METRICS, Recall.name: Recall(), Spearman.name: Spearman()}
 
 
 def metric_of(encodings: Encodings, template: str) -> Metric:

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import ENCODER, kind_of_directory
+from distill2edge.models.kinds import ENCODER, Kind, kind_of_directory
 from distill2edge.models.loading import read_config
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.models.shape import shape_of
@@ -35,27 +35,55 @@ def labels_of(recipe: Recipe) -> list[str]:
 class ClassifierWork(EncoderWork):
     """A student learns the logits of some classes for a whole text."""
 
-    reads_as = ENCODER  # the whole text, whatever the model was before it got its head
+    reads_as: Kind | None = ENCODER  # the whole text, whatever the model was before it got its head
+
+    def labels(self, recipe: Recipe) -> list[str]:
+        """Names of the head's outputs, in their order."""
+        return labels_of(recipe)
+
+    def known(self, rows: Sequence[Encoded]) -> list[Encoded]:
+        """The texts that have a label."""
+        return [row for row in rows if row.label >= 0]
+
+    def head(self, recipe: Recipe, source: Path, rows_dir: Path, target: Path, where: str) -> bool:
+        """Write `target`: the model with the task's head, as `student.head.with_head`."""
+        from distill2edge.student.head import with_head
+
+        return with_head(source, self.labels(recipe), target, recipe.seed, where)
+
+    def fit_loss(self, recipe: Recipe) -> Loss:
+        """By which the teacher is fitted."""
+        return Loss(ce=1.0, class_weights=recipe.distill.loss.class_weights)  # type: ignore[call-arg]
+
+    def train(self, model_dir: Path, *rest: Any) -> Facts:
+        """Train a model, as `distill.train_classifier.train_classifier`."""
+        from distill2edge.distill.train_classifier import train_classifier
+
+        return train_classifier(model_dir, *rest)
+
+    def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
+        """Keep what the teacher says of the texts, as `teacher.labels.cache_labels`."""
+        from distill2edge.teacher.labels import cache_labels
+
+        return cache_labels(teacher, rows, work, progress)
 
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """A head on the teacher, trained with it (or with adapters in it) on the data's own labels, then merged; a
         teacher that is asked learns to give its answers."""
         if recipe.teacher.ask is not None:
             return ASKED.fit(as_asked(recipe), base, rows_dir, work, progress)
-        from distill2edge.distill.train_classifier import train_classifier
-        from distill2edge.student.head import with_head
         from distill2edge.student.merge import merge as merge_weights
 
         section = recipe.teacher.fit
         assert section is not None
         headed, trained = work / "headed", work / "trained"
-        new = with_head(base, labels_of(recipe), headed, recipe.seed, "teacher.model")
-        rows = _known(self.encoded(recipe, rows_dir, headed, "train"))
+        new = self.head(recipe, base, rows_dir, headed, "teacher.model")
+        rows = self.known(self.encoded(recipe, rows_dir, headed, "train"))
         if section.max_rows is not None:
             rows = rows[: section.max_rows]
-        validation = _known(self.encoded(recipe, rows_dir, headed, "validation"))
-        loss = Loss(ce=1.0, class_weights=recipe.distill.loss.class_weights)  # type: ignore[call-arg]
-        facts = train_classifier(
+        validation = self.known(self.encoded(recipe, rows_dir, headed, "validation"))
+        loss = self.fit_loss(recipe)
+        facts = self.train(
             headed, rows, validation, None, None, section, loss, section.lora, recipe.seed, trained, progress
         )
         merged = merge_weights(headed, trained, rows[:ROWS], SURVIVAL, work)
@@ -70,11 +98,10 @@ class ClassifierWork(EncoderWork):
         if recipe.teacher.ask is not None:
             return ASKED.labels(as_asked(recipe), teacher, rows_dir, work, progress)
         from distill2edge.student.head import check_head
-        from distill2edge.teacher.labels import cache_labels
 
-        check_head(teacher, labels_of(recipe), "teacher.model")
+        check_head(teacher, self.labels(recipe), "teacher.model")
         rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
-        return cache_labels(teacher, rows, work, progress)
+        return self.cache(teacher, rows, work, progress)
 
     def pretrain(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """Layers of the unfitted teacher, distilled on masked tokens of the train split."""
@@ -100,15 +127,15 @@ class ClassifierWork(EncoderWork):
         self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
     ) -> Facts:
         """Some of the teacher's layers with its head, or a checkpoint with a head; with fewer tokens where asked."""
-        from distill2edge.student.head import check_head, with_head
+        from distill2edge.student.head import check_head
         from distill2edge.student.init import init_student
 
         if recipe.teacher.ask is None:
-            check_head(teacher, labels_of(recipe), "teacher.model")
+            check_head(teacher, self.labels(recipe), "teacher.model")
         section = recipe.student
         if checkpoint is not None:
             headed = work / "headed"
-            with_head(checkpoint, labels_of(recipe), headed, recipe.seed, "student.init.model")
+            self.head(recipe, checkpoint, rows_dir, headed, "student.init.model")
         if section.pretrain is not None:
             section = section.model_copy(update={"init": FromModel(model="pretrained")})  # type: ignore[call-arg]
         rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
@@ -137,19 +164,18 @@ class ClassifierWork(EncoderWork):
     ) -> Facts:
         """On the teacher's class logits and intermediate layers, or on the data's own labels."""
         from distill2edge.distill.label_cache import LabelReader
-        from distill2edge.distill.train_classifier import train_classifier
 
         beside = beside_of(recipe, training.loss, student, teacher)
         soft = None
-        if recipe.signal.kind == "labels" and signal is not None:
-            soft = (signal, recipe.signal.temperature)
+        if kind in ("labels", "numbers") and signal is not None:
+            soft = (signal, getattr(recipe.signal, "temperature", 1.0))
         train, validation = (self.encoded(recipe, rows_dir, student, split) for split in ("train", "validation"))
         if soft is None:
-            train, validation = _known(train), _known(validation)
+            train, validation = self.known(train), self.known(validation)
         elif read_json(soft[0] / "signal.json").get("left_out"):
             lost = set(LabelReader(*soft).missing(row.id for row in (*train, *validation)))
             train, validation = ([row for row in rows if row.id not in lost] for rows in (train, validation))
-        return train_classifier(
+        return self.train(
             student,
             train,
             validation,
@@ -168,7 +194,7 @@ class ClassifierWork(EncoderWork):
         if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:
             return ASKED.held_out(as_asked(recipe), model_dir, rows_dir)
         found = super().held_out(recipe, model_dir, rows_dir)
-        return replace(found, rows=_known(found.rows) or found.rows)
+        return replace(found, rows=self.known(found.rows) or found.rows)
 
     def verify(
         self,
@@ -199,11 +225,6 @@ class ClassifierWork(EncoderWork):
             corrected=corrected,
             taught=taught,
         )
-
-
-def _known(rows: Sequence[Encoded]) -> list[Encoded]:
-    """The texts that have a label."""
-    return [row for row in rows if row.label >= 0]
 
 
 def _taught(labels: Path, encodings: dict[str, Encodings]) -> tuple[dict[str, Encodings], NDArray[np.float32]]:

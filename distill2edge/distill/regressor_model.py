@@ -1,0 +1,120 @@
+"""A regressor whose forward pass is the distillation loss, and the batches it reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from distill2edge.distill.batches import Collator
+from distill2edge.distill.classifier_model import collate_texts
+from distill2edge.distill.losses import Objective
+from distill2edge.distill.module import EncoderModule, LayerTeacher
+from distill2edge.errors import UserError
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Encoded
+    from distill2edge.distill.label_cache import NumberReader
+
+
+class RegressorModel(EncoderModule):
+    """The student and its loss in one module. Numbers are compared in standard deviations of the data's."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        objective: Objective,
+        deviation: float,
+        teacher: LayerTeacher | None,
+        dtype: torch.dtype,
+    ) -> None:
+        """As `EncoderModule`. `deviation`: of the data's numbers, above 0."""
+        super().__init__(student, objective, teacher, dtype)
+        self._deviation = deviation
+
+    def collator(self) -> Collator:
+        """Texts -> the batch that `forward` takes."""
+        return partial(_collate, pad=self.pad)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        numbers: Tensor,
+        taught: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss of a batch.
+
+        Args:
+            input_ids, attention_mask: [B, L].
+            labels: [B] of no meaning: what losses are divided by is counted in them.
+            numbers: [B] of the data; not a number (NaN) where a text has none.
+            taught: [B] of the teacher, where a term compares them.
+            num_items_in_batch: texts of the whole step, over all micro-batches and processes; None: this batch alone.
+
+        Returns:
+            loss: the sum over this batch / that count. sum: undivided. count: of this batch.
+        """
+        out = self.read(input_ids, attention_mask)
+        own = out.logits.float()[:, 0] / self._deviation
+        each = self.layers(out, input_ids, attention_mask)
+        known = ~numbers.isnan()
+        gold = torch.where(known, numbers / self._deviation, own.detach())
+        for term in self.objective.numbers:
+            each = each + torch.where(known, term.weight * term.function(gold, own), 0.0)
+        for term in self.objective.teacher_numbers:
+            assert taught is not None, "the term needs the teacher's numbers"
+            each = each + term.weight * term.function(taught / self._deviation, own)
+        count = torch.tensor(len(labels), device=own.device)
+        items = count if num_items_in_batch is None else num_items_in_batch
+        total = each.sum()
+        return {"loss": total / items, "sum": total.detach(), "count": count}
+
+
+class NumberedTexts(Dataset[dict[str, Any]]):
+    """Texts, each with its number, and the teacher's where there is a cache."""
+
+    def __init__(self, rows: Sequence[Encoded], signal: NumberReader | None) -> None:
+        """Check every text.
+
+        Raises:
+            UserError: no texts, or one that neither has a number nor a teacher's, or that the cache does not have.
+        """
+        if not rows:
+            raise UserError("there is nothing to train on", where="data", fix="check data.splits")
+        if signal is None and any(row.number is None for row in rows):
+            raise UserError(
+                "rows without a number teach nothing without the teacher", where="distill.loss",
+                fix="set signal: {kind: numbers} and distill.loss.teacher_mse, or leave such rows out",
+            )  # fmt: skip
+        if signal is not None and (missing := signal.missing(row.id for row in rows)):
+            raise UserError(
+                f"{len(missing)} of {len(rows)} texts are not in the signal cache",
+                where=str(signal.directory),
+                fix="build the cache from these rows",
+            )
+        self.rows, self.signal = rows, signal
+        self.lengths = [len(row.ids) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        row = self.rows[number]
+        item = {"ids": row.ids, "label": 0, "number": math.nan if row.number is None else row.number}
+        return item if self.signal is None else {**item, "taught": self.signal.get(row.id)}
+
+
+def _collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
+    """As `collate_texts`, with `numbers` [B], and `taught` [B] where there is a teacher."""
+    batch = {**collate_texts(items, pad), "numbers": torch.tensor([item["number"] for item in items])}
+    if "taught" in items[0]:
+        batch["taught"] = torch.stack([item["taught"] for item in items])
+    return batch
