@@ -27,9 +27,7 @@ _SPARE = 64  # rows held beyond those wanted, in place of those that leak
 _TELL = 200_000  # rows between two lines about a long source
 
 
-def prepare(
-    data: schema.Data, seed: int, work: Path, progress: Progress, *, numeric: bool = False
-) -> dict[str, Any]:
+def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, numeric: bool = False) -> dict[str, Any]:
     """Write `train`, `validation`, `calibration` and `test` as `.parquet`, and `data.json`.
 
     Rows go to splits by a hash of seed and content, so the same rows in another order give the same splits, and rows
@@ -44,8 +42,8 @@ def prepare(
 
     Raises:
         UserError: a missing or empty source, a field that a template names and a row lacks, a value that is not text, a
-            response outside the choices, no number where one is wanted, or inside the prompt, too few rows, one class alone, or test rows in train
-            beyond `leakage.max_fraction`.
+            response outside the choices, that is no number where one is wanted, or that is inside the prompt, too few
+            rows, one class alone, or test rows in train beyond `leakage.max_fraction`.
         EnvironmentFault: the source can't be reached.
     """
     rows = Rows(data, numeric=numeric)

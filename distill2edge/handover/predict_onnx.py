@@ -3,8 +3,8 @@
 python predict.py "a text"       or       echo "a text" | python predict.py
 
 A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; an
-embedder prints the vector of the text as JSON, a regressor its number; any other model prints the text that it writes. input.json says how the
-model was trained to read.
+embedder prints the vector of the text as JSON, a regressor its number; any other model prints the text that it writes.
+input.json says how the model was trained to read.
 """
 
 from __future__ import annotations

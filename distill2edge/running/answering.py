@@ -201,7 +201,9 @@ class OpenModel:
             UserError: a model of another kind; more tokens than the model reads, or none.
         """
         if self.form.kind != REGRESSOR.name:
-            raise UserError("this model gives no number", where=self.where, fix="ask for its answer: model.answer(text)")
+            raise UserError(
+                "this model gives no number", where=self.where, fix="ask for its answer: model.answer(text)"
+            )
         found = self.runtime.classify(self.encode(text, None))
         self._numbers(found)
         return float(found[0])

@@ -75,7 +75,9 @@ def _document(
         for name, outcome in outcomes.items()
         if not isinstance(outcome, Crash)
     }
-    dense = {model.role: numbers[model.id] for model in models if model.is_reference and model.id in numbers}
+    dense: dict[str, Floats] = {
+        model.role: numbers[model.id] for model in models if model.is_reference and model.id in numbers
+    }
     ones, figures = [1.0] * len(gold), dict[str, Outcome]()
     for model in models:
         outcome = outcomes[model.id]

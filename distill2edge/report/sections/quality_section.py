@@ -13,7 +13,12 @@ from distill2edge.report.units import Unit, unit_of
 def blocks(report: Document) -> list[Block]:
     """As `Section.blocks`."""
     return present(
-        models_table(report), seeds_table(report), distances_table(report), vectors_table(report), samples_table(report)
+        models_table(report),
+        seeds_table(report),
+        distances_table(report),
+        vectors_table(report),
+        numbers_table(report),
+        samples_table(report),
     )
 
 
@@ -115,6 +120,17 @@ def vectors_table(report: Document) -> Table | None:
         "others: the softmax of 20 cosines, and the nearest neighbour."
     )
     return filled("Vectors", head, rows, note=note)
+
+
+def numbers_table(report: Document) -> Table | None:
+    """How near a regressor's numbers are to the data's; the baseline's last."""
+    models = [model for model in report["models"] if "mae" in model and not model.get("error")]
+    rows = [
+        row(Cell(str(model["id"]), "mono"), figure(model.get("pearson")), figure(model.get("mae"))) for model in models
+    ]
+    head = ["model", "Pearson's correlation", "mean absolute error"]
+    note = "Of the models' numbers and the data's. KL above is of normal distributions around two numbers."
+    return filled("Numbers", head, rows, note=note) if rows else None
 
 
 def seeds_table(report: Document) -> Table | None:
