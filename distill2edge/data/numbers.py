@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from distill2edge.errors import UserError
 
@@ -32,3 +33,15 @@ def check_number(answer: str, number: int) -> None:
             where="data.response",
             fix="name the field that holds the number (1.5, -2, 3e-4), or leave such rows out with data.filter",
         )
+
+
+def spread_of(numbers: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation; numbers that are all one have 1, so that it can be divided by.
+
+    Raises:
+        UserError: no numbers.
+    """
+    if not numbers:
+        raise UserError("no training row has a number", where="data.response", fix="name the field that holds it")
+    mean = sum(numbers) / len(numbers)
+    return mean, (sum((value - mean) ** 2 for value in numbers) / len(numbers)) ** 0.5 or 1.0

@@ -75,7 +75,7 @@ class Rows:
 
     def __init__(self, data: schema.Data, *, numeric: bool = False) -> None:
         """`numeric`: a response is a number, or the row is refused."""
-        self._numeric, self._data, self._choices = data, data.choices or ()
+        self._numeric, self._data, self._choices = numeric, data, data.choices or ()
         self._known = Choices(self._choices)
         missing = MISSING - {choice.strip() for choice in self._choices}
         self.prompt = Template(data.prompt, "data.prompt", missing) if data.template != "text" else None

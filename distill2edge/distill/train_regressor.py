@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.data.numbers import spread_of
 from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.distill.train_classifier import Beside, load_encoder, open_beside
 from distill2edge.errors import UserError
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
-from distill2edge.student.head import spread_of
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:

@@ -72,18 +72,6 @@ def with_head(
     return True
 
 
-def spread_of(numbers: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation; numbers that are all one have 1, so that it can be divided by.
-
-    Raises:
-        UserError: no numbers.
-    """
-    if not numbers:
-        raise UserError("no training row has a number", where="data.response", fix="name the field that holds it")
-    mean = sum(numbers) / len(numbers)
-    return mean, (sum((value - mean) ** 2 for value in numbers) / len(numbers)) ** 0.5 or 1.0
-
-
 def _begin_at(model: Any, mean: float, deviation: float) -> None:
     """Let the last layer give numbers around `mean`, of this spread: training need not go there by small steps."""
     import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.data.encode import Encoded
-from distill2edge.data.numbers import number_of
+from distill2edge.data.numbers import number_of, spread_of
 from distill2edge.models.kinds import REGRESSOR
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Loss, Recipe
@@ -40,7 +40,7 @@ class RegressorWork(ClassifierWork):
 
     def head(self, recipe: Recipe, source: Path, rows_dir: Path, target: Path, where: str) -> bool:
         """As `ClassifierWork.head`; a new one begins at mean and spread of the training rows' numbers."""
-        from distill2edge.student.head import spread_of, with_head
+        from distill2edge.student.head import with_head
 
         rows = self.rows(recipe, rows_dir, "train")
         numbers = [value for row in rows if (value := number_of(row.response)) is not None]
