@@ -70,7 +70,7 @@ class Check:
             EnvironmentFault: the runtime is missing.
         """
         got, unit = self._answers(path, work), "token" if KINDS[self._kind].writes else "text"
-        vectors = self._kind == EMBEDDER.name  # whose numbers are no distribution
+        numbers = {EMBEDDER.name: "vectors", REGRESSOR.name: "numbers"}.get(self._kind)  # which are no distribution
         probes = []
         for probe, logits in zip(self._probes, got, strict=True):
             kl, relative = difference(probe.expected, logits)
@@ -86,7 +86,7 @@ class Check:
                 where=str(path),
                 fix="use another format, and report this: the model should have been refused before the export",
             )
-        said = f"vectors differ by {worst['relative']:.1g}" if vectors else f"KL {kl:.1g} nats per {unit}"
+        said = f"{numbers} differ by {worst['relative']:.1g}" if numbers else f"KL {kl:.1g} nats per {unit}"
         seconds = time.monotonic() - self._began
         self._progress.say(f"  compared with PyTorch up to position {self._reach.compared} of "
                            f"{self._reach.window or 'any'}: {said} ({seconds:.1f} s)")  # fmt: skip
