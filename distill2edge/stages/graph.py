@@ -17,7 +17,6 @@ from distill2edge.stages.rounds import VERIFIED, RoundSignal, ScoreRounds, of_ro
 from distill2edge.stages.sources import Sources
 from distill2edge.stages.stage import Rows, Stage
 from distill2edge.stages.teaching import Data, Fit, References, Signal, Synthesis, Teacher
-from distill2edge.stages.teaching import Data, Fit, Signal, Synthesis, Teacher
 from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
