@@ -29,7 +29,7 @@ def lines(text: str = PAGE) -> list[list[str]]:
 
 
 def test_it_shows_no_other_program() -> None:
-    assert {line[0] for line in lines()} == {"mkdir", "cd", "python", "printf", "jq", "distill2edge"}
+    assert {line[0] for line in lines()} == {"mkdir", "cd", "python", "printf", "distill2edge"}
 
 
 def test_each_command_and_option_exists() -> None:
@@ -47,7 +47,7 @@ def test_its_conversations_are_read_as_they_are(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in blocks("text", PAGE.partition(CHATS)[2])[0].splitlines()]
     for number in range(40):
         row = json.loads(json.dumps(rows[number % len(rows)]))
-        row["messages"][-2]["content"] += f" ({number})"
+        row["messages"][-2]["content"] += " ".join(f" w{number}x{more}" for more in range(40))  # no two are alike
         rows.append(row)
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
