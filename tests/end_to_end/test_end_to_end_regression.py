@@ -101,6 +101,7 @@ def models(root: Path) -> dict[str, dict[str, Any]]:
     return {model["id"]: model for model in report["models"]}
 
 
+@pytest.mark.slow
 def test_the_files_say_the_student_s_numbers(finished: Path) -> None:
     found = models(finished)
     assert found["teacher"]["score"]["value"] > 0.8
@@ -117,6 +118,7 @@ def test_the_files_say_the_student_s_numbers(finished: Path) -> None:
     assert "Spearman's rank correlation" in text
 
 
+@pytest.mark.slow
 def test_chat_the_library_and_predict_py_give_one_number(finished: Path) -> None:
     asked = "the good film and it"
     shown = CliRunner().invoke(main, ["chat", str(finished / "out"), "--scheme", "onnx:int8", "--prompt", asked])
