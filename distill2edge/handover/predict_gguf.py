@@ -166,6 +166,12 @@ def likelihood(model: Model, ids: list[int], choice: list[int]) -> float:
     return sum(_log_softmax(row)[token] for row, token in zip(rows, choice, strict=True))
 
 
+def with_end(choices: list[list[int]], end: list[int]) -> list[list[int]]:
+    """The choices, each with the end token where one begins another: elsewhere it tells nothing."""
+    begins = any(one is not other and other[: len(one)] == one for one in choices for other in choices)
+    return [choice + end for choice in choices] if begins else choices
+
+
 def shares(names: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
     """Names with their probabilities, the likeliest first."""
     share = np.exp(scores - scores.max())
@@ -192,7 +198,7 @@ def answer(text: str, form: dict[str, Any], model: Model, most: int, size: int) 
     if form["kind"] == "classifier":
         found = shares(form["labels"], model.scores(ids))
     elif form["choices"]:
-        choices = choices_of(prompt, form, model)
+        choices = with_end(choices_of(prompt, form, model), form["end"])
         found = shares(form["choices"], np.array([likelihood(model, ids, choice) for choice in choices]))
     else:
         return model.decode(generate(model, ids, form["stop"], min(most, form["context"] - len(ids))))

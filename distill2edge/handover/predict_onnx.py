@@ -179,6 +179,12 @@ def likelihood(model: Any, ids: list[int], choice: list[int]) -> float:
     return sum(_log_softmax(row)[token] for row, token in zip(rows, choice, strict=True))
 
 
+def with_end(choices: list[list[int]], end: list[int]) -> list[list[int]]:
+    """The choices, each with the end token where one begins another: elsewhere it tells nothing."""
+    begins = any(one is not other and other[: len(one)] == one for one in choices for other in choices)
+    return [choice + end for choice in choices] if begins else choices
+
+
 def shares(names: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
     """Names with their probabilities, the likeliest first."""
     share = np.exp(scores - scores.max())
@@ -206,7 +212,8 @@ def answer(text: str, form: dict[str, Any], reader: Input, model: Any, most: int
     if form["kind"] == "classifier":
         found = shares(form["labels"], model.scores(ids))
     elif form["choices"]:
-        scores = np.array([likelihood(model, ids, choice) for choice in reader.choices(prompt)], dtype=np.float64)
+        choices = with_end(reader.choices(prompt), form["end"])
+        scores = np.array([likelihood(model, ids, choice) for choice in choices], dtype=np.float64)
         found = shares(form["choices"], scores)
     else:
         written = generate(model, ids, form["stop"], min(most, form["context"] - len(ids)))

@@ -19,7 +19,7 @@ from distill2edge.data.chat_templates import (
     turns_of,
 )
 from distill2edge.data.conversation import Conversation
-from distill2edge.data.encode import prompt_text, stop_token_ids, wants_bos
+from distill2edge.data.encode import end_token_id, prompt_text, stop_token_ids, wants_bos
 from distill2edge.data.encode_texts import around
 from distill2edge.data.model_inputs import FILE, InputForm, default_form, parse_form
 from distill2edge.errors import UserError
@@ -130,7 +130,9 @@ def hand_over(
 def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) -> dict[str, Any]:
     """input.json: the form, and what a program without this package needs to follow it."""
     head, tail = around(tokenizer)
+    end = None
     if form.reading.chats:
+        end = end_token_id(tokenizer, form.template)
         head, tail = ([tokenizer.bos_token_id] if form.template != "chat" and wants_bos(tokenizer) else []), []
     window = context_of(model_dir) if not KINDS[form.kind].pairs else None
     settings = read_json(model_dir / "config.json")
@@ -146,6 +148,7 @@ def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) ->
         "frame": asdict(frame),
         "head": head,
         "tail": tail,
+        "end": [end] if form.choices and end is not None else [],
     }
 
 
