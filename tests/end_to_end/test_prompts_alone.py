@@ -85,7 +85,7 @@ def test_another_training_pays_for_no_answer_again(place: Path) -> None:
     before = len(asked(place))
     assert before
     more = ("--set", "signal.temperature=0.5", "--set", "distill.epochs=2")
-    result = run(place, "run", "--store", str(place / "store"), "--out", str(place / "again"), *more)
+    result = run(place, "distill", "--store", str(place / "store"), *more)
     assert result.exit_code == 0, result.output
     assert len(asked(place)) == before + 16  # the training rows at another temperature; the held-out ones are kept
 
