@@ -263,12 +263,8 @@ def encode_rows(
         batch = rows[begin : begin + _BATCH]
         for row, (example, stable) in zip(batch, encoder.encode(batch), strict=True):
             whole = example
-            while supervise != "answer" and example is not None and len(example.ids) > max_length:
-                fewer = shorter(row.prompt)
-                if fewer is None:
-                    break
-                row = replace(row, prompt=fewer[0], response=fewer[1])
-                ((example, stable),) = encoder.encode([row])
+            if supervise != "answer":
+                example, stable = encoder.cut(row, example, stable, max_length)
             counts["boundary"] += not stable
             if example is None:
                 counts["empty"] += 1
@@ -300,6 +296,13 @@ class _Encoder:
         self.tail = _tail(tokenizer, template)
         stop = str(tokenizer.decode(self.tail)) if self.tail else ""
         self._turns = Turns(tokenizer, stop, supervise) if template == "chat" else None
+
+    def cut(self, row: Row, example: Encoded | None, stable: bool, most: int) -> tuple[Encoded | None, bool]:
+        """As `encode` gave them; of a conversation that is too long up to the last answer that fits."""
+        while example is not None and len(example.ids) > most and (fewer := shorter(row.prompt)) is not None:
+            row = replace(row, prompt=fewer[0], response=fewer[1])
+            ((example, stable),) = self.encode([row])
+        return example, stable
 
     def encode(self, rows: Sequence[Row]) -> Iterator[tuple[Encoded | None, bool]]:
         """Each row, None where its response has no tokens; and whether its pieces could be tokenized together."""

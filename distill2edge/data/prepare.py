@@ -23,6 +23,7 @@ from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_share
 
 _HELD_OUT = ("test", "validation", "calibration")
+_UNANSWERED = "no row has a response: the teacher's answers stand in for them, and scores are agreement with it"
 _SPARE = 64  # rows held beyond those wanted, in place of those that leak
 _TELL = 200_000  # rows between two lines about a long source
 
@@ -60,13 +61,10 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
     splits["train"] += more
     kept = {name: [item.row for item in splits[name]] for name in SPLITS}
     if data.response is None:
-        progress.warn(
-            "no row has a response: the teacher's answers stand in for them, and scores are agreement with it"
-        )
-    if data.template != "text" and not data.choices and not numeric and data.response is not None:
-        check_prompts(
-            [row for row in kept["train"] if row.response], data.leakage.response_in_prompt, shared=rows.shared
-        )
+        progress.warn(_UNANSWERED)
+    elif data.template != "text" and not data.choices and not numeric:
+        answered = [row for row in kept["train"] if row.response]
+        check_prompts(answered, data.leakage.response_in_prompt, shared=rows.shared)
     warnings = _classes(kept, data, found, progress)
 
     work.mkdir(parents=True, exist_ok=True)
@@ -74,13 +72,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
         write_split(work / f"{name}.parquet", kept[name])
     facts = {
         "schema_version": 1,
-        "source": data.source,
-        "kind": source.kind,
-        "config": data.config,
-        "split": data.split,
-        "revision": source.revision,
-        "sha256": source.sha256,
-        "licence": source.licence,
+        **_origin(source, data),
         "seed": seed,
         "read": found.read,
         "dropped": {reason: count for reason, count in sorted(dropped.counts.items()) if count},
@@ -89,21 +81,39 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
         "leakage": report.facts,
         "warnings": warnings,
         **pool_facts,
+        **_form(rows, found, progress),
     }
-    if rows.found is not None:
-        facts["form"] = {"name": rows.found.form.name, "columns": list(rows.found.columns), "trimmed": found.trimmed}
-        if found.trimmed:
-            progress.say(f"data: {found.trimmed:,} conversations end without an answer: they are taken up to the last")
     if found.labels and data.choices:
         facts["classes"] = {choice: found.labels[index] for index, choice in enumerate(data.choices)}
     write_json(work / "data.json", facts)
+    _tell(kept, len(more), report, found, progress)
+    return facts
+
+
+def _origin(source: Source, data: schema.Data) -> dict[str, Any]:
+    """Where the rows come from."""
+    named = {"source": data.source, "kind": source.kind, "config": data.config, "split": data.split}
+    return {**named, "revision": source.revision, "sha256": source.sha256, "licence": source.licence}
+
+
+def _form(rows: Rows, found: _Found, progress: Progress) -> dict[str, Any]:
+    """What data.json says of the form of conversations, where the rows have one."""
+    if rows.found is None:
+        return {}
+    if found.trimmed:
+        progress.say(f"data: {found.trimmed:,} conversations end without an answer: they are taken up to the last")
+    form = {"name": rows.found.form.name, "columns": list(rows.found.columns), "trimmed": found.trimmed}
+    return {"form": form}
+
+
+def _tell(kept: dict[str, list[Row]], more: int, report: _Leaks, found: _Found, progress: Progress) -> None:
+    """Say how many rows each split has, and what was not taken; `more`: those of train without a response."""
     counts = ", ".join(f"{name} {len(kept[name]):,}" for name in SPLITS)
-    counts += f" ({len(more):,} of train without a response)" if more else ""
+    counts += f" ({more:,} of train without a response)" if more else ""
     leaks = f"leaking test rows: {report.facts['exact']} exact, {report.facts['near']} near"
     progress.say(f"data: {counts}; {leaks}")
-    if told := dropped.text():
+    if told := found.dropped.text():
         progress.say(f"data: {sum(found.read.values()):,} rows read; not taken: {told}")
-    return facts
 
 
 def _classes(kept: dict[str, list[Row]], data: schema.Data, found: _Found, progress: Progress) -> list[str]:

@@ -57,17 +57,8 @@ def synthesise(
     Raises:
         UserError: template `text`; nothing is left, or less than the held-out splits take; as the teacher's `generate`.
     """
-    if template == "text":
-        raise UserError("template text has no instructions", where="data.template", fix="set chat or plain")
     own = {name: read_rows(data_dir, name) for name in SPLITS}
-    if not own["train"]:
-        raise UserError("there are no rows to start from", where="data", fix="give data.splits.train some rows")
-    if any(is_chat(row.prompt) for row in own["train"]):
-        raise UserError(
-            "synthesis starts from prompts of one message, and these rows are conversations",
-            where="synthesis",
-            fix="leave synthesis out, or give rows of one question and one answer",
-        )
+    _refuse_rows(own["train"], template)
     pool = Pool(spec.near_duplicate)
     for row in (row for name in SPLITS for row in own[name]):
         pool.add(row.prompt, row.id)
@@ -93,6 +84,19 @@ def synthesise(
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in summary["dropped"].items())
     progress.say(f"synthesis: {summary['kept']:,} of {summary['rows']:,} rows kept; dropped: {dropped or 'none'}")
     return facts
+
+
+def _refuse_rows(rows: Sequence[Row], template: str) -> None:
+    if template == "text":
+        raise UserError("template text has no instructions", where="data.template", fix="set chat or plain")
+    if not rows:
+        raise UserError("there are no rows to start from", where="data", fix="give data.splits.train some rows")
+    if any(is_chat(row.prompt) for row in rows):
+        raise UserError(
+            "synthesis starts from prompts of one message, and these rows are conversations",
+            where="synthesis",
+            fix="leave synthesis out, or give rows of one question and one answer",
+        )
 
 
 def _instructions(

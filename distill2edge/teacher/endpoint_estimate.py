@@ -44,9 +44,7 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
         rows = sum(_counts(method)[1] for method in recipe.synthesis.methods)
     if recipe.signal.kind == "text":
         asked = rows * recipe.signal.samples
-        if recipe.without_references:
-            held_out = recipe.data.splits
-            asked += held_out.validation + held_out.calibration + held_out.test
+        asked += _held_out(recipe) if recipe.without_references else 0
         requests += asked
         prompt += asked * tokens_per_prompt
         answer += asked * recipe.signal.max_new_tokens
@@ -66,9 +64,6 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
     prices = prices_of(endpoint)
     usd = None if prices is None else prices.cost(round(prompt), round(answer))
     tokens = round(prompt + answer)
-    enough = (endpoint.max_usd is None or usd is None or usd <= endpoint.max_usd) and (
-        endpoint.max_tokens is None or tokens <= endpoint.max_tokens
-    )
     return {
         "model": endpoint.model,
         "requests": requests,
@@ -76,7 +71,8 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
         "usd": usd,
         "max_usd": endpoint.max_usd,
         "max_tokens": endpoint.max_tokens,
-        "enough": enough,
+        "enough": (endpoint.max_usd is None or usd is None or usd <= endpoint.max_usd)
+        and (endpoint.max_tokens is None or tokens <= endpoint.max_tokens),
     }
 
 
@@ -90,6 +86,12 @@ def sentence(found: dict[str, Any]) -> str:
         f"endpoint {found['model']}: at most {found['requests']:,} requests, {found['tokens']:,} tokens{cost}; "
         f"budget {' and '.join(limits)}{end}"
     )
+
+
+def _held_out(recipe: Recipe) -> int:
+    """Rows that the teacher answers too, where nobody else did."""
+    splits = recipe.data.splits
+    return splits.validation + splits.calibration + splits.test
 
 
 def _counts(method: Any) -> tuple[int, int, int]:
