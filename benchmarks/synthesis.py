@@ -17,7 +17,8 @@ from pathlib import Path
 from common import bar, interleave, ratio, summary, write_result
 
 from distill2edge.bench import contention
-from distill2edge.data.encode import encode_prompts, stop_token_ids
+from distill2edge.data.encode import encode_prompts
+from distill2edge.data.tokens import stop_token_ids
 from distill2edge.export.gguf import export_gguf
 from distill2edge.generation.writers import LlamaWriter, Sampling, Writer, open_writer
 from distill2edge.intake import bundled

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distill2edge.data.chat_templates import apply_template, chat_template_of
-from distill2edge.data.conversation import Conversation, opened, opened_turns, shorter
+from distill2edge.data.chat_templates import apply_template
+from distill2edge.data.conversation import opened, opened_turns, shorter
 from distill2edge.data.supervised_turns import Piece, Turns
+from distill2edge.data.tokens import end_token_id, tokenize, wants_bos
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ LOST = {
 """Counts of `encode_rows` that a user is told of -> what they mean."""
 
 _BATCH = 1024  # rows per tokenizer call: enough for its threads, small in memory
-_PROBE = "\u2402probe\u2403"  # an assistant message that no chat template contains
 
 
 @dataclass(frozen=True)
@@ -120,41 +120,6 @@ def read_rows(data_dir: Path, split: str) -> list[Row]:
 def labelled(rows: Sequence[Row]) -> list[Row]:
     """The rows that have a response."""
     return [row for row in rows if row.response]
-
-
-def wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer itself puts a BOS in front of plain text."""
-    bos = tokenizer.bos_token_id
-    if bos is None:
-        return False
-    ids = tokenize(tokenizer, ["a"], special=True)[0]
-    return bool(ids) and ids[0] == bos
-
-
-def end_token_id(tokenizer: PreTrainedTokenizerBase, template: str) -> int | None:
-    """The token that ends a response.
-
-    With template `chat`, the special token that the chat template writes after an assistant message (Gemma ends a
-    turn with another token than its EOS); otherwise, and where the template writes none, the tokenizer's EOS.
-    """
-    if template == "chat" and chat_template_of(tokenizer):
-        messages = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": _PROBE})
-        after = apply_template(tokenizer, Conversation(messages), generation=False).rpartition(_PROBE)
-        if after[1]:
-            special = set(tokenizer.all_special_ids) | {
-                index for index, token in tokenizer.added_tokens_decoder.items() if token.special
-            }
-            tail = tokenize(tokenizer, [after[2].lstrip()])[0]
-            if tail and tail[0] in special:
-                return tail[0]
-    eos: int | None = tokenizer.eos_token_id
-    return eos
-
-
-def stop_token_ids(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[int, ...]:
-    """Tokens at which generation stops: the end of a response and EOS."""
-    found = (end_token_id(tokenizer, template), tokenizer.eos_token_id)
-    return tuple(dict.fromkeys(token for token in found if token is not None))
 
 
 def prompt_text(prompt: str, tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> str:
@@ -388,18 +353,3 @@ def _begun(tokenizer: PreTrainedTokenizerBase, template: str, texts: Sequence[st
 def _tail(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
     end = end_token_id(tokenizer, template)
     return [] if end is None else [end]
-
-
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-    """Token ids of each text, nothing cut and nothing padded; `special` adds what the tokenizer itself puts around."""
-    if not texts:
-        return []
-    batch: Any = tokenizer(
-        list(texts),
-        add_special_tokens=special,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    return [list(ids) for ids in batch["input_ids"]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row, tokenize
+from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:

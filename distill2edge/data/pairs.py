@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row, example_id, none_left, tokenize, unencodable
+from distill2edge.data.encode import Encoded, Row, example_id, none_left, unencodable
+from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import Any
 
 from distill2edge.data.chat_templates import apply_template
 from distill2edge.data.conversation import Conversation
-from distill2edge.data.encode import prompt_text, tokenize, wants_bos
+from distill2edge.data.encode import prompt_text
 from distill2edge.data.encode_texts import around
 from distill2edge.data.model_inputs import InputForm
+from distill2edge.data.tokens import tokenize, wants_bos
 from distill2edge.errors import UserError
 from distill2edge.gguf import llama_process
 from distill2edge.gguf.corpus import TEXTS, around_token

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distill2edge.data.conversation import plain_prompt
-from distill2edge.data.encode import stop_token_ids
 from distill2edge.data.reading import READINGS
+from distill2edge.data.tokens import stop_token_ids
 from distill2edge.errors import UserError
 from distill2edge.generation.thinking import UNCLOSED, split_tokens
 from distill2edge.generation.writers import Sampling, Writer, open_writer

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from distill2edge.data.encode import tokenize
 from distill2edge.data.model_inputs import InputForm
+from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
 from distill2edge.gguf.corpus import TEXTS
 from distill2edge.models.checkpoint import load_tokenizer

@@ -19,9 +19,10 @@ from distill2edge.data.chat_templates import (
     turns_of,
 )
 from distill2edge.data.conversation import Conversation
-from distill2edge.data.encode import end_token_id, prompt_text, stop_token_ids, wants_bos
+from distill2edge.data.encode import prompt_text
 from distill2edge.data.encode_texts import around
 from distill2edge.data.model_inputs import FILE, InputForm, default_form, parse_form
+from distill2edge.data.tokens import end_token_id, stop_token_ids, wants_bos
 from distill2edge.errors import UserError
 from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.models.checkpoint import load_tokenizer

@@ -12,7 +12,6 @@ import numpy as np
 
 from distill2edge.data.chat_templates import apply_template, chat_template_of
 from distill2edge.data.conversation import Conversation, Message
-from distill2edge.data.encode import stop_token_ids, tokenize
 from distill2edge.data.model_inputs import (
     KEY,
     InputForm,
@@ -21,6 +20,7 @@ from distill2edge.data.model_inputs import (
     parse_form,
     read_form,
 )
+from distill2edge.data.tokens import stop_token_ids, tokenize
 from distill2edge.errors import UserError
 from distill2edge.generation.sampling import draw_token
 from distill2edge.intake.tokenizer_files import open_tokenizer

@@ -121,7 +121,8 @@ def write_texts(
     Args:
         seed: of the round.
     """
-    from distill2edge.data.encode import encode_prompts, stop_token_ids
+    from distill2edge.data.encode import encode_prompts
+    from distill2edge.data.tokens import stop_token_ids
     from distill2edge.generation.writers import open_writer
     from distill2edge.models.checkpoint import load_tokenizer
     from distill2edge.recipe.schema import TextSignal

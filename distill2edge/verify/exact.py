@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def exact_match(recipe: Recipe, model_dir: Path, rows: Sequence[Row]) -> list[float]:
     """[rows] 1 where the greedy answer is the response, without white space around it."""
-    from distill2edge.data.encode import encode_prompts, stop_token_ids
+    from distill2edge.data.encode import encode_prompts
+    from distill2edge.data.tokens import stop_token_ids
     from distill2edge.generation.writers import open_writer
 
     assert isinstance(recipe.signal, TextSignal)

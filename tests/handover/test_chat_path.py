@@ -10,8 +10,9 @@ from modelfile import parse_modelfile
 from tiny import TOOL_TEMPLATE, tiny_llama
 
 from distill2edge.data.conversation import Conversation
-from distill2edge.data.encode import encode_prompts, stop_token_ids
+from distill2edge.data.encode import encode_prompts
 from distill2edge.data.model_inputs import InputForm
+from distill2edge.data.tokens import stop_token_ids
 from distill2edge.export.gguf import export_gguf
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.quantize.schemes import parse_scheme

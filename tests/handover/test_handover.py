@@ -173,7 +173,7 @@ def test_the_template_of_the_modelfile_writes_the_chat_as_trained(exported: Any)
         if messages[0][0] == "system":  # chat itself puts the trained one first
             from distill2edge.data.chat_templates import apply_template
             from distill2edge.data.conversation import Conversation
-            from distill2edge.data.encode import tokenize
+            from distill2edge.data.tokens import tokenize
 
             trained = apply_template(loaded.tokenizer, Conversation(tuple(chat_)), generation=True)
             wanted = tokenize(loaded.tokenizer, [trained])[0]

@@ -211,7 +211,7 @@ class TokenWork(Work):
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """Test rows, and where the responses are a closed set, every choice after each prompt."""
-        from distill2edge.data.encode import stop_token_ids
+        from distill2edge.data.tokens import stop_token_ids
         from distill2edge.intake.vocabularies import vocabulary_hash
 
         data, tokenizer = recipe.data, load_tokenizer(model_dir)

@@ -178,8 +178,8 @@ class AskedTeacher(TokenWork):
         return _Heard(by_id, np.stack(nothing), [1] * len(answers), facts)
 
     def _questions(self, recipe: Recipe, rows: Sequence[Row], teacher: Path) -> list[Question]:
-        from distill2edge.data.encode import stop_token_ids
         from distill2edge.data.model_inputs import encode_inputs, form_of
+        from distill2edge.data.tokens import stop_token_ids
         from distill2edge.models.checkpoint import load_tokenizer
 
         form, tokenizer = form_of(recipe, teacher), load_tokenizer(teacher)
