@@ -52,7 +52,8 @@ def make_rows() -> list[Any]:
 
 def ours(root: Path, rows: list[Any]) -> tuple[float, float]:
     """Seconds a step of the training stage, and its last loss."""
-    from distill2edge.distill.train_classifier import Beside, train_classifier
+    from distill2edge.distill.encoder_training import Beside
+    from distill2edge.distill.train_classifier import train_classifier
     from distill2edge.recipe import schema
     from distill2edge.util.progress import SilentProgress
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from distill2edge.distill.batches import Collator
 from distill2edge.distill.losses import Objective, cross_entropy, distillation_loss
 from distill2edge.distill.module import EncoderModule, LayerTeacher
+from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ClassifierModel(EncoderModule):
 
     def collator(self) -> Collator:
         """Texts -> the batch that `forward` takes."""
-        return partial(collate_texts, pad=self.pad)
+        return partial(collate_texts, pad=self.pad, taught="log_p")
 
     def forward(
         self,
@@ -76,12 +76,9 @@ class ClassifierModel(EncoderModule):
             weights = weights * self._class_weights.to(logits.device)[targets]
         each = distillation_loss(logits, targets, log_p, self.objective, self.temperature, weights)
         each = each + self.layers(out, input_ids, attention_mask)
-        count = torch.tensor(len(labels), device=logits.device)
-        items = count if num_items_in_batch is None else num_items_in_batch
         with torch.no_grad():
             ce = cross_entropy(logits, targets)[known].sum()
-        total = each.sum()
-        return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
+        return {**self.summed(each, num_items_in_batch), "ce": ce}
 
 
 def balanced(labels: Sequence[int], classes: int) -> list[float]:
@@ -91,17 +88,18 @@ def balanced(labels: Sequence[int], classes: int) -> list[float]:
     return [sum(counts) / (classes * count) if count else 1.0 for count in counts]
 
 
-class Texts(Dataset[dict[str, Any]]):
+class LabelledTexts(TaughtTexts):
     """Labelled texts, each with the teacher's class distribution where there is a cache."""
+
+    signal: LabelReader | None
 
     def __init__(self, rows: Sequence[Encoded], signal: LabelReader | None, classes: int) -> None:
         """Check every text.
 
         Raises:
-            UserError: no texts, a label that the head does not have, or a text that the cache does not have.
+            UserError: as `TaughtTexts`; a label that the head does not have, or none at all.
         """
-        if not rows:
-            raise UserError("there is nothing to train on", where="data", fix="check data.splits")
+        super().__init__(rows, signal)
         if signal is None and any(row.label < 0 for row in rows):
             raise UserError(
                 "rows without a label teach nothing without the teacher", where="distill.loss",
@@ -112,17 +110,6 @@ class Texts(Dataset[dict[str, Any]]):
                 f"{len(wrong)} rows have a label outside the {classes} classes", where="data.choices",
                 fix="run the data stage again",
             )  # fmt: skip
-        if signal is not None and (missing := signal.missing(row.id for row in rows)):
-            raise UserError(
-                f"{len(missing)} of {len(rows)} texts are not in the signal cache",
-                where=str(signal.directory),
-                fix="build the cache from these rows",
-            )
-        self.rows, self.signal = rows, signal
-        self.lengths = [len(row.ids) for row in rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self.rows[number]
@@ -130,21 +117,3 @@ class Texts(Dataset[dict[str, Any]]):
         if self.signal is not None:
             item["log_p"] = self.signal.get(row.id)
         return item
-
-
-def collate_texts(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
-    """Pad on the right, to the longest of the batch.
-
-    Returns:
-        input_ids, attention_mask [B, L] int64; labels [B]; with a signal also log_p [B, C].
-    """
-    length = max(len(item["ids"]) for item in items)
-    ids = torch.full((len(items), length), pad, dtype=torch.int64)
-    attention = torch.zeros_like(ids)
-    for row, item in enumerate(items):
-        ids[row, : len(item["ids"])] = torch.tensor(item["ids"])
-        attention[row, : len(item["ids"])] = 1
-    batch = {"input_ids": ids, "attention_mask": attention, "labels": torch.tensor([item["label"] for item in items])}
-    if "log_p" in items[0]:
-        batch["log_p"] = torch.stack([item["log_p"] for item in items])
-    return batch

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import Dataset
 
 from distill2edge.distill.batches import Collator
-from distill2edge.distill.classifier_model import collate_texts
 from distill2edge.distill.embedding_losses import cosines
 from distill2edge.distill.losses import Objective
 from distill2edge.distill.module import EncoderModule, LayerTeacher
-from distill2edge.errors import UserError
+from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
 from distill2edge.models.pooling import pooling_of
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
     from distill2edge.distill.label_cache import VectorReader
 
 
@@ -42,7 +38,7 @@ class EmbedderModel(EncoderModule):
 
     def collator(self) -> Collator:
         """Texts -> the batch that `forward` takes."""
-        return partial(_collate, pad=self.pad)
+        return partial(collate_texts, pad=self.pad, taught="vectors")
 
     def forward(
         self,
@@ -67,10 +63,7 @@ class EmbedderModel(EncoderModule):
         own = self._pooling.of(out.last_hidden_state.float(), attention_mask)
         each = self.layers(out, input_ids, attention_mask)
         each = each + self._compared(normalize(vectors.float(), dim=-1), own)
-        count = torch.tensor(len(labels), device=own.device)
-        items = count if num_items_in_batch is None else num_items_in_batch
-        total = each.sum()
-        return {"loss": total / items, "sum": total.detach(), "count": count}
+        return self.summed(each, num_items_in_batch)
 
     def _compared(self, theirs: Tensor, own: Tensor) -> Tensor:
         """[B] the terms on vectors [B, D] of the teacher and [B, d] of the student."""
@@ -85,34 +78,11 @@ class EmbedderModel(EncoderModule):
         return total
 
 
-class EmbeddedTexts(Dataset[dict[str, Any]]):
+class EmbeddedTexts(TaughtTexts):
     """Texts, each with the teacher's vector."""
 
-    def __init__(self, rows: Sequence[Encoded], signal: VectorReader) -> None:
-        """Check every text.
-
-        Raises:
-            UserError: no texts, or one that the cache does not have.
-        """
-        if not rows:
-            raise UserError("there is nothing to train on", where="data", fix="check data.splits")
-        if missing := signal.missing(row.id for row in rows):
-            raise UserError(
-                f"{len(missing)} of {len(rows)} texts are not in the signal cache",
-                where=str(signal.directory),
-                fix="build the cache from these rows",
-            )
-        self.rows, self.signal = rows, signal
-        self.lengths = [len(row.ids) for row in rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    signal: VectorReader
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self.rows[number]
-        return {"ids": row.ids, "label": 0, "vector": self.signal.get(row.id)}
-
-
-def _collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
-    """As `collate_texts`, with `vectors` [B, D]."""
-    return {**collate_texts(items, pad), "vectors": torch.stack([item["vector"] for item in items])}
+        return {"ids": row.ids, "label": 0, "vectors": self.signal.get(row.id)}

@@ -74,6 +74,12 @@ class EncoderModule(LossModule):
         with self.autocast():
             return self.student(input_ids=input_ids, attention_mask=attention_mask, **more, **self._outputs)
 
+    @staticmethod
+    def summed(each: Tensor, items: Tensor | int | None) -> dict[str, Tensor]:
+        """`loss`, `sum` and `count` of the losses [B] of a batch; `items`: as `num_items_in_batch` of `forward`."""
+        count, total = torch.tensor(len(each), device=each.device), each.sum()
+        return {"loss": total / (count if items is None else items), "sum": total.detach(), "count": count}
+
     def layers(self, out: Any, input_ids: Tensor, mask: Tensor, **more: Tensor) -> Tensor:
         """[B] the terms on intermediate layers; zeros where none is weighed."""
         total = torch.zeros(len(mask), device=mask.device)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from distill2edge.distill.batches import Collator
-from distill2edge.distill.classifier_model import collate_texts
 from distill2edge.distill.losses import Objective
 from distill2edge.distill.module import EncoderModule, LayerTeacher
+from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,39 +71,26 @@ class RegressorModel(EncoderModule):
         for term in self.objective.teacher_numbers:
             assert taught is not None, "the term needs the teacher's numbers"
             each = each + term.weight * term.function(taught / self._deviation, own)
-        count = torch.tensor(len(labels), device=own.device)
-        items = count if num_items_in_batch is None else num_items_in_batch
-        total = each.sum()
-        return {"loss": total / items, "sum": total.detach(), "count": count}
+        return self.summed(each, num_items_in_batch)
 
 
-class NumberedTexts(Dataset[dict[str, Any]]):
+class NumberedTexts(TaughtTexts):
     """Texts, each with its number, and the teacher's where there is a cache."""
+
+    signal: NumberReader | None
 
     def __init__(self, rows: Sequence[Encoded], signal: NumberReader | None) -> None:
         """Check every text.
 
         Raises:
-            UserError: no texts, or one that neither has a number nor a teacher's, or that the cache does not have.
+            UserError: as `TaughtTexts`; a text that neither has a number nor a teacher's.
         """
-        if not rows:
-            raise UserError("there is nothing to train on", where="data", fix="check data.splits")
+        super().__init__(rows, signal)
         if signal is None and any(row.number is None for row in rows):
             raise UserError(
                 "rows without a number teach nothing without the teacher", where="distill.loss",
                 fix="set signal: {kind: numbers} and distill.loss.teacher_mse, or leave such rows out",
             )  # fmt: skip
-        if signal is not None and (missing := signal.missing(row.id for row in rows)):
-            raise UserError(
-                f"{len(missing)} of {len(rows)} texts are not in the signal cache",
-                where=str(signal.directory),
-                fix="build the cache from these rows",
-            )
-        self.rows, self.signal = rows, signal
-        self.lengths = [len(row.ids) for row in rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self.rows[number]
@@ -114,7 +100,4 @@ class NumberedTexts(Dataset[dict[str, Any]]):
 
 def _collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
     """As `collate_texts`, with `numbers` [B], and `taught` [B] where there is a teacher."""
-    batch = {**collate_texts(items, pad), "numbers": torch.tensor([item["number"] for item in items])}
-    if "taught" in items[0]:
-        batch["taught"] = torch.stack([item["taught"] for item in items])
-    return batch
+    return {**collate_texts(items, pad, "taught"), "numbers": torch.tensor([item["number"] for item in items])}

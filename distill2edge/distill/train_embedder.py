@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.distill.loop import facts_of, finished, run_training, set_up
-from distill2edge.distill.train_classifier import Beside, load_encoder, open_beside
+from distill2edge.distill.encoder_training import Beside, Texts, train_encoder
 from distill2edge.errors import UserError
-from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.recipe import schema
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from distill2edge.data.encode import Encoded
+    from distill2edge.distill.losses import Objective
+    from distill2edge.distill.module import EncoderModule, LayerTeacher
 
 
 def train_embedder(
@@ -30,47 +33,30 @@ def train_embedder(
     work: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """As `train_classifier`, of an embedder on its teacher's vectors.
+    """As `train_encoder`, of an embedder on its teacher's vectors.
 
     Args:
         signal: directory of the vectors.
 
     Raises:
-        UserError: as `train_classifier`; a term on vectors where the widths differ.
+        UserError: as `train_encoder`; a term on vectors where the widths differ.
     """
-    result = Path(work) / ("adapter" if lora else "model")
-    if (facts := finished(result)) is not None:
-        return facts
-    from distill2edge.distill.embedder_model import EmbeddedTexts, EmbedderModel
-    from distill2edge.distill.label_cache import VectorReader
-    from distill2edge.distill.objective import objective_of
 
-    set_up(seed)
-    maps = any(loss.weighed("attentions"))
-    student = load_encoder(model_dir, lora, attention=maps, checkpointing=training.gradient_checkpointing)
-    reader = VectorReader(signal)
-    for term, _ in loss.weighed("embeddings"):
-        if reader.classes != student.config.hidden_size:
+    def make(
+        student: nn.Module, objective: Objective, beside: LayerTeacher | None, dtype: torch.dtype
+    ) -> tuple[EncoderModule, Texts]:
+        from distill2edge.distill.embedder_model import EmbeddedTexts, EmbedderModel
+        from distill2edge.distill.label_cache import VectorReader
+
+        reader, width = VectorReader(signal), student.config.hidden_size
+        for term, _ in loss.weighed("embeddings") if reader.classes != width else ():
             raise UserError(
-                f"{term.label}: vectors of {student.config.hidden_size} and {reader.classes} dimensions cannot be "
-                "compared",
+                f"{term.label}: vectors of {width} and {reader.classes} dimensions cannot be compared",
                 where=f"distill.loss.{term.name}",
                 fix="set it to 0 and give similarity a weight, or use student.init: {from: teacher, layers: N}",
             )
-    beside = None
-    if loss.needs_layers:
-        assert teacher is not None, "the terms on intermediate layers need the teacher"
-        beside = open_beside(teacher, loss, student.config)
-    model = EmbedderModel(student, objective_of(loss), beside, compute_dtype(training.dtype, default_device()))
-    record = run_training(
-        model,
-        EmbeddedTexts(train_rows, reader),
-        EmbeddedTexts(validation_rows, reader) if validation_rows else None,
-        model.collator(),
-        training,
-        result,
-        "training loss",
-        seed,
-        progress,
+        return EmbedderModel(student, objective, beside, dtype), lambda rows: EmbeddedTexts(rows, reader)
+
+    return train_encoder(
+        model_dir, train_rows, validation_rows, teacher, training, loss, lora, seed, work, progress, make
     )
-    return facts_of(record)

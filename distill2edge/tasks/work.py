@@ -22,7 +22,7 @@ from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_share
 
 if TYPE_CHECKING:
-    from distill2edge.distill.train_classifier import Beside
+    from distill2edge.distill.encoder_training import Beside
 
 Facts = dict[str, Any]
 
@@ -163,7 +163,7 @@ ROWS = 16
 
 def beside_of(recipe: Recipe, loss: Loss, student: Path, teacher: Path | None) -> Beside | None:
     """The teacher that runs beside a student; None where no term compares layers."""
-    from distill2edge.distill.train_classifier import Beside
+    from distill2edge.distill.encoder_training import Beside
     from distill2edge.student.vocabulary import read_map
 
     if not loss.needs_layers:

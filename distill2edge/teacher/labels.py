@@ -160,7 +160,7 @@ def by_head(model_dir: Path) -> Score:
     def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
         import torch
 
-        from distill2edge.distill.classifier_model import collate_texts
+        from distill2edge.distill.taught_texts import collate_texts
         from distill2edge.util.threads import available_threads
 
         if not loaded:

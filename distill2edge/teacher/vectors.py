@@ -53,7 +53,7 @@ def vectors_of(model: Any, rows: Sequence[Encoded], done: Callable[[int], None])
     """[n, D] float32: an embedder's vectors of texts, in batches of like length; `done` is told of each batch."""
     import torch
 
-    from distill2edge.distill.classifier_model import collate_texts
+    from distill2edge.distill.taught_texts import collate_texts
 
     pooling = pooling_of(model.config)
     assert pooling is not None
