@@ -213,9 +213,8 @@ def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | No
     if (tokenizer := _tokenizer(recipe, teacher)) is not None:
         encoded = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in zip(*pairs, strict=True)]
         prompts, answers = [[float(len(each.ids)) for each in side] for side in encoded]
-    if recipe.signal.kind == "text" and not all(
-        answers
-    ):  # the teacher writes them: at their longest, until one is seen
+    if recipe.signal.kind == "text" and not all(answers):
+        # The teacher writes them: at their longest, until one is seen.
         seen = [answer for answer in answers if answer]
         likely = sum(seen) / len(seen) if seen else float(recipe.signal.max_new_tokens)
         answers = [answer or likely for answer in answers]
@@ -232,11 +231,11 @@ def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | No
 
 def _readings(recipe: Recipe, teacher: Artifact | None) -> int:
     """How often a prompt is read for the likelihood of every answer; without a tokenizer by pieces of the answers."""
-    from distill2edge.teacher.choice_scores import beginnings
-
     ask = recipe.teacher.ask
     if ask is None or recipe.teacher.url is not None:
         return 1
+    from distill2edge.teacher.choice_scores import beginnings
+
     answers, tokenizer = ask.answers or recipe.data.choices or (), _tokenizer(recipe, teacher)
     size = round(_CHARACTERS)
     pieces: list[Sequence[Any]] = (
@@ -249,8 +248,6 @@ def _readings(recipe: Recipe, teacher: Artifact | None) -> int:
 
 def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Any:
     """What counts tokens as the teacher does; None where it is not here."""
-    from tokenizers import Tokenizer
-
     places = [teacher.path / "model"] if teacher is not None else []
     if isinstance(recipe.teacher.model, str):
         from distill2edge.intake.glance import place_of
@@ -264,6 +261,8 @@ def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Any:
                 json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError, RecursionError):
                 continue
+            from tokenizers import Tokenizer
+
             tokenizer = Tokenizer.from_file(str(path))
             tokenizer.no_truncation()
             tokenizer.no_padding()
