@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -131,7 +131,8 @@ def _run(
             stage.seed,
             lambda work, stage=stage, inputs=inputs: stage.write(work, inputs, progress),  # type: ignore[misc]
             progress,
-            stage.files,
+            # What is forced is to be made again, and not of what others had.
+            replace(stage.files, shares=()) if stage.kind in force else stage.files,
         )
         progress.say(f"{head}: done in {readable_seconds(time.monotonic() - start)}")
         done[stage.name] = Done(stage, artifact, cached=False)

@@ -21,10 +21,13 @@ class Files:
         holds: patterns of the files that make up the artifact (`*` within a name, `**` across folders); others are left
             out of it.
         resumes: patterns of what a killed try may leave for the next.
+        shares: names of files that are of use to every stage that has one: those of others in the store are linked in
+            the folder `EARLIER` while it works.
     """
 
     holds: tuple[str, ...] = ("**",)
     resumes: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
     def held(self, path: str) -> bool:
         """Whether a file, by its path in the directory, is part of the artifact."""
@@ -36,10 +39,12 @@ class Files:
 
 
 EVERYTHING = Files()
+EARLIER = "earlier"
+"""The folder of files of other artifacts, finished or not: to be read alone."""
 
 
-def begin(work: Path, files: Files) -> None:
-    """Make `work`, without anything that the stage does not go on from."""
+def begin(work: Path, files: Files, root: Path) -> None:
+    """Make `work`, without anything that the stage does not go on from, and with the shared files of the store."""
     if work.is_symlink() or (work.exists() and not work.is_dir()):
         work.unlink()
     work.mkdir(parents=True, exist_ok=True)
@@ -51,6 +56,11 @@ def begin(work: Path, files: Files) -> None:
                     path.unlink()
             elif not any(path.iterdir()):
                 path.rmdir()
+    for name in files.shares:
+        found = sorted(path.resolve() for path in root.glob(f"*/*/{name}") if path.parent != work)
+        for number, path in enumerate(found):
+            (work / EARLIER).mkdir(exist_ok=True)
+            (work / EARLIER / f"{number:06d}-{name}").symlink_to(path)
 
 
 def leave_out(work: Path, files: Files, progress: Progress) -> None:
@@ -59,7 +69,7 @@ def leave_out(work: Path, files: Files, progress: Progress) -> None:
         name = path.relative_to(work).as_posix()
         if (path.is_dir() and not path.is_symlink()) or files.held(name):
             continue
-        if not files.resumed(name):
+        if not files.resumed(name) and not name.startswith(f"{EARLIER}/"):
             progress.warn(f"{name} is left out: its stage does not declare it")
         path.unlink()
     for folder in sorted((path for path in work.rglob("*") if path.is_dir()), reverse=True):

@@ -105,7 +105,7 @@ class Store:
                 found = self.get(stage, key, progress.warn)
                 if found is not None:
                     return found
-                begin(work, files)
+                begin(work, files, self.root)
                 start = time.monotonic()
                 facts = write(work)
                 leave_out(work, files, progress)

@@ -33,7 +33,9 @@ Bucket = Literal["teacher_generation", "training", "export", "evaluation"]
 DENSE = ("model/**", "merge.json")
 TRAINING = ("trained/**",)
 """Checkpoints, and the finished result of a training inside a stage."""
-PAID = ("answers.jsonl", "written-*.json*", "verdicts-*.jsonl")
+ANSWERS = ("answers.jsonl",)
+"""What endpoints have said."""
+PAID = (*ANSWERS, "written-*.json*", "verdicts-*.jsonl")
 
 plain = dataclass(frozen=True, eq=False, kw_only=True)
 """What every class of a stage is decorated with."""

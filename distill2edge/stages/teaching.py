@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.stage import (
+    ANSWERS,
     DENSE,
     PAID,
     TRAINING,
@@ -184,7 +185,7 @@ class Synthesis(ModelStage):
 
     kind = "synthesis"
     version = 2
-    files = Files(("*.parquet", "*.json", *PAID), PAID)
+    files = Files(("*.parquet", "*.json", *PAID), PAID, ANSWERS)
     bucket = "teacher_generation"
     help = "Let the teacher write rows, if the recipe says so. Every one is recorded in a ledger."
     shared = True
@@ -238,7 +239,7 @@ class References(ModelStage):
     teacher: Stage
 
     kind = "references"
-    files = Files(("*.parquet", "*.json", *PAID), ("shard-*", *PAID))
+    files = Files(("*.parquet", "*.json", *PAID), ("shard-*", *PAID), ANSWERS)
     bucket = "teacher_generation"
     help = "Let the teacher answer the held-out rows, where no row has a response."
     shared = True
@@ -291,6 +292,7 @@ class AnySignal(ModelStage):
     files = Files(
         ("shard-*", "labels-*.safetensors", "vectors-*.safetensors", *PAID, "signal.json", "ledger.parquet"),
         ("shard-*", "labels-*.safetensors", "vectors-*.safetensors", *PAID),
+        ANSWERS,
     )
     bucket = "teacher_generation"
     help = "Cache the teacher's logits, or the text it writes."

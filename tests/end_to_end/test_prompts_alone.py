@@ -102,3 +102,23 @@ def test_what_starts_from_responses_is_refused_first(place: Path, more: str, sai
     result = run(place, "plan", "--set", more)
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_answers_are_taken_over_where_the_stage_changes_and_the_requests_do_not(place: Path) -> None:
+    before = len(asked(place))
+    assert before
+    store, more = ("--store", str(place / "store")), ("--set", "data.max_length=97")
+    result = run(place, "signal", *store, *more)
+    assert result.exit_code == 0, result.output
+    assert "endpoint: 16 of 16 answers were paid for by an earlier run" in result.output
+    assert len(asked(place)) == before
+    (facts,) = [
+        facts["endpoint"]
+        for path in (place / "store" / "signal").glob("*/manifest.json")
+        if (facts := json.loads(path.read_text())["facts"])["endpoint"]["reused"]
+    ]
+    assert facts["reused"] == 16
+    assert facts["usd"] > 0  # what they did cost: the student's price is the same
+    result = run(place, "run", *store, *more, "--force", "signal", "--out", str(place / "again"))
+    assert result.exit_code == 0, result.output
+    assert len(asked(place)) == before + 16  # asked for again, so asked again

@@ -23,6 +23,7 @@ from distill2edge.generation.endpoint.rate_limits import RateLimit, backoff, ret
 from distill2edge.generation.endpoint.spending_limit import Budget, BudgetReached, Prices
 from distill2edge.generation.generate import Ask
 from distill2edge.generation.writers import Sampling
+from distill2edge.pipeline.stage_files import EARLIER
 from distill2edge.recipe.endpoint import Endpoint
 from distill2edge.util.progress import SilentProgress
 
@@ -129,6 +130,39 @@ def test_nothing_is_paid_twice_after_a_kill(server: Any, tmp_path: Path) -> None
     assert len(server.seen) == 6
     assert [answer.text for answer in answers] == [f"re: question {n}" for n in range(6)]
     assert facts["tokens"] == 6 * 15  # what the first run paid counts too
+
+
+def linked(work: Path, *others: Path) -> Path:
+    """A stage's directory in which the store has linked the journals of others."""
+    (work / EARLIER).mkdir(parents=True)
+    for number, other in enumerate(others):
+        (work / EARLIER / f"{number}-answers.jsonl").symlink_to(other / "answers.jsonl")
+    return work
+
+
+def test_what_another_stage_paid_for_is_taken_over_and_costs_nothing_again(server: Any, tmp_path: Path) -> None:
+    prices = Prices(1.0, 2.0)
+    _, paid = ask(server, tmp_path / "a", 4, prices, max_usd=1.0)
+    work = linked(tmp_path / "b", tmp_path / "a", tmp_path / "gone")
+    for _ in range(2):  # the second time from its own journal
+        answers, facts = ask(server, work, 6, prices, max_usd=5 * paid["usd"] / 4)  # no room for six
+        assert len(server.seen) == 6
+        assert [answer.text for answer in answers] == [f"re: question {n}" for n in range(6)]
+        assert facts["reused"] == 4
+        assert facts["usd"] == pytest.approx(1.5 * paid["usd"])
+
+
+def test_a_draw_that_no_request_seeds_is_drawn_again_elsewhere(server: Any, tmp_path: Path) -> None:
+    ask(server, tmp_path / "a", 4, send_seed=False)
+    _, facts = ask(server, linked(tmp_path / "b", tmp_path / "a"), 4, send_seed=False)
+    assert (len(server.seen), facts["reused"]) == (8, 0)
+
+
+def test_answers_of_another_address_are_not_taken_over(server: Any, tmp_path: Path) -> None:
+    ask(server, tmp_path / "a", 4)
+    server.url = server.url.replace("127.0.0.1", "localhost")
+    _, facts = ask(server, linked(tmp_path / "b", tmp_path / "a"), 4)
+    assert (len(server.seen), facts["reused"]) == (8, 0)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

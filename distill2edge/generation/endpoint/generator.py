@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.endpoint.client import WHERE, Again, Client, Refused, Reply, conversation_of
-from distill2edge.generation.endpoint.journal import Journal
+from distill2edge.generation.endpoint.journal import Journal, earlier_answers
 from distill2edge.generation.endpoint.rate_limits import RateLimit, backoff
 from distill2edge.generation.endpoint.spending_limit import Budget, Prices
 from distill2edge.generation.generate import Answer, Ask
@@ -36,7 +36,8 @@ class EndpointGenerator:
 
     Args:
         url: as `Client`.
-        work: directory of the answers; a later run of the same stage finds them there.
+        work: directory of the answers; a later run of the same stage finds them there. What other stages of the store
+            were told by the same endpoint, on the same requests, is taken over.
         prices: None where nothing is charged.
 
     Raises:
@@ -58,7 +59,10 @@ class EndpointGenerator:
         self._journal = Journal(work, endpoint.concurrency * _ROOM)
         self._retries, self._lock = Counter[str](), threading.Lock()
         self._refused, self._answered, self._unreadable = 0, 0, 0
-        for record in (*self._journal.answers.values(), *self._journal.charges):
+        self._at = hashlib.sha256(url.encode()).hexdigest()[:12]
+        self._earlier = earlier_answers(work, self._at)
+        own = [record for record in self._journal.answers.values() if not record.get("reused")]
+        for record in (*own, *self._journal.charges):
             self._budget.count(record["cost_usd"], record["prompt_tokens"] + record["tokens"])
         if self._journal.answers:
             progress.say(f"endpoint: {len(self._journal.answers):,} answers are here already ({self._budget.note()})")
@@ -80,7 +84,7 @@ class EndpointGenerator:
         self._tell(bodies, keys, sampling)
 
         def one(key: str, body: Mapping[str, Any]) -> None:
-            if key not in self._journal.answers:
+            if key not in self._journal.answers and not self._take_over(key, sampling):
                 try:
                     self._ask(key, body, sampling)
                 except Refused as fault:
@@ -98,10 +102,15 @@ class EndpointGenerator:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was spent, and which faults were met: {usd, tokens, retries {kind: count}}."""
+        """What the answers have cost, and which faults were met: {usd, tokens, reused, retries {kind: count}}.
+
+        Those of `reused` were paid for by an earlier stage, whose prices are in the sums all the same.
+        """
+        reused = [record for record in self._journal.answers.values() if record.get("reused")]
         return {
-            "usd": round(self._budget.usd, 6),
-            "tokens": self._budget.tokens,
+            "usd": round(self._budget.usd + sum(record["cost_usd"] for record in reused), 6),
+            "tokens": self._budget.tokens + sum(record["prompt_tokens"] + record["tokens"] for record in reused),
+            "reused": len(reused),
             "priced": self._priced,
             "retries": dict(self._retries.most_common()),
             "charged_without_answer": len(self._journal.charges),
@@ -116,6 +125,17 @@ class EndpointGenerator:
             self._progress.say(f"endpoint: retried after {faults}; {self._budget.note()} spent")
 
     # --- one request ----------------------------------------------------------------
+
+    def _reusable(self, key: str, sampling: Sampling) -> bool:
+        """Whether another stage has the answer; a draw that the request names no seed of is to be drawn again."""
+        return key in self._earlier and (sampling.temperature == 0 or self._endpoint.send_seed)
+
+    def _take_over(self, key: str, sampling: Sampling) -> bool:
+        """Enter the answer that another stage has paid for, if there is one."""
+        if not self._reusable(key, sampling):
+            return False
+        self._journal.append({**self._earlier[key], "reused": True})
+        return True
 
     def _ask(self, key: str, body: Mapping[str, Any], sampling: Sampling) -> None:
         most = most_tokens(body)
@@ -204,6 +224,7 @@ class EndpointGenerator:
             tokens = min(sampling.max_new_tokens, len(reply.text.encode()) + len(reply.thinking.encode()) + 1)
         return {
             "key": key,
+            "at": self._at,
             "text": reply.text,
             "finish": reply.finish,
             "thinking": reply.thinking,
@@ -243,7 +264,12 @@ class EndpointGenerator:
         if len(bodies) <= self._told:
             return
         self._told = len(bodies)
-        new = [body for body, key in zip(bodies, keys, strict=True) if key not in self._journal.answers]
+        missing = {key: body for key, body in zip(keys, bodies, strict=True) if key not in self._journal.answers}
+        new = [body for key, body in missing.items() if not self._reusable(key, sampling)]
+        if len(new) < len(missing):
+            self._progress.say(
+                f"endpoint: {len(missing) - len(new):,} of {len(missing):,} answers were paid for by an earlier run"
+            )
         prompt, tokens = sum(map(most_tokens, new)), len(new) * sampling.max_new_tokens
         most = f"at most {prompt + tokens:,} tokens"
         most += f", {readable_usd(self._budget.prices.cost(prompt, tokens))}" if self._priced else ""

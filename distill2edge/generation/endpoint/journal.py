@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from distill2edge.pipeline.stage_files import EARLIER
 from distill2edge.util.files import disk_full, disk_is_full
 
 FILE = "answers.jsonl"
@@ -19,8 +21,9 @@ _LEAST_BALLAST = 1 << 20
 class Journal:
     """An append-only file of one JSON object per line, each fsynced before `append` returns.
 
-    A line that a kill cut short is taken off when the file is opened. Lines: `{"key": ..., answer}`, and
-    `{"charged": ...}` for requests whose answer never came but may have been charged.
+    A line that a kill cut short is taken off when the file is opened. Lines: `{"key": ..., "at": ..., answer}`, with
+    `"reused": true` where another stage has paid for it, and `{"charged": ...}` for requests whose answer never came
+    but may have been charged.
 
     Beside it lies a file of nothing, whose room is given up where the disk is full: the answers under way find room.
 
@@ -87,16 +90,9 @@ class Journal:
         if not self._path.is_file():
             return 0
         whole = 0
-        with open(self._path, "rb") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    break
-                if not line.endswith(b"\n") or not isinstance(record, dict):
-                    break
-                self._keep(record)
-                whole += len(line)
+        for record, size in _lines(self._path):
+            self._keep(record)
+            whole += size
         return whole
 
     def _keep(self, record: dict[str, Any]) -> None:
@@ -104,6 +100,35 @@ class Journal:
             self.answers[str(record["key"])] = record
         else:
             self.charges.append(record)
+
+
+def earlier_answers(directory: Path, place: str) -> dict[str, dict[str, Any]]:
+    """Answers of one endpoint in the journals of other stages, by their keys.
+
+    Args:
+        directory: of this stage, where its store has linked them.
+        place: `at` of the lines that serve.
+    """
+    found = {}
+    for path in sorted((directory / EARLIER).glob(f"*{FILE}")):
+        with suppress(FileNotFoundError):  # removed since
+            for record, _ in _lines(path):
+                if record.get("at") == place and "key" in record:
+                    found[str(record["key"])] = record
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The whole lines of a journal, with their sizes in bytes."""
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                return
+            if not line.endswith(b"\n") or not isinstance(record, dict):
+                return
+            yield record, len(line)
 
 
 def _reserve(path: Path, size: int) -> None:
