@@ -84,8 +84,7 @@ def write_gguf(
     names = {theirs: ours for ours, theirs in family.names_of(config).items()}
     with ExitStack() as stack:
         tensors = open_weights(model_dir, stack)
-        # A T5's configuration always says tied; whether it is, its weights say.
-        tied = "lm_head.weight" not in tensors if family.seq2seq else config.tie_word_embeddings
+        tied = family.tied(config, tensors)
         if tied:
             names.pop("lm_head.weight", None)  # llama.cpp uses the embedding where no output tensor is
         plan = _plan(tensors, names, tied, str(model_dir))

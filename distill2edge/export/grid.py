@@ -89,12 +89,14 @@ class RowGrids:
     proves that its scales are those of these very weights.
     """
 
-    def __init__(self, directory: Path, model_dir: Path) -> None:
+    def __init__(self, directory: Path, model_dir: Path, rest: str | None = None) -> None:
         """Args:
         directory: of the grids.
-        model_dir: the model that was trained on them.
+        model_dir: the model that was trained on them, or rounded to them.
+        rest: the type of matrices that hold none of its rows, which are rounded plainly; None: they are refused.
         """
-        self._grids = load_grids(directory)
+        self._grids, self._rest = load_grids(directory), rest
+        self.unknown: list[str] = []
         # Rows that are alike (of zeros) may lie in matrices of several types: an index for each.
         self._places: dict[str, dict[bytes, tuple[str, int]]] = {}
         with ExitStack() as stack:
@@ -104,17 +106,24 @@ class RowGrids:
                 for row, key in enumerate(_digests(weights[name].get_tensor(name).float().numpy())):
                     places[key] = (name, row)
 
-    def of(self, matrix: np.ndarray, name: str) -> TensorGrid:
+    def of(self, matrix: np.ndarray, name: str) -> TensorGrid | str:
         """The grid of a matrix [rows, columns] float32 of a graph.
 
         Args:
             name: of the matrix, for messages.
 
+        Returns:
+            or the type that it is rounded to plainly; `unknown` then names it.
+
         Raises:
             UserError: a row that was not trained on a grid, or rows of several types.
         """
         keys = _digests(matrix)
-        if not all(any(key in places for places in self._places.values()) for key in keys):
+        known = [any(key in places for places in self._places.values()) for key in keys]
+        if self._rest is not None and not any(found and row.any() for found, row in zip(known, matrix, strict=True)):
+            self.unknown.append(name)
+            return self._rest
+        if not all(known):
             raise UserError(f"{name} was not trained on a grid", fix="export it with another scheme")
         for kind in sorted(self._places):
             if all(key in self._places[kind] for key in keys):

@@ -44,6 +44,7 @@ def export_onnx(
     progress: Progress,
     *,
     grid: Path | None = None,
+    rest: str | None = None,
     compared: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Export a model and describe what was written.
@@ -58,6 +59,7 @@ def export_onnx(
         meta: name, licence, teacher, recipe, recipe_key, description: they go into the graph's metadata.
         work: directory to write into; files of an earlier try are overwritten.
         grid: directory of the grid that this model was trained on, or rounded to in a mix: the file gets its scales.
+        rest: beside a grid, the type of matrices that it does not know: None: there are none.
         compared: what an earlier export of the same architecture said of its comparison; None: this graph is compared.
 
     Returns:
@@ -80,7 +82,7 @@ def export_onnx(
         graphs, built = exporter.graphs(model_dir, directory)
         if check is not None and dtype is None:
             compared = check.of(exporter.unrounded(graphs, model_dir, directory, properties), directory)
-        tally = _round(graphs, scheme, grid, model_dir, directory, progress)
+        tally = _round(graphs, scheme, grid, rest, model_dir, directory, progress)
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
     files = write_tokenizer(tokenizer, model_dir, form, template_for(form, tokenizer), limit_of(form, model_dir), work)
     if built is not None:
@@ -129,7 +131,13 @@ def _carried(scheme: Scheme, model_dir: Path, grid: Path | None) -> dict[str, An
 
 
 def _round(
-    graphs: dict[str, ir.Model], scheme: Scheme, grid: Path | None, model_dir: Path, directory: Path, progress: Progress
+    graphs: dict[str, ir.Model],
+    scheme: Scheme,
+    grid: Path | None,
+    rest: str | None,
+    model_dir: Path,
+    directory: Path,
+    progress: Progress,
 ) -> Tally:
     """Put the weights of each graph into the scheme, in place, and tell what became of them."""
     # imported here: this module must load without onnxruntime
@@ -138,13 +146,16 @@ def _round(
     from distill2edge.export.onnx_quantize import apply_scheme
     from distill2edge.export.onnx_tally import Tally
 
-    tally, grids = Tally(), None if grid is None else RowGrids(grid, model_dir)
+    tally, grids = Tally(), None if grid is None else RowGrids(grid, model_dir, rest)
     for name, model in graphs.items():
         progress.say(f"  storing its weights as {scheme.name}")
         if str(scheme) != DYNAMIC:
             apply_scheme(model, scheme.base, tally, grids)
         else:
             graphs[name] = quantize_dynamic(model, directory, tally)
+    if grids is not None and grids.unknown:
+        names = ", ".join(grids.unknown[:3])
+        progress.say(f"  {len(grids.unknown)} matrices that nothing was measured of ({names}) are plain {rest}")
     for entry in tally.fallbacks:
         progress.say(f"  {entry['tensor']} {entry['shape']}: {entry['reason']}")
     return tally

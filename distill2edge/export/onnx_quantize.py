@@ -91,7 +91,8 @@ def apply_scheme(
         model: graph whose weights are float32 initializers.
         scheme: `fp32`, `fp16`, `int8` or `int4-b32`.
         tally: that of an earlier graph of the same model, to go on with.
-        grids: of a trained model, which the file gets; None: scales by ONNX Runtime's quantizer.
+        grids: of a trained model, or one that was rounded to them, which the file gets; None: scales by ONNX Runtime's
+            quantizer.
 
     Returns:
         the tally over every initializer.
@@ -110,11 +111,8 @@ def apply_scheme(
         elif scheme == "fp16":
             _store_half(model, table, tally)
         else:
-            blocks = (
-                _rounded(table, ONNX_TYPES[scheme])
-                if grids is None
-                else _on_grid(table, grids.of(table.weight, table.name))
-            )
+            grid = scheme if grids is None else grids.of(table.weight, table.name)
+            blocks = _rounded(table, ONNX_TYPES[grid]) if isinstance(grid, str) else _on_grid(table, grid)
             if width % blocks.size:
                 tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {blocks.size}")
             _store_blocks(model, table, blocks, tally)
@@ -275,7 +273,7 @@ def _rounded(table: Table, kind: OnnxType) -> Blocks:
 def _on_grid(table: Table, grid: TensorGrid) -> Blocks:
     import torch
 
-    packed, scales, zeros = grid.onnx(torch.from_numpy(np.ascontiguousarray(table.weight)))
+    packed, scales, zeros = grid.onnx(torch.from_numpy(np.require(table.weight, requirements=["C", "W"])))
     return Blocks(ONNX_TYPES[grid.kind].label, grid.levels.bits, grid.levels.block, packed, scales, zeros)
 
 

@@ -7,6 +7,7 @@ minus one; GGUF stores the factor itself.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,10 @@ class Family:
         """`names` for a configuration."""
         return self.names(config.num_hidden_layers)
 
+    def tied(self, config: Any, names: Collection[str]) -> bool:
+        """Whether the head is the embedding; `names` are those of the stored weights."""
+        return bool(config.tie_word_embeddings)
+
     def names(self, layers: int) -> dict[str, str]:
         """GGUF tensor name -> Hugging Face tensor name, for every tensor such a model may have."""
         parts = ("weight", "bias") if self.classifier or self.embedder else ("weight",)
@@ -164,6 +169,10 @@ class T5Family(Family):
             bias = f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
             pairs[f"{short}.blk.0.attn_rel_b.weight"] = bias
         return pairs
+
+    def tied(self, config: Any, names: Collection[str]) -> bool:
+        """As `Family.tied`: a T5's configuration always says so; whether it is, its weights say."""
+        return "lm_head.weight" not in names
 
     @staticmethod
     def _block(decoder: bool, gated: bool) -> dict[str, str]:

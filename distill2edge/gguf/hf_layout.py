@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.gguf.families import by_model_type, refuse
+from distill2edge.gguf.families import Family, by_model_type, refuse
+from distill2edge.models.checkpoint import load_config
 from distill2edge.models.directory import read_directory
-from distill2edge.util.files import read_json
+from distill2edge.models.kinds import EMBEDDER, kind_of
+from distill2edge.models.loading import read_config
 
 if TYPE_CHECKING:
     import numpy as np
 
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "shared.weight")
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,18 @@ def layout_of(model_dir: Path) -> Layout:
     Raises:
         UserError: a family that none of them covers.
     """
-    config = dict(read_json(Path(model_dir) / "config.json"))
-    model_type = str(config.get("model_type", "unknown"))
-    family = by_model_type(model_type)
+    stated = read_config(model_dir)
+    family = _family(stated)
     if family is None:
-        raise refuse(model_type, str(model_dir))
-    heads = int(config["num_attention_heads"])
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    return Layout(
-        family.names(config["num_hidden_layers"]), lambda name, rows: family.row_order(name, rows, heads, kv_heads)
-    )
+        raise refuse(str(stated.get("model_type", "unknown")), str(model_dir))
+    config = load_config(model_dir)
+    heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    return Layout(family.names_of(config), lambda name, rows: family.row_order(name, rows, heads, kv_heads))
+
+
+def _family(stated: Mapping[str, Any]) -> Family | None:
+    return by_model_type(str(stated.get("model_type", "unknown")), embedder=kind_of(stated) is EMBEDDER)
 
 
 def names_to_gguf(model_dir: Path) -> dict[str, str]:
@@ -86,13 +90,13 @@ def names_to_gguf(model_dir: Path) -> dict[str, str]:
     Of a family that llama.cpp's converter writes, the file's names are known once it is there (`export.found_layout`):
     until then weights go by their own.
     """
-    config: dict[str, Any] = dict(read_json(Path(model_dir) / "config.json"))
-    if by_model_type(str(config.get("model_type"))) is not None:
+    stored = read_directory(Path(model_dir)).tensors
+    if (family := _family(read_config(model_dir))) is not None:
         names = layout_of(model_dir).names
-        if config.get("tie_word_embeddings", True) and _HEAD in names:
+        if _HEAD in names and family.tied(load_config(model_dir), stored):
             names[_HEAD] = "token_embd.weight"
         return names
-    names = {name: name for name, tensor in read_directory(Path(model_dir)).tensors.items() if len(tensor.shape) == 2}
+    names = {name: name for name, tensor in stored.items() if len(tensor.shape) == 2}
     embedding = next((name for name in names if name.endswith(_EMBEDDINGS)), None)
     if _HEAD not in names and embedding is not None:
         names[_HEAD] = embedding

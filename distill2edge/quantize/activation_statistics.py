@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
+from distill2edge.quantize.calibration_texts import batches, inputs_of, take
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 FEW_TOKENS = 2048
 """Below this many tokens the statistics are noisy, and the caller is warned."""
-_BATCH_TOKENS = 1024
 
 
 @dataclass
@@ -49,8 +49,8 @@ def collect(
     """Squared inputs of every linear layer over calibration rows.
 
     Args:
-        model: a torch model in eval mode, decoder or encoder.
-        rows: token ids of each row.
+        model: a torch model in eval mode, of any kind.
+        rows: token ids of each row; of a model that reads a source apart from the target, a `Pair`.
         max_tokens: rows beyond this many tokens are left out.
         grams: also keep x x^T, for rounding that compensates its errors: of all layers, or of those weights' names.
 
@@ -63,9 +63,9 @@ def collect(
     chosen = take(rows, max_tokens)
     with torch.no_grad(), progress.task("calibrating", len(chosen)) as task, _hooks(model, found, grams) as see:
         for batch in batches(chosen):
-            ids, mask = _pad(batch)
-            see(mask)
-            model(input_ids=ids, attention_mask=mask, **_no_cache(model))
+            inputs, masks = inputs_of(model, batch)
+            see(masks)
+            model(**inputs)
             task.advance(len(batch))
     for name, value in found.squares.items():
         if not torch.isfinite(value).all():
@@ -115,7 +115,7 @@ def collect_fisher(
         for row in chosen:
             ids = torch.tensor([list(row)])
             inputs = embedding(ids).detach().requires_grad_(True)
-            logits = model(inputs_embeds=inputs, **_no_cache(model)).logits
+            logits = model(inputs_embeds=inputs, use_cache=False).logits
             logits = logits.reshape(-1, logits.shape[-1]).float()
             labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
             torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
@@ -138,58 +138,6 @@ def _add_looked_up(found: Statistics, name: str, embedding: Any, ids: torch.Tens
     found.tokens[name] = found.tokens.get(name, 0) + len(ids)
 
 
-def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
-    """The first rows up to a number of tokens; the last one is cut to fit.
-
-    Raises:
-        UserError: there are none.
-    """
-    chosen: list[Sequence[int]] = []
-    left = max_tokens
-    for row in rows:
-        if left <= 0:
-            break
-        if len(row):
-            chosen.append(row[:left])
-            left -= len(row)
-    if not chosen:
-        raise UserError("there are no calibration rows", where="data.splits.calibration",
-                        fix="give data.splits.calibration some rows, or set quantize.calibration: none")  # fmt: skip
-    return chosen
-
-
-def batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Batches of rows of similar length, of at most `_BATCH_TOKENS` tokens with padding."""
-    batch: list[Sequence[int]] = []
-    for row in sorted(rows, key=len):
-        if batch and (len(batch) + 1) * len(row) > _BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _pad(batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    width = max(map(len, batch))
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros(len(batch), width, dtype=torch.long)
-    for at, row in enumerate(batch):
-        ids[at, : len(row)] = torch.tensor(list(row))
-        mask[at, : len(row)] = 1
-    return ids, mask
-
-
-def _no_cache(model: Any) -> dict[str, bool]:
-    return {"use_cache": False} if hasattr(model.config, "use_cache") and _decodes(model) else {}
-
-
-def _decodes(model: Any) -> bool:
-    return bool(getattr(model, "can_generate", lambda: False)())
-
-
 def _linears(model: Any) -> dict[str, Any]:
     import torch
 
@@ -197,18 +145,19 @@ def _linears(model: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _hooks(model: Any, found: Statistics, grams: bool | Collection[str]) -> Iterator[Callable[[Any], None]]:
-    """Forward hooks that add up inputs; yields a function that takes the mask [B, T] of the next pass."""
+def _hooks(
+    model: Any, found: Statistics, grams: bool | Collection[str]
+) -> Iterator[Callable[[Sequence[torch.Tensor]], None]]:
+    """Forward hooks that add up inputs; yields a function that takes the masks of the next pass."""
     state: dict[str, Any] = {}
 
-    def see(mask: torch.Tensor) -> None:
-        state.update(mask=mask.bool(), last=None, last_gram=None)
+    def see(masks: Sequence[torch.Tensor]) -> None:
+        state.update(masks={tuple(mask.shape): mask.bool() for mask in masks}, last=None, last_gram=None)
 
     def add(name: str, x: torch.Tensor) -> None:
-        mask = state["mask"]
         # An encoder's pooler and head see one vector for each row, not one for each token.
-        flat = x[mask] if x.ndim == 3 and x.shape[:2] == mask.shape else x.reshape(-1, x.shape[-1])
-        flat = flat.float()
+        mask = state["masks"].get(tuple(x.shape[:2])) if x.ndim == 3 else None
+        flat = (x.reshape(-1, x.shape[-1]) if mask is None else x[mask]).float()
         squares = flat.square().sum(0).double()
         found.squares[name] = found.squares[name] + squares if name in found.squares else squares
         found.tokens[name] = found.tokens.get(name, 0) + len(flat)

@@ -24,8 +24,7 @@ class Quantize(Section):
         "none",
         description="imatrix: GGUF types below 8 bits are rounded by what each weight's input is on the calibration "
         "split; gptq: beyond that each column's error is compensated in later columns, in GGUF types but "
-        f"{_OWN_ROUNDING}, and in onnx:int8 and onnx:int4-b32; auto: imatrix, where the task is causal-lm and there is "
-        "a calibration split",
+        f"{_OWN_ROUNDING}, and in onnx:int8 and onnx:int4-b32; auto: imatrix, where there is a calibration split",
     )
     max_tokens: int = Field(16_384, ge=64, description="calibration tokens; rows beyond them are left out")
     compare: bool = Field(False, description="also export and measure every calibrated file without calibration")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
     from distill2edge.quantize.activations import Activations
+    from distill2edge.quantize.calibration_texts import Pair
     from distill2edge.quantize.measure_sensitivity import Sensitivity as Measured
     from distill2edge.util.progress import Progress
 
@@ -37,6 +38,14 @@ class Statistics(ModelStage):
     def evidence(self) -> bool:
         """As `Stage.evidence`."""
         return self.role == "teacher"
+
+    def texts(self, inputs: Inputs) -> dict[str, Pair]:
+        """Id -> tokens of each calibration row."""
+        from distill2edge.quantize.calibration_texts import texts_of
+        from distill2edge.tasks import task_of
+
+        work = task_of(self.recipe).work
+        return texts_of(work.calibration(self.recipe, self.rows.path(inputs), self.model.model_dir(inputs)))
 
     def works_on(self, sizes: Sizes) -> Model | None:
         """As `ModelStage.works_on`."""
@@ -67,16 +76,13 @@ class Calibration(Statistics):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.data.encode import read_rows
-        from distill2edge.data.model_inputs import encode_for
         from distill2edge.quantize.calibrate import write_calibration
 
         recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
-        chosen = read_rows(rows, "calibration")
         held_out = {row.id for row in read_rows(rows, "test")}
-        encoded = encode_for(recipe.data, chosen, model_dir)
         return write_calibration(
             model_dir,
-            {item.row: item.ids for item in encoded},
+            self.texts(inputs),
             held_out,
             work,
             progress,
@@ -121,19 +127,15 @@ class Sensitivity(Statistics):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.data.encode import read_rows
-        from distill2edge.data.model_inputs import encode_for
         from distill2edge.quantize.measure_sensitivity import write_sensitivity
 
-        recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)
-        encoded = encode_for(recipe.data, read_rows(rows, "calibration"), model_dir)
         return write_sensitivity(
-            model_dir,
-            [item.ids for item in encoded],
+            self.model.model_dir(inputs),
+            list(self.texts(inputs).values()),
             self.calibration.read(inputs),
             work,
             progress,
-            max_tokens=recipe.quantize.max_tokens,
+            max_tokens=self.recipe.quantize.max_tokens,
             formats=self.formats,
         )
 

@@ -48,6 +48,10 @@ class Work(ABC):
         """A split of the data, as far as the task reads it."""
         return read_rows(rows_dir, split)
 
+    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path) -> list[Encoded]:
+        """The rows that a model's files are rounded by, in its tokens."""
+        return encode_for(recipe.data, read_rows(rows_dir, "calibration"), model_dir, kind=self.reads_as)
+
     def teacher(self, recipe: Recipe, model_dir: Path, progress: Progress) -> Facts:
         """Complete the teacher's directory, where the task needs another than its files make.
 

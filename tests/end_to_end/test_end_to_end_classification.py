@@ -35,6 +35,7 @@ distill:
   gradient_accumulation: 2
   control: true
 export: [onnx:int8, onnx:int8-dynamic, gguf:F16]
+quantize: {{calibration: gptq}}
 verify: {{rows: 12}}
 bench: {{workloads: [task], rounds: 1, requests: 2}}
 """
@@ -64,6 +65,12 @@ def finished(place: Path) -> Path:
     return place
 
 
+def how_rounded(root: Path) -> dict[str, Any]:
+    """By which statistics each file was."""
+    found = (root / "out" / "exports").glob("*/export.json")
+    return {path.parent.name: json.loads(path.read_text())["calibration"] for path in found}
+
+
 def models(root: Path) -> dict[str, dict[str, Any]]:
     report = json.loads((root / "out" / "report.json").read_text())
     return {model["id"]: model for model in report["models"]}
@@ -88,6 +95,7 @@ def test_the_files_keep_the_student_s_class_distribution(finished: Path) -> None
         entry["weights"] for entry in types.values()
     )
     assert all(model["error"] is None for model in found.values())
+    assert how_rounded(finished) == {"tiny-onnx-int8": "gptq", "tiny-onnx-int8-dynamic": None, "tiny-gguf-F16": None}
 
 
 def test_the_student_has_fewer_layers_and_fewer_tokens(finished: Path) -> None:

@@ -26,6 +26,7 @@ signal: {{kind: logits, top_k: 32}}
 student: {{init: {{from: teacher, layers: 1}}, lora: {{rank: 4, alpha: 8}}}}
 distill: {{loss: {{ce: 0.5, forward_kl: 0.5}}, epochs: 1, learning_rate: 1e-2, batch_size: 16}}
 export: [onnx:int8, gguf:Q8_0]
+quantize: {{calibration: gptq}}
 verify: {{rows: 8}}
 bench: {{workloads: [task, chat-8-3], rounds: 1, requests: 1}}
 """
@@ -61,6 +62,7 @@ def test_the_exported_file_is_the_merged_student(finished: Path) -> None:
         assert models[name]["kl_student"]["value"] < 0.02
     assert models["student"]["kl_teacher"]["value"] > 0
     folder = finished / "out" / "exports" / "pairs-onnx-int8"
+    assert json.loads((folder / "export.json").read_text())["calibration"] == "gptq"
     assert {"encoder.onnx", "decoder.onnx", "model.onnx.data", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
 
 

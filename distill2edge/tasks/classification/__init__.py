@@ -9,6 +9,7 @@ from distill2edge.errors import Problem
 from distill2edge.models.kinds import CLASSIFIER, ENCODER, Kind
 from distill2edge.tasks.features import (
     ASKED_TEACHER,
+    CALIBRATION,
     CLASS_WEIGHTS,
     DYNAMIC_INT8,
     FIT,
@@ -34,7 +35,7 @@ class Classification(Task):
     signals = ("labels", "gold")
     templates = ("plain",)
     supports = frozenset(
-        {ASKED_TEACHER, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY}
+        {ASKED_TEACHER, CALIBRATION, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY}
     )
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False

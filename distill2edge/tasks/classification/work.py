@@ -189,6 +189,12 @@ class ClassifierWork(EncoderWork):
             progress,
         )
 
+    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path) -> list[Encoded]:
+        """As `Work.calibration`: an asked teacher reads them in its own words."""
+        if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:
+            return ASKED.calibration(as_asked(recipe), rows_dir, model_dir)
+        return super().calibration(recipe, rows_dir, model_dir)
+
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """The test rows: those that have a label, where any has one; an asked teacher reads them in its own words."""
         if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from distill2edge.errors import Problem
 from distill2edge.models.kinds import EMBEDDER, ENCODER, Kind
-from distill2edge.tasks.features import DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, HIDDEN_STATES, POOLING, TRIMMED_VOCABULARY
+from distill2edge.tasks.features import (
+    CALIBRATION,
+    DIMENSIONS,
+    DYNAMIC_INT8,
+    EMBEDDINGS,
+    HIDDEN_STATES,
+    POOLING,
+    TRIMMED_VOCABULARY,
+)
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -29,7 +37,9 @@ class Embedding(Task):
     example = "an encoder, such as bundled:all-minilm-l6-v2"
     signals = ("embeddings",)
     templates = ("plain",)
-    supports = frozenset({DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, HIDDEN_STATES, POOLING, TRIMMED_VOCABULARY})
+    supports = frozenset(
+        {CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, HIDDEN_STATES, POOLING, TRIMMED_VOCABULARY}
+    )
     kinds = (EMBEDDER, ENCODER)
     predicts_tokens = False
     teacher_key: ClassVar[Mapping[str, str]] = {"task": "embedding"}

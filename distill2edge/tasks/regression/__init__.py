@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from distill2edge.errors import Problem
 from distill2edge.models.kinds import ENCODER, REGRESSOR, Kind
 from distill2edge.quantize.schemes import parse_scheme
-from distill2edge.tasks.features import DYNAMIC_INT8, FIT, HIDDEN_STATES, NUMBERS, PRETRAINING, TRIMMED_VOCABULARY
+from distill2edge.tasks.features import (
+    CALIBRATION,
+    DYNAMIC_INT8,
+    FIT,
+    HIDDEN_STATES,
+    NUMBERS,
+    PRETRAINING,
+    TRIMMED_VOCABULARY,
+)
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ class Regression(Task):
     example = "an encoder, such as bundled:all-minilm-l6-v2"
     signals = ("numbers", "gold")
     templates = ("plain",)
-    supports = frozenset({DYNAMIC_INT8, FIT, HIDDEN_STATES, NUMBERS, PRETRAINING, TRIMMED_VOCABULARY})
+    supports = frozenset({CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, NUMBERS, PRETRAINING, TRIMMED_VOCABULARY})
     kinds = (REGRESSOR, ENCODER)
     predicts_tokens = False
     numeric = True

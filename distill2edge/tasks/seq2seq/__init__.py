@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distill2edge.models.kinds import DECODER, ENCODER_DECODER, Kind
-from distill2edge.tasks.features import FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, RANDOM_MODELS, SYSTEM_MESSAGE
+from distill2edge.tasks.features import (
+    CALIBRATION,
+    FIT,
+    FORCED_LENGTHS,
+    JUDGE,
+    LLAMA_CPP_TEACHER,
+    RANDOM_MODELS,
+    SYSTEM_MESSAGE,
+)
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -20,7 +28,7 @@ class Seq2Seq(Task):
     example = "a model with an encoder and a decoder, such as a T5"
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain")
-    supports = frozenset({FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, RANDOM_MODELS, SYSTEM_MESSAGE})
+    supports = frozenset({CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, RANDOM_MODELS, SYSTEM_MESSAGE})
     kinds = (ENCODER_DECODER,)
     predicts_tokens = True
 

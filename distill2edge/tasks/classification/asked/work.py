@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from distill2edge.data.encode import Encoded
     from distill2edge.teacher.choice_correction import Correction
 
 
@@ -89,7 +90,7 @@ class AskedTeacher(TokenWork):
     def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
         """As `Work.rows`: in the teacher's words."""
         found = read_rows(rows_dir, split)
-        if (known := labelled(found)) or split != "test":
+        if (known := labelled(found)) or split not in ("test", "calibration"):
             return asked_rows(recipe, known, rows_dir)
         # No row has a response: any answer may stand there, since each choice is scored.
         assert recipe.data.choices is not None
@@ -99,6 +100,11 @@ class AskedTeacher(TokenWork):
         """As `Work.fit`."""
         with said_of_ask():
             return super().fit(recipe, base, rows_dir, work, progress)
+
+    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path) -> list[Encoded]:
+        """As `Work.calibration`."""
+        with said_of_ask():
+            return self.encoded(recipe, rows_dir, model_dir, "calibration")
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """As `Work.held_out`: an answer is one of the choices and ends there."""
