@@ -61,6 +61,9 @@ class Encoded:
         label: index of the response in `data.choices`, or -1.
         row: `Row.id` of the row it was made of.
         number: the response, where a task reads it as a number.
+        words: count of the text's words, where a task tags them.
+        places: of each word that is read the token that says its tag; -1 where it has none (`data.words.places_of`).
+        tags: of each word, as indices; None where the row has none.
     """
 
     id: str
@@ -69,6 +72,9 @@ class Encoded:
     label: int = -1
     row: str = ""
     number: float | None = None
+    words: int = 0
+    places: Sequence[int] = ()
+    tags: Sequence[int] | None = None
 
     @property
     def prompt_length(self) -> int:

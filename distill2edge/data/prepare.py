@@ -17,6 +17,7 @@ from distill2edge.data.rows import Dropped, Rows
 from distill2edge.data.selection import Item, Selection
 from distill2edge.data.unlabelled import choose, is_unlabelled, read_unlabelled, room
 from distill2edge.errors import UserError
+from distill2edge.models.tags import parsed
 from distill2edge.recipe import schema
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress
@@ -28,7 +29,15 @@ _SPARE = 64  # rows held beyond those wanted, in place of those that leak
 _TELL = 200_000  # rows between two lines about a long source
 
 
-def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, numeric: bool = False) -> dict[str, Any]:
+def prepare(
+    data: schema.Data,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    *,
+    numeric: bool = False,
+    tagged: bool = False,
+) -> dict[str, Any]:
     """Write `train`, `validation`, `calibration` and `test` as `.parquet`, and `data.json`.
 
     Rows go to splits by a hash of seed and content, so the same rows in another order give the same splits, and rows
@@ -37,6 +46,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
 
     Args:
         numeric: responses are numbers.
+        tagged: rows are words with tags, or texts with entities.
 
     Returns:
         the content of `data.json`.
@@ -47,7 +57,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
             rows, one class alone, or test rows in train beyond `leakage.max_fraction`.
         EnvironmentFault: the source can't be reached.
     """
-    rows = Rows(data, numeric=numeric)
+    rows = Rows(data, numeric=numeric, tagged=tagged)
     source = open_source(data.source, data.config, data.split, progress, data.revision)
     if source.ignored and data.split is None:
         progress.warn(f"{data.source}: splits not used: {', '.join(source.ignored)} (data.split takes one)")
@@ -57,7 +67,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
     dropped = found.dropped
     dropped.counts["leaking"] = report.facts["dropped"]
     dropped.counts["not_needed"] = found.usable - sum(map(len, splits.values())) - report.facts["dropped"]
-    more, pool_facts = _unlabelled(found, splits, data, seed, progress)
+    more, pool_facts = _unlabelled(found, splits, data, seed, progress, tagged)
     splits["train"] += more
     kept = {name: [item.row for item in splits[name]] for name in SPLITS}
     if data.response is None:
@@ -66,6 +76,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
         answered = [row for row in kept["train"] if row.response]
         check_prompts(answered, data.leakage.response_in_prompt, shared=rows.shared)
     warnings = _classes(kept, data, found, progress)
+    tagging = _entities(rows, kept, progress)
 
     work.mkdir(parents=True, exist_ok=True)
     for name in SPLITS:
@@ -81,6 +92,7 @@ def prepare(data: schema.Data, seed: int, work: Path, progress: Progress, *, num
         "leakage": report.facts,
         "warnings": warnings,
         **pool_facts,
+        **tagging,
         **_form(rows, found, progress),
     }
     if found.labels and data.choices:
@@ -104,6 +116,34 @@ def _form(rows: Rows, found: _Found, progress: Progress) -> dict[str, Any]:
         progress.say(f"data: {found.trimmed:,} conversations end without an answer: they are taken up to the last")
     form = {"name": rows.found.form.name, "columns": list(rows.found.columns), "trimmed": found.trimmed}
     return {"form": form}
+
+
+def _entities(rows: Rows, kept: dict[str, list[Row]], progress: Progress) -> dict[str, Any]:
+    """What data.json says of entities: how many of each type a split has, and how many begin with I-.
+
+    Raises:
+        UserError: rows have tags, and no training row has an entity.
+    """
+    if rows.entities is None:
+        return {}
+    counts = {
+        name: Counter(entity.label for row in split if row.response for entity in parsed(row.response))
+        for name, split in kept.items()
+    }
+    if any(row.response for row in kept["train"]) and not counts["train"]:
+        raise UserError(
+            "no training row has an entity: there is nothing to learn",
+            where="data.entities",
+            fix="look at the tags, or give rows with entities",
+        )
+    types = rows.entities.tagset.types
+    for name, meaning in (("train", "the student cannot learn it"), ("test", "the score says nothing about it")):
+        if absent := [label for label in types if not counts[name][label] and counts[name]]:
+            progress.warn(f"no {name} row has an entity of type {', '.join(absent[:10])}: {meaning}")
+    if rows.entities.strays:
+        progress.say(f"data: {rows.entities.strays:,} entities begin with I- and no B-: they are read all the same")
+    shown = {name: {label: found[label] for label in types} for name, found in counts.items()}
+    return {"entities": shown, "without_b": rows.entities.strays}
 
 
 def _tell(kept: dict[str, list[Row]], more: int, report: _Leaks, found: _Found, progress: Progress) -> None:
@@ -167,6 +207,8 @@ def _wanted(sizes: schema.Splits, source: Source) -> dict[str, int]:
 def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, progress: Progress) -> _Found:
     wanted, train = _wanted(data.splits, source), data.splits.train
     found, rows.trimmed = _Found({}), 0
+    if rows.entities is not None:
+        rows.entities.strays = 0
     if data.unlabelled is not None and data.unlabelled.source is None:
         found.unlabelled = Selection(seed, room(data, spare))
     for split, fields in source.splits.items():
@@ -253,7 +295,7 @@ def _check_test(test: list[Item], found: _Found, data: schema.Data) -> None:
 
 
 def _unlabelled(
-    found: _Found, splits: dict[str, list[Item]], data: schema.Data, seed: int, progress: Progress
+    found: _Found, splits: dict[str, list[Item]], data: schema.Data, seed: int, progress: Progress, tagged: bool
 ) -> tuple[list[Item], dict[str, Any]]:
     """The rows without a response that join the training rows, and what data.json says of them."""
     if data.unlabelled is None:
@@ -261,7 +303,7 @@ def _unlabelled(
     pool, facts = found.unlabelled, {}
     if pool is None:
         spare = _SPARE + 2 * sum(map(len, splits.values()))  # both may come from one source
-        pool, facts = read_unlabelled(data, seed, spare, progress)
+        pool, facts = read_unlabelled(data, seed, spare, progress, tagged=tagged)
     chosen = choose(pool, data, splits, found.dropped)
     return chosen, {"unlabelled": {**facts, "rows": len(chosen), "found": pool.added}}
 

@@ -16,10 +16,11 @@ from distill2edge.data.encode import (
     encode_rows,
     row_id,
 )
+from distill2edge.data.encode_tagged import encode_tagged, placed
 from distill2edge.data.encode_texts import cut_texts, encode_texts
 from distill2edge.data.pairs import encode_pairs, encode_sources, pair_choices
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER, REGRESSOR
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER, REGRESSOR, TAGGER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -189,6 +190,10 @@ class WholeText(Reading):
                 where="data.max_length",
                 fix=f"set it to {positions} or less; longer texts are cut",
             )
+        return self.encoded(rows, tokenizer, length)
+
+    def encoded(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int) -> list[Encoded]:
+        """Rows of at most so many tokens."""
         return encode_texts(rows, tokenizer, length)
 
     def choices(
@@ -204,11 +209,27 @@ class WholeText(Reading):
         raise TypeError("a classifier holds no conversation")
 
 
+class Words(WholeText):
+    """A token classifier reads a text, and says a tag of each word."""
+
+    def inputs(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm, limit: int | None
+    ) -> list[list[int]]:
+        """As `Reading.inputs`: cut after a word."""
+        limits = [length for length in (form.max_length, limit) if length is not None]
+        return [text.ids for text in placed(texts, tokenizer, min(limits, default=1 << 30))]
+
+    def encoded(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int) -> list[Encoded]:
+        """As `WholeText.encoded`, with the places of the words."""
+        return encode_tagged(rows, tokenizer, length)
+
+
 READINGS: Mapping[str, Reading] = {
     DECODER.name: Continuation(),
     ENCODER_DECODER.name: Pair(),
     CLASSIFIER.name: WholeText(),
     REGRESSOR.name: WholeText(),
+    TAGGER.name: Words(),
     ENCODER.name: WholeText(),
     EMBEDDER.name: WholeText(),
 }

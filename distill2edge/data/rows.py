@@ -11,12 +11,14 @@ from distill2edge.data.choice_matching import Choices, not_a_choice
 from distill2edge.data.conversation import Conversation, answer_text, is_chat, plain_answer, reserved, texts_of
 from distill2edge.data.conversation_forms import FORMS, Found, Unusable, found_in
 from distill2edge.data.encode import Row, row_id
+from distill2edge.data.entity_rows import EntityRows
 from distill2edge.data.numbers import check_number
 from distill2edge.data.row_errors import check_text, names
 from distill2edge.data.selection import Item
 from distill2edge.data.templates import Filter, Template
 from distill2edge.data.values import MISSING
 from distill2edge.errors import UserError
+from distill2edge.models.tags import written
 from distill2edge.recipe import schema
 
 # Reasons for which a row is dropped, as users read them.
@@ -25,6 +27,8 @@ REASONS = {
     "empty": "without a prompt or a response",
     "unanswered": "conversations without an answer of the assistant",
     "systems": "conversations with two system messages",
+    "blank_word": "with a word of blanks alone",
+    "split_word": "with an entity that begins or ends inside a word",
     "image": "with an image or another part that is no text",
     "labelled": "unlabelled, with the text of a row that has a response",
     "duplicate": "with prompt and response of another row",
@@ -68,13 +72,15 @@ class Rows:
         found: the form of conversations that the source has, once its first row is read; None where the templates of
             the recipe read it.
         trimmed: conversations that lost what came after the last answer.
+        entities: what reads rows of words with tags, or of texts with entities; None where the templates do.
 
     Raises:
         UserError: a template or filter that is not valid.
     """
 
-    def __init__(self, data: schema.Data, *, numeric: bool = False) -> None:
-        """`numeric`: a response is a number, or the row is refused."""
+    def __init__(self, data: schema.Data, *, numeric: bool = False, tagged: bool = False) -> None:
+        """`numeric`: a response is a number, or the row is refused. `tagged`: rows are texts with entities."""
+        self.entities = EntityRows(data) if tagged else None
         self._numeric, self._data, self._choices = numeric, data, data.choices or ()
         self._known = Choices(self._choices)
         missing = MISSING - {choice.strip() for choice in self._choices}
@@ -140,6 +146,8 @@ class Rows:
             Unusable: it is not taken.
             UserError: as `items`.
         """
+        if self.entities is not None:
+            return self._of_entities(self.entities, fields, number)
         found = self.look(fields)
         if found is not None:
             chat, more = found.chat(fields, number)
@@ -160,6 +168,14 @@ class Rows:
             check_text(question, "data.prompt", number)
             return Item(Row(row_id(question, ""), question, ""), content)
         return Item(self._row(question, answer, fields, number), content)
+
+    def _of_entities(self, entities: EntityRows, fields: Mapping[str, Any], number: int) -> Item:
+        """The response is the list of entities (`models.tags.written`); empty where the row has no tags."""
+        text, found = entities.read(fields, number)
+        check_text(text, "data.source", number)
+        _refuse_marks((text,), number)
+        response = "" if found is None else written(found)
+        return Item(Row(row_id(text, response), text, response), text)
 
     def _of_chat(self, chat: Conversation, fields: Mapping[str, Any], number: int) -> Item:
         before = chat.messages[:-1]

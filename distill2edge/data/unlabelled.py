@@ -25,15 +25,20 @@ def room(data: schema.Data, spare: int) -> int | None:
     return None if data.unlabelled.rows is None else data.unlabelled.rows + spare
 
 
-def read_unlabelled(data: schema.Data, seed: int, spare: int, progress: Progress) -> tuple[Selection, dict[str, Any]]:
+def read_unlabelled(
+    data: schema.Data, seed: int, spare: int, progress: Progress, *, tagged: bool = False
+) -> tuple[Selection, dict[str, Any]]:
     """The rows of `data.unlabelled.source`, and what data.json says of the source.
+
+    Args:
+        tagged: as of `data.rows.Rows`.
 
     Raises:
         UserError, EnvironmentFault: as `data.prepare.prepare`.
     """
     view = data.without_responses()
     source = open_source(view.source, view.config, view.split, progress, view.revision)
-    rows, dropped, read = Rows(view), Dropped(), [0]
+    rows, dropped, read = Rows(view, tagged=tagged), Dropped(), [0]
     pool = Selection(seed, room(data, spare))
     for split, fields in source.splits.items():
         for number, item in rows.items(_counted(fields, read), dropped, split if len(source.splits) > 1 else ""):

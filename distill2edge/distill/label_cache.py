@@ -1,13 +1,13 @@
 """What a teacher says of each text, in safetensors shards: its class logits, or the vector that it makes of it.
 
 A shard holds `logits` [n, C] float32 (of vectors: their numbers), with the metadata `ids` (JSON list of n row ids).
-Texts are found by id.
+Texts are found by id. Of tags there are several rows for each text: `counts` (JSON list) says how many.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -45,15 +45,21 @@ class TextReader:
             try:
                 with safe_open(path, framework="pt") as shard:
                     logits, ids = shard.get_tensor("logits"), json.loads(shard.metadata()["ids"])
+                    given = self._split(logits, shard.metadata())
             except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
                 raise UserError(
                     f"not a shard of {self.words}: {error}", where=str(path), fix="delete it and run the signal stage"
                 ) from error
-            self._logits.update(zip(ids, logits, strict=True))
-        sizes = {len(row) for row in self._logits.values()}
+            self._logits.update(zip(ids, given, strict=True))
+        sizes = {row.shape[-1] for row in self._logits.values()}
         if len(sizes) != 1:
             raise UserError(f"shards of {sorted(sizes)} numbers a text", where=str(directory), fix="rebuild the cache")
         self.classes = sizes.pop()
+
+    @staticmethod
+    def _split(logits: Tensor, metadata: Mapping[str, str]) -> Iterable[Tensor]:
+        """What is said of each text of a shard."""
+        return logits
 
     def __len__(self) -> int:
         return len(self._logits)
@@ -78,6 +84,18 @@ class LabelReader(TextReader):
     def get(self, text: str) -> Tensor:
         """log p [C] float32 of a text at the temperature."""
         return torch.log_softmax(self._logits[text] / self.temperature, -1)
+
+
+class TagReader(LabelReader):
+    """A cache of the tags' logits of each word; its shards hold all words, one after another, and their `counts`."""
+
+    @staticmethod
+    def _split(logits: Tensor, metadata: Mapping[str, str]) -> Iterable[Tensor]:
+        return logits.split(json.loads(metadata["counts"]))
+
+    def get(self, text: str) -> Tensor:
+        """log p [words, C] float32 of a text at the temperature; NaN of words that the teacher has no token of."""
+        return super().get(text)
 
 
 class NumberReader(TextReader):

@@ -16,7 +16,7 @@ import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export.probes import Probe, make_probes
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, KINDS, REGRESSOR
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, KINDS, REGRESSOR, TAGGER
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.isolate import Crash, run_worker, serve
 from distill2edge.util.threads import available_threads
@@ -165,6 +165,7 @@ _ASK: Mapping[str, Callable[[Any, Probe], np.ndarray]] = {
     DECODER.name: _continued,
     CLASSIFIER.name: lambda opened, probe: opened.classify(probe.ids),
     REGRESSOR.name: lambda opened, probe: opened.classify(probe.ids),
+    TAGGER.name: lambda opened, probe: opened.tag(probe.ids),
     EMBEDDER.name: lambda opened, probe: opened.embed(probe.ids),
     ENCODER_DECODER.name: lambda opened, probe: opened.logits(probe.ids, probe.positions, prompt=probe.prompt),
 }

@@ -20,6 +20,7 @@ from distill2edge.models.kinds import (
     EMBEDDER,
     ENCODER_DECODER,
     REGRESSOR,
+    TAGGER,
     Kind,
     kind_of,
     start_token_id,
@@ -196,6 +197,12 @@ def _classifier(model_dir: Path, scratch: Path) -> tuple[Graphs, dict[str, Any] 
     return {"model": classifier_graph(model_dir)}, None
 
 
+def _tagger(model_dir: Path, scratch: Path) -> tuple[Graphs, dict[str, Any] | None]:
+    from distill2edge.export.onnx_encoders import tagger_graph
+
+    return {"model": tagger_graph(model_dir)}, None
+
+
 def _embedder(model_dir: Path, scratch: Path) -> tuple[Graphs, dict[str, Any] | None]:
     from distill2edge.export.onnx_encoders import embedder_graph
 
@@ -226,6 +233,7 @@ _EXPORTERS = {
     DECODER: Exporter("onnxruntime-genai", _decoder, _built),
     CLASSIFIER: Exporter("transformers", _classifier, _written),
     REGRESSOR: Exporter("transformers", _classifier, _written),
+    TAGGER: Exporter("transformers", _tagger, _written),
     EMBEDDER: Exporter("transformers", _embedder, _written),
     ENCODER_DECODER: Exporter("transformers", _encoder_decoder, _written),
 }

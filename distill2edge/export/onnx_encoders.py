@@ -30,11 +30,28 @@ def classifier_graph(model_dir: Path) -> ir.Model:
     Raises:
         EnvironmentFault: onnx or onnxscript is missing.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification
 
+    return _logits_graph(AutoModelForSequenceClassification, model_dir)
+
+
+def tagger_graph(model_dir: Path) -> ir.Model:
+    """Graph of a token classifier: inputs as of a sequence classifier; output logits [batch, sequence, labels].
+
+    Raises:
+        EnvironmentFault: onnx or onnxscript is missing.
+    """
+    from transformers import AutoModelForTokenClassification
+
+    return _logits_graph(AutoModelForTokenClassification, model_dir)
+
+
+def _logits_graph(kind: Any, model_dir: Path) -> ir.Model:
+    """Graph of an encoder with a head, in a class of transformers."""
+    import torch
+
     with quiet():
-        model = load_checkpoint(AutoModelForSequenceClassification, model_dir, dtype=torch.float32).eval()
+        model = load_checkpoint(kind, model_dir, dtype=torch.float32).eval()
     graph = _export(model, inputs := _text_inputs(model))
     _keep_outputs(graph, {"logits": "logits"})
     _name_dimensions(graph, dict.fromkeys(inputs, ("batch_size", "sequence_length")))

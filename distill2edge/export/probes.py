@@ -16,7 +16,7 @@ import numpy as np
 
 from distill2edge.export.support import window_of
 from distill2edge.models.config import usable_positions
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, REGRESSOR, logits_of
+from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, REGRESSOR, TAGGER, logits_of
 from distill2edge.models.loading import load_model
 
 START = 320
@@ -188,6 +188,7 @@ _PROBES: Mapping[str, Callable[[Any, bool], tuple[list[Probe], Reach]]] = {
     DECODER.name: _decoder,
     CLASSIFIER.name: _text,
     REGRESSOR.name: _text,
+    TAGGER.name: _text,
     EMBEDDER.name: _text,
     ENCODER_DECODER.name: _seq2seq,
 }

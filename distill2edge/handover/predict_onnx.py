@@ -3,8 +3,9 @@
 python predict.py "a text"       or       echo "a text" | python predict.py
 
 A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; an
-embedder prints the vector of the text as JSON, a regressor its number; any other model prints the text that it writes.
-input.json says how the model was trained to read.
+embedder prints the vector of the text as JSON, a regressor its number, a token classifier a line for each entity: its
+type, its first character, the one after its last, its text. Any other model prints the text that it writes. input.json
+says how the model was trained to read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import re
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 CONTEXT, CHUNK = 2048, 256
-ENCODERS = ("classifier", "regressor", "embedder")
+ENCODERS = ("classifier", "regressor", "tagger", "embedder")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -55,6 +57,14 @@ class Input:
     def bare(self, text: str) -> list[int]:
         """Token ids of a text alone."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+        """Token ids of a text cut after its last whole word, its words, and the token that says the tag of each."""
+        head, tail, most = self.form["head"], self.form["tail"], self.form["max_length"]
+        found, words = self.tokenizer.encode(text, add_special_tokens=False), words_of(text)
+        room = len(found.ids) if most is None else most - len(head) - len(tail)
+        ids, places = cut_at_word(found.ids, places_of(text, words, found.offsets), room)
+        return [*head, *ids, *tail], words, [place + len(head) if place >= 0 else place for place in places]
 
     def choices(self, prompt: str) -> list[list[int]]:
         """Token ids of each choice as it continues the prompt."""
@@ -199,12 +209,79 @@ def vector(found: np.ndarray, size: int) -> str:
     return json.dumps([round(float(value), 6) for value in found])
 
 
+def entities(text: str, names: list[str], reader: Input, model: Any) -> list[str]:
+    """A line for each entity: its type, its first character, the one after its last, its text."""
+    ids, words, places = reader.placed(text)
+    scores = model.scores(ids)
+    tags: list[str] = []
+    for place in places:
+        before = tags[-1] if tags else "O"
+        tags.append(names[int(scores[place].argmax())] if place >= 0 else "I" + before[1:] if before != "O" else "O")
+    found: list[tuple[int, int, str]] = []
+    before = "O"
+    for (begin, end), tag in zip(words, tags, strict=False):
+        if tag[:2] == "I-" and before[2:] == tag[2:]:
+            found[-1] = (found[-1][0], end, tag[2:])
+        elif tag != "O":
+            found.append((begin, end, tag[2:]))
+        before = tag
+    return [f"{name}\t{begin}\t{end}\t{' '.join(text[begin:end].split())}" for begin, end, name in found]
+
+
+def words_of(text: str) -> list[tuple[int, int]]:
+    """The words: runs of letters, digits, underscores and the marks on them, and every other character but blanks."""
+    alone = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+    found: list[tuple[int, int]] = []
+    begin = None
+    for at, char in enumerate(text):
+        single = any(low <= ord(char) <= high for low, high in alone)
+        letter = char.isalnum() or char == "_"
+        if not single and (letter or (begin is not None and unicodedata.category(char)[0] == "M")):
+            begin = at if begin is None else begin
+            continue
+        if begin is not None:
+            found.append((begin, at))
+            begin = None
+        if not char.isspace():
+            found.append((at, at + 1))
+    return found if begin is None else [*found, (begin, len(text))]
+
+
+def places_of(text: str, words: list[tuple[int, int]], offsets: list[tuple[int, int]]) -> list[int]:
+    """Of each word the first token that begins in it; -1 where none does: it continues the word before it."""
+    places = [-1] * len(words)
+    word = 0
+    for token, (begin, end) in enumerate(offsets):
+        while begin < end and text[begin].isspace():
+            begin += 1
+        if begin >= end:
+            continue
+        while word < len(words) and words[word][1] <= begin:
+            word += 1
+        if word == len(words):
+            break
+        if places[word] < 0 and words[word][0] <= begin:
+            places[word] = token
+    return places
+
+
+def cut_at_word(ids: list[int], places: list[int], room: int) -> tuple[list[int], list[int]]:
+    """The tokens of a text that fit, up to the end of a word, and the places of the words that are read."""
+    if len(ids) <= room:
+        return list(ids), places
+    end = max((place for place in places if 0 < place <= room), default=room)
+    beyond = next((word for word, place in enumerate(places) if place >= end), len(places))
+    return list(ids[:end]), places[:beyond]
+
+
 def answer(text: str, form: dict[str, Any], reader: Input, model: Any, most: int, size: int) -> str:
     """What the model says to a text."""
     prompt = reader.text(text)
     ids = reader.ids(prompt)
     if not ids or (form["kind"] not in ENCODERS and len(ids) > form["context"]):
         sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
+    if form["kind"] == "tagger":
+        return "\n".join(entities(text, form["labels"], reader, model))
     if form["kind"] == "embedder":
         return vector(model.scores(ids), size)
     if form["kind"] == "regressor":
@@ -233,7 +310,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to onnxruntime")
     options = parser.parse_args()
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
-    kinds = {"classifier": Encoder, "regressor": Encoder, "embedder": Encoder, "decoder": Decoder, "seq2seq": Seq2Seq}
+    kinds = {**dict.fromkeys(ENCODERS, Encoder), "decoder": Decoder, "seq2seq": Seq2Seq}
     reader, model = Input(form), kinds[form["kind"]](options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
@@ -248,7 +325,7 @@ def _shown(text: str) -> str:
 
 def _ended(said: str, form: dict[str, Any]) -> str:
     """An answer among several: one that the model wrote is a line, the empty line after it is the end."""
-    listed = form["kind"] == "classifier" or form["choices"]
+    listed = form["kind"] in ("classifier", "tagger") or form["choices"]
     return (said if listed else said.replace("\n", "\\n")) + "\n"
 
 

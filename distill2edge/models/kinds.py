@@ -120,6 +120,17 @@ class Regressor(Classifier):
     name, label = "regressor", "regressor"
 
 
+class Tagger(Classifier):
+    """Reads a text and says a tag of each of its tokens."""
+
+    name, label = "tagger", "token classifier"
+    hub_task, adapter = "token-classification", "TOKEN_CLS"
+
+    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+        """[L, C]."""
+        return super().logits(model, ids, prompt)
+
+
 class Encoder(Kind):
     """Reads a text, and has no head for a class yet: that of masked tokens, or none."""
 
@@ -164,14 +175,14 @@ class Embedder(Kind):
         return {"add_pooling_layer": False} if pools else {}
 
 
-DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, ENCODER, EMBEDDER = (
-    Decoder(), EncoderDecoder(), Classifier(), Regressor(), Encoder(), Embedder(),
+DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, TAGGER, ENCODER, EMBEDDER = (
+    Decoder(), EncoderDecoder(), Classifier(), Regressor(), Tagger(), Encoder(), Embedder(),
 )  # fmt: skip
 KINDS: Mapping[str, Kind] = {
-    kind.name: kind for kind in (DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, ENCODER, EMBEDDER)
+    kind.name: kind for kind in (DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, TAGGER, ENCODER, EMBEDDER)
 }
 
-_CLASSIFIER = "ForSequenceClassification"
+_CLASSIFIER, _TAGGER = "ForSequenceClassification", "ForTokenClassification"
 # `model_type`s whose models read a text and write none. Everything else without a head of its own is a decoder.
 _ENCODERS = re.compile(
     r"(albert|bert|camembert|convbert|data2vec-text|deberta|deberta-v2|distilbert|electra|ernie|esm|flaubert|fnet|ibert|"
@@ -186,6 +197,8 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     first = str(names[0]) if isinstance(names, list | tuple) and names else ""
     if first.endswith(_CLASSIFIER):
         return REGRESSOR if len(config.get("id2label") or ()) == 1 else CLASSIFIER
+    if first.endswith(_TAGGER):
+        return TAGGER
     if config.get(FIELD) is not None:
         return EMBEDDER
     if config.get("is_encoder_decoder"):
@@ -244,6 +257,10 @@ def kind_of_gguf(architecture: str, labels: Any = None, pooling: Any = None) -> 
     return ENCODER if architecture.endswith("bert") else DECODER
 
 
+_TAGGED = 3
+"""Dimensions of a token classifier's logits: texts, tokens, tags."""
+
+
 def kind_of_onnx(directory: Path) -> Kind:
     """The kind of a directory of ONNX graphs (or of one graph), by their names, inputs and outputs; no weights."""
     if (directory / "encoder.onnx").is_file():
@@ -262,6 +279,8 @@ def kind_of_onnx(directory: Path) -> Kind:
     output = graph.output[0]
     sizes = output.type.tensor_type.shape.dim
     head = REGRESSOR if len(sizes) and sizes[-1].dim_value == 1 else CLASSIFIER
+    if len(sizes) == _TAGGED:
+        head = TAGGER
     return {"logits": head, OUTPUT: EMBEDDER}.get(output.name, DECODER)
 
 

@@ -105,6 +105,9 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
         if complete and files:
             yield Problem(("data", "source"), f"{data.source} is empty", "give a source with rows")
         return
+    if task_of(recipe).tagged:
+        yield from () if broken else _tagged(recipe, rows, complete)
+        return
     if not broken and data.looks_for_a_form:
         made = Rows(data, numeric=task_of(recipe).numeric)
         unread = [*said(("data", "form"), lambda: _look(made, rows))]
@@ -116,6 +119,26 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
     yield from missing
     if not missing and not broken:
         yield from _rendered(recipe, templates, rows, complete)
+
+
+def _tagged(recipe: Recipe, rows: list[dict[str, Any]], complete: bool) -> Iterator[Problem]:
+    """What rows of words with tags, or of texts with entities, become."""
+    if all(value is None for row in rows for value in row.values()):
+        return  # bundled rows that are not here
+    if recipe.data.choices is None:
+        return  # said of them
+    try:
+        made = Rows(recipe.data, tagged=True)
+    except UserError:
+        return  # said of data.choices
+    dropped, taken = Dropped(), list[Item]()
+    unread = [*said(("data", "entities"), lambda: taken.extend(item for _, item in made.items(rows, dropped)))]
+    yield from unread
+    if not unread and not taken:
+        what = f"no row is left of the first {len(rows)}: {dropped.text()}"
+        yield Problem(("data", "source"), what, "give rows of words with tags, or of texts with entities")
+    elif not unread and complete:
+        yield from _too_few(recipe, len(taken))
 
 
 def _look(made: Rows, rows: list[dict[str, Any]]) -> None:
@@ -164,7 +187,10 @@ def sample(recipe: Recipe, count: int) -> tuple[list[tuple[str, str]], int | Non
     try:
         templates = {key: _compiled(data, key) for key in _keys(data)}
         rows, complete = _peek(data.source, local_files(data.source) or [])
-        made = Rows(data)
+        made = Rows(data, tagged=task_of(recipe).tagged)
+        if made.entities is not None:
+            texts_of = [item.row for _, item in made.items(rows, Dropped())]
+            return [(row.prompt, "") for row in texts_of[:count]], len(texts_of) if complete else None
         if data.looks_for_a_form and rows:
             _look(made, rows)
         if made.found is not None:

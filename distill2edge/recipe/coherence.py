@@ -67,6 +67,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.CLASS_WEIGHTS, ("distill", "loss", "class_weights"), distill.loss.class_weights != "none"),
         (features.LLAMA_CPP_TEACHER, ("teacher", "backend"), _llama_cpp(recipe)),
         (features.SYSTEM_MESSAGE, ("data", "system"), recipe.data.system is not None),
+        (features.ENTITIES, ("data", "entities"), recipe.data.entities),
         (features.CALIBRATION, ("quantize", "calibration"), recipe.quantize.calibration in ("imatrix", "gptq")),
         (features.ON_POLICY, ("distill", "on_policy"), distill.on_policy),
         (features.QUANTIZATION_AWARE, ("distill", "quantization_aware"), distill.quantization_aware),

@@ -63,6 +63,30 @@ class Unlabelled(Section):
                 yield Problem((name,), what, "name data.unlabelled.source, or take it out")
 
 
+class Entities(Section):
+    """Fields of rows with words and their tags, or with a text and its entities, for task token-classification."""
+
+    tokens: str | None = Field(None, description="list of words; null: tokens or words")
+    tags: str | None = Field(
+        None,
+        description="list of their tags, by name (IOB2) or by number in the order of data.choices; null: tags, "
+        "ner_tags, labels or ner",
+    )
+    text: str | None = Field(None, description="text, where rows have no words; null: text, sentence or content")
+    spans: str | None = Field(
+        None,
+        description="list of its entities, {start, end, label} or [start, end, label] in characters; null: entities, "
+        "spans or labels",
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """One form."""
+        for name, other in (("text", "tokens"), ("spans", "tags")):
+            if getattr(self, name) is not None and (self.tokens is not None or self.tags is not None):
+                what = f"rows have words and tags, or a text and spans, and data.entities names {name} and the others"
+                yield Problem((name,), what, f"leave {name} out, or {other}")
+
+
 class Data(Section):
     """Where the rows come from, and how a row becomes a prompt and a response."""
 
@@ -100,8 +124,14 @@ class Data(Section):
         description="turns of the assistant that are trained, with template chat: all, or the last; by the chat "
         "template's generation marks where it has them; marked: all, and a template without marks is refused",
     )
+    entities: Annotated[Entities | None, LATER] = Field(
+        None, description="of task token-classification: which fields hold words and tags; null: found by their names"
+    )
     choices: tuple[str, ...] | None = Field(
-        None, min_length=2, description="closed set of responses; the task is then scored by their likelihood"
+        None,
+        min_length=2,
+        description="closed set of responses; the task is then scored by their likelihood. Of task "
+        "token-classification: the tags (O, B-X, I-X, ...), or the types of entities",
     )
     max_length: int = Field(512, ge=8, le=2**20, description="tokens; longer rows are dropped and counted")
     splits: Splits = Splits()  # type: ignore[call-arg]

@@ -150,6 +150,8 @@ METRICS = {
     "exact_match": "exact match",
     "recall_at_10": "recall@10",
     "spearman": "Spearman's rank correlation",
+    "entity_f1": "entity F1",
+    "entity_agreement": "entity F1 against the teacher's",
     "kl_student": "KL to student",
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from distill2edge.data.chat_templates import apply_template, chat_template_of
 from distill2edge.data.conversation import Conversation, Message
+from distill2edge.data.encode_tagged import placed
 from distill2edge.data.model_inputs import (
     KEY,
     InputForm,
@@ -24,8 +25,9 @@ from distill2edge.data.tokens import stop_token_ids, tokenize
 from distill2edge.errors import UserError
 from distill2edge.generation.sampling import draw_token
 from distill2edge.intake.tokenizer_files import open_tokenizer
-from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, REGRESSOR, kind_of_directory, kind_of_gguf
+from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, REGRESSOR, TAGGER, kind_of_directory, kind_of_gguf
 from distill2edge.models.loading import context_of
+from distill2edge.models.tags import Entity, TagSet, in_characters
 from distill2edge.running.reading import choose_export
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.protocol import reader_of
@@ -51,9 +53,11 @@ class OpenModel:
             model.labels("My parcel is late.")  # of a classifier, or a model trained on a closed set of responses
             model.embed("My parcel is late.")  # of an embedder: [D]
             model.number("My parcel is late.")  # of a regressor
+            model.entities("Ask Ann in Oslo.")  # of a token classifier: [Entity(4, 7, "PERSON"), ...]
 
     Attributes:
-        runtime: a `Runtime`, or of a classifier or regressor a `Classifier`, of an embedder an `Embedder`.
+        runtime: a `Runtime`, or of a classifier or regressor a `Classifier`, of a token classifier a `Tagger`, of an
+            embedder an `Embedder`.
         tokenizer: of transformers, or llama.cpp's own.
         form: how it was trained to read.
         stop: ids that end an answer.
@@ -74,7 +78,8 @@ class OpenModel:
     def answer(
         self, asked: Chat, *, template: Form = "auto", max_tokens: int = 256, temperature: float = 0.0, seed: int = 0
     ) -> str:
-        """What it answers: text, the likeliest of its labels, its number, or the vector of the text as JSON.
+        """What it answers: text, the likeliest of its labels, its number, its entities (a line for each: type, first
+        character, the one after the last, text), or the vector of the text as JSON.
 
         Args:
             template: `auto` asks as the model was trained; `chat` and `plain` have it write in that form.
@@ -86,6 +91,12 @@ class OpenModel:
         """
         if self.form.kind == REGRESSOR.name:
             return f"{self.number(_last(asked)):.6g}"
+        if self.form.kind == TAGGER.name:
+            text = _last(asked)
+            return "\n".join(
+                f"{label}\t{start}\t{end}\t{' '.join(text[start:end].split())}"
+                for start, end, label in self.entities(text)
+            )
         if self.form.kind == EMBEDDER.name:
             return json.dumps([round(float(value), 6) for value in self.embed(_last(asked))])
         if self.closes(template):
@@ -208,6 +219,26 @@ class OpenModel:
         self._numbers(found)
         return float(found[0])
 
+    def entities(self, text: str) -> list[Entity]:
+        """The entities that a token classifier finds, over the characters of the text.
+
+        Raises:
+            UserError: a model of another kind; a text without words.
+        """
+        if self.form.kind != TAGGER.name:
+            raise UserError(
+                "this model finds no entities", where=self.where, fix="ask for its answer: model.answer(text)"
+            )
+        most = min(self.form.max_length or self.runtime.context, self.runtime.context)
+        ids, words, places = placed([text], self.tokenizer, most)[0]
+        if not words:
+            raise UserError("the text has no words", where=self.where, fix="write something")
+        logits = self.runtime.tag(ids)
+        self._numbers(logits)
+        tags = [int(logits[place].argmax()) for place in places if place >= 0]
+        found = TagSet(self.runtime.labels).read(tags, places, len(words))
+        return in_characters(found, words)
+
     def labels(self, text: str) -> list[Share]:
         """Each label of a classifier, or each choice of a closed set, with its probability; the likeliest first.
 
@@ -249,6 +280,8 @@ class OpenModel:
             what, fix = "an embedder", "vector: model.embed(text)"
         if self.form.kind == REGRESSOR.name:
             what, fix = "a regressor", "number: model.number(text)"
+        if self.form.kind == TAGGER.name:
+            what, fix = "a token classifier", "entities: model.entities(text)"
         return UserError(f"this is {what}: it writes no text", where=self.where, fix=f"ask for its {fix}")
 
     def _numbers(self, scores: np.ndarray) -> None:

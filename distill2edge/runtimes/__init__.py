@@ -13,6 +13,7 @@ from distill2edge.models.kinds import (
     EMBEDDER,
     ENCODER_DECODER,
     REGRESSOR,
+    TAGGER,
     Kind,
     kind_of_directory,
     kind_of_gguf,
@@ -38,20 +39,20 @@ class Opened(NamedTuple):
 
 
 def _torch() -> Mapping[Kind, Any]:
-    from distill2edge.runtimes.torch_encoder import TorchClassifier, TorchEmbedder
+    from distill2edge.runtimes.torch_encoder import TorchClassifier, TorchEmbedder, TorchTagger
     from distill2edge.runtimes.torch_runtime import TorchRuntime
     from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
 
-    encoders = {CLASSIFIER: TorchClassifier, REGRESSOR: TorchClassifier, EMBEDDER: TorchEmbedder}
+    encoders = {CLASSIFIER: TorchClassifier, REGRESSOR: TorchClassifier, TAGGER: TorchTagger, EMBEDDER: TorchEmbedder}
     return {DECODER: TorchRuntime, ENCODER_DECODER: TorchSeq2Seq, **encoders}
 
 
 def _onnx() -> Mapping[Kind, Any]:
-    from distill2edge.runtimes.onnx_encoder import OnnxClassifier, OnnxEmbedder
+    from distill2edge.runtimes.onnx_encoder import OnnxClassifier, OnnxEmbedder, OnnxTagger
     from distill2edge.runtimes.onnx_runtime import OnnxRuntime
     from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
 
-    encoders = {CLASSIFIER: OnnxClassifier, REGRESSOR: OnnxClassifier, EMBEDDER: OnnxEmbedder}
+    encoders = {CLASSIFIER: OnnxClassifier, REGRESSOR: OnnxClassifier, TAGGER: OnnxTagger, EMBEDDER: OnnxEmbedder}
     return {DECODER: OnnxRuntime, ENCODER_DECODER: OnnxSeq2Seq, **encoders}
 
 

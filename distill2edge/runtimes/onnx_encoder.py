@@ -90,14 +90,12 @@ class OnnxEncoder:
         self._session = None
 
 
-class OnnxClassifier(OnnxEncoder):
-    """A sequence classifier: output `logits` [batch, labels]. Names of the labels come from config.json beside it.
+class _Labelled(OnnxEncoder):
+    """A model with a head: output `logits` [batch, ..., labels]. Names of the labels come from config.json beside it.
 
     Attributes:
         labels: names of the classes, in the order of the logits.
     """
-
-    output = ("logits", "a classifier")
 
     def __init__(self, path: str | Path, **options: Any) -> None:
         super().__init__(path, **options)
@@ -105,8 +103,24 @@ class OnnxClassifier(OnnxEncoder):
         count = len(names) or (self._width if isinstance(self._width, int) else 2)
         self.labels = [str(names.get(str(index), f"LABEL_{index}")) for index in range(count)]
 
+
+class OnnxClassifier(_Labelled):
+    """A sequence classifier: output `logits` [batch, labels]."""
+
+    output = ("logits", "a classifier")
+
     def classify(self, ids: Sequence[int]) -> np.ndarray:
         """Class logits [C] float32 of one text; `ids` hold the special tokens."""
+        return self._read(ids)
+
+
+class OnnxTagger(_Labelled):
+    """A token classifier: output `logits` [batch, sequence, labels]."""
+
+    output = ("logits", "a token classifier")
+
+    def tag(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [L, C] float32 of the tags of each token; `ids` hold the special tokens."""
         return self._read(ids)
 
 

@@ -68,6 +68,21 @@ class Classifier(Protocol):
         """Free the weights."""
 
 
+class Tagger(Protocol):
+    """One loaded token classifier. One text at a time; token ids in, float32 logits of the tags out."""
+
+    name: str
+    """`torch` or `onnxruntime`."""
+    labels: list[str]
+    """Names of the tags, in the order of the logits."""
+
+    def tag(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [L, C] of each token of one text; `ids` hold the special tokens."""
+
+    def close(self) -> None:
+        """Free the weights."""
+
+
 class Embedder(Protocol):
     """One loaded embedder. One text at a time; token ids in, one vector out."""
 
@@ -83,7 +98,7 @@ class Embedder(Protocol):
 
 def reader_of(runtime: Any) -> Callable[[Sequence[int]], np.ndarray] | None:
     """What a runtime of a model that writes nothing says of a text; None of one that writes."""
-    for name in ("classify", "embed"):
+    for name in ("classify", "tag", "embed"):
         if hasattr(runtime, name):
             found: Callable[[Sequence[int]], np.ndarray] = getattr(runtime, name)
             return found

@@ -11,7 +11,7 @@ import torch
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.models.config import usable_positions
-from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, Kind
+from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, TAGGER, Kind
 from distill2edge.models.loading import load_model
 from distill2edge.runtimes.protocol import check_request
 
@@ -56,22 +56,36 @@ class TorchEncoder:
         self._model = None
 
 
-class TorchClassifier(TorchEncoder):
-    """A sequence classifier.
+class _Labelled(TorchEncoder):
+    """A model with a head.
 
     Attributes:
         labels: names of the classes, in the order of the logits.
     """
-
-    kind = CLASSIFIER
 
     def __init__(self, path: Path | str, **options: Any) -> None:
         super().__init__(path, **options)
         config = self._model.config
         self.labels = [str(config.id2label[index]) for index in range(config.num_labels)]
 
+
+class TorchClassifier(_Labelled):
+    """A sequence classifier."""
+
+    kind = CLASSIFIER
+
     def classify(self, ids: Sequence[int]) -> np.ndarray:
         """Class logits [C] float32 of one text; `ids` hold the special tokens."""
+        return self._read(ids)
+
+
+class TorchTagger(_Labelled):
+    """A token classifier."""
+
+    kind = TAGGER
+
+    def tag(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [L, C] float32 of the tags of each token; `ids` hold the special tokens."""
         return self._read(ids)
 
 

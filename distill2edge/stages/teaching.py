@@ -48,14 +48,15 @@ class Data(Stage):
         from distill2edge.recipe.canonical import canonical
 
         key = {**canonical(self.recipe.data), "content": self.sources.data}
-        return {**key, "numeric": True} if task_of(self.recipe).numeric else key
+        task = task_of(self.recipe)
+        return key | {name: True for name in ("numeric", "tagged") if getattr(task, name)}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
         from distill2edge.data.prepare import prepare
 
-        numeric = task_of(self.recipe).numeric
-        return prepare(self.recipe.data, self.recipe.seed, work, progress, numeric=numeric)
+        task = task_of(self.recipe)
+        return prepare(self.recipe.data, self.recipe.seed, work, progress, numeric=task.numeric, tagged=task.tagged)
 
     def estimate(self, sizes: Sizes, speed: float) -> Cost:
         """As `Stage.estimate`: it needs no model."""

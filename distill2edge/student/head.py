@@ -9,7 +9,7 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_checkpoint
-from distill2edge.models.kinds import kind_of_directory
+from distill2edge.models.kinds import CLASSIFIER, Kind, kind_of_directory
 from distill2edge.models.loading import copy_tokenizer, read_config
 
 
@@ -20,6 +20,7 @@ def with_head(
     seed: int,
     where: str,
     spread: tuple[float, float] | None = None,
+    kind: Kind = CLASSIFIER,
 ) -> bool:
     """Write `target`: the model of `source` with a head over `labels`; its own, where it has one that fits.
 
@@ -28,6 +29,7 @@ def with_head(
         seed: of the new head's weights.
         where: the recipe's key of the model, for errors.
         spread: of a regressor: mean and standard deviation of the numbers, at which a new head begins.
+        kind: of the head, in whose class the model is loaded.
 
     Returns:
         whether the head is new.
@@ -36,19 +38,19 @@ def with_head(
         UserError: a head of another size or over other labels, or a model that no classifier can be made of.
     """
     shutil.rmtree(target, ignore_errors=True)
-    if labels_of(source) is not None:
-        check_head(source, labels, where)
+    if labels_of(source, kind) is not None:
+        check_head(source, labels, where, kind)
         shutil.copytree(source, target)
         return False
     import torch
-    from transformers import AutoModelForSequenceClassification, set_seed
+    from optimum.exporters.tasks import TasksManager
+    from transformers import set_seed
 
     set_seed(seed)
     names = dict(enumerate(labels))
-    kind: Any = AutoModelForSequenceClassification
     try:
         model = load_checkpoint(
-            kind,
+            TasksManager.get_model_class_for_task(kind.hub_task),
             source,
             new_head=True,
             num_labels=len(labels),
@@ -58,11 +60,12 @@ def with_head(
         )
     except ValueError as error:
         raise UserError(
-            f"this model does not load as a sequence classifier: {str(error).splitlines()[0]}",
+            f"this model does not load for {kind.hub_task}: {str(error).splitlines()[0]}",
             where=where,
             fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
         ) from error
-    model.config.problem_type = "single_label_classification" if spread is None else "regression"
+    if kind.hub_task == CLASSIFIER.hub_task:
+        model.config.problem_type = "single_label_classification" if spread is None else "regression"
     if spread is not None:
         _begin_at(model, *spread)
     if model.config.pad_token_id is None:
@@ -83,12 +86,13 @@ def _begin_at(model: Any, mean: float, deviation: float) -> None:
             last.bias.fill_(mean)
 
 
-def labels_of(model_dir: Path) -> list[str] | None:
-    """Names of a head's classes, in the order of the logits; None without such a head."""
-    return kind_of_directory(model_dir).labels(read_config(model_dir))
+def labels_of(model_dir: Path, kind: Kind = CLASSIFIER) -> list[str] | None:
+    """Names of a head's classes, in the order of the logits; None without a head that says such things as `kind`'s."""
+    own = kind_of_directory(model_dir)
+    return own.labels(read_config(model_dir)) if own.hub_task == kind.hub_task else None
 
 
-def check_head(model_dir: Path, labels: Sequence[str], where: str) -> None:
+def check_head(model_dir: Path, labels: Sequence[str], where: str, kind: Kind = CLASSIFIER) -> None:
     """Refuse a head that answers another question than the data asks.
 
     Names that transformers makes up (`LABEL_0`) say nothing and are taken to be the data's, in their order.
@@ -96,10 +100,10 @@ def check_head(model_dir: Path, labels: Sequence[str], where: str) -> None:
     Raises:
         UserError: no head, another number of labels, other labels, or the same ones in another order.
     """
-    own = labels_of(model_dir)
+    own = labels_of(model_dir, kind)
     if own is None:
         raise UserError(
-            "the model has no classification head",
+            f"the model has no head for {kind.hub_task}",
             where=where,
             fix="set teacher.fit to train one on the data's own responses, or name a model that has one",
         )

@@ -11,12 +11,14 @@ from distill2edge.tasks.embedding import Embedding
 from distill2edge.tasks.regression import Regression
 from distill2edge.tasks.seq2seq import Seq2Seq
 from distill2edge.tasks.task import Task
+from distill2edge.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import Recipe
 
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (CausalLM(), Seq2Seq(), Classification(), Embedding(), Regression())
+    task.name: task
+    for task in (CausalLM(), Seq2Seq(), Classification(), Embedding(), Regression(), TokenClassification())
 }
 
 

@@ -34,6 +34,7 @@ class Task(ABC):
         predicts_tokens: whether its student gives a distribution over the vocabulary at each position; else one answer
             for the whole text.
         numeric: whether a response is a number.
+        tagged: whether rows are words with tags, or texts with entities.
         gold_term: of the loss: what a student learns by without a teacher.
         teacher_key: what the key of its teacher says of it, where it is kept otherwise than for other tasks.
         key: what its stages' keys say of it. The first task has none: its artifacts are older than the others.
@@ -48,6 +49,7 @@ class Task(ABC):
     kinds: ClassVar[tuple[Kind, ...]]
     predicts_tokens: ClassVar[bool]
     numeric: ClassVar[bool] = False
+    tagged: ClassVar[bool] = False
     gold_term: ClassVar[str] = "ce"
     teacher_key: ClassVar[Mapping[str, str]] = {}
 

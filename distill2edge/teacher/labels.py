@@ -104,8 +104,12 @@ def scores_of(
     *,
     stem: str = "labels",
     shard_rows: int = SHARD_ROWS,
+    counted: Callable[[Any], int] | None = None,
 ) -> Scored:
     """Scores of texts, kept as shards `STEM-00000.safetensors`. Those of an earlier try of the same texts are kept.
+
+    Args:
+        counted: rows of scores of a text; None: one.
 
     Raises:
         UserError: no texts; and what `score` raises.
@@ -128,7 +132,8 @@ def scores_of(
                 task.advance(len(shard))
             else:
                 begin = time.monotonic()
-                write_shard(path, score(shard, task.advance), [text.id for text in shard])
+                counts = None if counted is None else [counted(text) for text in shard]
+                write_shard(path, score(shard, task.advance), [text.id for text in shard], counts)
                 seconds, ran = seconds + time.monotonic() - begin, ran + len(shard)
             found.append(load_file(path)["logits"])
             size += path.stat().st_size
@@ -141,12 +146,13 @@ def scores_of(
     return Scored([text.id for text in unique], torch.cat(found), facts)
 
 
-def write_shard(path: Path, scores: Tensor, ids: Sequence[str]) -> None:
-    """Write scores [n, C] of texts, whole or not at all."""
+def write_shard(path: Path, scores: Tensor, ids: Sequence[str], counts: Sequence[int] | None = None) -> None:
+    """Write scores [n, C] of texts, whole or not at all; `counts`: rows of each text, where it has several."""
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
-        save_file({"logits": scores}, temporary, {"ids": json.dumps(list(ids))})
+        more = {} if counts is None else {"counts": json.dumps(list(counts))}
+        save_file({"logits": scores}, temporary, {"ids": json.dumps(list(ids)), **more})
 
 
 def by_head(model_dir: Path) -> Score:

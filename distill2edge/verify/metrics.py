@@ -238,10 +238,26 @@ class Spearman(Recall):
         return ratio_interval(score, other, seed=seed) if sum(other) > 0 else None
 
 
+class EntityF1(Spearman):
+    """Entities: how many are found, and how much of what is found is one. A row's score is its share (`entity_f1`)."""
+
+    name = "entity_f1"
+    definition = "F1 of entities over all texts: 2 hits / (found + wanted); a hit has the type, first and last word"
+
+
+class EntityAgreement(EntityF1):
+    """No tags to compare with: what the teacher finds is taken as right."""
+
+    name = "entity_agreement"
+    definition = "F1 of entities against those that the teacher finds; no row has tags"
+
+
 TOKEN_METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (Accuracy(), Agreement(), ExactMatch(), Likelihood())
 }
-METRICS: dict[str, Score] = {**TOKEN_METRICS, Recall.name: Recall(), Spearman.name: Spearman()}
+METRICS: dict[str, Score] = TOKEN_METRICS | {
+    metric.name: metric for metric in (Recall(), Spearman(), EntityF1(), EntityAgreement())
+}
 
 
 def metric_of(encodings: Encodings, template: str) -> Metric:

@@ -18,6 +18,8 @@ def blocks(report: Document) -> list[Block]:
         distances_table(report),
         vectors_table(report),
         numbers_table(report),
+        entities_table(report),
+        types_table(report),
         samples_table(report),
     )
 
@@ -131,6 +133,38 @@ def numbers_table(report: Document) -> Table | None:
     head = ["model", "Pearson's correlation", "mean absolute error"]
     note = "Of the models' numbers and the data's. KL above is of normal distributions around two numbers."
     return filled("Numbers", head, rows, note=note) if rows else None
+
+
+def entities_table(report: Document) -> Table | None:
+    """How a token classifier's entities and tags are right or wrong."""
+    models = [model for model in report["models"] if "word_accuracy" in model and not model.get("error")]
+    rows = [
+        row(
+            Cell(str(model["id"]), "mono"),
+            *[figure(model.get(name)) for name in ("precision", "recall")],
+            figure(model.get("word_accuracy"), figures.percent),
+        )
+        for model in models
+    ]
+    note = (
+        "Precision: share of the entities found that are right (type, first and last word). Recall: share of the "
+        "data's entities that are found. Accuracy of words: most are outside of entities."
+    )
+    return filled("Entities", ["model", "precision", "recall", "accuracy of words"], rows, note=note) if rows else None
+
+
+def types_table(report: Document) -> Table | None:
+    """F1 of each type of entity, and how many there are."""
+    models = [model for model in report["models"] if model.get("types") and not model.get("error")]
+    if not models:
+        return None
+    wanted = {label: found["wanted"] for label, found in models[0]["types"].items()}
+    rows = [
+        row(Cell(str(model["id"]), "mono"), *[figure(model["types"].get(label, {}).get("f1")) for label in wanted])
+        for model in models
+    ]
+    note = "Held-out entities: " + ", ".join(f"{label} {figures.count(count)}" for label, count in wanted.items()) + "."
+    return filled("F1 by type", ["model", *wanted], rows, note=note)
 
 
 def seeds_table(report: Document) -> Table | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import ENCODER, Kind, kind_of_directory
+from distill2edge.models.kinds import CLASSIFIER, ENCODER, Kind, kind_of_directory
 from distill2edge.models.loading import read_config
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.models.shape import shape_of
@@ -36,6 +36,8 @@ class ClassifierWork(EncoderWork):
     """A student learns the logits of some classes for a whole text."""
 
     reads_as: Kind | None = ENCODER  # the whole text, whatever the model was before it got its head
+    headed_as: Kind = CLASSIFIER
+    """The kind whose head a model gets."""
 
     def labels(self, recipe: Recipe) -> list[str]:
         """Names of the head's outputs, in their order."""
@@ -49,7 +51,7 @@ class ClassifierWork(EncoderWork):
         """Write `target`: the model with the task's head, as `student.head.with_head`."""
         from distill2edge.student.head import with_head
 
-        return with_head(source, self.labels(recipe), target, recipe.seed, where)
+        return with_head(source, self.labels(recipe), target, recipe.seed, where, kind=self.headed_as)
 
     def fit_loss(self, recipe: Recipe) -> Loss:
         """By which the teacher is fitted."""
@@ -99,7 +101,7 @@ class ClassifierWork(EncoderWork):
             return ASKED.labels(as_asked(recipe), teacher, rows_dir, work, progress)
         from distill2edge.student.head import check_head
 
-        check_head(teacher, self.labels(recipe), "teacher.model")
+        check_head(teacher, self.labels(recipe), "teacher.model", self.headed_as)
         rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
         return self.cache(teacher, rows, work, progress)
 
@@ -131,7 +133,7 @@ class ClassifierWork(EncoderWork):
         from distill2edge.student.init import init_student
 
         if recipe.teacher.ask is None:
-            check_head(teacher, self.labels(recipe), "teacher.model")
+            check_head(teacher, self.labels(recipe), "teacher.model", self.headed_as)
         section = recipe.student
         if checkpoint is not None:
             headed = work / "headed"
