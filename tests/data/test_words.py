@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import unicodedata
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -65,7 +66,7 @@ def test_every_word_has_its_own_token_or_continues_another(tokenizer: Any, sente
     assert len(places) == len(words)
     assert sorted(set(own)) == own, "one token for each word, in their order"
     assert all(0 <= place < len(ids) for place in own)
-    assert own, "a text with words has one that is read"
+    assert own or all(unicodedata.category(char)[0] in "MZ" for char in text), "marks alone may have no token"
     letters = [place for (begin, end), place in zip(words, places, strict=True) if text[begin:end].isascii()
                and text[begin:end].isalnum()]  # fmt: skip
     assert min(letters, default=0) >= 0, "every word of letters is read"
