@@ -39,6 +39,6 @@ def check_same_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedT
         f"tokens have another id; {first!r} is {ours.get(first, 'missing')} in the teacher and "
         f"{theirs.get(first, 'missing')} in the student",
         where="signal.kind",
-        fix="use signal: {kind: text} with distill.loss: {ce: 1}, or make the student of the teacher "
-        "(student.init: {from: teacher, layers: N})",
+        fix="set signal.align: vocabulary (task causal-lm), use signal: {kind: text} with distill.loss: {ce: 1}, or "
+        "make the student of the teacher (student.init: {from: teacher, layers: N})",
     )

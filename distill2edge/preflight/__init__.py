@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill2edge.errors import Problem, RecipeErrors
-from distill2edge.preflight import data, models, places
+from distill2edge.preflight import data, models, places, tokenizers
 from distill2edge.recipe.changes import Changes
 from distill2edge.recipe.load import Read, read_edited, read_recipe
 from distill2edge.recipe.schema import Recipe
@@ -76,6 +76,8 @@ def problems_of_world(read: Read, *, converter: bool = False) -> tuple[list[Prob
     # A key that is wrong has a stand-in, from which nothing follows for the others.
     if not read.wrong:
         problems += models.problems(recipe, notes, converter=converter)
+        if not problems:
+            problems += tokenizers.problems(recipe)
     else:
         problems += models.names(recipe, notes)
     return problems, notes

@@ -25,8 +25,8 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield from unknown  # the other checks read them
         return
     for check in (
-        _task, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy, _quantization_aware, _judge,
-        _endpoint, _synthesis, _exports,
+        _task, _aligned, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy,
+        _quantization_aware, _judge, _endpoint, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
 
@@ -53,6 +53,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
     """What a recipe uses, where, and how to call it there (empty: as it is always called)."""
     student, distill = recipe.student, recipe.distill
     table: tuple[tuple[Feature, Path, object], ...] = (
+        (features.ALIGNED, ("signal", "align"), getattr(recipe.signal, "align", "none") != "none"),
         (features.HIDDEN_STATES, ("distill", "loss"), distill.loss.needs_layers),
         (features.EMBEDDINGS, ("distill", "loss"), any(distill.loss.weighed("embeddings", "similarities"))),
         (features.NUMBERS, ("distill", "loss"), any(distill.loss.weighed("numbers", "teacher_numbers"))),
@@ -123,6 +124,19 @@ def unknown_schemes(recipe: Recipe) -> Iterator[Problem]:
                 parse_scheme(text)
             except ValueError as error:
                 yield Problem((*path, index), str(error))
+
+
+def _aligned(recipe: Recipe) -> Iterator[Problem]:
+    """Two tokenizers, and texts that both have read."""
+    if getattr(recipe.signal, "align", "none") == "none":
+        return
+    if isinstance(getattr(recipe.student.init, "model", None), str):
+        if recipe.distill.on_policy is not None:
+            what = "the teacher scores the tokens that the student writes, and with signal.align they are not its own"
+            yield Problem(("distill", "on_policy"), what, "leave distill.on_policy out")
+        return
+    what = "the student has the teacher's own tokenizer"
+    yield Problem(("signal", "align"), what, "leave signal.align out, or name a student: student.init: {model: ...}")
 
 
 def _unlabelled(recipe: Recipe) -> Iterator[Problem]:

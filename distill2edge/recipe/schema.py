@@ -151,7 +151,7 @@ class Recipe(Section):
     def student_signal(self) -> LogitsSignal:
         """What is kept of the student's own distributions for training on a grid: they are matched as they are."""
         top_k = self.signal.top_k if isinstance(self.signal, LogitsSignal) else LogitsSignal().top_k  # type: ignore[call-arg]
-        return LogitsSignal(top_k=top_k, temperature=1.0)
+        return LogitsSignal(top_k=top_k, temperature=1.0)  # type: ignore[call-arg]
 
     @property
     def calibration_rows(self) -> int:

@@ -19,6 +19,12 @@ class LogitsSignal(Section):
     kind: Literal["logits"] = "logits"
     top_k: int = Field(64, ge=1, le=4096)
     temperature: Temperature = 2.0
+    align: Annotated[Literal["none", "vocabulary"], LATER] = Field(
+        "none",
+        description="of a student whose tokenizer is another. none: refused; vocabulary: the teacher reads its own "
+        "tokens of the same text, and where both have a border its probabilities go to the student's tokens of the "
+        "same spelling",
+    )
 
 
 class TextSignal(Section):

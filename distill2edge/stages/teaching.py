@@ -335,6 +335,8 @@ class Signal(AnySignal):
         recipe = self.recipe
         key = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows_key(recipe)}
         key |= scored_key(recipe) | asked_key(recipe)
+        if recipe.signal.kind == "logits" and recipe.signal.align != "none":
+            key["student"] = self.sources.student  # whose tokens the signal is over
         if recipe.signal.kind == "text":
             key["ledger"] = LEDGER
             if self.sources.backend == "llama.cpp":

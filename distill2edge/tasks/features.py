@@ -20,6 +20,7 @@ class Feature:
     why: str = ""
 
 
+ALIGNED = Feature("signal.align", "leave signal.align out, and use signal: {kind: text} where the tokenizers differ")
 EMBEDDINGS = Feature("a loss on embeddings", "take embedding and similarity out of distill.loss")
 NUMBERS = Feature("a loss on numbers", "take mse and teacher_mse out of distill.loss")
 DIMENSIONS = Feature("student.dimensions", "leave it out")

@@ -9,13 +9,15 @@ examples:
     start    [n + 1]  int64, where each example's positions begin
 
 with the metadata `ids` (JSON list of n example ids), `temperature`, `top_k` (as asked) and `vocabulary` (a hash of
-token -> id).
+token -> id). Tokens, ids and positions are those of the model that learns: where its tokenizer is another than the
+teacher's, `aligned.Aligned` makes them of what the teacher says of its own.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +28,8 @@ from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.generation.backends import Backend
 from distill2edge.generation.open_backend import open_backend
-from distill2edge.intake.vocabularies import vocabulary_hash
-from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.schema import LogitsSignal
+from distill2edge.teacher.token_views import OwnTokens, Tokens
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress
 
@@ -49,6 +50,7 @@ def cache_logits(
     backend: str = "auto",
     gguf_path: Path | None = None,
     dtype: str = "auto",
+    tokens: Tokens | None = None,
     shard_rows: int = SHARD_ROWS,
     shard_tokens: int = SHARD_TOKENS,
 ) -> dict[str, Any]:
@@ -62,10 +64,11 @@ def cache_logits(
         backend: `auto` (transformers), `transformers` or `llama.cpp`.
         gguf_path: the teacher as a GGUF, for llama.cpp.
         dtype: `auto`, `float32` or `bfloat16`, of the transformers forward pass; the output head is always float32.
+        tokens: where those of `encoded` are not the teacher's own.
 
     Returns:
         facts: examples, positions, shards, bytes, bytes_per_position, top_k, temperature, tail_mass (mean
-        probability outside the top k at temperature 1), seconds, tokens_per_s, backend, dtype.
+        probability outside the top k at temperature 1), seconds, tokens_per_s, backend, dtype; and those of `tokens`.
 
     Raises:
         UserError: no examples, or a backend that does not fit the teacher.
@@ -77,24 +80,27 @@ def cache_logits(
     shards = list(_shards(examples, shard_rows, shard_tokens))
     for stale in sorted(work.glob("shard-*.safetensors"))[len(shards) :]:
         stale.unlink()
+    tokens = tokens or OwnTokens(model_dir)
     settings = {"temperature": repr(signal.temperature), "top_k": str(signal.top_k)}
-    settings["vocabulary"] = vocabulary_hash(load_tokenizer(model_dir))
+    settings |= {"vocabulary": tokens.vocabulary, **tokens.settings}
     missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), shard, settings)]
     ran: dict[str, Any] = {"seconds": 0.0, "tokens_per_s": None, "backend": None, "dtype": None}
     with progress.task("teacher logits", len(examples)) as task:
         task.advance(len(examples) - sum(len(shards[n]) for n in missing))
         if missing:
-            runner = open_backend(backend, model_dir, gguf_path, dtype, longest=max(len(e.ids) for e in examples))
-            _check_ids(examples, runner.vocab_size)
+            read = [found for number in missing for each in shards[number] if (found := tokens.read(each)) is not None]
+            longest = max((len(each.ids) for each in read), default=1)
+            runner = open_backend(backend, model_dir, gguf_path, dtype, longest=longest)
+            _check_ids(read, runner.vocab_size)
             begin = time.monotonic()
             for number in missing:
-                _write_shard(_path(work, number), shards[number], runner, signal, settings, task)
+                _write_shard(_path(work, number), shards[number], runner, tokens, signal, settings, task)
             seconds = time.monotonic() - begin
-            tokens = sum(len(example.ids) for number in missing for example in shards[number])
-            ran = {"seconds": round(seconds, 3), "tokens_per_s": round(tokens / seconds, 1) if seconds else None}
+            count = sum(len(each.ids) for each in read)
+            ran = {"seconds": round(seconds, 3), "tokens_per_s": round(count / seconds, 1) if seconds else None}
             ran |= {"backend": runner.name, "dtype": runner.dtype}
             runner.close()
-    facts = {**_facts(work, len(shards), signal), "examples": len(examples), **ran}
+    facts = {**_facts(work, len(shards), signal, tokens), "examples": len(examples), **ran}
     write_json(work / "signal.json", facts)
     return facts
 
@@ -107,23 +113,6 @@ def _check_ids(examples: Sequence[Encoded], rows: int) -> None:
             where="teacher.model",
             fix="use the tokenizer that the model was trained with, or leave such rows out with data.filter",
         )
-
-
-def compress(logits: torch.Tensor, top_k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Top-k of each distribution.
-
-    Args:
-        logits: [P, V] float32.
-
-    Returns:
-        index [P, k] int64, descending by probability; logprob [P, k] float32 at temperature 1; shift [P] float32.
-    """
-    import torch
-
-    z, index = torch.topk(logits, min(top_k, logits.shape[-1]), dim=-1)
-    lse = torch.logsumexp(logits, dim=-1)
-    shift = lse / temperature - torch.logsumexp(logits / temperature, dim=-1)
-    return index, z - lse[:, None], shift
 
 
 def _shards(examples: Sequence[Encoded], rows: int, tokens: int) -> Iterator[list[Encoded]]:
@@ -141,32 +130,48 @@ def _shards(examples: Sequence[Encoded], rows: int, tokens: int) -> Iterator[lis
 
 
 def _write_shard(
-    path: Path, examples: list[Encoded], runner: Backend, signal: LogitsSignal, settings: dict[str, str], task: Any
+    path: Path,
+    examples: list[Encoded],
+    runner: Backend,
+    tokens: Tokens,
+    signal: LogitsSignal,
+    settings: dict[str, str],
+    task: Any,
 ) -> None:
     import torch
     from safetensors.numpy import save_file
 
-    counts = [example.supervised for example in examples]
-    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    k = min(signal.top_k, runner.vocab_size)
-    index = np.empty((start[-1], k), dtype=np.uint16 if runner.vocab_size <= 1 << 16 else np.int32)
+    start = np.concatenate([[0], np.cumsum([example.supervised for example in examples])]).astype(np.int64)
+    k = min(signal.top_k, tokens.size(runner.vocab_size))
+    index = np.empty((start[-1], k), dtype=np.int32 if tokens.wide(runner.vocab_size) else np.uint16)
     logprob = np.empty((start[-1], k), dtype=np.float16)
     shift = np.empty(start[-1], dtype=np.float32)
-    for number, logits in runner.supervised_logits(examples):
-        if logits.shape[0] != counts[number]:
-            raise AssertionError(f"{logits.shape[0]} distributions for {counts[number]} supervised tokens")
+    sums: defaultdict[str, float] = defaultdict(float)
+
+    def keep(number: int, logits: torch.Tensor | None) -> None:
+        at = slice(int(start[number]), int(start[number + 1]))
+        *found, added = tokens.compress(examples[number], logits, k, signal.temperature)
+        index[at], logprob[at], shift[at] = (each.cpu().numpy() for each in found)
+        for name, value in added.items():
+            sums[name] += value
+        task.advance(1)
+
+    read = [(number, found) for number, each in enumerate(examples) if (found := tokens.read(each)) is not None]
+    for number in set(range(len(examples))).difference(number for number, _ in read):
+        keep(number, None)
+    for place, logits in runner.supervised_logits([found for _, found in read]):
+        number, asked = read[place]
+        if logits.shape[0] != asked.supervised:
+            raise AssertionError(f"{logits.shape[0]} distributions for {asked.supervised} supervised tokens")
         if not torch.isfinite(logits).all():
             raise UserError(
                 "the teacher gives infinite or undefined logits",
                 where="teacher.model",
                 fix="use another dtype or backend for the teacher: its weights overflow in this one",
             )
-        at = slice(int(start[number]), int(start[number + 1]))
-        found = compress(logits, k, signal.temperature)
-        index[at] = found[0].cpu().numpy()
-        logprob[at] = found[1].cpu().numpy()
-        shift[at] = found[2].cpu().numpy()
-        task.advance(1)
+        keep(number, logits)
+    if sums:
+        settings = {**settings, "sums": json.dumps(sums)}
     metadata = {**settings, "ids": json.dumps([example.id for example in examples])}
     with replacing(path) as temporary:
         save_file({"index": index, "logprob": logprob, "shift": shift, "start": start}, temporary, metadata=metadata)
@@ -187,15 +192,19 @@ def _complete(path: Path, examples: list[Encoded], settings: dict[str, str]) -> 
         return False
 
 
-def _facts(work: Path, count: int, signal: LogitsSignal) -> dict[str, Any]:
+def _facts(work: Path, count: int, signal: LogitsSignal, tokens: Tokens) -> dict[str, Any]:
     from safetensors import safe_open
 
     size, positions, inside, k = 0, 0, 0.0, 0
+    sums: defaultdict[str, float] = defaultdict(float)
     for number in range(count):
         path = _path(work, number)
         size += path.stat().st_size
         with safe_open(path, framework="numpy") as shard:
             logprob = shard.get_tensor("logprob")
+            added: dict[str, float] = json.loads((shard.metadata() or {}).get("sums", "{}"))
+        for name, value in added.items():
+            sums[name] += value
         positions, k = positions + len(logprob), logprob.shape[1]
         inside += float(np.minimum(np.exp(logprob, dtype=np.float32).sum(axis=1), 1.0).sum())
     return {
@@ -207,7 +216,8 @@ def _facts(work: Path, count: int, signal: LogitsSignal) -> dict[str, Any]:
         "shards": count,
         "bytes": size,
         "bytes_per_position": round(size / positions, 1),
-        "tail_mass": round(1.0 - inside / positions, 6),
+        "tail_mass": round(1.0 - inside / tokens.known(positions), 6),
+        **tokens.facts(sums),
     }
 
 

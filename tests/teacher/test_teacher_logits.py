@@ -17,7 +17,8 @@ from distill2edge.errors import UserError
 from distill2edge.generation.backends import TransformersBackend
 from distill2edge.recipe.schema import LogitsSignal
 from distill2edge.teacher import logits as module
-from distill2edge.teacher.logits import cache_logits, compress
+from distill2edge.teacher.logits import cache_logits
+from distill2edge.teacher.token_views import compress
 from distill2edge.util.progress import SilentProgress
 
 PROMPTS = [f"the quick brown fox {'and then it sleeps ' * (n % 5)}{n}" for n in range(23)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distill2edge.models.kinds import DECODER
 from distill2edge.tasks.features import (
+    ALIGNED,
     ALL_POSITIONS,
     CALIBRATION,
     FIT,
@@ -30,7 +31,7 @@ class CausalLM(Task):
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain", "text")
     supports = frozenset({
-        ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, PACKING,
+        ALIGNED, ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, PACKING,
         QUANTIZATION_AWARE, RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
     })  # fmt: skip
     kinds = (DECODER,)

@@ -12,7 +12,7 @@ from distill2edge.data.encode import LOST, labelled, read_rows
 from distill2edge.data.model_inputs import encode_for, form_of
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.model_file import Encodings, ModelFile
-from distill2edge.recipe.schema import Distill, Loss, Recipe
+from distill2edge.recipe.schema import Distill, FromModel, Loss, Recipe
 from distill2edge.tasks.survival import SURVIVAL
 from distill2edge.tasks.work import Facts, Work
 from distill2edge.util.progress import Progress
@@ -20,6 +20,7 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded, Row
     from distill2edge.quantize.scales import TensorGrid
+    from distill2edge.teacher.token_views import Tokens
 
 
 class TokenWork(Work):
@@ -66,11 +67,12 @@ class TokenWork(Work):
             from distill2edge.teacher.open_teacher import teacher_gguf
 
             gguf = teacher_gguf(recipe, progress) if recipe.teacher.backend == "llama.cpp" else None
-            scored = encode_for(recipe.data, _scored_rows(recipe, rows_dir), teacher)
-            rows = [*scored, *self.encoded(recipe, rows_dir, teacher, "validation")]
+            asked = (_scored_rows(recipe, rows_dir), self.rows(recipe, rows_dir, "validation"))
+            rows, tokens = self._asked(recipe, asked, teacher, work, progress)
             return cache_logits(
-                teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf
-            )
+                teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf,
+                tokens=tokens,
+            )  # fmt: skip
         from distill2edge.data.ledger import Origin
         from distill2edge.teacher.open_teacher import open_generator
         from distill2edge.teacher.text import write_responses
@@ -110,7 +112,7 @@ class TokenWork(Work):
             work,
             progress,
             checkpoint,
-            same_vocabulary=recipe.signal.kind == "logits",
+            same_vocabulary=recipe.signal.kind == "logits" and recipe.signal.align == "none",
         )
 
     def distill(
@@ -244,6 +246,26 @@ class TokenWork(Work):
             progress=progress,
             labels=[choice.strip() for choice in recipe.data.choices or ()],
         )
+
+    def _asked(
+        self, recipe: Recipe, splits: Sequence[Sequence[Row]], teacher: Path, work: Path, progress: Progress
+    ) -> tuple[list[Encoded], Tokens | None]:
+        """Rows in the tokens that the student learns, and how the teacher reads them where its own are others."""
+        theirs = [each for rows in splits for each in encode_for(recipe.data, rows, teacher)]
+        if recipe.signal.kind != "logits" or recipe.signal.align == "none":
+            return theirs, None
+        from distill2edge.intake.obtain import fetch_model
+        from distill2edge.teacher.aligned import Aligned
+
+        init, fetched = recipe.student.init, work / "student"
+        assert isinstance(init, FromModel)
+        assert isinstance(init.model, str)
+        fetch_model(init.model, init.revision, fetched, progress, where="student.init.model")
+        ours = [each for rows in splits for each in encode_for(recipe.data, rows, fetched / "model")]
+        tokens = Aligned(teacher, fetched / "model", recipe.data.template, theirs, ours)
+        shutil.rmtree(fetched)
+        progress.say(f"  {tokens.share:.0%} of the student's supervised tokens are matched with the teacher's")
+        return ours, tokens
 
     def _training_rows(
         self, recipe: Recipe, kind: str, student: Path, signal: Path | None, rows_dir: Path, progress: Progress

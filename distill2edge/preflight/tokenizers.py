@@ -1,0 +1,57 @@
+"""The tokenizers of teacher and student, where the signal is over tokens: the same, or enough that can be matched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from distill2edge.data.encode import Encoded, Row, row_id
+from distill2edge.data.model_inputs import encode_for
+from distill2edge.errors import Problem, UserError
+from distill2edge.intake.glance import glance
+from distill2edge.intake.vocabularies import check_same_vocabulary
+from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.preflight.data import sample
+from distill2edge.preflight.places import said
+from distill2edge.recipe.schema import FromModel, Recipe
+
+_ROWS = 50  # that are laid beside each other
+
+
+def problems(recipe: Recipe) -> Iterator[Problem]:
+    """What the student or the signal stage would refuse. A tokenizer inside a GGUF is left to them."""
+    signal, init = recipe.signal, recipe.student.init
+    if signal.kind != "logits" or not isinstance(init, FromModel) or not isinstance(init.model, str):
+        return
+    teacher = _directory(recipe.teacher.model, recipe.teacher.revision)
+    student = _directory(init.model, init.revision)
+    if teacher is None or student is None:
+        return
+    if signal.align == "none":
+        yield from said(("signal", "kind"), partial(_same, teacher, student))
+    else:
+        yield from said(("signal", "align"), partial(_matched, recipe, teacher, student))
+
+
+def _directory(model: object, revision: str | None) -> Path | None:
+    """The directory of a model that is here, with a tokenizer."""
+    found = glance(model, revision) if isinstance(model, str) else None
+    return found.path if found is not None and found.path.is_dir() and found.facts.has_tokenizer else None
+
+
+def _same(teacher: Path, student: Path) -> None:
+    check_same_vocabulary(load_tokenizer(teacher), load_tokenizer(student))
+
+
+def _matched(recipe: Recipe, teacher: Path, student: Path) -> None:
+    from distill2edge.teacher.aligned import Aligned
+
+    pairs, _ = sample(recipe, _ROWS)
+    rows = [Row(row_id(*pair), *pair) for pair in pairs if pair[1].strip()]
+    encoded: list[list[Encoded]] = []
+    with suppress(UserError):  # the data stage says what is wrong with the rows
+        encoded = [encode_for(recipe.data, rows, path) for path in (teacher, student)] if rows else []
+    if encoded:
+        Aligned(teacher, student, recipe.data.template, *encoded)
