@@ -116,6 +116,9 @@ def load_encoder(
     base = load_model(model_dir, dtype=torch.float32, **options)
     if checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
+    if shape_of(base.config).layers == 0:  # a table of token vectors: what a BERT adds to it stays as it is
+        base.requires_grad_(False)
+        base.get_input_embeddings().requires_grad_(True)
     if lora is None:
         return base  # type: ignore[no-any-return]
     from peft import LoraConfig, get_peft_model

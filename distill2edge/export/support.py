@@ -114,6 +114,8 @@ def _bert(config: Config) -> Iterator[str]:
     # A model without a head, or with another's, gets the right one when it becomes a student.
     if kind_of(config) is CLASSIFIER and names[0] != _BERT:
         yield f"{', '.join(names)} (not {_BERT})"
+    if config.get("num_hidden_layers") == 0:
+        yield "a table of token vectors (llama.cpp runs no model without layers)"
     pooling = pooling_of(config)
     if pooling is not None and pooling.mode not in POOLINGS:
         yield f"pooling {pooling.mode!r} (llama.cpp has {' and '.join(POOLINGS)})"

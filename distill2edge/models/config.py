@@ -22,6 +22,8 @@ MAX_POSITIONS = 1 << 31
 MAX_LABELS = 1 << 16
 MAX_NAME = 256
 _MAX_DEPTH, _MAX_ITEMS = 16, 1 << 20
+EMBEDDER = "sentence_embedding"
+"""The field of an embedder's configuration, which may have no layers."""
 
 _COUNT = re.compile(r"(num_\w*(layers|heads|experts|blocks|per_tok)|n_(layers?|heads?)|(en|de)coder_layers)$")
 _SIZE = re.compile(
@@ -86,7 +88,9 @@ def check_fields(config: Mapping[str, Any], path: Path, *, vocabulary: int | Non
     Raises:
         UserError: names the file and the field.
     """
-    _walk(config, path, "", vocabulary, 0)
+    table = config.get("num_hidden_layers") == 0 and EMBEDDER in config  # of token vectors: no layers are read
+    rest = {name: value for name, value in config.items() if not table or name != "num_hidden_layers"}
+    _walk(rest, path, "", vocabulary, 0)
 
 
 def _walk(value: Mapping[str, Any], path: Path, trail: str, vocabulary: int | None, depth: int) -> None:

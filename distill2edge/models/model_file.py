@@ -69,6 +69,7 @@ class Encodings:
         choices: for each row, the token ids of every choice, continuing the row's prompt; None for open responses.
         vocabulary: a hash of token -> id: two encodings with the same one speak the same tokens.
         stop: ids that end a response.
+        pairs: first and second text of each pair that has a gold score (the first's `number`), one after the other.
         output: tokens of every answer, where it is one of the choices and nothing else; None: those of each row's own.
     """
 
@@ -77,6 +78,7 @@ class Encodings:
     vocabulary: str
     stop: tuple[int, ...] = ()
     output: int | None = None
+    pairs: Sequence[Encoded] = ()
 
     def head(self, count: int) -> Encodings:
         """The first `count` rows."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from distill2edge.errors import UserError
+from distill2edge.models.config import EMBEDDER
 from distill2edge.util.files import read_object, read_value, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIELD = "sentence_embedding"
+FIELD = EMBEDDER
 """Of a `config.json`: how the model pools. A directory with it holds an embedder."""
 OUTPUT = "sentence_embedding"
 """Of an ONNX graph: [batch, dimensions], pooled and of unit length where the model normalises."""

@@ -13,6 +13,8 @@ from distill2edge.data.checks import check_prompts
 from distill2edge.data.choice_matching import Choices, not_a_choice
 from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.encode import Row, encode_rows
+from distill2edge.data.gold_pairs import WHERE as PAIRS
+from distill2edge.data.gold_pairs import named, read_pairs
 from distill2edge.data.numbers import check_number
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.row_errors import chat_fix, filter_for
@@ -46,12 +48,27 @@ def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
     """What the data stage would refuse, as far as it can be seen in the first rows."""
     yield from _problems(recipe, notes)
     yield from _asked(recipe)
+    yield from _gold_pairs(recipe)
     if _has_pool(recipe):
         view = recipe.model_copy(update={"data": recipe.data.without_responses()})
         for problem in _problems(view, notes):
             if problem.path[1:] != ("splits",):
                 path = ("data", "unlabelled", *problem.path[1:])
                 yield Problem(path, *(_of_pool(text) for text in (problem.what, problem.fix)))
+
+
+def _gold_pairs(recipe: Recipe) -> Iterator[Problem]:
+    """Pairs that are not what `verify.pairs` says of them, where they are on this machine."""
+    spec = recipe.verify.pairs
+    try:
+        with named():
+            here = spec is not None and _is_here(spec.source)
+        if spec is not None and here:
+            read_pairs(spec, SilentProgress())
+    except UserError as error:
+        own = error.where.startswith(PAIRS)
+        path = tuple((error.where if own else PAIRS).split("."))
+        yield Problem(path, error.what if own else f"{error.where}: {error.what}", error.fix)
 
 
 def _asked(recipe: Recipe) -> Iterator[Problem]:
@@ -213,7 +230,9 @@ def _takes(condition: Template | Filter | None, row: dict[str, Any], number: int
 def unseen(recipe: Recipe) -> list[str]:
     """Data that is not here yet."""
     data = recipe.data
-    sources = dict.fromkeys([data.source, *([data.without_responses().source] if _has_pool(recipe) else [])])
+    pairs = [] if recipe.verify.pairs is None else [recipe.verify.pairs.source]
+    pool = [data.without_responses().source] if _has_pool(recipe) else []
+    sources = dict.fromkeys([data.source, *pool, *pairs])
     return [source for source in sources if not _is_here(source)]
 
 

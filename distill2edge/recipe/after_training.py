@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from distill2edge.errors import Problem
 from distill2edge.quantize.schemes import ROUNDED_BY_GGML
+from distill2edge.recipe.gold_pairs import GoldPairs
 from distill2edge.recipe.judge import PairwiseJudge
 from distill2edge.recipe.limits import KlLimits, kl_limits
 from distill2edge.recipe.ranges import Share
@@ -45,6 +46,10 @@ class Verify(Section):
     min_top1: Share | None = Field(None, description="top-1 agreement of file and merged student")
     teacher_schemes: tuple[str, ...] = Field(
         (), description="quantize the teacher itself too: the baseline that every student must beat"
+    )
+    pairs: Annotated[GoldPairs | None, LATER] = Field(
+        None,
+        description="of task embedding: pairs of texts with a gold score, which a model's cosines are held against",
     )
     judge: Annotated[PairwiseJudge | None, LATER] = Field(
         None,

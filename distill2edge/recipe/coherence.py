@@ -58,6 +58,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.EMBEDDINGS, ("distill", "loss"), any(distill.loss.weighed("embeddings", "similarities"))),
         (features.NUMBERS, ("distill", "loss"), any(distill.loss.weighed("numbers", "teacher_numbers"))),
         (features.DIMENSIONS, ("student", "dimensions"), student.dimensions),
+        (features.TOKEN_TABLE, ("student", "init", "layers"), getattr(student.init, "is_table", False)),
         (features.POOLING, ("teacher", "pooling"), recipe.teacher.pooling),
         (features.TRIMMED_VOCABULARY, ("student", "vocabulary"), student.vocabulary == "trim"),
         (features.PRETRAINING, ("student", "pretrain"), student.pretrain),
@@ -82,6 +83,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
                 (("student", "pretrain", "teacher"), getattr(student.pretrain, "teacher", None)),
             )
         ),
+        (features.GOLD_PAIRS, ("verify", "pairs"), recipe.verify.pairs),
         (features.JUDGE, ("verify", "judge"), recipe.verify.judge),
         (features.SYNTHESIS, ("synthesis",), recipe.synthesis),
         (features.FORCED_LENGTHS, ("bench", "workloads"), set(recipe.bench.workloads) != {"task"}),

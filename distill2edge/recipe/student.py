@@ -14,9 +14,9 @@ from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.training import Lora
 
 
-def _impossible(name: str, layers: int | tuple[int, ...] | None) -> Iterator[Problem]:
-    """A count or list of layers that no model has."""
-    if isinstance(layers, int) and layers < 1:
+def _impossible(name: str, layers: int | tuple[int, ...] | None, least: int = 1) -> Iterator[Problem]:
+    """A count or list of layers that no model has; `least`: the fewest that one may have."""
+    if isinstance(layers, int) and layers < least:
         yield Problem((name,), f"{layers} layers make no model", "keep at least one")
     if isinstance(layers, tuple):
         twice = sorted({number for number in layers if layers.count(number) > 1})
@@ -32,7 +32,10 @@ class FromTeacher(Section):
     """A student made of the teacher's own layers."""
 
     source: Literal["teacher"] = Field("teacher", alias="from")
-    layers: int | tuple[int, ...] = Field(description="how many layers, or which ones (0 is the first)")
+    layers: int | tuple[int, ...] = Field(
+        description="how many layers, or which ones (0 is the first); of task embedding 0 "
+        "too: a table of token vectors, whose mean is a text's"
+    )
     decoder_layers: Annotated[int | tuple[int, ...] | None, LATER] = Field(
         None, description="of an encoder-decoder: those of its decoder, where other than `layers`"
     )
@@ -44,7 +47,12 @@ class FromTeacher(Section):
     def problems(self) -> Iterator[Problem]:
         """Layers that can be taken at all; how many the teacher has is known later."""
         for name in ("layers", "decoder_layers"):
-            yield from _impossible(name, getattr(self, name))
+            yield from _impossible(name, getattr(self, name), 0 if name == "layers" else 1)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the student is a table of token vectors."""
+        return self.layers == 0
 
 
 class FromModel(Section):
@@ -97,7 +105,8 @@ class Student(Section):
         None,
         min_length=1,
         description="of task embedding: lengths of the vector that are to serve, the whole first; a shorter one is its "
-        "first numbers. null: the whole alone",
+        "first numbers. null: the whole alone. A table of token vectors may be narrower than the teacher: by principal "
+        "components",
         examples=[[384, 128, 64]],
     )
     pretrain: Annotated[Pretrain | None, LATER] = Field(

@@ -87,6 +87,8 @@ class Verify(Measuring):
 
         recipe = self.recipe
         key = {"verify": canonical(recipe.verify, {"judge"}), "choices": recipe.data.choices}
+        if recipe.verify.pairs is not None:
+            key["pairs"] = self.sources.pairs
         return {**key, "rows": rows_key(recipe)} | asked_key(recipe)
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:

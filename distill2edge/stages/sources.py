@@ -68,6 +68,15 @@ class Sources:
         return self._model(spec.model, spec.revision, f"{WHERE}.model")
 
     @cached_property
+    def pairs(self) -> Any:
+        """What identifies the pairs of a recipe that has some."""
+        from distill2edge.data.row_sources import fingerprint
+
+        spec = self.recipe.verify.pairs
+        assert spec is not None
+        return fingerprint(spec.source, spec.revision)
+
+    @cached_property
     def backend(self) -> str:
         """What runs the teacher when it writes."""
         from distill2edge.teacher.open_teacher import text_backend
@@ -106,11 +115,12 @@ class Sources:
         return sha256_of(self.converter)
 
     def check(self) -> None:
-        """What must not wait for hours of training: the sandbox, losses of the user's own, the cost report's places, a
-        judge that is a party.
+        """What must not wait for hours of training: the sandbox, losses of the user's own, the cost report's places,
+        pairs to score by, a judge that is a party.
 
         Raises:
-            UserError: a place that nobody knows, a loss that fails, a family that nobody can write as GGUF.
+            UserError: a place that nobody knows, a loss that fails, a pair without a score, a family that nobody can
+                write as GGUF.
             EnvironmentFault: `python` checks that cannot be isolated here, a converter that cannot be fetched.
         """
         from distill2edge.cost.serving_places import check_places, watts_of
@@ -127,6 +137,10 @@ class Sources:
                 try_own(section)
         check_places(recipe.cost)
         watts_of(recipe.bench, recipe.cost)
+        if recipe.verify.pairs is not None:
+            from distill2edge.data.gold_pairs import read_pairs
+
+            read_pairs(recipe.verify.pairs, self.progress)
         if self.converter is not None:
             self.converter_content  # noqa: B018 (it must be there)
         else:

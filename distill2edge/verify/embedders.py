@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from distill2edge.util.bootstrap import mean_interval
 from distill2edge.util.files import write_json
 from distill2edge.util.isolate import Crash
 from distill2edge.util.progress import Progress
-from distill2edge.verify import fidelity, neighbours
+from distill2edge.verify import fidelity, gold_pairs, neighbours
 from distill2edge.verify.gates import apply_gates, verdict
 from distill2edge.verify.metrics import METRICS
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
@@ -38,6 +39,7 @@ DEFINITIONS = {
     "top1_teacher": "share of texts whose nearest neighbour is the same by model and teacher",
     "cosine_teacher": "mean cosine of model's and teacher's vector of a text, where they have as many dimensions",
     "dimensions": "recall_at_10 by the first so many numbers of the vector, at unit length",
+    "gold_pairs": gold_pairs.DEFINITION,
     "interval": INTERVAL,
     "gates": "apply to the value itself, not to an end of its interval",
 }
@@ -55,7 +57,8 @@ def verify_embedders(
 ) -> dict[str, Any]:
     """Measure the models and write `verify.json` into `work`. Arguments, errors and result as `verify_classifiers`."""
     models, rows = list(models), {role: side.head(spec.rows) for role, side in encodings.items()}
-    outcomes = run_models("distill2edge.verify.embedder_worker", models, rows, {}, work, progress, threads)
+    texts = {role: replace(side, rows=[*side.rows, *side.pairs]) for role, side in rows.items()}
+    outcomes = run_models("distill2edge.verify.embedder_worker", models, texts, {}, work, progress, threads)
     document = _document(models, outcomes, rows, spec, seed)
     write_json(work / "verify.json", document)
     return facts_of(document)
@@ -73,11 +76,13 @@ def _document(
         for name, outcome in outcomes.items()
         if not isinstance(outcome, Crash)
     }
+    count = len(rows["teacher"].rows)
+    paired = {name: found[count:] for name, found in vectors.items()}
+    vectors = {name: found[:count] for name, found in vectors.items()}
     dense: dict[str, Floats] = {
         model.role: vectors[model.id] for model in models if model.is_reference and model.id in vectors
     }
     wanted = neighbours.nearest(neighbours.similarities(dense["teacher"])) if "teacher" in dense else None
-    count = len(rows["teacher"].rows)
     ones = [1.0] * count
     figures: dict[str, Outcome] = {}
     for model in models:
@@ -99,6 +104,8 @@ def _document(
     shares = kept(models, figures, figures["teacher"], METRIC, seed)
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
+    if pairs := rows["teacher"].pairs:
+        gold_pairs.add_to(entries, paired, [float(row.number or 0) for row in pairs[::2]], seed)
     gates = apply_gates(entries, spec)
     return {
         "schema_version": 1,
@@ -106,6 +113,7 @@ def _document(
         "rows": count,
         "tokens": count,
         "unit": "embedding",
+        "pairs": len(pairs) // 2,
         "definitions": DEFINITIONS,
         "models": entries,
         "baseline": METRIC.baseline_entry(baseline, ones, seed),

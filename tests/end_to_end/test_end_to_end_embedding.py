@@ -71,6 +71,9 @@ def run(root: Path, *more: str, command: str = "run") -> Result:
         ("teacher.pooling=max", "gguf:F16: llama.cpp does not pool by the greatest numbers"),
         ("signal={kind: labels}", "signal: {kind: embeddings}"),
         ("student.pretrain={}", "student.pretrain is for task classification"),
+        ("student.init.layers=0", "has no layers to compare"),
+        ("student={init: {from: teacher, layers: 0}}", "has no matrices for adapters"),
+        ("student={init: {from: teacher, layers: 0}, lora: null}", "llama.cpp runs no model without layers"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_fix(place: Path, change: str, said: str) -> None:
@@ -138,6 +141,99 @@ def test_chat_the_library_and_predict_py_give_one_vector(finished: Path, scheme:
         wanted = vector[:length] / np.linalg.norm(vector[:length])
         np.testing.assert_allclose(found, wanted, atol=2e-5)
     assert "16 numbers were trained to serve alone" in (folder / "USE.md").read_text()
+
+
+def scored_pairs(place: Path, last: str = "2") -> Path:
+    """Pairs of texts with a score, more alike the more words they share."""
+    same, other = "the good film and it", "a bad dog in the warm sun"
+    rows = [(same, same, "5"), (same, "the good film", "4"), (same, "the bad film", "3"), (other, same, "0"),
+            (other, "a bad dog", "4"), (other, "books", "1"), ("books", "the music and books", last)]  # fmt: skip
+    lines = [json.dumps(dict(zip(("first", "second", "likeness"), row, strict=True))) + "\n" for row in rows]
+    path = place / f"pairs-{last}.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(place: Path) -> Path:
+    """A run of a table of token vectors, narrower than its teacher."""
+    given = {
+        "student": "{init: {from: teacher, layers: 0}, vocabulary: trim, dimensions: [32, 16], lora: null}",
+        "distill.loss": "{similarity: 1}",
+        "export": "[onnx:fp32, onnx:int8]",
+        "verify.min_retained": "0.2",
+        "verify.pairs": f"{{source: {scored_pairs(place)}, score: '{{{{ likeness }}}}'}}",
+    }
+    more = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    out = place / "table"
+    result = CliRunner().invoke(
+        main, ["run", str(place / "tiny.yaml"), "--store", str(place / "store"), "--out", str(out), *more]
+    )
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.mark.slow
+def test_a_table_of_token_vectors_is_a_student(table: Path) -> None:
+    report = json.loads((table / "report.json").read_text())
+    found = {model["id"]: model for model in report["models"]}
+    assert found["student/onnx:fp32"]["score"]["value"] == found["student"]["score"]["value"]
+    assert found["student/onnx:int8"]["score"]["value"] == pytest.approx(found["student"]["score"]["value"], abs=0.05)
+    assert found["student"]["score"]["value"] > 0.6 > report["metric"]["baseline"]["chance"]
+    assert set(found["student"]["dimensions"]) == {"32", "16"}
+    assert "none: a table of token vectors" in (table / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_cosines_are_held_against_the_scores_of_pairs(table: Path) -> None:
+    report = json.loads((table / "report.json").read_text())
+    found = {model["id"]: model["gold_pairs"] for model in report["models"]}
+    assert set(found) == {"teacher", "student", "student/onnx:fp32", "student/onnx:int8"}
+    assert found["teacher"]["against_teacher"] is None
+    for name in ("student", "student/onnx:fp32", "student/onnx:int8"):
+        mine, gap = found[name]["spearman"], found[name]["against_teacher"]
+        assert mine["value"] > 0.5
+        assert mine["n"] == gap["n"] == 7
+        assert gap["value"] == pytest.approx(mine["value"] - found["teacher"]["spearman"]["value"])
+    assert "Spearman, scored pairs" in (table / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("{{source: {pairs}}}", "row 1 has no field score"),
+        ("{{source: {pairs}, score: '{{{{ likeness }}}}', first: '{{{{ frist }}}}'}}", "row 1 has no field frist"),
+        ("{{source: {pairs}, score: '{{{{ likeness }}}}', filter: likeness == 'x'}}", "0 pairs of"),
+        ("{{source: {pairs}, score: '3'}}", "every score is 3: such pairs have no order"),
+        ("{{source: {bad}, score: '{{{{ likeness }}}}'}}", "row 7: the score is 'much', which is not a number"),
+        ("{{source: nowhere.jsonl}}", "verify.pairs"),
+    ],
+)
+def test_pairs_that_say_nothing_are_refused_before_anything_is_computed(place: Path, change: str, said: str) -> None:
+    pairs, bad = scored_pairs(place), scored_pairs(place, "much")
+    given = f"verify.pairs={change.format(pairs=pairs, bad=bad)}"
+    result = CliRunner().invoke(main, ["recipe", "check", str(place / "tiny.yaml"), "--set", given])
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert "verify.pairs" in result.stderr
+    assert "data.source" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_table_does_not_read_the_order_of_words(table: Path) -> None:
+    with d2e.open_model(table, "onnx:fp32") as model:
+        one, other = model.embed("the good film and it"), model.embed("it and film good the")
+        np.testing.assert_allclose(one, other, atol=1e-6)
+        assert len(one) == 32
+
+
+@pytest.mark.slow
+def test_a_narrow_table_cannot_be_compared_number_by_number(place: Path) -> None:
+    student = "student={init: {from: teacher, layers: 0}, dimensions: [32], lora: null}"
+    loss = "distill.loss={embedding: 1, similarity: 1}"
+    result = run(place, "--set", student, "--set", loss, "--set", "export=[onnx:int8]")
+    assert result.exit_code == 2
+    assert "a table of 32 dimensions has axes of its own" in result.stderr
 
 
 @pytest.mark.slow

@@ -113,14 +113,21 @@ def vectors_table(report: Document) -> Table | None:
             Cell(str(model["id"]), "mono"),
             figure(model.get("cosine_teacher")),
             *[figure(model["dimensions"].get(str(size))) for size in sizes],
+            figure((model.get("gold_pairs") or {}).get("spearman")),
+            figure((model.get("gold_pairs") or {}).get("against_teacher")),
         )
         for model in models
     ]
-    head = ["model", "cosine to teacher", *(f"{metric}, {size} dimensions" for size in sizes)]
+    head = [
+        "model", "cosine to teacher", *(f"{metric}, {size} dimensions" for size in sizes),
+        "Spearman, scored pairs", "difference to teacher",
+    ]  # fmt: skip
     note = (
         "Cosine of model's and teacher's vector of a text. KL and agreement above are of how alike a text is to the "
         "others: the softmax of 20 cosines, and the nearest neighbour."
     )
+    if any(model.get("gold_pairs") for model in models):
+        note += " Spearman, scored pairs: rank correlation of the cosines with the scores that people gave to pairs."
     return filled("Vectors", head, rows, note=note)
 
 

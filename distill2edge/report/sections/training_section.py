@@ -28,6 +28,8 @@ def training_facts(report: Document) -> list[Fact]:
             Fact(f"{role}: number format", str(record.get("dtype") or figures.MISSING)),
         ]
     kept = report["student"].get("layers_kept") or report["student"].get("layers")
+    if kept == []:
+        found.append(Fact("layers kept", "none: a table of token vectors"))
     if kept:
         found.append(Fact("layers kept", ", ".join(map(str, kept)) if isinstance(kept, list) else str(kept)))
     return found

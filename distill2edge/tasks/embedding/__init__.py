@@ -12,8 +12,10 @@ from distill2edge.tasks.features import (
     DIMENSIONS,
     DYNAMIC_INT8,
     EMBEDDINGS,
+    GOLD_PAIRS,
     HIDDEN_STATES,
     POOLING,
+    TOKEN_TABLE,
     TRIMMED_VOCABULARY,
 )
 from distill2edge.tasks.task import Task
@@ -38,8 +40,11 @@ class Embedding(Task):
     signals = ("embeddings",)
     templates = ("plain",)
     supports = frozenset(
-        {CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, HIDDEN_STATES, POOLING, TRIMMED_VOCABULARY}
-    )
+        {
+            CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, GOLD_PAIRS, HIDDEN_STATES, POOLING, TOKEN_TABLE,
+            TRIMMED_VOCABULARY,
+        }
+    )  # fmt: skip
     kinds = (EMBEDDER, ENCODER)
     predicts_tokens = False
     teacher_key: ClassVar[Mapping[str, str]] = {"task": "embedding"}
@@ -59,6 +64,8 @@ class Embedding(Task):
                 if text.startswith("gguf"):
                     what = f"{text}: llama.cpp does not pool by the greatest numbers"
                     yield Problem(("export", index), what, "leave GGUF out")
+        if getattr(recipe.student.init, "is_table", False):
+            yield from _table(recipe)
         if recipe.distill.control:
             what = "task embedding learns from the teacher alone: without it nothing is left"
             yield Problem(("distill", "control"), what, "leave it out")
@@ -69,3 +76,15 @@ class Embedding(Task):
     def exported(self, kind: Kind, *, asked: bool = False) -> Kind:
         """As `Task.exported`: an encoder's configuration says how it pools once it is a teacher or a student."""
         return EMBEDDER
+
+
+def _table(recipe: Recipe) -> Iterator[Problem]:
+    """What a table of token vectors does not have."""
+    what = "a table of token vectors has no {}"
+    if recipe.student.lora is not None:
+        yield Problem(("student", "lora"), what.format("matrices for adapters"), "set student.lora: null")
+    if recipe.quantize.calibration != "none":
+        path = ("quantize", "calibration")
+        yield Problem(path, what.format("products whose inputs could be measured"), "set quantize.calibration: none")
+    if recipe.distill.loss.needs_layers:
+        yield Problem(("distill", "loss"), what.format("layers to compare"), "take hidden and attention out")

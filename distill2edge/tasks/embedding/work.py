@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from distill2edge.data.encode import Row
+from distill2edge.data.gold_pairs import read_pairs
+from distill2edge.data.model_inputs import encode_for
 from distill2edge.errors import UserError
 from distill2edge.models.embedders import make_embedder
 from distill2edge.models.kinds import EMBEDDER
 from distill2edge.models.loading import read_config
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.models.pooling import Pooling, pooling_of, sentence_transformers_pooling, width_of
-from distill2edge.recipe.schema import Distill, Recipe
+from distill2edge.recipe.schema import Distill, FromTeacher, Recipe
 from distill2edge.tasks.work import EncoderWork, Facts, beside_of, trimmed
 from distill2edge.util.files import write_json
-from distill2edge.util.progress import Progress
+from distill2edge.util.progress import Progress, SilentProgress
 
 
 class EmbedderWork(EncoderWork):
@@ -47,13 +50,17 @@ class EmbedderWork(EncoderWork):
         """Some of the teacher's layers, or a checkpoint; it pools as the teacher does."""
         from distill2edge.student.init import init_student
 
-        rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
-        facts = init_student(recipe.student, teacher, rows, work, progress, checkpoint, same_vocabulary=False)
+        pooling, sizes = pooling_of(read_config(teacher)), recipe.student.dimensions or ()
+        assert pooling is not None, "the teacher's directory says nothing of its pooling"
+        if isinstance(recipe.student.init, FromTeacher) and recipe.student.init.is_table:
+            facts = self._table(recipe, teacher, sizes[0] if sizes else None, rows_dir, work, progress)
+        else:
+            rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
+            facts = init_student(recipe.student, teacher, rows, work, progress, checkpoint, same_vocabulary=False)
+        pooling.write(work / "model")
         if recipe.student.vocabulary == "trim":
             facts |= trimmed(rows_dir, work, progress)
             write_json(work / "student.json", facts)
-        pooling, sizes = pooling_of(read_config(teacher)), recipe.student.dimensions or ()
-        assert pooling is not None, "the teacher's directory says nothing of its pooling"
         width = width_of(read_config(work / "model"))
         if sizes and sizes[0] != width:
             raise UserError(
@@ -63,6 +70,21 @@ class EmbedderWork(EncoderWork):
             )
         replace(pooling, dimensions=sizes).write(work / "model")
         return facts
+
+    def _table(
+        self, recipe: Recipe, teacher: Path, width: int | None, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """A table of token vectors; its own numbers can be compared with the teacher's where it is as wide."""
+        from distill2edge.student.token_table import init_table
+
+        whole = width_of(read_config(teacher))
+        for term, _ in recipe.distill.loss.weighed("embeddings") if width is not None and width < whole else ():
+            raise UserError(
+                f"{term.label}: a table of {width} dimensions has axes of its own, the teacher has {whole}",
+                where=f"distill.loss.{term.name}",
+                fix="set it to 0 and give similarity a weight, or let student.dimensions begin with the teacher's",
+            )
+        return init_table(teacher, self.encoded(recipe, rows_dir, teacher, "train"), width, work, progress)
 
     def distill(
         self,
@@ -101,6 +123,19 @@ class EmbedderWork(EncoderWork):
         assert pooling is not None
         pooling.write(work / "model")
         return facts
+
+    def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
+        """The test rows, and the pairs that people scored."""
+        found, spec = super().held_out(recipe, model_dir, rows_dir), recipe.verify.pairs
+        if spec is None:
+            return found
+        texts, scores = [], []
+        for number, pair in enumerate(read_pairs(spec, SilentProgress())):
+            texts += [Row(f"pair {number} {side}", text, "") for side, text in enumerate(pair[:2])]
+            scores += [pair.score, pair.score]
+        rows = encode_for(recipe.data, texts, model_dir, kind=self.reads_as)
+        pairs = [replace(row, number=score) for row, score in zip(rows, scores, strict=True)]
+        return replace(found, pairs=pairs)
 
     def verify(
         self,
