@@ -1,15 +1,20 @@
-"""What is wrong with rows though each is sound: the answer in the prompt, a class that never occurs."""
+"""What is wrong with rows though each is sound: the answer in the prompt, a class or a type that never occurs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from distill2edge.data import leakage
 from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.encode import Row
 from distill2edge.errors import UserError
+from distill2edge.models.tags import parsed
 from distill2edge.util.progress import Progress
+
+if TYPE_CHECKING:
+    from distill2edge.data.entity_rows import EntityRows
 
 _ROWS = 1000  # rows looked at for answers in prompts
 _LONG = 4  # words from which a response does not stand in a prompt by chance
@@ -92,3 +97,27 @@ def check_classes(
     for warning in warnings:
         progress.warn(warning)
     return warnings
+
+
+def check_entities(entities: EntityRows, kept: Mapping[str, Sequence[Row]], progress: Progress) -> dict[str, Any]:
+    """What data.json says of entities: how many of each type a split has, and how many begin with I-.
+
+    Raises:
+        UserError: rows have tags, and no training row or no test row has an entity.
+    """
+    counts = {
+        name: Counter(entity.label for row in split if row.response for entity in parsed(row.response))
+        for name, split in kept.items()
+    }
+    for name, meaning in (("train", "there is nothing to learn"), ("test", "a score would say nothing")):
+        if any(row.response for row in kept[name]) and not counts[name]:
+            fix = "look at the tags, or give rows with entities"
+            raise UserError(f"no {name} row has an entity: {meaning}", where="data.entities", fix=fix)
+    types = entities.tagset.types
+    for name, meaning in (("train", "the student cannot learn it"), ("test", "the score says nothing about it")):
+        if absent := [label for label in types if not counts[name][label] and counts[name]]:
+            progress.warn(f"no {name} row has an entity of type {', '.join(absent[:10])}: {meaning}")
+    if entities.strays:
+        progress.say(f"data: {entities.strays:,} entities begin with I- and no B-: they are read all the same")
+    shown = {name: {label: found[label] for label in types} for name, found in counts.items()}
+    return {"entities": shown, "without_b": entities.strays}

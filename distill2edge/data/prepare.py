@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.data import leakage
-from distill2edge.data.checks import check_classes, check_prompts
+from distill2edge.data.checks import check_classes, check_entities, check_prompts
 from distill2edge.data.encode import SPLITS, Row
 from distill2edge.data.row_sources import POOL, Source, open_source
 from distill2edge.data.rows import Dropped, Rows
 from distill2edge.data.selection import Item, Selection
 from distill2edge.data.unlabelled import choose, is_unlabelled, read_unlabelled, room
 from distill2edge.errors import UserError
-from distill2edge.models.tags import parsed
 from distill2edge.recipe import schema
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress
@@ -30,13 +29,7 @@ _TELL = 200_000  # rows between two lines about a long source
 
 
 def prepare(
-    data: schema.Data,
-    seed: int,
-    work: Path,
-    progress: Progress,
-    *,
-    numeric: bool = False,
-    tagged: bool = False,
+    data: schema.Data, seed: int, work: Path, progress: Progress, *, numeric: bool = False, tagged: bool = False
 ) -> dict[str, Any]:
     """Write `train`, `validation`, `calibration` and `test` as `.parquet`, and `data.json`.
 
@@ -70,14 +63,7 @@ def prepare(
     more, pool_facts = _unlabelled(found, splits, data, seed, progress, tagged)
     splits["train"] += more
     kept = {name: [item.row for item in splits[name]] for name in SPLITS}
-    if data.response is None:
-        progress.warn(_UNANSWERED)
-    elif data.template != "text" and not data.choices and not numeric:
-        answered = [row for row in kept["train"] if row.response]
-        check_prompts(answered, data.leakage.response_in_prompt, shared=rows.shared)
-    warnings = _classes(kept, data, found, progress)
-    tagging = _entities(rows, kept, progress)
-
+    checked = _check(rows, kept, data, found, progress, numeric)
     work.mkdir(parents=True, exist_ok=True)
     for name in SPLITS:
         write_split(work / f"{name}.parquet", kept[name])
@@ -90,9 +76,8 @@ def prepare(
         "dropped_examples": dropped.examples,
         "splits": {name: _describe(kept[name], data.choices) for name in SPLITS},
         "leakage": report.facts,
-        "warnings": warnings,
+        **checked,
         **pool_facts,
-        **tagging,
         **_form(rows, found, progress),
     }
     if found.labels and data.choices:
@@ -108,6 +93,20 @@ def _origin(source: Source, data: schema.Data) -> dict[str, Any]:
     return {**named, "revision": source.revision, "sha256": source.sha256, "licence": source.licence}
 
 
+def _check(
+    rows: Rows, kept: dict[str, list[Row]], data: schema.Data, found: _Found, progress: Progress, numeric: bool
+) -> dict[str, Any]:
+    """What data.json says of the responses: warnings, and entities where rows have them."""
+    if data.response is None:
+        progress.warn(_UNANSWERED)
+    elif data.template != "text" and not data.choices and not numeric:
+        answered = [row for row in kept["train"] if row.response]
+        check_prompts(answered, data.leakage.response_in_prompt, shared=rows.shared)
+    warnings = _classes(kept, data, found, progress)
+    more = {} if rows.entities is None else check_entities(rows.entities, kept, progress)
+    return {"warnings": warnings, **more}
+
+
 def _form(rows: Rows, found: _Found, progress: Progress) -> dict[str, Any]:
     """What data.json says of the form of conversations, where the rows have one."""
     if rows.found is None:
@@ -116,34 +115,6 @@ def _form(rows: Rows, found: _Found, progress: Progress) -> dict[str, Any]:
         progress.say(f"data: {found.trimmed:,} conversations end without an answer: they are taken up to the last")
     form = {"name": rows.found.form.name, "columns": list(rows.found.columns), "trimmed": found.trimmed}
     return {"form": form}
-
-
-def _entities(rows: Rows, kept: dict[str, list[Row]], progress: Progress) -> dict[str, Any]:
-    """What data.json says of entities: how many of each type a split has, and how many begin with I-.
-
-    Raises:
-        UserError: rows have tags, and no training row has an entity.
-    """
-    if rows.entities is None:
-        return {}
-    counts = {
-        name: Counter(entity.label for row in split if row.response for entity in parsed(row.response))
-        for name, split in kept.items()
-    }
-    if any(row.response for row in kept["train"]) and not counts["train"]:
-        raise UserError(
-            "no training row has an entity: there is nothing to learn",
-            where="data.entities",
-            fix="look at the tags, or give rows with entities",
-        )
-    types = rows.entities.tagset.types
-    for name, meaning in (("train", "the student cannot learn it"), ("test", "the score says nothing about it")):
-        if absent := [label for label in types if not counts[name][label] and counts[name]]:
-            progress.warn(f"no {name} row has an entity of type {', '.join(absent[:10])}: {meaning}")
-    if rows.entities.strays:
-        progress.say(f"data: {rows.entities.strays:,} entities begin with I- and no B-: they are read all the same")
-    shown = {name: {label: found[label] for label in types} for name, found in counts.items()}
-    return {"entities": shown, "without_b": rows.entities.strays}
 
 
 def _tell(kept: dict[str, list[Row]], more: int, report: _Leaks, found: _Found, progress: Progress) -> None:

@@ -33,7 +33,7 @@ distill:
   epochs: 6
   learning_rate: 2e-3
   batch_size: 8
-export: [onnx:int8]
+export: [onnx:int8, onnx:int4-b32]
 verify: {{rows: 24, min_retained: 0.8, max_kl: {{lossless: 0.1, eight_bits: 0.1}}}}
 bench: {{workloads: [task], rounds: 1, requests: 2}}
 """
@@ -69,8 +69,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, given in bad.items():
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    tiny_tagger(root / "tags")
     (root / "tiny.yaml").write_text(RECIPE.format(model=root / "teacher", rows=root / "rows.jsonl"))
     return root
+
+
+def tiny_tagger(directory: Path) -> None:
+    """A random model with a head over the tags, in an order of its own."""
+    import torch
+    from transformers import BertConfig, BertForTokenClassification
+
+    tiny_bert(directory, layers=3)
+    tags = ["B-TOPIC", "I-TOPIC", "O", "I-ANIMAL", "B-ANIMAL"]
+    config = BertConfig.from_pretrained(directory)
+    config.id2label = dict(enumerate(tags))
+    config.label2id = {tag: index for index, tag in enumerate(tags)}
+    torch.manual_seed(1)
+    BertForTokenClassification(config).eval().save_pretrained(directory)
+    (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
 
 
 def run(root: Path, *more: str, command: str = "run") -> Result:
@@ -87,7 +103,7 @@ def run(root: Path, *more: str, command: str = "run") -> Result:
         ("data.source=named.jsonl", "name them: data.entities: {tokens: ..., tags: ...}"),
         ("data.source=beyond.jsonl", "row 1: an entity from character 2 to 9 of a text of 5"),
         ("data.source=overlap.jsonl", "the entities 'a fox' and 'fox' overlap"),
-        ("data.source=plain.jsonl", "no training row has an entity"),
+        ("data.source=plain.jsonl", "no train row has an entity: there is nothing to learn"),
         ("data.choices=null", "needs the types of entities"),
         ("data.choices=[B-ANIMAL, I-ANIMAL]", "the tags have no O"),
         ("data.prompt={{ text }}", "name their fields: data.entities"),
@@ -127,6 +143,7 @@ def test_the_files_find_the_student_s_entities(finished: Path) -> None:
     found = models(finished)
     assert found["teacher"]["score"]["value"] > 0.9
     assert found["control"]["score"]["value"] > 0.5
+    assert found["student/onnx:int4-b32"]["error"] is None
     file = found["student/onnx:int8"]
     assert file["error"] is None
     assert file["kl_student"]["value"] < 0.05
@@ -155,3 +172,26 @@ def test_chat_the_library_and_predict_py_find_the_same(finished: Path) -> None:
     )
     assert said.stdout == shown.stdout == "ANIMAL\t4\t13\tbrown fox\nTOPIC\t31\t36\tfilms\n"
     assert "One line for each entity" in (folder / "USE.md").read_text()
+
+
+def test_a_head_of_other_tags_is_refused(place: Path) -> None:
+    result = run(place, "--set", "teacher.model=tags", "--set", "teacher.fit=null")
+    assert result.exit_code == 2, result.output
+    assert "the head's labels are in another order" in result.stderr
+    assert "write data.choices: [B-TOPIC, I-TOPIC, O, I-ANIMAL, B-ANIMAL]" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_ready_head_teaches_without_tags(place: Path) -> None:
+    changes = (
+        "teacher.model=tags", "teacher.fit=null", "data.response=null", "distill.loss={forward_kl: 1}",
+        "data.choices=[B-TOPIC, I-TOPIC, O, I-ANIMAL, B-ANIMAL]", "export=[onnx:fp32]", "verify.min_retained=null",
+    )  # fmt: skip
+    result = run(place, *(part for change in changes for part in ("--set", change)))
+    assert result.exit_code == 0, result.output
+    report = json.loads((place / "out" / "report.json").read_text())
+    assert report["metric"]["name"] == "entity_agreement"
+    found = models(place)
+    assert found["teacher"]["score"]["value"] == pytest.approx(1)
+    assert found["student/onnx:fp32"]["top1_teacher"]["value"] > 0.5
+    assert "word_accuracy" in found["student"]
