@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distill2edge.errors import UserError
@@ -29,7 +30,11 @@ def check_same_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedT
     Raises:
         UserError: with how many tokens differ, an example, and the fix.
     """
-    ours, theirs = teacher.get_vocab(), student.get_vocab()
+    check_same_tokens(teacher.get_vocab(), student.get_vocab())
+
+
+def check_same_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> None:
+    """As `check_same_vocabulary`, of token -> id of teacher and student."""
     if ours == theirs:
         return
     differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))

@@ -10,8 +10,10 @@ from pathlib import Path
 from distill2edge.data.encode import Encoded, Row, row_id
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.errors import Problem, UserError
+from distill2edge.gguf.fields import items
+from distill2edge.gguf.reader import read_gguf
 from distill2edge.intake.glance import glance
-from distill2edge.intake.vocabularies import check_same_vocabulary
+from distill2edge.intake.vocabularies import check_same_tokens
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.preflight.data import sample
 from distill2edge.preflight.places import said
@@ -21,28 +23,40 @@ _ROWS = 50  # that are laid beside each other
 
 
 def problems(recipe: Recipe) -> Iterator[Problem]:
-    """What the student or the signal stage would refuse. A tokenizer inside a GGUF is left to them."""
+    """What the student or the signal stage would refuse. How a tokenizer inside a GGUF cuts texts is left to them."""
     signal, init = recipe.signal, recipe.student.init
     if signal.kind != "logits" or not isinstance(init, FromModel) or not isinstance(init.model, str):
         return
-    teacher = _directory(recipe.teacher.model, recipe.teacher.revision)
-    student = _directory(init.model, init.revision)
+    teacher = _place(recipe.teacher.model, recipe.teacher.revision)
+    student = _place(init.model, init.revision)
     if teacher is None or student is None:
         return
     if signal.align == "none":
         yield from said(("signal", "kind"), partial(_same, teacher, student))
-    else:
+    elif teacher.is_dir() and student.is_dir():
         yield from said(("signal", "align"), partial(_matched, recipe, teacher, student))
 
 
-def _directory(model: object, revision: str | None) -> Path | None:
-    """The directory of a model that is here, with a tokenizer."""
+def _place(model: object, revision: str | None) -> Path | None:
+    """The directory or GGUF of a model that is here, with a tokenizer."""
     found = glance(model, revision) if isinstance(model, str) else None
-    return found.path if found is not None and found.path.is_dir() and found.facts.has_tokenizer else None
+    return found.path if found is not None and found.facts.has_tokenizer else None
 
 
 def _same(teacher: Path, student: Path) -> None:
-    check_same_vocabulary(load_tokenizer(teacher), load_tokenizer(student))
+    ours, theirs = _tokens(teacher), _tokens(student)
+    if teacher.is_file():  # a GGUF has a token for each row of its embedding, also for those that pad it
+        ours = {token: index for token, index in ours.items() if token in theirs}
+    if student.is_file():
+        theirs = {token: index for token, index in theirs.items() if token in ours}
+    check_same_tokens(ours, theirs)
+
+
+def _tokens(path: Path) -> dict[str, int]:
+    """Token -> id."""
+    if path.is_dir():
+        return dict(load_tokenizer(path).get_vocab())
+    return {token: index for index, token in enumerate(items(read_gguf(path), "tokenizer.ggml.tokens", str))}
 
 
 def _matched(recipe: Recipe, teacher: Path, student: Path) -> None:

@@ -9,7 +9,7 @@ every other position nothing is known: the whole mass is in the tail, where any 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,16 +96,16 @@ class Aligned:
         both have (`whole`), and on those that the student begins with a token of its own (`begun`)."""
         import torch
 
-        beyond = (1 << 31) - 1 if self.wide(0) else (1 << 16) - 1
-        index = torch.full((example.supervised, k), beyond, dtype=torch.int64)
-        logprob = torch.full((example.supervised, k), LOG_NOTHING)
-        shift = torch.zeros(example.supervised)
+        beyond, device = (1 << 31) - 1 if self.wide(0) else (1 << 16) - 1, None if logits is None else logits.device
+        index = torch.full((example.supervised, k), beyond, dtype=torch.int64, device=device)
+        logprob = torch.full((example.supervised, k), LOG_NOTHING, device=device)
+        shift = torch.zeros(example.supervised, device=device)
         sums = {"whole": 0.0, "begun": 0.0}
         found = self._matches[example.id]
         if logits is None or not found:
             return index, logprob, shift, sums
-        at = torch.tensor([match.position for match in found])
-        z, sums = mapped(logits.cpu(), found, self._map)
+        at = torch.tensor([match.position for match in found], device=device)
+        z, sums = mapped(logits, found, self._map)
         top, kept = torch.topk(z[:, : self._map.size], k, dim=-1)
         nothing = top == -torch.inf
         if z.shape[1] > k == self._map.size:
@@ -170,17 +170,26 @@ def mapped(
     import torch
 
     own = logits[:, : len(vocabulary.to)]
-    to, whole = (torch.from_numpy(each[: own.shape[1]]) for each in (vocabulary.to, vocabulary.whole))
-    rows = torch.tensor([match.first for match in found])
+    to, whole = (torch.from_numpy(each[: own.shape[1]]).to(own.device) for each in (vocabulary.to, vocabulary.whole))
+    rows, token, begins = _columns(((match.first, match.token, match.spelt[0]) for match in found), own.device)
     if vocabulary.identical and all(match.spelt == (match.token,) for match in found):
         return own[rows], {"whole": float(len(rows)), "begun": 0.0}
     log_p = torch.log_softmax(own, -1)
     p, target = log_p[rows].exp(), torch.where(to < 0, vocabulary.size, to)
     q = p.new_zeros(len(rows), vocabulary.size + 1).index_add_(1, target, p)
-    for row, match in enumerate(found):
-        joint = sum(log_p[match.first + n, token] for n, token in enumerate(match.spelt)).exp()  # type: ignore[union-attr]
-        if (source := int(target[match.spelt[0]])) != match.token:
-            q[row, source] -= joint
-            q[row, match.token] += joint
+    spelt = ((row, match.first + n, each) for row, match in enumerate(found) for n, each in enumerate(match.spelt))
+    owner, place, each = _columns(spelt, own.device)
+    joint = log_p.new_zeros(len(rows)).index_add_(0, owner, log_p[place, each]).exp()  # by the chain rule
+    source = target[begins]
+    (moved,) = (source != token).nonzero(as_tuple=True)
+    q[moved, source[moved]] -= joint[moved]
+    q[moved, token[moved]] += joint[moved]
     sums = {"whole": float(p[:, whole].sum()), "begun": float(p[:, ~whole & (to >= 0)].sum())}
     return q.clamp_min_(0.0).log_(), sums
+
+
+def _columns(rows: Iterable[tuple[int, ...]], device: torch.device) -> Iterator[torch.Tensor]:
+    """The columns of some rows of numbers."""
+    import torch
+
+    yield from torch.tensor(list(rows), device=device).unbind(1)

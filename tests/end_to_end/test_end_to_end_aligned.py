@@ -69,6 +69,16 @@ def test_another_tokenizer_is_refused_before_the_teacher_runs(place: Path) -> No
     assert "set signal.align: vocabulary" in result.stderr
 
 
+def test_a_gguf_of_another_tokenizer_is_refused_too(place: Path) -> None:
+    """The student's own file as the teacher, to a student of other tokens; and to one of the same."""
+    file = next((place / "out" / "exports").glob("*gguf*/model.gguf"))
+    base = ("--set", f"teacher.model={file}", "--set", "teacher.licence=apache-2.0", "--set", "signal.align=none")
+    result = run(place, *base, "--set", f"student.init.model={place / 'teacher'}", command="check")
+    assert result.exit_code == 2
+    assert "teacher and student have different vocabularies" in result.stderr
+    assert run(place, *base, command="check").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

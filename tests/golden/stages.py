@@ -49,6 +49,10 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         _CE,
         "student={init: {model: owner/student}}",
     ),
+    "logits across tokenizers": (
+        "signal={kind: logits, align: vocabulary}",
+        "student={init: {model: owner/student}}",
+    ),
     "prompts alone": (
         "teacher={model: owner/teacher}",
         "data={source: rows.jsonl, response: null}",
