@@ -20,6 +20,7 @@ class Family:
     Attributes:
         tokens: what it cuts a text by: `wordpiece`, `bytes` or `unigram`.
         around: the special tokens before and after a text.
+        between: how many of the last stand between two texts.
         inputs: of its graph.
         room: positions of 64 that a text cannot have.
         changes: fields of its configuration that others lack, or call otherwise.
@@ -28,6 +29,7 @@ class Family:
 
     tokens: str
     around: tuple[str, str] = ("[CLS]", "[SEP]")
+    between: int = 1
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     room: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -40,9 +42,9 @@ FAMILIES: Mapping[str, Family] = {
     "bert": Family("wordpiece", inputs=_TYPES, gguf=True),
     "distilbert": Family("wordpiece", changes={"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}),
     "electra": Family("wordpiece", inputs=_TYPES, changes={"embedding_size": 16}),
-    "mpnet": Family("wordpiece", _S, room=2),
-    "roberta": Family("bytes", _S, room=2, changes={"type_vocab_size": 1}),
-    "xlm-roberta": Family("unigram", _S, room=2, changes={"type_vocab_size": 1}),
+    "mpnet": Family("wordpiece", _S, 2, room=2),
+    "roberta": Family("bytes", _S, 2, room=2, changes={"type_vocab_size": 1}),
+    "xlm-roberta": Family("unigram", _S, 2, room=2, changes={"type_vocab_size": 1}),
     "deberta-v2": Family(
         "unigram",
         changes={
@@ -115,7 +117,7 @@ def _tokenizer(directory: Path, family: Family) -> dict[str, int]:
     made.train_from_iterator(corpus(), trainer)
     made.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}",
-        pair=f"{first} $A {last} $B:1 {last}:1",
+        pair=" ".join([first, "$A", *[last] * family.between, "$B:1", f"{last}:1"]),
         special_tokens=[(token, made.token_to_id(token)) for token in (first, last)],
     )
     fast = PreTrainedTokenizerFast(

@@ -47,17 +47,24 @@ def chat_with(
 
 
 def _sort(model: OpenModel, prompt: str | None) -> None:
-    """Answer one text, or every line until the end of input, with the labels, the likeliest first, or its vector."""
+    """Answer one text, or every line until the end of input, with the labels, the likeliest first, or its vector.
+
+    Two texts stand on one line, with a tab between them.
+    """
+    pairs = model.form.pair is not None
     if prompt is None:
-        echo("one text per line: an empty line or Ctrl-D ends", err=True)
+        what = "two texts per line, with a tab between" if pairs else "one text per line"
+        echo(f"{what}: an empty line or Ctrl-D ends", err=True)
     lines = [prompt] if prompt is not None else sys.stdin
     for line in lines:
         if prompt is None and not (line := line.strip()):
             break
+        text, tab, second = line.partition("\t") if pairs else (line, "", "")
+        pair = second if tab else None
         if not model.closed:
-            echo(model.answer(line))
+            echo(model.answer(text, pair))
             continue
-        for name, share in model.labels(line):
+        for name, share in model.labels(text, pair):
             echo(f"{one_line(name)}\t{share:.4f}")
 
 

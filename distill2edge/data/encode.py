@@ -36,11 +36,12 @@ class Row:
     """One example as text.
 
     Attributes:
-        id: content hash of prompt and response (`row_id`).
+        id: content hash of the texts (`row_id`).
         prompt, response: texts, or a conversation and its last answer as `data.conversation` writes them; the response
             is empty where the data has none.
         label: index of the response in `data.choices`, or -1.
         number: of the row in its source, for errors about a conversation; 0 where it is not kept.
+        pair: the second text, where a row is about two; the first one is the prompt.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Row:
     response: str
     label: int = -1
     number: int = 0
+    pair: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Encoded:
         words: count of the text's words, where a task tags them.
         places: of each word that is read the token that says its tag; -1 where it has none (`data.words.places_of`).
         tags: of each word, as indices; None where the row has none.
+        types: segment id of each token, of two texts; None where every one is 0. A model that knows no segments is not
+            given them.
     """
 
     id: str
@@ -75,6 +79,7 @@ class Encoded:
     words: int = 0
     places: Sequence[int] = ()
     tags: Sequence[int] | None = None
+    types: list[int] | None = None
 
     @property
     def prompt_length(self) -> int:
@@ -91,10 +96,10 @@ class Encoded:
         return sum(self.mask)
 
 
-def row_id(prompt: str, response: str) -> str:
+def row_id(prompt: str, response: str, pair: str | None = None) -> str:
     """Content hash of a row: 32 hexadecimal digits of SHA-256."""
     digest = hashlib.sha256()
-    for text in (prompt, response):
+    for text in (prompt, response) if pair is None else (prompt, response, pair):
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()[:32]
@@ -119,8 +124,9 @@ def read_rows(data_dir: Path, split: str) -> list[Row]:
     if not path.is_file():
         raise UserError(f"no {split} split in {data_dir}", fix=f"the splits are {', '.join(SPLITS)}; run `data` first")
     known = pq.read_schema(path).names
-    table = pq.read_table(path, columns=[field.name for field in fields(Row) if field.name in known])
-    return [Row(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+    names = [field.name for field in fields(Row) if field.name in known]
+    columns = (column.to_pylist() for column in pq.read_table(path, columns=names).columns)
+    return [Row(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 def labelled(rows: Sequence[Row]) -> list[Row]:

@@ -1,11 +1,13 @@
-"""Texts to token ids for classifiers: the text with its special tokens, and nothing of the label."""
+"""Texts to token ids for classifiers: the text (or both) with its special tokens, and nothing of the label."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.text_pairs import Tokens, cut_pairs
 from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
 
@@ -16,26 +18,42 @@ _BATCH = 1024
 _PROBE = "a"
 
 
-def encode_texts(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Encoded]:
-    """Prompts in a model's tokens. A classifier answers every text, so a longer one is cut, not dropped.
+def encode_texts(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, counts: Counter[str] | None = None
+) -> list[Encoded]:
+    """Prompts (and what they are paired with) in a model's tokens. A classifier answers every text, so a longer one is
+    cut, not dropped.
 
     Args:
         max_length: tokens, special ones included.
+        counts: filled with `rows` and `cut` (pairs that are longer).
 
     Returns:
         one per row, in order. `id` is the row's own, which does not depend on the vocabulary: a signal cached in the
         teacher's tokens is found again by a student with fewer. `mask` is False throughout: no token is predicted.
 
     Raises:
-        UserError: a length that leaves no room for text.
+        UserError: a length that leaves no room for text; a tokenizer that reads no pairs.
     """
+    counts = Counter() if counts is None else counts
     encoded = []
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        found = cut_texts([row.prompt for row in part], tokenizer, max_length)
-        for row, ids in zip(part, found, strict=True):
-            encoded.append(Encoded(row.id, ids, [False] * len(ids), row.label, row.id))
+        for row, (ids, types) in zip(part, _tokens(part, tokenizer, max_length, counts), strict=True):
+            encoded.append(Encoded(row.id, ids, [False] * len(ids), row.label, row.id, types=types))
+    counts["rows"] += len(rows)
     return encoded
+
+
+def _tokens(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, counts: Counter[str]
+) -> list[Tokens]:
+    pairs = [(row.prompt, row.pair) for row in rows if row.pair is not None]
+    if not pairs:
+        return [(ids, None) for ids in cut_texts([row.prompt for row in rows], tokenizer, max_length)]
+    found = cut_pairs(pairs, tokenizer, max_length)
+    counts["cut"] += sum(cut for _, cut in found)
+    return [tokens for tokens, _ in found]
 
 
 def cut_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:

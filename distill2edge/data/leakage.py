@@ -20,6 +20,10 @@ _BETWEEN = str.maketrans({chr(code): " " for code in range(128) if not chr(code)
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
+Content = str | tuple[str, ...]
+"""What of a row is compared: its text, or each of its texts."""
+
+
 @dataclass(frozen=True)
 class Leak:
     """A training row that is, or nearly is, a held-out row. Both are indices; similarity 1.0 is exact."""
@@ -58,9 +62,17 @@ def words(text: str) -> list[str]:
     return _WORD.findall(folded) or folded.split()
 
 
-def normal_form(text: str) -> str:
+def normal_form(content: Content) -> str:
     """What exact duplicates share."""
-    return " ".join(words(text))
+    if isinstance(content, str):
+        return " ".join(words(content))
+    parts = [" ".join(words(text)) for text in content]
+    return "\x1f".join(parts) if any(parts) else ""
+
+
+def readable(content: Content) -> str:
+    """For people."""
+    return content if isinstance(content, str) else " | ".join(content)
 
 
 def shingles(text: str) -> set[int]:
@@ -72,25 +84,22 @@ def shingles(text: str) -> set[int]:
     return {_hash(" ".join(run)) for run in runs}
 
 
-def check(train: Iterable[str], test: Sequence[str], threshold: float) -> LeakageReport:
-    """Compare every training text with every held-out text.
+def check(train: Iterable[Content], test: Sequence[Content], threshold: float) -> LeakageReport:
+    """Compare every training row with every held-out row.
 
     Exact, not sampled: an inverted index over the held-out shingles gives the intersection with each training row,
-    hence |A & B| / |A | B|. Memory grows with the held-out texts only; time with the training words.
+    hence |A & B| / |A | B|. Rows of two texts are as similar as the less similar of these: one passage with another
+    question is another row. Memory grows with the held-out texts only; time with the training words.
 
     Args:
-        train: texts, read once.
-        test: texts.
+        train: rows, read once.
+        test: rows.
         threshold: similarity from which two rows are the same, in (0, 1].
     """
     twins: dict[str, list[int]] = {}
     for row, text in enumerate(test):
         twins.setdefault(normal_form(text), []).append(row)
-    sets, frame = _without_frame([shingles(text) for text in test])
-    index: dict[int, list[int]] = {}
-    for row, found in enumerate(sets):
-        for shingle in found:
-            index.setdefault(shingle, []).append(row)
+    sides = [_Side(texts) for texts in zip(*map(_texts, test), strict=True)]
 
     exact_rows: set[int] = set()
     near_rows: set[int] = set()
@@ -101,10 +110,11 @@ def check(train: Iterable[str], test: Sequence[str], threshold: float) -> Leakag
         if normal and normal in twins:
             exact_rows.update(twins[normal])
             best = (1.0, twins[normal][0])
-        mine = shingles(text) - frame
-        shared = Counter(row for shingle in mine for row in index.get(shingle, ()))
-        for row, both in shared.items():
-            similarity = both / (len(mine) + len(sets[row]) - both)
+        mine = [side.own(each) for side, each in zip(sides, _texts(text), strict=bool(sides))]
+        shared = [side.shared(own) for side, own in zip(sides, mine, strict=True)]
+        for row in dict.fromkeys(row for each in shared for row in each):
+            parts = zip(sides, mine, shared, strict=True)
+            similarity = min(side.similarity(own, row, each[row]) for side, own, each in parts)
             if similarity >= threshold:
                 near_rows.add(row)
                 if best is None or similarity > best[0]:
@@ -112,6 +122,34 @@ def check(train: Iterable[str], test: Sequence[str], threshold: float) -> Leakag
         if best:
             leaks.append(Leak(number, best[1], best[0]))
     return LeakageReport(len(test), len(exact_rows), len(near_rows - exact_rows), threshold, leaks)
+
+
+def _texts(content: Content) -> tuple[str, ...]:
+    return (content,) if isinstance(content, str) else content
+
+
+class _Side:
+    """The held-out rows' texts on one side of a pair, or the only ones."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._sets, self._frame = _without_frame([shingles(text) for text in texts])
+        self._index: dict[int, list[int]] = {}
+        for row, found in enumerate(self._sets):
+            for shingle in found:
+                self._index.setdefault(shingle, []).append(row)
+
+    def own(self, text: str) -> set[int]:
+        """The shingles of another text."""
+        return shingles(text) - self._frame
+
+    def shared(self, own: set[int]) -> Counter[int]:
+        """How many of these each held-out text has, of those that have any."""
+        return Counter(row for shingle in own for row in self._index.get(shingle, ()))
+
+    def similarity(self, own: set[int], row: int, both: int) -> float:
+        """Jaccard similarity with a held-out text that shares so many; 1 where neither says more than the frame."""
+        either = len(own) + len(self._sets[row]) - both
+        return both / either if either else 1.0
 
 
 def overlaps(texts: Iterable[str], test: Sequence[str]) -> list[float]:

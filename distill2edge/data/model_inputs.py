@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.data.chat_templates import chat_template_of
 from distill2edge.data.conversation import is_chat
 from distill2edge.data.reading import READINGS, Reading
+from distill2edge.data.text_pairs import Tokens, cut_pairs
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_config, load_tokenizer
 from distill2edge.models.config import usable_positions
@@ -43,6 +44,7 @@ class InputForm:
         choices: closed set of responses, scored by likelihood; empty for open ones.
         prompt: the recipe's template of a prompt over a row's fields, for people.
         stop: ids that end a response.
+        pair: likewise of a second text, where an encoder reads two; None: it reads one.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class InputForm:
     choices: tuple[str, ...] = ()
     prompt: str | None = None
     stop: tuple[int, ...] = ()
+    pair: str | None = None
 
     @property
     def reading(self) -> Reading:
@@ -60,7 +63,12 @@ class InputForm:
 
     def dumps(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields; `pair` where it reads two texts."""
+        found = asdict(self)
+        return found if self.pair is not None else {name: value for name, value in found.items() if name != "pair"}
 
 
 def encode_inputs(
@@ -76,6 +84,19 @@ def encode_inputs(
         UserError: as the `inputs` of its `data.reading.Reading`.
     """
     return form.reading.inputs(texts, tokenizer, form, limit)
+
+
+def encode_pair(
+    first: str, second: str, tokenizer: PreTrainedTokenizerBase, form: InputForm, limit: int | None = None
+) -> Tokens:
+    """Tokens of two texts as an encoder was trained to read them, and their segments; cut as in training.
+
+    Raises:
+        UserError: as `data.text_pairs.cut_pairs`.
+    """
+    limits = [length for length in (form.max_length, limit) if length is not None]
+    ((tokens, _),) = cut_pairs([(first, second)], tokenizer, min(limits, default=1 << 30))
+    return tokens
 
 
 def form_of(recipe: Recipe, model_dir: Path) -> InputForm:
@@ -98,6 +119,7 @@ def form_for_kind(data: Data, kind: Kind) -> InputForm:
         data.max_length,
         tuple(data.choices or ()) if reading.answers else (),
         data.prompt if data.template != "text" else None,
+        pair=None if reading.answers else data.pair,
     )
 
 
@@ -160,7 +182,7 @@ def parse_form(text: str, where: str) -> InputForm:
     if (
         values.get("kind") not in _KINDS
         or values.get("template", "plain") not in ("chat", "plain", "text")
-        or not all(isinstance(values.get(name), str | None) for name in ("system", "prompt"))
+        or not all(isinstance(values.get(name), str | None) for name in ("system", "prompt", "pair"))
         or not (length is None or (type(length) is int and length > 0))
         or not (isinstance(stop, list) and all(type(token) is int and token >= 0 for token in stop))
         or not (isinstance(choices, list) and all(isinstance(choice, str) and choice for choice in choices))

@@ -324,7 +324,7 @@ def _describe(rows: list[Row], choices: tuple[str, ...] | None) -> dict[str, Any
 @dataclass
 class _Leaks:
     found: leakage.LeakageReport
-    test: list[str]
+    test: list[leakage.Content]
     facts: dict[str, Any]
 
 
@@ -362,11 +362,11 @@ def _check_leakage(splits: dict[str, list[Item]], data: schema.Data) -> _Leaks:
 def _refuse_leakage(report: _Leaks, data: schema.Data, progress: Progress) -> None:
     found, limits = report.found, data.leakage
     if found.fraction > limits.max_fraction:
-        first = found.leaks[0]
+        first = leakage.readable(report.test[found.leaks[0].test])[:100]
         raise UserError(
             f"{found.exact + found.near} of {found.test_rows} test rows are in the training rows "
             f"({found.exact} exact, {found.near} near duplicates): {readable_share(found.fraction, 1)}, and "
-            f"{readable_share(limits.max_fraction, 1)} is allowed; for instance {report.test[first.test][:100]!r}",
+            f"{readable_share(limits.max_fraction, 1)} is allowed; for instance {first!r}",
             where="data.leakage",
             fix="take the duplicates out of the source, or raise data.leakage.max_fraction to drop them from the "
             "training rows here",
@@ -387,7 +387,8 @@ def write_split(path: Path, rows: list[Row]) -> None:
 
     fields = [("id", pa.string()), ("prompt", pa.string()), ("response", pa.string()), ("label", pa.int32())]
     numbered = [("number", pa.int64())] if any(row.number for row in rows) else []
-    columns = pa.schema([*fields, *numbered])
+    paired = [("pair", pa.string())] if any(row.pair is not None for row in rows) else []
+    columns = pa.schema([*fields, *numbered, *paired])
     table = pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in columns.names}, schema=columns)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")

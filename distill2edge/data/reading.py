@@ -190,11 +190,13 @@ class WholeText(Reading):
                 where="data.max_length",
                 fix=f"set it to {positions} or less; longer texts are cut",
             )
-        return self.encoded(rows, tokenizer, length)
+        return self.encoded(rows, tokenizer, length, counts)
 
-    def encoded(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int) -> list[Encoded]:
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int, counts: Counter[str] | None
+    ) -> list[Encoded]:
         """Rows of at most so many tokens."""
-        return encode_texts(rows, tokenizer, length)
+        return encode_texts(rows, tokenizer, length, counts)
 
     def choices(
         self, prompts: Sequence[str], choices: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: InputForm

@@ -12,6 +12,7 @@ from distill2edge.data.conversation import Conversation, answer_text, is_chat, p
 from distill2edge.data.conversation_forms import FORMS, Found, Unusable, found_in
 from distill2edge.data.encode import Row, row_id
 from distill2edge.data.entity_rows import EntityRows
+from distill2edge.data.leakage import Content
 from distill2edge.data.numbers import check_number
 from distill2edge.data.row_errors import check_text, names
 from distill2edge.data.selection import Item
@@ -25,6 +26,7 @@ from distill2edge.recipe import schema
 REASONS = {
     "filter": "left out by data.filter",
     "empty": "without a prompt or a response",
+    "alone": "without a second text",
     "unanswered": "conversations without an answer of the assistant",
     "systems": "conversations with two system messages",
     "blank_word": "with a word of blanks alone",
@@ -86,6 +88,7 @@ class Rows:
         missing = MISSING - {choice.strip() for choice in self._choices}
         self.prompt = Template(data.prompt, "data.prompt", missing) if data.template != "text" else None
         self.response = None if data.response is None else Template(data.response, "data.response", missing)
+        self._pair = None if data.pair is None else Template(data.pair, "data.pair", missing)
         self._keeps_unlabelled = data.unlabelled is not None and data.unlabelled.source is None
         self._takes = Filter(data.filter, "data.filter") if data.filter else None
         self.found: Found | None = None
@@ -160,14 +163,25 @@ class Rows:
             assert self.response is not None
             question = ""
             answer, content = self.response.render_with_content(fields, number)
-        _refuse_marks((question, answer), number)
+        second, content = self._second(fields, number, content)
+        _refuse_marks((question, answer, second or ""), number)
         unlabelled = not answer.strip() and (self.response is None or self._keeps_unlabelled)
         if (not answer.strip() and not unlabelled) or (self.prompt and not question.strip()):
             raise Unusable("empty")
+        if second is not None and not second.strip():
+            raise Unusable("alone")
         if unlabelled:
             check_text(question, "data.prompt", number)
-            return Item(Row(row_id(question, ""), question, ""), content)
-        return Item(self._row(question, answer, fields, number), content)
+            return Item(Row(row_id(question, "", second), question, "", pair=second), content)
+        return Item(self._row(question, answer, fields, number, second), content)
+
+    def _second(self, fields: Mapping[str, Any], number: int, content: str) -> tuple[str | None, Content]:
+        """The second text of a row, and the content of both; None where rows are about one."""
+        if self._pair is None:
+            return None, content
+        second, more = self._pair.render_with_content(fields, number)
+        check_text(second, "data.pair", number)
+        return second, (content, more)
 
     def _of_entities(self, entities: EntityRows, fields: Mapping[str, Any], number: int) -> Item:
         """The response is the list of entities (`models.tags.written`); empty where the row has no tags."""
@@ -191,7 +205,9 @@ class Rows:
             )
         return Item(replace(self._row(prompt, answer, fields, number), number=number), texts_of(before))
 
-    def _row(self, question: str, answer: str, fields: Mapping[str, Any], number: int) -> Row:
+    def _row(
+        self, question: str, answer: str, fields: Mapping[str, Any], number: int, second: str | None = None
+    ) -> Row:
         check_text(question, "data.prompt", number)
         check_text(answer, "data.response", number)
         label = -1
@@ -203,7 +219,7 @@ class Rows:
                 assert self.response is not None
                 raise not_a_choice(answer, self._choices, self.response, fields, number)
             label, answer = known, self._choices[known]
-        return Row(row_id(question, answer), question, answer, label)
+        return Row(row_id(question, answer, second), question, answer, label, pair=second)
 
     def _answer(self, fields: Mapping[str, Any], number: int) -> str:
         """The response; empty where the row has none, if such rows are kept."""

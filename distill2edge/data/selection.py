@@ -13,10 +13,10 @@ from distill2edge.data.encode import Row
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row, and its content without the words of the template, by which duplicates are found."""
+    """A row, and its content without the words of the templates, by which duplicates are found."""
 
     row: Row
-    content: str
+    content: leakage.Content
 
 
 class Selection:

@@ -55,6 +55,7 @@ class ClassifierModel(EncoderModule):
         labels: Tensor,
         log_p: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss of a batch.
 
@@ -63,11 +64,12 @@ class ClassifierModel(EncoderModule):
             labels: [B] indices of the classes; -1 where a text has none.
             log_p: [B, C] the teacher's log-probabilities at the temperature, where a term compares them.
             num_items_in_batch: texts of the whole step, over all micro-batches and processes; None: this batch alone.
+            token_type_ids: [B, L] segment ids, of two texts.
 
         Returns:
             loss: the sum over this batch / that count. sum, ce: undivided. count: of this batch.
         """
-        out = self.read(input_ids, attention_mask)
+        out = self.read(input_ids, attention_mask, token_type_ids)
         logits = out.logits.float()
         known = labels >= 0
         targets = labels.clamp(min=0)
@@ -75,7 +77,7 @@ class ClassifierModel(EncoderModule):
         if self._class_weights is not None:
             weights = weights * self._class_weights.to(logits.device)[targets]
         each = distillation_loss(logits, targets, log_p, self.objective, self.temperature, weights)
-        each = each + self.layers(out, input_ids, attention_mask)
+        each = each + self.layers(out, input_ids, attention_mask, token_type_ids)
         with torch.no_grad():
             ce = cross_entropy(logits, targets)[known].sum()
         return {**self.summed(each, num_items_in_batch), "ce": ce}
@@ -113,7 +115,7 @@ class LabelledTexts(TaughtTexts):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self.rows[number]
-        item: dict[str, Any] = {"ids": row.ids, "label": row.label}
+        item: dict[str, Any] = {"ids": row.ids, "types": row.types, "label": row.label}
         if self.signal is not None:
             item["log_p"] = self.signal.get(row.id)
         return item

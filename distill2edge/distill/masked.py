@@ -12,9 +12,13 @@ from torch.utils.data import Dataset
 
 from distill2edge.distill.batches import IGNORED
 from distill2edge.distill.losses import cross_entropy, distillation_loss
-from distill2edge.distill.module import LossModule
+from distill2edge.distill.module import LossModule, segments_for
 from distill2edge.distill.objective import objective_of
+from distill2edge.distill.taught_texts import segments_of
 from distill2edge.recipe.training import Loss
+
+Piece = tuple[Sequence[int], Sequence[int] | None]
+"""Token ids of a text or two, and the segment ids of two."""
 
 
 def mask_tokens(
@@ -47,32 +51,36 @@ def mask_tokens(
 class MaskedTexts(Dataset[dict[str, Any]]):
     """Every text `variants` times, each time masked elsewhere. What is masked depends on seed, text and variant."""
 
-    def __init__(self, texts: Sequence[Sequence[int]], tokenizer: Any, share: float, variants: int, seed: int) -> None:
+    def __init__(self, texts: Sequence[Piece], tokenizer: Any, share: float, variants: int, seed: int) -> None:
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[list(tokenizer.all_special_ids)] = True
         self.texts, self.variants, self.share, self.seed = texts, variants, share, seed
         self.special, self.mask_id, self.vocabulary = special, int(tokenizer.mask_token_id), len(tokenizer)
-        self.lengths = [len(text) for text in texts] * variants
+        self.lengths = [len(ids) for ids, _ in texts] * variants
         self.pad = int(tokenizer.pad_token_id or 0)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        ids = torch.tensor(self.texts[number % len(self.texts)])
+        text, types = self.texts[number % len(self.texts)]
+        ids = torch.tensor(text)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         read, labels = mask_tokens(ids, self.special[ids], self.mask_id, self.vocabulary, self.share, generator)
-        return {"ids": read, "labels": labels}
+        return {"ids": read, "labels": labels, "types": types}
 
 
 def collate_masked(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
-    """Pad on the right; input_ids, attention_mask and labels, each [B, L] int64."""
+    """Pad on the right; input_ids, attention_mask, labels and, of two texts, token_type_ids, each [B, L] int64."""
     shape = (len(items), max(len(item["ids"]) for item in items))
     ids, mask, labels = torch.full(shape, pad), torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED)
     for row, item in enumerate(items):
         length = len(item["ids"])
         ids[row, :length], mask[row, :length], labels[row, :length] = item["ids"], 1, item["labels"]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return (
+        {**batch, "token_type_ids": segments_of(items, shape[1])} if any(item.get("types") for item in items) else batch
+    )
 
 
 class MaskedModel(LossModule):
@@ -109,17 +117,18 @@ class MaskedModel(LossModule):
         attention_mask: Tensor,
         labels: Tensor,
         num_items_in_batch: Tensor | int | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss of a batch; loss is the sum over it / the count of the step, sum is undivided, count of this batch."""
         chosen = labels != IGNORED
         with self.autocast():
-            logits, last = predict(self.student, input_ids, attention_mask, chosen)
+            logits, last = predict(self.student, input_ids, attention_mask, chosen, token_type_ids)
         targets, log_p = labels[chosen], None
         distance = torch.zeros((), device=logits.device)
         if self._beside:
             teacher = self._beside[0].to(logits.device)
             with torch.no_grad(), self.autocast():
-                theirs, their_last = predict(teacher, input_ids, attention_mask, chosen)
+                theirs, their_last = predict(teacher, input_ids, attention_mask, chosen, token_type_ids)
             log_p = torch.log_softmax(theirs.float() / self.temperature, -1)
             real = attention_mask.bool()
             distance = 1 - functional.cosine_similarity(last[real].float(), their_last[real].float(), dim=-1).mean()
@@ -132,10 +141,15 @@ class MaskedModel(LossModule):
         return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
 
 
-def predict(model: Any, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def predict(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, segments: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits at the chosen positions [P, V], and all last hidden states [B, L, D].
 
     The head is most of a small encoder's work, so it sees the chosen positions alone.
+
+    Args:
+        segments: [B, L] ids of two texts' segments.
     """
     states: list[Tensor] = []
 
@@ -146,7 +160,8 @@ def predict(model: Any, input_ids: Tensor, attention_mask: Tensor, chosen: Tenso
 
     handle = getattr(model, model.base_model_prefix).register_forward_hook(select)
     try:
-        logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[0]
+        told = segments_for(model.config, segments)
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, **told).logits[0]
     finally:
         handle.remove()
     return logits, states[0]

@@ -11,6 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from distill2edge.distill.losses import Objective
+from distill2edge.models.config import knows_segments
+
+
+def segments_for(config: Any, segments: Tensor | None) -> dict[str, Tensor]:
+    """Segment ids as a model's argument; none where it knows no segments, or the batch has none."""
+    return {"token_type_ids": segments} if segments is not None and knows_segments(config) else {}
 
 
 class LossModule(nn.Module):
@@ -69,10 +75,17 @@ class EncoderModule(LossModule):
         self._beside = [] if teacher is None else [teacher]  # in a list: the teacher is not part of this module
         self._outputs = {f"output_{term.reads}": True for term in objective.layers}
 
-    def read(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Any:
-        """What the student makes of a batch, with the layers that are compared."""
+    def read(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, **more: Tensor
+    ) -> Any:
+        """What the student makes of a batch, with the layers that are compared.
+
+        Args:
+            token_type_ids: [B, L] segment ids of two texts, which a student that knows no segments is not given.
+        """
+        told = segments_for(self.config, token_type_ids)
         with self.autocast():
-            return self.student(input_ids=input_ids, attention_mask=attention_mask, **more, **self._outputs)
+            return self.student(input_ids=input_ids, attention_mask=attention_mask, **told, **more, **self._outputs)
 
     @staticmethod
     def summed(each: Tensor, items: Tensor | int | None) -> dict[str, Tensor]:
@@ -80,8 +93,10 @@ class EncoderModule(LossModule):
         count, total = torch.tensor(len(each), device=each.device), each.sum()
         return {"loss": total / (count if items is None else items), "sum": total.detach(), "count": count}
 
-    def layers(self, out: Any, input_ids: Tensor, mask: Tensor, **more: Tensor) -> Tensor:
-        """[B] the terms on intermediate layers; zeros where none is weighed."""
+    def layers(
+        self, out: Any, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None, **more: Tensor
+    ) -> Tensor:
+        """[B] the terms on intermediate layers; zeros where none is weighed. `token_type_ids`: as `read`."""
         total = torch.zeros(len(mask), device=mask.device)
         if not self._beside:
             return total
@@ -89,8 +104,9 @@ class EncoderModule(LossModule):
         ids = input_ids if beside.to_teacher is None else beside.to_teacher.to(input_ids.device)[input_ids]
         if next(beside.teacher.parameters()).device != input_ids.device:
             beside.teacher.to(input_ids.device)
+        told = segments_for(beside.teacher.config, token_type_ids)
         with torch.no_grad(), self.autocast():
-            theirs = beside.teacher(input_ids=ids, attention_mask=mask, **more, **self._outputs)
+            theirs = beside.teacher(input_ids=ids, attention_mask=mask, **told, **more, **self._outputs)
         for term in self.objective.layers:
             first = 1 if term.reads == "hidden_states" else 0  # the embeddings are before the layers
             own, other = getattr(out, term.reads)[first:], getattr(theirs, term.reads)[first:]

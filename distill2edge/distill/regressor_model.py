@@ -48,6 +48,7 @@ class RegressorModel(EncoderModule):
         numbers: Tensor,
         taught: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss of a batch.
 
@@ -57,13 +58,14 @@ class RegressorModel(EncoderModule):
             numbers: [B] of the data; not a number (NaN) where a text has none.
             taught: [B] of the teacher, where a term compares them.
             num_items_in_batch: texts of the whole step, over all micro-batches and processes; None: this batch alone.
+            token_type_ids: [B, L] segment ids, of two texts.
 
         Returns:
             loss: the sum over this batch / that count. sum: undivided. count: of this batch.
         """
-        out = self.read(input_ids, attention_mask)
+        out = self.read(input_ids, attention_mask, token_type_ids)
         own = out.logits.float()[:, 0] / self._deviation
-        each = self.layers(out, input_ids, attention_mask)
+        each = self.layers(out, input_ids, attention_mask, token_type_ids)
         known = ~numbers.isnan()
         gold = torch.where(known, numbers / self._deviation, own.detach())
         for term in self.objective.numbers:
@@ -92,9 +94,10 @@ class NumberedTexts(TaughtTexts):
                 fix="set signal: {kind: numbers} and distill.loss.teacher_mse, or leave such rows out",
             )  # fmt: skip
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        row = self.rows[number]
-        item = {"ids": row.ids, "label": 0, "number": math.nan if row.number is None else row.number}
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        number = math.nan if row.number is None else row.number
+        item: dict[str, Any] = {"ids": row.ids, "types": row.types, "label": 0, "number": number}
         return item if self.signal is None else {**item, "taught": self.signal.get(row.id)}
 
 

@@ -51,7 +51,8 @@ def collate_texts(items: Sequence[dict[str, Any]], pad: int, taught: str = "") -
         taught: key of what the teacher says, of items that have it.
 
     Returns:
-        input_ids, attention_mask [B, L] int64; labels [B]; and [B, ...] under `taught`.
+        input_ids, attention_mask [B, L] int64; labels [B]; [B, ...] under `taught`; token_type_ids [B, L] where an item
+        has `types`.
     """
     length = max(len(item["ids"]) for item in items)
     ids = torch.full((len(items), length), pad, dtype=torch.int64)
@@ -60,4 +61,15 @@ def collate_texts(items: Sequence[dict[str, Any]], pad: int, taught: str = "") -
         ids[row, : len(item["ids"])] = torch.tensor(item["ids"])
         attention[row, : len(item["ids"])] = 1
     batch = {"input_ids": ids, "attention_mask": attention, "labels": torch.tensor([item["label"] for item in items])}
+    if any(item.get("types") is not None for item in items):
+        batch["token_type_ids"] = segments_of(items, length)
     return {**batch, taught: torch.stack([item[taught] for item in items])} if taught in items[0] else batch
+
+
+def segments_of(items: Sequence[dict[str, Any]], length: int) -> Tensor:
+    """[B, L] int64: the segment ids of items with `types` (None: all 0), padded on the right with 0."""
+    segments = torch.zeros(len(items), length, dtype=torch.int64)
+    for row, item in enumerate(items):
+        if (types := item.get("types")) is not None:
+            segments[row, : len(types)] = torch.tensor(types)
+    return segments

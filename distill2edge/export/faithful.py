@@ -39,7 +39,14 @@ class Check:
     """A comparison that is prepared: PyTorch's outputs are computed, and the model is out of memory again."""
 
     def __init__(
-        self, model_dir: Path, kind: str, runtime: str, progress: Progress, precision: str = "float32"
+        self,
+        model_dir: Path,
+        kind: str,
+        runtime: str,
+        progress: Progress,
+        precision: str = "float32",
+        *,
+        pairs: bool = False,
     ) -> None:
         """
         Args:
@@ -47,12 +54,15 @@ class Check:
             kind: of model, by its name.
             runtime: `onnxruntime` or `llama.cpp`.
             precision: what the file stores matrices in; a key of `TOLERANCE`.
+            pairs: whether it reads two texts.
         """
         self._began = time.monotonic()
         progress.say("  computing what PyTorch gives, to compare the file with")
         self._progress = progress
         self._kind, self._runtime, self._precision = kind, runtime, precision
-        self._probes, self._reach = make_probes(model_dir, kind, caches=runtime == "onnxruntime", stored=precision)
+        self._probes, self._reach = make_probes(
+            model_dir, kind, caches=runtime == "onnxruntime", stored=precision, pairs=pairs
+        )
 
     def of(self, path: Path, work: Path) -> dict[str, Any]:
         """Compare a file.
@@ -163,8 +173,8 @@ def _continued(opened: Any, probe: Probe) -> np.ndarray:
 
 _ASK: Mapping[str, Callable[[Any, Probe], np.ndarray]] = {
     DECODER.name: _continued,
-    CLASSIFIER.name: lambda opened, probe: opened.classify(probe.ids),
-    REGRESSOR.name: lambda opened, probe: opened.classify(probe.ids),
+    CLASSIFIER.name: lambda opened, probe: opened.classify(probe.ids, probe.types),
+    REGRESSOR.name: lambda opened, probe: opened.classify(probe.ids, probe.types),
     TAGGER.name: lambda opened, probe: opened.tag(probe.ids),
     EMBEDDER.name: lambda opened, probe: opened.embed(probe.ids),
     ENCODER_DECODER.name: lambda opened, probe: opened.logits(probe.ids, probe.positions, prompt=probe.prompt),

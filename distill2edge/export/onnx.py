@@ -78,7 +78,10 @@ def export_onnx(
     meta = {**meta, "input": form.dumps()}
     properties = _properties(meta, kind, model_dir)
     with scratch(work, "graph") as directory:
-        check = Check(model_dir, kind.name, "onnxruntime", progress, dtype or "float32") if compared is None else None
+        pairs, precision = form.pair is not None, dtype or "float32"
+        check = None
+        if compared is None:
+            check = Check(model_dir, kind.name, "onnxruntime", progress, precision, pairs=pairs)
         progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
         graphs, built = exporter.graphs(model_dir, directory)
         if check is not None and dtype is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import EnvironmentFault
 from distill2edge.export.onnx_quiet import quiet
 from distill2edge.models.checkpoint import load_checkpoint
+from distill2edge.models.config import knows_segments
 from distill2edge.models.loading import load_model
 from distill2edge.models.pooling import OUTPUT, pooling_of
 
@@ -99,7 +100,7 @@ def _text_inputs(model: Any) -> dict[str, Any]:
 
     ids = _sample(model.config.vocab_size, _LENGTH)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if getattr(model.config, "type_vocab_size", 0) > 1:
+    if knows_segments(model.config):
         inputs["token_type_ids"] = torch.zeros_like(ids)
     return inputs
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distill2edge.export.support import window_of
-from distill2edge.models.config import usable_positions
+from distill2edge.models.config import knows_segments, usable_positions
 from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, REGRESSOR, TAGGER, logits_of
 from distill2edge.models.loading import load_model
 
@@ -65,6 +65,7 @@ class Probe:
         expected: [len(positions), V] float32, or what an encoder says of the text.
         prompt: count of source tokens of an encoder-decoder.
         cache: what comes before `ids`.
+        types: segment ids, of two texts that an encoder reads.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Probe:
     expected: np.ndarray
     prompt: int = 0
     cache: Cache | None = None
+    types: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Reach:
     compared: int
 
 
-def make_probes(model_dir: Path, kind: str, *, caches: bool, stored: str = "float32") -> tuple[list[Probe], Reach]:
+def make_probes(
+    model_dir: Path, kind: str, *, caches: bool, stored: str = "float32", pairs: bool = False
+) -> tuple[list[Probe], Reach]:
     """PyTorch's side of a comparison. The model is loaded in float32, and freed again.
 
     Args:
@@ -98,6 +102,7 @@ def make_probes(model_dir: Path, kind: str, *, caches: bool, stored: str = "floa
         kind: of model, by its name.
         caches: whether the runtime can start from a given cache; if not, a longer text from the start is used.
         stored: `float32`, or the type that a file stores matrices in, to which they are rounded first.
+        pairs: whether an encoder reads two texts: then the second one's segment is compared too.
     """
     import torch
 
@@ -107,7 +112,8 @@ def make_probes(model_dir: Path, kind: str, *, caches: bool, stored: str = "floa
             for weight in model.parameters():
                 if weight.ndim > 1:
                     weight.copy_(weight.to(getattr(torch, stored)))
-        return _PROBES[kind](model, caches)
+        probes, reach = _PROBES[kind](model, caches)
+        return [*probes, *(_two_texts(model) if pairs else ())], reach
 
 
 def _decoder(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
@@ -170,6 +176,14 @@ def _text(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
         expected = logits_of(model, ids, 0).float().numpy()
         probes.append(Probe(f"{length} tokens", ids, [], expected))
     return probes, Reach(window, (), lengths[-1])
+
+
+def _two_texts(model: Any) -> Iterator[Probe]:
+    """Two texts of 20 tokens, of a model that knows segments; another is given none, and reads one sequence."""
+    if knows_segments(model.config):
+        ids, types = _ids(model.config, 40, seed=1), [0] * 20 + [1] * 20
+        expected = logits_of(model, ids, 0, types).float().numpy()
+        yield Probe("two texts of 20 tokens", ids, [], expected, types=types)
 
 
 def _seq2seq(model: Any, caches: bool) -> tuple[list[Probe], Reach]:

@@ -1,6 +1,7 @@
 """Asks the ONNX model in this folder. It needs onnxruntime, tokenizers and numpy, and nothing else.
 
 python predict.py "a text"       or       echo "a text" | python predict.py
+python predict.py "a text" "another"      where the model reads two (on standard input with a tab between them)
 
 A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; an
 embedder prints the vector of the text as JSON, a regressor its number, a token classifier a line for each entity: its
@@ -16,6 +17,7 @@ import re
 import sys
 import time
 import unicodedata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from tokenizers import Tokenizer
 HERE = Path(__file__).resolve().parent
 CONTEXT, CHUNK = 2048, 256
 ENCODERS = ("classifier", "regressor", "tagger", "embedder")
+_PAIR = "the model reads two: predict.py FIRST SECOND, or both on a line of standard input with a tab between"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -44,6 +47,20 @@ class Input:
         frame = self.form["frame"]
         text = text.strip() if frame["strip"] else text
         return _written(frame["before"]) + text + _written(frame["after"])
+
+    def pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Token ids of two texts, and the segment of each; the longer text is cut first where the model ends."""
+        frame, most = self.form["pair_frame"], self.form["max_length"]
+        one, two = self.bare(first), self.bare(second)
+        special = [frame[name] for name in ("before", "between", "after")]
+        room = (1 << 30 if most is None else most) - sum(map(len, special))
+        if len(one) + len(two) > room:
+            short = min(len(one), len(two), room // 2)
+            keep = (short, room - short) if len(one) <= len(two) else (room - short, short)
+            one, two = one[: keep[0]], two[: keep[1]]
+        parts = [special[0], one, special[1], two, special[2]]
+        types = [[kind] * len(part) for part, kind in zip(parts, frame["types"], strict=True)]
+        return list(chain(*parts)), list(chain(*types))
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a prompt; an encoder's text is cut where its model ends."""
@@ -82,10 +99,10 @@ class Encoder:
     def __init__(self, threads: int) -> None:
         self.session = _session("model.onnx", threads)
 
-    def scores(self, ids: list[int]) -> np.ndarray:
-        """One score for each label, or the vector."""
-        tokens = np.array([ids], dtype=np.int64)
-        known = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
+    def scores(self, ids: list[int], types: list[int]) -> np.ndarray:
+        """One score for each label, or the vector; `types`: the segment of each token."""
+        tokens, segments = np.array([ids], dtype=np.int64), np.array([types], dtype=np.int64)
+        known = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": segments}
         feed = {item.name: known[item.name] for item in self.session.get_inputs()}
         return self.session.run(None, feed)[0][0].astype(np.float64)
 
@@ -212,7 +229,7 @@ def vector(found: np.ndarray, size: int) -> str:
 def entities(text: str, names: list[str], reader: Input, model: Any) -> list[str]:
     """A line for each entity: its type, its first character, the one after its last, its text."""
     ids, words, places = reader.placed(text)
-    scores = model.scores(ids)
+    scores = model.scores(ids, [0] * len(ids))
     tags: list[str] = []
     for place in places:
         before = tags[-1] if tags else "O"
@@ -274,20 +291,26 @@ def cut_at_word(ids: list[int], places: list[int], room: int) -> tuple[list[int]
     return list(ids[:end]), places[:beyond]
 
 
-def answer(text: str, form: dict[str, Any], reader: Input, model: Any, most: int, size: int) -> str:
-    """What the model says to a text."""
-    prompt = reader.text(text)
+def answer(given: list[str], form: dict[str, Any], reader: Input, model: Any, most: int, size: int) -> str:
+    """What the model says to a text, or to two."""
+    reads = 2 if form.get("pair") is not None else 1
+    if len(given) != reads:
+        sys.exit(f"error: {len(given)} text(s), and {_PAIR if reads == 2 else 'the model reads one'}")
+    prompt = reader.text(given[0])
     ids = reader.ids(prompt)
+    types = [0] * len(ids)
+    if reads == 2:
+        ids, types = reader.pair(*given)
     if not ids or (form["kind"] not in ENCODERS and len(ids) > form["context"]):
         sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
     if form["kind"] == "tagger":
-        return "\n".join(entities(text, form["labels"], reader, model))
+        return "\n".join(entities(given[0], form["labels"], reader, model))
     if form["kind"] == "embedder":
-        return vector(model.scores(ids), size)
+        return vector(model.scores(ids, types), size)
     if form["kind"] == "regressor":
-        return f"{float(model.scores(ids)[0]):.6g}"
+        return f"{float(model.scores(ids, types)[0]):.6g}"
     if form["kind"] == "classifier":
-        found = shares(form["labels"], model.scores(ids))
+        found = shares(form["labels"], model.scores(ids, types))
     elif form["choices"]:
         choices = with_end(reader.choices(prompt), form["end"])
         scores = np.array([likelihood(model, ids, choice) for choice in choices], dtype=np.float64)
@@ -302,6 +325,7 @@ def main() -> None:
     """Reads the command line, or standard input."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("text", nargs="?", help="the text; without it, standard input is one")
+    parser.add_argument("second", nargs="?", help="the second text, where the model reads two")
     parser.add_argument(
         "--lines", action="store_true", help="each line of standard input is a text; an empty line ends an answer"
     )
@@ -312,9 +336,13 @@ def main() -> None:
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
     kinds = {**dict.fromkeys(ENCODERS, Encoder), "decoder": Decoder, "seq2seq": Seq2Seq}
     reader, model = Input(form), kinds[form["kind"]](options.threads)
-    given = options.text if options.text is not None else sys.stdin.read()
-    for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
-        said = _shown(answer(text, form, reader, model, options.max_tokens, options.dimensions))
+    asked = [[text for text in (options.text, options.second) if text is not None]]
+    if not asked[0]:
+        read = sys.stdin.read()
+        lines = read.splitlines() if options.lines else [read.removesuffix("\n")]
+        asked = [line.split("\t", 1) if form.get("pair") is not None else [line] for line in lines]
+    for texts in asked:
+        said = _shown(answer(texts, form, reader, model, options.max_tokens, options.dimensions))
         print(_ended(said, form) if options.lines else said, flush=True)
 
 

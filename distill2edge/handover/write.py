@@ -22,10 +22,12 @@ from distill2edge.data.conversation import Conversation
 from distill2edge.data.encode import prompt_text
 from distill2edge.data.encode_texts import around
 from distill2edge.data.model_inputs import FILE, InputForm, default_form, parse_form
+from distill2edge.data.text_pairs import pair_frame
 from distill2edge.data.tokens import end_token_id, stop_token_ids, wants_bos
 from distill2edge.errors import UserError
 from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.config import knows_segments
 from distill2edge.models.kinds import KINDS, kind_of_directory
 from distill2edge.models.loading import context_of
 from distill2edge.models.pooling import pooling_of, width_of
@@ -140,7 +142,7 @@ def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) ->
     pooling = pooling_of(settings)
     return {
         "schema_version": 1,
-        **asdict(form),
+        **form.as_dict(),
         "max_length": limit_of(form, model_dir) if not form.reading.answers else form.max_length,
         "context": min(CONTEXT, window or CONTEXT),
         "labels": KINDS[form.kind].labels(settings) or [],
@@ -150,7 +152,14 @@ def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) ->
         "head": head,
         "tail": tail,
         "end": [end] if form.choices and end is not None else [],
+        **({} if form.pair is None else {"pair_frame": _around_pairs(tokenizer, settings)}),
     }
+
+
+def _around_pairs(tokenizer: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands around two texts; segments as far as the model knows them."""
+    frame = asdict(pair_frame(tokenizer))
+    return frame if knows_segments(settings) else {**frame, "types": (0,) * len(frame["types"])}
 
 
 def _frame(form: InputForm, tokenizer: Any) -> tuple[Frame, bool]:

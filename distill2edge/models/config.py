@@ -56,6 +56,13 @@ _OFFSET_POSITIONS = {
 }  # fmt: skip
 
 
+def knows_segments(config: Any) -> bool:
+    """Whether an encoder tells two texts apart by segment ids (`token_type_ids`): BERT and ELECTRA do, RoBERTa has one
+    segment alone, MPNet and ModernBERT none. `config`: as `config.json`, or of transformers."""
+    count = config.get("type_vocab_size") if isinstance(config, Mapping) else getattr(config, "type_vocab_size", None)
+    return isinstance(count, int) and count > 1
+
+
 def usable_positions(config: Mapping[str, Any] | Any) -> int | None:
     """Tokens that a model reads at most; None where its positions have no end.
 

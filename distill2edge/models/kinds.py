@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from distill2edge.models.config import knows_segments
 from distill2edge.models.pooling import FIELD, OUTPUT, pooling_of
 from distill2edge.util.files import read_object
 
@@ -40,12 +41,13 @@ class Kind(ABC):
     heads: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+    def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """Logits of one text alone, a row for each position that predicts something.
 
         Args:
             ids: [L] tokens.
             prompt: count of tokens before the response.
+            types: [L] segment ids, of two texts that an encoder reads.
         """
 
     def body(self, model: Any) -> Any:
@@ -71,7 +73,7 @@ class Decoder(Kind):
     does = "is a decoder alone"
     heads = ("CausalLM",)
 
-    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+    def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """[L, V]."""
         import torch
 
@@ -86,7 +88,7 @@ class EncoderDecoder(Kind):
     does = "has an encoder and a decoder"
     heads = ("ConditionalGeneration",)
 
-    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+    def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """[1 + T, V]: of every target token, and of what would follow."""
         inputs = {name: part.to(model.device) for name, part in pair_inputs(model.config, ids, prompt).items()}
         return model(**inputs, use_cache=False).logits[0]
@@ -98,11 +100,9 @@ class Classifier(Kind):
     name, label, hub_task, adapter, writes = "classifier", "classifier", "text-classification", "SEQ_CLS", False
     does = "reads texts and writes none"
 
-    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+    def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """[C]."""
-        import torch
-
-        return model(torch.tensor([list(ids)], device=model.device)).logits[0]
+        return model(**text_inputs(model, ids, types)).logits[0]
 
     def body(self, model: Any) -> Any:
         """All but the head."""
@@ -137,11 +137,9 @@ class Encoder(Kind):
     name, label, hub_task, adapter, writes = "encoder", "encoder", "fill-mask", "FEATURE_EXTRACTION", False
     does = "reads texts and writes none"
 
-    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+    def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """[L, V], of masked tokens."""
-        import torch
-
-        return model(torch.tensor([list(ids)], device=model.device)).logits[0]
+        return model(**text_inputs(model, ids, types)).logits[0]
 
 
 class Embedder(Kind):
@@ -150,7 +148,7 @@ class Embedder(Kind):
     name, label, hub_task, adapter, writes = "embedder", "embedder", "feature-extraction", "FEATURE_EXTRACTION", False
     does = "reads texts and writes none"
 
-    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+    def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """[D]: the vector of the text, pooled and normalised as the configuration says."""
         import torch
 
@@ -235,9 +233,19 @@ def misstates(config: Any, stated: Mapping[str, Any]) -> bool:
     return bool(getattr(config, PAIRS)) != bool(stated.get(PAIRS))
 
 
-def logits_of(model: Any, ids: Sequence[int], prompt: int) -> Any:
+def logits_of(model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
     """Logits of one text alone in a model in memory, as its kind gives them: see `Kind.logits`."""
-    return kind_of_model(model).logits(model, ids, prompt)
+    return kind_of_model(model).logits(model, ids, prompt, types)
+
+
+def text_inputs(model: Any, ids: Sequence[int], types: Sequence[int] | None) -> dict[str, Any]:
+    """One text (or two) as tensors [1, L] for an encoder; segment ids where it knows any."""
+    import torch
+
+    found = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+    if types is not None and knows_segments(model.config):
+        found["token_type_ids"] = torch.tensor([list(types)], device=model.device)
+    return found
 
 
 def kind_of_gguf(architecture: str, labels: Any = None, pooling: Any = None) -> Kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distill2edge.errors import UserError
 from distill2edge.intake.facts import model_facts
@@ -16,6 +16,9 @@ from distill2edge.preflight.data import sample
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
 from distill2edge.tasks import task_of
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Row
 
 _GUESS_TOKENS = 0.5  # of data.max_length, per row, where no row can be read
 _GUESS_ROWS = 5000  # where neither the recipe nor the data says it
@@ -172,13 +175,13 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
     rows = {name: int(getattr(splits, name)) for name in ("validation", "calibration", "test")}
     rows["train"] = splits.train or _GUESS_ROWS
     if data is not None:
-        from distill2edge.data.conversation import plain_answer, plain_prompt
+        from distill2edge.data.conversation import plain_answer
         from distill2edge.data.encode import read_rows
 
         facts = data.facts["splits"]
         rows = {name: int((facts.get(name) or {}).get("rows", 0)) for name in ("train", *rows)}
         rows_read = read_rows(data.path, "train")[:_SAMPLED]
-        pairs = [(plain_prompt(row.prompt), plain_answer(row.response)) for row in rows_read]
+        pairs = [("\n".join(_read(row)), plain_answer(row.response)) for row in rows_read]
         known = "data"
     else:
         pairs, total = sample(recipe, _SAMPLED)
@@ -192,6 +195,13 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
         return rows, limit * _GUESS_TOKENS, limit * _GUESS_TOKENS / 2, known
     tokens, answer = _tokens(recipe, pairs, teacher)
     return rows, tokens, answer, known
+
+
+def _read(row: Row) -> list[str]:
+    """The texts that a model reads of a row."""
+    from distill2edge.data.conversation import plain_prompt
+
+    return [plain_prompt(row.prompt), *([] if row.pair is None else [row.pair])]
 
 
 def _unlabelled(recipe: Recipe) -> int:

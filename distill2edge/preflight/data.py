@@ -23,6 +23,7 @@ from distill2edge.data.rows import Dropped, Rows, lacks_response
 from distill2edge.data.selection import Item
 from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
+from distill2edge.data.text_pairs import pair_frame
 from distill2edge.errors import Problem, UserError
 from distill2edge.intake import bundled
 from distill2edge.models.checkpoint import load_tokenizer
@@ -79,16 +80,21 @@ def _asked(recipe: Recipe) -> Iterator[Problem]:
     made: list[Template] = []
     yield from said(where, lambda: made.append(Template(ask.prompt, ".".join(where))))
     for template in made:
-        if other := sorted(template.fields - {"prompt", "choices"}):
-            what = f"it names {other[0]}, and it has prompt (what the student reads) and choices"
+        pair = recipe.data.pair is not None
+        if other := sorted(template.fields - {"prompt", "choices", *(["pair"] if pair else [])}):
+            known = "prompt, pair (what the student reads)" if pair else "prompt (what the student reads)"
+            what = f"it names {other[0]}, and it has {known} and choices"
             yield Problem(where, what, "write {{ prompt }} where the text shall stand")
         elif "prompt" not in template.fields:
             yield Problem(where, "it is the same for every text", "write {{ prompt }} where the text shall stand")
+        elif pair and "pair" not in template.fields:
+            what = "it says nothing of the second text of a row"
+            yield Problem(where, what, "write {{ pair }} where that shall stand, beside {{ prompt }}")
 
 
 def _of_pool(text: str) -> str:
     """Words about the data's keys, said of the pool's."""
-    return re.sub(r"\bdata\.(source|config|revision|split|filter|prompt)\b", r"data.unlabelled.\1", text)
+    return re.sub(r"\bdata\.(source|config|revision|split|filter|prompt|pair)\b", r"data.unlabelled.\1", text)
 
 
 def _has_pool(recipe: Recipe) -> bool:
@@ -134,6 +140,8 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
             return
     missing = [*_missing(data, templates, rows, files)]
     yield from missing
+    for model in tokenizers_here(recipe) if data.pair is not None and recipe.teacher.ask is None else ():
+        yield from said(("data", "pair"), partial(_reads_pairs, model))
     if not missing and not broken:
         yield from _rendered(recipe, templates, rows, complete)
 
@@ -190,13 +198,18 @@ def _conversations(recipe: Recipe, made: Rows, rows: list[dict[str, Any]], compl
         yield from _too_few(recipe, len(items))
 
 
+def _reads_pairs(directory: Path) -> None:
+    pair_frame(load_tokenizer(directory))
+
+
 def _encoded(data: Data, rows: list[Row], directory: Path) -> None:
     tokenizer = load_tokenizer(directory)
     encode_rows(rows, tokenizer, "chat", data.system, 1 << 30, supervise=data.supervise)
 
 
 def sample(recipe: Recipe, count: int) -> tuple[list[tuple[str, str]], int | None]:
-    """Prompts and responses of the first rows that are here, and how many rows a source has that was read to its end.
+    """Prompts (with second texts) and responses of the first rows that are here, and how many rows a source has that
+    was read to its end.
 
     Nothing is said of what cannot be read: `problems` does.
     """
@@ -217,7 +230,8 @@ def sample(recipe: Recipe, count: int) -> tuple[list[tuple[str, str]], int | Non
         taken = [row for number, row in enumerate(rows, 1) if _takes(templates.get("filter"), row, number)]
         for number, row in enumerate(taken[:count], 1):
             texts = _texts(data, templates, row, number)
-            pairs.append((texts.get("prompt", ""), texts.get("response", "")))
+            read = [texts[name] for name in ("prompt", "pair") if name in texts]
+            pairs.append(("\n".join(read), texts.get("response", "")))
     except UserError:
         return [], None
     return pairs, len(taken) if complete else None
@@ -247,6 +261,7 @@ def _keys(data: Data) -> list[str]:
     return [
         *keys,
         *(["prompt"] if data.template != "text" else []),
+        *(["pair"] if data.pair is not None else []),
         *(["response"] if data.response is not None else []),
     ]
 
@@ -364,7 +379,7 @@ def _rendered(
 
 
 def _texts(data: Data, templates: dict[str, Template | Filter], row: dict[str, Any], number: int) -> dict[str, str]:
-    """Prompt and response of a row, as far as it has them."""
+    """Prompt, second text and response of a row, as far as it has them."""
     asked = {key: template for key, template in templates.items() if isinstance(template, Template)}
     if "response" in asked and lacks_response(data, asked["response"], row):
         del asked["response"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from distill2edge.errors import UserError
+from distill2edge.models.config import knows_segments
 from distill2edge.models.kinds import kind_of_model, start_token_id
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ class Pair(Sequence[int]):
     Attributes:
         ids: of both.
         prompt: count of the source's.
+        types: segment id of each, of two texts that an encoder reads.
     """
 
-    def __init__(self, ids: Sequence[int], prompt: int) -> None:
-        self.ids, self.prompt = list(ids), min(prompt, len(ids))
+    def __init__(self, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> None:
+        self.ids, self.prompt, self.types = list(ids), min(prompt, len(ids)), types
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,13 +40,13 @@ class Pair(Sequence[int]):
         """A token, or a pair that ends earlier."""
         if isinstance(at, slice):
             assert not at.start, "a pair is cut at its end alone"
-            return Pair(self.ids[at], self.prompt)
+            return Pair(self.ids[at], self.prompt, None if self.types is None else self.types[at])
         return self.ids[at]
 
 
 def texts_of(rows: Sequence[Encoded]) -> dict[str, Pair]:
     """Row's id -> its tokens, as models of every kind can read them here."""
-    return {row.row: Pair(row.ids, row.prompt_length) for row in rows}
+    return {row.row: Pair(row.ids, row.prompt_length, row.types) for row in rows}
 
 
 def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
@@ -91,7 +93,11 @@ def inputs_of(model: Any, batch: Sequence[Sequence[int]]) -> tuple[dict[str, Any
     kind = kind_of_model(model)
     if not kind.pairs:
         ids, mask = _pad(batch)
-        return {"input_ids": ids, "attention_mask": mask, **({"use_cache": False} if kind.writes else {})}, [mask]
+        told: dict[str, Any] = {"use_cache": False} if kind.writes else {}
+        segments = [getattr(row, "types", None) for row in batch]
+        if any(segments) and knows_segments(model.config):
+            told["token_type_ids"] = _pad([each or [0] for each in segments])[0]
+        return {"input_ids": ids, "attention_mask": mask, **told}, [mask]
     pairs = [row if isinstance(row, Pair) else Pair(row, len(row)) for row in batch]
     start = start_token_id(model.config)
     sources = [row.ids[: row.prompt] for row in pairs]

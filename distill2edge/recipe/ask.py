@@ -21,7 +21,8 @@ class Ask(Section):
 
     prompt: str = Field(
         "{{ prompt }}",
-        description="Jinja template of what the teacher reads, over `prompt` (what the student reads) and `choices`",
+        description="Jinja template of what the teacher reads, over `prompt` (what the student reads), with data.pair "
+        "`pair`, and `choices`",
     )
     template: Literal["chat", "plain"] = Field("chat", description="as data.template, of the teacher")
     system: str | None = Field(None, description="system message, with template chat")

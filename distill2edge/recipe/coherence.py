@@ -25,7 +25,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield from unknown  # the other checks read them
         return
     for check in (
-        _task, _aligned, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy,
+        _task, _pairs, _aligned, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy,
         _quantization_aware, _judge, _endpoint, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
@@ -68,6 +68,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.FIT, ("teacher", "fit"), recipe.teacher.fit),
         (features.CLASS_WEIGHTS, ("distill", "loss", "class_weights"), distill.loss.class_weights != "none"),
         (features.LLAMA_CPP_TEACHER, ("teacher", "backend"), _llama_cpp(recipe)),
+        (features.PAIRS, ("data", "pair"), recipe.data.pair is not None),
         (features.SYSTEM_MESSAGE, ("data", "system"), recipe.data.system is not None),
         (features.ENTITIES, ("data", "entities"), recipe.data.entities),
         (features.CALIBRATION, ("quantize", "calibration"), recipe.quantize.calibration in ("imatrix", "gptq")),
@@ -175,6 +176,17 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
     for term, _ in loss.weighed("gold") if recipe.signal.kind != "text" else ():
         fix = f"set distill.loss.{term.name}: 0"
         yield Problem(("distill", "loss", term.name), f"{none} for {term.label} to read", fix)
+
+
+def _pairs(recipe: Recipe) -> Iterator[Problem]:
+    """Files that cannot read two texts."""
+    if recipe.data.pair is None:
+        return
+    asked = recipe.teacher.ask is not None  # such a teacher reads one prompt
+    for path, text in _schemes(recipe):
+        if parse_scheme(text).format == "gguf" and not (asked and path[0] == "verify"):
+            what = f"{text}: llama.cpp reads one text (every token gets the first one's segment), and data.pair is set"
+            yield Problem(path, what, "use ONNX")
 
 
 def _loss(recipe: Recipe) -> Iterator[Problem]:

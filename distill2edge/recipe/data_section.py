@@ -53,11 +53,12 @@ class Unlabelled(Section):
     split: str | None = Field(None, description="split to read; null reads all that exist")
     filter: str | None = Field(None, description="Jinja expression over a row; rows for which it is false are left out")
     prompt: str | None = Field(None, description="Jinja template of the prompt over a row's fields; null: data.prompt")
+    pair: Annotated[str | None, LATER] = Field(None, description="as data.pair, of these rows; null: data.pair")
     rows: int | None = Field(None, ge=1, description="rows to take; null takes all")
 
     def problems(self) -> Iterator[Problem]:
         """Keys that only another source has."""
-        for name in ("config", "revision", "split", "filter", "prompt"):
+        for name in ("config", "revision", "split", "filter", "prompt", "pair"):
             if self.source is None and getattr(self, name) is not None:
                 what = f"data.unlabelled.{name} is for a source of its own"
                 yield Problem((name,), what, "name data.unlabelled.source, or take it out")
@@ -106,6 +107,11 @@ class Data(Section):
     )
     system: str | None = Field(None, description="system message, with template chat")
     prompt: str = Field("{{ prompt }}", description="Jinja template of the prompt over a row's fields")
+    pair: Annotated[str | None, LATER] = Field(
+        None,
+        description="Jinja template of a second text over a row's fields, where a row is about two (question and "
+        "passage, premise and hypothesis): data.prompt is the first; for encoders",
+    )
     response: str | None = Field(
         "{{ response }}",
         description="Jinja template of the response over a row's fields; null: no row has one, and the teacher's "
@@ -142,17 +148,20 @@ class Data(Section):
         """Whether rows may hold conversations: no template says what to take of them."""
         fields = type(self).model_fields
         default = all(getattr(self, name) == fields[name].default for name in ("prompt", "response"))
-        return default and self.template != "text" and self.form != "fields"
+        return default and self.pair is None and self.template != "text" and self.form != "fields"
 
     def problems(self) -> Iterator[Problem]:
         """Choices that can be told apart; one way to read a row."""
         yield from choice_problems(self.choices or ())
         if self.form not in ("auto", "fields") and not self.looks_for_a_form:
-            what = f"form {self.form} says what is prompt and response, and so do data.prompt, response or template"
+            what = f"form {self.form} says what is prompt and response, and so do data.prompt, response, pair, template"
             yield Problem(("form",), what, "leave data.form out, or the templates")
         if self.supervise != "all" and self.template != "chat":
             what = f"supervise: {self.supervise} chooses among the turns of a chat, and the template is {self.template}"
             yield Problem(("supervise",), what, "leave it out, or set data.template: chat")
+        if self.pair is None and self.unlabelled is not None and self.unlabelled.pair is not None:
+            what = "data.unlabelled.pair is a second text, and the other rows have none"
+            yield Problem(("unlabelled", "pair"), what, "give data.pair too, or take it out")
         if self.template == "text" and (self.response is None or self.unlabelled is not None):
             what = "a row of template text is its response"
             yield Problem(
@@ -165,4 +174,5 @@ class Data(Section):
         assert spec is not None
         assert spec.source is not None
         own = {name: getattr(spec, name) for name in ("source", "config", "revision", "split", "filter")}
-        return self.model_copy(update={**own, "prompt": spec.prompt or self.prompt, "response": None})
+        texts = {name: getattr(spec, name) or getattr(self, name) for name in ("prompt", "pair")}
+        return self.model_copy(update={**own, **texts, "response": None})

@@ -207,6 +207,7 @@ def _use(report: Document) -> str:
         template=str(data.get("template") or "chat"),
         system=data.get("system"),
         prompt=data.get("prompt"),
+        pair=data.get("pair"),
         choices=list(data.get("choices") or ()),
         max_length=data.get("max_length"),
         dimensions=list((recipe.get("student") or {}).get("dimensions") or ())[1:],

@@ -18,6 +18,7 @@ from distill2edge.data.model_inputs import (
     InputForm,
     default_form,
     encode_inputs,
+    encode_pair,
     parse_form,
     read_form,
 )
@@ -53,6 +54,7 @@ class OpenModel:
             model.labels("My parcel is late.")  # of a classifier, or a model trained on a closed set of responses
             model.embed("My parcel is late.")  # of an embedder: [D]
             model.number("My parcel is late.")  # of a regressor
+            model.number("late parcel", "We deliver in two days.")  # of one that reads two texts (data.pair)
             model.entities("Ask Ann in Oslo.")  # of a token classifier: [Entity(4, 7, "PERSON"), ...]
 
     Attributes:
@@ -76,12 +78,20 @@ class OpenModel:
         return self.form.kind == CLASSIFIER.name or bool(self.form.choices)
 
     def answer(
-        self, asked: Chat, *, template: Form = "auto", max_tokens: int = 256, temperature: float = 0.0, seed: int = 0
+        self,
+        asked: Chat,
+        pair: str | None = None,
+        *,
+        template: Form = "auto",
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> str:
         """What it answers: text, the likeliest of its labels, its number, its entities (a line for each: type, first
         character, the one after the last, text), or the vector of the text as JSON.
 
         Args:
+            pair: the second text, where it reads two.
             template: `auto` asks as the model was trained; `chat` and `plain` have it write in that form.
             max_tokens: of the answer.
             temperature: 0 is greedy.
@@ -90,7 +100,9 @@ class OpenModel:
             UserError: no chat template where one is asked for; more tokens than the model reads, or none.
         """
         if self.form.kind == REGRESSOR.name:
-            return f"{self.number(_last(asked)):.6g}"
+            return f"{self.number(_last(asked), pair):.6g}"
+        if not self.closed:
+            self._expect_pair(pair)
         if self.form.kind == TAGGER.name:
             text = _last(asked)
             return "\n".join(
@@ -100,7 +112,7 @@ class OpenModel:
         if self.form.kind == EMBEDDER.name:
             return json.dumps([round(float(value), 6) for value in self.embed(_last(asked))])
         if self.closes(template):
-            return self.labels(_last(asked))[0][0]
+            return self.labels(_last(asked), pair)[0][0]
         return "".join(self.stream(asked, template=template, max_tokens=max_tokens, temperature=temperature, seed=seed))
 
     def stream(
@@ -173,6 +185,27 @@ class OpenModel:
         form = self.form if template is None else replace(self.form, template=template)
         return self._fitting(encode_inputs([text], self.tokenizer, form, self.runtime.context)[0])
 
+    def _classified(self, text: str, pair: str | None) -> np.ndarray:
+        """What a head says of a text, or of two.
+
+        Raises:
+            UserError: one text where it reads two, or two where it reads one; more tokens than it reads, or none.
+        """
+        self._expect_pair(pair)
+        if pair is None:
+            found: np.ndarray = self.runtime.classify(self.encode(text, None))
+            return found
+        ids, types = encode_pair(text, pair, self.tokenizer, self.form, self.runtime.context)
+        told: np.ndarray = self.runtime.classify(self._fitting(ids), types)
+        return told
+
+    def _expect_pair(self, pair: str | None) -> None:
+        if (pair is None) != (self.form.pair is None):
+            reads, fix = "two texts", "give the second too (on a line, after a tab)"
+            if self.form.pair is None:
+                reads, fix = "one text", "leave the second out"
+            raise UserError(f"this model reads {reads}", where=self.where, fix=fix)
+
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a chat, after the system message that the model was trained with.
 
@@ -205,8 +238,8 @@ class OpenModel:
                 return
             logits = self.runtime.decode(token)
 
-    def number(self, text: str) -> float:
-        """The number that a regressor says of a text.
+    def number(self, text: str, pair: str | None = None) -> float:
+        """The number that a regressor says of a text, or of two.
 
         Raises:
             UserError: a model of another kind; more tokens than the model reads, or none.
@@ -215,7 +248,7 @@ class OpenModel:
             raise UserError(
                 "this model gives no number", where=self.where, fix="ask for its answer: model.answer(text)"
             )
-        found = self.runtime.classify(self.encode(text, None))
+        found = self._classified(text, pair)
         self._numbers(found)
         return float(found[0])
 
@@ -239,7 +272,7 @@ class OpenModel:
         found = TagSet(self.runtime.labels).read(tags, places, len(words))
         return in_characters(found, words)
 
-    def labels(self, text: str) -> list[Share]:
+    def labels(self, text: str, pair: str | None = None) -> list[Share]:
         """Each label of a classifier, or each choice of a closed set, with its probability; the likeliest first.
 
         Choices are weighed by the likelihood of their tokens, as verify does it.
@@ -256,10 +289,10 @@ class OpenModel:
                 fix="ask for its answer: model.answer(text)",
             )
         if not self.form.reading.answers:
-            names, scores = self.runtime.labels, self.runtime.classify(self.encode(text, None))
+            names, exact = self.runtime.labels, self._classified(text, pair).astype(np.float64)
         else:
-            names, scores = self.form.choices, self._likelihoods(text)
-        exact = np.asarray(scores, dtype=np.float64)
+            self._expect_pair(pair)
+            names, exact = self.form.choices, np.asarray(self._likelihoods(text), dtype=np.float64)
         self._numbers(exact)
         share = np.exp(exact - exact.max())
         share /= share.sum()

@@ -92,8 +92,14 @@ class LlamaCppClassifier(LlamaCppEncoder):
                             fix="export a sequence classifier, or run it as a language model")  # fmt: skip
         super().__init__(path, **options)
 
-    def classify(self, ids: Sequence[int]) -> np.ndarray:
-        """Class logits [C] float32 of one text; `ids` hold the special tokens ([CLS] ... [SEP])."""
+    def classify(self, ids: Sequence[int], types: Sequence[int] | None = None) -> np.ndarray:
+        """Class logits [C] float32 of one text; `ids` hold the special tokens ([CLS] ... [SEP]).
+
+        Raises:
+            ValueError: two texts: llama.cpp gives every token the first one's segment.
+        """
+        if types is not None:
+            raise ValueError("llama.cpp reads one text")
         return self._read(ids, len(self.labels))
 
 

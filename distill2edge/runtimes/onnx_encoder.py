@@ -59,7 +59,7 @@ class OnnxEncoder:
         self.vocab_size = int(config["vocab_size"]) if "vocab_size" in config else None
         self.context = min(context, usable_positions(config) or context)
 
-    def _read(self, ids: Sequence[int]) -> np.ndarray:
+    def _read(self, ids: Sequence[int], types: Sequence[int] | None = None) -> np.ndarray:
         """The output of one text alone, float32.
 
         Raises:
@@ -75,7 +75,7 @@ class OnnxEncoder:
         if "attention_mask" in self._names:
             feed["attention_mask"] = np.ones_like(tokens)
         if "token_type_ids" in self._names:
-            feed["token_type_ids"] = np.zeros_like(tokens)
+            feed["token_type_ids"] = np.zeros_like(tokens) if types is None else np.asarray(types, dtype=np.int64)[None]
         try:
             found = self._session.run([self.output[0]], feed)[0]
         except Exception as error:
@@ -109,9 +109,9 @@ class OnnxClassifier(_Labelled):
 
     output = ("logits", "a classifier")
 
-    def classify(self, ids: Sequence[int]) -> np.ndarray:
-        """Class logits [C] float32 of one text; `ids` hold the special tokens."""
-        return self._read(ids)
+    def classify(self, ids: Sequence[int], types: Sequence[int] | None = None) -> np.ndarray:
+        """As `Classifier.classify` of `runtimes.protocol`, float32."""
+        return self._read(ids, types)
 
 
 class OnnxTagger(_Labelled):

@@ -61,8 +61,8 @@ class Classifier(Protocol):
     labels: list[str]
     """Names of the classes, in the order of the logits."""
 
-    def classify(self, ids: Sequence[int]) -> np.ndarray:
-        """Class logits [C] of one text; `ids` hold the special tokens."""
+    def classify(self, ids: Sequence[int], types: Sequence[int] | None = None) -> np.ndarray:
+        """Class logits [C] of one text; `ids` hold the special tokens. `types`: segment ids [L], of two texts."""
 
     def close(self) -> None:
         """Free the weights."""

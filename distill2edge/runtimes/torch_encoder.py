@@ -46,9 +46,9 @@ class TorchEncoder:
         self.context = min(context, usable_positions(self._model.config) or context)
 
     @torch.inference_mode()
-    def _read(self, ids: Sequence[int]) -> np.ndarray:
+    def _read(self, ids: Sequence[int], types: Sequence[int] | None = None) -> np.ndarray:
         check_request(ids, (), self.context)
-        found: np.ndarray = self.kind.logits(self._model, ids, 0).float().cpu().numpy()
+        found: np.ndarray = self.kind.logits(self._model, ids, 0, types).float().cpu().numpy()
         return found
 
     def close(self) -> None:
@@ -74,9 +74,9 @@ class TorchClassifier(_Labelled):
 
     kind = CLASSIFIER
 
-    def classify(self, ids: Sequence[int]) -> np.ndarray:
-        """Class logits [C] float32 of one text; `ids` hold the special tokens."""
-        return self._read(ids)
+    def classify(self, ids: Sequence[int], types: Sequence[int] | None = None) -> np.ndarray:
+        """As `Classifier.classify` of `runtimes.protocol`, float32."""
+        return self._read(ids, types)
 
 
 class TorchTagger(_Labelled):

@@ -131,7 +131,7 @@ def _from_teacher(
                 where="student.init.select",
                 fix="give data.splits.calibration some rows, or set select: even",
             )
-        kept, dropped = by_similarity(model, _batches(rows), init.layers, progress)
+        kept, dropped = by_similarity(model, _batches(rows, model.config), init.layers, progress)
     probe = list(rows[0].ids[:16]) if rows else list(range(8))
     keep_layers(model, kept)
     target = work / "model"
@@ -165,20 +165,28 @@ def _check_saved(model: Any, target: Path, probe: Sequence[int]) -> None:
         )
 
 
-def _batches(rows: Sequence[Encoded]) -> list[dict[str, torch.Tensor]]:
+def _batches(rows: Sequence[Encoded], config: Any) -> list[dict[str, torch.Tensor]]:
     """The first rows up to `SIMILARITY_TOKENS`, of similar length together."""
     from distill2edge.distill.batches import collate
+    from distill2edge.distill.module import segments_for
+    from distill2edge.distill.taught_texts import segments_of
 
     chosen: list[dict[str, Any]] = []
     tokens = 0
     for row in rows:
         if tokens >= SIMILARITY_TOKENS:
             break
-        chosen.append({"ids": row.ids[:SIMILARITY_TOKENS], "mask": row.mask[:SIMILARITY_TOKENS]})
+        types = None if row.types is None else row.types[:SIMILARITY_TOKENS]
+        chosen.append({"ids": row.ids[:SIMILARITY_TOKENS], "mask": row.mask[:SIMILARITY_TOKENS], "types": types})
         tokens += len(row.ids)
     chosen.sort(key=lambda item: len(item["ids"]))
-    groups = [collate(chosen[at : at + _BATCH], 0) for at in range(0, len(chosen), _BATCH)]
-    return [{name: group[name] for name in ("input_ids", "attention_mask")} for group in groups]
+    found = []
+    for at in range(0, len(chosen), _BATCH):
+        group = collate(chosen[at : at + _BATCH], 0)
+        segments = segments_of(chosen[at : at + _BATCH], group["input_ids"].shape[1])
+        told = segments_for(config, segments if segments.any() else None)
+        found.append({"input_ids": group["input_ids"], "attention_mask": group["attention_mask"], **told})
+    return found
 
 
 def _parameters(model_dir: Path) -> int:

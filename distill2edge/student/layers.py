@@ -114,7 +114,7 @@ def by_similarity(
 
     Args:
         model: in evaluation mode.
-        batches: input_ids and attention_mask [B, L].
+        batches: input_ids, attention_mask and, of two texts, token_type_ids [B, L].
 
     Returns:
         The layers kept, ascending; and for each drop {layer, distance}.

@@ -20,7 +20,7 @@ from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
-    from distill2edge.distill.masked import MaskedModel, MaskedTexts
+    from distill2edge.distill.masked import MaskedModel, MaskedTexts, Piece
 
 _BATCH = 64  # of the held-out texts
 
@@ -28,8 +28,8 @@ _BATCH = 64  # of the held-out texts
 def pretrain(
     base: Path,
     kept: Sequence[int],
-    texts: Sequence[Sequence[int]],
-    validation: Sequence[Sequence[int]],
+    texts: Sequence[Piece],
+    validation: Sequence[Piece],
     spec: Pretrain,
     seed: int,
     work: Path,
@@ -42,7 +42,7 @@ def pretrain(
     Args:
         base: the unfitted teacher, an encoder.
         kept: its layers that the student is made of.
-        texts, validation: token ids.
+        texts, validation: token ids, and the segment ids of two texts.
 
     Returns:
         facts: layers, student and teacher (facts of their training), accuracy of both on the validation's masked
@@ -91,8 +91,8 @@ def _train(
     training: Training,
     place: Path,
     *,
-    texts: Sequence[Sequence[int]],
-    validation: Sequence[Sequence[int]],
+    texts: Sequence[Piece],
+    validation: Sequence[Piece],
     masked: Callable[..., MaskedTexts],
     seed: int,
     progress: Progress,
@@ -136,7 +136,7 @@ def masked_accuracy(model: Any, rows: Any) -> float:
         batch = {name: part.to(model.device) for name, part in chunk.items()}  # the trainer may have moved the model
         chosen = batch["labels"] != IGNORED
         with torch.inference_mode():
-            logits, _ = predict(model, batch["input_ids"], batch["attention_mask"], chosen)
+            logits, _ = predict(model, batch["input_ids"], batch["attention_mask"], chosen, batch.get("token_type_ids"))
         right += int((logits.argmax(-1) == batch["labels"][chosen]).sum())
         total += int(chosen.sum())
     return right / total

@@ -118,7 +118,10 @@ def _logits(model: Any, rows: Sequence[Encoded]) -> list[Tensor]:
     step = max(1, len(rows) // _ROWS)
     chosen = rows[::step][:_ROWS]
     with torch.no_grad():
-        return [logits_of(model, row.ids[:_TOKENS], row.prompt_length) for row in chosen]
+        return [
+            logits_of(model, row.ids[:_TOKENS], row.prompt_length, None if row.types is None else row.types[:_TOKENS])
+            for row in chosen
+        ]
 
 
 def _compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, float]:

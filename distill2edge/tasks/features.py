@@ -46,4 +46,5 @@ FORCED_LENGTHS = Feature("a workload with a forced output length", "set bench: {
 DYNAMIC_INT8 = Feature("onnx:int8-dynamic", "use onnx:int8", "a decoder loses too much by it")
 ALL_POSITIONS = Feature("verify.positions: all", "set verify.positions: supervised", "an encoder predicts nothing")
 ENTITIES = Feature("data.entities", "leave it out")
+PAIRS = Feature("data.pair", "leave it out", "its model reads one text")
 SYSTEM_MESSAGE = Feature("data.system", "leave it out", "a text is read as it is")

@@ -204,14 +204,19 @@ def trimmed(rows_dir: Path, work: Path, progress: Progress) -> Facts:
     from distill2edge.student.vocabulary import read_map, trim_vocabulary, unseen, unseen_facts
 
     whole, fewer = work / "model", work / "trimmed"
-    texts = [row.prompt for row in read_rows(rows_dir, "train")]
+    texts = _texts(read_rows(rows_dir, "train"))
     facts = trim_vocabulary(whole, texts, fewer, progress)
     ids = read_map(fewer)
     assert ids is not None
-    test = [row.prompt for row in read_rows(rows_dir, "test")]
+    test = _texts(read_rows(rows_dir, "test"))
     lost = unseen_facts(unseen(load_tokenizer(whole), load_tokenizer(fewer), ids, test))
     shutil.rmtree(whole)
     fewer.rename(whole)
     progress.say(f"  {readable_share(lost['rate'], 1)} of the test rows' tokens are not in the trimmed vocabulary")
     vocabulary = {"kept": facts["new_size"], "of": facts["old_size"], "unseen_on_test": lost}
     return {"parameters": facts["parameters"]["after"], "vocabulary": vocabulary}
+
+
+def _texts(rows: Sequence[Row]) -> list[str]:
+    """What an encoder reads of rows: each text, and the second ones of pairs after them."""
+    return [row.prompt for row in rows] + [row.pair for row in rows if row.pair is not None]

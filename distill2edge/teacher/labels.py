@@ -166,6 +166,7 @@ def by_head(model_dir: Path) -> Score:
     def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
         import torch
 
+        from distill2edge.distill.module import segments_for
         from distill2edge.distill.taught_texts import collate_texts
         from distill2edge.util.threads import available_threads
 
@@ -177,10 +178,12 @@ def by_head(model_dir: Path) -> Score:
         logits = torch.empty(len(shard), model.config.num_labels)
         for at in range(0, len(order), _BATCH):
             part = order[at : at + _BATCH]
-            batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
-            del batch["labels"]
+            items = [{"ids": shard[i].ids, "types": shard[i].types, "label": 0} for i in part]
+            batch = collate_texts(items, model.config.pad_token_id or 0)
+            told = segments_for(model.config, batch.get("token_type_ids"))
             with torch.inference_mode():
-                logits[part] = model(**batch).logits.float()
+                found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **told)
+            logits[part] = found.logits.float()
             done(len(part))
         if not torch.isfinite(logits).all():
             raise UserError("the teacher gives logits that are not numbers", where="teacher.model",

@@ -47,7 +47,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         )  # fmt: skip
     logits = []
     for row in encodings.rows:
-        found = runtime.classify(row.ids)
+        found = runtime.classify(row.ids, row.types)
         if not np.isfinite(found).all():
             raise ValueError("the model computes logits that are not numbers")
         logits.append([float(value) for value in found])

@@ -92,6 +92,7 @@ def write_encodings(path: Path, encodings: Encodings) -> None:
     rows = [
         {"id": row.id, "ids": list(row.ids), "mask": list(row.mask), "label": row.label, "row": row.row}
         | ({"places": list(row.places)} if row.places else {})
+        | ({} if row.types is None else {"types": list(row.types)})
         for row in encodings.rows
     ]
     choices = None if encodings.choices is None else [[list(ids) for ids in row] for row in encodings.choices]

@@ -39,9 +39,9 @@ def test_masks_are_of_bert_s_three_kinds_and_differ_between_variants(tmp_path: P
     tiny_bert(tmp_path, masked=True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     text = [int(n) for n in torch.randint(10, len(tokenizer), (400,))]
-    rows = MaskedTexts([text, text], tokenizer, 0.5, 3, seed=7)
+    rows = MaskedTexts([(text, None)] * 2, tokenizer, 0.5, 3, seed=7)
     assert len(rows) == 6
-    first, again, other = rows[0], MaskedTexts([text, text], tokenizer, 0.5, 3, seed=7)[0], rows[2]
+    first, again, other = rows[0], MaskedTexts([(text, None)] * 2, tokenizer, 0.5, 3, seed=7)[0], rows[2]
     assert torch.equal(first["ids"], again["ids"])
     assert not torch.equal(first["labels"], other["labels"])
     chosen = first["labels"] != IGNORED
@@ -121,7 +121,7 @@ def test_training_on_masked_tokens_lowers_their_loss(place: Path, tmp_path: Path
     from distill2edge.student.masked_pretraining import pretrain
     from distill2edge.util.progress import SilentProgress
 
-    texts = [[2, *range(20 + n % 5, 30 + n % 5), 3] for n in range(64)]
+    texts = [([2, *range(20 + n % 5, 30 + n % 5), 3], None) for n in range(64)]
     spec = Pretrain(epochs=6, learning_rate=3e-3, batch_size=8)  # type: ignore[call-arg]
     facts = pretrain(place / "teacher", [0, 2], texts, texts[:16], spec, 0, tmp_path, SilentProgress())
     untrained = Pretrain(epochs=1, max_steps=1, learning_rate=1e-9)  # type: ignore[call-arg]

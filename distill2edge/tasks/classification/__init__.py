@@ -14,6 +14,7 @@ from distill2edge.tasks.features import (
     DYNAMIC_INT8,
     FIT,
     HIDDEN_STATES,
+    PAIRS,
     PRETRAINING,
     TRIMMED_VOCABULARY,
 )
@@ -35,7 +36,17 @@ class Classification(Task):
     signals = ("labels", "gold")
     templates = ("plain",)
     supports = frozenset(
-        {ASKED_TEACHER, CALIBRATION, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, PRETRAINING, TRIMMED_VOCABULARY}
+        {
+            ASKED_TEACHER,
+            CALIBRATION,
+            CLASS_WEIGHTS,
+            DYNAMIC_INT8,
+            FIT,
+            HIDDEN_STATES,
+            PAIRS,
+            PRETRAINING,
+            TRIMMED_VOCABULARY,
+        }
     )
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data.encode import Encoded
+from distill2edge.data.model_inputs import encode_for
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import CLASSIFIER, ENCODER, Kind, kind_of_directory
 from distill2edge.models.loading import read_config
@@ -121,7 +123,8 @@ class ClassifierWork(EncoderWork):
         else:
             kept = list(range(init.layers)) if init.select == "first" else evenly(total, init.layers)
         texts = {
-            split: [row.ids for row in self.encoded(recipe, rows_dir, base, split)] for split in ("train", "validation")
+            split: [(row.ids, row.types) for row in self.encoded(recipe, rows_dir, base, split)]
+            for split in ("train", "validation")
         }
         return pretrain_encoder(base, kept, texts["train"], texts["validation"], spec, recipe.seed, work, progress)
 
@@ -147,10 +150,23 @@ class ClassifierWork(EncoderWork):
         if section.pretrain is not None and checkpoint is not None:
             facts["layers"] = read_json(checkpoint.parent / "pretrain.json")["layers"]
             write_json(work / "student.json", facts)
+        self._tell_of_cuts(recipe, rows_dir, work / "model", progress)
         if recipe.student.vocabulary == "trim":
             facts |= trimmed(rows_dir, work, progress)
             write_json(work / "student.json", facts)
         return facts
+
+    def _tell_of_cuts(self, recipe: Recipe, rows_dir: Path, student: Path, progress: Progress) -> None:
+        """Say how many pairs are longer than the student reads, before it is trained."""
+        if recipe.data.pair is None:
+            return
+        counts = Counter[str]()
+        encode_for(recipe.data, self.rows(recipe, rows_dir, "train"), student, counts, self.reads_as)
+        if counts["cut"]:
+            progress.warn(
+                f"{counts['cut']:,} of {counts['rows']:,} training pairs are longer than data.max_length "
+                f"({recipe.data.max_length} tokens): their longer text is cut at its end"
+            )
 
     def distill(
         self,

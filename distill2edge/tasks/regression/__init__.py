@@ -14,6 +14,7 @@ from distill2edge.tasks.features import (
     FIT,
     HIDDEN_STATES,
     NUMBERS,
+    PAIRS,
     PRETRAINING,
     TRIMMED_VOCABULARY,
 )
@@ -38,7 +39,9 @@ class Regression(Task):
     example = "an encoder, such as bundled:all-minilm-l6-v2"
     signals = ("numbers", "gold")
     templates = ("plain",)
-    supports = frozenset({CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, NUMBERS, PRETRAINING, TRIMMED_VOCABULARY})
+    supports = frozenset(
+        {CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, NUMBERS, PAIRS, PRETRAINING, TRIMMED_VOCABULARY}
+    )
     kinds = (REGRESSOR, ENCODER)
     predicts_tokens = False
     numeric = True

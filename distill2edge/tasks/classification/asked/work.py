@@ -127,7 +127,9 @@ class AskedTeacher(TokenWork):
         rows = {split: read_rows(rows_dir, split) for split in splits}
         every = [row for split in rows.values() for row in split]
         asked = asked_rows(recipe, every, rows_dir)
-        empty = asked_rows(recipe, [Row(text, text, "") for text in CONTENT_FREE], rows_dir)
+        second = recipe.data.pair is not None
+        nothing = [Row(text, text, "", pair=text if second else None) for text in CONTENT_FREE]
+        empty = asked_rows(recipe, nothing, rows_dir)
         ask = self._remote if remote else self._local
         heard = ask(recipe, asked, empty, teacher, work, progress)
         correction, table = _corrected(recipe, heard, rows)
@@ -234,7 +236,8 @@ def asked_rows(recipe: Recipe, rows: Sequence[Row], rows_dir: Path) -> list[Row]
     choices = [answer.strip() for answer in answers]
 
     def rendered(row: Row, number: int) -> str:
-        text = template.render({"prompt": row.prompt, "choices": choices}, number)
+        second = {} if row.pair is None else {"pair": row.pair}
+        text = template.render({"prompt": row.prompt, "choices": choices, **second}, number)
         if not text.strip():
             raise UserError(
                 f"what the teacher is asked is empty for row {number:,} ({one_line(row.prompt, 60)!r})",
