@@ -123,8 +123,10 @@ class Aligned:
             "align": "vocabulary",
             "matched_positions": self._matched,
             "matched_share": round(self.share, 4),
-            "mass_mapped": round((sums["whole"] + sums["begun"]) / matched, 6),
-            "mass_on_shared_tokens": round(sums["whole"] / matched, 6),
+            "mass_mapped": round(
+                min((sums["whole"] + sums["begun"]) / matched, 1.0), 6
+            ),  # float32 adds up to a bit more
+            "mass_on_shared_tokens": round(min(sums["whole"] / matched, 1.0), 6),
             "tokens_shared": int(self._map.whole.sum()),
             "tokens_begun": int(((self._map.to >= 0) & ~self._map.whole).sum()),
             "tokens_of_teacher": len(self._map.to),
