@@ -74,12 +74,12 @@ class Mix:
                 name: onnx_types.option(weight, self.fisher[name], self.inputs[name], self.grams.get(name))
                 for name, weight in self.weights.items()
             }
-            write_json(path, onnx_types.joined(each))
+            write_json(path, onnx_types.joined(each, onnx_types.groups(each)))
         table = {g: {k: (int(b), float(c)) for k, (b, c) in o.items()} for g, o in json.loads(path.read_text()).items()}
         facts = json.loads((self.plain() / "export.json").read_text())
         rest = facts["size_bytes"] - facts["types"]["int4-b32"]["bytes"] + GRAPH
         chosen = choose(table, BUDGET - rest)
-        return onnx_types.by_weight(chosen, self.weights), expected_kl(table, chosen)
+        return onnx_types.by_weight(chosen, onnx_types.groups(self.weights)), expected_kl(table, chosen)
 
     def start(self, types: dict[str, str]) -> Path:
         """A model whose nearest levels are the compensated ones, with its grid."""

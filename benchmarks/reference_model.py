@@ -221,7 +221,8 @@ def statistics_of(model_dir: Path, work: Path, progress: Progress) -> tuple[Any,
     import torch
 
     from distill2edge.models.loading import load_model
-    from distill2edge.quantize.activation_statistics import Statistics, collect, collect_fisher
+    from distill2edge.quantize.activation_statistics import Statistics, collect
+    from distill2edge.quantize.fisher import collect_fisher
 
     rows = calibration_rows(model_dir, 16_384, progress)
     found = []

@@ -93,7 +93,7 @@ def _types(scheme: Scheme, exported: Path, activations: Activations) -> dict[str
     """Weight -> type in the file; of a GGUF those that have a grid."""
     if scheme.format == "onnx":
         chosen: dict[str, str] = read_json(exported / "export.json")["mix"]["types"]
-        return onnx_types.by_weight(chosen, activations.sources.values())
+        return onnx_types.by_weight(chosen, onnx_types.groups(activations.sources.values()))
     found = gguf_types(exported / "model.gguf", activations.sources)
     return {activations.sources[name]: kind for name, kind in found.items() if kind in GRIDS}
 

@@ -50,25 +50,26 @@ def export_onnx_mix(
     budget = mix.limit.budget
     with scratch(work, "mix") as directory, ExitStack() as stack:
         rounder = _Rounder(model_dir, sensitivity, directory, stack)
+        options = rounder.in_blocks(sensitivity.onnx)
         plain = export_onnx(model_dir, Scheme("onnx", "int4-b32"), meta, directory / "plain", progress)
-        rest = plain["size_bytes"] - plain["types"]["int4-b32"]["bytes"] + _TABLE * len(sensitivity.onnx)
+        rest = plain["size_bytes"] - plain["types"]["int4-b32"]["bytes"] + _TABLE * len(options)
         for _ in range(_TRIES):
             note, measured = None, None
             if budget is not None:
-                types, note = within(sensitivity.onnx, budget, rest, TOP)
+                types, note = within(options, budget, rest, TOP)
             else:
-                types, measured = mix.under(model_dir, sensitivity.onnx, rounder.dequantized, rest, directory, progress)
+                types, measured = mix.under(model_dir, options, rounder.dequantized, rest, directory, progress)
             start = directory / "start"
             write_rounded(model_dir, rounder.chosen(types), rounder.rounded, start, progress)
             facts = export_onnx(start, scheme, meta, work, progress, grid=start, rest=REST, compared=plain["faithful"])
-            rest = facts["size_bytes"] - budgets.bytes_of(sensitivity.onnx, types)
+            rest = facts["size_bytes"] - budgets.bytes_of(options, types)
             if budget is None or facts["size_bytes"] <= budget:
                 break
         else:
             raise AssertionError(f"{facts['size_bytes']} bytes were written, {budget} are allowed")
     if note:
         progress.say(f"  {note}")
-    described = mix.described(sensitivity, sensitivity.onnx, types, measured, note)
+    described = mix.described(sensitivity, options, types, measured, note)
     facts |= {"mix": described, "calibration": "sensitivity", "trained": False}
     write_json(work / "export.json", facts)
     return facts
@@ -86,9 +87,20 @@ class _Rounder:
                 f"the model has no weight {missing[0]}", where=str(model_dir), fix="run the merge stage again"
             )
 
+    def in_blocks(self, options: budgets.Options) -> dict[str, Mapping[str, tuple[int, float]]]:
+        """Those of the groups that a graph stores in blocks: smaller matrices stay in fp32."""
+        from distill2edge.export.onnx_quantize import SMALLEST
+
+        def size(source: str) -> int:
+            rows, columns = self._weights[source].get_slice(source).get_shape()
+            return int(rows * columns)
+
+        joined = self._sensitivity.joined
+        return {group: kinds for group, kinds in options.items() if max(map(size, joined[group])) >= SMALLEST}
+
     def chosen(self, types: Mapping[str, str]) -> dict[str, str]:
         """Weight -> type, of a choice by group."""
-        return onnx_types.by_weight(types, self._names)
+        return onnx_types.by_weight(types, self._sensitivity.joined)
 
     def dequantized(self, types: Mapping[str, str]) -> dict[str, torch.Tensor]:
         """Weight -> [rows, columns] float32 as a file of these types gives it back."""

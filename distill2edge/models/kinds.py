@@ -126,9 +126,9 @@ class Tagger(Classifier):
     name, label = "tagger", "token classifier"
     hub_task, adapter = "token-classification", "TOKEN_CLS"
 
-    def logits(self, model: Any, ids: Sequence[int], prompt: int) -> Any:
+    def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """[L, C]."""
-        return super().logits(model, ids, prompt)
+        return super().logits(model, ids, prompt, types)
 
 
 class Encoder(Kind):

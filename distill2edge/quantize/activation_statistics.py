@@ -1,6 +1,6 @@
-"""What each matrix of a torch model is multiplied with on calibration text, and the Fisher information of its weights.
+"""What each matrix of a torch model is multiplied with on calibration text.
 
-Both are sums over tokens, gathered by hooks while rows pass through the model batch by batch.
+Sums over tokens, gathered by hooks while rows pass through the model batch by batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Statistics:
         squares: [in] float64, squared inputs.
         tokens: inputs seen.
         grams: [in, in] float32, x x^T summed; only where asked for. Layers that share their input share the tensor.
-        fisher: [out, in] float32, squared gradients of the log-likelihood of sampled tokens; only where asked for.
+        fisher: [out, in] float32, squared gradients of the log-likelihood of what is sampled (`quantize.fisher`).
     """
 
     squares: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -50,7 +50,7 @@ def collect(
 
     Args:
         model: a torch model in eval mode, of any kind.
-        rows: token ids of each row; of a model that reads a source apart from the target, a `Pair`.
+        rows: token ids of each row; of a model that reads a source apart from the target, a `Text`.
         max_tokens: rows beyond this many tokens are left out.
         grams: also keep x x^T, for rounding that compensates its errors: of all layers, or of those weights' names.
 
@@ -77,68 +77,8 @@ def collect(
     return found
 
 
-def collect_fisher(
-    model: Any,
-    rows: Sequence[Sequence[int]],
-    progress: Progress,
-    *,
-    max_tokens: int = 4096,
-    seed: int = 0,
-    only: Collection[str] | None = None,
-) -> Statistics:
-    """The diagonal of the Fisher information per token, and the squared inputs, of linear layers and the embedding.
-
-    Labels are sampled from the model's own predictions, so that 1/2 sum F d^2 estimates the KL (nats per token) that a
-    small change d of the weights causes (Amari's metric; tokens are taken as independent, as in K-FAC). A tied
-    embedding has an entry for each of its two uses: their sum is that of the matrix.
-
-    Args:
-        model: a torch decoder in eval mode; its parameters no longer require gradients afterwards.
-        rows: token ids of each row.
-        max_tokens: rows beyond this many tokens are left out.
-        seed: of the labels.
-        only: names of the weights to keep, so that a large model goes in parts, all with the same labels.
-
-    Raises:
-        UserError: no rows.
-    """
-    import torch
-
-    found = Statistics()
-    chosen = take(rows, max_tokens)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    embedding = model.get_input_embeddings()
-    looked_up = next(f"{name}.weight" for name, part in model.named_modules() if part is embedding)
-    with progress.task("measuring sensitivity", len(chosen)) as task, _fisher_hooks(model, found, only):
-        for row in chosen:
-            ids = torch.tensor([list(row)])
-            inputs = embedding(ids).detach().requires_grad_(True)
-            logits = model(inputs_embeds=inputs, use_cache=False).logits
-            logits = logits.reshape(-1, logits.shape[-1]).float()
-            labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-            torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-            if only is None or looked_up in only:
-                _add_looked_up(found, looked_up, embedding, ids[0], inputs.grad[0])
-            task.advance()
-    for name, value in found.fisher.items():
-        value /= found.tokens[name]
-    return found
-
-
-def _add_looked_up(found: Statistics, name: str, embedding: Any, ids: torch.Tensor, gradient: torch.Tensor) -> None:
-    """The squared gradients of the embedding's rows; Gemma scales what it looks up."""
-    import torch
-
-    if name not in found.fisher:
-        found.fisher[name] = torch.zeros(embedding.weight.shape)
-    scaled = gradient.float() * float(getattr(embedding, "embed_scale", 1.0))
-    found.fisher[name].index_add_(0, ids, scaled.square())
-    found.tokens[name] = found.tokens.get(name, 0) + len(ids)
-
-
-def _linears(model: Any) -> dict[str, Any]:
+def linears(model: Any) -> dict[str, Any]:
+    """The linear layers of a model, by name."""
     import torch
 
     return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
@@ -175,43 +115,10 @@ def _hooks(
 
     handles = [
         part.register_forward_pre_hook(lambda _, args, name=f"{name}.weight": add(name, args[0]))
-        for name, part in _linears(model).items()
+        for name, part in linears(model).items()
     ]
     try:
         yield see
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _fisher_hooks(model: Any, found: Statistics, only: Collection[str] | None) -> Iterator[None]:
-    inputs: dict[str, torch.Tensor] = {}
-
-    def before(name: str, x: torch.Tensor) -> None:
-        inputs[name] = x.detach().reshape(-1, x.shape[-1]).float().square()
-
-    def after(name: str, gradient: torch.Tensor) -> None:
-        x = inputs.pop(name)
-        g = gradient.detach().reshape(-1, gradient.shape[-1]).float().square()
-        squares = x.sum(0).double()
-        product = g.T @ x
-        if name in found.fisher:
-            found.fisher[name] += product
-            found.squares[name] += squares
-        else:
-            found.fisher[name], found.squares[name] = product, squares
-        found.tokens[name] = found.tokens.get(name, 0) + len(x)
-
-    handles = []
-    for name, part in _linears(model).items():
-        weight = f"{name}.weight"
-        if only is not None and weight not in only:
-            continue
-        handles.append(part.register_forward_pre_hook(lambda _, args, name=weight: before(name, args[0])))
-        handles.append(part.register_full_backward_hook(lambda _, __, grads, name=weight: after(name, grads[0])))
-    try:
-        yield
     finally:
         for handle in handles:
             handle.remove()

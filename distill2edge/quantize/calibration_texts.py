@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from distill2edge.errors import UserError
 from distill2edge.models.config import knows_segments
-from distill2edge.models.kinds import kind_of_model, start_token_id
+from distill2edge.models.kinds import kind_of_model, logits_of, start_token_id
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = 1024
 
 
-class Pair(Sequence[int]):
+class Text(Sequence[int]):
     """The tokens of a source and, after them, those of its target.
 
     Attributes:
@@ -35,18 +35,18 @@ class Pair(Sequence[int]):
     @overload
     def __getitem__(self, at: int) -> int: ...
     @overload
-    def __getitem__(self, at: slice) -> Pair: ...
-    def __getitem__(self, at: int | slice) -> int | Pair:
-        """A token, or a pair that ends earlier."""
+    def __getitem__(self, at: slice) -> Text: ...
+    def __getitem__(self, at: int | slice) -> int | Text:
+        """A token, or a text that ends earlier."""
         if isinstance(at, slice):
-            assert not at.start, "a pair is cut at its end alone"
-            return Pair(self.ids[at], self.prompt, None if self.types is None else self.types[at])
+            assert not at.start, "a text is cut at its end alone"
+            return Text(self.ids[at], self.prompt, None if self.types is None else self.types[at])
         return self.ids[at]
 
 
-def texts_of(rows: Sequence[Encoded]) -> dict[str, Pair]:
+def texts_of(rows: Sequence[Encoded]) -> dict[str, Text]:
     """Row's id -> its tokens, as models of every kind can read them here."""
-    return {row.row: Pair(row.ids, row.prompt_length, row.types) for row in rows}
+    return {row.row: Text(row.ids, row.prompt_length, row.types) for row in rows}
 
 
 def take(rows: Sequence[Sequence[int]], max_tokens: int) -> list[Sequence[int]]:
@@ -85,7 +85,7 @@ def inputs_of(model: Any, batch: Sequence[Sequence[int]]) -> tuple[dict[str, Any
     """What a model of transformers is called with for some rows, and which of its positions hold tokens.
 
     Args:
-        batch: of an encoder-decoder, `Pair`s: it reads the sources, and the targets after its start token.
+        batch: of an encoder-decoder, `Text`s: it reads the sources, and the targets after its start token.
 
     Returns:
         keyword arguments, and a mask [rows, width] for each width that inputs of its layers have: no two are alike.
@@ -98,7 +98,7 @@ def inputs_of(model: Any, batch: Sequence[Sequence[int]]) -> tuple[dict[str, Any
         if any(segments) and knows_segments(model.config):
             told["token_type_ids"] = _pad([each or [0] for each in segments])[0]
         return {"input_ids": ids, "attention_mask": mask, **told}, [mask]
-    pairs = [row if isinstance(row, Pair) else Pair(row, len(row)) for row in batch]
+    pairs = [_text(row) for row in batch]
     start = start_token_id(model.config)
     sources = [row.ids[: row.prompt] for row in pairs]
     targets = [[start, *row.ids[row.prompt :]] for row in pairs]
@@ -108,6 +108,17 @@ def inputs_of(model: Any, batch: Sequence[Sequence[int]]) -> tuple[dict[str, Any
     target_ids, target_mask = _pad(targets, 1 if alike else 0)
     inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     return {**inputs, "decoder_input_ids": target_ids, "decoder_attention_mask": target_mask}, [mask, target_mask]
+
+
+def said_of(model: Any, row: Sequence[int]) -> torch.Tensor:
+    """What a model says of one row, as `models.kinds.Kind.logits`."""
+    text = _text(row)
+    found: torch.Tensor = logits_of(model, text.ids, text.prompt, text.types)
+    return found
+
+
+def _text(row: Sequence[int]) -> Text:
+    return row if isinstance(row, Text) else Text(row, len(row))
 
 
 def _pad(batch: Sequence[Sequence[int]], more: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

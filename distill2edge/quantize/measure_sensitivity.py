@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.gguf.hf_layout import names_to_gguf
+from distill2edge.models.kinds import DECODER, kind_of_model
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types, sensitivity
-from distill2edge.quantize.activation_statistics import collect_fisher
 from distill2edge.quantize.activations import Activations, groups, matrices
 from distill2edge.quantize.allocation import Options
 from distill2edge.quantize.calibrate import read_calibration, read_calibration_facts
+from distill2edge.quantize.calibration_texts import take
+from distill2edge.quantize.fisher import collect_fisher
+from distill2edge.quantize.shared_inputs import groups_of
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
 
@@ -35,13 +38,15 @@ class Sensitivity(Activations):
     """The activations, and what the types cost; tensors are named as in a GGUF.
 
     Attributes:
-        options: tensor -> type -> (bytes, expected KL in nats per token), of a GGUF.
+        options: tensor -> type -> (bytes, expected KL in nats per prediction, see `fisher`), of a GGUF.
         onnx: the same of an ONNX file, by the groups of weights that its graph joins.
+        joined: group -> its weights, in the directory.
         facts: rows and tokens that were seen.
     """
 
     options: Options
     onnx: Options
+    joined: Mapping[str, Sequence[str]]
     facts: Mapping[str, Any]
 
 
@@ -85,8 +90,12 @@ def write_sensitivity(
             options[name] = sensitivity.option(weight.numpy(), fisher.numpy(), importance, compensated=able)
         if "onnx" in formats:
             by_weight[parts[name][0]] = onnx_types.option(weight, fisher, *activations.means(name))
+    members = groups_of(model, take(rows, 64)[0], by_weight)
     facts = {"schema_version": 2, "fisher_tokens": min(fisher_tokens, sum(map(len, rows))), "tensors": len(parts)}
-    write_json(Path(work) / _FACTS, {**facts, "options": options, "onnx": onnx_types.joined(by_weight)})
+    document = {**facts, "options": options, "onnx": onnx_types.joined(by_weight, members)}
+    if by_weight and kind_of_model(model) is not DECODER:  # whose groups follow from names
+        document["joined"] = members
+    write_json(Path(work) / _FACTS, document)
     return facts
 
 
@@ -133,5 +142,6 @@ def read_sensitivity(directory: Path, calibration: Path) -> Sensitivity:
         }
         for table in ("options", "onnx")
     )
+    joined = document.pop("joined", None) or onnx_types.groups(activations.sources.values())
     facts = {**read_calibration_facts(calibration), **document}
-    return Sensitivity(**vars(activations), options=options, onnx=onnx, facts=facts)
+    return Sensitivity(**vars(activations), options=options, onnx=onnx, joined=joined, facts=facts)

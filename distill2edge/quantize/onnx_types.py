@@ -26,11 +26,13 @@ _SAMPLED, _SAMPLED_TABLE, _TALL = 128, 4096, 8
 """Rows of a matrix that its losses are measured on, evenly spaced: of a product, and of a table, which has no gram or
 so many times more rows than columns."""
 
+Groups = Mapping[str, Sequence[str]]
 Options = dict[str, dict[str, tuple[int, float]]]
 
 
 def groups(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group -> weights that need one type: query, key and value, which decoder graphs join into one product."""
+    """Group -> weights that need one type: query, key and value, which decoder graphs join into one product. Of other
+    kinds of models see `quantize.shared_inputs`."""
     found: dict[str, list[str]] = {}
     for name in names:
         match = _JOINED.match(name)
@@ -72,14 +74,14 @@ def option(
     return found
 
 
-def joined(table: Options) -> Options:
+def joined(table: Options, members: Groups) -> Options:
     """Group -> type -> (bytes, expected KL) of options by weight: those of a group add up."""
     return {
         group: {
             kind: (sum(table[name][kind][0] for name in names), sum(table[name][kind][1] for name in names))
             for kind in table[names[0]]
         }
-        for group, names in groups(table).items()
+        for group, names in members.items()
     }
 
 
@@ -91,6 +93,6 @@ def _spaced(count: int, most: int) -> list[int]:
     return [row * count // min(count, most) for row in range(min(count, most))]
 
 
-def by_weight(chosen: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+def by_weight(chosen: Mapping[str, str], members: Groups) -> dict[str, str]:
     """Weight -> type, of a choice by group."""
-    return {name: chosen[group] for group, members in groups(names).items() for name in members}
+    return {name: kind for group, kind in chosen.items() for name in members[group]}

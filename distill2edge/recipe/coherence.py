@@ -94,6 +94,8 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
     for path, text in _schemes(recipe):
         if parse_scheme(text).mix:
             yield features.MIXES, path, f"{text}, {features.MIXES.label},"
+        if (mix := parse_scheme(text).mix) and mix.max_kl is not None:
+            yield features.KL_MIXES, path, f"{text}, {features.KL_MIXES.label},"
         if str(parse_scheme(text)) == DYNAMIC:
             yield features.DYNAMIC_INT8, path, DYNAMIC
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distill2edge.planning.costs import Cost, Work
     from distill2edge.planning.sizes import Model, Sizes
     from distill2edge.quantize.activations import Activations
-    from distill2edge.quantize.calibration_texts import Pair
+    from distill2edge.quantize.calibration_texts import Text
     from distill2edge.quantize.measure_sensitivity import Sensitivity as Measured
     from distill2edge.util.progress import Progress
 
@@ -39,7 +39,7 @@ class Statistics(ModelStage):
         """As `Stage.evidence`."""
         return self.role == "teacher"
 
-    def texts(self, inputs: Inputs) -> dict[str, Pair]:
+    def texts(self, inputs: Inputs) -> dict[str, Text]:
         """Id -> tokens of each calibration row."""
         from distill2edge.quantize.calibration_texts import texts_of
         from distill2edge.tasks import task_of

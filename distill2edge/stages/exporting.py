@@ -205,17 +205,14 @@ def _synthetic(rows: Facts) -> Facts:
 def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Measured, rows: Path) -> MixExport:
     """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
     from distill2edge.data.encode import read_rows
-    from distill2edge.data.model_inputs import encode_for
     from distill2edge.export.gguf_mix import MixExport
-    from distill2edge.verify.fidelity import choose_positions
+    from distill2edge.tasks import task_of
 
     assert scheme.mix is not None
     name = "validation" if read_rows(rows, "validation") else "calibration"
-    which = recipe.verify.positions
+    which = recipe.verify.positions if task_of(recipe).predicts_tokens else "texts"
 
     def measured_rows() -> list[Row]:
-        encoded = encode_for(recipe.data, read_rows(rows, name), model_dir)
-        spans = choose_positions(encoded, recipe.verify.max_tokens, which)
-        return [(encoded[span.row].ids, span.positions) for span in spans]
+        return task_of(recipe).work.compared(recipe, rows, model_dir, name)
 
     return MixExport(scheme.mix, sensitivity, measured_rows, name, which, scheme.name.endswith(UNTRAINED_SUFFIX))

@@ -23,6 +23,7 @@ from distill2edge.util.quantities import readable_share
 
 if TYPE_CHECKING:
     from distill2edge.distill.encoder_training import Beside
+    from distill2edge.quantize.divergence import Row as Compared
 
 Facts = dict[str, Any]
 
@@ -48,9 +49,18 @@ class Work(ABC):
         """A split of the data, as far as the task reads it."""
         return read_rows(rows_dir, split)
 
-    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path) -> list[Encoded]:
+    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration") -> list[Encoded]:
         """The rows that a model's files are rounded by, in its tokens."""
-        return encode_for(recipe.data, read_rows(rows_dir, "calibration"), model_dir, kind=self.reads_as)
+        return encode_for(recipe.data, read_rows(rows_dir, split), model_dir, kind=self.reads_as)
+
+    def compared(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Compared]:
+        """What the KL of a mix is measured on: rows of a split, up to `verify.max_tokens` positions."""
+        from distill2edge.quantize.divergence import Row as Compared
+        from distill2edge.verify.fidelity import choose_positions
+
+        encoded = self.calibration(recipe, rows_dir, model_dir, split)
+        spans = choose_positions(encoded, recipe.verify.max_tokens, recipe.verify.positions)
+        return [Compared(row.ids, span.positions, row.prompt_length) for span in spans for row in (encoded[span.row],)]
 
     def teacher(self, recipe: Recipe, model_dir: Path, progress: Progress) -> Facts:
         """Complete the teacher's directory, where the task needs another than its files make.
@@ -145,6 +155,13 @@ class Work(ABC):
 
 class EncoderWork(Work):
     """What the tasks of encoders have in common: they read whole texts, and say something of each."""
+
+    def compared(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Compared]:
+        """As `Work.compared`: a text is one position."""
+        from distill2edge.quantize.divergence import Row as Compared
+
+        encoded = self.calibration(recipe, rows_dir, model_dir, split)[: recipe.verify.max_tokens]
+        return [Compared(row.ids, [0], len(row.ids), row.types) for row in encoded]
 
     def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
         """The adapter's product added to the weights, the trained head put in its place."""

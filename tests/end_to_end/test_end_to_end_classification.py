@@ -34,7 +34,7 @@ distill:
   batch_size: 8
   gradient_accumulation: 2
   control: true
-export: [onnx:int8, onnx:int8-dynamic, gguf:F16]
+export: [onnx:int8, onnx:int8-dynamic, gguf:F16, gguf:mix-kl0.05]
 quantize: {{calibration: gptq}}
 verify: {{rows: 12}}
 bench: {{workloads: [task], rounds: 1, requests: 2}}
@@ -85,9 +85,11 @@ def test_the_files_keep_the_student_s_class_distribution(finished: Path) -> None
         "student/onnx:int8",
         "student/onnx:int8-dynamic",
         "student/gguf:F16",
+        "student/gguf:mix-kl0.05",
     }
     assert found["student/gguf:F16"]["kl_student"]["value"] < 1e-4
     assert found["student/onnx:int8"]["kl_student"]["value"] < 0.05
+    assert found["student/gguf:mix-kl0.05"]["kl_student"]["value"] < 0.2
     assert found["student/onnx:int8-dynamic"]["kl_student"]["value"] < 0.05
     files = json.loads((finished / "out" / "report.json").read_text())["files"]
     (types,) = [file["types"] for file in files if file["model"] == "student/onnx:int8-dynamic"]
@@ -95,7 +97,12 @@ def test_the_files_keep_the_student_s_class_distribution(finished: Path) -> None
         entry["weights"] for entry in types.values()
     )
     assert all(model["error"] is None for model in found.values())
-    assert how_rounded(finished) == {"tiny-onnx-int8": "gptq", "tiny-onnx-int8-dynamic": None, "tiny-gguf-F16": None}
+    assert how_rounded(finished) == {
+        "tiny-onnx-int8": "gptq",
+        "tiny-onnx-int8-dynamic": None,
+        "tiny-gguf-F16": None,
+        "tiny-gguf-mix-kl0.05": "sensitivity",
+    }
 
 
 def test_the_student_has_fewer_layers_and_fewer_tokens(finished: Path) -> None:

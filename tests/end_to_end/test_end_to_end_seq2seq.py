@@ -25,7 +25,7 @@ data:
 signal: {{kind: logits, top_k: 32}}
 student: {{init: {{from: teacher, layers: 1}}, lora: {{rank: 4, alpha: 8}}}}
 distill: {{loss: {{ce: 0.5, forward_kl: 0.5}}, epochs: 1, learning_rate: 1e-2, batch_size: 16}}
-export: [onnx:int8, gguf:Q8_0]
+export: [onnx:int8, gguf:Q8_0, gguf:mix-kl0.05]
 quantize: {{calibration: gptq}}
 verify: {{rows: 8}}
 bench: {{workloads: [task, chat-8-3], rounds: 1, requests: 1}}
@@ -60,6 +60,7 @@ def test_the_exported_file_is_the_merged_student(finished: Path) -> None:
     assert report["metric"]["name"] == "exact_match"
     for name in ("student/onnx:int8", "student/gguf:Q8_0"):
         assert models[name]["kl_student"]["value"] < 0.02
+    assert models["student/gguf:mix-kl0.05"]["kl_student"]["value"] < 0.2
     assert models["student"]["kl_teacher"]["value"] > 0
     folder = finished / "out" / "exports" / "pairs-onnx-int8"
     assert json.loads((folder / "export.json").read_text())["calibration"] == "gptq"

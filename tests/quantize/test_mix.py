@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
 from distill2edge.models.loading import load_model
-from distill2edge.quantize.activation_statistics import collect_fisher
 from distill2edge.quantize.allocation import choose, hull
+from distill2edge.quantize.fisher import collect_fisher
 from distill2edge.quantize.rounding import compensate, inverse
 from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.sensitivity import options

@@ -18,8 +18,9 @@ from distill2edge.errors import UserError
 from distill2edge.export.onnx import export_onnx
 from distill2edge.models.loading import load_model
 from distill2edge.quantize import onnx_types
-from distill2edge.quantize.activation_statistics import Statistics, collect, collect_fisher
+from distill2edge.quantize.activation_statistics import Statistics, collect
 from distill2edge.quantize.allocation import choose
+from distill2edge.quantize.fisher import collect_fisher
 from distill2edge.quantize.grids import GRIDS, plain
 from distill2edge.quantize.rounding import compensate, inverse, round_matrix
 from distill2edge.quantize.scales import TensorGrid
@@ -189,7 +190,8 @@ def test_what_a_graph_joins_has_one_type_and_the_choice_fits(measured: tuple) ->
         {
             name: onnx_types.option(weight, fisher[name], inputs[name], grams.get(name))
             for name, weight in weights.items()
-        }
+        },
+        members := onnx_types.groups(weights),
     )
     assert set(table["model.layers.0.self_attn.qkv_proj.weight"]) == {
         "uint4-b16-f16", "uint4-b32-f16", "uint4-b64-f16", "int8-b64-f16"}  # fmt: skip
@@ -198,7 +200,7 @@ def test_what_a_graph_joins_has_one_type_and_the_choice_fits(measured: tuple) ->
     least = sum(min(size for size, _ in kinds.values()) for kinds in table.values())
     most = sum(max(size for size, _ in kinds.values()) for kinds in table.values())
     for budget in (least, (least + most) // 2):
-        types = onnx_types.by_weight(choose(table, budget), weights)
+        types = onnx_types.by_weight(choose(table, budget), members)
         assert sum(ONNX_TYPES[kind].size(*weights[name].shape) for name, kind in types.items()) <= budget
         for layer in range(2):
             assert len({types[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv"}) == 1

@@ -10,6 +10,7 @@ from distill2edge.tasks.features import (
     FIT,
     FORCED_LENGTHS,
     JUDGE,
+    KL_MIXES,
     LLAMA_CPP_TEACHER,
     MIXES,
     ON_POLICY,
@@ -31,8 +32,8 @@ class CausalLM(Task):
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain", "text")
     supports = frozenset({
-        ALIGNED, ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, MIXES, ON_POLICY, PACKING,
-        QUANTIZATION_AWARE, RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
+        ALIGNED, ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, ON_POLICY,
+        PACKING, QUANTIZATION_AWARE, RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
     })  # fmt: skip
     kinds = (DECODER,)
     predicts_tokens = True

@@ -14,6 +14,8 @@ from distill2edge.tasks.features import (
     DYNAMIC_INT8,
     FIT,
     HIDDEN_STATES,
+    KL_MIXES,
+    MIXES,
     PAIRS,
     PRETRAINING,
     TRIMMED_VOCABULARY,
@@ -35,19 +37,10 @@ class Classification(Task):
     example = "an encoder, such as a BERT"
     signals = ("labels", "gold")
     templates = ("plain",)
-    supports = frozenset(
-        {
-            ASKED_TEACHER,
-            CALIBRATION,
-            CLASS_WEIGHTS,
-            DYNAMIC_INT8,
-            FIT,
-            HIDDEN_STATES,
-            PAIRS,
-            PRETRAINING,
-            TRIMMED_VOCABULARY,
-        }
-    )
+    supports = frozenset({
+        ASKED_TEACHER, CALIBRATION, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, KL_MIXES, MIXES, PAIRS,
+        PRETRAINING, TRIMMED_VOCABULARY,
+    })  # fmt: skip
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from distill2edge.quantize.divergence import Row as Compared
+
 
 def labels_of(recipe: Recipe) -> list[str]:
     """Names of the classes, in the order of the logits."""
@@ -207,11 +209,17 @@ class ClassifierWork(EncoderWork):
             progress,
         )
 
-    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path) -> list[Encoded]:
+    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration") -> list[Encoded]:
         """As `Work.calibration`: an asked teacher reads them in its own words."""
         if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:
-            return ASKED.calibration(as_asked(recipe), rows_dir, model_dir)
-        return super().calibration(recipe, rows_dir, model_dir)
+            return ASKED.calibration(as_asked(recipe), rows_dir, model_dir, split)
+        return super().calibration(recipe, rows_dir, model_dir, split)
+
+    def compared(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Compared]:
+        """As `Work.compared`: an asked teacher's are the tokens of its answers."""
+        if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:
+            return ASKED.compared(as_asked(recipe), rows_dir, model_dir, split)
+        return super().compared(recipe, rows_dir, model_dir, split)
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """The test rows: those that have a label, where any has one; an asked teacher reads them in its own words."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from distill2edge.errors import Problem
 from distill2edge.models.kinds import EMBEDDER, ENCODER, Kind
+from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.tasks.features import (
     CALIBRATION,
     DIMENSIONS,
@@ -14,6 +15,7 @@ from distill2edge.tasks.features import (
     EMBEDDINGS,
     GOLD_PAIRS,
     HIDDEN_STATES,
+    MIXES,
     POOLING,
     TOKEN_TABLE,
     TRIMMED_VOCABULARY,
@@ -41,7 +43,7 @@ class Embedding(Task):
     templates = ("plain",)
     supports = frozenset(
         {
-            CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, GOLD_PAIRS, HIDDEN_STATES, POOLING, TOKEN_TABLE,
+            CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, GOLD_PAIRS, HIDDEN_STATES, MIXES, POOLING, TOKEN_TABLE,
             TRIMMED_VOCABULARY,
         }
     )  # fmt: skip
@@ -86,5 +88,8 @@ def _table(recipe: Recipe) -> Iterator[Problem]:
     if recipe.quantize.calibration != "none":
         path = ("quantize", "calibration")
         yield Problem(path, what.format("products whose inputs could be measured"), "set quantize.calibration: none")
+    for index, text in enumerate(recipe.export):
+        if parse_scheme(text).mix:
+            yield Problem(("export", index), what.format("second matrix to mix types with"), "name a stock scheme")
     if recipe.distill.loss.needs_layers:
         yield Problem(("distill", "loss"), what.format("layers to compare"), "take hidden and attention out")

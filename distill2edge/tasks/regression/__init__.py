@@ -13,6 +13,7 @@ from distill2edge.tasks.features import (
     DYNAMIC_INT8,
     FIT,
     HIDDEN_STATES,
+    MIXES,
     NUMBERS,
     PAIRS,
     PRETRAINING,
@@ -40,7 +41,7 @@ class Regression(Task):
     signals = ("numbers", "gold")
     templates = ("plain",)
     supports = frozenset(
-        {CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, NUMBERS, PAIRS, PRETRAINING, TRIMMED_VOCABULARY}
+        {CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, MIXES, NUMBERS, PAIRS, PRETRAINING, TRIMMED_VOCABULARY}
     )
     kinds = (REGRESSOR, ENCODER)
     predicts_tokens = False

@@ -10,7 +10,9 @@ from distill2edge.tasks.features import (
     FIT,
     FORCED_LENGTHS,
     JUDGE,
+    KL_MIXES,
     LLAMA_CPP_TEACHER,
+    MIXES,
     RANDOM_MODELS,
     SYSTEM_MESSAGE,
 )
@@ -28,7 +30,9 @@ class Seq2Seq(Task):
     example = "a model with an encoder and a decoder, such as a T5"
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain")
-    supports = frozenset({CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, LLAMA_CPP_TEACHER, RANDOM_MODELS, SYSTEM_MESSAGE})
+    supports = frozenset({
+        CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, RANDOM_MODELS, SYSTEM_MESSAGE,
+    })  # fmt: skip
     kinds = (ENCODER_DECODER,)
     predicts_tokens = True
 

@@ -89,8 +89,11 @@ class AskedTeacher(TokenWork):
 
     def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
         """As `Work.rows`: in the teacher's words."""
+        return self._rows(recipe, rows_dir, split, any_answer=split == "test")
+
+    def _rows(self, recipe: Recipe, rows_dir: Path, split: str, *, any_answer: bool) -> list[Row]:
         found = read_rows(rows_dir, split)
-        if (known := labelled(found)) or split not in ("test", "calibration"):
+        if (known := labelled(found)) or not any_answer:
             return asked_rows(recipe, known, rows_dir)
         # No row has a response: any answer may stand there, since each choice is scored.
         assert recipe.data.choices is not None
@@ -101,10 +104,12 @@ class AskedTeacher(TokenWork):
         with said_of_ask():
             return super().fit(recipe, base, rows_dir, work, progress)
 
-    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path) -> list[Encoded]:
+    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration") -> list[Encoded]:
         """As `Work.calibration`."""
+        from distill2edge.data.model_inputs import encode_for
+
         with said_of_ask():
-            return self.encoded(recipe, rows_dir, model_dir, "calibration")
+            return encode_for(recipe.data, self._rows(recipe, rows_dir, split, any_answer=True), model_dir)
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """As `Work.held_out`: an answer is one of the choices and ends there."""
