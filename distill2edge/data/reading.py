@@ -221,7 +221,9 @@ class Words(WholeText):
         limits = [length for length in (form.max_length, limit) if length is not None]
         return [text.ids for text in placed(texts, tokenizer, min(limits, default=1 << 30))]
 
-    def encoded(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int) -> list[Encoded]:
+    def encoded(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int, counts: Counter[str] | None
+    ) -> list[Encoded]:
         """As `WholeText.encoded`, with the places of the words."""
         return encode_tagged(rows, tokenizer, length)
 
