@@ -15,7 +15,7 @@ HEAD = """# Models
 Teacher and student are decoders (task `causal-lm`), encoder-decoders (`seq2seq`) or encoders with a classification
 head (`classification`). A teacher that gives text, labels or logits and nothing else can be any model that
 transformers loads without code of its own, a GGUF file of Llama, Mistral, Qwen2, Qwen3 or Gemma 3, or a model behind an
-OpenAI-compatible endpoint (text alone).
+OpenAI-compatible endpoint (text; for causal-lm also log-probabilities of the rows).
 
 ## Decoders
 

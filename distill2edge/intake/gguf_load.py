@@ -38,7 +38,7 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
         weights: False leaves them out, for what llama.cpp will run from the file itself.
 
     Returns:
-        facts: name, architecture, licence, parameters (0 without weights), layers, vocabulary, bos, eos, pad, add_bos,
+        facts: name, architecture, licence, parameters, layers, vocabulary, bos, eos, pad, add_bos,
         dtype, quantization (tensor types and counts), texts_compared.
 
     Raises:
@@ -68,7 +68,11 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
     tokenizer.save_pretrained(out_dir)
     # transformers may replace a saved pipeline by the one it knows for the model type, so ask it.
     _check_same(load_tokenizer(out_dir), expected, "transformers reads the saved tokenizer differently", gguf_path)
-    parameters = _write_weights(file, family, config, out_dir, dtype) if weights else 0
+    if weights:
+        parameters = _write_weights(file, family, config, out_dir, dtype)
+    else:
+        named = family.names(config["num_hidden_layers"])
+        parameters = sum(info.elements for name, info in file.tensors.items() if name in named)
     return {
         "name": str(file.get("general.name") or file.path.stem),
         "architecture": file.architecture,

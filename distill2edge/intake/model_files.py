@@ -11,7 +11,7 @@ from typing import Any
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.intake.tokenizer_files import open_tokenizer
 from distill2edge.intake.vocabularies import vocabulary_hash
-from distill2edge.models.checkpoint import check_tensors, load_config, refusals
+from distill2edge.models.checkpoint import check_tensors, load_config, load_tokenizer, refusals
 from distill2edge.models.config import check_fields, usable_positions
 from distill2edge.models.directory import INDEX, SINGLE, Directory, read_directory, weight_files
 from distill2edge.models.kinds import PAIRS, misstates
@@ -101,12 +101,22 @@ def describe(out: Path, where: str) -> dict[str, Any]:
     model = check_tensors(kind, out, new_head=not kind.__name__.partition("For")[2], dtype="auto")
     _check_values(found)
     _check_tied(getattr(model, "all_tied_weights_keys", {}), found)
+    types = sorted({each.dtype for each in found.tensors.values() if each.dtype.startswith(("F", "BF"))})
+    return _facts(config, tokenizer, found.parameters, types)
+
+
+def describe_light(out: Path, parameters: int) -> dict[str, Any]:
+    """As `describe`, of configuration and tokenizer alone, whose weights are elsewhere."""
+    return _facts(load_config(out), load_tokenizer(out), parameters, [])
+
+
+def _facts(config: Any, tokenizer: Any, parameters: int, types: list[str]) -> dict[str, Any]:
     text = config.get_text_config()
     shape = shape_of(text)
     return {
         "architecture": config.model_type,
-        "parameters": found.parameters,
-        "dtype": sorted({each.dtype for each in found.tensors.values() if each.dtype.startswith(("F", "BF"))}),
+        "parameters": parameters,
+        "dtype": types,
         "layers": shape.layers,
         "hidden": shape.hidden,
         "vocabulary": shape.vocabulary,

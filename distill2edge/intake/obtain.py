@@ -16,7 +16,7 @@ from distill2edge.intake import bundled
 from distill2edge.intake import licence as gate
 from distill2edge.intake.facts import model_facts
 from distill2edge.intake.hub_model import HubModel
-from distill2edge.intake.model_files import describe, take, wanted
+from distill2edge.intake.model_files import describe, describe_light, take, wanted
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.util.file_kinds import holds_rows
@@ -99,6 +99,15 @@ def _meant(model: str, path: Path) -> str:
     return ""
 
 
+def not_a_gguf() -> UserError:
+    """The error of a file that should stay as it is, and is no GGUF."""
+    return UserError(
+        "teacher.dequantize: false is for a GGUF, which llama.cpp runs",
+        where="teacher.dequantize",
+        fix="leave it out, or name a .gguf file",
+    )
+
+
 def gguf_of(model: str, progress: Progress) -> Path | None:
     """The GGUF file behind a model name, for llama.cpp; None where it is none."""
     source = resolve(model, progress)
@@ -144,6 +153,7 @@ def materialise(
     *,
     derivative: bool = False,
     dtype: str = "float32",
+    weights: bool = True,
 ) -> dict[str, Any]:
     """Write the teacher as `model/` and `teacher.json`, after the licence gate.
 
@@ -154,6 +164,7 @@ def materialise(
         accept_licence: written reason to go on where the gate says deny or unknown.
         derivative: the student is made of the teacher's own layers (some terms allow that and nothing else).
         dtype: type that a GGUF is dequantized into; a directory keeps its own.
+        weights: False leaves those of a GGUF where they are: `model/` is its configuration and its tokenizer.
 
     Returns:
         the content of `teacher.json`.
@@ -163,7 +174,8 @@ def materialise(
             that denies.
         EnvironmentFault: the hub can't be reached, or the disk is full.
     """
-    return _materialise(model, revision, work, progress, (licence, accept_licence, derivative), dtype, WHERE)
+    terms = (licence, accept_licence, derivative)
+    return _materialise(model, revision, work, progress, terms, dtype, WHERE, weights=weights)
 
 
 def fetch_model(
@@ -185,6 +197,8 @@ def _materialise(
     terms: tuple[str | None, str | None, bool] | None,
     dtype: str,
     where: str,
+    *,
+    weights: bool = True,
 ) -> dict[str, Any]:
     source = resolve(model, progress, where)
     hub = HubModel(model, revision, where) if source.kind == "hub" else None
@@ -203,14 +217,16 @@ def _materialise(
         from distill2edge.intake.gguf_load import gguf_to_hf
 
         assert source.path is not None
-        progress.say(f"dequantizing {source.path.name} to {dtype}")
-        gguf = gguf_to_hf(source.path, out, dtype)
+        progress.say(f"dequantizing {source.path.name} to {dtype}" if weights else f"{source.path.name} stays as it is")
+        gguf = gguf_to_hf(source.path, out, dtype, weights=weights)
+    elif not weights:
+        raise not_a_gguf()
     else:
         directory = hub.download(progress) if hub else source.path
         assert directory is not None
         take(directory, out, where, link=hub is not None or source.bundled is not None)
     try:
-        described = describe(out, where)
+        described = describe(out, where) if weights else describe_light(out, gguf["parameters"])
     except UserError as error:
         # The user knows the place that it came from, not the copy.
         error.where = error.where.replace(str(out), model if source.path is None else str(source.path))

@@ -13,6 +13,7 @@ from distill2edge.intake.glance import Glance, glance
 from distill2edge.models.kinds import kind_of_gguf
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.preflight.data import sample
+from distill2edge.recipe.endpoint import PREFIX
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
 from distill2edge.tasks import task_of
@@ -259,10 +260,11 @@ def _readings(recipe: Recipe, teacher: Artifact | None) -> int:
 def _tokenizer(recipe: Recipe, teacher: Artifact | None) -> Any:
     """What counts tokens as the teacher does; None where it is not here."""
     places = [teacher.path / "model"] if teacher is not None else []
-    if isinstance(recipe.teacher.model, str):
+    named = recipe.student.init if recipe.scored_elsewhere else recipe.teacher
+    if isinstance(model := getattr(named, "model", None), str) and not model.startswith(PREFIX):
         from distill2edge.intake.glance import place_of
 
-        here = place_of(recipe.teacher.model, recipe.teacher.revision) if recipe.teacher.url is None else None
+        here = place_of(model, getattr(named, "revision", None))
         places += [here] if here is not None else []
     for place in places:
         path = place / "tokenizer.json"

@@ -14,7 +14,7 @@ from distill2edge.export import gguf_convert
 from distill2edge.export.support import needs_converter, refusals
 from distill2edge.intake import bundled
 from distill2edge.intake.glance import Glance, glance, place_of
-from distill2edge.intake.obtain import resolve
+from distill2edge.intake.obtain import not_a_gguf, resolve
 from distill2edge.models.kinds import kind_of
 from distill2edge.models.shape import layers_field
 from distill2edge.preflight.places import said
@@ -62,6 +62,9 @@ def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[P
             yield from _reads(recipe, path, each, notes)
             yield from _packed(recipe, path, each)
     if teacher is not None:
+        if not recipe.teacher.dequantize and teacher.path.suffix.lower() != ".gguf":
+            wrong_kind = not_a_gguf()
+            yield Problem(("teacher", "dequantize"), wrong_kind.what, wrong_kind.fix)
         yield from _layers(recipe, teacher)
     if student is not None:
         yield from _trimmed(recipe, student)

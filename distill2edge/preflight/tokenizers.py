@@ -27,6 +27,8 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     signal, init = recipe.signal, recipe.student.init
     if signal.kind != "logits" or not isinstance(init, FromModel) or not isinstance(init.model, str):
         return
+    if recipe.scored_elsewhere:
+        return  # an endpoint's tokens are seen with its first answer
     teacher = _place(recipe.teacher.model, recipe.teacher.revision)
     student = _place(init.model, init.revision)
     if teacher is None or student is None:

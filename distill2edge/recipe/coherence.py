@@ -26,7 +26,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         return
     for check in (
         _task, _pairs, _aligned, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy,
-        _quantization_aware, _judge, _endpoint, _synthesis, _exports,
+        _quantization_aware, _judge, _endpoint, _not_dense, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
 
@@ -64,6 +64,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.PRETRAINING, ("student", "pretrain"), student.pretrain),
         (features.RANDOM_MODELS, ("teacher", "model"), isinstance(recipe.teacher.model, Scratch)),
         (features.RANDOM_MODELS, ("student", "init", "model"), isinstance(getattr(student.init, "model", 0), Scratch)),
+        (features.SERVED_LOGITS, ("signal", "kind"), recipe.scored_elsewhere),
         (features.ASKED_TEACHER, ("teacher", "ask"), recipe.teacher.ask),
         (features.FIT, ("teacher", "fit"), recipe.teacher.fit),
         (features.CLASS_WEIGHTS, ("distill", "loss", "class_weights"), distill.loss.class_weights != "none"),
@@ -307,28 +308,57 @@ def _judge(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _endpoint(recipe: Recipe) -> Iterator[Problem]:
-    """An endpoint gives texts and nothing else: no weights, no distributions, no tokenizer."""
+    """An endpoint gives texts, and scores them: it has no weights here, and no tokenizer."""
     if recipe.teacher.url is None:
         return
-    writes = recipe.signal.kind == "text" or (recipe.signal.kind == "gold" and recipe.synthesis is not None)
+    writes = (
+        recipe.scored_elsewhere
+        or recipe.signal.kind == "text"
+        or (recipe.signal.kind == "gold" and recipe.synthesis is not None)
+    )
     if recipe.teacher.ask is not None:
         writes = recipe.signal.kind == "labels"
     if not writes:
         fix = "use signal: {kind: text} with distill.loss: {ce: 1}"
         yield Problem(("signal",), "an endpoint gives texts alone", fix)  # or a classifier's teacher is asked
+    if recipe.scored_elsewhere and recipe.signal.temperature != 1:  # type: ignore[union-attr]
+        what = "an endpoint lists few log-probabilities, and what is beside them is not known at another temperature"
+        yield Problem(("signal", "temperature"), what, "set signal.temperature: 1")
+    if recipe.scored_elsewhere and recipe.signal.align != "none":  # type: ignore[union-attr]
+        what = "an endpoint's log-probabilities are read in the student's own tokens"
+        yield Problem(("signal", "align"), what, "leave signal.align out; the server's tokenizer must be the student's")
     init = recipe.student.init
     if not hasattr(init, "model") or isinstance(init.model, Scratch):
         what = "an endpoint's layers and tokenizer are not here"
         yield Problem(("student", "init"), what, "give student.init a model of its own")
+
+
+def _not_dense(recipe: Recipe) -> Iterator[Problem]:
+    """What asks for a teacher's weights, where PyTorch has none."""
+    if recipe.has_dense_teacher:
+        return
+    remote = recipe.teacher.url is not None
+    who, other = ("an endpoint's model", "") if remote else ("a GGUF", ", or set teacher.dequantize: true")
+    if not remote and not hasattr(recipe.student.init, "model"):
+        what = "a GGUF that is not dequantized gives no layers"
+        yield Problem(
+            ("student", "init"), what, "give student.init a model of its own, or set teacher.dequantize: true"
+        )
+    if not remote and recipe.teacher.ask is not None:
+        what = "teacher.ask reads a GGUF that is dequantized"
+        yield Problem(("teacher", "dequantize"), what, "set it to true")
+    if recipe.distill.on_policy is not None:
+        what = "distill.on_policy runs its teacher in PyTorch"
+        yield Problem(("distill", "on_policy"), what, "leave it out, or name a teacher that is here as a directory")
     if recipe.verify.teacher_schemes:
-        what = "an endpoint's model cannot be exported"
+        what = f"{who} cannot be exported"
         yield Problem(("verify", "teacher_schemes"), what, "take verify.teacher_schemes out")
     if recipe.verify.min_retained is not None and recipe.teacher.ask is None:
-        what = "verify.min_retained compares with a teacher that runs here"
-        yield Problem(("verify", "min_retained"), what, "with an endpoint set max_kl or min_top1")
+        what = "verify.min_retained compares with a teacher that runs here in PyTorch"
+        yield Problem(("verify", "min_retained"), what, f"set max_kl or min_top1 in its place{other}")
     for index, spec in enumerate(recipe.signal.verify if recipe.signal.kind == "text" else ()):
         if isinstance(spec, LikelihoodVerifier) or (isinstance(spec, JudgeVerifier) and spec.model is None):
-            what = f"signal.verify: {spec.kind} asks the teacher's weights, and an endpoint has none here"
+            what = f"signal.verify: {spec.kind} asks the teacher's weights, and {who} has none here"
             fix = "give the judge a model" if spec.kind == "judge" else "leave it out"
             yield Problem(("signal", "verify", index), what, fix)
 

@@ -13,11 +13,11 @@ from distill2edge.recipe.section import Section
 
 PREFIX = "endpoint:"
 # What a request consists of, and what would give other than one whole answer.
-_OURS = {"messages", "model", "n", "stream", "max_tokens", "max_completion_tokens"}
+_OURS = {"messages", "model", "n", "stream", "max_tokens", "max_completion_tokens", "prompt", "prompt_logprobs", "echo"}
 
 
 class Endpoint(Section):
-    """An OpenAI-compatible server that runs the teacher: chat completions, text alone."""
+    """An OpenAI-compatible server that runs the teacher: chat completions for text, completions for scores."""
 
     model: str = Field(min_length=1, description="name of the model in the requests")
     key_env: str | None = Field(

@@ -148,6 +148,16 @@ class Recipe(Section):
         return self.data.response is None and TASKS[self.task].predicts_tokens
 
     @property
+    def scored_elsewhere(self) -> bool:
+        """Whether an endpoint gives log-probabilities of the rows' own texts."""
+        return self.teacher.url is not None and self.signal.kind == "logits"
+
+    @property
+    def has_dense_teacher(self) -> bool:
+        """Whether PyTorch has the teacher's weights: it can be measured, exported and taken apart."""
+        return self.teacher.url is None and self.teacher.dequantize
+
+    @property
     def student_signal(self) -> LogitsSignal:
         """What is kept of the student's own distributions for training on a grid: they are matched as they are."""
         top_k = self.signal.top_k if isinstance(self.signal, LogitsSignal) else LogitsSignal().top_k  # type: ignore[call-arg]

@@ -45,6 +45,11 @@ class Teacher(Section):
         description="what runs it for the signal; auto: transformers; for text, llama.cpp where the teacher is an "
         "unfitted GGUF on a CPU",
     )
+    dequantize: Annotated[bool, LATER] = Field(
+        True,
+        description="of a GGUF; false: llama.cpp runs the file itself, for what is too large otherwise: no copy of the "
+        "weights is written, and it is not measured beside the student",
+    )
     licence: str | None = Field(None, description="SPDX or table name, when the model does not say it")
     accept_licence: str | None = Field(
         None, min_length=12, description="written reason to go on where the gate says deny or unknown"
@@ -75,9 +80,16 @@ class Teacher(Section):
         if self.url is not None:
             if self.fit is not None:
                 yield Problem(("fit",), "an endpoint's model cannot be fitted", "take teacher.fit out")
-            for name in ("backend", "revision"):
-                if getattr(self, name) not in ("auto", None):
+            for name in ("backend", "revision", "dequantize"):
+                if getattr(self, name) not in ("auto", None, True):
                     yield Problem((name,), "an endpoint runs its model itself", f"leave teacher.{name} out")
+        elif not self.dequantize:
+            if self.backend != "llama.cpp":
+                what = "a GGUF that is not dequantized runs in llama.cpp"
+                yield Problem(("backend",), what, "set teacher.backend: llama.cpp")
+            if self.fit is not None:
+                what = "a GGUF that is not dequantized cannot be fitted"
+                yield Problem(("fit",), what, "take teacher.fit out, or set teacher.dequantize: true")
         if self.ask is not None and self.ask.shots and self.fit is not None:
             what = "a fitted teacher has seen the rows that its examples would be taken of"
             yield Problem(("ask", "shots"), what, "set it to 0, or take teacher.fit out")

@@ -43,7 +43,7 @@ class Measuring(ModelStage):
         from distill2edge.models.model_file import dense
 
         student, teacher, found = int(self.student.artifact(inputs).facts["parameters"]), 0, []
-        if self.recipe.teacher.url is None:
+        if self.recipe.has_dense_teacher:
             teacher = int(self.base.artifact(inputs).facts["parameters"])
             found.append(dense("teacher", self.teacher.model_dir(inputs), teacher))
         found += [model.measured(inputs, student) for model in self.merged]
@@ -54,7 +54,7 @@ class Measuring(ModelStage):
         """The held-out rows in the teacher's tokens; in the student's too, where those are others."""
 
         task, rows = task_of(self.recipe).work, self.rows.path(inputs)
-        if self.recipe.teacher.url is not None:  # it has no tokens here: everything is counted in the student's
+        if not self.recipe.has_dense_teacher:  # it is not measured: everything is counted in the student's tokens
             return {"teacher": task.held_out(self.recipe, self.student.model_dir(inputs), rows)}
         tokenizers = {"teacher": self.teacher.model_dir(inputs), "student": self.student.model_dir(inputs)}
         found = {role: task.held_out(self.recipe, directory, rows) for role, directory in tokenizers.items()}
@@ -97,7 +97,7 @@ class Verify(Measuring):
 
         recipe, models, encodings = self.recipe, self.models(inputs), self.encodings(inputs)
         trained = {"student": self.student.model_dir(inputs)}
-        if recipe.teacher.url is None:
+        if recipe.has_dense_teacher:
             trained["teacher"] = self.teacher.model_dir(inputs)
         unlike = check_tokenizers(recipe, models, trained, self.rows.path(inputs), progress)
         labels = None if self.labels is None else self.labels.path(inputs)

@@ -81,6 +81,8 @@ class Report(Stage):
             if "asked_by" in artifact.facts:
                 labels = artifact.facts
                 paid[stage.spent_on] += float(labels.get("usd", 0.0))
+            elif artifact.facts.get("kind") == "logits":  # of a served teacher
+                paid[stage.spent_on] += float(artifact.facts.get("usd", 0.0))
         if self.judge is not None:  # an endpoint was paid for the answers to compare with
             paid[self.judge.spent_on] += float(self.judge.artifact(inputs).facts.get("endpoint", {}).get("usd", 0.0))
         verify, bench = read(self.verify, "verify.json"), read(self.bench, "bench.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ class Teacher(ModelStage):
         key = canonical(recipe.teacher, {"fit", "backend", "endpoint", "ask"})
         key |= {"content": self.sources.teacher, "derivative": isinstance(recipe.student.init, FromTeacher)}
         key |= task_of(recipe).teacher_key
+        key |= {"tokenizer": self.sources.student} if recipe.scored_elsewhere else {}
         return key if self.data is None else {**key, "context": recipe.data.max_length}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
@@ -115,7 +117,10 @@ class Teacher(ModelStage):
         if teacher.url is not None:
             from distill2edge.teacher.endpoint_record import record_teacher
 
-            return record_teacher(teacher, work, progress)
+            facts = record_teacher(teacher, work, progress)
+            if recipe.scored_elsewhere:
+                self._fetch_tokenizer(work, progress)
+            return facts
         from distill2edge.intake.obtain import materialise
 
         facts = materialise(
@@ -126,11 +131,27 @@ class Teacher(ModelStage):
             work,
             progress,
             derivative=isinstance(recipe.student.init, FromTeacher),
+            weights=teacher.dequantize,
         )
         if changed := task_of(recipe).work.teacher(recipe, work / "model", progress):
             facts |= changed
             write_json(work / "teacher.json", facts)
         return facts
+
+    def _fetch_tokenizer(self, work: Path, progress: Progress) -> None:
+        """Write `model/`: the student's tokenizer and configuration, in whose tokens a served teacher is read."""
+        from distill2edge.intake.obtain import fetch_model
+        from distill2edge.models.loading import copy_tokenizer
+        from distill2edge.recipe.schema import FromModel
+
+        init, fetched, target = self.recipe.student.init, work / "student", work / "model"
+        assert isinstance(init, FromModel)
+        assert isinstance(init.model, str)
+        fetch_model(init.model, init.revision, fetched, progress, where="student.init.model")
+        target.mkdir()
+        copy_tokenizer(fetched / "model", target)
+        shutil.copyfile(fetched / "model" / "config.json", target / "config.json")
+        shutil.rmtree(fetched)
 
     def estimate(self, sizes: Sizes, speed: float) -> Cost:
         """As `Stage.estimate`."""

@@ -32,6 +32,9 @@ TRIMMED_VOCABULARY = Feature("student.vocabulary: trim", "set vocabulary: keep")
 PRETRAINING = Feature("student.pretrain", "leave it out")
 RANDOM_MODELS = Feature("a randomly initialised model", "name a pretrained one")
 LLAMA_CPP_TEACHER = Feature("teacher.backend: llama.cpp", "leave teacher.backend out")
+SERVED_LOGITS = Feature(
+    "signal.kind: logits of an endpoint", "use signal: {kind: text}", "a server scores one text from its beginning"
+)
 ASKED_TEACHER = Feature("teacher.ask", "leave it out", "a student that writes learns from what its teacher writes")
 CLASS_WEIGHTS = Feature("distill.loss.class_weights", "take it out")
 CALIBRATION = Feature("quantize.calibration", "use none")

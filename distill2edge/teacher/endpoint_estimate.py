@@ -48,6 +48,11 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
         requests += asked
         prompt += asked * tokens_per_prompt
         answer += asked * recipe.signal.max_new_tokens
+    if recipe.scored_elsewhere:  # each row's own text, and the one token that a server writes after it
+        asked = rows + recipe.data.splits.validation
+        requests += asked
+        prompt += asked * tokens_per_prompt
+        answer += asked
     if (ask := recipe.teacher.ask) is not None and recipe.signal.kind == "labels":
         splits = recipe.data.splits
         every = rows + splits.validation + splits.test

@@ -51,6 +51,7 @@ def cache_logits(
     gguf_path: Path | None = None,
     dtype: str = "auto",
     tokens: Tokens | None = None,
+    runner: Backend | None = None,
     shard_rows: int = SHARD_ROWS,
     shard_tokens: int = SHARD_TOKENS,
 ) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def cache_logits(
         gguf_path: the teacher as a GGUF, for llama.cpp.
         dtype: `auto`, `float32` or `bfloat16`, of the transformers forward pass; the output head is always float32.
         tokens: where those of `encoded` are not the teacher's own.
+        runner: the teacher where it is open already, in place of the last three; it stays open.
 
     Returns:
         facts: examples, positions, shards, bytes, bytes_per_position, top_k, temperature, tail_mass (mean
@@ -74,7 +76,7 @@ def cache_logits(
         UserError: no examples, or a backend that does not fit the teacher.
     """
     if not encoded:
-        raise UserError("no rows to run the teacher on", where="data", fix="check data.filter and data.max_length")
+        raise no_rows()
     work.mkdir(parents=True, exist_ok=True)
     examples = list({example.id: example for example in encoded}.values())
     shards = list(_shards(examples, shard_rows, shard_tokens))
@@ -90,19 +92,25 @@ def cache_logits(
         if missing:
             read = [found for number in missing for each in shards[number] if (found := tokens.read(each)) is not None]
             longest = max((len(each.ids) for each in read), default=1)
-            runner = open_backend(backend, model_dir, gguf_path, dtype, longest=longest)
-            _check_ids(read, runner.vocab_size)
+            teacher = runner or open_backend(backend, model_dir, gguf_path, dtype, longest=longest)
+            _check_ids(read, teacher.vocab_size)
             begin = time.monotonic()
             for number in missing:
-                _write_shard(_path(work, number), shards[number], runner, tokens, signal, settings, task)
+                _write_shard(_path(work, number), shards[number], teacher, tokens, signal, settings, task)
             seconds = time.monotonic() - begin
             count = sum(len(each.ids) for each in read)
             ran = {"seconds": round(seconds, 3), "tokens_per_s": round(count / seconds, 1) if seconds else None}
-            ran |= {"backend": runner.name, "dtype": runner.dtype}
-            runner.close()
+            ran |= {"backend": teacher.name, "dtype": teacher.dtype}
+            if runner is None:
+                teacher.close()
     facts = {**_facts(work, len(shards), signal, tokens), "examples": len(examples), **ran}
     write_json(work / "signal.json", facts)
     return facts
+
+
+def no_rows() -> UserError:
+    """The error where no row is left to run the teacher on."""
+    return UserError("no rows to run the teacher on", where="data", fix="check data.filter and data.max_length")
 
 
 def _check_ids(examples: Sequence[Encoded], rows: int) -> None:

@@ -132,7 +132,7 @@ def _document(
     figures: dict[str, Outcome] = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Crash)}
     dense.setdefault("teacher", logprob.get("teacher"))
     figures |= {name: _figures(name, own, truth, dense) for name, own in logprob.items()}
-    teacher = figures.get("teacher", Crash("the teacher runs behind an endpoint"))
+    teacher = figures.get("teacher", Crash("the teacher is not measured"))
     baseline = largest_class(truth.tolist(), labels)
     entries = []
     for model in models:

@@ -179,7 +179,7 @@ def _context(encodings: Encodings, metric: Metric) -> int:
 
 
 def _document(models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], plan: _Plan, seed: int) -> dict[str, Any]:
-    teacher = outcomes.get("teacher", Crash("the teacher runs behind an endpoint"))
+    teacher = outcomes.get("teacher", Crash("the teacher is not measured"))
     rows, metric = plan.encodings["teacher"].rows, plan.metric
     baseline = metric.baseline(plan.encodings["teacher"], plan.labels)
     entries = [entry(model, outcomes[model.id], teacher, metric, seed, baseline) for model in models]

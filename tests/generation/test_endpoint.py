@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_endpoint import Handler, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.generation.endpoint import generator as module
+from distill2edge.generation.endpoint import asking as module
 from distill2edge.generation.endpoint.client import address
 from distill2edge.generation.endpoint.generator import EndpointGenerator
 from distill2edge.generation.endpoint.journal import Journal
@@ -28,37 +27,6 @@ from distill2edge.recipe.endpoint import Endpoint
 from distill2edge.util.progress import SilentProgress
 
 KEY = "sk-secret-0123456789"
-Behaviour = Callable[["Handler", dict[str, Any], int], None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Asks the server's behaviour what to do with the n-th request."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server: Any = self.server
-        with server.lock:
-            server.seen.append((dict(self.headers), body))
-            number = len(server.seen)
-        server.behaviour(self, body, number)
-
-    def reply(self, status: int, content: Any, **headers: str) -> None:
-        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(raw)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def answer(self, text: str, prompt: int = 10, tokens: int = 5, finish: str = "stop") -> None:
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
-        usage = {"prompt_tokens": prompt, "completion_tokens": tokens}
-        self.reply(200, {"choices": [choice], "usage": usage})
-
-    def log_message(self, *parts: Any) -> None: ...
 
 
 def echo(handler: Handler, body: dict[str, Any], number: int) -> None:
@@ -67,14 +35,8 @@ def echo(handler: Handler, body: dict[str, Any], number: int) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Any]:
-    found: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.seen, found.behaviour, found.lock = [], echo, threading.Lock()
-    found.url = f"http://127.0.0.1:{found.server_port}/v1"
-    thread = threading.Thread(target=found.serve_forever, daemon=True)
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
+    with serving(echo) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from tiny import tiny_bert, tiny_llama
 
 from distill2edge.cli.main import main
+from distill2edge.data.encode import read_rows
+from distill2edge.data.model_inputs import encode_for
+from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.export.gguf import export_gguf
 from distill2edge.quantize.schemes import parse_scheme
+from distill2edge.recipe.load import parse_recipe
+from distill2edge.recipe.schema import LogitsSignal
+from distill2edge.teacher.logits import cache_logits
 from distill2edge.util.progress import SilentProgress
 
 pytest.importorskip("uvicorn")
@@ -68,6 +75,27 @@ export: [onnx:int8-dynamic]
 verify: {{rows: 6, max_kl: null}}
 bench: {{workloads: [task], rounds: 1, requests: 1}}
 """
+SCORED = """\
+name: scored
+teacher:
+  model: endpoint:http://127.0.0.1:{port}/v1
+  endpoint: {{model: tiny, key_env: SERVED_KEY, input_usd: 1.0, output_usd: 2.0, max_usd: 1.0, concurrency: 2}}
+  licence: mit
+data:
+  source: {root}/rows.jsonl
+  template: chat
+  prompt: "{{{{ text }}}}"
+  response: "{{{{ label }}}} 🙂 dogs"
+  max_length: 96
+  splits: {{train: 16, validation: 2, calibration: 2, test: 4}}
+  leakage: {{near_duplicate: 1.0}}
+signal: {{kind: logits, top_k: 12, temperature: 1}}
+student: {{init: {{model: {root}/student}}, lora: {{rank: 4, alpha: 8}}}}
+distill: {{loss: {{ce: 0.5, forward_kl: 0.5}}, learning_rate: 1e-2, batch_size: 8}}
+export: [gguf:Q8_0]
+verify: {{rows: 4}}
+bench: {{workloads: [chat-8-3], rounds: 1, requests: 1}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +122,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (root / "served.yaml").write_text(text)
         tiny_bert(root / "encoder", layers=2, masked=True)
         (root / "encoder" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+        (root / "scored.yaml").write_text(SCORED.format(port=port, root=root))
         (root / "asked.yaml").write_text(ASKED.format(port=port, root=root))
         yield root
     finally:
@@ -167,9 +196,18 @@ def test_terms_that_deny_stop_before_the_first_request(place: Path) -> None:
     assert "does not permit training on outputs" in result.output
 
 
-def run_asked(place: Path, how: str) -> Result:
-    arguments = ["run", str(place / "asked.yaml"), "--store", str(place / how), "--out", str(place / f"out-{how}")]
-    return CliRunner(env={"SERVED_KEY": "right"}).invoke(main, [*arguments, "--set", f"teacher.ask.logprobs={how}"])
+def run_scored(place: Path, store: str, *more: str, command: str = "run") -> Result:
+    out = ["--out", str(place / f"out-{store}")] if command == "run" else []
+    arguments = [command, str(place / "scored.yaml"), "--store", str(place / store), *out, *more]
+    return CliRunner(env={"SERVED_KEY": "right"}).invoke(main, arguments)
+
+
+def run_asked(place: Path, how: str, *more: str, store: str = "") -> Result:
+    store = store or how
+    arguments = ["run", str(place / "asked.yaml"), "--store", str(place / store), "--out", str(place / f"out-{store}")]
+    return CliRunner(env={"SERVED_KEY": "right"}).invoke(
+        main, [*arguments, "--set", f"teacher.ask.logprobs={how}", *more]
+    )
 
 
 def test_it_labels_the_texts_of_a_classifier(place: Path) -> None:
@@ -190,3 +228,85 @@ def test_a_teacher_that_babbles_is_an_error_with_what_it_said_and_no_labels(plac
     assert "answers are none of the choices, or several: for instance '" in result.output
     assert "teacher.ask.answers" in result.output
     assert not list(place.glob("never/signal/*/signal.json"))
+
+
+def assert_scored_as_here(place: Path, store: str, template: str) -> None:
+    """The shards of what the server said hold what transformers says of the same model, token by token."""
+    (found,) = place.glob(f"{store}/signal/*/signal.json")
+    recipe = parse_recipe((place / "scored.yaml").read_text(), "scored.yaml", [f"data.template={template}"])
+    (data,) = place.glob(f"{store}/data/*")
+    rows = [row for split in ("train", "validation") for row in read_rows(data, split)]
+    encoded = encode_for(recipe.data, rows, place / "student")
+    local = place / f"local-{store}"
+    signal = LogitsSignal(top_k=400, temperature=1.0)
+    cache_logits(place / "student", encoded, signal, local, SilentProgress(), dtype="float32")
+    there, here, listed, slots = SignalReader(found.parent), SignalReader(local), 0, 0
+    assert not there.missing(each.id for each in encoded)
+    for each in encoded:
+        said, known = there.get(each.id), here.get(each.id)
+        every = torch.empty(each.supervised, 400).scatter(1, known.tokens, known.log_p)
+        apart = (said.log_p - every.gather(1, said.tokens)).abs()
+        own = (said.log_p - said.log_p[:, -1:]).abs() > 2e-3  # the others share what the server does not name
+        assert apart[own].max() < 0.03  # llama.cpp keeps keys and values in 16 bits
+        listed, slots = listed + int(own.sum()), slots + own.numel()
+    assert listed > 0.6 * slots
+
+
+def test_the_plan_says_what_scores_may_cost(place: Path) -> None:
+    result = run_scored(place, "scored", command="plan")
+    assert result.exit_code == 0, result.output
+    assert "at most 18 requests" in result.stdout
+    assert "budget $1" in result.stdout
+
+
+def test_scores_teach_a_student_whose_file_is_verified_and_none_is_paid_twice(place: Path) -> None:
+    short = run_scored(place, "scored", "--set", "teacher.endpoint.max_usd=0.0004", command="signal")
+    assert short.exit_code == 2, short.output
+    assert "the budget is reached" in short.output
+    (left,) = place.glob("scored/**/answers.jsonl")
+    before = left.read_text().splitlines()
+    assert before
+    result = run_scored(place, "scored")
+    assert result.exit_code in (0, 3), result.output
+    assert "the server scores a row by its text (echo)" in result.output
+    (kept,) = place.glob("scored/signal/*/answers.jsonl")
+    after = kept.read_text().splitlines()
+    assert after[: len(before)] == before
+    assert len({json.loads(line)["key"] for line in after}) == len(after) == 20  # 18 rows, and two to learn how
+    assert_scored_as_here(place, "scored", "chat")
+    (facts,) = [json.loads(path.read_text()) for path in place.glob("scored/signal/*/signal.json")]
+    assert (facts["top_k"], facts["asked_top_k"], facts["dropped"]) == (12, 12, {})
+    assert 0 < facts["tail_mass"] < 1
+    assert (place / "out-scored" / "exports" / "scored-gguf-Q8_0" / "model.gguf").is_file()
+    report = json.loads((place / "out-scored" / "report.json").read_text())
+    assert {model["id"] for model in report["models"]} == {"student", "student/gguf:Q8_0"}
+    assert report["cost"]["one_off"]["teacher_generation_usd"] >= facts["usd"] > 0
+
+
+def test_scores_of_texts_that_no_bos_begins_are_put_where_they_belong(place: Path) -> None:
+    result = run_scored(place, "plain", "--set", "data.template=plain", command="signal")
+    assert result.exit_code == 0, result.output
+    assert_scored_as_here(place, "plain", "plain")
+
+
+def test_scores_of_another_tokenizer_are_refused_before_they_are_paid_for(place: Path) -> None:
+    tiny_llama(place / "other", vocabulary=300)
+    result = run_scored(place, "other", "--set", f"student.init.model={place / 'other'}", command="signal")
+    assert result.exit_code == 2, result.output
+    assert "the server's tokens are not those of student.init.model" in result.output
+    assert len([line for path in place.glob("other/**/answers.jsonl") for line in path.read_text().splitlines()]) <= 8
+
+
+def test_it_labels_texts_by_answers_that_count(place: Path) -> None:
+    grammar = "root ::= " + " | ".join(f'"{answer}"' for answer in "abcdef")  # the random teacher says nothing else
+    extra = json.dumps({"grammar": grammar})
+    sets = ("--set", f"teacher.endpoint.extra={extra}", "--set", "teacher.ask.samples=3")
+    result = run_asked(place, "never", *sets, store="counted")
+    assert result.exit_code in (0, 3), result.output
+    (facts,) = [json.loads(path.read_text()) for path in place.glob("counted/signal/*/signal.json")]
+    assert facts["asked_by"] == "samples"
+    assert facts["unreadable"] == 0
+    said = [json.loads(line) for path in place.glob("counted/signal/*/answers.jsonl") for line in path.open()]
+    assert {record["text"] for record in said} <= set("abcdef")
+    assert len({record["text"] for record in said}) > 1  # draws, not one answer over and over
+    assert facts["answers"] == len(said)

@@ -225,7 +225,8 @@ distill: {loss: {ce: 1}}
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("signal.kind=logits", "an endpoint gives texts alone"),
+        ("signal.kind=logits", "not known at another temperature"),
+        ("signal={kind: logits, temperature: 1, align: vocabulary}", "in the student's own tokens"),
         ("student.init={from: teacher, layers: 2}", "layers and tokenizer are not here"),
         ("teacher.fit={}", "cannot be fitted"),
         ("teacher.endpoint=null", "belong together"),
@@ -234,7 +235,7 @@ distill: {loss: {ce: 1}}
         ("signal.verify=[{kind: likelihood, min_mean_logprob: -1}]", "asks the teacher's weights"),
     ],
 )
-def test_an_endpoint_gives_texts_and_nothing_else(override: str, said: str) -> None:
+def test_an_endpoint_has_no_weights_here(override: str, said: str) -> None:
     parse_recipe(ENDPOINT, "served.yaml")
     with pytest.raises(RecipeErrors) as caught:
         parse_recipe(

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from distill2edge.data.conversation import Message, opened_turns
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.endpoint.rate_limits import retry_after
-from distill2edge.generation.endpoint.reply import Reply, Unreadable, message_of, read_reply
+from distill2edge.generation.endpoint.reply import Failure, Unreadable, message_of
 from distill2edge.util.terminal import one_line, printable
 
 WHERE = "teacher.endpoint"
+CHAT, COMPLETIONS = "chat/completions", "completions"
+"""Where requests go: conversations, and texts that are gone on from."""
 _LARGEST = 16 << 20  # bytes of a response
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 _ROW = frozenset({400, 413, 422})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+_WHAT = {CHAT: "a chat completion", COMPLETIONS: "a completion"}
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+
+T = TypeVar("T")
 
 
 class Again(Exception):
@@ -41,11 +46,16 @@ class Refused(Exception):
     """The endpoint does not take this request; others may pass."""
 
 
+class Unknown(UserError):
+    """The endpoint knows no such address, or no such model."""
+
+
 class Client:
-    """Sends chat completions.
+    """Sends requests to one address.
 
     Args:
         url: base (`https://host/v1`) or the whole address of `chat/completions`.
+        path: `CHAT` or `COMPLETIONS`.
         key: sent as a bearer token; never part of an error or of a file.
         connections: requests at once.
 
@@ -53,10 +63,10 @@ class Client:
         UserError: a URL that is not one, that holds a secret, or that would send the key unencrypted.
     """
 
-    def __init__(self, url: str, key: str | None, *, timeout_s: float, connections: int) -> None:
+    def __init__(self, url: str, key: str | None, *, path: str, timeout_s: float, connections: int) -> None:
         import httpx2
 
-        self.url = address(url)
+        self.url, self._what = address(url, path), _WHAT[path]
         self._key = key
         if key and urlsplit(self.url).scheme == "http" and urlsplit(self.url).hostname not in _LOCAL:
             raise UserError("the key would be sent unencrypted", where="teacher.model", fix="use an https:// address")
@@ -69,11 +79,11 @@ class Client:
             follow_redirects=False,
         )
 
-    def complete(self, body: Mapping[str, Any], limit: int | None = None) -> Reply:
+    def send(self, body: Mapping[str, Any], read: Callable[[bytes], T | Failure]) -> T:
         """Send one request, once.
 
         Args:
-            limit: tokens of the answer that the body asks for.
+            read: reads the body of a response with status 200.
 
         Raises:
             Again: worth another try.
@@ -84,11 +94,11 @@ class Client:
         said = self._clean(message_of(content))
         if status == 200:
             try:
-                found = read_reply(content, limit)
+                found = read(content)
             except Unreadable as error:
                 shown = self._clean(content.decode("utf-8", "replace"))
-                raise Again("garbage", f"not a chat completion: {error}: {shown}", charged=True) from error
-            if isinstance(found, Reply):
+                raise Again("garbage", f"not {self._what}: {error}: {shown}", charged=True) from error
+            if not isinstance(found, Failure):
                 return found
             status, said = found.status, self._clean(found.said)
         if status == 429 and any(code in content.decode("utf-8", "replace") for code in _NO_MONEY):
@@ -102,8 +112,8 @@ class Client:
         if status in _ROW:
             raise Refused(said)
         if status == 404:
-            raise UserError(f"the endpoint knows neither address nor model (status 404): {said}", where="teacher.model",
-                            fix=f"{self.url} was asked; check it, and teacher.endpoint.model")  # fmt: skip
+            raise Unknown(f"the endpoint knows neither address nor model (status 404): {said}", where="teacher.model",
+                          fix=f"{self.url} was asked; check it, and teacher.endpoint.model")  # fmt: skip
         if location := headers.get("location"):
             said = f"it points to {self._clean(location)}, and no key is sent to another address"
         raise UserError(f"the endpoint answers with status {status}: {said}", where="teacher.model",
@@ -146,8 +156,8 @@ class Client:
         return f"'{line}'" if line else "(nothing)"
 
 
-def address(url: str) -> str:
-    """The address of `chat/completions`.
+def address(url: str, path: str = CHAT) -> str:
+    """The address of `chat/completions`, or of another path in its place.
 
     Raises:
         UserError: not an http(s) address, or one that holds a password or a query.
@@ -170,8 +180,7 @@ def address(url: str) -> str:
             where=where,
             fix=f"{fix}, and the key in the environment variable that teacher.endpoint.key_env names",
         )
-    base = url.rstrip("/")
-    return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+    return f"{url.rstrip('/').removesuffix(f'/{CHAT}')}/{path}"
 
 
 def conversation_of(turns: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -87,7 +87,24 @@ def message_of(content: bytes) -> str:
         return content.decode("utf-8", "replace")
 
 
-def _completion(document: Any, limit: int | None) -> Reply | Failure:
+def read_choice(content: bytes) -> tuple[dict[str, Any], Any] | Failure:
+    """The first choice of a completion and its `usage`, as they came: of a response with status 200.
+
+    Raises:
+        Unreadable: neither a completion nor an error.
+    """
+    try:
+        return _choice(_json(content))
+    except RecursionError as error:
+        raise Unreadable("the reply is nested too deep") from error
+
+
+def counted(usage: Any) -> tuple[int | None, int | None]:
+    """Tokens of the prompt and of the answer, by `usage`; None where it does not say, or miscounts."""
+    return _usage(usage if isinstance(usage, dict) else {})
+
+
+def _choice(document: Any) -> tuple[dict[str, Any], Any] | Failure:
     if not isinstance(document, dict):
         raise Unreadable("the reply is not a JSON object")
     choices = document.get("choices")
@@ -96,15 +113,20 @@ def _completion(document: Any, limit: int | None) -> Reply | Failure:
     if not isinstance(choices, list) or not _first(choices):
         raise Unreadable("the reply has no choices")
     choice = _first(choices)
-    if isinstance(choice.get("error"), dict):
-        return _failure(choice["error"])
+    return _failure(choice["error"]) if isinstance(choice.get("error"), dict) else (choice, document.get("usage"))
+
+
+def _completion(document: Any, limit: int | None) -> Reply | Failure:
+    found = _choice(document)
+    if isinstance(found, Failure):
+        return found
+    choice, usage = found
     message = choice.get("message")
     if message is None and isinstance(choice.get("text"), str):
         message = {"content": choice["text"]}
     if not isinstance(message, dict):
         raise Unreadable("the reply has no message")
-    usage = document.get("usage")
-    prompt, tokens = _usage(usage if isinstance(usage, dict) else {})
+    prompt, tokens = counted(usage)
     read = _read(message, choice.get("finish_reason"), prompt, tokens, limit)
     # Of a reasoning model the first token is one of its thoughts.
     return read if read.thinking else replace(read, first=_first_tokens(choice.get("logprobs")))

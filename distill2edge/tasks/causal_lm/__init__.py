@@ -17,6 +17,7 @@ from distill2edge.tasks.features import (
     PACKING,
     QUANTIZATION_AWARE,
     RANDOM_MODELS,
+    SERVED_LOGITS,
     SYNTHESIS,
     SYSTEM_MESSAGE,
 )
@@ -33,7 +34,7 @@ class CausalLM(Task):
     templates = ("chat", "plain", "text")
     supports = frozenset({
         ALIGNED, ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, ON_POLICY,
-        PACKING, QUANTIZATION_AWARE, RANDOM_MODELS, SYNTHESIS, SYSTEM_MESSAGE,
+        PACKING, QUANTIZATION_AWARE, RANDOM_MODELS, SERVED_LOGITS, SYNTHESIS, SYSTEM_MESSAGE,
     })  # fmt: skip
     kinds = (DECODER,)
     predicts_tokens = True

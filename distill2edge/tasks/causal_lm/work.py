@@ -15,6 +15,7 @@ from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Distill, FromModel, Loss, Recipe
 from distill2edge.tasks.survival import SURVIVAL
 from distill2edge.tasks.work import Facts, Work
+from distill2edge.util.files import read_object
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class TokenWork(Work):
             gguf = teacher_gguf(recipe, progress) if recipe.teacher.backend == "llama.cpp" else None
             asked = (_scored_rows(recipe, rows_dir), self.rows(recipe, rows_dir, "validation"))
             rows, tokens = self._asked(recipe, asked, teacher, work, progress)
+            if recipe.teacher.url is not None:
+                from distill2edge.teacher.served import cache_served
+
+                return cache_served(recipe, teacher, rows, work, progress)
             return cache_logits(
                 teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf,
                 tokens=tokens,
@@ -133,7 +138,7 @@ class TokenWork(Work):
         return train(
             student,
             self._training_rows(recipe, kind, student, signal, rows_dir, progress),
-            self.encoded(recipe, rows_dir, student, "validation"),
+            _cached(self.encoded(recipe, rows_dir, student, "validation"), kind, signal),
             signal if kind == "logits" else None,
             training,
             training.loss,
@@ -188,7 +193,7 @@ class TokenWork(Work):
         facts = train(
             student,
             rows,
-            self.encoded(recipe, rows_dir, student, "validation"),
+            _cached(self.encoded(recipe, rows_dir, student, "validation"), kind, signal),
             own or (signal if kind == "logits" else None),
             section,
             section.loss or recipe.distill.loss,
@@ -290,7 +295,17 @@ class TokenWork(Work):
             progress.warn(
                 f"{lost} of {len(rows)} training rows are left out: the student's tokenizer cannot encode them"
             )
-        return encoded
+        return _cached(encoded, kind, signal)
+
+
+def _cached(rows: list[Encoded], kind: str, signal: Path | None) -> list[Encoded]:
+    """The rows that a signal has: a served teacher may have left some out, and its cache says so."""
+    if kind != "logits" or signal is None or not read_object(signal / "signal.json").get("dropped"):
+        return rows
+    from distill2edge.distill.logit_cache import SignalReader
+
+    found = SignalReader(signal)
+    return [row for row in rows if row.id in found]
 
 
 def _scored_rows(recipe: Recipe, rows_dir: Path) -> list[Row]:
