@@ -13,6 +13,7 @@ are found by id, never by number: a shuffle cannot misalign them.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 
 from distill2edge.distill.losses import TopK
 from distill2edge.errors import UserError
+from distill2edge.models.id_map import IdMap
 
 TAIL_FLOOR = 2.0**-20
 """Least tail mass. float16 rounds a log-probability by up to 1 part in 2,048, so a smaller remainder is not known, and
@@ -51,6 +53,7 @@ class SignalReader:
         if not paths:
             raise UserError(f"no logit cache in {self.directory}", fix="run the signal stage with signal.kind: logits")
         self._where: dict[str, tuple[Any, int, int]] = {}
+        self._to: np.ndarray | None = None  # of a trimmed vocabulary: an id for each of the teacher's
         settings: set[tuple[float, str, int]] = set()
         for path in paths:
             try:
@@ -81,6 +84,16 @@ class SignalReader:
     def __contains__(self, example: str) -> bool:
         return example in self._where
 
+    def trimmed(self, ids: IdMap) -> SignalReader:
+        """The same cache for a student with fewer tokens: in its ids, examples under the names that they have here.
+
+        A token that the student lacks gets an id beyond its vocabulary, which the losses count as the tail.
+        """
+        other = copy.copy(self)
+        known = ids.old_to_new
+        other._to = np.where(known >= 0, known, len(ids.new_to_old) + np.arange(len(known)))
+        return other
+
     def missing(self, examples: Iterable[str]) -> list[str]:
         """Those of the examples that the cache does not have."""
         return [name for name in examples if name not in self._where]
@@ -101,6 +114,8 @@ class SignalReader:
         """
         shard, begin, end = self._where[example]
         tokens = shard.get_slice("index")[begin:end].astype(np.int64)
+        if self._to is not None:
+            tokens = self._to[tokens]
         log_p = shard.get_slice("logprob")[begin:end].astype(np.float32) / self.temperature
         log_p += shard.get_slice("shift")[begin:end].astype(np.float32)[:, None]
         kept = np.exp(log_p, dtype=np.float64).sum(-1)

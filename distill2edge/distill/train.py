@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.data.full_tokens import named_in_full
 from distill2edge.distill.loop import facts_of, finished, run_training, set_up
 from distill2edge.errors import UserError
+from distill2edge.models.id_map import read_map
 from distill2edge.models.kinds import DECODER, ENCODER_DECODER, kind_of_model
 from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
@@ -68,6 +70,10 @@ def train(
     from distill2edge.distill.objective import GOLD
 
     reader = _open_signal(signal_dir) if loss.needs_logits else None
+    if reader is not None:
+        reader, train_rows, validation_rows = _in_students_tokens(
+            reader, model_dir, train_rows, validation_rows, progress
+        )
     examples = Examples(train_rows, reader)
     same_loss = reader is None or not reader.missing(row.id for row in validation_rows)
     validation = Examples(validation_rows, reader if same_loss else None) if validation_rows else None
@@ -83,6 +89,30 @@ def train(
     return facts_of(
         run_training(model, examples, validation, model.collator(), training, result, scored, seed, progress)
     )
+
+
+def _in_students_tokens(
+    reader: SignalReader,
+    model_dir: Path,
+    train_rows: Sequence[Encoded],
+    validation_rows: Sequence[Encoded],
+    progress: Progress,
+) -> tuple[SignalReader, Sequence[Encoded], Sequence[Encoded]]:
+    """A cache in the full vocabulary's ids and the rows of a student that has fewer, so that they find each other.
+
+    A validation row that the student reads in other tokens than the teacher has no signal, and is left out.
+    """
+    ids = read_map(model_dir)
+    if ids is None or ids.full != reader.vocabulary:
+        return reader, train_rows, validation_rows
+    rows = named_in_full(validation_rows, ids)
+    found = [row for row in rows if row.id in reader]
+    if found and len(found) < len(rows):
+        progress.say(
+            f"  {len(rows) - len(found)} of {len(rows)} validation rows are left out: with its trimmed vocabulary the "
+            "student reads them in other tokens than the teacher"
+        )
+    return reader.trimmed(ids), named_in_full(train_rows, ids), found or rows
 
 
 def _open_signal(directory: Path | None) -> SignalReader:

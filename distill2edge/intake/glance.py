@@ -43,12 +43,11 @@ class Glance:
         return self.facts.layers
 
     @property
-    def tokenizer(self) -> str | None:
-        """Type of the tokenizer's model (`BPE`, `WordPiece`, ...); None where the files do not say."""
+    def tokenizer(self) -> dict[str, Any] | None:
+        """The tokenizer's description; None where there is no tokenizer.json."""
         if not (self.path / "tokenizer.json").is_file():
             return None
-        model = read_object(self.path / "tokenizer.json", _MAX_TOKENIZER).get("model")
-        return str(model.get("type")) if isinstance(model, dict) else None
+        return read_object(self.path / "tokenizer.json", _MAX_TOKENIZER)
 
 
 def glance(model: str | Scratch | None, revision: str | None = None) -> Glance | None:

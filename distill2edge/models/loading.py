@@ -9,6 +9,7 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_checkpoint
 from distill2edge.models.config import usable_positions
+from distill2edge.models.id_map import MAP_FILE
 from distill2edge.models.kinds import kind_of_directory
 from distill2edge.util.files import read_object
 
@@ -46,10 +47,12 @@ def load_model(model_dir: Path | str, **options: Any) -> Any:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files and the generation settings as they are: rewriting them could change them."""
+    """Copy the tokenizer's files, the map of its ids and the generation settings as they are: rewriting them could
+    change them."""
     names = (
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
         "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "generation_config.json",
+        MAP_FILE,
     )  # fmt: skip
     for name in names:
         if (source / name).is_file():

@@ -11,6 +11,7 @@ from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
+    from distill2edge.models.id_map import IdMap
 
 TORCH = "torch:fp32"
 """The scheme of a dense Hugging Face directory in PyTorch."""
@@ -69,6 +70,7 @@ class Encodings:
         choices: for each row, the token ids of every choice, continuing the row's prompt; None for open responses.
         vocabulary: a hash of token -> id: two encodings with the same one speak the same tokens.
         stop: ids that end a response.
+        full: of a trimmed vocabulary: which tokens it has of the full one.
         pairs: first and second text of each pair that has a gold score (the first's `number`), one after the other.
         output: tokens of every answer, where it is one of the choices and nothing else; None: those of each row's own.
     """
@@ -77,6 +79,7 @@ class Encodings:
     choices: Sequence[Sequence[Sequence[int]]] | None
     vocabulary: str
     stop: tuple[int, ...] = ()
+    full: IdMap | None = None
     output: int | None = None
     pairs: Sequence[Encoded] = ()
 

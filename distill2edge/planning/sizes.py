@@ -126,7 +126,7 @@ def _student(recipe: Recipe, teacher: Model | None) -> Model | None:
         if looked is None:
             return None
         student = looked
-    if recipe.student.vocabulary == "trim" and student.vocabulary > _TRIMMED:
+    if recipe.student.trim is not None and student.vocabulary > _TRIMMED:
         share = _TRIMMED / student.vocabulary
         student = replace(student, embedding=round(student.embedding * share), vocabulary=_TRIMMED)
     return student

@@ -23,7 +23,7 @@ from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 from distill2edge.recipe.verifiers import JudgeVerifier
-from distill2edge.student.trimming import kind_named
+from distill2edge.student.trimming import kind_of as kind_of_tokenizer
 from distill2edge.tasks import TASKS, task_of
 from distill2edge.util.progress import Progress, SilentProgress
 
@@ -231,8 +231,8 @@ def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
 
 def _trimmed(recipe: Recipe, student: Glance) -> Iterator[Problem]:
     """A vocabulary that can be trimmed."""
-    if recipe.student.vocabulary == "trim" and (kind := student.tokenizer) is not None:
-        yield from said(("student", "vocabulary"), partial(kind_named, kind))
+    if recipe.student.trim is not None and (spec := student.tokenizer) is not None:
+        yield from said(("student", "vocabulary"), partial(kind_of_tokenizer, spec))
 
 
 def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], converter: bool) -> Iterator[Problem]:

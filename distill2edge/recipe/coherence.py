@@ -60,7 +60,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.DIMENSIONS, ("student", "dimensions"), student.dimensions),
         (features.TOKEN_TABLE, ("student", "init", "layers"), getattr(student.init, "is_table", False)),
         (features.POOLING, ("teacher", "pooling"), recipe.teacher.pooling),
-        (features.TRIMMED_VOCABULARY, ("student", "vocabulary"), student.vocabulary == "trim"),
+        (features.TRIMMED_VOCABULARY, ("student", "vocabulary"), student.trim is not None),
         (features.PRETRAINING, ("student", "pretrain"), student.pretrain),
         (features.RANDOM_MODELS, ("teacher", "model"), isinstance(recipe.teacher.model, Scratch)),
         (features.RANDOM_MODELS, ("student", "init", "model"), isinstance(getattr(student.init, "model", 0), Scratch)),

@@ -87,6 +87,37 @@ Init = Annotated[
 ]
 
 
+class Trim(Section):
+    """A smaller vocabulary for the student."""
+
+    trim: Literal["corpus"] = Field("corpus", description="corpus: the tokens that the training rows use")
+    keep: tuple[str, ...] = Field(
+        (), description="further texts whose tokens stay, as they stand in a text: with a space before a word inside it"
+    )
+    max_unseen: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="largest share of the validation rows' tokens that may be outside it, so that the student has to "
+        "write them in smaller pieces; more is an error before the training; null: any",
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Texts that keep something."""
+        for index, text in enumerate(self.keep):
+            if not text:
+                yield Problem(("keep", index), "an empty text keeps no token", "write a text, or take it out")
+
+
+def _vocabulary_branch(value: Any) -> str:
+    return "Trim" if isinstance(value, dict | Trim) else "name"
+
+
+Vocabulary = Annotated[
+    Annotated[Literal["keep", "trim"], Tag("name")] | Annotated[Trim, Tag("Trim")], Discriminator(_vocabulary_branch)
+]
+
+
 class Student(Section):
     """The model that is trained and shipped."""
 
@@ -98,8 +129,11 @@ class Student(Section):
             {"model": "owner/name"},
         ],
     )
-    vocabulary: Annotated[Literal["keep", "trim"], LATER] = Field(
-        "keep", description="trim: only the tokens that the training rows use, single characters and special tokens"
+    vocabulary: Annotated[Vocabulary, LATER] = Field(
+        "keep",
+        description="trim: only the tokens that the training rows use, single characters or bytes, and special tokens; "
+        "{trim: corpus, keep: [...], max_unseen: 0.05}: also those of further texts, and no more unseen ones than that",
+        examples=[{"trim": "corpus", "keep": ["a text of the users"], "max_unseen": 0.05}],
     )
     dimensions: Annotated[tuple[int, ...] | None, LATER] = Field(
         None,
@@ -113,6 +147,13 @@ class Student(Section):
         None, description="of an encoder: masked-language-model distillation from the unfitted teacher first"
     )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
+
+    @property
+    def trim(self) -> Trim | None:
+        """How its vocabulary is trimmed; None where it is kept."""
+        if isinstance(self.vocabulary, Trim):
+            return self.vocabulary
+        return Trim() if self.vocabulary == "trim" else None  # type: ignore[call-arg]
 
     def problems(self) -> Iterator[Problem]:
         """What a randomly initialised student does not have; and lengths of the vector that do not get shorter."""

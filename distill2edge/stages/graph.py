@@ -81,10 +81,13 @@ class Graph:
         if recipe.without_references:
             made = add(References, data=data, base=base, teacher=teacher)
         rows, signal = Rows(data, made), None
+        student = None
+        if recipe.student.trim is not None and recipe.signal.kind != "text":
+            student = self.begun(data, base, rows, teacher)  # what it cannot do without is known before the signal
         if recipe.signal.kind != "gold" and recipe.rounds is None:
             signal = add(Signal, rows=rows, teacher=teacher, base=base if recipe.signal.kind == "text" else None)
-        pretrained = None if recipe.student.pretrain is None else add(Pretrain, data=data, base=base)
-        student = add(InitStudent, rows=rows, teacher=teacher, pretrained=pretrained)
+        if student is None:
+            student = self.begun(data, base, rows, teacher, None if recipe.student.trim is None else signal)
 
         control = rounds = None
         if recipe.rounds is not None:
@@ -115,6 +118,12 @@ class Graph:
             exports=exports, rounds=rounds, verify=verify, judge=judge, bench=bench, everything=tuple(self.stages),
         )  # fmt: skip
         return self.stages
+
+    def begun(self, data: Stage, base: Stage, rows: Rows, teacher: Stage, written: Stage | None = None) -> InitStudent:
+        """The student before it is trained."""
+        asked = self.recipe.student.pretrain
+        pretrained = None if asked is None else self.add(Pretrain, data=data, base=base)
+        return self.add(InitStudent, rows=rows, teacher=teacher, pretrained=pretrained, written=written)
 
     def one_pass(
         self, arm: str, rows: Rows, teacher: Stage, student: Stage, signal: Stage | None, training: Distill, kind: str

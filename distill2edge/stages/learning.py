@@ -68,11 +68,16 @@ class OfStudent(ModelStage):
 
 @plain
 class InitStudent(OfStudent):
-    """The student before it is trained."""
+    """The student before it is trained.
+
+    Attributes:
+        written: the teacher's responses, where they decide which tokens a trimmed vocabulary has.
+    """
 
     rows: Rows
     teacher: Stage
     pretrained: Stage | None
+    written: Stage | None = None
 
     kind = "student"
     files = Files(("model/**", "student.json"))
@@ -87,8 +92,10 @@ class InitStudent(OfStudent):
 
         recipe = self.recipe
         key = {"init": canonical(recipe.student.init)}
-        if task_of(recipe).key:
-            key |= {"vocabulary": recipe.student.vocabulary, "rows": rows_key(recipe)}
+        if task_of(recipe).key or recipe.student.trim is not None:
+            trim = recipe.student.vocabulary
+            named = trim if isinstance(trim, str) else canonical(trim)
+            key |= {"vocabulary": named, "rows": rows_key(recipe)}
         if recipe.student.dimensions is not None:
             key["dimensions"] = list(recipe.student.dimensions)
         return key if self.sources.student is None else {**key, "content": self.sources.student}
@@ -113,7 +120,9 @@ class InitStudent(OfStudent):
             checkpoint = fetched / "model"
         if self.pretrained is not None:
             checkpoint = self.pretrained.model_dir(inputs)
-        facts = task_of(recipe).work.student(recipe, teacher, checkpoint, self.rows.path(inputs), work, progress)
+        written = None if self.written is None else self.written.path(inputs)
+        rows = self.rows.path(inputs)
+        facts = task_of(recipe).work.student(recipe, teacher, checkpoint, rows, work, progress, written)
         shutil.rmtree(work / "checkpoint", ignore_errors=True)
         self._rehearse(work, progress)
         return facts

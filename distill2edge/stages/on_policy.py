@@ -57,8 +57,10 @@ class OnPolicySignal(AnySignal):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
+        from distill2edge.data.full_tokens import in_full
         from distill2edge.data.model_inputs import encode_for
         from distill2edge.distill.on_policy_rounds import read_written, shared_rows
+        from distill2edge.models.id_map import read_map
         from distill2edge.recipe.schema import LogitsSignal
         from distill2edge.teacher.logits import cache_logits
 
@@ -68,7 +70,9 @@ class OnPolicySignal(AnySignal):
         own, asked = shared_rows(self.spec, rows, self.number)
         prompts, seed = [row.prompt for row in asked], round_seed(recipe, self.number)
         ended = write_texts(recipe, self.spec, student, prompts, seed, work, progress)
-        written = read_written(work)
+        written, ids = read_written(work), read_map(student)
+        if ids is not None:
+            written = in_full(written, ids)
         given = [
             *encode_for(recipe.data, own, teacher),
             *task_of(recipe).work.encoded(recipe, rows, teacher, "validation"),

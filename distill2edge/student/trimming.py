@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from distill2edge.errors import UserError
-
-_BATCH = 1000
-
-
-class Kind(Protocol):
-    """One kind of tokenizer model. `spec` is the parsed tokenizer.json."""
-
-    name: str
-
-    def keep(self, backend: Any, spec: dict[str, Any], texts: Sequence[str]) -> set[int]:
-        """Ids that must stay for `texts` to keep their tokens, and for other texts to be written at all."""
-
-    def rewrite(self, spec: dict[str, Any], old_to_new: Mapping[int, int]) -> dict[str, Any]:
-        """The description with the kept tokens alone, in their new ids."""
+from distill2edge.student.subwords import BytePairs, Unigram
+from distill2edge.student.tokenizer_spec import BATCH, Kind, added_ids, rewrite_specials, used_ids
 
 
 class WordPiece:
@@ -33,14 +21,19 @@ class WordPiece:
 
     name = "WordPiece"
 
-    def keep(self, backend: Any, spec: dict[str, Any], texts: Sequence[str]) -> set[int]:
+    def refusal(self, spec: dict[str, Any]) -> str | None:
+        """As `Kind.refusal`."""
+        return None
+
+    def keep(self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = ()) -> set[int]:
+        """As `Kind.keep`."""
         vocabulary: dict[str, int] = spec["model"]["vocab"]
         prefix: str = spec["model"]["continuing_subword_prefix"]
         unknown = vocabulary[spec["model"]["unk_token"]]
-        kept = used_ids(backend, texts) | {unknown} | added_ids(spec)
+        kept = used_ids(backend, texts) | {unknown} | added_ids(spec) | set(used)
         kept |= {index for token, index in vocabulary.items() if len(token.removeprefix(prefix)) == 1}
-        for start in range(0, len(texts), _BATCH):
-            part = list(texts[start : start + _BATCH])
+        for start in range(0, len(texts), BATCH):
+            part = list(texts[start : start + BATCH])
             for text, encoding in zip(part, backend.encode_batch(part, add_special_tokens=False), strict=True):
                 if unknown in encoding.ids:
                     for word in _words(backend, text):
@@ -48,6 +41,7 @@ class WordPiece:
         return kept
 
     def rewrite(self, spec: dict[str, Any], old_to_new: Mapping[int, int]) -> dict[str, Any]:
+        """As `Kind.rewrite`."""
         new = copy.deepcopy(spec)
         vocabulary = {
             token: old_to_new[index] for token, index in spec["model"]["vocab"].items() if index in old_to_new
@@ -71,79 +65,24 @@ class WordPiece:
             start = end
 
 
-_KINDS: dict[str, Kind] = {"WordPiece": WordPiece()}
+_KINDS: dict[str, Kind] = {kind.name: kind for kind in (WordPiece(), BytePairs(), Unigram())}
 
 
-def kind_of(spec: dict[str, Any]) -> Kind:
+def kind_of(spec: Mapping[str, Any]) -> Kind:
     """The kind of a parsed tokenizer.json.
 
     Raises:
-        UserError: one that cannot be trimmed yet.
+        UserError: one that cannot be trimmed.
     """
-    return kind_named(spec["model"]["type"])
-
-
-def kind_named(name: str) -> Kind:
-    """The kind of a tokenizer whose model has this type in its tokenizer.json.
-
-    Raises:
-        UserError: one that cannot be trimmed yet.
-    """
-    if name not in _KINDS:
+    model = spec.get("model")
+    name = model.get("type") if isinstance(model, dict) else None
+    kind = _KINDS.get(str(name))
+    why = f"supported: {', '.join(_KINDS)}" if kind is None else kind.refusal(dict(spec))
+    if kind is None or why is not None:
         raise UserError(
-            f"a {name} vocabulary cannot be trimmed yet; supported: {', '.join(_KINDS)}",
-            where="student.vocabulary",
-            fix="set vocabulary: keep",
+            f"a {name} vocabulary cannot be trimmed: {why}", where="student.vocabulary", fix="set vocabulary: keep"
         )
-    return _KINDS[name]
-
-
-def used_ids(backend: Any, texts: Sequence[str]) -> set[int]:
-    """Every id in the encodings of the texts, specials among them."""
-    used: set[int] = set()
-    for start in range(0, len(texts), _BATCH):
-        for encoding in backend.encode_batch(list(texts[start : start + _BATCH])):
-            used.update(encoding.ids)
-    return used
-
-
-def added_ids(spec: dict[str, Any]) -> set[int]:
-    """Ids of the special and added tokens, those of the template and of padding included."""
-    found = {token["id"] for token in spec["added_tokens"]}
-    if spec.get("padding"):
-        found.add(spec["padding"]["pad_id"])
-    for part in _post_processors(spec):
-        for key in ("sep", "cls"):
-            if key in part:
-                found.add(part[key][1])
-        if part["type"] == "TemplateProcessing":
-            for token in part["special_tokens"].values():
-                found.update(token["ids"])
-    return found
-
-
-def rewrite_specials(spec: dict[str, Any], old_to_new: Mapping[int, int]) -> None:
-    """Put new ids into the added tokens, the padding and the post-processor of a description, in place."""
-    for token in spec["added_tokens"]:
-        token["id"] = old_to_new[token["id"]]
-    spec["added_tokens"].sort(key=lambda token: token["id"])
-    if spec.get("padding"):
-        spec["padding"]["pad_id"] = old_to_new[spec["padding"]["pad_id"]]
-    for part in _post_processors(spec):
-        for key in ("sep", "cls"):
-            if key in part:
-                part[key] = [part[key][0], old_to_new[part[key][1]]]
-        if part["type"] == "TemplateProcessing":
-            for token in part["special_tokens"].values():
-                token["ids"] = [old_to_new[index] for index in token["ids"]]
-
-
-def _post_processors(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    step = spec.get("post_processor")
-    if step is None:
-        return []
-    processors: list[dict[str, Any]] = step["processors"] if step["type"] == "Sequence" else [step]
-    return processors
+    return kind
 
 
 def _words(backend: Any, text: str) -> list[str]:

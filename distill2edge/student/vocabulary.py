@@ -2,7 +2,7 @@
 
 The rows of the embedding (and of the output head) that no text asks for are dropped; on those texts the tokens, and
 what the model computes of them, stay the very same. What a kind of tokenizer must keep for that is its own matter
-(`student/trimming.py`).
+(`student/trimming.py`, `student/subwords.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill2edge.errors import UserError
+from distill2edge.intake.vocabularies import vocabulary_hash
 from distill2edge.models.checkpoint import load_checkpoint, load_tokenizer
+from distill2edge.models.id_map import MAP_FILE, IdMap
 from distill2edge.models.kinds import kind_of_directory, kind_of_model
 from distill2edge.student.trimming import kind_of
 from distill2edge.util.files import read_json, write_json
@@ -26,33 +28,9 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-MAP_FILE = "vocabulary.json"
-_PROBE_TEXTS = 4
+_PROBE_TEXTS, _PROBE_TOKENS = 4, 64
 _BATCH = 1000
-
-
-@dataclass(frozen=True)
-class IdMap:
-    """Which id of the full vocabulary each id of the trimmed one was.
-
-    Attributes:
-        new_to_old: [trimmed size] int64, ascending.
-        old_size: rows of the embedding before.
-    """
-
-    new_to_old: np.ndarray
-    old_size: int
-
-    @property
-    def old_to_new(self) -> np.ndarray:
-        """[old size] int64; -1 for a token that was dropped."""
-        inverse = np.full(self.old_size, -1, dtype=np.int64)
-        inverse[self.new_to_old] = np.arange(len(self.new_to_old))
-        return inverse
-
-    def to_old(self, ids: Sequence[int]) -> list[int]:
-        """Ids of the full vocabulary of trimmed ones: for a teacher that keeps it."""
-        return [int(index) for index in self.new_to_old[np.asarray(ids, dtype=np.int64)]] if len(ids) else []
+_IDS = ("_token_id", "_token_ids")
 
 
 @dataclass(frozen=True)
@@ -79,34 +57,40 @@ class Unseen:
         return self.unseen / self.tokens if self.tokens else 0.0
 
 
-def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progress: Progress) -> dict[str, Any]:
+def trim_vocabulary(
+    model_dir: Path, texts: Sequence[str], target: Path, progress: Progress, used: Sequence[Sequence[int]] | None = None
+) -> dict[str, Any]:
     """Write `target`: the model with a vocabulary of the tokens of `texts`, and `vocabulary.json` (the map of ids).
 
-    Kept are the tokens of the texts, single characters and the tokenizer's special and added tokens. The order of the
-    ids stays. Tokens on `texts` are compared with the original's, and the trimmed model's output with the original's
-    on some of them.
+    Kept are the tokens of the texts, single characters or bytes, and the tokenizer's special and added tokens. The
+    order of the ids stays. Tokens on `texts` are compared with the original's, and the trimmed model's output with the
+    original's on some of them.
 
     Args:
         model_dir: Hugging Face directory with a fast tokenizer and safetensors.
         texts: every text whose tokens must stay, as it is given to the tokenizer (prompts, both of a pair, ...).
         target: directory to write; replaced.
         progress: where to report.
+        used: of a model that predicts tokens: rows in its tokens, which stay too; `texts` may be empty then.
 
     Returns:
-        {schema_version, kind, old_size, new_size, parameters: {before, after}, new_to_old}.
+        {schema_version, kind, old_size, new_size, parameters: {before, after}, new_to_old}; with `used` also `full`, a
+        hash of the full vocabulary's token -> id.
 
     Raises:
         UserError: no texts, a kind of tokenizer that cannot be trimmed yet, or texts whose tokens would change.
     """
     model_dir, target = Path(model_dir), Path(target)
-    if not texts:
+    if not texts and not used:
         raise UserError("there are no texts to keep the tokens of", where="student.vocabulary",
                         fix="give data.splits.train some rows, or set vocabulary: keep")  # fmt: skip
     tokenizer = whole_texts(load_tokenizer(model_dir))
     spec = _spec(tokenizer, model_dir)
     kind = kind_of(spec)
-    keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts))
     model = _load_model(model_dir)
+    ends = _token_ids(model, model_dir) if used else set()
+    ends |= {index for row in used or () for index in row}
+    keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts, ends))
     old_size = model.get_input_embeddings().weight.shape[0]
     if keep[-1] >= old_size:
         raise UserError(f"the tokenizer has ids up to {keep[-1]}, the embedding {old_size} rows", where=str(model_dir),
@@ -119,7 +103,8 @@ def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progres
     trimmed = whole_texts(load_tokenizer(target))
     _check_tokens(tokenizer, trimmed, texts, ids)
     before = model.num_parameters()
-    after = _write_model(model, target, ids, tokenizer, texts[:_PROBE_TEXTS])
+    probes = [*_encoded(tokenizer, texts[:_PROBE_TEXTS]), *(row[:_PROBE_TOKENS] for row in (used or ())[:_PROBE_TEXTS])]
+    after = _write_model(model, target, ids, [line for line in probes if line])
     facts: dict[str, Any] = {
         "schema_version": 1,
         "kind": kind.name,
@@ -128,18 +113,11 @@ def trim_vocabulary(model_dir: Path, texts: Sequence[str], target: Path, progres
         "parameters": {"before": before, "after": after},
         "new_to_old": keep,
     }
+    if used is not None:
+        facts["full"] = vocabulary_hash(tokenizer)
     write_json(target / MAP_FILE, facts)
     progress.say(f"  vocabulary: {len(keep):,} of {old_size:,} tokens kept, {before:,} -> {after:,} parameters")
     return facts
-
-
-def read_map(model_dir: Path) -> IdMap | None:
-    """The map of ids beside a trimmed model; None where its vocabulary was kept."""
-    path = Path(model_dir) / MAP_FILE
-    if not path.is_file():
-        return None
-    facts = read_json(path)
-    return IdMap(np.asarray(facts["new_to_old"], dtype=np.int64), int(facts["old_size"]))
 
 
 def unseen(full: PreTrainedTokenizerBase, trimmed: PreTrainedTokenizerBase, ids: IdMap, texts: Sequence[str]) -> Unseen:
@@ -234,7 +212,7 @@ def _remap_ids(value: Any, ids: IdMap) -> Any:
     if isinstance(value, dict):
         return {
             key: ([one(item) for item in entry] if isinstance(entry, list) else one(entry))
-            if str(key).endswith(("_token_id", "_token_ids"))
+            if str(key).endswith(_IDS)
             else _remap_ids(entry, ids)
             for key, entry in value.items()
         }
@@ -255,22 +233,38 @@ def _check_tokens(full: Any, trimmed: Any, texts: Sequence[str], ids: IdMap) -> 
                 )
 
 
-def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, tokenizer: Any, probes: Sequence[str]) -> int:
-    """Save the model with fewer rows; returns its parameters."""
+def _token_ids(model: Any, model_dir: Path) -> set[int]:
+    """The ids that the model's settings name: where an answer begins and ends, what fills a batch."""
+    found: set[int] = set()
+    generation = model_dir / "generation_config.json"
+    for settings in (model.config.to_dict(), read_json(generation) if generation.is_file() else {}):
+        for key, value in [*settings.items(), *(settings.get("text_config") or {}).items()]:
+            if str(key).endswith(_IDS):
+                found |= {index for index in (value if isinstance(value, list) else [value]) if type(index) is int}
+    return {index for index in found if 0 <= index < model.get_input_embeddings().weight.shape[0]}
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The first tokens of each text."""
+    found = [list(tokenizer(text, truncation=True, max_length=_PROBE_TOKENS).input_ids) for text in texts]
+    whole_texts(tokenizer)  # the library keeps the truncation of the last call
+    return found
+
+
+def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, probes: Sequence[Sequence[int]]) -> int:
+    """Save the model with fewer rows; returns its parameters. `probes`: what it must still compute alike."""
     import torch
 
     rows = torch.from_numpy(ids.new_to_old)
-    encoded = [tokenizer(text, truncation=True, max_length=64).input_ids for text in probes]
-    whole_texts(tokenizer)  # the library keeps the truncation of the last call
-    encoded = [line for line in encoded if line]
-    with torch.no_grad():
-        before = [model(input_ids=torch.tensor([line])) for line in encoded if not kind_of_model(model).pairs]
+    before = [_output(model, line) for line in probes]
     names = _row_names(model, ids.old_size)
     state = {
         name: (value[rows] if name in names else value).clone().contiguous()
         for name, value in model.state_dict().items()
     }
-    config = type(model.config).from_dict(_remap_ids(model.config.to_dict(), ids) | {"vocab_size": len(rows)})
+    settings = _remap_ids(model.config.to_dict(), ids)
+    (settings.get("text_config") or settings)["vocab_size"] = len(rows)
+    config = type(model.config).from_dict(settings)
     config.architectures = [type(model).__name__]
     options = kind_of_model(model).options(config.to_dict())
     small: Any = type(model)(config, **options).to(model.dtype).eval()
@@ -279,11 +273,20 @@ def _write_model(model: PreTrainedModel, target: Path, ids: IdMap, tokenizer: An
     small.save_pretrained(target)
     saved: Any = load_checkpoint(type(model), target, **options, dtype="auto").eval()
     new = ids.old_to_new
-    with torch.no_grad():
-        for line, was in zip(encoded, before, strict=False):
-            now = saved(input_ids=torch.from_numpy(new[line])[None])
-            _check_same(was[0], now[0], rows)
+    for line, was in zip(probes, before, strict=True):
+        _check_same(was, _output(saved, new[list(line)].tolist()), rows)
     return int(saved.num_parameters())
+
+
+def _output(model: Any, line: Sequence[int]) -> Any:
+    """What a model computes of one text's tokens; an encoder-decoder reads them on both sides."""
+    import torch
+
+    given = {"input_ids": torch.tensor([list(line)])}
+    if kind_of_model(model).pairs:
+        given["decoder_input_ids"] = given["input_ids"]
+    with torch.no_grad():
+        return model(**given)[0]
 
 
 def _row_names(model: Any, size: int) -> set[str]:

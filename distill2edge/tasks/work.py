@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from distill2edge.recipe.schema import Distill, FromTeacher, Loss, Recipe
 from distill2edge.tasks.survival import SURVIVAL
 from distill2edge.util.files import read_json
 from distill2edge.util.progress import Progress
-from distill2edge.util.quantities import readable_share
 
 if TYPE_CHECKING:
     from distill2edge.distill.encoder_training import Beside
@@ -86,9 +84,22 @@ class Work(ABC):
 
     @abstractmethod
     def student(
-        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+        self,
+        recipe: Recipe,
+        teacher: Path,
+        checkpoint: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+        written: Path | None = None,
     ) -> Facts:
-        """Write the untrained student as `model/` and `student.json`; `checkpoint` is what it starts from, if any."""
+        """Write the untrained student as `model/` and `student.json`.
+
+        Args:
+            checkpoint: what it starts from, if any.
+            written: the signal's directory, where the rows that it will read are what the teacher wrote, and its
+                vocabulary is trimmed to them.
+        """
 
     @abstractmethod
     def distill(
@@ -185,7 +196,7 @@ ROWS = 16
 def beside_of(recipe: Recipe, loss: Loss, student: Path, teacher: Path | None) -> Beside | None:
     """The teacher that runs beside a student; None where no term compares layers."""
     from distill2edge.distill.encoder_training import Beside
-    from distill2edge.student.vocabulary import read_map
+    from distill2edge.models.id_map import read_map
 
     if not loss.needs_layers:
         return None
@@ -213,27 +224,3 @@ def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequ
         )
     kept: list[int] = read_json(student.parent / "student.json")["layers"]
     return kept
-
-
-def trimmed(rows_dir: Path, work: Path, progress: Progress) -> Facts:
-    """The student with the tokens of the training rows, and how many tokens of the test rows that leaves unseen."""
-    from distill2edge.data.encode import read_rows
-    from distill2edge.student.vocabulary import read_map, trim_vocabulary, unseen, unseen_facts
-
-    whole, fewer = work / "model", work / "trimmed"
-    texts = _texts(read_rows(rows_dir, "train"))
-    facts = trim_vocabulary(whole, texts, fewer, progress)
-    ids = read_map(fewer)
-    assert ids is not None
-    test = _texts(read_rows(rows_dir, "test"))
-    lost = unseen_facts(unseen(load_tokenizer(whole), load_tokenizer(fewer), ids, test))
-    shutil.rmtree(whole)
-    fewer.rename(whole)
-    progress.say(f"  {readable_share(lost['rate'], 1)} of the test rows' tokens are not in the trimmed vocabulary")
-    vocabulary = {"kept": facts["new_size"], "of": facts["old_size"], "unseen_on_test": lost}
-    return {"parameters": facts["parameters"]["after"], "vocabulary": vocabulary}
-
-
-def _texts(rows: Sequence[Row]) -> list[str]:
-    """What an encoder reads of rows: each text, and the second ones of pairs after them."""
-    return [row.prompt for row in rows] + [row.pair for row in rows if row.pair is not None]

@@ -107,6 +107,19 @@ def kl_divergence(reference: Floats, logprob: Floats) -> NDArray[np.float64]:
     return np.maximum(out, 0.0)
 
 
-def agreement(reference: Floats, logprob: Floats) -> NDArray[np.float64]:
-    """Whether both put the same token first, at each position, as 0.0 or 1.0."""
-    return np.asarray(reference.argmax(axis=1) == logprob.argmax(axis=1), dtype=np.float64)
+def agreement(reference: Floats, logprob: Floats, columns: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """Whether both put the same token first, at each position, as 0.0 or 1.0.
+
+    Args:
+        columns: of a file with fewer tokens: which of the reference's each is; one that the file lacks is never its.
+    """
+    first = logprob.argmax(axis=1)
+    return np.asarray(reference.argmax(axis=1) == (first if columns is None else columns[first]), dtype=np.float64)
+
+
+def among(reference: Floats, columns: NDArray[np.int64] | None) -> Floats:
+    """The reference's distribution [n, W] given that it names one of the tokens in `columns`; [n, V] without."""
+    if columns is None:
+        return reference
+    part = np.asarray(reference[:, columns], dtype=np.float64)
+    return np.asarray(part - np.logaddexp.reduce(part, axis=1, keepdims=True), dtype=np.float32)

@@ -60,10 +60,10 @@ def entry(
         figures["retained"] = metric.ratio(outcome["score"], against["score"], units, seed)
         if outcome["length"] is not None:
             figures["output_length_ratio"] = ratio_interval(outcome["length"], against["length"], seed=seed)
-    for key in ("kl_teacher", "kl_student"):
-        figures[key] = _over_rows(outcome[key], outcome["counts"], partial(mean_interval, seed=seed))
-    for key in ("top1_student", "top1_teacher"):
-        figures[key] = _over_rows(outcome[key], outcome["counts"], proportion_interval)
+    for role in ("teacher", "student"):
+        counts = outcome.get(f"counts_{role}") or outcome["counts"]
+        figures[f"kl_{role}"] = _over_rows(outcome[f"kl_{role}"], counts, partial(mean_interval, seed=seed))
+        figures[f"top1_{role}"] = _over_rows(outcome[f"top1_{role}"], counts, proportion_interval)
     tail = outcome["kl_student"]
     if tail is not None and len(tail) >= _TAIL_NEEDS:
         figures["kl_student_p99"] = percentile(tail, 99)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill2edge.data.full_tokens import same_rows
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.models.model_file import Encodings, ModelFile, check_encodings, check_models, encoding_of
 from distill2edge.recipe.schema import Verify
@@ -19,6 +20,7 @@ from distill2edge.verify import fidelity
 from distill2edge.verify.gates import apply_gates, verdict
 from distill2edge.verify.metrics import TOKEN_METRICS, Metric, metric_of
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
+from distill2edge.verify.references import COLUMNS, fewer_tokens, is_trimmed
 from distill2edge.verify.token_worker import write_encodings
 from distill2edge.verify.trivial_baselines import (
     balanced_accuracy,
@@ -33,7 +35,8 @@ DEFINITIONS = {
     "retained": "score / teacher's score on the same rows",
     "output_length_ratio": "mean tokens of the greedy answers / those of the teacher",
     "kept": "score / score of each of the teacher's own files on the same rows",
-    "kl_teacher": "mean KL(teacher || model), nats per token",
+    "kl_teacher": "mean KL(teacher || model), nats per token; where the model has fewer tokens, on the rows that both "
+    "read in the same ones, of the teacher given that it names one of them",
     "kl_student": "mean KL(merged student || file), nats per token",
     "top1_student": "share of positions at which file and merged student put the same token first",
     "top1_teacher": "share of the same positions at which model and teacher put the same token first",
@@ -110,8 +113,8 @@ def verify_token_models(
                 progress.warn(f"{model.id}: {outcomes[model.id].words}")  # type: ignore[union-attr]
     document = _document(models, outcomes, plan, seed)
     write_json(work / "verify.json", document)
-    for reference in plan.directory.glob("reference-*.f32"):
-        reference.unlink()
+    for left in (*plan.directory.glob("reference-*.f32"), plan.directory / COLUMNS):
+        left.unlink(missing_ok=True)
     return facts_of(document)
 
 
@@ -148,6 +151,7 @@ def _run(
         "write_reference": own if writes else None,
         "teacher_reference": _reference("teacher", model, models, outcomes, plan),
         "student_reference": _reference("student", model, models, outcomes, plan),
+        **fewer_tokens(mine, plan.encodings["teacher"], plan.verify, plan.directory),
     }
     outcome = run_worker(
         "distill2edge.verify.token_worker", spec, plan.directory, model.slug, threads=plan.threads, on_progress=advance
@@ -167,10 +171,8 @@ def _reference(
     if role == "student" and model.role != "student":
         return None
     ours, theirs = encoding_of(model.role, plan.encodings), encoding_of(role, plan.encodings)
-    same = ours.vocabulary == theirs.vocabulary and all(
-        list(a.ids) == list(b.ids) and list(a.mask) == list(b.mask) for a, b in zip(ours.rows, theirs.rows, strict=True)
-    )
-    return f"reference-{role}.f32" if same else None
+    same = ours.vocabulary == theirs.vocabulary and all(same_rows(ours.rows, theirs.rows, None))
+    return f"reference-{role}.f32" if same or (role == "teacher" and is_trimmed(ours, theirs)) else None
 
 
 def _context(encodings: Encodings, metric: Metric) -> int:

@@ -18,6 +18,7 @@ from distill2edge.util.files import write_text
 from distill2edge.util.isolate import serve
 from distill2edge.verify import fidelity, scores
 from distill2edge.verify.metrics import TOKEN_METRICS
+from distill2edge.verify.references import open_reference
 
 
 def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
@@ -31,16 +32,14 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     Returns:
         Lists over rows (`score`, `tokens`, `length` or null), over compared rows (`counts`), and over compared
         positions (`nll`, and null without a reference: `kl_teacher`, `kl_student`, `top1_student`, `top1_teacher`).
+        `counts_teacher` and `counts_student`: of the rows that were compared with each (null: with none).
     """
     here = Path(spec["result"]).parent
     encodings = read_encodings(here / spec["rows"], tuple(spec["stop"]))
     runtime = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
     metric = TOKEN_METRICS[spec["metric"]]
     spans = fidelity.choose_positions(encodings.rows, spec["max_tokens"], spec["positions"])
-    references = {
-        name: fidelity.open_reference(here / spec[name], fidelity.count_positions(spans)) if spec[name] else None
-        for name in ("teacher_reference", "student_reference")
-    }
+    references = {role: open_reference(role, spec, here, spans) for role in ("teacher", "student")}
     mine = None
     if spec["write_reference"]:
         path = here / spec["write_reference"]
@@ -56,7 +55,13 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         logprob = _run(runtime, row, positions)
         if span:
             part = logprob[np.searchsorted(positions, span.positions)]
-            _compare(out, part, row, span, references)
+            targets = [row.ids[position + 1] for position in span.positions]
+            out["nll"] += (-part[np.arange(len(targets)), targets]).tolist()
+            for role, reference in references.items():
+                if reference is not None:
+                    kl, top1 = reference.compare(index, part)
+                    out[f"kl_{role}"] += kl
+                    out[f"top1_{role}"] += top1
             if mine is not None:
                 mine[span.start : span.start + len(part)] = part
         score, length = metric.score(runtime, encodings, index, dict(zip(positions, logprob, strict=True)))
@@ -67,16 +72,13 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     if mine is not None:
         mine.flush()
     runtime.close()
-    absent = {
-        "length": not metric.measures_length,
-        "kl_teacher": references["teacher_reference"] is None,
-        "top1_teacher": references["teacher_reference"] is None,
-        "kl_student": references["student_reference"] is None,
-        "top1_student": references["student_reference"] is None,
-    }
+    absent = {f"{name}_{role}": reference is None for role, reference in references.items() for name in ("kl", "top1")}
+    absent["length"] = not metric.measures_length
+    counts = {f"counts_{role}": None if each is None else each.compared(spans) for role, each in references.items()}
     return {
         **{key: None if absent.get(key) else values for key, values in out.items()},
         "counts": [len(span.positions) for span in spans],
+        **counts,
     }
 
 
@@ -104,24 +106,6 @@ def _run(runtime: Runtime, row: Encoded, positions: list[int]) -> scores.Floats:
     if not positions:
         return np.empty((0, runtime.vocab_size), dtype=np.float32)
     return scores.log_softmax(logits_at(runtime, row.ids[: positions[-1] + 1], positions, row.prompt_length))
-
-
-def _compare(
-    out: dict[str, list[float]],
-    logprob: scores.Floats,
-    row: Encoded,
-    span: fidelity.Span,
-    references: dict[str, Any],
-) -> None:
-    targets = [row.ids[position + 1] for position in span.positions]
-    out["nll"] += (-logprob[np.arange(len(targets)), targets]).tolist()
-    for name in ("teacher", "student"):
-        reference = references[f"{name}_reference"]
-        if reference is None:
-            continue
-        there = reference[span.start : span.start + len(span.positions)]
-        out[f"kl_{name}"] += fidelity.kl_divergence(there, logprob).tolist()
-        out[f"top1_{name}"] += fidelity.agreement(there, logprob).tolist()
 
 
 def main() -> None:

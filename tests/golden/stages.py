@@ -60,6 +60,12 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         _CE,
         "distill.control=false",
     ),
+    "trimmed to what the teacher writes": (
+        "signal={kind: text}",
+        _CE,
+        "student.vocabulary={trim: corpus, keep: [' and']}",
+        "data.choices=null",
+    ),
     "verified text": (
         "signal={kind: text, verify: [{kind: exact}, {kind: python, code: 'def check(p, r, f): return True'}]}",
         _CE,

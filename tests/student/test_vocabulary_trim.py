@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
+from distill2edge.models.id_map import IdMap, read_map
 from distill2edge.student.trimming import WordPiece
-from distill2edge.student.vocabulary import IdMap, read_map, trim_vocabulary, unseen
+from distill2edge.student.vocabulary import trim_vocabulary, unseen
 from distill2edge.util.progress import SilentProgress
 from tests.tiny import corpus, tiny_bert, tiny_llama
 
@@ -119,10 +120,14 @@ def test_a_head_over_the_vocabulary_is_trimmed_too(tmp_path: Path) -> None:
 
 def test_errors_say_what_is_supported(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "llama")
-    with pytest.raises(UserError, match="BPE vocabulary cannot be trimmed yet; supported: WordPiece"):
-        trim_vocabulary(tmp_path / "llama", TEXTS, tmp_path / "out", SilentProgress())
     with pytest.raises(UserError, match="no texts"):
         trim_vocabulary(tmp_path / "llama", (), tmp_path / "out", SilentProgress())
+    path = tmp_path / "llama" / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    spec["model"] = {"type": "WordLevel", "vocab": spec["model"]["vocab"], "unk_token": "<|endoftext|>"}
+    path.write_text(json.dumps(spec))
+    with pytest.raises(UserError, match="WordLevel vocabulary cannot be trimmed: supported: WordPiece, BPE, Unigram"):
+        trim_vocabulary(tmp_path / "llama", TEXTS, tmp_path / "out", SilentProgress())
     assert not (tmp_path / "out").exists()
 
 

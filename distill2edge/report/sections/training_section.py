@@ -32,6 +32,11 @@ def training_facts(report: Document) -> list[Fact]:
         found.append(Fact("layers kept", "none: a table of token vectors"))
     if kept:
         found.append(Fact("layers kept", ", ".join(map(str, kept)) if isinstance(kept, list) else str(kept)))
+    vocabulary = report["student"].get("vocabulary")
+    if vocabulary:
+        found.append(Fact("vocabulary", f"{vocabulary['kept']:,} of {vocabulary['of']:,} tokens"))
+        share = figures.percent(vocabulary["unseen_on_test"]["rate"])
+        found.append(Fact("test tokens outside the vocabulary, written in smaller pieces", share))
     return found
 
 

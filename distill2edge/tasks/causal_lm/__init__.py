@@ -20,6 +20,7 @@ from distill2edge.tasks.features import (
     SERVED_LOGITS,
     SYNTHESIS,
     SYSTEM_MESSAGE,
+    TRIMMED_VOCABULARY,
 )
 from distill2edge.tasks.task import Task
 
@@ -35,6 +36,7 @@ class CausalLM(Task):
     supports = frozenset({
         ALIGNED, ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, ON_POLICY,
         PACKING, QUANTIZATION_AWARE, RANDOM_MODELS, SERVED_LOGITS, SYNTHESIS, SYSTEM_MESSAGE,
+        TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (DECODER,)
     predicts_tokens = True

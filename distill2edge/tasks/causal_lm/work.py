@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from distill2edge.data.encode import LOST, labelled, read_rows
 from distill2edge.data.model_inputs import encode_for, form_of
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.id_map import read_map
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Distill, FromModel, Loss, Recipe
 from distill2edge.tasks.survival import SURVIVAL
 from distill2edge.tasks.work import Facts, Work
-from distill2edge.util.files import read_object
+from distill2edge.util.files import read_object, write_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -104,13 +105,20 @@ class TokenWork(Work):
         return facts
 
     def student(
-        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+        self,
+        recipe: Recipe,
+        teacher: Path,
+        checkpoint: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+        written: Path | None = None,
     ) -> Facts:
-        """The teacher's own layers, or a checkpoint."""
+        """The teacher's own layers, or a checkpoint; with fewer tokens where asked."""
         from distill2edge.student.init import init_student
 
         rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
-        return init_student(
+        facts = init_student(
             recipe.student,
             teacher,
             rows,
@@ -119,6 +127,14 @@ class TokenWork(Work):
             checkpoint,
             same_vocabulary=recipe.signal.kind == "logits" and recipe.signal.align == "none",
         )
+        if recipe.student.trim is not None:
+            from distill2edge.student.trim_to_rows import trim_writer
+            from distill2edge.teacher.text import read_responses
+
+            responses = () if written is None else read_responses(written)
+            facts |= trim_writer(recipe, rows_dir, responses, work, progress)
+            write_json(work / "student.json", facts)
+        return facts
 
     def distill(
         self,
@@ -227,7 +243,8 @@ class TokenWork(Work):
             form = form_of(recipe, model_dir)
             prompts = {row.id: row.prompt for row in self.rows(recipe, rows_dir, "test")}
             choices = form.reading.choices([prompts[item.row] for item in encoded], data.choices, tokenizer, form)
-        return Encodings(encoded, choices, vocabulary_hash(tokenizer), stop_token_ids(tokenizer, data.template))
+        stop, ids = stop_token_ids(tokenizer, data.template), read_map(model_dir)
+        return Encodings(encoded, choices, vocabulary_hash(tokenizer), stop, full=ids)
 
     def verify(
         self,

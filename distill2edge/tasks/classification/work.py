@@ -19,7 +19,7 @@ from distill2edge.models.shape import shape_of
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
 from distill2edge.tasks.classification.asked.work import ASKED, as_asked
 from distill2edge.tasks.survival import SURVIVAL
-from distill2edge.tasks.work import ROWS, EncoderWork, Facts, beside_of, trimmed
+from distill2edge.tasks.work import ROWS, EncoderWork, Facts, beside_of
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
 
@@ -131,7 +131,14 @@ class ClassifierWork(EncoderWork):
         return pretrain_encoder(base, kept, texts["train"], texts["validation"], spec, recipe.seed, work, progress)
 
     def student(
-        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+        self,
+        recipe: Recipe,
+        teacher: Path,
+        checkpoint: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+        written: Path | None = None,
     ) -> Facts:
         """Some of the teacher's layers with its head, or a checkpoint with a head; with fewer tokens where asked."""
         from distill2edge.student.head import check_head
@@ -153,8 +160,10 @@ class ClassifierWork(EncoderWork):
             facts["layers"] = read_json(checkpoint.parent / "pretrain.json")["layers"]
             write_json(work / "student.json", facts)
         self._tell_of_cuts(recipe, rows_dir, work / "model", progress)
-        if recipe.student.vocabulary == "trim":
-            facts |= trimmed(rows_dir, work, progress)
+        if recipe.student.trim is not None:
+            from distill2edge.student.trim_to_rows import trim_encoder
+
+            facts |= trim_encoder(recipe, rows_dir, work, progress)
             write_json(work / "student.json", facts)
         return facts
 

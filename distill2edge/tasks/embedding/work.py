@@ -16,7 +16,7 @@ from distill2edge.models.loading import read_config
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.models.pooling import Pooling, pooling_of, sentence_transformers_pooling, width_of
 from distill2edge.recipe.schema import Distill, FromTeacher, Recipe
-from distill2edge.tasks.work import EncoderWork, Facts, beside_of, trimmed
+from distill2edge.tasks.work import EncoderWork, Facts, beside_of
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress, SilentProgress
 
@@ -45,7 +45,14 @@ class EmbedderWork(EncoderWork):
         return cache_vectors(teacher, rows, work, progress)
 
     def student(
-        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+        self,
+        recipe: Recipe,
+        teacher: Path,
+        checkpoint: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+        written: Path | None = None,
     ) -> Facts:
         """Some of the teacher's layers, or a checkpoint; it pools as the teacher does."""
         from distill2edge.student.init import init_student
@@ -58,8 +65,10 @@ class EmbedderWork(EncoderWork):
             rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
             facts = init_student(recipe.student, teacher, rows, work, progress, checkpoint, same_vocabulary=False)
         pooling.write(work / "model")
-        if recipe.student.vocabulary == "trim":
-            facts |= trimmed(rows_dir, work, progress)
+        if recipe.student.trim is not None:
+            from distill2edge.student.trim_to_rows import trim_encoder
+
+            facts |= trim_encoder(recipe, rows_dir, work, progress)
             write_json(work / "student.json", facts)
         width = width_of(read_config(work / "model"))
         if sizes and sizes[0] != width:

@@ -15,6 +15,7 @@ from distill2edge.tasks.features import (
     MIXES,
     RANDOM_MODELS,
     SYSTEM_MESSAGE,
+    TRIMMED_VOCABULARY,
 )
 from distill2edge.tasks.task import Task
 
@@ -32,6 +33,7 @@ class Seq2Seq(Task):
     templates = ("chat", "plain")
     supports = frozenset({
         CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, RANDOM_MODELS, SYSTEM_MESSAGE,
+        TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (ENCODER_DECODER,)
     predicts_tokens = True

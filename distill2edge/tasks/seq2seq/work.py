@@ -20,7 +20,14 @@ class Seq2SeqWork(TokenWork):
     """That of token tasks, with a student that is checked to have an encoder."""
 
     def student(
-        self, recipe: Recipe, teacher: Path, checkpoint: Path | None, rows_dir: Path, work: Path, progress: Progress
+        self,
+        recipe: Recipe,
+        teacher: Path,
+        checkpoint: Path | None,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+        written: Path | None = None,
     ) -> Facts:
         """Layers of the teacher's encoder and of its decoder, or a checkpoint.
 
@@ -40,7 +47,7 @@ class Seq2SeqWork(TokenWork):
                 where="signal.kind",
                 fix="use signal: {kind: text} with distill.loss: {ce: 1}",
             )
-        return super().student(recipe, teacher, checkpoint, rows_dir, work, progress)
+        return super().student(recipe, teacher, checkpoint, rows_dir, work, progress, written)
 
 
 WORK = Seq2SeqWork()
