@@ -144,10 +144,6 @@ def main() -> None:
             "Spearman of all pairs' cosines with the teacher's": {
                 each.label: each.pairs_alike() for each in found.values()
             },
-            "recall@10 by shorter vectors, first seed": {
-                each.label: next(m["dimensions"] for m in each.verified[0]["models"] if m["id"] == each.file)
-                for each in found.values()
-            },
             "size_bytes": {
                 TEACHER: first.size(TEACHER), **{each.label: each.size(each.file) for each in found.values()}
             },

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from distill2edge.distill.loop import facts_of, finished, run_training, set_up
+from distill2edge.distill.loop import facts_of, finished, run_training, set_dropout, set_up
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import kind_of_model
 from distill2edge.models.loading import load_model
@@ -78,7 +78,10 @@ def train_encoder(
 
     set_up(seed)
     maps = any(loss.weighed("attentions"))
-    student = load_encoder(model_dir, lora, attention=maps, checkpointing=training.gradient_checkpointing)
+    dropout = getattr(training, "dropout", None)
+    student = load_encoder(
+        model_dir, lora, attention=maps, checkpointing=training.gradient_checkpointing, dropout=dropout
+    )
     beside = None
     if loss.needs_layers:
         assert teacher is not None, "the terms on intermediate layers need the teacher"
@@ -99,13 +102,18 @@ def train_encoder(
 
 
 def load_encoder(
-    model_dir: Path, lora: schema.Lora | None, *, attention: bool = False, checkpointing: bool = False
+    model_dir: Path,
+    lora: schema.Lora | None,
+    *,
+    attention: bool = False,
+    checkpointing: bool = False,
+    dropout: float | None = None,
 ) -> nn.Module:
     """The encoder to train, in float32: in full, or adapters and the head.
 
     Args:
         attention: its attention maps are read, which the fast kernels do not give.
-        checkpointing: as `distill.train.load_student`.
+        checkpointing, dropout: as `distill.train.load_student`.
 
     Raises:
         UserError: modules that LoRA can't be put on.
@@ -114,6 +122,7 @@ def load_encoder(
 
     options = {"attn_implementation": "eager"} if attention else {}
     base = load_model(model_dir, dtype=torch.float32, **options)
+    set_dropout(base, dropout)
     if checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     if shape_of(base.config).layers == 0:  # a table of token vectors: what a BERT adds to it stays as it is

@@ -16,6 +16,7 @@ from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import TrainingArguments
 
     from distill2edge.distill.batches import Collator
@@ -116,6 +117,19 @@ def set_up(seed: int) -> None:
 
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     set_seed(seed)
+
+
+def set_dropout(model: nn.Module, share: float | None) -> None:
+    """Let every dropout of a model have this share, in place; None leaves them. Its configuration stays as it is."""
+    from torch import nn
+
+    for module in model.modules() if share is not None else ():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        # Attention reads its share as a number where a kernel applies it.
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, share)
 
 
 def _arguments(

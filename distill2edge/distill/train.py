@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data.full_tokens import named_in_full
-from distill2edge.distill.loop import facts_of, finished, run_training, set_up
+from distill2edge.distill.loop import facts_of, finished, run_training, set_dropout, set_up
 from distill2edge.errors import UserError
 from distill2edge.models.id_map import read_map
 from distill2edge.models.kinds import DECODER, ENCODER_DECODER, kind_of_model
@@ -147,7 +147,8 @@ def _open_model(
     dtype = compute_dtype(training.dtype, default_device())
     # A grid is applied to W + B A in full precision: a base in 16 bits would round W first.
     kept = dtype if grids is None else torch.float32
-    student = load_student(model_dir, lora, kept, checkpointing=training.gradient_checkpointing)
+    dropout = getattr(training, "dropout", None)
+    student = load_student(model_dir, lora, kept, checkpointing=training.gradient_checkpointing, dropout=dropout)
     fake_quantized = {} if grids is None else install(student, grids, dtype)
     modules = {DECODER: DistillModel, ENCODER_DECODER: Seq2SeqDistillModel}
     model = modules[kind_of_model(student)](student, objective_of(loss), temperature, chunk, dtype)
@@ -156,12 +157,18 @@ def _open_model(
 
 
 def load_student(
-    model_dir: Path, lora: schema.Lora | None, dtype: torch.dtype, *, checkpointing: bool = False
+    model_dir: Path,
+    lora: schema.Lora | None,
+    dtype: torch.dtype,
+    *,
+    checkpointing: bool = False,
+    dropout: float | None = None,
 ) -> nn.Module:
     """The model to train: frozen in `dtype` with float32 adapters, or float32 in full (products under autocast).
 
     Args:
         checkpointing: keep the inputs of each layer alone, and run it again in the backward pass.
+        dropout: share of every dropout, in place of what the configuration says; None leaves it.
     """
     import torch
 
@@ -169,6 +176,7 @@ def load_student(
     if getattr(base.config, "quantization_config", None) is not None:
         raise UserError("the base is quantized", where=str(model_dir), fix="train from 16 or 32-bit weights")
     base.config.use_cache = False
+    set_dropout(base, dropout)
     if checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     if lora is None:

@@ -281,11 +281,12 @@ signal: {{kind: embeddings}}             # the teacher's vector of each text; ro
 
 student:
   init: {{from: teacher, layers: {kept}}}        # the teacher's own layers, 0 is the first
-  # dimensions: [384, 128]             # the first 128 numbers of the vector are to serve alone too
+  # dimensions: [384, 128]             # with distill.loss.similarity: the first 128 numbers serve alone too
   lora: null                           # every weight is trained
 
 distill:
-  loss: {{embedding: 1, similarity: 1}}  # the vectors, and how alike the texts of a batch are
+  loss: {{embedding: 1}}                 # the distance of the vectors
+  dropout: 0.0
   epochs: 4
   learning_rate: 2e-4
   batch_size: 32

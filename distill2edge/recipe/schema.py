@@ -64,6 +64,13 @@ class Distill(Training):
     control: bool = Field(
         False, description="also train the same student on the data's own responses without the teacher, and compare"
     )
+    dropout: Annotated[float | None, LATER] = Field(
+        None,
+        ge=0,
+        le=0.9,
+        description="of the student's layers while it is trained (an adapter has its own); 0 where it is to give what "
+        "the teacher gives, and nothing else; null: as its configuration says",
+    )
     on_policy: Annotated[OnPolicy | None, LATER] = Field(
         None, description="then rounds in which the student writes and the teacher scores each token; null: none"
     )

@@ -35,8 +35,8 @@ class Embedding(Task):
 
     name = "embedding"
     wanted = (
-        "task: embedding, with data.template: plain, signal: {kind: embeddings}, distill.loss: {embedding: 1, "
-        "similarity: 1} and bench: {workloads: [task]}"
+        "task: embedding, with data.template: plain, signal: {kind: embeddings}, distill.loss: {embedding: 1} "
+        "and bench: {workloads: [task]}"
     )
     example = "an encoder, such as bundled:all-minilm-l6-v2"
     signals = ("embeddings",)
@@ -57,7 +57,7 @@ class Embedding(Task):
             yield Problem(("data", "choices"), "an embedding is no choice", "leave data.choices out")
         if any(recipe.distill.loss.weighed("gold", "distribution")):
             what = "an embedder predicts no tokens and no labels: distill.loss compares its vectors"
-            yield Problem(("distill", "loss"), what, "set distill.loss: {embedding: 1, similarity: 1}")
+            yield Problem(("distill", "loss"), what, "set distill.loss: {embedding: 1}")
         if min(recipe.data.splits.test, recipe.verify.rows or recipe.data.splits.test) <= COUNT:
             what = f"a text's {COUNT} nearest neighbours are looked for among the other test rows"
             yield Problem(("data", "splits", "test"), what, f"hold out more than {COUNT} rows, and as verify.rows")
