@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from distill2edge.data.spelling import SPECIAL, spelling_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BLANK, _HALF = "\u2581", "\ufffd"  # what SentencePiece writes for a space; what bytes that are no text are read as
 _NUMBERED = re.compile(r"token_id:(\d+)")
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenNames:
@@ -19,21 +19,25 @@ class TokenNames:
 
     A token may come as its text, with the bytes that are no text left out or replaced; as the vocabulary writes it; or
     as `token_id:N`. Special tokens come as nothing too.
+
+    Raises:
+        UserError: a tokenizer whose tokens do not say where the spaces are.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.bos: int | None = tokenizer.bos_token_id
-        vocabulary = tokenizer.get_vocab()
+        vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
         self.size = max(vocabulary.values()) + 1
-        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        special |= set(tokenizer.all_special_ids)
-        texts = _texts(tokenizer, vocabulary)
+        spelling = spelling_of(tokenizer, "plain", "signal.kind").tokens
         self._names: dict[int, frozenset[str]] = {}
         spoken: dict[str, int | None] = {}
         pieces: dict[str, int | None] = {}
         for piece, index in vocabulary.items():
-            text = texts[index]
-            names = {text, text.replace(_HALF, "")} | ({""} if index in special else set())
+            raw = spelling[index]
+            if len(raw) > 1 and raw.startswith(SPECIAL):  # it stands for no text
+                names = {added[index].content if index in added else piece, ""}
+            else:
+                names = {raw.decode("utf-8", errors) for errors in ("replace", "ignore")}
             self._names[index] = frozenset((*names, piece))
             for name in names:
                 spoken[name] = index if spoken.get(name, index) == index else None
@@ -92,20 +96,3 @@ class TokenNames:
         return next(
             (n for n, (name, at) in enumerate(pairs) if not self.fits(name, ids[at])), min(len(said), len(order))
         )
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, vocabulary: Mapping[str, int]) -> list[str]:
-    """The text of each token, by id; SentencePiece's keep their spaces, which decoding one alone takes off."""
-    texts = [""] * (max(vocabulary.values()) + 1)
-    spaced = any(_BLANK in piece for piece in vocabulary)
-    added = tokenizer.added_tokens_decoder
-    for piece, index in vocabulary.items():
-        if index in added:
-            texts[index] = added[index].content
-        elif spaced:
-            byte = _BYTE.fullmatch(piece)
-            raw = piece.replace(_BLANK, " ").encode() if byte is None else bytes([int(byte[1], 16)])
-            texts[index] = raw.decode("utf-8", "replace")
-        else:
-            texts[index] = str(tokenizer.decode([index], clean_up_tokenization_spaces=False))
-    return texts
