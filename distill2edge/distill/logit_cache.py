@@ -53,7 +53,7 @@ class SignalReader:
         if not paths:
             raise UserError(f"no logit cache in {self.directory}", fix="run the signal stage with signal.kind: logits")
         self._where: dict[str, tuple[Any, int, int]] = {}
-        self._to: np.ndarray | None = None  # of a trimmed vocabulary: an id for each of the teacher's
+        self._to: np.ndarray | None = None  # of a trimmed vocabulary: an id for each of the full one's, or -1
         settings: set[tuple[float, str, int]] = set()
         for path in paths:
             try:
@@ -90,8 +90,7 @@ class SignalReader:
         A token that the student lacks gets an id beyond its vocabulary, which the losses count as the tail.
         """
         other = copy.copy(self)
-        known = ids.old_to_new
-        other._to = np.where(known >= 0, known, len(ids.new_to_old) + np.arange(len(known)))
+        other._to = ids.old_to_new
         return other
 
     def missing(self, examples: Iterable[str]) -> list[str]:
@@ -115,7 +114,9 @@ class SignalReader:
         shard, begin, end = self._where[example]
         tokens = shard.get_slice("index")[begin:end].astype(np.int64)
         if self._to is not None:
-            tokens = self._to[tokens]
+            # Ids that are beyond the full vocabulary (padding, no token at all) stay beyond.
+            known = np.where(tokens < len(self._to), self._to[np.minimum(tokens, len(self._to) - 1)], -1)
+            tokens = np.where(known >= 0, known, len(self._to) + tokens)
         log_p = shard.get_slice("logprob")[begin:end].astype(np.float32) / self.temperature
         log_p += shard.get_slice("shift")[begin:end].astype(np.float32)[:, None]
         kept = np.exp(log_p, dtype=np.float64).sum(-1)

@@ -142,3 +142,15 @@ def test_what_the_teacher_writes_stays(place: Path, tmp_path: Path) -> None:
         ours = encode_for(recipe.data, written, tmp_path / name / "model")
         assert same_rows(ours, theirs, read_map(tmp_path / name / "model")) == [stays]
     assert kept[0]["kept"] <= kept[1]["kept"] < kept[0]["of"]
+
+
+def test_a_student_with_its_own_tokenizer_is_trimmed_by_its_own_tokens(place: Path, tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "other", layers=1, vocabulary=370)
+    change = [f"student.init={{model: {tmp_path / 'other'}}}", "signal.align=vocabulary"]
+    student = until(place, "student", *change)["student"] / "model"
+    ids = read_map(student)
+    assert ids is not None
+    assert ids.old_size == 370
+    assert SignalReader(until(place, "signal", *change)["signal"]).vocabulary == ids.full
+    trained = json.loads((until(place, "distill", *change)["distill"] / "train.json").read_text())
+    assert trained["log"]
