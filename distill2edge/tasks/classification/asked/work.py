@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _OF_DATA = re.compile(r"\bdata\.(template|system|max_length)\b")
 _NAMED = 5  # classes that a warning names at most
+_SHARD = 256  # texts that a kill loses at most: a language model takes seconds for them
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class AskedTeacher(TokenWork):
             what = f"the prompt of each of {len(rows)} texts is longer than {limit} tokens"
             raise UserError(what, where="teacher.ask.max_length", fix="raise it, or shorten teacher.ask.prompt")
         score = self._score(recipe, teacher, limit, progress)
-        raw = scores_of(kept, score, work, progress, stem="shard")
+        raw = scores_of(kept, score, work, progress, stem="shard", shard_rows=_SHARD)
         if lost := len(rows) - len(kept):
             progress.warn(
                 f"{lost:,} of {len(rows):,} texts are left out: their prompts are longer than teacher.ask.max_length "
