@@ -71,9 +71,8 @@ def train(
 
     reader = _open_signal(signal_dir) if loss.needs_logits else None
     if reader is not None:
-        reader, train_rows, validation_rows = _in_students_tokens(
-            reader, model_dir, train_rows, validation_rows, progress
-        )
+        rows = train_rows, validation_rows
+        reader, train_rows, validation_rows = _in_students_tokens(reader, model_dir, *rows, progress)
     examples = Examples(train_rows, reader)
     same_loss = reader is None or not reader.missing(row.id for row in validation_rows)
     validation = Examples(validation_rows, reader if same_loss else None) if validation_rows else None
@@ -86,9 +85,8 @@ def train(
     if validation is not None and not same_loss:
         model.eval_objective = GOLD
     scored = "training loss" if same_loss else CE
-    return facts_of(
-        run_training(model, examples, validation, model.collator(), training, result, scored, seed, progress)
-    )
+    record = run_training(model, examples, validation, model.collator(), training, result, scored, seed, progress)
+    return facts_of(record)
 
 
 def _in_students_tokens(

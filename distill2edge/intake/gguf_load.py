@@ -46,11 +46,7 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
             tokenizer, or ids that differ from llama.cpp's.
     """
     file = read_gguf(Path(gguf_path))
-    family = by_architecture(file.architecture)
-    if family is None:
-        raise UserError(f"GGUF architecture {file.architecture!r} cannot be loaded; supported: "
-                        f"{supported(loadable=True)}",
-                        where=str(gguf_path), fix="use the model's Hugging Face directory instead")  # fmt: skip
+    family = _family_of(file)
     tokens = items(file, "tokenizer.ggml.tokens", str)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or embedding.shape[0] < len(tokens):
@@ -88,6 +84,15 @@ def gguf_to_hf(gguf_path: Path, out_dir: Path, dtype: str = "float32", *, weight
         "quantization": _histogram(file),
         "texts_compared": len(TEXTS),
     }
+
+
+def _family_of(file: GgufFile) -> Family:
+    found = by_architecture(file.architecture)
+    if found is None:
+        raise UserError(f"GGUF architecture {file.architecture!r} cannot be loaded; supported: "
+                        f"{supported(loadable=True)}",
+                        where=str(file.path), fix="use the model's Hugging Face directory instead")  # fmt: skip
+    return found
 
 
 def _check_same(tokenizer: Any, expected: list[list[int]], what: str, path: Path) -> None:

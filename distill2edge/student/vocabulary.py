@@ -88,8 +88,7 @@ def trim_vocabulary(
     spec = _spec(tokenizer, model_dir)
     kind = kind_of(spec)
     model = _load_model(model_dir)
-    ends = _token_ids(model, model_dir) if used else set()
-    ends |= {index for row in used or () for index in row}
+    ends = {index for row in used or () for index in row} | (_token_ids(model, model_dir) if used else set())
     keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts, ends))
     old_size = model.get_input_embeddings().weight.shape[0]
     if keep[-1] >= old_size:

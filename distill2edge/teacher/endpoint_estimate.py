@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill2edge.teacher.endpoint_record import prices_of
 from distill2edge.util.quantities import readable_usd
@@ -30,42 +31,9 @@ def estimate(recipe: Recipe, rows: int, tokens_per_prompt: float) -> dict[str, A
     endpoint = recipe.teacher.endpoint
     if endpoint is None:
         return None
-    requests, prompt, answer = 0, 0.0, 0.0
-    if recipe.synthesis is not None:
-        for method in recipe.synthesis.methods:
-            asked, wanted, shown = _counts(method)
-            requests += asked
-            prompt += asked * (_REQUEST + shown * _EXAMPLE)
-            answer += asked * method.writing.max_new_tokens
-            if method.kind != "reverse":
-                requests += wanted
-                prompt += wanted * tokens_per_prompt
-                answer += wanted * recipe.synthesis.responses.max_new_tokens
-        rows = sum(_counts(method)[1] for method in recipe.synthesis.methods)
-    if recipe.signal.kind == "text":
-        asked = rows * recipe.signal.samples
-        asked += _held_out(recipe) if recipe.without_references else 0
-        requests += asked
-        prompt += asked * tokens_per_prompt
-        answer += asked * recipe.signal.max_new_tokens
-    if recipe.scored_elsewhere:  # each row's own text, and the one token that a server writes after it
-        asked = rows + recipe.data.splits.validation
-        requests += asked
-        prompt += asked * tokens_per_prompt
-        answer += asked
-    if (ask := recipe.teacher.ask) is not None and recipe.signal.kind == "labels":
-        splits = recipe.data.splits
-        every = rows + splits.validation + splits.test
-        asked = every * (1 if ask.logprobs == "require" else ask.samples)
-        requests += asked
-        prompt += asked * (tokens_per_prompt * (1 + ask.shots) + len(ask.prompt) / 3)
-        answer += asked * _ANSWER
-    if (judge := recipe.verify.judge) is not None:  # the answers that the student's are compared with
-        held_out = recipe.synthesis.held_out.test if recipe.synthesis is not None else 0
-        asked = min(judge.rows, held_out or recipe.data.splits.test)
-        requests += asked
-        prompt += asked * tokens_per_prompt
-        answer += asked * judge.answer_tokens
+    asked = list(_asked(recipe, rows, tokens_per_prompt))
+    requests = sum(each.requests for each in asked)
+    prompt, answer = (sum(each.requests * getattr(each, part) for each in asked) for part in ("prompt", "answer"))
     prices = prices_of(endpoint)
     usd = None if prices is None else prices.cost(round(prompt), round(answer))
     tokens = round(prompt + answer)
@@ -91,6 +59,38 @@ def sentence(found: dict[str, Any]) -> str:
         f"endpoint {found['model']}: at most {found['requests']:,} requests, {found['tokens']:,} tokens{cost}; "
         f"budget {' and '.join(limits)}{end}"
     )
+
+
+class _Asked(NamedTuple):
+    """Requests of one length, with the tokens of each."""
+
+    requests: int
+    prompt: float
+    answer: float
+
+
+def _asked(recipe: Recipe, rows: int, prompt: float) -> Iterator[_Asked]:
+    """What each stage asks; `rows` and `prompt` as `estimate`."""
+    splits, signal = recipe.data.splits, recipe.signal
+    if recipe.synthesis is not None:
+        for method in recipe.synthesis.methods:
+            asked, wanted, shown = _counts(method)
+            yield _Asked(asked, _REQUEST + shown * _EXAMPLE, method.writing.max_new_tokens)
+            if method.kind != "reverse":
+                yield _Asked(wanted, prompt, recipe.synthesis.responses.max_new_tokens)
+        rows = sum(_counts(method)[1] for method in recipe.synthesis.methods)
+    if signal.kind == "text":
+        held_out = _held_out(recipe) if recipe.without_references else 0
+        yield _Asked(rows * signal.samples + held_out, prompt, signal.max_new_tokens)
+    if recipe.scored_elsewhere:  # each row's own text, and the one token that a server writes after it
+        yield _Asked(rows + splits.validation, prompt, 1)
+    if (ask := recipe.teacher.ask) is not None and signal.kind == "labels":
+        times = 1 if ask.logprobs == "require" else ask.samples
+        every = rows + splits.validation + splits.test
+        yield _Asked(every * times, prompt * (1 + ask.shots) + len(ask.prompt) / 3, _ANSWER)
+    if (judge := recipe.verify.judge) is not None:  # the answers that the student's are compared with
+        test = recipe.synthesis.held_out.test if recipe.synthesis is not None else 0
+        yield _Asked(min(judge.rows, test or splits.test), prompt, judge.answer_tokens)
 
 
 def _held_out(recipe: Recipe) -> int:

@@ -90,22 +90,35 @@ def cache_logits(
     with progress.task("teacher logits", len(examples)) as task:
         task.advance(len(examples) - sum(len(shards[n]) for n in missing))
         if missing:
-            read = [found for number in missing for each in shards[number] if (found := tokens.read(each)) is not None]
+            todo = [(_path(work, number), shards[number]) for number in missing]
+            read = [found for _, shard in todo for each in shard if (found := tokens.read(each)) is not None]
             longest = max((len(each.ids) for each in read), default=1)
             teacher = runner or open_backend(backend, model_dir, gguf_path, dtype, longest=longest)
-            _check_ids(read, teacher.vocab_size)
-            begin = time.monotonic()
-            for number in missing:
-                _write_shard(_path(work, number), shards[number], teacher, tokens, signal, settings, task)
-            seconds = time.monotonic() - begin
-            count = sum(len(each.ids) for each in read)
-            ran = {"seconds": round(seconds, 3), "tokens_per_s": round(count / seconds, 1) if seconds else None}
-            ran |= {"backend": teacher.name, "dtype": teacher.dtype}
+            ran = _run(todo, read, teacher, tokens, signal, settings, task)
             if runner is None:
                 teacher.close()
     facts = {**_facts(work, len(shards), signal, tokens), "examples": len(examples), **ran}
     write_json(work / "signal.json", facts)
     return facts
+
+
+def _run(
+    todo: Sequence[tuple[Path, list[Encoded]]],
+    read: Sequence[Encoded],
+    teacher: Backend,
+    tokens: Tokens,
+    signal: LogitsSignal,
+    settings: dict[str, str],
+    task: Any,
+) -> dict[str, Any]:
+    """Write the shards that are not there; seconds, tokens_per_s, backend, dtype."""
+    _check_ids(read, teacher.vocab_size)
+    begin = time.monotonic()
+    for path, shard in todo:
+        _write_shard(path, shard, teacher, tokens, signal, settings, task)
+    seconds = time.monotonic() - begin
+    rate = round(sum(len(each.ids) for each in read) / seconds, 1) if seconds else None
+    return {"seconds": round(seconds, 3), "tokens_per_s": rate, "backend": teacher.name, "dtype": teacher.dtype}
 
 
 def no_rows() -> UserError:
