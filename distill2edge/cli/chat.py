@@ -64,7 +64,10 @@ def _sort(model: OpenModel, prompt: str | None) -> None:
         if not model.closed:
             echo(model.answer(text, pair))
             continue
-        for name, share in model.labels(text, pair):
+        shown = model.chosen(text, pair) if model.several else model.labels(text, pair)
+        if not shown:
+            echo("none of the labels", err=True)
+        for name, share in shown:
             echo(f"{one_line(name)}\t{share:.4f}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data import leakage
+from distill2edge.data.choice_sets import OneChoice
 from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.encode import Row
 from distill2edge.errors import UserError
@@ -58,32 +59,44 @@ def _stands(row: Row, *, anywhere: bool, short: bool) -> bool:
     return sought in text and (anywhere or len(response) >= _LONG or text.endswith(sought))
 
 
+def _only(splits: Mapping[str, Sequence[Row]], choices: Sequence[str], found: Counter[int], closed: OneChoice) -> str:
+    """What all rows have alike, for people; empty where they differ."""
+    if not closed.sets:
+        return f"the class {choices[next(iter(found))]!r}" if sum(count > 0 for count in found.values()) == 1 else ""
+    sets = {row.response for rows in splits.values() for row in rows}
+    return f"the labels {next(iter(sets))}" if len(sets) == 1 else ""
+
+
 def check_classes(
-    splits: Mapping[str, Sequence[Row]], choices: Sequence[str], found: Counter[int], progress: Progress
+    splits: Mapping[str, Sequence[Row]],
+    choices: Sequence[str],
+    found: Counter[int],
+    progress: Progress,
+    closed: OneChoice,
 ) -> list[str]:
     """Warn of classes that a split lacks, with the counts.
 
     Args:
         splits: rows by split.
         found: rows of each class in the whole source.
+        closed: which classes a row has.
 
     Returns:
         the warnings.
 
     Raises:
-        UserError: the source has rows of one class alone.
+        UserError: the source has rows of one class alone, or of one set of them.
     """
-    if sum(count > 0 for count in found.values()) == 1:
-        only = choices[next(iter(found))]
+    only = _only(splits, choices, found, closed)
+    if only:
         raise UserError(
-            f"every row of the source has the class {only!r}: there is nothing to learn, and an accuracy of 1 would "
-            "mean nothing",
+            f"every row of the source has {only}: there is nothing to learn, and a score of 1 would mean nothing",
             where="data.choices",
             fix="look at data.response and data.filter, or give rows of the other classes",
         )
     warnings = []
     for name in ("train", "test"):
-        counts = Counter(row.label for row in splits[name])
+        counts = Counter(label for row in splits[name] for label in closed.classes(row))
         absent = [index for index in range(len(choices)) if not counts[index]]
         if absent:
             shown = ", ".join(f"{choices[index]!r} ({found[index]} in the source)" for index in absent[:10])

@@ -68,6 +68,7 @@ class Encoded:
         tags: of each word, as indices; None where the row has none.
         types: segment id of each token, of two texts; None where every one is 0. A model that knows no segments is not
             given them.
+        labels: indices of the response's choices, where it is a set of them; None where it is none, or there is none.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Encoded:
     places: Sequence[int] = ()
     tags: Sequence[int] | None = None
     types: list[int] | None = None
+    labels: tuple[int, ...] | None = None
 
     @property
     def prompt_length(self) -> int:

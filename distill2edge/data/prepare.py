@@ -11,6 +11,7 @@ from typing import Any
 
 from distill2edge.data import leakage
 from distill2edge.data.checks import check_classes, check_entities, check_prompts
+from distill2edge.data.choice_sets import EMPTY, OneChoice
 from distill2edge.data.encode import SPLITS, Row
 from distill2edge.data.row_sources import POOL, Source, open_source
 from distill2edge.data.rows import Dropped, Rows
@@ -74,7 +75,7 @@ def prepare(
         "read": found.read,
         "dropped": {reason: count for reason, count in sorted(dropped.counts.items()) if count},
         "dropped_examples": dropped.examples,
-        "splits": {name: _describe(kept[name], data.choices) for name in SPLITS},
+        "splits": {name: _describe(kept[name], data.choices, rows.closed) for name in SPLITS},
         "leakage": report.facts,
         **checked,
         **pool_facts,
@@ -102,7 +103,7 @@ def _check(
     elif data.template != "text" and not data.choices and not numeric:
         answered = [row for row in kept["train"] if row.response]
         check_prompts(answered, data.leakage.response_in_prompt, shared=rows.shared)
-    warnings = _classes(kept, data, found, progress)
+    warnings = _classes(kept, data, rows.closed, found, progress)
     more = {} if rows.entities is None else check_entities(rows.entities, kept, progress)
     return {"warnings": warnings, **more}
 
@@ -127,12 +128,19 @@ def _tell(kept: dict[str, list[Row]], more: int, report: _Leaks, found: _Found, 
         progress.say(f"data: {sum(found.read.values()):,} rows read; not taken: {told}")
 
 
-def _classes(kept: dict[str, list[Row]], data: schema.Data, found: _Found, progress: Progress) -> list[str]:
+def _classes(
+    kept: dict[str, list[Row]], data: schema.Data, closed: OneChoice | None, found: _Found, progress: Progress
+) -> list[str]:
     """Warnings about the classes of the rows that have one."""
-    if not data.choices or not found.labels:
-        return []
     labelled = {name: [row for row in rows if row.response] for name, rows in kept.items()}
-    return check_classes(labelled, data.choices, found.labels, progress)
+    if data.choices is None or closed is None or not any(labelled.values()):
+        return []
+    if closed.sets and (empty := found.dropped.counts["empty"]):
+        progress.warn(
+            f"{empty:,} rows are left out as without a prompt or a response: an empty text is a missing answer. Where "
+            f'it means none of the choices, say so: data.response: "{EMPTY % "labels"}"'
+        )
+    return check_classes(labelled, data.choices, found.labels, progress, closed)
 
 
 # --- rows -------------------------------------------------------------------
@@ -193,8 +201,8 @@ def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, 
                 if not found.unlabelled.add(item):
                     found.dropped.add("duplicate", name, number)
             elif pool.add(item):
-                if item.row.label >= 0:
-                    found.labels[item.row.label] += 1
+                if rows.closed is not None:
+                    found.labels.update(rows.closed.classes(item.row))
             else:
                 found.dropped.add("duplicate", name, number)
     if not any(found.read.values()):
@@ -308,12 +316,12 @@ def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, list[I
     return splits
 
 
-def _describe(rows: list[Row], choices: tuple[str, ...] | None) -> dict[str, Any]:
+def _describe(rows: list[Row], choices: tuple[str, ...] | None, closed: OneChoice | None) -> dict[str, Any]:
     facts = describe_rows(rows)
     if bare := sum(not row.response for row in rows):
         facts["without_response"] = bare
-    if choices and any(row.label >= 0 for row in rows):
-        labels = Counter(row.label for row in rows)
+    if choices and closed is not None and any(row.response for row in rows):
+        labels = Counter(label for row in rows for label in closed.classes(row))
         facts["choices"] = {choice: labels[index] for index, choice in enumerate(choices)}
     return facts
 

@@ -20,7 +20,16 @@ from distill2edge.data.encode_tagged import encode_tagged, placed
 from distill2edge.data.encode_texts import cut_texts, encode_texts
 from distill2edge.data.pairs import encode_pairs, encode_sources, pair_choices
 from distill2edge.errors import UserError
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER, REGRESSOR, TAGGER
+from distill2edge.models.kinds import (
+    CLASSIFIER,
+    DECODER,
+    EMBEDDER,
+    ENCODER,
+    ENCODER_DECODER,
+    MULTI_LABEL,
+    REGRESSOR,
+    TAGGER,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -232,6 +241,7 @@ READINGS: Mapping[str, Reading] = {
     DECODER.name: Continuation(),
     ENCODER_DECODER.name: Pair(),
     CLASSIFIER.name: WholeText(),
+    MULTI_LABEL.name: WholeText(),
     REGRESSOR.name: WholeText(),
     TAGGER.name: Words(),
     ENCODER.name: WholeText(),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill2edge.data.choice_matching import Choices, not_a_choice
+from distill2edge.data.choice_sets import closed_of
 from distill2edge.data.conversation import Conversation, answer_text, is_chat, plain_answer, reserved, texts_of
 from distill2edge.data.conversation_forms import FORMS, Found, Unusable, found_in
 from distill2edge.data.encode import Row, row_id
@@ -71,6 +71,7 @@ class Rows:
     """Makes rows of prompt and response of the fields of a source's rows.
 
     Attributes:
+        closed: how a response is read that is one or some of the choices; None where responses are open.
         found: the form of conversations that the source has, once its first row is read; None where the templates of
             the recipe read it.
         trimmed: conversations that lost what came after the last answer.
@@ -83,11 +84,13 @@ class Rows:
     def __init__(self, data: schema.Data, *, numeric: bool = False, tagged: bool = False) -> None:
         """`numeric`: a response is a number, or the row is refused. `tagged`: rows are texts with entities."""
         self.entities = EntityRows(data) if tagged else None
-        self._numeric, self._data, self._choices = numeric, data, data.choices or ()
-        self._known = Choices(self._choices)
-        missing = MISSING - {choice.strip() for choice in self._choices}
+        self._numeric, self._data = numeric, data
+        self.closed = None if tagged else closed_of(data)
+        missing = MISSING - {choice.strip() for choice in data.choices or ()}
         self.prompt = Template(data.prompt, "data.prompt", missing) if data.template != "text" else None
-        self.response = None if data.response is None else Template(data.response, "data.response", missing)
+        self.response = None
+        if data.response is not None:
+            self.response = Template(data.response, "data.response", missing, lists=data.multi)
         self._pair = None if data.pair is None else Template(data.pair, "data.pair", missing)
         self._keeps_unlabelled = data.unlabelled is not None and data.unlabelled.source is None
         self._takes = Filter(data.filter, "data.filter") if data.filter else None
@@ -213,12 +216,9 @@ class Rows:
         label = -1
         if self._numeric:
             check_number(plain_answer(answer), number)
-        if self._choices:
-            known = self._known.index(plain_answer(answer))
-            if known is None:
-                assert self.response is not None
-                raise not_a_choice(answer, self._choices, self.response, fields, number)
-            label, answer = known, self._choices[known]
+        if self.closed is not None:
+            assert self.response is not None
+            label, answer = self.closed.read(plain_answer(answer), self.response, fields, number)
         return Row(row_id(question, answer, second), question, answer, label, pair=second)
 
     def _answer(self, fields: Mapping[str, Any], number: int) -> str:

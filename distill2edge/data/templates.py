@@ -50,6 +50,7 @@ class Template:
         source: the template's text.
         where: the recipe's key, for errors (`data.prompt`).
         missing: texts that are refused as values, since they stand for a missing one (`values.MISSING`).
+        lists: a list is printed too, as JSON.
 
     Attributes:
         fields: names of the fields it reads; `{"row"}` among them where it takes the row as a whole.
@@ -59,8 +60,8 @@ class Template:
         UserError: it isn't valid Jinja.
     """
 
-    def __init__(self, source: str, where: str, missing: frozenset[str] = frozenset()) -> None:
-        self.source, self.where, self.missing = source, where, missing
+    def __init__(self, source: str, where: str, missing: frozenset[str] = frozenset(), *, lists: bool = False) -> None:
+        self.source, self.where, self.missing, self._lists = source, where, missing, lists
         tree, named = _parse(source, where)
         self.fields, self.whole = _fields(tree, named), _whole(tree)
         self._sorted = sorted(self.fields)
@@ -112,7 +113,7 @@ class Template:
 
     def _slow(self, row: Mapping[str, Any], number: int) -> str:
         state = _ENVIRONMENT.render
-        state.shown, state.missing, state.strict = [], self.missing, True
+        state.shown, state.missing, state.strict, state.lists = [], self.missing, True, self._lists
         values: dict[str, Any] = {}
         try:
             read = row if self._names_row else {name: row[name] for name in self.fields if name in row}

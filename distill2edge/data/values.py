@@ -166,13 +166,14 @@ class _Printing(Counting):
 
 
 class _Render(threading.local):
-    """The present render of a thread: what it printed so far, which texts stand for a missing value, and whether a
-    comparison with NaN is refused."""
+    """The present render of a thread: what it printed so far, which texts stand for a missing value, whether a
+    comparison with NaN is refused, and whether lists are printed."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
         self.missing: frozenset[str] = frozenset()
         self.strict = True
+        self.lists = False
 
 
 class RowEnvironment(BoundedEnvironment):
@@ -202,7 +203,8 @@ class RowEnvironment(BoundedEnvironment):
             UnprintableError: no text; says which expression.
         """
         try:
-            text = as_text(value)
+            listed = self.render.lists and isinstance(value, list | tuple)
+            text = _exact_json(value) if listed else as_text(value)
         except UnprintableError as error:
             raise UnprintableError(f"{spelled} {error}", error.fix.replace("{}", spelled)) from error
         if text in self.render.missing:

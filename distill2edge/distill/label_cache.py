@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distill2edge.errors import UserError
@@ -96,6 +97,15 @@ class TagReader(LabelReader):
     def get(self, text: str) -> Tensor:
         """log p [words, C] float32 of a text at the temperature; NaN of words that the teacher has no token of."""
         return super().get(text)
+
+
+class SetReader(LabelReader):
+    """A cache of the logits of labels that are told apart from one another."""
+
+    def get(self, text: str) -> Tensor:
+        """log p [C, 2] float32 of a text at the temperature: that it has a label not, and that it has it."""
+        scaled = self._logits[text] / self.temperature
+        return torch.stack([F.logsigmoid(-scaled), F.logsigmoid(scaled)], -1)
 
 
 class NumberReader(TextReader):

@@ -135,6 +135,22 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
     return beta * forward_kl(log_p, log_m) + (1 - beta) * forward_kl(log_q, log_m)
 
 
+def earth_movers_distance(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Earth mover's distance of two distributions over steps of a scale, in steps: the probability to be moved, each by
+    as many steps as it is moved. It is the sum of the differences of the two cumulative distributions (Rubner et al.
+    2000, section 4.3.1: one dimension).
+
+    Args:
+        log_p: [P, C] of the teacher, classes in their order.
+        log_q: [P, C] of the student.
+
+    Returns:
+        [P], from 0 to C - 1.
+    """
+    log_p, log_q = _floored(log_p, log_q)
+    return (log_p.exp().cumsum(-1) - log_q.exp().cumsum(-1))[..., :-1].abs().sum(-1)
+
+
 def divergence(log_p: Tensor, log_q: Tensor, objective: Objective) -> Tensor:
     """The weighted sum of the terms that compare two distributions (no cross-entropy, no T^2).
 

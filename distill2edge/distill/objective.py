@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill2edge.distill.losses import Objective, Weighted
 from distill2edge.errors import UserError
-from distill2edge.recipe.loss_terms import LAYERS, Term, WeightedTerms
+from distill2edge.recipe.loss_terms import DISTRIBUTIONS, LAYERS, Term, WeightedTerms
 from distill2edge.util.plugins import failure
 
 GOLD = Objective(ce=1.0)
@@ -33,8 +33,8 @@ def objective_of(section: WeightedTerms) -> Objective:
         function = function_of(term)
         if options := section.options(term):
             function = partial(function, **options)
-        on_layers = term.needs in LAYERS
-        place = "ce" if term.name == "ce" else "layers" if on_layers else term.needs
+        on_layers, compared = term.needs in LAYERS, term.needs in DISTRIBUTIONS
+        place = "ce" if term.name == "ce" else "layers" if on_layers else "distribution" if compared else term.needs
         terms[place].append(Weighted(weight, function, term.needs if on_layers else ""))
     ce = sum(term.weight for term in terms["ce"])
     return Objective(ce, *(tuple(terms[place]) for place in places[1:]))
@@ -75,7 +75,7 @@ def _checked(term: Term, *given: Any) -> Tensor:
     count = len(given[2] if term.needs in LAYERS else given[0])
     if not isinstance(value, Tensor) or value.shape != (count,):
         found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        one = "position" if term.needs in ("gold", "distribution") else "text"
+        one = "position" if term.needs in ("gold", *DISTRIBUTIONS) else "text"
         raise UserError(f"it returns {found}", where=_where(term), fix=f"return one number for each {one}: [{count}]")
     return value
 
@@ -103,7 +103,7 @@ def _try(term: Term, function: Callable[..., Tensor]) -> None:
         elif term.needs in ("numbers", "teacher_numbers"):
             ours = [draw(_P).requires_grad_()]
             value = function(draw(_P), *ours)
-        elif term.needs == "distribution":
+        elif term.needs in DISTRIBUTIONS:
             ours = [draw(_P, _C).log_softmax(-1).requires_grad_()]
             value = function(draw(_P, _C).log_softmax(-1), *ours)
         else:

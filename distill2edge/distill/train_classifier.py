@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill2edge.distill.encoder_training import Beside, Texts, train_encoder
 from distill2edge.errors import UserError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from distill2edge.distill.label_cache import LabelReader
     from distill2edge.distill.losses import Objective
     from distill2edge.distill.module import EncoderModule, LayerTeacher
+
+Reader = TypeVar("Reader", bound="LabelReader")
 
 
 def train_classifier(
@@ -47,9 +49,10 @@ def train_classifier(
         student: nn.Module, objective: Objective, beside: LayerTeacher | None, dtype: torch.dtype
     ) -> tuple[EncoderModule, Texts]:
         from distill2edge.distill.classifier_model import ClassifierModel, LabelledTexts, balanced
+        from distill2edge.distill.label_cache import LabelReader
 
         classes = int(student.config.num_labels)
-        reader = _open_signal(signal, classes) if loss.needs_logits else None
+        reader = open_signal(signal, classes, LabelReader) if loss.needs_logits else None
         weights = balanced([row.label for row in train_rows], classes) if loss.class_weights == "balanced" else None
         temperature = reader.temperature if reader else 1.0
         model = ClassifierModel(student, objective, temperature, beside, dtype, weights)
@@ -60,13 +63,20 @@ def train_classifier(
     )
 
 
-def _open_signal(signal: tuple[Path, float] | None, classes: int) -> LabelReader:
-    from distill2edge.distill.label_cache import LabelReader
+def open_signal(signal: tuple[Path, float] | None, classes: int, opens: type[Reader]) -> Reader:
+    """The cache of class logits that a loss compares with.
 
+    Args:
+        classes: of the student's head.
+        opens: what reads it.
+
+    Raises:
+        UserError: there is none, or it is of another number of classes.
+    """
     if signal is None:
         raise UserError("the loss compares with the teacher, but there is no signal", where="distill.loss",
                         fix="set signal: {kind: labels}, or distill.loss: {ce: 1}")  # fmt: skip
-    reader = LabelReader(*signal)
+    reader = opens(*signal)
     if reader.classes != classes:
         raise UserError(f"the signal has {reader.classes} classes, the student's head {classes}",
                         where=str(signal[0]), fix="run the signal stage again")  # fmt: skip

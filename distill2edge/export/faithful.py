@@ -16,7 +16,17 @@ import numpy as np
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export.probes import Probe, make_probes
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, KINDS, REGRESSOR, TAGGER
+from distill2edge.models.kinds import (
+    CLASSIFIER,
+    DECODER,
+    EMBEDDER,
+    ENCODER_DECODER,
+    KINDS,
+    MULTI_LABEL,
+    REGRESSOR,
+    TAGGER,
+)
+from distill2edge.models.two_events import two_events
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.isolate import Crash, run_worker, serve
 from distill2edge.util.threads import available_threads
@@ -83,7 +93,10 @@ class Check:
         numbers = {EMBEDDER.name: "vectors", REGRESSOR.name: "numbers"}.get(self._kind)  # which are no distribution
         probes = []
         for probe, logits in zip(self._probes, got, strict=True):
-            kl, relative = difference(probe.expected, logits)
+            expected = probe.expected
+            if self._kind == MULTI_LABEL.name:  # then what is added to every logit is a difference
+                expected, logits = two_events(expected), two_events(logits)
+            kl, relative = difference(expected, logits)
             probes.append({"probe": probe.name, "kl": round(kl, _DIGITS[0]), "relative": round(relative, _DIGITS[1])})
         worst = max(probes, key=lambda each: each["relative"])
         kl = max(each["kl"] for each in probes)
@@ -174,6 +187,7 @@ def _continued(opened: Any, probe: Probe) -> np.ndarray:
 _ASK: Mapping[str, Callable[[Any, Probe], np.ndarray]] = {
     DECODER.name: _continued,
     CLASSIFIER.name: lambda opened, probe: opened.classify(probe.ids, probe.types),
+    MULTI_LABEL.name: lambda opened, probe: opened.classify(probe.ids, probe.types),
     REGRESSOR.name: lambda opened, probe: opened.classify(probe.ids, probe.types),
     TAGGER.name: lambda opened, probe: opened.tag(probe.ids),
     EMBEDDER.name: lambda opened, probe: opened.embed(probe.ids),

@@ -19,6 +19,7 @@ from distill2edge.models.kinds import (
     DECODER,
     EMBEDDER,
     ENCODER_DECODER,
+    MULTI_LABEL,
     REGRESSOR,
     TAGGER,
     Kind,
@@ -235,6 +236,7 @@ def _written(graphs: Graphs, model_dir: Path, directory: Path, properties: dict[
 _EXPORTERS = {
     DECODER: Exporter("onnxruntime-genai", _decoder, _built),
     CLASSIFIER: Exporter("transformers", _classifier, _written),
+    MULTI_LABEL: Exporter("transformers", _classifier, _written),
     REGRESSOR: Exporter("transformers", _classifier, _written),
     TAGGER: Exporter("transformers", _tagger, _written),
     EMBEDDER: Exporter("transformers", _embedder, _written),

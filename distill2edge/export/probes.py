@@ -16,7 +16,16 @@ import numpy as np
 
 from distill2edge.export.support import window_of
 from distill2edge.models.config import knows_segments, usable_positions
-from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER_DECODER, REGRESSOR, TAGGER, logits_of
+from distill2edge.models.kinds import (
+    CLASSIFIER,
+    DECODER,
+    EMBEDDER,
+    ENCODER_DECODER,
+    MULTI_LABEL,
+    REGRESSOR,
+    TAGGER,
+    logits_of,
+)
 from distill2edge.models.loading import load_model
 
 START = 320
@@ -201,6 +210,7 @@ def _seq2seq(model: Any, caches: bool) -> tuple[list[Probe], Reach]:
 _PROBES: Mapping[str, Callable[[Any, bool], tuple[list[Probe], Reach]]] = {
     DECODER.name: _decoder,
     CLASSIFIER.name: _text,
+    MULTI_LABEL.name: _text,
     REGRESSOR.name: _text,
     TAGGER.name: _text,
     EMBEDDER.name: _text,

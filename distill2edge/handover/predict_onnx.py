@@ -3,10 +3,10 @@
 python predict.py "a text"       or       echo "a text" | python predict.py
 python predict.py "a text" "another"      where the model reads two (on standard input with a tab between them)
 
-A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; an
-embedder prints the vector of the text as JSON, a regressor its number, a token classifier a line for each entity: its
-type, its first character, the one after its last, its text. Any other model prints the text that it writes. input.json
-says how the model was trained to read.
+A classifier, or a model with a closed set of answers, prints each label with its probability, the likeliest first; one
+of several labels at once those above its threshold, or nothing; an embedder prints the vector of the text as JSON, a
+regressor its number, a token classifier a line for each entity: its type, its first character, the one after its last,
+its text. Any other model prints the text that it writes. input.json says how the model was trained to read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 CONTEXT, CHUNK = 2048, 256
-ENCODERS = ("classifier", "regressor", "tagger", "embedder")
+ENCODERS = ("classifier", "multi-label", "regressor", "tagger", "embedder")
 _PAIR = "the model reads two: predict.py FIRST SECOND, or both on a line of standard input with a tab between"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -219,6 +219,14 @@ def shares(names: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
     return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
 
 
+def above(names: list[str], scores: np.ndarray, threshold: float) -> list[tuple[str, float]]:
+    """Names whose own probability is above the threshold, the likeliest first."""
+    small = np.exp(-np.abs(scores))
+    share = np.where(scores >= 0, 1 / (1 + small), small / (1 + small))
+    ranked = [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
+    return [each for each in ranked if each[1] > threshold]
+
+
 def vector(found: np.ndarray, size: int) -> str:
     """The first `size` numbers of a vector, all for 0, at unit length; as JSON."""
     if size:
@@ -311,6 +319,8 @@ def answer(given: list[str], form: dict[str, Any], reader: Input, model: Any, mo
         return f"{float(model.scores(ids, types)[0]):.6g}"
     if form["kind"] == "classifier":
         found = shares(form["labels"], model.scores(ids, types))
+    elif form["kind"] == "multi-label":
+        found = above(form["labels"], model.scores(ids, types), form["threshold"])
     elif form["choices"]:
         choices = with_end(reader.choices(prompt), form["end"])
         scores = np.array([likelihood(model, ids, choice) for choice in choices], dtype=np.float64)
@@ -353,7 +363,7 @@ def _shown(text: str) -> str:
 
 def _ended(said: str, form: dict[str, Any]) -> str:
     """An answer among several: one that the model wrote is a line, the empty line after it is the end."""
-    listed = form["kind"] in ("classifier", "tagger") or form["choices"]
+    listed = form["kind"] in ("classifier", "multi-label", "tagger") or form["choices"]
     return (said if listed else said.replace("\n", "\\n")) + "\n"
 
 

@@ -28,9 +28,10 @@ from distill2edge.errors import UserError
 from distill2edge.handover.clean_tokenizer import write_tokenizer
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.config import knows_segments
-from distill2edge.models.kinds import KINDS, kind_of_directory
+from distill2edge.models.kinds import KINDS, MULTI_LABEL, kind_of_directory
 from distill2edge.models.loading import context_of
 from distill2edge.models.pooling import pooling_of, width_of
+from distill2edge.models.two_events import THRESHOLD
 from distill2edge.util.files import read_json, write_json, write_text
 from distill2edge.util.progress import Progress
 
@@ -146,6 +147,7 @@ def _document(model_dir: Path, form: InputForm, tokenizer: Any, frame: Frame) ->
         "max_length": limit_of(form, model_dir) if not form.reading.answers else form.max_length,
         "context": min(CONTEXT, window or CONTEXT),
         "labels": KINDS[form.kind].labels(settings) or [],
+        "threshold": THRESHOLD if form.kind == MULTI_LABEL.name else None,
         "dimensions": [] if pooling is None else list(pooling.dimensions or (width_of(settings),)),
         "normalize": pooling is not None and pooling.normalize,
         "frame": asdict(frame),

@@ -28,6 +28,7 @@ class Kind(ABC):
         adapter: peft's task type.
         writes: whether it writes text; else it reads one and says something of it.
         pairs: whether what it writes stands alone, after a start token, apart from the source that it reads.
+        problem: transformers' `problem_type` of its head; empty where it has none.
         heads: what the names of its classes end with after `For`, where a head is asked for.
     """
 
@@ -38,6 +39,7 @@ class Kind(ABC):
     adapter: ClassVar[str]
     writes: ClassVar[bool]
     pairs: ClassVar[bool] = False
+    problem: ClassVar[str] = ""
     heads: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -98,6 +100,7 @@ class Classifier(Kind):
     """Reads a text and says which class it is of."""
 
     name, label, hub_task, adapter, writes = "classifier", "classifier", "text-classification", "SEQ_CLS", False
+    problem = "single_label_classification"
     does = "reads texts and writes none"
 
     def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
@@ -114,16 +117,22 @@ class Classifier(Kind):
         return [str(stated.get(str(index), f"LABEL_{index}")) for index in range(len(stated) or 2)]
 
 
+class MultiLabel(Classifier):
+    """Reads a text and says of each label whether it has it: a head of sigmoids, each label apart from the others."""
+
+    name, label, problem = "multi-label", "multi-label classifier", "multi_label_classification"
+
+
 class Regressor(Classifier):
     """Reads a text and says a number of it: a head of one output."""
 
-    name, label = "regressor", "regressor"
+    name, label, problem = "regressor", "regressor", "regression"
 
 
 class Tagger(Classifier):
     """Reads a text and says a tag of each of its tokens."""
 
-    name, label = "tagger", "token classifier"
+    name, label, problem = "tagger", "token classifier", ""
     hub_task, adapter = "token-classification", "TOKEN_CLS"
 
     def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
@@ -173,12 +182,10 @@ class Embedder(Kind):
         return {"add_pooling_layer": False} if pools else {}
 
 
-DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, TAGGER, ENCODER, EMBEDDER = (
-    Decoder(), EncoderDecoder(), Classifier(), Regressor(), Tagger(), Encoder(), Embedder(),
+DECODER, ENCODER_DECODER, CLASSIFIER, MULTI_LABEL, REGRESSOR, TAGGER, ENCODER, EMBEDDER = _ALL = (
+    Decoder(), EncoderDecoder(), Classifier(), MultiLabel(), Regressor(), Tagger(), Encoder(), Embedder(),
 )  # fmt: skip
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind for kind in (DECODER, ENCODER_DECODER, CLASSIFIER, REGRESSOR, TAGGER, ENCODER, EMBEDDER)
-}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _ALL}
 
 _CLASSIFIER, _TAGGER = "ForSequenceClassification", "ForTokenClassification"
 # `model_type`s whose models read a text and write none. Everything else without a head of its own is a decoder.
@@ -194,7 +201,8 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     names = config.get("architectures")
     first = str(names[0]) if isinstance(names, list | tuple) and names else ""
     if first.endswith(_CLASSIFIER):
-        return REGRESSOR if len(config.get("id2label") or ()) == 1 else CLASSIFIER
+        one = REGRESSOR if len(config.get("id2label") or ()) == 1 else CLASSIFIER
+        return MULTI_LABEL if config.get("problem_type") == MULTI_LABEL.problem else one
     if first.endswith(_TAGGER):
         return TAGGER
     if config.get(FIELD) is not None:
@@ -215,7 +223,7 @@ def kind_of_directory(model_dir: Path | str) -> Kind:
 def kind_of_model(model: Any) -> Kind:
     """The kind of a model of transformers in memory, with adapters or without."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = ("model_type", "is_encoder_decoder", "is_decoder", "id2label", FIELD)
+    names = ("model_type", "is_encoder_decoder", "is_decoder", "id2label", "problem_type", FIELD)
     stated = {name: getattr(base.config, name, None) for name in names}
     return kind_of({**stated, "architectures": [type(base).__name__]})
 

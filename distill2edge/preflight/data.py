@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.data.checks import check_prompts
-from distill2edge.data.choice_matching import Choices, not_a_choice
+from distill2edge.data.choice_sets import closed_of
 from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.encode import Row, encode_rows
 from distill2edge.data.gold_pairs import WHERE as PAIRS
@@ -268,7 +268,8 @@ def _keys(data: Data) -> list[str]:
 
 def _compiled(data: Data, key: str) -> Template | Filter:
     source = getattr(data, key)
-    return Filter(source, "data.filter") if key == "filter" else Template(source, f"data.{key}")
+    lists = data.multi and key == "response"
+    return Filter(source, "data.filter") if key == "filter" else Template(source, f"data.{key}", lists=lists)
 
 
 def _peek(source: str, files: list[Path]) -> tuple[list[dict[str, Any]], bool]:
@@ -342,7 +343,7 @@ def _rendered(
 ) -> Iterator[Problem]:
     """What the first rows become: prompts and responses, of the choices where there are some."""
     data, usable, numeric = recipe.data, 0, task_of(recipe).numeric
-    choices = Choices(data.choices or ())
+    closed, response = closed_of(data), templates.get("response")
     found: dict[str, Problem] = {}
     made: list[Row] = []
     for number, row in enumerate(rows, 1):
@@ -366,9 +367,11 @@ def _rendered(
         answer = texts.get("response", "")
         if answer.strip() and texts.get("prompt", "").strip():
             made.append(Row("", texts["prompt"], answer))
-        if data.choices and "choices" not in found and answer.strip() and choices.index(answer) is None:
-            wrong = not_a_choice(answer, data.choices, templates["response"], row, number)  # type: ignore[arg-type]
-            found["choices"] = Problem(("data", "response"), wrong.what, wrong.fix)
+        if closed is not None and isinstance(response, Template) and "choices" not in found and answer.strip():
+            try:
+                closed.read(answer, response, row, number)
+            except UserError as wrong:
+                found["choices"] = Problem(("data", "response"), wrong.what, wrong.fix)
     if not data.choices and not numeric and not found and "response" in templates:
         shared = bool(templates["prompt"].whole & templates["response"].fields) if "prompt" in templates else False  # type: ignore[union-attr]
         limit = max(data.leakage.response_in_prompt, _MOST)

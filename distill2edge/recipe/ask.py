@@ -16,7 +16,8 @@ class Ask(Section):
     """A language model as the teacher of a classifier: what it is asked, and how its answers become soft labels.
 
     A model that runs here is asked for the likelihood of every answer. An endpoint gives log-probabilities of its first
-    token where it can, else some answers, which are counted.
+    token where it can, else some answers, which are counted. With data.multi an answer names any of the choices, or
+    says `none`: what counts is the share of the answers that name each.
     """
 
     prompt: str = Field(

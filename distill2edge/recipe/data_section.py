@@ -139,6 +139,17 @@ class Data(Section):
         description="closed set of responses; the task is then scored by their likelihood. Of task "
         "token-classification: the tags (O, B-X, I-X, ...), or the types of entities",
     )
+    multi: Annotated[bool, LATER] = Field(
+        False,
+        description="each row has any of the choices, or none of them: a list ([] for none), a text like one, one "
+        "choice, or several with data.separator between them; an empty text or null is no answer",
+    )
+    separator: Annotated[str | None, LATER] = Field(
+        None, min_length=1, description="with multi: what stands between the choices of a row that writes them as text"
+    )
+    ordered: Annotated[bool, LATER] = Field(
+        False, description="the choices are steps of a scale, in their order: 1 to 5 stars"
+    )
     max_length: int = Field(512, ge=8, le=2**20, description="tokens; longer rows are dropped and counted")
     splits: Splits = Splits()  # type: ignore[call-arg]
     leakage: Leakage = Leakage()  # type: ignore[call-arg]
@@ -153,6 +164,7 @@ class Data(Section):
     def problems(self) -> Iterator[Problem]:
         """Choices that can be told apart; one way to read a row."""
         yield from choice_problems(self.choices or ())
+        yield from self._sets()
         if self.form not in ("auto", "fields") and not self.looks_for_a_form:
             what = f"form {self.form} says what is prompt and response, and so do data.prompt, response, pair, template"
             yield Problem(("form",), what, "leave data.form out, or the templates")
@@ -167,6 +179,20 @@ class Data(Section):
             yield Problem(
                 ("template",), what, "give data.response and take data.unlabelled out, or set template: plain"
             )
+
+    def _sets(self) -> Iterator[Problem]:
+        """What reads several choices out of one text."""
+        listed = [choice for choice in self.choices or () if choice.strip().startswith("[")]
+        if self.multi and listed:
+            yield Problem(("choices",), f"the choice {listed[0]!r} begins as a list of choices does", "rename it")
+        if self.separator is None:
+            return
+        if not self.multi:
+            what = "data.separator stands between the choices of a row, and data.multi is false"
+            yield Problem(("separator",), what, "set data.multi: true, or leave it out")
+        if within := [choice for choice in self.choices or () if self.separator in choice.strip()]:
+            what = f"data.separator {self.separator!r} stands in the choice {within[0]!r}"
+            yield Problem(("separator",), what, "name another, or give rows that hold lists")
 
     def without_responses(self) -> Data:
         """As which the rows of `unlabelled.source` are read."""

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Needs = Literal[
-    "gold", "distribution", "numbers", "teacher_numbers", "embeddings", "similarities", "hidden_states", "attentions"
+    "gold",
+    "distribution",
+    "steps",
+    "numbers",
+    "teacher_numbers",
+    "embeddings",
+    "similarities",
+    "hidden_states",
+    "attentions",
 ]
 """What a term is computed from, and how its function is called. P positions, V vocabulary, C events, B texts, L tokens,
 D width, H heads:
@@ -33,6 +41,7 @@ D width, H heads:
     gold            f(logits [P, V], targets [P]) -> [P]            the tokens or labels of the data
     distribution    f(log_p [P, C], log_q [P, C]) -> [P]            teacher and student, log-probabilities of the same
                                                                     events at the temperature
+    steps           f(log_p [B, C], log_q [B, C]) -> [B]            the same, of classes that are steps of a scale
     numbers         f(gold [B], student [B]) -> [B]                 of the texts, in standard deviations of the data's
     teacher_numbers f(teacher [B], student [B]) -> [B]              likewise
     embeddings      f(teacher [B, D], student [B, D]) -> [B]        vectors of the texts, of unit length
@@ -43,6 +52,8 @@ D width, H heads:
 A distribution's value is multiplied by T^2. Every value is at least 0, in float32, and has a gradient for the student.
 """
 
+DISTRIBUTIONS: tuple[Needs, ...] = ("distribution", "steps")
+"""The needs that compare two distributions over the same events, at the temperature."""
 LAYERS: tuple[Needs, ...] = ("hidden_states", "attentions")
 """The needs for which the teacher runs beside the student."""
 
@@ -96,6 +107,11 @@ TERMS: Mapping[str, Term] = {
         Term(
             "jsd", "distribution", "Jensen-Shannon", "generalised Jensen-Shannon divergence", "losses:jensen_shannon",
             (Option("beta", Beta, 0.5, "weight of the teacher in the mixture"),),
+        ),
+        Term(
+            "emd", "steps", "earth mover's distance",
+            "steps by which the teacher's distribution over ordered choices would have to be moved (data.ordered)",
+            "losses:earth_movers_distance", later=True,
         ),
         Term(
             "mse", "numbers", "squared error", "square of the distance to the data's number, in units of its variance",
@@ -232,7 +248,7 @@ class WeightedTerms(Section):
     @property
     def needs_logits(self) -> bool:
         """Whether a term compares with the teacher's distribution."""
-        return any(self.weighed("distribution"))
+        return any(self.weighed(*DISTRIBUTIONS))
 
     @property
     def needs_layers(self) -> bool:

@@ -103,6 +103,9 @@ class QuantizationAware(Training):
             return
         if not any(self.loss.weighed()):
             yield Problem(("loss",), "every weight is zero", "set loss: {forward_kl: 1}, or leave it out")
+        for term, _ in self.loss.weighed("steps"):
+            what = f"{term.name} compares steps of a scale, and tokens are none"
+            yield Problem(("loss", term.name), what, "set it to 0")
         for term, _ in self.loss.weighed(*LAYERS):
             what = f"{term.name} compares layers, and no teacher runs beside the training on a grid"
             yield Problem(("loss", term.name), what, "set it to 0")

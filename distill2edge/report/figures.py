@@ -152,6 +152,8 @@ METRICS = {
     "spearman": "Spearman's rank correlation",
     "entity_f1": "entity F1",
     "entity_agreement": "entity F1 against the teacher's",
+    "micro_f1": "micro F1",
+    "set_agreement": "micro F1 against the teacher",
     "kl_student": "KL to student",
 }
 

@@ -28,6 +28,7 @@ class Unit:
 _UNITS = {
     "token": Unit("token", "request", "positions", "most likely token"),
     "text": Unit("text", "text", "texts", "most likely label", "text-classification"),
+    "set": Unit("text", "text", "texts", "set of labels", "text-classification"),
     "number": Unit("text", "text", "texts", "number within a tenth of a standard deviation", "text-classification"),
     "word": Unit("word", "text", "words", "most likely tag", "token-classification"),
     "embedding": Unit("text", "text", "texts", "nearest neighbour", "sentence-similarity"),

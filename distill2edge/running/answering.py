@@ -26,9 +26,18 @@ from distill2edge.data.tokens import stop_token_ids, tokenize
 from distill2edge.errors import UserError
 from distill2edge.generation.sampling import draw_token
 from distill2edge.intake.tokenizer_files import open_tokenizer
-from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, REGRESSOR, TAGGER, kind_of_directory, kind_of_gguf
+from distill2edge.models.kinds import (
+    CLASSIFIER,
+    EMBEDDER,
+    MULTI_LABEL,
+    REGRESSOR,
+    TAGGER,
+    kind_of_directory,
+    kind_of_gguf,
+)
 from distill2edge.models.loading import context_of
 from distill2edge.models.tags import Entity, TagSet, in_characters
+from distill2edge.models.two_events import THRESHOLD, probabilities
 from distill2edge.running.reading import choose_export
 from distill2edge.runtimes import open_runtime
 from distill2edge.runtimes.protocol import reader_of
@@ -75,7 +84,12 @@ class OpenModel:
     @property
     def closed(self) -> bool:
         """Whether it answers with one of a closed set of labels or responses."""
-        return self.form.kind == CLASSIFIER.name or bool(self.form.choices)
+        return self.form.kind in (CLASSIFIER.name, MULTI_LABEL.name) or bool(self.form.choices)
+
+    @property
+    def several(self) -> bool:
+        """Whether a text has any number of its labels, or none."""
+        return self.form.kind == MULTI_LABEL.name
 
     def answer(
         self,
@@ -88,7 +102,7 @@ class OpenModel:
         seed: int = 0,
     ) -> str:
         """What it answers: text, the likeliest of its labels, its number, its entities (a line for each: type, first
-        character, the one after the last, text), or the vector of the text as JSON.
+        character, the one after the last, text), or as JSON the vector of the text or its set of labels.
 
         Args:
             pair: the second text, where it reads two.
@@ -111,6 +125,8 @@ class OpenModel:
             )
         if self.form.kind == EMBEDDER.name:
             return json.dumps([round(float(value), 6) for value in self.embed(_last(asked))])
+        if self.several:
+            return json.dumps([name for name, _ in self.chosen(_last(asked), pair)], ensure_ascii=False)
         if self.closes(template):
             return self.labels(_last(asked), pair)[0][0]
         return "".join(self.stream(asked, template=template, max_tokens=max_tokens, temperature=temperature, seed=seed))
@@ -275,6 +291,7 @@ class OpenModel:
     def labels(self, text: str, pair: str | None = None) -> list[Share]:
         """Each label of a classifier, or each choice of a closed set, with its probability; the likeliest first.
 
+        Of a multi-label classifier each probability is of that label alone: they do not add up to 1.
         Choices are weighed by the likelihood of their tokens, as verify does it.
 
         Raises:
@@ -294,9 +311,24 @@ class OpenModel:
             self._expect_pair(pair)
             names, exact = self.form.choices, np.asarray(self._likelihoods(text), dtype=np.float64)
         self._numbers(exact)
-        share = np.exp(exact - exact.max())
-        share /= share.sum()
+        if self.several:
+            share = probabilities(exact)
+        else:
+            share = np.exp(exact - exact.max())
+            share /= share.sum()
         return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
+
+    def chosen(self, text: str, pair: str | None = None) -> list[Share]:
+        """The labels that a text has, with their probabilities: of a multi-label classifier those above its threshold,
+        and perhaps none; of any other the likeliest.
+
+        Raises:
+            UserError: as `labels`.
+        """
+        found = self.labels(text, pair)
+        if not self.several:
+            return found[:1]
+        return [share for share in found if share[1] > THRESHOLD]
 
     def _likelihoods(self, text: str) -> list[float]:
         from distill2edge.verify.scores import choice_likelihoods, trim_stop

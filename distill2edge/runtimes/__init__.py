@@ -12,6 +12,7 @@ from distill2edge.models.kinds import (
     DECODER,
     EMBEDDER,
     ENCODER_DECODER,
+    MULTI_LABEL,
     REGRESSOR,
     TAGGER,
     Kind,
@@ -43,7 +44,8 @@ def _torch() -> Mapping[Kind, Any]:
     from distill2edge.runtimes.torch_runtime import TorchRuntime
     from distill2edge.runtimes.torch_seq2seq import TorchSeq2Seq
 
-    encoders = {CLASSIFIER: TorchClassifier, REGRESSOR: TorchClassifier, TAGGER: TorchTagger, EMBEDDER: TorchEmbedder}
+    heads = dict.fromkeys((CLASSIFIER, MULTI_LABEL, REGRESSOR), TorchClassifier)
+    encoders = {**heads, TAGGER: TorchTagger, EMBEDDER: TorchEmbedder}
     return {DECODER: TorchRuntime, ENCODER_DECODER: TorchSeq2Seq, **encoders}
 
 
@@ -52,7 +54,8 @@ def _onnx() -> Mapping[Kind, Any]:
     from distill2edge.runtimes.onnx_runtime import OnnxRuntime
     from distill2edge.runtimes.onnx_seq2seq import OnnxSeq2Seq
 
-    encoders = {CLASSIFIER: OnnxClassifier, REGRESSOR: OnnxClassifier, TAGGER: OnnxTagger, EMBEDDER: OnnxEmbedder}
+    heads = dict.fromkeys((CLASSIFIER, MULTI_LABEL, REGRESSOR), OnnxClassifier)
+    encoders = {**heads, TAGGER: OnnxTagger, EMBEDDER: OnnxEmbedder}
     return {DECODER: OnnxRuntime, ENCODER_DECODER: OnnxSeq2Seq, **encoders}
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_checkpoint
-from distill2edge.models.kinds import CLASSIFIER, Kind, kind_of_directory
+from distill2edge.models.kinds import CLASSIFIER, MULTI_LABEL, Kind, kind_of, kind_of_directory
 from distill2edge.models.loading import copy_tokenizer, read_config
+from distill2edge.util.files import write_json
 
 
 def with_head(
@@ -29,7 +30,8 @@ def with_head(
         seed: of the new head's weights.
         where: the recipe's key of the model, for errors.
         spread: of a regressor: mean and standard deviation of the numbers, at which a new head begins.
-        kind: of the head, in whose class the model is loaded.
+        kind: of the head, in whose class the model is loaded; the `problem_type` of a head that a model has already is
+            changed where it makes another kind of it.
 
     Returns:
         whether the head is new.
@@ -41,6 +43,9 @@ def with_head(
     if labels_of(source, kind) is not None:
         check_head(source, labels, where, kind)
         shutil.copytree(source, target)
+        config = read_config(target)
+        if kind.problem and kind_of(config) is not kind_of(changed := {**config, "problem_type": kind.problem}):
+            write_json(target / "config.json", changed)
         return False
     import torch
     from optimum.exporters.tasks import TasksManager
@@ -64,8 +69,8 @@ def with_head(
             where=where,
             fix="take an encoder: BERT, MiniLM, DistilBERT, RoBERTa, ELECTRA, ...",
         ) from error
-    if kind.hub_task == CLASSIFIER.hub_task:
-        model.config.problem_type = "single_label_classification" if spread is None else "regression"
+    if kind.problem:
+        model.config.problem_type = kind.problem
     if spread is not None:
         _begin_at(model, *spread)
     if model.config.pad_token_id is None:
@@ -90,6 +95,26 @@ def labels_of(model_dir: Path, kind: Kind = CLASSIFIER) -> list[str] | None:
     """Names of a head's classes, in the order of the logits; None without a head that says such things as `kind`'s."""
     own = kind_of_directory(model_dir)
     return own.labels(read_config(model_dir)) if own.hub_task == kind.hub_task else None
+
+
+def check_apart(model_dir: Path, where: str, kind: Kind) -> None:
+    """Refuse a teacher whose labels exclude each other where the data's do not, and the other way round.
+
+    Args:
+        kind: of the student.
+
+    Raises:
+        UserError: it is of the other kind.
+    """
+    if (kind_of_directory(model_dir) is MULTI_LABEL) == (kind is MULTI_LABEL):
+        return
+    said = read_config(model_dir).get("problem_type") or "not stated"
+    if kind is MULTI_LABEL:
+        what = f"the teacher's head chooses one label of each text (problem_type: {said}), and data.multi is true"
+        fix = "set teacher.fit to train it on the data's own sets, or name a teacher of problem_type "
+        raise UserError(what, where=where, fix=f"{fix}multi_label_classification")
+    what = f"the teacher's head tells each label apart by itself (problem_type: {said}), and data.multi is false"
+    raise UserError(what, where=where, fix="set data.multi: true, or teacher.fit to train it to choose one label")
 
 
 def check_head(model_dir: Path, labels: Sequence[str], where: str, kind: Kind = CLASSIFIER) -> None:

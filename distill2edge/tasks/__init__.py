@@ -24,4 +24,4 @@ TASKS: Mapping[str, Task] = {
 
 def task_of(recipe: Recipe) -> Task:
     """The task of a recipe."""
-    return TASKS[recipe.task]
+    return TASKS[recipe.task].of(recipe)

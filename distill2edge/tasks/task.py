@@ -74,6 +74,10 @@ class Task(ABC):
         """The kind of its files, made of a model of this kind; `asked`: of a teacher that answers in its own words."""
         return kind
 
+    def of(self, recipe: Recipe) -> Task:
+        """The task that a recipe's data makes of it: itself, or a form of it that works otherwise."""
+        return self
+
     @cached_property
     def work(self) -> Work:
         """Its other half, imported now."""

@@ -47,6 +47,36 @@ def choice_of(text: str, answers: Sequence[str]) -> int | None:
     return None if any(_denied(bare[:begin], bare[end:]) for _, begin, end in named) else named[0][0]
 
 
+_EMPTY = re.compile(
+    r"(?:none|nothing|no (?:label|topic|choice|categor(?:y|ie))s?)"
+    r"(?: appl(?:y|ies)| (?:of|from) (?:the\w*|these|those).*)?"
+)
+"""What an answer says that names none of the choices on purpose."""
+
+
+def choices_of(text: str, answers: Sequence[str]) -> tuple[int, ...] | None:
+    """The answers that a text names, each once, in their order; empty where it says that none applies (`none`, `[]`).
+
+    An answer that its clause denies (`drama, but not war`) is not named. None where nothing can be read: no answer is
+    named and `none` is not said, each one is denied, or one is both.
+    """
+    said, known = _normal(text), [_normal(answer) for answer in answers]
+    named = _named(said, known)
+    if not named:
+        return () if _EMPTY.fullmatch(said) or said.replace(" ", "") == "[]" else None
+    bare = said
+    for _, begin, end in named:
+        bare = bare[:begin] + "\0" * (end - begin) + bare[end:]
+    denied = {at for at, begin, end in named if _denied(bare[:begin], bare[end:])}
+    stands = {at for at, begin, end in named if not _denied(bare[:begin], bare[end:])}
+    return None if denied & stands or not stands else tuple(sorted(stands))
+
+
+def logits_of_sets(counts: Sequence[int], answers: int) -> list[float]:
+    """[C] the logit of each label's smoothed share among so many answers that could be read."""
+    return [math.log((count + PRIOR) / (answers - count + PRIOR)) for count in counts]
+
+
 def _named(said: str, known: Sequence[str]) -> list[tuple[int, int, int]]:
     """(answer, begin, end) of each that stands in a text, and is no part of another: `very good` is not also `good`."""
     found = []

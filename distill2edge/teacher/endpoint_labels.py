@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _CHARACTERS = 3  # of an answer that a token has at least
 _ROOM = 8  # tokens for what stands around an answer
-_TRIED = 32  # rows whose answers are read before the others are asked for
+TRIED = 32  # rows whose answers are read before the others are asked for
 _MOST_UNREAD = 0.5  # share of their answers that cannot be read, beyond which the prompt is at fault
 _SHOWN = 3  # answers that are quoted
 _WRITTEN = ("stop", "length")  # how an answer ends that was written
-_SAMPLING = 1.0  # temperature of answers that are counted
+SAMPLING = 1.0  # temperature of answers that are counted
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,21 @@ def ask_endpoint(
     """
     longest = max(len(answer) for answer in answers) // _CHARACTERS + _ROOM
     greedy = Sampling(longest)
-    first = spec.logprobs != "never" and _gives_logprobs(generator, rows[:_TRIED], answers, spec, greedy, seed)
+    first = spec.logprobs != "never" and _gives_logprobs(generator, rows[:TRIED], answers, spec, greedy, seed)
     if spec.logprobs == "auto" and not first:
         progress.say(
             "the server does not give log-probabilities that tell the choices apart with each answer: "
             f"{spec.samples} answers to each row are counted"
         )
     times = 1 if first else spec.samples
-    sampling = greedy if times == 1 else Sampling(longest, temperature=_SAMPLING)
-    asks = [_ask(row, spec, str(at) if times > 1 else "", logprobs=first) for row in rows for at in range(times)]
+    sampling = greedy if times == 1 else Sampling(longest, temperature=SAMPLING)
+    asks = [ask_of(row, spec, str(at) if times > 1 else "", logprobs=first) for row in rows for at in range(times)]
     found: list[Answer] = []
     with progress.task("teacher labels", len(asks)) as task:
-        for part in _parts(asks, _TRIED * times, generator.shard_rows):
+        for part in in_parts(asks, TRIED * times, generator.shard_rows):
             found += generator.generate(part, sampling, seed, task.advance)
             if len(found) == len(part):  # before the rest is paid for
-                _check(_read(rows[: len(found) // times], found, answers, times, logprobs=first).facts)
+                check_read(_read(rows[: len(found) // times], found, answers, times, logprobs=first).facts)
     return _read(rows, found, answers, times, logprobs=first)
 
 
@@ -83,7 +83,7 @@ def _gives_logprobs(
     Raises:
         UserError: log-probabilities are required, and an answer has none.
     """
-    asks = [_ask(row, spec, "", logprobs=True) for row in rows]
+    asks = [ask_of(row, spec, "", logprobs=True) for row in rows]
     taken = _takes_logprobs(generator, asks[0], sampling, seed)
     said = generator.generate(asks, sampling, seed) if taken else []
     said = [answer for answer in said if answer.finish in _WRITTEN]
@@ -114,7 +114,7 @@ def _takes_logprobs(generator: Generator, probe: Ask, sampling: Sampling, seed: 
     return generator.generate(plain, sampling, seed)[0].finish.startswith("refused")  # then it is the row's fault
 
 
-def _parts(asks: Sequence[Ask], first: int, size: int) -> Iterator[Sequence[Ask]]:
+def in_parts(asks: Sequence[Ask], first: int, size: int) -> Iterator[Sequence[Ask]]:
     """The asks in pieces, the first of them small."""
     yield asks[:first]
     for at in range(first, len(asks), size):
@@ -140,9 +140,14 @@ def _read(rows: Sequence[Row], found: Sequence[Answer], answers: Sequence[str], 
         "asked_by": "logprobs" if logprobs else "samples",
         "answers": len(found),
         "unreadable": len(unread),
-        "unreadable_examples": list(dict.fromkeys(map(_shown, unread)))[:_SHOWN],
+        "unreadable_examples": shown_answers(unread),
     }
     return Heard(scores, facts)
+
+
+def shown_answers(unread: Sequence[Answer]) -> list[str]:
+    """The first few answers that could not be read, each once."""
+    return list(dict.fromkeys(map(_shown, unread)))[:_SHOWN]
 
 
 def _shown(answer: Answer) -> str:
@@ -150,18 +155,28 @@ def _shown(answer: Answer) -> str:
     return repr(one_line(answer.text, 80)) if answer.finish in _WRITTEN else answer.finish
 
 
-def _check(facts: dict[str, Any]) -> None:
-    """Raise UserError where most answers cannot be read."""
+def check_read(
+    facts: dict[str, Any],
+    what: str = "none of the choices, or several",
+    wanted: str = "the answer is one of the choices alone",
+) -> None:
+    """Raise UserError where most answers cannot be read.
+
+    Args:
+        what: such answers are.
+        wanted: what the prompt should say.
+    """
     if facts["unreadable"] > _MOST_UNREAD * facts["answers"]:
         raise UserError(
-            f"{facts['unreadable']:,} of the first {facts['answers']:,} answers are none of the choices, or several: "
+            f"{facts['unreadable']:,} of the first {facts['answers']:,} answers are {what}: "
             f"for instance {', '.join(facts['unreadable_examples'])}",
             where="teacher.ask",
-            fix="say in teacher.ask.prompt or system that the answer is one of the choices alone, and name them as the "
+            fix=f"say in teacher.ask.prompt or system that {wanted}, and name them as the "
             "teacher writes them in teacher.ask.answers",
         )
 
 
-def _ask(row: Row, spec: Section, tag: str, *, logprobs: bool) -> Ask:
+def ask_of(row: Row, spec: Section, tag: str, *, logprobs: bool) -> Ask:
+    """What is asked of a row; `tag` tells answers to one prompt apart."""
     system = (("system", spec.system),) if spec.system else ()
     return Ask((*system, ("user", row.prompt)), tag, logprobs)

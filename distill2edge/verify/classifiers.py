@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from distill2edge.errors import UserError
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Verify
+from distill2edge.util.bootstrap import mean_interval
 from distill2edge.util.files import write_json
 from distill2edge.util.isolate import Crash
 from distill2edge.util.progress import Progress
@@ -19,6 +20,7 @@ from distill2edge.verify import fidelity, scores
 from distill2edge.verify.gates import apply_gates, verdict
 from distill2edge.verify.metrics import METRICS, Score
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
+from distill2edge.verify.steps import steps_off, weighted_kappa
 from distill2edge.verify.text_models import run_models
 from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_class
 from distill2edge.verify.warnings import warnings_of
@@ -43,6 +45,12 @@ DEFINITIONS = {
 }
 
 
+STEPS = {
+    "steps_off": "mean over texts of the steps between the label and the one with the greatest logit",
+    "weighted_kappa": "quadratic weighted kappa of the two (Cohen 1968): 1 - sum of squared steps / what chance gives",
+}
+
+
 def verify_classifiers(
     models: Sequence[ModelFile],
     encodings: Mapping[str, Encodings],
@@ -55,6 +63,7 @@ def verify_classifiers(
     threads: int | None = None,
     corrected: Callable[[scores.Floats], scores.Floats] | None = None,
     taught: scores.Floats | None = None,
+    ordered: bool = False,
 ) -> dict[str, Any]:
     """Measure the models and write `verify.json` into `work`.
 
@@ -70,6 +79,7 @@ def verify_classifiers(
         threads: of each runtime; None takes what affinity and cgroup allow.
         corrected: likelihoods of answers [n, C] -> class logits, of a teacher that is a language model.
         taught: class logits [n, C] of a teacher that does not run here.
+        ordered: the classes are steps of a scale.
 
     Returns:
         `verdict`, `metric`, `rows`, `tokens` (texts compared); as text `failed` (the gates that did) and `warnings`.
@@ -82,7 +92,7 @@ def verify_classifiers(
     outcomes = run_models(
         "distill2edge.verify.classifier_worker", models, rows, {"labels": list(labels)}, work, progress, threads
     )
-    document = _document(models, outcomes, rows["teacher"], spec, labels, seed, corrected, taught)
+    document = _document(models, outcomes, rows["teacher"], spec, labels, seed, corrected, taught, ordered)
     write_json(work / "verify.json", document)
     return facts_of(document)
 
@@ -121,6 +131,7 @@ def _document(
     seed: int,
     corrected: Callable[[scores.Floats], scores.Floats] | None,
     taught: scores.Floats | None,
+    ordered: bool,
 ) -> dict[str, Any]:
     logprob = _logprobs(models, outcomes, corrected)
     if taught is not None:
@@ -141,6 +152,7 @@ def _document(
         if not isinstance(mine, Crash):
             found["macro_f1"], found["ece"] = mine["macro_f1"], mine["ece"]
             found["balanced_accuracy"] = balanced_accuracy(mine["score"], truth.tolist())
+            found |= _ordered(logprob[model.id], truth, seed) if ordered else {}
         entries.append(found)
     shares = kept(models, figures, teacher, metric, seed)
     for found in entries:
@@ -152,7 +164,7 @@ def _document(
         "rows": len(truth),
         "tokens": len(truth),
         "unit": "text",
-        "definitions": DEFINITIONS,
+        "definitions": DEFINITIONS | (STEPS if ordered else {}),
         "models": entries,
         "baseline": metric.baseline_entry(baseline, [1.0] * len(truth), seed),
         "classes": dict(baseline.classes),
@@ -164,6 +176,13 @@ def _document(
             name: [int(value) for value in one["score"]] for name, one in figures.items() if not isinstance(one, Crash)
         },
     }
+
+
+def _ordered(logprob: scores.Floats, truth: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """What respects that the classes are steps of a scale."""
+    predicted = logprob.argmax(axis=1)
+    off = mean_interval(steps_off(predicted, truth), seed=seed).as_dict()
+    return {"steps_off": off, "weighted_kappa": weighted_kappa(predicted, truth, logprob.shape[1])}
 
 
 def _logprobs(

@@ -252,11 +252,25 @@ class EntityAgreement(EntityF1):
     definition = "F1 of entities against those that the teacher finds; no row has tags"
 
 
+class MicroF1(Spearman):
+    """Sets of labels: how many of the labels are right. A row's score is its share in that (`label_sets.micro_f1`)."""
+
+    name = "micro_f1"
+    definition = "2 TP / (2 TP + FP + FN) over all labels of all texts (micro F1)"
+
+
+class SetAgreement(MicroF1):
+    """No response to compare with: the sets that the teacher says are taken as right."""
+
+    name = "set_agreement"
+    definition = "micro F1 of the model's labels against the teacher's; no row has a response"
+
+
 TOKEN_METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (Accuracy(), Agreement(), ExactMatch(), Likelihood())
 }
 METRICS: dict[str, Score] = TOKEN_METRICS | {
-    metric.name: metric for metric in (Recall(), Spearman(), EntityF1(), EntityAgreement())
+    metric.name: metric for metric in (Recall(), Spearman(), EntityF1(), EntityAgreement(), MicroF1(), SetAgreement())
 }
 
 

@@ -26,12 +26,14 @@ class TrivialBaseline:
         score: [rows] 1 or 0, or the sum of log p over the row's supervised tokens.
         chance: expected score of a guess among the classes; None where answers are open.
         classes: label and held-out rows of each class; empty where answers are open.
+        fair: the figure that counts small classes as much as large ones.
     """
 
     name: str
     score: list[float]
     chance: float | None = None
     classes: tuple[tuple[str, int], ...] = ()
+    fair: str = "balanced accuracy"
 
 
 def largest_class(labels: Sequence[int], names: Sequence[str]) -> TrivialBaseline:

@@ -54,7 +54,7 @@ def _classes(baseline: TrivialBaseline, rows: int) -> list[dict[str, Any]]:
         found.append(_warning("class", text, headline=False))
     if small:
         who = f"class {small[0]}" if len(small) == 1 else f"{len(small)} classes are small: {_listed(small)}"
-        found.append(_warning("class", f"{who} of the {rows} held-out rows: look at the balanced accuracy too"))
+        found.append(_warning("class", f"{who} of the {rows} held-out rows: look at the {baseline.fair} too"))
     return found
 
 

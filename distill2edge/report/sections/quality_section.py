@@ -36,6 +36,9 @@ def models_table(report: Document) -> Table:
                 figure(model.get("score")),
                 figures.number(model.get("balanced_accuracy")),
                 figures.number(model.get("macro_f1")),
+                figure(model.get("exact")),
+                figure(model.get("steps_off")),
+                figures.number(model.get("weighted_kappa")),
                 figures.number(model.get("ece")),
                 figure(model.get("top1_teacher"), figures.percent) if texts else figures.MISSING,
                 figure(model.get("retained"), figures.percent),
@@ -48,7 +51,8 @@ def models_table(report: Document) -> Table:
             )
         )
     head = [
-        "model", figures.metric(metric["name"]), "balanced accuracy", "macro F1", "ECE", "agreement with teacher",
+        "model", figures.metric(metric["name"]), "balanced accuracy", "macro F1",
+        "whole set right", "steps off", "weighted kappa", "ECE", "agreement with teacher",
         "retained", "KL to student", "top-1 agreement",
         "length ratio", "parameters", "size", "gates",
     ]  # fmt: skip
@@ -64,6 +68,8 @@ def models_table(report: Document) -> Table:
     )
     if texts:
         note += f" {agreement_note(unit_of(report))} ECE: expected calibration error."
+    if any(model.get("steps_off") for model in report["models"]):
+        note += " Steps off: mean distance to the right label on the scale. Weighted kappa: quadratic (Cohen 1968)."
     if "references" in report["data"]:
         note += " No row had a response: those of the held-out rows are the teacher's own greedy answers, so a score "
         note += "is agreement with them."

@@ -16,8 +16,11 @@ from distill2edge.tasks.features import (
     HIDDEN_STATES,
     KL_MIXES,
     MIXES,
+    ORDER,
+    ORDERED_LOSS,
     PAIRS,
     PRETRAINING,
+    SETS,
     TRIMMED_VOCABULARY,
 )
 from distill2edge.tasks.task import Task
@@ -38,8 +41,8 @@ class Classification(Task):
     signals = ("labels", "gold")
     templates = ("plain",)
     supports = frozenset({
-        ASKED_TEACHER, CALIBRATION, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, KL_MIXES, MIXES, PAIRS,
-        PRETRAINING, TRIMMED_VOCABULARY,
+        ASKED_TEACHER, CALIBRATION, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, KL_MIXES, MIXES, ORDER,
+        ORDERED_LOSS, PAIRS, PRETRAINING, SETS, TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False
@@ -49,6 +52,9 @@ class Classification(Task):
         choices, ask = recipe.data.choices, recipe.teacher.ask
         if choices is None:
             yield Problem(("data",), "task classification needs the label set", "set data.choices")
+        if any(recipe.distill.loss.weighed("steps")) and not recipe.data.ordered:
+            what = "emd counts steps between choices, and nothing says that data.choices are in an order"
+            yield Problem(("distill", "loss"), what, "set data.ordered: true, or take emd out")
         if ask is None:
             return
         if choices is not None and ask.answers is not None and len(ask.answers) != len(choices):
@@ -60,6 +66,14 @@ class Classification(Task):
         if recipe.distill.loss.needs_layers:
             what = "a language model that is asked has no layers to compare with"
             yield Problem(("distill", "loss"), what, "take hidden and attention out of distill.loss")
+
+    def of(self, recipe: Recipe) -> Task:
+        """As `Task.of`: where each text has any of the labels, every label is a question of its own."""
+        if not recipe.data.multi:
+            return self
+        from distill2edge.tasks.multi_label import MULTI_LABELS
+
+        return MULTI_LABELS
 
     def teaches(self, kind: Kind, recipe: Recipe) -> bool:
         """As `Task.teaches`: what is asked must write."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from distill2edge.distill.label_cache import LabelReader
     from distill2edge.quantize.divergence import Row as Compared
 
 
@@ -56,6 +57,13 @@ class ClassifierWork(EncoderWork):
         from distill2edge.student.head import with_head
 
         return with_head(source, self.labels(recipe), target, recipe.seed, where, kind=self.headed_as)
+
+    def check(self, recipe: Recipe, teacher: Path) -> None:
+        """Refuse a teacher whose head answers another question than the data asks."""
+        from distill2edge.student.head import check_apart, check_head
+
+        check_head(teacher, self.labels(recipe), "teacher.model", self.headed_as)
+        check_apart(teacher, "teacher.model", self.headed_as)
 
     def fit_loss(self, recipe: Recipe) -> Loss:
         """By which the teacher is fitted."""
@@ -103,9 +111,7 @@ class ClassifierWork(EncoderWork):
         """The teacher's class logits on train and validation rows."""
         if recipe.teacher.ask is not None:
             return ASKED.labels(as_asked(recipe), teacher, rows_dir, work, progress)
-        from distill2edge.student.head import check_head
-
-        check_head(teacher, self.labels(recipe), "teacher.model", self.headed_as)
+        self.check(recipe, teacher)
         rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
         return self.cache(teacher, rows, work, progress)
 
@@ -141,11 +147,10 @@ class ClassifierWork(EncoderWork):
         written: Path | None = None,
     ) -> Facts:
         """Some of the teacher's layers with its head, or a checkpoint with a head; with fewer tokens where asked."""
-        from distill2edge.student.head import check_head
         from distill2edge.student.init import init_student
 
         if recipe.teacher.ask is None:
-            check_head(teacher, self.labels(recipe), "teacher.model", self.headed_as)
+            self.check(recipe, teacher)
         section = recipe.student
         if checkpoint is not None:
             headed = work / "headed"
@@ -247,6 +252,7 @@ class ClassifierWork(EncoderWork):
         labels: Path | None = None,
     ) -> Facts:
         """Accuracy, and distance of the class distributions."""
+        from distill2edge.distill.label_cache import LabelReader
         from distill2edge.teacher.choice_correction import Correction
         from distill2edge.verify.classifiers import verify_classifiers
 
@@ -254,7 +260,7 @@ class ClassifierWork(EncoderWork):
         if labels is not None:
             corrected = Correction.of(read_json(labels / "signal.json")["correction"])
         if labels is not None and recipe.teacher.url is not None:
-            encodings, taught = _taught(labels, encodings)
+            encodings, taught = taught_rows(LabelReader(labels, 1.0), encodings)
         return verify_classifiers(
             models,
             encodings,
@@ -265,16 +271,17 @@ class ClassifierWork(EncoderWork):
             progress=progress,
             corrected=corrected,
             taught=taught,
+            ordered=recipe.data.ordered,
         )
 
 
-def _taught(labels: Path, encodings: dict[str, Encodings]) -> tuple[dict[str, Encodings], NDArray[np.float32]]:
-    """The held-out rows that a teacher behind an endpoint has said something of, and its class logits of them."""
+def taught_rows(
+    reader: LabelReader, encodings: dict[str, Encodings]
+) -> tuple[dict[str, Encodings], NDArray[np.float32]]:
+    """The held-out rows that a teacher behind an endpoint has said something of, and its log-probabilities of them."""
     import numpy as np
 
-    from distill2edge.distill.label_cache import LabelReader
-
-    reader, (side,) = LabelReader(labels, 1.0), encodings.values()
+    (side,) = encodings.values()
     lost = set(reader.missing(row.row for row in side.rows))
     rows = [row for row in side.rows if row.row not in lost]
     if not rows:

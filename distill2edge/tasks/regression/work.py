@@ -24,6 +24,7 @@ class RegressorWork(ClassifierWork):
     """A student learns its teacher's number of a whole text."""
 
     reads_as = REGRESSOR
+    headed_as = REGRESSOR
 
     def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
         """As `Work.encoded`, with the number that each row has."""
@@ -44,7 +45,9 @@ class RegressorWork(ClassifierWork):
 
         rows = self.rows(recipe, rows_dir, "train")
         numbers = [value for row in rows if (value := number_of(row.response)) is not None]
-        return with_head(source, self.labels(recipe), target, recipe.seed, where, spread_of(numbers))
+        return with_head(
+            source, self.labels(recipe), target, recipe.seed, where, spread_of(numbers), kind=self.headed_as
+        )
 
     def fit_loss(self, recipe: Recipe) -> Loss:
         """As `ClassifierWork.fit_loss`."""

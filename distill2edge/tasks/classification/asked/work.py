@@ -334,12 +334,7 @@ def _write(
     write_shard(work / "labels-00000.safetensors", logits, ids)
     named = [choice.strip() for choice in recipe.data.choices or ()]
     said = dict(zip(named, torch.bincount(logits.argmax(-1), minlength=len(named)).tolist(), strict=True))
-    if silent := [repr(name) for name, count in said.items() if not count]:
-        more = f" and {len(silent) - _NAMED:,} more" if len(silent) > _NAMED else ""
-        progress.warn(
-            f"the teacher never says {', '.join(silent[:_NAMED])}{more} of {len(ids):,} texts: a student cannot learn "
-            "that from such a teacher. Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
-        )
+    warn_of_silent(said, len(ids), progress)
     if table:
         (own,) = (each for each in table if each["correction"] == correction.label)
         progress.say(f"teacher labels: {own['accuracy']:.3f} right on validation rows; correction: {correction.label}")
@@ -351,6 +346,16 @@ def _write(
     }
     truth = {row.id: row.label for row in rows if row.label >= 0 and row.id in heard.scores}
     return write_facts(Scored(ids, logits, heard.facts), truth, work, **facts)
+
+
+def warn_of_silent(said: dict[str, int], texts: int, progress: Progress) -> None:
+    """Warn of classes that the teacher never names; `said`: texts of each."""
+    if silent := [repr(name) for name, count in said.items() if not count]:
+        more = f" and {len(silent) - _NAMED:,} more" if len(silent) > _NAMED else ""
+        progress.warn(
+            f"the teacher never says {', '.join(silent[:_NAMED])}{more} of {texts:,} texts: a student cannot learn "
+            "that from such a teacher. Look at teacher.ask (prompt, answers, correction), or give it examples (shots)"
+        )
 
 
 ASKED = AskedTeacher()

@@ -1,0 +1,84 @@
+"""The work of classification into sets: as that of a classifier, with a question of its own for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distill2edge.data.choice_sets import set_of
+from distill2edge.data.encode import Encoded
+from distill2edge.models.kinds import MULTI_LABEL
+from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.recipe.schema import Recipe
+from distill2edge.tasks.classification.work import ClassifierWork, taught_rows
+from distill2edge.tasks.multi_label.asked import labels_by_answers
+from distill2edge.tasks.work import Facts
+from distill2edge.util.progress import Progress
+
+
+class MultiLabelWork(ClassifierWork):
+    """A student learns the logit of each label, whose sigmoid is the probability that a text has it."""
+
+    headed_as = MULTI_LABEL
+
+    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
+        """As `Work.encoded`, with the set of labels that each row has."""
+        names = self.labels(recipe)
+        known = {row.id: set_of(row.response, names) for row in self.rows(recipe, rows_dir, split)}
+        return [replace(row, labels=known[row.row]) for row in super().encoded(recipe, rows_dir, model_dir, split)]
+
+    def known(self, rows: Sequence[Encoded]) -> list[Encoded]:
+        """As `ClassifierWork.known`: an empty set is one."""
+        return [row for row in rows if row.labels is not None]
+
+    def train(self, model_dir: Path, *rest: Any) -> Facts:
+        """As `ClassifierWork.train`."""
+        from distill2edge.distill.train_multi_label import train_multi_label
+
+        return train_multi_label(model_dir, *rest)
+
+    def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
+        """As `ClassifierWork.cache`."""
+        from distill2edge.teacher.label_sets import cache_sets
+
+        return cache_sets(teacher, rows, work, progress)
+
+    def signal(
+        self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """As `ClassifierWork.signal`; an endpoint's answers are read as sets."""
+        if recipe.teacher.ask is not None:
+            return labels_by_answers(recipe, teacher, rows_dir, work, progress)
+        return super().signal(recipe, teacher, origin, rows_dir, work, progress)
+
+    def verify(
+        self,
+        recipe: Recipe,
+        models: Sequence[ModelFile],
+        encodings: dict[str, Encodings],
+        work: Path,
+        progress: Progress,
+        labels: Path | None = None,
+    ) -> Facts:
+        """F1 of the labels, and distance of their probabilities."""
+        from distill2edge.distill.label_cache import SetReader
+        from distill2edge.verify.multi_label import verify_multi_label
+
+        taught = None
+        if labels is not None:
+            encodings, taught = taught_rows(SetReader(labels, 1.0), encodings)
+        return verify_multi_label(
+            models,
+            encodings,
+            recipe.verify,
+            self.labels(recipe),
+            seed=recipe.seed,
+            work=work,
+            progress=progress,
+            taught=taught,
+        )
+
+
+WORK = MultiLabelWork()
