@@ -74,9 +74,9 @@ class Task(ABC):
         """The kind of its files, made of a model of this kind; `asked`: of a teacher that answers in its own words."""
         return kind
 
-    def of(self, recipe: Recipe) -> Task:
-        """The task that a recipe's data makes of it: itself, or a form of it that works otherwise."""
-        return self
+    def takes(self, recipe: Recipe) -> bool:
+        """Of a form of a task: whether it is the one that a recipe asks for."""
+        return True
 
     @cached_property
     def work(self) -> Work:

@@ -67,14 +67,6 @@ class Classification(Task):
             what = "a language model that is asked has no layers to compare with"
             yield Problem(("distill", "loss"), what, "take hidden and attention out of distill.loss")
 
-    def of(self, recipe: Recipe) -> Task:
-        """As `Task.of`: where each text has any of the labels, every label is a question of its own."""
-        if not recipe.data.multi:
-            return self
-        from distill2edge.tasks.multi_label import MULTI_LABELS
-
-        return MULTI_LABELS
-
     def teaches(self, kind: Kind, recipe: Recipe) -> bool:
         """As `Task.teaches`: what is asked must write."""
         return kind.writes if recipe.teacher.ask is not None else self.learns(kind)

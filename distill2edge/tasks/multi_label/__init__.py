@@ -52,13 +52,10 @@ class MultiLabels(Classification):
             what = "examples with a set for each are not written by themselves"
             yield Problem((*where, "shots"), what, "write them into teacher.ask.prompt")
 
-    def of(self, recipe: Recipe) -> MultiLabels:
-        """As `Task.of`."""
-        return self
+    def takes(self, recipe: Recipe) -> bool:
+        """As `Task.takes`."""
+        return recipe.data.multi
 
     def exported(self, kind: Kind, *, asked: bool = False) -> Kind:
         """As `Task.exported`."""
         return kind if asked else MULTI_LABEL
-
-
-MULTI_LABELS = MultiLabels()

@@ -13,7 +13,7 @@ from distill2edge.models.kinds import MULTI_LABEL
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Recipe
 from distill2edge.tasks.classification.work import ClassifierWork, taught_rows
-from distill2edge.tasks.multi_label.asked import labels_by_answers
+from distill2edge.tasks.multi_label.asked.work import labels_by_answers
 from distill2edge.tasks.work import Facts
 from distill2edge.util.progress import Progress
 

@@ -1,0 +1,1 @@
+"""A language model as the teacher of sets of labels."""
