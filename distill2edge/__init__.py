@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from distill2edge.recipe.loss_terms import register_loss
     from distill2edge.recipe.schema import Recipe
     from distill2edge.recipe.verifiers import register_verifier
-    from distill2edge.running.answering import OpenModel, open_model
+    from distill2edge.running.answering import OpenModel
     from distill2edge.running.comparison import Comparison, compare
     from distill2edge.running.findings import Report
     from distill2edge.running.finished import Run, open_run
+    from distill2edge.running.opening import open_model
     from distill2edge.running.plan import Plan, plan
     from distill2edge.running.run_recipe import run
     from distill2edge.running.starter import new
@@ -56,7 +57,7 @@ _HOMES = {
     "load": "recipe.load:load_recipe",
     "load_plugin": "util.plugins",
     "new": "running.starter",
-    "open_model": "running.answering",
+    "open_model": "running.opening",
     "open_run": "running.finished",
     "plan": "running.plan",
     "register_loss": "recipe.loss_terms",

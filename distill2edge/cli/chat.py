@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from distill2edge.data.conversation import Message
-from distill2edge.running.answering import Chat, Form, OpenModel, open_model
+from distill2edge.running.answering import Chat, Form, OpenModel
+from distill2edge.running.opening import open_model
 from distill2edge.util.terminal import echo, one_line
 
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill2edge.data import leakage
 from distill2edge.data.checks import check_classes, check_entities, check_prompts
 from distill2edge.data.choice_sets import EMPTY, OneChoice
 from distill2edge.data.encode import SPLITS, Row
 from distill2edge.data.row_sources import POOL, Source, open_source
 from distill2edge.data.rows import Dropped, Rows
 from distill2edge.data.selection import Item, Selection
+from distill2edge.data.split_leakage import Leaks, check_splits, refuse
 from distill2edge.data.unlabelled import choose, is_unlabelled, read_unlabelled, room
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress
-from distill2edge.util.quantities import readable_share
 
 _HELD_OUT = ("test", "validation", "calibration")
 _UNANSWERED = "no row has a response: the teacher's answers stand in for them, and scores are agreement with it"
@@ -118,7 +117,7 @@ def _form(rows: Rows, found: _Found, progress: Progress) -> dict[str, Any]:
     return {"form": form}
 
 
-def _tell(kept: dict[str, list[Row]], more: int, report: _Leaks, found: _Found, progress: Progress) -> None:
+def _tell(kept: dict[str, list[Row]], more: int, report: Leaks, found: _Found, progress: Progress) -> None:
     """Say how many rows each split has, and what was not taken; `more`: those of train without a response."""
     counts = ", ".join(f"{name} {len(kept[name]):,}" for name in SPLITS)
     counts += f" ({more:,} of train without a response)" if more else ""
@@ -232,7 +231,7 @@ def _told(rows: Any, split: str, read: dict[str, int], progress: Progress) -> It
 
 def _read_splits(
     rows: Rows, data: schema.Data, source: Source, seed: int, progress: Progress
-) -> tuple[_Found, dict[str, list[Item]], _Leaks]:
+) -> tuple[_Found, dict[str, list[Item]], Leaks]:
     """The source as splits, and what leaked from the test rows; read again with more held where too many leak.
 
     Raises:
@@ -243,11 +242,11 @@ def _read_splits(
         found = _read(rows, data, source, seed, spare, progress)
         splits = _split(found, data.splits, data.source)
         _check_test(splits["test"], found, data)
-        report = _check_leakage(splits, data)
+        report = check_splits(splits, data)
         if size is None or len(splits["train"]) >= size or not found.let_go:
             break
         spare *= 8  # so many rows leak that those held are not enough
-    _refuse_leakage(report, data, progress)
+    refuse(report, data, progress)
     splits["train"] = splits["train"][:size]
     if not splits["train"]:
         raise UserError("no training row is left", where="data", fix="lower data.splits, or remove what leaks")
@@ -327,60 +326,6 @@ def _describe(rows: list[Row], choices: tuple[str, ...] | None, closed: OneChoic
 
 
 # --- leakage ----------------------------------------------------------------
-
-
-@dataclass
-class _Leaks:
-    found: leakage.LeakageReport
-    test: list[leakage.Content]
-    facts: dict[str, Any]
-
-
-def _check_leakage(splits: dict[str, list[Item]], data: schema.Data) -> _Leaks:
-    """Compare train, validation and calibration with test, and drop leaking rows from them."""
-    limits = data.leakage
-    test = [item.content for item in splits["test"]]
-    seen = [(name, item) for name in SPLITS if name != "test" for item in splits[name]]
-    found = leakage.check((item.content for _, item in seen), test, limits.near_duplicate)
-    facts: dict[str, Any] = {
-        "test_rows": found.test_rows,
-        "exact": found.exact,
-        "near": found.near,
-        "fraction": round(found.fraction, 6),
-        "near_duplicate": limits.near_duplicate,
-        "max_fraction": limits.max_fraction,
-        "action": limits.action,
-        "dropped": 0,
-        "examples": [
-            {"row": seen[leak.train][1].row.id, "split": seen[leak.train][0], "test": splits["test"][leak.test].row.id,
-             "similarity": round(leak.similarity, 4)}
-            for leak in found.leaks[:5]
-        ],
-    }  # fmt: skip
-    if found.leaks and limits.action == "drop":
-        leaking = {leak.train for leak in found.leaks}
-        kept = [pair for index, pair in enumerate(seen) if index not in leaking]
-        for name in SPLITS:
-            if name != "test":
-                splits[name] = [item for split, item in kept if split == name]
-        facts["dropped"] = len(leaking)
-    return _Leaks(found, test, facts)
-
-
-def _refuse_leakage(report: _Leaks, data: schema.Data, progress: Progress) -> None:
-    found, limits = report.found, data.leakage
-    if found.fraction > limits.max_fraction:
-        first = leakage.readable(report.test[found.leaks[0].test])[:100]
-        raise UserError(
-            f"{found.exact + found.near} of {found.test_rows} test rows are in the training rows "
-            f"({found.exact} exact, {found.near} near duplicates): {readable_share(found.fraction, 1)}, and "
-            f"{readable_share(limits.max_fraction, 1)} is allowed; for instance {first!r}",
-            where="data.leakage",
-            fix="take the duplicates out of the source, or raise data.leakage.max_fraction to drop them from the "
-            "training rows here",
-        )
-    if found.leaks and limits.action == "keep":
-        progress.warn(f"{found.exact + found.near} test rows are in the training rows, and leakage.action keeps them")
 
 
 def describe_rows(rows: list[Row]) -> dict[str, Any]:

@@ -76,13 +76,10 @@ def export_onnx(
     exporter = _EXPORTERS[kind]
     tokenizer = load_tokenizer(model_dir)
     form = form_for(model_dir, meta, tokenizer)
-    meta = {**meta, "input": form.dumps()}
-    properties = _properties(meta, kind, model_dir)
+    properties = _properties(meta := {**meta, "input": form.dumps()}, kind, model_dir)
     with scratch(work, "graph") as directory:
-        pairs, precision = form.pair is not None, dtype or "float32"
-        check = None
-        if compared is None:
-            check = Check(model_dir, kind.name, "onnxruntime", progress, precision, pairs=pairs)
+        against = (model_dir, kind.name, "onnxruntime", progress, dtype or "float32")
+        check = Check(*against, pairs=form.pair is not None) if compared is None else None
         progress.say(f"  building the {kind} graph of {meta.get('name', model_dir.name)}")
         graphs, built = exporter.graphs(model_dir, directory)
         if check is not None and dtype is None:

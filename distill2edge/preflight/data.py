@@ -17,23 +17,20 @@ from distill2edge.data.gold_pairs import WHERE as PAIRS
 from distill2edge.data.gold_pairs import named, read_pairs
 from distill2edge.data.numbers import check_number
 from distill2edge.data.readers import reader_of, unknown_kind
-from distill2edge.data.row_errors import chat_fix, filter_for
 from distill2edge.data.row_sources import local_files
 from distill2edge.data.rows import Dropped, Rows, lacks_response
 from distill2edge.data.selection import Item
-from distill2edge.data.tables import header_fix, headless
 from distill2edge.data.templates import Filter, Template
 from distill2edge.data.text_pairs import pair_frame
 from distill2edge.errors import Problem, UserError
 from distill2edge.intake import bundled
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.preflight.fields import missing
 from distill2edge.preflight.models import tokenizers_here
 from distill2edge.preflight.places import said
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import Data, Recipe
 from distill2edge.tasks import task_of
-from distill2edge.util.file_kinds import endings
-from distill2edge.util.nearest import meant
 from distill2edge.util.progress import SilentProgress
 
 _LOOKED_AT = 200  # rows that are read of a large source
@@ -42,7 +39,6 @@ _ROWS_OF_BUNDLE = 20_000  # all that any has
 _RENDERED = 50  # rows that go through the templates
 _MOST = 0.9  # share of these with the answer in the prompt that leaves no doubt of the rest
 _BUNDLED_COLUMNS = ("id", "score", "text")
-_TOLERANT = ("is defined", "is not defined", "default(", "|d(", "is undefined")  # a field may be missing
 
 
 def problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
@@ -138,11 +134,11 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
         if unread or made.found is not None:
             yield from () if unread else _conversations(recipe, made, rows, complete)
             return
-    missing = [*_missing(data, templates, rows, files)]
-    yield from missing
+    absent = [*missing(data, templates, rows, files)]
+    yield from absent
     for model in tokenizers_here(recipe) if data.pair is not None and recipe.teacher.ask is None else ():
         yield from said(("data", "pair"), partial(_reads_pairs, model))
-    if not missing and not broken:
+    if not absent and not broken:
         yield from _rendered(recipe, templates, rows, complete)
 
 
@@ -294,48 +290,6 @@ def _chain(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
         if reader is None:
             raise unknown_kind(path)
         yield from reader(path)
-
-
-def _missing(
-    data: Data, templates: dict[str, Template | Filter], rows: list[dict[str, Any]], files: list[Path]
-) -> Iterator[Problem]:
-    """Fields that a template names and no row has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = next((path for path in files[:1] if endings(path)[0] in (".csv", ".tsv")), None)
-    value = headless(columns, rows) if table is not None else None
-    for key, template in templates.items():
-        text = str(getattr(data, key)).replace(" ", "")
-        if any(word.replace(" ", "") in text for word in _TOLERANT):
-            continue
-        if isinstance(template, Template) and not template.fields:
-            yield from _constant(key, str(getattr(data, key)), columns, bool(data.choices))
-        for name in sorted(template.fields - set(columns)):
-            near = meant(name, columns, 0.5).strip() or filter_for(name)
-            if table is not None and value is not None and not near:
-                near = header_fix(table, columns)
-            fix = near or chat_fix(rows[0]) or f"name one of those in data.{key}"
-            listed = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
-            yield Problem(
-                ("data", key), f"no row of {data.source} has a field {name!r}; their fields are {listed}", fix
-            )
-
-
-def _constant(key: str, source: str, columns: list[str], choices: bool) -> Iterator[Problem]:
-    """A template that names no field, and so prints the same for every row."""
-    if len(source) > 500:
-        return
-    meant_ = re.sub(r"\$?\{(\w+)\}|<(\w+)>|\[(\w+)\]", lambda found: _as_field(found, columns), source)
-    if source.strip() in columns:
-        meant_ = f"{{{{ {source.strip()} }}}}"
-    if meant_ != source or key == "response":
-        what = f"it names no field, and prints {source[:60]!r} for every row"
-        fix = f'write data.{key}: "{meant_}"' if meant_ != source else "name a field, as in {{ " + columns[-1] + " }}"
-        yield Problem(("data", key), what, fix)
-
-
-def _as_field(found: re.Match[str], columns: list[str]) -> str:
-    name = next(part for part in found.groups() if part)
-    return f"{{{{ {name} }}}}" if name in columns else found[0]
 
 
 def _rendered(

@@ -143,7 +143,7 @@ class Run:
 
     def open_model(self, scheme: str | None = None) -> OpenModel:
         """Load one of its files, to ask it: the smallest that passed, or that of a scheme."""
-        from distill2edge.running.answering import open_model
+        from distill2edge.running.opening import open_model
 
         return open_model(self.path, scheme)
 

@@ -42,25 +42,21 @@ def with_head(
     shutil.rmtree(target, ignore_errors=True)
     if labels_of(source, kind) is not None:
         check_head(source, labels, where, kind)
-        shutil.copytree(source, target)
-        config = read_config(target)
-        if kind.problem and kind_of(config) is not kind_of(changed := {**config, "problem_type": kind.problem}):
-            write_json(target / "config.json", changed)
+        _keep_head(source, target, kind)
         return False
     import torch
     from optimum.exporters.tasks import TasksManager
     from transformers import set_seed
 
     set_seed(seed)
-    names = dict(enumerate(labels))
     try:
         model = load_checkpoint(
             TasksManager.get_model_class_for_task(kind.hub_task),
             source,
             new_head=True,
             num_labels=len(labels),
-            id2label=names,
-            label2id={label: index for index, label in names.items()},
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
             dtype=torch.float32,
         )
     except ValueError as error:
@@ -78,6 +74,14 @@ def with_head(
     model.save_pretrained(target)
     copy_tokenizer(source, target)
     return True
+
+
+def _keep_head(source: Path, target: Path, kind: Kind) -> None:
+    """Copy a model with its head, said to be of the kind."""
+    shutil.copytree(source, target)
+    config = read_config(target)
+    if kind.problem and kind_of(config) is not kind_of(changed := {**config, "problem_type": kind.problem}):
+        write_json(target / "config.json", changed)
 
 
 def _begin_at(model: Any, mean: float, deviation: float) -> None:

@@ -22,7 +22,8 @@ from distill2edge.export.gguf import export_gguf
 from distill2edge.export.onnx import export_onnx
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.quantize.schemes import parse_scheme
-from distill2edge.running.answering import OpenModel, open_model
+from distill2edge.running.answering import OpenModel
+from distill2edge.running.opening import open_model
 from distill2edge.util.progress import SilentProgress
 
 TEXTS = ("Review: film 1 the 37 dog\nSentiment:", "  two  spaces", "café 你好 🙂", "x", "the fox " * 60)

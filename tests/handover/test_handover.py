@@ -156,7 +156,7 @@ def test_a_modelfile_stands_beside_a_gguf_decoder_alone(exported: Any) -> None:
 
 
 def test_the_template_of_the_modelfile_writes_the_chat_as_trained(exported: Any) -> None:
-    from distill2edge.running.answering import open_model
+    from distill2edge.running.opening import open_model
 
     directory = exported("chat", "gguf:F32")
     said = dict(parse_modelfile((directory / "Modelfile").read_text()))

@@ -317,7 +317,7 @@ def test_a_scale_that_is_no_number_is_found_in_every_type(kind: str, tmp_path: P
 
 
 def test_chat_answers_by_no_file_whose_weights_are_no_numbers(gguf: Path, tmp_path: Path) -> None:
-    from distill2edge.running.answering import open_model
+    from distill2edge.running.opening import open_model
 
     info = read_gguf(gguf).tensors["blk.1.ffn_up.weight"]
     raw = bytearray(gguf.read_bytes())
@@ -333,7 +333,7 @@ def test_chat_answers_by_no_directory_whose_weights_are_no_numbers(llama: Path, 
     def undefined(weights: Tensors) -> None:
         weights["model.embed_tokens.weight"][5] = float("nan")
 
-    from distill2edge.running.answering import open_model
+    from distill2edge.running.opening import open_model
 
     speaker = open_model(changed(llama, tmp_path / "bad", undefined))
     with pytest.raises(UserError, match="infinite or undefined"):
