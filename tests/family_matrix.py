@@ -162,6 +162,8 @@ def _gguf(model: Path, out: Path) -> float:
 
 def _mix(model: Path, work: Path) -> float:
     """In the size of a stock file of 4 bits; half of what such a file loses to chance is allowed."""
+    if not (work / "gguf" / "model.gguf").is_file():
+        raise UserError("no GGUF file")
     quiet, size = SilentProgress(), (work / "gguf" / "model.gguf").stat().st_size
     weights = json.loads((work / "gguf" / "export.json").read_text())["parameters"]
     budget = size - int(weights * (8.5 - 5.0) / 8)
