@@ -39,10 +39,14 @@ _FLAG = re.compile(r"(tie_word_embeddings|is_(encoder_decoder|decoder|gated_act)
                    r"tie_encoder_decoder|add_cross_attention|output_(hidden_states|attentions))$")  # fmt: skip
 _NAME = re.compile(r"(model_type|hidden_act|hidden_activation|torch_dtype|dtype|position_embedding_type|"
                    r"feed_forward_proj|activation(_function)?|rope_type|problem_type|tokenizer_class)$")  # fmt: skip
-_MAY_BE_ZERO = ("type_vocab_size", "max_window_layers", "num_local_experts", "num_experts", "sliding_window")
+_MAY_BE_ZERO = (
+    "type_vocab_size", "max_window_layers", "num_local_experts", "num_experts", "sliding_window",
+    "num_kv_shared_layers",
+)  # fmt: skip
 _TOKEN = re.compile(r"\w*token_ids?$")
 # Where null stands for a default, or for none.
-_NULLABLE = re.compile(r"(num_(key_value_heads|decoder_layers|labels)|n_inner|intermediate_size|head_dim|"
+_NULLABLE = re.compile(r"(num_(\w+_)?(key_value_heads|experts)|num_(decoder_layers|labels)|n_inner|"
+                       r"(\w+_)?(intermediate_size|head_dim)|"
                        r"sliding_window|\w*softcapping|max_window_layers|\w*act\w*|\w*dtype|problem_type|"
                        r"\w*classifier_dropout|rope_theta|rope_local_base_freq|beta_fast|beta_slow|"
                        r"partial_rotary_factor|tokenizer_class|num_experts_per_tok|num_local_experts|"

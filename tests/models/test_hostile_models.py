@@ -138,3 +138,14 @@ def test_what_transformers_says_itself_is_taken() -> None:
     for name in FAMILIES.split():
         config = json.loads(AutoConfig.for_model(name).to_json_string(use_diff=False))
         check_fields(config, Path("config.json"), vocabulary=config.get("text_config", config).get("vocab_size"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"moe_intermediate_size": None, "global_head_dim": None, "num_global_key_value_heads": None},  # Gemma 4
+        {"num_kv_shared_layers": 0, "num_experts": None},
+    ],
+)
+def test_a_part_that_a_model_does_without_is_no_damage(fields: dict[str, Any], tmp_path: Path) -> None:
+    check_fields({"model_type": "gemma4_text", "num_hidden_layers": 2, **fields}, tmp_path / "config.json")
