@@ -221,7 +221,7 @@ def test_every_entry_of_the_table_has_a_function_and_charts_name_it() -> None:
     assert terms.ce == 2
     assert [term.reads for term in terms.layers] == ["hidden_states", "attentions"]
     assert [getattr(term.function, "func", term.function) for term in terms.compared] == [
-        losses.forward_kl, losses.reverse_kl, losses.jensen_shannon,
+        losses.forward_kl, losses.reverse_kl, losses.jensen_shannon, losses.earth_movers_distance,
     ]  # fmt: skip
     named = loss_name({**loss.model_dump(), "my_kl": 0.5, "layer_map": [1]})
     assert named.startswith("2 cross-entropy + 1 forward KL + 1 reverse KL + 1 Jensen-Shannon")

@@ -96,7 +96,8 @@ def test_statistics_are_those_of_each_row_alone(place: Path) -> None:
         x = torch.cat(parts)
         assert found.tokens[name] == len(x), name
         torch.testing.assert_close(found.squares[name].float(), x.square().sum(0), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(found.grams[name], x.T @ x, rtol=1e-3, atol=0.1)
+        dense = x.T @ x  # entries off the diagonal cancel: what counts is their size beside the largest
+        torch.testing.assert_close(found.grams[name], dense, rtol=1e-3, atol=1e-4 * float(dense.max()))
 
 
 def error_of(place: Path, runtime: str, file: Path) -> float:

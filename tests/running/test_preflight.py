@@ -189,7 +189,7 @@ def test_a_vocabulary_that_cannot_be_trimmed_is_said(place: Path, models: Path) 
         (bert / file.name).write_bytes(file.read_bytes())
     assert problems_of(place, CLASSIFY, "teacher.model=bert", "student.vocabulary=trim") == {}
     tokenizer = json.loads((bert / "tokenizer.json").read_text())
-    tokenizer["model"] = {"type": "Unigram", "vocab": [["a", 0.0]]}
+    tokenizer["model"] = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
     (bert / "tokenizer.json").write_text(json.dumps(tokenizer))
     found = problems_of(place, CLASSIFY, "teacher.model=bert", "student.vocabulary=trim")
     assert "cannot be trimmed" in found["student.vocabulary"][0]
