@@ -2,8 +2,8 @@
 
 python recipes/pairs/make_data.py [DIRECTORY]
 
-The reviews are those of bundled:movie-sentiment, each with the mean score (-4 to 4) that people gave. Every review is in
-one pair alone, so no text of a test pair was trained on, and every run writes the same rows.
+The reviews are those of bundled:movie-sentiment, each with the mean score (-4 to 4) that people gave. Every review is
+in one pair alone, so no text of a test pair was trained on, and every run writes the same rows.
 """
 
 from __future__ import annotations
