@@ -103,14 +103,19 @@ def taken_through(name: str, work: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     model = work / "teacher"
 
+    def said(error: Exception) -> str:
+        """Its first line, without the folder of this try."""
+        text = str(error) if hasattr(error, "errors") else getattr(error, "what", f"{type(error).__name__}: {error}")
+        return text.splitlines()[0].replace(f"{work}/", "")
+
     def attempt(cell: str, do: Callable[[], float | None]) -> None:
         try:
             kl = do()
         except UserError as error:
-            found[cell] = {"ok": False, "why": error.what if not hasattr(error, "errors") else str(error)}
+            found[cell] = {"ok": False, "why": said(error)}
         except (RuntimeError, ValueError, KeyError, AttributeError, IndexError, TypeError, ImportError) as error:
             # A library's or ours: the page says so, and what it was.
-            found[cell] = {"ok": False, "why": f"{type(error).__name__}: {error}"}
+            found[cell] = {"ok": False, "why": said(error)}
         else:
             ok = kl is None or kl <= LIMITS[cell]
             found[cell] = {"ok": ok, "kl": kl, "why": "" if ok else f"KL {kl:.3g} nats per token"}
