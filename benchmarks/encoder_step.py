@@ -52,14 +52,15 @@ def make_rows() -> list[Any]:
 
 def ours(root: Path, rows: list[Any]) -> tuple[float, float]:
     """Seconds a step of the training stage, and its last loss."""
-    from distill2edge.distill.encoder_training import Beside
-    from distill2edge.distill.train_classifier import train_classifier
+    from distill2edge.distill.classifier_model import make_classifier
+    from distill2edge.distill.encoder_training import Beside, train_encoder
     from distill2edge.recipe import schema
     from distill2edge.util.progress import SilentProgress
 
     with tempfile.TemporaryDirectory(dir=root) as work:
-        facts = train_classifier(
-            root / "student", rows, (), (root / "signal", TEMPERATURE), Beside(root / "teacher", LAYERS),
+        facts = train_encoder(
+            make_classifier, root / "student", rows, (), (root / "signal", TEMPERATURE),
+            Beside(root / "teacher", LAYERS),
             schema.Distill(
                 epochs=1, learning_rate=RATE, schedule="linear", warmup=0.0, batch_size=BATCH, checkpoints=0
             ),

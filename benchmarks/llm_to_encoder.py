@@ -46,7 +46,7 @@ def trained(run: d2e.Run, seed: int, rows: int | None, out: Path) -> list[float]
     Args:
         rows: unlabelled ones to train on, beside the labelled; None: the labelled ones alone, on their own labels.
     """
-    from distill2edge.distill.train_classifier import train_classifier
+    from distill2edge.distill.encoder_training import train_encoder
     from distill2edge.recipe.schema import Loss
 
     recipe, artifacts = run.recipe, run.artifacts
@@ -60,7 +60,7 @@ def trained(run: d2e.Run, seed: int, rows: int | None, out: Path) -> list[float]
         training = training.model_copy(update={"epochs": GOLD_EPOCHS})
     else:
         kept = own + [row for row in train if row.label < 0][:rows]
-    train_classifier(start, kept, validation, signal, None, training, loss, None, seed, out, PlainProgress())
+    train_encoder(WORK.make(), start, kept, validation, signal, None, training, loss, None, seed, out, PlainProgress())
     runtime: Any = open_runtime("torch", out / "model", threads=available_threads(), context=recipe.data.max_length)
     return [float(int(runtime.classify(row.ids).argmax()) == row.label) for row in test]
 

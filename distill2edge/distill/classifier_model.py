@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill2edge.distill.batches import Collator
+from distill2edge.distill.label_cache import LabelReader, open_signal
 from distill2edge.distill.losses import Objective, cross_entropy, distillation_loss
 from distill2edge.distill.module import EncoderModule, LayerTeacher
 from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
@@ -17,7 +18,7 @@ from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
-    from distill2edge.distill.label_cache import LabelReader
+    from distill2edge.distill.encoder_training import Lesson, Texts
 
 
 class ClassifierModel(EncoderModule):
@@ -119,3 +120,18 @@ class LabelledTexts(TaughtTexts):
         if self.signal is not None:
             item["log_p"] = self.signal.get(row.id)
         return item
+
+
+def make_classifier(
+    student: nn.Module, objective: Objective, beside: LayerTeacher | None, dtype: torch.dtype, lesson: Lesson
+) -> tuple[ClassifierModel, Texts]:
+    """As `encoder_training.Make`, of a classifier on labels and the teacher's class distributions.
+
+    Raises:
+        UserError: as `LabelledTexts`; no signal where the loss compares with one, or one of another number of classes.
+    """
+    classes, loss = int(student.config.num_labels), lesson.loss
+    reader = open_signal(lesson.signal, classes, LabelReader) if loss.needs_logits else None
+    weights = balanced([row.label for row in lesson.rows], classes) if loss.class_weights == "balanced" else None
+    model = ClassifierModel(student, objective, reader.temperature if reader else 1.0, beside, dtype, weights)
+    return model, lambda rows: LabelledTexts(rows, reader, classes)

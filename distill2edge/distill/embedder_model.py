@@ -11,13 +11,15 @@ from torch.nn.functional import normalize
 
 from distill2edge.distill.batches import Collator
 from distill2edge.distill.embedding_losses import cosines
+from distill2edge.distill.label_cache import VectorReader
 from distill2edge.distill.losses import Objective
 from distill2edge.distill.module import EncoderModule, LayerTeacher
 from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
+from distill2edge.errors import UserError
 from distill2edge.models.pooling import pooling_of
 
 if TYPE_CHECKING:
-    from distill2edge.distill.label_cache import VectorReader
+    from distill2edge.distill.encoder_training import Lesson, Texts
 
 
 class EmbedderModel(EncoderModule):
@@ -86,3 +88,22 @@ class EmbeddedTexts(TaughtTexts):
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self.rows[number]
         return {"ids": row.ids, "label": 0, "vectors": self.signal.get(row.id)}
+
+
+def make_embedder(
+    student: nn.Module, objective: Objective, beside: LayerTeacher | None, dtype: torch.dtype, lesson: Lesson
+) -> tuple[EmbedderModel, Texts]:
+    """As `encoder_training.Make`, of an embedder on its teacher's vectors.
+
+    Raises:
+        UserError: as `EmbeddedTexts`; a term on vectors where the widths differ.
+    """
+    assert lesson.signal is not None
+    reader, width = VectorReader(lesson.signal[0]), student.config.hidden_size
+    for term, _ in lesson.loss.weighed("embeddings") if reader.classes != width else ():
+        raise UserError(
+            f"{term.label}: vectors of {width} and {reader.classes} dimensions cannot be compared",
+            where=f"distill.loss.{term.name}",
+            fix="set it to 0 and give similarity a weight, or use student.init: {from: teacher, layers: N}",
+        )
+    return EmbedderModel(student, objective, beside, dtype), lambda rows: EmbeddedTexts(rows, reader)

@@ -26,8 +26,26 @@ if TYPE_CHECKING:
     from distill2edge.distill.module import EncoderModule, LayerTeacher
 
 Texts: TypeAlias = "Callable[[Sequence[Encoded]], Dataset[dict[str, Any]]]"
-Make: TypeAlias = "Callable[[nn.Module, Objective, LayerTeacher | None, torch.dtype], tuple[EncoderModule, Texts]]"
-"""Student, what it minimises, the teacher beside it and the type of the products -> what is trained, and its texts."""
+Make: TypeAlias = (
+    "Callable[[nn.Module, Objective, LayerTeacher | None, torch.dtype, Lesson], tuple[EncoderModule, Texts]]"
+)
+"""Student, what it minimises, the teacher beside it, the type of the products and what is learnt from -> what is
+trained, and its texts. One for each kind of encoder, beside its model."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns from.
+
+    Attributes:
+        rows: to train on.
+        signal: directory of what the teacher says of them, and its temperature (of vectors and numbers without
+            meaning); None where `loss` compares with none.
+    """
+
+    rows: Sequence[Encoded]
+    signal: tuple[Path, float] | None
+    loss: schema.Loss
 
 
 @dataclass(frozen=True)
@@ -45,9 +63,11 @@ class Beside:
 
 
 def train_encoder(
+    make: Make,
     model_dir: Path,
     train_rows: Sequence[Encoded],
     validation_rows: Sequence[Encoded],
+    signal: tuple[Path, float] | None,
     teacher: Beside | None,
     training: schema.Training,
     loss: schema.Loss,
@@ -55,15 +75,15 @@ def train_encoder(
     seed: int,
     work: Path,
     progress: Progress,
-    make: Make,
 ) -> dict[str, Any]:
     """Train `model_dir` on the texts, and write `work/adapter` (LoRA, with the head) or `work/model`, and `train.json`.
 
     Resumes as `distill.train.train`.
 
     Args:
+        make: of the student's kind; called where nothing finished is there.
+        signal: as of `Lesson`.
         teacher: for the terms on intermediate layers.
-        make: the module that is trained, and what it reads of rows; called where nothing finished is there.
 
     Returns:
         what train.json holds, with counts in place of its curves; `supervised_tokens` counts texts.
@@ -86,7 +106,8 @@ def train_encoder(
     if loss.needs_layers:
         assert teacher is not None, "the terms on intermediate layers need the teacher"
         beside = open_beside(teacher, loss, student.config)
-    model, texts = make(student, objective_of(loss), beside, compute_dtype(training.dtype, default_device()))
+    dtype, lesson = compute_dtype(training.dtype, default_device()), Lesson(train_rows, signal, loss)
+    model, texts = make(student, objective_of(loss), beside, dtype, lesson)
     record = run_training(
         model,
         texts(train_rows),

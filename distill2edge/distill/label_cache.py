@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -127,3 +128,29 @@ class VectorReader(TextReader):
     def get(self, text: str) -> Tensor:
         """[D] float32."""
         return self._logits[text]
+
+
+Reader = TypeVar("Reader", bound=LabelReader)
+
+
+def open_signal(
+    signal: tuple[Path, float] | None, classes: int, opens: type[Reader], called: str = "classes"
+) -> Reader:
+    """The cache of class logits that a loss compares with.
+
+    Args:
+        classes: of the student's head.
+        opens: what reads it.
+        called: what they are, for messages.
+
+    Raises:
+        UserError: there is none, or it is of another number of classes.
+    """
+    if signal is None:
+        raise UserError("the loss compares with the teacher, but there is no signal", where="distill.loss",
+                        fix="set signal: {kind: labels}, or distill.loss: {ce: 1}")  # fmt: skip
+    reader = opens(*signal)
+    if reader.classes != classes:
+        raise UserError(f"the signal has {reader.classes} {called}, the student's head {classes}",
+                        where=str(signal[0]), fix="run the signal stage again")  # fmt: skip
+    return reader

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill2edge.distill.batches import Collator
 from distill2edge.distill.classifier_model import balanced
+from distill2edge.distill.label_cache import SetReader, open_signal
 from distill2edge.distill.losses import Objective, cross_entropy, distillation_loss
 from distill2edge.distill.module import EncoderModule, LayerTeacher
 from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
@@ -24,7 +25,7 @@ from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
-    from distill2edge.distill.label_cache import SetReader
+    from distill2edge.distill.encoder_training import Lesson, Texts
 
 
 class MultiLabelModel(EncoderModule):
@@ -127,3 +128,19 @@ class SetTexts(TaughtTexts):
 def _collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
     """As `collate_texts`, with `sets` [B, C], and `log_p` [B, C, 2] where there is a teacher."""
     return {**collate_texts(items, pad, "log_p"), "sets": torch.stack([item["set"] for item in items])}
+
+
+def make_multi_label(
+    student: nn.Module, objective: Objective, beside: LayerTeacher | None, dtype: torch.dtype, lesson: Lesson
+) -> tuple[MultiLabelModel, Texts]:
+    """As `encoder_training.Make`, of sets of labels and the teacher's probability of each label.
+
+    Raises:
+        UserError: as `SetTexts`; no signal where the loss compares with one, or one of another number of labels.
+    """
+    classes, loss = int(student.config.num_labels), lesson.loss
+    reader = open_signal(lesson.signal, classes, SetReader) if loss.needs_logits else None
+    held = [row.labels for row in lesson.rows if row.labels is not None]
+    weights = balanced_sets(held, classes) if loss.class_weights == "balanced" else None
+    model = MultiLabelModel(student, objective, reader.temperature if reader else 1.0, beside, dtype, weights)
+    return model, lambda rows: SetTexts(rows, reader, classes)

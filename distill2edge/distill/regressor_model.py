@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from distill2edge.data.numbers import spread_of
 from distill2edge.distill.batches import Collator
+from distill2edge.distill.label_cache import NumberReader
 from distill2edge.distill.losses import Objective
 from distill2edge.distill.module import EncoderModule, LayerTeacher
 from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
@@ -18,7 +20,7 @@ from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
-    from distill2edge.distill.label_cache import NumberReader
+    from distill2edge.distill.encoder_training import Lesson, Texts
 
 
 class RegressorModel(EncoderModule):
@@ -104,3 +106,22 @@ class NumberedTexts(TaughtTexts):
 def _collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
     """As `collate_texts`, with `numbers` [B], and `taught` [B] where there is a teacher."""
     return {**collate_texts(items, pad, "taught"), "numbers": torch.tensor([item["number"] for item in items])}
+
+
+def make_regressor(
+    student: nn.Module, objective: Objective, beside: LayerTeacher | None, dtype: torch.dtype, lesson: Lesson
+) -> tuple[RegressorModel, Texts]:
+    """As `encoder_training.Make`, of a regressor on the data's and the teacher's numbers.
+
+    Raises:
+        UserError: as `NumberedTexts`; no training row with a number, or no signal where the loss compares with one.
+    """
+    reader = None
+    if any(lesson.loss.weighed("teacher_numbers")):
+        if lesson.signal is None:
+            raise UserError("the loss compares with the teacher, but there is no signal", where="distill.loss",
+                            fix="set signal: {kind: numbers}, or distill.loss: {mse: 1}")  # fmt: skip
+        reader = NumberReader(lesson.signal[0])
+    _, deviation = spread_of([row.number for row in lesson.rows if row.number is not None])
+    model = RegressorModel(student, objective, deviation, beside, dtype)
+    return model, lambda rows: NumberedTexts(rows, reader)

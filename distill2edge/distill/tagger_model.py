@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill2edge.distill.batches import IGNORED, Collator
+from distill2edge.distill.label_cache import TagReader, open_signal
 from distill2edge.distill.losses import Objective, cross_entropy, distillation_loss
 from distill2edge.distill.module import EncoderModule, LayerTeacher
 from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
@@ -17,7 +18,7 @@ from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
-    from distill2edge.distill.label_cache import TagReader
+    from distill2edge.distill.encoder_training import Lesson, Texts
 
 UNKNOWN = -1
 """Label of a word that is read, and has no tag in the data."""
@@ -118,3 +119,17 @@ def _collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
         labels[row, torch.tensor(item["places"])] = torch.tensor(item["tags"])
     batch["labels"] = labels
     return {**batch, "log_p": torch.cat([item["log_p"] for item in items])} if "log_p" in items[0] else batch
+
+
+def make_tagger(
+    student: nn.Module, objective: Objective, beside: LayerTeacher | None, dtype: torch.dtype, lesson: Lesson
+) -> tuple[TaggerModel, Texts]:
+    """As `encoder_training.Make`, of a token classifier on the words' tags and the teacher's distributions over them.
+
+    Raises:
+        UserError: as `TaggedTexts`; no signal where the loss compares with one, or one of another number of tags.
+    """
+    tags = int(student.config.num_labels)
+    reader = open_signal(lesson.signal, tags, TagReader, "tags") if lesson.loss.needs_logits else None
+    model = TaggerModel(student, objective, reader.temperature if reader else 1.0, beside, dtype)
+    return model, lambda rows: TaggedTexts(rows, reader)

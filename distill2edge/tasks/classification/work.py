@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from distill2edge.distill.encoder_training import Make
     from distill2edge.distill.label_cache import LabelReader
     from distill2edge.quantize.divergence import Row as Compared
 
@@ -70,10 +71,16 @@ class ClassifierWork(EncoderWork):
         return Loss(ce=1.0, class_weights=recipe.distill.loss.class_weights)  # type: ignore[call-arg]
 
     def train(self, model_dir: Path, *rest: Any) -> Facts:
-        """Train a model, as `distill.train_classifier.train_classifier`."""
-        from distill2edge.distill.train_classifier import train_classifier
+        """Train a model, as `distill.encoder_training.train_encoder`."""
+        from distill2edge.distill.encoder_training import train_encoder
 
-        return train_classifier(model_dir, *rest)
+        return train_encoder(self.make(), model_dir, *rest)
+
+    def make(self) -> Make:
+        """What makes the module that is trained."""
+        from distill2edge.distill.classifier_model import make_classifier
+
+        return make_classifier
 
     def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
         """Keep what the teacher says of the texts, as `teacher.labels.cache_labels`."""

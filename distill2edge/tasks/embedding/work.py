@@ -108,14 +108,16 @@ class EmbedderWork(EncoderWork):
         progress: Progress,
     ) -> Facts:
         """On the teacher's vectors and intermediate layers."""
-        from distill2edge.distill.train_embedder import train_embedder
+        from distill2edge.distill.embedder_model import make_embedder
+        from distill2edge.distill.encoder_training import train_encoder
 
         assert signal is not None
-        return train_embedder(
+        return train_encoder(
+            make_embedder,
             student,
             self.encoded(recipe, rows_dir, student, "train"),
             self.encoded(recipe, rows_dir, student, "validation"),
-            signal,
+            (signal, 1.0),
             beside_of(recipe, training.loss, student, teacher),
             training,
             training.loss,

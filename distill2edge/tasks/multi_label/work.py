@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distill2edge.data.choice_sets import set_of
 from distill2edge.data.encode import Encoded
@@ -16,6 +16,9 @@ from distill2edge.tasks.classification.work import ClassifierWork, taught_rows
 from distill2edge.tasks.multi_label.asked.work import labels_by_answers
 from distill2edge.tasks.work import Facts
 from distill2edge.util.progress import Progress
+
+if TYPE_CHECKING:
+    from distill2edge.distill.encoder_training import Make
 
 
 class MultiLabelWork(ClassifierWork):
@@ -33,11 +36,11 @@ class MultiLabelWork(ClassifierWork):
         """As `ClassifierWork.known`: an empty set is one."""
         return [row for row in rows if row.labels is not None]
 
-    def train(self, model_dir: Path, *rest: Any) -> Facts:
-        """As `ClassifierWork.train`."""
-        from distill2edge.distill.train_multi_label import train_multi_label
+    def make(self) -> Make:
+        """As `ClassifierWork.make`."""
+        from distill2edge.distill.multi_label_model import make_multi_label
 
-        return train_multi_label(model_dir, *rest)
+        return make_multi_label
 
     def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
         """As `ClassifierWork.cache`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import Encoded
 from distill2edge.data.numbers import number_of, spread_of
@@ -18,6 +18,9 @@ from distill2edge.util.progress import Progress
 
 NAME = "number"
 """Of a head's one output."""
+
+if TYPE_CHECKING:
+    from distill2edge.distill.encoder_training import Make
 
 
 class RegressorWork(ClassifierWork):
@@ -53,11 +56,11 @@ class RegressorWork(ClassifierWork):
         """As `ClassifierWork.fit_loss`."""
         return Loss(mse=1.0)  # type: ignore[call-arg]
 
-    def train(self, model_dir: Path, *rest: Any) -> Facts:
-        """As `ClassifierWork.train`."""
-        from distill2edge.distill.train_regressor import train_regressor
+    def make(self) -> Make:
+        """As `ClassifierWork.make`."""
+        from distill2edge.distill.regressor_model import make_regressor
 
-        return train_regressor(model_dir, *rest)
+        return make_regressor
 
     def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
         """As `ClassifierWork.cache`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distill2edge.data.encode import Encoded
 from distill2edge.data.words import words_of
@@ -16,6 +16,9 @@ from distill2edge.recipe.schema import Loss, Recipe
 from distill2edge.tasks.classification.work import ClassifierWork
 from distill2edge.tasks.work import Facts
 from distill2edge.util.progress import Progress
+
+if TYPE_CHECKING:
+    from distill2edge.distill.encoder_training import Make
 
 
 class TaggerWork(ClassifierWork):
@@ -45,11 +48,11 @@ class TaggerWork(ClassifierWork):
         """As `ClassifierWork.fit_loss`."""
         return Loss(ce=1.0)  # type: ignore[call-arg]
 
-    def train(self, model_dir: Path, *rest: Any) -> Facts:
-        """As `ClassifierWork.train`."""
-        from distill2edge.distill.train_tagger import train_tagger
+    def make(self) -> Make:
+        """As `ClassifierWork.make`."""
+        from distill2edge.distill.tagger_model import make_tagger
 
-        return train_tagger(model_dir, *rest)
+        return make_tagger
 
     def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
         """As `ClassifierWork.cache`."""
