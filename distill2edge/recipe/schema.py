@@ -22,7 +22,7 @@ from distill2edge.recipe.student import FromModel, FromTeacher, Init, Student
 from distill2edge.recipe.synthesis import Synthesis
 from distill2edge.recipe.teacher import Fit, Teacher
 from distill2edge.recipe.training import Lora, Loss, QuantizationAware, Training, one_scheme
-from distill2edge.tasks import TASKS
+from distill2edge.tasks import TASKS, task_of
 from distill2edge.tasks.features import CALIBRATION
 
 __all__ = [
@@ -152,7 +152,7 @@ class Recipe(Section):
     @property
     def without_references(self) -> bool:
         """Whether the student writes, and no row says what: the teacher's answers are what it is compared with."""
-        return self.data.response is None and TASKS[self.task].predicts_tokens
+        return self.data.response is None and task_of(self).predicts_tokens
 
     @property
     def scored_elsewhere(self) -> bool:
@@ -179,7 +179,7 @@ class Recipe(Section):
     @property
     def calibrates(self) -> bool:
         """Whether files are rounded by what the calibration rows show."""
-        able = CALIBRATION in TASKS[self.task].supports and self.calibration_rows > 0
+        able = CALIBRATION in task_of(self).supports and self.calibration_rows > 0
         return self.quantize.calibration in ("imatrix", "gptq") or (self.quantize.calibration == "auto" and able)
 
     @property

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from distill2edge.cli.main import main
+from distill2edge.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,3 +89,10 @@ def test_an_installed_wheel_lists_them(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == call()[1]
+
+
+def test_what_a_form_of_a_task_cannot_do_is_not_done_by_default() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "multi-label" / "sentences.yaml", ["export=[onnx:int4-b32]"])
+    assert recipe.calibration_rows > 0
+    assert not recipe.calibrates  # sets of labels: quantize.calibration is refused where it is asked for
+    assert recipe.model_copy(update={"data": recipe.data.model_copy(update={"multi": False})}).calibrates
