@@ -25,6 +25,7 @@ from distill2edge.cli.options import (
 )
 from distill2edge.cli.recipe_commands import recipe as recipe_commands
 from distill2edge.distill.tracking import TRACKERS
+from distill2edge.pack.targets import TARGETS
 from distill2edge.stages import KINDS
 from distill2edge.stages.teaching import Data
 from distill2edge.util.libraries import settle_libraries
@@ -122,7 +123,15 @@ for _stage in KINDS.values():
 @click.argument("target", type=FilePath(), metavar="RUN|RECIPE")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of text.")
-def report(target: Path, open_it: bool, as_json: bool) -> None:
+@click.option(
+    "--add",
+    "proofs",
+    multiple=True,
+    type=FilePath(),
+    metavar="PROOF.json",
+    help="First put what a device measured with a pack's self-test into the report; repeatable.",
+)
+def report(target: Path, open_it: bool, as_json: bool, proofs: tuple[Path, ...]) -> None:
     """Print the report of a RUN.
 
     A RUN is its directory; a RECIPE stands for the run in runs/NAME.
@@ -131,10 +140,15 @@ def report(target: Path, open_it: bool, as_json: bool) -> None:
     Examples:
       distill2edge report runs/quickstart --open
       distill2edge report runs/quickstart --json | jq .verdict
+      distill2edge report runs/quickstart --add proof.json
     """
     from distill2edge.running.reading import find_run, read_page
 
     directory = find_run(target)
+    if proofs:
+        from distill2edge.running.proofs import add_proofs
+
+        add_proofs(directory, proofs)
     echo(read_page(directory / ("report.json" if as_json else "report.md")), nl=False)
     if open_it:
         click.launch((directory / "report.html").resolve().as_uri())
@@ -189,6 +203,31 @@ def chat(target: Path, **options: Any) -> None:
     from distill2edge.cli.chat import chat_with
 
     chat_with(target, **options)
+
+
+@main.command()
+@click.argument("target", type=FilePath(), metavar="RUN|RECIPE")
+@click.option("--target", "place", type=OneOf(list(TARGETS)), required=True, help="What the folder runs on.")
+@click.option("--file", "scheme", metavar="SCHEME", help="Which file of the run  [default: the smallest that passed]")
+@click.option("--out", type=FilePath(), help="The folder to make  [default: RUN/packs/FILE-TARGET]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@quiet_option
+def pack(target: Path, place: str, scheme: str | None, out: Path | None, as_json: bool, quiet: bool) -> None:
+    """Make a folder of a RUN's file that runs with no training stack.
+
+    It carries a reference of what the verified file computed, and a self-test that says on any device, in under 30
+    seconds, whether it computes the same there.
+
+    \b
+    Examples:
+      distill2edge pack runs/quickstart --target python
+      distill2edge pack runs/quickstart --target python --file gguf:Q8_0 --out ~/pi
+    """
+    from distill2edge.running import packing
+    from distill2edge.util.progress import for_stream
+
+    packed = packing.pack_run(target, place, scheme, out, for_stream(quiet))
+    echo(packing.as_json(packed) if as_json else str(packed))
 
 
 @main.command()

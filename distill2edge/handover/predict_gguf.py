@@ -80,8 +80,8 @@ class Model:
             raw += buffer.raw[:count]
         return raw.decode("utf-8", "replace")
 
-    def scores(self, ids: list[int]) -> np.ndarray:
-        """A classifier's score for each label, or an embedder's vector."""
+    def scores(self, ids: list[int], types: list[int]) -> np.ndarray:
+        """A classifier's score for each label, or an embedder's vector; no GGUF here reads two texts (`types`)."""
         self._fill(ids, 0)
         self._run("llama_encode")
         pointer = api.llama_get_embeddings_seq(self.context, 0)
@@ -119,6 +119,23 @@ class Model:
         status = getattr(api, step)(self.context, self.tokens)
         if status != 0:
             sys.exit(f"error: {step} returned {status}")
+
+
+def load(form: dict[str, Any], threads: int) -> tuple[Model, Model]:
+    """What makes token ids of texts (`bare`), and the model."""
+    model = Model(form, threads)
+    return model, model
+
+
+def encode(given: list[str], form: dict[str, Any], reader: Model) -> tuple[list[int], list[int]]:
+    """Token ids of the whole prompt of a text, and the segment of each."""
+    ids = ids_of(prompt_of(given[0], form), form, reader)
+    return ids, [0] * len(ids)
+
+
+def held(model: Model) -> int:
+    """Bytes of the key-value cache as it is now."""
+    return int(api.llama_state_seq_get_size(model.context, 0))
 
 
 def prompt_of(text: str, form: dict[str, Any]) -> str:
@@ -190,13 +207,13 @@ def vector(found: np.ndarray, size: int, unit: bool) -> str:
 def answer(text: str, form: dict[str, Any], model: Model, most: int, size: int) -> str:
     """What the model says to a text."""
     prompt = prompt_of(text, form)
-    ids = ids_of(prompt, form, model)
+    ids, types = encode([text], form, model)
     if not ids or (form["kind"] not in ENCODERS and len(ids) > form["context"]):
         sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
     if form["kind"] == "embedder":
-        return vector(model.scores(ids), size, form["normalize"])
+        return vector(model.scores(ids, types), size, form["normalize"])
     if form["kind"] == "classifier":
-        found = shares(form["labels"], model.scores(ids))
+        found = shares(form["labels"], model.scores(ids, types))
     elif form["choices"]:
         choices = with_end(choices_of(prompt, form, model), form["end"])
         found = shares(form["choices"], np.array([likelihood(model, ids, choice) for choice in choices]))
@@ -217,7 +234,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to llama.cpp")
     options = parser.parse_args()
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
-    model = Model(form, options.threads)
+    _, model = load(form, options.threads)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
         said = _shown(answer(text, form, model, options.max_tokens, options.dimensions))

@@ -187,6 +187,24 @@ class Seq2Seq:
         return _value(np.zeros((1, item.shape[1], 0, item.shape[3]), dtype=_TYPES[item.type]))
 
 
+def load(form: dict[str, Any], threads: int) -> tuple[Input, Any]:
+    """What makes token ids of texts, and the model."""
+    kinds = {**dict.fromkeys(ENCODERS, Encoder), "decoder": Decoder, "seq2seq": Seq2Seq}
+    return Input(form), kinds[form["kind"]](threads)
+
+
+def encode(given: list[str], form: dict[str, Any], reader: Input) -> tuple[list[int], list[int]]:
+    """Token ids of the whole prompt of a text, or of two, and the segment of each."""
+    if form.get("pair") is not None:
+        return reader.pair(*given)
+    return (ids := reader.ids(reader.text(given[0]))), [0] * len(ids)
+
+
+def held(model: Any) -> int:
+    """Bytes of the key-value cache as it is now."""
+    return sum(int(value.numpy().nbytes) for value in model.past.values())
+
+
 def generate(model: Any, ids: list[int], stop: list[int], most: int) -> list[int]:
     """The likeliest token each time, until one that stops."""
     written: list[int] = []
@@ -301,14 +319,10 @@ def cut_at_word(ids: list[int], places: list[int], room: int) -> tuple[list[int]
 
 def answer(given: list[str], form: dict[str, Any], reader: Input, model: Any, most: int, size: int) -> str:
     """What the model says to a text, or to two."""
-    reads = 2 if form.get("pair") is not None else 1
-    if len(given) != reads:
+    if len(given) != (reads := 2 if form.get("pair") is not None else 1):
         sys.exit(f"error: {len(given)} text(s), and {_PAIR if reads == 2 else 'the model reads one'}")
     prompt = reader.text(given[0])
-    ids = reader.ids(prompt)
-    types = [0] * len(ids)
-    if reads == 2:
-        ids, types = reader.pair(*given)
+    ids, types = encode(given, form, reader)
     if not ids or (form["kind"] not in ENCODERS and len(ids) > form["context"]):
         sys.exit(f"error: the text has {len(ids)} tokens, and the model reads 1 to {form['context']}")
     if form["kind"] == "tagger":
@@ -344,8 +358,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to onnxruntime")
     options = parser.parse_args()
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
-    kinds = {**dict.fromkeys(ENCODERS, Encoder), "decoder": Decoder, "seq2seq": Seq2Seq}
-    reader, model = Input(form), kinds[form["kind"]](options.threads)
+    reader, model = load(form, options.threads)
     asked = [[text for text in (options.text, options.second) if text is not None]]
     if not asked[0]:
         read = sys.stdin.read()

@@ -12,6 +12,7 @@ from distill2edge.report.blocks import Block, Section
 from distill2edge.report.sections import (
     cost_section,
     data_section,
+    devices_section,
     files_section,
     frontier_section,
     gates_section,
@@ -33,6 +34,7 @@ SECTIONS: tuple[Section, ...] = (
     quality_section.SECTION,
     judge_section.SECTION,
     speed_section.SECTION,
+    devices_section.SECTION,
     cost_section.SECTION,
     rounds_section.SECTION,
     training_section.SECTION,

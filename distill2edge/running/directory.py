@@ -16,6 +16,7 @@ from distill2edge.pipeline.run_stages import Done
 from distill2edge.recipe.kept import kept_text, run_command
 from distill2edge.recipe.schema import Recipe
 from distill2edge.running.leftovers import PUBLISHED, remove_files, remove_seeds
+from distill2edge.running.proofs import show_proofs
 from distill2edge.running.reading import read_document
 from distill2edge.stages import Export, Stage
 from distill2edge.stages.report import run_document
@@ -99,10 +100,11 @@ class Exports:
             return
         # A directory for each: runtimes look for fixed names, and what tells how to use a file lies beside it.
         target = directory / f"{self._name}-{stage.scheme.slug}"
-        names = [str(entry["path"]) for entry in done.artifact.manifest["files"]]
-        wanted = {target / name: done.artifact.path / name for name in names}
+        hashes = {str(entry["path"]): str(entry["sha256"]) for entry in done.artifact.manifest["files"]}
+        wanted = {target / name: done.artifact.path / name for name in hashes}
         path = target.relative_to(self._out).as_posix()
-        self._entries.append({"model": stage.id, "path": path, "key": done.artifact.key, "verified": None})
+        entry = {"model": stage.id, "path": path, "key": done.artifact.key, "sha256": hashes, "verified": None}
+        self._entries.append(entry)
         self._remove_others(directory, {*(self._out / entry["path"] for entry in self._entries), *wanted})
         for file, source in wanted.items():
             clone(source, file)
@@ -149,6 +151,7 @@ def publish(recipe: Recipe, recipe_text: str, done: Sequence[Done], out: Path, e
         if (artifact.path / ledger.FILE).is_file():
             clone(artifact.path / ledger.FILE, out / f"ledger-{name.replace(' ', '-')}.parquet")
     exports.verified(read_json(out / "report.json"))
+    show_proofs(out)
     remove_seeds(out)
 
 

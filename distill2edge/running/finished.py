@@ -34,11 +34,13 @@ class Exported:
         model: its id in the report, `student/gguf:Q4_0`.
         path: its directory: the model's file, and what tells how to use it.
         verified: whether it kept every gate; null where it was not measured.
+        sha256: of each of its files as they were made, by name.
     """
 
     model: str
     path: Path
     verified: bool | None
+    sha256: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +141,8 @@ class Run:
         if not isinstance(model, str) or not isinstance(path, str) or not _INSIDE.fullmatch(path):
             where = str(self.path / "exports.json")
             raise UserError("damaged: an entry that names no file of this run", where=where, fix="run its recipe again")
-        return Exported(model, self.path / path, entry.get("verified"))
+        known = entry.get("sha256")
+        return Exported(model, self.path / path, entry.get("verified"), known if isinstance(known, dict) else {})
 
     def open_model(self, scheme: str | None = None) -> OpenModel:
         """Load one of its files, to ask it: the smallest that passed, or that of a scheme."""
