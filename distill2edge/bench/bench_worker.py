@@ -14,7 +14,7 @@ import numpy as np
 
 from distill2edge.bench.contention import Probe
 from distill2edge.bench.energy import Meter
-from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes import open_for
 from distill2edge.runtimes.protocol import Runtime, reader_of
 from distill2edge.util.isolate import SPAWNED_AT, serve
 from distill2edge.util.machine import peak_rss_bytes
@@ -35,9 +35,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     """
     spawned = float(os.environ[SPAWNED_AT])
     workloads = json.loads((Path(spec["result"]).parent / spec["workloads"]).read_text())
-    runtime = open_runtime(
-        spec["runtime"], spec["path"], threads=spec["threads"], device=spec["device"], context=spec["context"]
-    )
+    runtime = open_for(spec)
     serve_request(runtime, workloads[0]["requests"][0]["ids"], 1)
     cold = time.monotonic() - spawned
     measured = {}

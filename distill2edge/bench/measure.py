@@ -149,9 +149,7 @@ def _run(cell: Cell, number: int, plan: _Plan) -> dict[str, Any] | Crash:
     write_text(plan.directory / name, text)
     longest = max(len(r["ids"]) + r["output"] for workload in requests for r in workload["requests"])
     job = {
-        "runtime": cell.model.runtime,
-        "path": str(cell.model.path.resolve()),
-        "size_bytes": cell.model.size_bytes,
+        **cell.model.spec,
         "device": _DEVICES[cell.device],
         "threads": plan.threads,
         "context": longest,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import kind_of_directory
-from distill2edge.models.loading import load_model
+from distill2edge.models.loading import load_to_run
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.models.precision import compute_dtype, default_device
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def needs_gguf() -> UserError:
     )
 
 
-def load_frozen(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
+def load_frozen(model_dir: Path, dtype: torch.dtype, device: str, placement: Placement = WHOLE) -> Any:
     """A language model in eval mode: safetensors only, no remote code, no network.
 
     Raises:
@@ -60,14 +61,13 @@ def load_frozen(model_dir: Path, dtype: torch.dtype, device: str) -> Any:
     try:
         if not (kind := kind_of_directory(model_dir)).writes:
             raise ValueError(f"a model of the kind {kind}")
-        model = load_model(model_dir, dtype=dtype, use_safetensors=True)
+        return load_to_run(model_dir, dtype, device, placement)
     except ValueError as error:
         raise UserError(
             f"not a model that writes text: {str(error).splitlines()[0]}",
             where="teacher.model",
             fix="take a decoder, such as bundled:smollm2-135m-instruct",
         ) from error
-    return model.to(device).eval().requires_grad_(False)
 
 
 class TransformersBackend:
@@ -80,6 +80,7 @@ class TransformersBackend:
     Args:
         model_dir: of a decoder.
         dtype: `auto`, or a type of torch.
+        placement: where its weights lie, and in how many bits.
 
     Raises:
         UserError: a model that writes no text.
@@ -87,7 +88,7 @@ class TransformersBackend:
 
     name = "transformers"
 
-    def __init__(self, model_dir: Path, dtype: str = "auto") -> None:
+    def __init__(self, model_dir: Path, dtype: str = "auto", placement: Placement = WHOLE) -> None:
         import torch
 
         from distill2edge.util.threads import available_threads
@@ -97,7 +98,7 @@ class TransformersBackend:
             torch.set_num_threads(available_threads())
         kind = compute_dtype(dtype, self.device)
         self.dtype = str(kind).removeprefix("torch.")
-        self._model = load_frozen(model_dir, kind, self.device)
+        self._model = load_frozen(model_dir, kind, self.device, placement)
         head = self._model.get_output_embeddings()
         if head is None:
             raise UserError("the teacher has no output head", where="teacher.model", fix="take a decoder")
@@ -110,7 +111,9 @@ class TransformersBackend:
 
     def _enter_head(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
         assert self._select is not None
-        return (inputs[0][self._select].unsqueeze(0).float(),)
+        entered = inputs[0][self._select.to(inputs[0].device)].unsqueeze(0).float()
+        place = module.weight.device
+        return (entered if place.type == "meta" else entered.to(place),)  # meta: accelerate brings both together
 
     def supervised_logits(self, examples: Sequence[Encoded]) -> Iterator[tuple[int, torch.Tensor]]:
         """As `Backend.supervised_logits`; batches of similar length."""
@@ -188,16 +191,20 @@ def _copied(array: Any) -> Any:
 
 
 def _float_copy(head: torch.nn.Module) -> torch.nn.Module:
-    """The head in float32, apart from the embedding that it may share its weight with."""
+    """The head in float32, where it computes, apart from the embedding that it may share its weight with."""
     import copy
 
     import torch
+    from accelerate.utils import align_module_device
 
     twin = copy.copy(head)
-    twin._parameters = {
-        name: None if value is None else torch.nn.Parameter(value.detach().float(), requires_grad=False)
-        for name, value in head._parameters.items()
-    }
+    for hooked in ("_hf_hook", "_old_forward", "forward"):  # accelerate's, of a head that lies elsewhere
+        twin.__dict__.pop(hooked, None)
+    with align_module_device(head):
+        twin._parameters = {
+            name: None if value is None else torch.nn.Parameter(value.detach().float(), requires_grad=False)
+            for name, value in head._parameters.items()
+        }
     return twin
 
 

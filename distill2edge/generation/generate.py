@@ -16,6 +16,7 @@ from distill2edge.generation.writers import Sampling, Writer, open_writer
 from distill2edge.models.checkpoint import load_config, load_tokenizer
 from distill2edge.models.config import usable_positions
 from distill2edge.models.kinds import kind_of_directory
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.models.precision import default_device
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class LocalGenerator:
         template: of the recipe's `data.template`.
         backend: `transformers`, or `llama.cpp` with its file.
         where: the recipe's key of the length, for errors.
+        placement: of the weights in transformers.
     """
 
     def __init__(
@@ -124,12 +126,14 @@ class LocalGenerator:
         backend: str = "auto",
         gguf_path: Path | None = None,
         where: str = "signal.max_new_tokens",
+        placement: Placement = WHOLE,
     ) -> None:
         self._tokenizer: Any = load_tokenizer(model_dir)
         self._stop = stop_token_ids(self._tokenizer, template)
         self._context = _context(model_dir)
         self._reading = READINGS[kind_of_directory(model_dir).name]
         self._model_dir, self._template, self._gguf, self._where = model_dir, template, gguf_path, where
+        self._placement = placement
         self.name = backend
         self.shard_rows = SHARD_ROWS[default_device()]
         self._writer: Writer | None = None
@@ -146,8 +150,14 @@ class LocalGenerator:
         self._check_room(prompts, asks, sampling.max_new_tokens)
         if self._writer is None:
             self._writer = open_writer(
-                self._model_dir, self._tokenizer, sampling, self._stop, self.name, self._gguf
-            )  # fmt: skip
+                self._model_dir,
+                self._tokenizer,
+                sampling,
+                self._stop,
+                self.name,
+                self._gguf,
+                placement=self._placement,
+            )
         written = self._writer(prompts, seed, sampling)
         if done:
             done(len(asks))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distill2edge.generation.backends import load_frozen, needs_gguf
 from distill2edge.generation.sampling import draw_token
 from distill2edge.models.kinds import kind_of_model, start_token_id
+from distill2edge.models.placement import WHOLE, Placement, device_of
 from distill2edge.models.precision import compute_dtype, default_device
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def open_writer(
     backend: str,
     gguf_path: Path | None,
     tokens: int | None = None,
+    placement: Placement = WHOLE,
 ) -> Writer:
     """Load a model to generate text with.
 
@@ -71,25 +73,32 @@ def open_writer(
         backend: `auto`, `transformers` or `llama.cpp`.
         gguf_path: the file for llama.cpp.
         tokens: ids from here on are never drawn: rows that pad the embedding and stand for no token. Transformers only.
+        placement: of the weights. Transformers only.
 
     Raises:
         UserError: llama.cpp without a GGUF.
     """
     if backend != "llama.cpp":
-        return _transformers(model_dir, tokenizer, signal, stop, tokens)
+        return _transformers(model_dir, tokenizer, signal, stop, tokens, placement)
     if gguf_path is None:
         raise needs_gguf()
     return LlamaWriter(gguf_path, stop, signal)
 
 
 def _transformers(
-    model_dir: Path, tokenizer: Any, signal: TextSignal | Sampling, stop: tuple[int, ...], tokens: int | None
+    model_dir: Path,
+    tokenizer: Any,
+    signal: TextSignal | Sampling,
+    stop: tuple[int, ...],
+    tokens: int | None,
+    placement: Placement,
 ) -> Writer:
     import torch
     from transformers import GenerationConfig
 
     device = default_device()
-    model = load_frozen(model_dir, compute_dtype("auto", device), device)
+    model = load_frozen(model_dir, compute_dtype("auto", device), device, placement)
+    first = device_of(model)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (*stop, 0)[0]
     pairs = kind_of_model(model).pairs  # then the output is a start token and the answer alone
     room = min(_TOKENS[device], cacheable_tokens(model)) if device == "cuda" else _TOKENS[device]
@@ -124,8 +133,8 @@ def _transformers(
             batch = [prompts[number] for number in numbers]
             width = max(map(len, batch))
             # Left padding: every row's next token is at the same place. An encoder is padded as in training.
-            ids = torch.tensor([_padded(p, width, pad, pairs) for p in batch], device=device)
-            mask = torch.tensor([_padded([1] * len(p), width, 0, pairs) for p in batch], device=device)
+            ids = torch.tensor([_padded(p, width, pad, pairs) for p in batch], device=first)
+            mask = torch.tensor([_padded([1] * len(p), width, 0, pairs) for p in batch], device=first)
             with torch.no_grad():
                 out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
             for number, row in zip(numbers, out[:, 1 if pairs else width :].tolist(), strict=True):

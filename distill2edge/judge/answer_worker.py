@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes import open_for
 from distill2edge.util.isolate import serve
 from distill2edge.verify.scores import generate
 from distill2edge.verify.token_worker import read_encodings
@@ -25,7 +25,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         `answers`: for each row its token ids, without the stop token.
     """
     encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], tuple(spec["stop"]))
-    runtime = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    runtime = open_for(spec)
     answers = []
     for row in encodings.rows:
         answers.append(generate(runtime, row.ids[: row.prompt_length], spec["limit"], encodings.stop))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Ask, LocalGenerator
+from distill2edge.models.placement import WHOLE, Placement
 
 if TYPE_CHECKING:
     from distill2edge.util.progress import Progress
@@ -36,6 +37,7 @@ def open_judge(
     *,
     teacher: Path | None = None,
     gguf: Path | None = None,
+    placement: Placement = WHOLE,
 ) -> LocalGenerator:
     """The judge as something that writes; its weights are loaded at the first question.
 
@@ -44,6 +46,7 @@ def open_judge(
             gate.
         where: the spec's place in the recipe, for errors.
         teacher: Hugging Face directory of what judges where the spec names no model.
+        placement: of the teacher's weights, where it judges.
         gguf: the model's own GGUF, where llama.cpp shall run it; then only its tokenizer is written to `judge/`.
 
     Raises:
@@ -66,6 +69,7 @@ def open_judge(
         backend="transformers" if gguf is None else "llama.cpp",
         gguf_path=gguf,
         where=f"{where}.max_new_tokens",
+        placement=placement if spec.model is None else WHOLE,
     )
     if spec.template == "chat" and not judge.has_chat_template:
         raise UserError(

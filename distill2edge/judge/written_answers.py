@@ -86,9 +86,7 @@ def file_answers(
     rows = work / "rows.json"
     write_encodings(rows, prompts)
     spec = {
-        "runtime": model.runtime,
-        "path": str(model.path.resolve()),
-        "size_bytes": model.size_bytes,
+        **model.spec,
         "threads": threads,
         "context": max(row.prompt_length for row in prompts.rows) + limit + 1,
         "rows": rows.name,

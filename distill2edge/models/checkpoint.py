@@ -8,13 +8,14 @@ the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.models.directory import read_directory
+from distill2edge.models.placement import WHOLE, Placement, device_of, offload_folder, remove_with
 from distill2edge.util.files import disk_full
 
 # Heads of other tasks that checkpoints of encoders carry: bert-base-uncased its next-sentence head, an ELECTRA its
@@ -94,12 +95,15 @@ def load_tokenizer(model_dir: Path | str) -> Any:
         return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
 
 
-def load_checkpoint(kind: Any, model_dir: Path | str, *, new_head: bool = False, **options: Any) -> Any:
+def load_checkpoint(
+    kind: Any, model_dir: Path | str, *, new_head: bool = False, placement: Placement = WHOLE, **options: Any
+) -> Any:
     """`kind.from_pretrained`, with every tensor there and none left over, and a config that the model can run by.
 
     Args:
         kind: a class of transformers.
         new_head: a head, and BERT's pooler under it, may be missing: those are then random.
+        placement: where its weights lie, and in how many bits.
         options: of `from_pretrained`.
 
     Returns:
@@ -111,9 +115,24 @@ def load_checkpoint(kind: Any, model_dir: Path | str, *, new_head: bool = False,
         ValueError: a directory of another kind of model (transformers says which).
     """
     check_tensors(kind, model_dir, new_head=new_head, **options)
-    model = kind.from_pretrained(model_dir, **options | _SAFE)
+    model = (
+        _placed(kind, model_dir, placement, options)
+        if placement
+        else kind.from_pretrained(model_dir, **options | _SAFE)
+    )
     with refusals("no text can be read with its config", model_dir, _FIX):
         _read_two_tokens(model)
+    return model
+
+
+def _placed(kind: Any, model_dir: Path | str, placement: Placement, options: Mapping[str, Any]) -> Any:
+    """A model that is shared out over devices, or rounded as it is loaded."""
+    folder = offload_folder()
+    given = {**options, **placement.options(options["dtype"]), "offload_folder": folder, **_SAFE}
+    with refusals("its weights can't be placed as teacher.load says", model_dir,
+                  "give the devices more in teacher.load.max_memory, or take teacher.load out"):  # fmt: skip
+        model = kind.from_pretrained(model_dir, **given)
+    remove_with(model, folder)
     return model
 
 
@@ -169,7 +188,7 @@ def _read_two_tokens(model: Any) -> None:
     """Many fields are used only when a model runs: a contradiction among them shows here, not in the training."""
     import torch
 
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device_of(model))
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         given["decoder_input_ids"] = ids

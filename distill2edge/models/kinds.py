@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from distill2edge.models.config import knows_segments
+from distill2edge.models.placement import device_of
 from distill2edge.models.pooling import FIELD, OUTPUT, pooling_of
 from distill2edge.util.files import read_object
 
@@ -79,7 +80,7 @@ class Decoder(Kind):
         """[L, V]."""
         import torch
 
-        return model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0]
+        return model(torch.tensor([list(ids)], device=device_of(model)), use_cache=False).logits[0]
 
 
 class EncoderDecoder(Kind):
@@ -92,7 +93,7 @@ class EncoderDecoder(Kind):
 
     def logits(self, model: Any, ids: Sequence[int], prompt: int, types: Sequence[int] | None = None) -> Any:
         """[1 + T, V]: of every target token, and of what would follow."""
-        inputs = {name: part.to(model.device) for name, part in pair_inputs(model.config, ids, prompt).items()}
+        inputs = {name: part.to(device_of(model)) for name, part in pair_inputs(model.config, ids, prompt).items()}
         return model(**inputs, use_cache=False).logits[0]
 
 
@@ -161,7 +162,7 @@ class Embedder(Kind):
         """[D]: the vector of the text, pooled and normalised as the configuration says."""
         import torch
 
-        tokens = torch.tensor([list(ids)], device=model.device)
+        tokens = torch.tensor([list(ids)], device=device_of(model))
         mask = torch.ones_like(tokens)
         pooling = pooling_of(model.config)
         assert pooling is not None
@@ -250,9 +251,9 @@ def text_inputs(model: Any, ids: Sequence[int], types: Sequence[int] | None) -> 
     """One text (or two) as tensors [1, L] for an encoder; segment ids where it knows any."""
     import torch
 
-    found = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+    found = {"input_ids": torch.tensor([list(ids)], device=device_of(model))}
     if types is not None and knows_segments(model.config):
-        found["token_type_ids"] = torch.tensor([list(types)], device=model.device)
+        found["token_type_ids"] = torch.tensor([list(types)], device=device_of(model))
     return found
 
 

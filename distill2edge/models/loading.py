@@ -11,6 +11,7 @@ from distill2edge.models.checkpoint import load_checkpoint
 from distill2edge.models.config import usable_positions
 from distill2edge.models.id_map import MAP_FILE
 from distill2edge.models.kinds import kind_of_directory
+from distill2edge.models.placement import WHOLE, Placement, to_device
 from distill2edge.util.files import read_object
 
 
@@ -35,6 +36,9 @@ def _config(model_dir: Path | str) -> dict[str, Any]:
 def load_model(model_dir: Path | str, **options: Any) -> Any:
     """The model of a directory in the class with its head, every tensor there and none left over.
 
+    Args:
+        options: of `load_checkpoint`.
+
     Raises:
         UserError: tensors that are missing, unexpected or of another shape.
         ValueError: another kind of model (transformers says which).
@@ -44,6 +48,16 @@ def load_model(model_dir: Path | str, **options: Any) -> Any:
     kind = kind_of_directory(model_dir)
     loaded = TasksManager.get_model_class_for_task(kind.hub_task)
     return load_checkpoint(loaded, model_dir, **kind.options(_config(model_dir)), **options)
+
+
+def load_to_run(model_dir: Path | str, dtype: Any, device: str = "cpu", placement: Placement = WHOLE) -> Any:
+    """As `load_model`, in eval mode and without gradients, on a device or where `placement` shares it out.
+
+    Args:
+        dtype: of torch, that it computes in.
+    """
+    model = load_model(model_dir, dtype=dtype, placement=placement)
+    return to_device(model, device, placement).eval().requires_grad_(False)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

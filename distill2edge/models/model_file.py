@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distill2edge.errors import UserError
+from distill2edge.models.placement import WHOLE, Placement
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
     from distill2edge.models.id_map import IdMap
-
-TORCH = "torch:fp32"
-"""The scheme of a dense Hugging Face directory in PyTorch."""
 
 
 def slug_of(name: str) -> str:
@@ -29,11 +27,12 @@ class ModelFile:
     Attributes:
         id: `teacher`, `student`, `control`, or `student/gguf:Q4_0`.
         role: whose model it is.
-        scheme: `torch:fp32`, `onnx:int8`, `gguf:Q4_0`, ...
+        scheme: `torch:fp32`, `torch:nf4`, `onnx:int8`, `gguf:Q4_0`, ...
         runtime: `torch`, `onnxruntime` or `llama.cpp`.
         path: what `open_runtime` opens.
         parameters: count of the model's weights, before quantization.
         size_bytes: what a device must store: weights and graph.
+        placement: of the weights of a dense one.
     """
 
     id: str
@@ -43,11 +42,18 @@ class ModelFile:
     path: Path
     parameters: int
     size_bytes: int
+    placement: Placement = WHOLE
 
     @property
     def is_reference(self) -> bool:
         """Whether this is the dense teacher, student or control, which its files are compared with."""
-        return self.scheme == TORCH
+        return self.scheme.startswith("torch:")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """For a worker that opens it (`runtimes.open_for`)."""
+        found = {"runtime": self.runtime, "path": str(self.path.resolve()), "size_bytes": self.size_bytes}
+        return found | self.placement.spec
 
     @property
     def slug(self) -> str:
@@ -55,10 +61,12 @@ class ModelFile:
         return slug_of(self.id)
 
 
-def dense(role: Literal["teacher", "student", "control"], model_dir: Path, parameters: int) -> ModelFile:
+def dense(
+    role: Literal["teacher", "student", "control"], model_dir: Path, parameters: int, placement: Placement = WHOLE
+) -> ModelFile:
     """A Hugging Face directory, which PyTorch runs in float32."""
     size = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    return ModelFile(role, role, TORCH, "torch", model_dir, parameters, size)
+    return ModelFile(role, role, placement.scheme, "torch", model_dir, parameters, size, placement)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from distill2edge.models.placement import WHOLE
 from distill2edge.planning.sizes import Model, Sizes
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.recipe.schema import FromTeacher, Recipe
@@ -184,13 +185,19 @@ class Work:
         head = 2 * model.vocabulary * model.hidden  # at the last token of the prompt, and at most a few more
         one = (2 * model.body * read + head) / (self.speed * _FORWARD) + model.layers * _ROW_S
         answers = len(self.recipe.data.choices or ())
-        memory = _BASE + 4 * model.parameters + 64 * model.vocabulary + 16 * read * 400 * model.hidden
+        memory = _BASE + self._held(model, 4) + 64 * model.vocabulary + 16 * read * 400 * model.hidden
         return Cost(_START_S + rows * sizes.readings * one, memory, 4.0 * rows * answers)
 
     def _asked(self) -> float:
         """Memory of a model that reads rows in PyTorch."""
         logits = 4 * 16 * self.sizes.tokens * self._tokens
-        return _BASE + 4 * self.model.parameters + min(logits, 1.5e9) + 16 * self.sizes.tokens * 400 * self.model.hidden
+        held = self._held(self.model, 4)
+        return _BASE + held + min(logits, 1.5e9) + 16 * self.sizes.tokens * 400 * self.model.hidden
+
+    def _held(self, model: Model, width: float) -> float:
+        """Bytes of a model's weights as it runs: the teacher's lie as the recipe says."""
+        placement = self.recipe.teacher.placement if model is self.sizes.teacher else WHOLE
+        return placement.held(model.body, model.embedding, width)
 
     def _written(self, rows: float, tokens: float) -> Cost:
         seconds = _START_S + rows * tokens * self.model.parameters / _BANDWIDTH
@@ -291,7 +298,7 @@ class Work:
             flops *= sizes.readings if model is sizes.teacher else 1
             seconds += (2 * _START_S if dense else _START_S) + flops / (self.speed * _FORWARD * 0.6)
             seconds += written * (model.parameters / (_BANDWIDTH / 4) + model.layers * _ROW_S)
-            memory = max(memory, _BASE + 2.6 * model.parameters)
+            memory = max(memory, _BASE + self._held(model, 2.6))
         return Cost(seconds, memory, 2000 * texts)
 
     def benched(self) -> Cost:
@@ -306,7 +313,7 @@ class Work:
                 read, wrote = (sizes.tokens, sizes.answer) if name == "task" else _lengths(name)
                 one = 2 * model.body * read / (self.speed * _FORWARD) + wrote * model.parameters / (_BANDWIDTH / 2)
                 seconds += bench.rounds * (bench.requests + bench.warmup) * one
-            memory = max(memory, _BASE + 4 * model.parameters)
+            memory = max(memory, _BASE + self._held(model, 4))
         return Cost(seconds * len(bench.devices), memory, 1e6)
 
 

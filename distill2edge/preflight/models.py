@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path as Directory
 from typing import Any
 
@@ -66,6 +67,7 @@ def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[P
             wrong_kind = not_a_gguf()
             yield Problem(("teacher", "dequantize"), wrong_kind.what, wrong_kind.fix)
         yield from _layers(recipe, teacher)
+    yield from _rounded(recipe)
     if student is not None:
         yield from _trimmed(recipe, student)
         yield from _formats(recipe, student, ("export",), recipe.export, converter)
@@ -184,6 +186,21 @@ def _reads(recipe: Recipe, path: Path, model: Glance, notes: list[str]) -> Itera
         what = f"the tokenizer of {'.'.join(map(str, path))} has no chat template"
         fix = f"set {section}.template: plain, or name an instruct model"
         yield Problem((*section.split("."), "template"), what, fix)
+
+
+def _rounded(recipe: Recipe) -> Iterator[Problem]:
+    """What rounds a teacher as it is loaded."""
+    if recipe.teacher.placement.quantization is None:
+        return
+    import torch
+
+    fix = "or name a GGUF as teacher.model, with teacher.backend: llama.cpp and teacher.dequantize: false"
+    path = ("teacher", "load", "quantization")
+    if not torch.cuda.is_available():
+        what = f"bitsandbytes rounds on an NVIDIA GPU, and PyTorch {torch.__version__} finds none here"
+        yield Problem(path, what, f"run it where there is one; {fix}")
+    elif find_spec("bitsandbytes") is None:
+        yield Problem(path, "bitsandbytes is not installed", f"pip install 'distill2edge[bitsandbytes]'; {fix}")
 
 
 def _packed(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:

@@ -25,7 +25,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield from unknown  # the other checks read them
         return
     for check in (
-        _task, _pairs, _aligned, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy,
+        _task, _placed, _pairs, _aligned, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy,
         _quantization_aware, _judge, _endpoint, _not_dense, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
@@ -133,6 +133,24 @@ def unknown_schemes(recipe: Recipe) -> Iterator[Problem]:
                 parse_scheme(text)
             except ValueError as error:
                 yield Problem((*path, index), str(error))
+
+
+def _placed(recipe: Recipe) -> Iterator[Problem]:
+    """Who can run a teacher that is shared out or rounded: what trains it, or trains beside it, cannot."""
+    if not recipe.teacher.placement:
+        return
+    where, fix = ("teacher", "load"), "take teacher.load out"
+    for used, what in (
+        (recipe.teacher.url is not None, "an endpoint loads its model itself"),
+        (recipe.teacher.backend == "llama.cpp", "teacher.load is of PyTorch, and llama.cpp runs this teacher"),
+        (isinstance(recipe.teacher.model, Scratch), "a randomly initialised teacher is trained, whole"),
+        (recipe.teacher.fit is not None, "teacher.fit trains the teacher, whole and on one device"),
+        (recipe.distill.loss.needs_layers, "a loss of hidden states runs the teacher beside the student, whole"),
+        (recipe.student.pretrain is not None, "student.pretrain runs the teacher beside the student, whole"),
+        (getattr(recipe.student.init, "is_table", False), "a table is made of a teacher that is whole"),
+    ):
+        if used:
+            yield Problem(where, what, fix)
 
 
 def _aligned(recipe: Recipe) -> Iterator[Problem]:

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distill2edge.errors import Problem
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.models.pooling import Mode
 from distill2edge.recipe.ask import Ask
 from distill2edge.recipe.endpoint import PREFIX, Endpoint
 from distill2edge.recipe.scratch import Scratch, TeacherModel
 from distill2edge.recipe.section import LATER, Section
+from distill2edge.recipe.teacher_load import Load
 from distill2edge.recipe.training import Lora, Training
 
 
@@ -50,6 +52,11 @@ class Teacher(Section):
         description="of a GGUF; false: llama.cpp runs the file itself, for what is too large otherwise: no copy of the "
         "weights is written, and it is not measured beside the student",
     )
+    load: Annotated[Load | None, LATER] = Field(
+        None,
+        description="of one that no single device holds: layers over several devices, four bits; null: whole, on one "
+        "device. student.init: {from: teacher} reads its weights in memory whatever stands here",
+    )
     licence: str | None = Field(None, description="SPDX or table name, when the model does not say it")
     accept_licence: str | None = Field(
         None, min_length=12, description="written reason to go on where the gate says deny or unknown"
@@ -71,6 +78,11 @@ class Teacher(Section):
         """The address of an endpoint; None for a model that runs here."""
         named = isinstance(self.model, str) and self.model.startswith(PREFIX)
         return str(self.model).removeprefix(PREFIX).strip() if named else None
+
+    @property
+    def placement(self) -> Placement:
+        """Where its weights lie while it runs, and in how many bits."""
+        return WHOLE if self.load is None else self.load.placement
 
     def problems(self) -> Iterator[Problem]:
         """What an endpoint's model, or one randomly initialised, does not have."""

@@ -156,6 +156,8 @@ class Plan:
         if self.basis["rows_from"] == "guess":
             known = f"until `distill2edge {Data.kind}` has run"
             lines.append(f"the data is not here yet: rows and their tokens are guessed {known}")
+        if self.basis["teacher_load"]:
+            lines.append(f"the teacher: {self.basis['teacher_load']}")
         if self.endpoint:
             from distill2edge.teacher.endpoint_estimate import sentence
 
@@ -225,7 +227,12 @@ def plan_of(
         store=store.root,
         disk_free=free_disk(store.root),
         endpoint=estimate(recipe, sizes.train, sizes.tokens),
-        basis={"flops_per_second": speed, "free_share": round(share, 2), **as_json(sizes)},
+        basis={
+            "flops_per_second": speed,
+            "free_share": round(share, 2),
+            "teacher_load": recipe.teacher.placement.words,
+            **as_json(sizes),
+        },
     )
 
 

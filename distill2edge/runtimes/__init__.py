@@ -20,6 +20,7 @@ from distill2edge.models.kinds import (
     kind_of_gguf,
     kind_of_onnx,
 )
+from distill2edge.models.placement import WHOLE, Placement, of_spec
 
 if TYPE_CHECKING:
     from distill2edge.runtimes.protocol import Runtime
@@ -77,12 +78,28 @@ def _kind_of_gguf_at(path: Path) -> Kind:
 
 
 RUNTIMES: dict[str, Opened] = {
-    "torch": Opened(kind_of_directory, _torch, ("dtype",)),
+    "torch": Opened(kind_of_directory, _torch, ("dtype", "placement")),
     "onnxruntime": Opened(kind_of_onnx, _onnx),
     "llama.cpp": Opened(_kind_of_gguf_at, _llama_cpp),
 }
 RUNTIME_OF = {"onnx": "onnxruntime", "gguf": "llama.cpp"}
 """Format of a file -> the runtime that verify and bench run it in."""
+
+
+def open_for(spec: Mapping[str, Any]) -> Runtime:
+    """The model of a worker's spec: `runtime path threads context`, and `device` and `placement` where it has them.
+
+    Raises:
+        as `open_runtime`.
+    """
+    return open_runtime(
+        spec["runtime"],
+        spec["path"],
+        threads=spec["threads"],
+        device=spec.get("device", "cpu"),
+        context=spec["context"],
+        placement=of_spec(spec),
+    )
 
 
 def open_runtime(
@@ -93,6 +110,7 @@ def open_runtime(
     device: str = "cpu",
     context: int = 2048,
     dtype: str = "float32",
+    placement: Placement = WHOLE,
 ) -> Runtime:
     """Load a model file in its runtime.
 
@@ -104,6 +122,7 @@ def open_runtime(
         device: `cpu` or `cuda`.
         context: the most tokens of prompt and response together.
         dtype: `float32`, `bfloat16` or `float16`; torch only, the other formats carry their own.
+        placement: of the weights; torch only.
 
     Raises:
         UserError: unknown kind, or nothing at `path`.
@@ -118,5 +137,5 @@ def open_runtime(
     classes = found.classes()
     # An encoder without a head for a class is opened as a decoder, whose runtime says what it lacks.
     runtime = classes.get(found.kind_of(path), classes[DECODER])
-    more = {"dtype": dtype} if "dtype" in found.options else {}
+    more = {name: value for name, value in (("dtype", dtype), ("placement", placement)) if name in found.options}
     return cast("Runtime", runtime(path, threads=threads, device=device, context=context, **more))

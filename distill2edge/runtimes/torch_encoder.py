@@ -12,7 +12,8 @@ import torch
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.models.config import usable_positions
 from distill2edge.models.kinds import CLASSIFIER, EMBEDDER, TAGGER, Kind
-from distill2edge.models.loading import load_model
+from distill2edge.models.loading import load_to_run
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.runtimes.protocol import check_request
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,7 +31,14 @@ class TorchEncoder:
     kind: Kind
 
     def __init__(
-        self, path: Path | str, *, threads: int, device: str = "cpu", context: int = 512, dtype: str = "float32"
+        self,
+        path: Path | str,
+        *,
+        threads: int,
+        device: str = "cpu",
+        context: int = 512,
+        dtype: str = "float32",
+        placement: Placement = WHOLE,
     ) -> None:
         if dtype not in _DTYPES:
             raise UserError(f"unknown dtype {dtype!r}", fix=f"one of {', '.join(_DTYPES)}")
@@ -40,8 +48,7 @@ class TorchEncoder:
                 fix="install a CUDA build of PyTorch on a machine with an NVIDIA GPU, or use device cpu",
             )
         torch.set_num_threads(threads)
-        self.device = torch.device(device)
-        self._model: Any = load_model(path, dtype=_DTYPES[dtype]).to(self.device).eval()
+        self._model: Any = load_to_run(path, _DTYPES[dtype], device, placement)
         self.vocab_size = int(self._model.config.vocab_size)
         self.context = min(context, usable_positions(self._model.config) or context)
 

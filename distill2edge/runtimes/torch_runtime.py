@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.models.checkpoint import load_checkpoint
+from distill2edge.models.placement import WHOLE, Placement, device_of, to_device
 from distill2edge.runtimes.protocol import check_request
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,6 +46,7 @@ class TorchRuntime:
         device: `cpu` or `cuda`.
         context: the most tokens of one sequence.
         dtype: of the weights and the arithmetic; logits come out as float32.
+        placement: where the weights lie, in place of `device`.
 
     Raises:
         UserError: not a model directory, or an unknown dtype.
@@ -54,15 +56,22 @@ class TorchRuntime:
     name = "torch"
 
     def __init__(
-        self, path: Path | str, *, threads: int, device: str = "cpu", context: int = 2048, dtype: str = "float32"
+        self,
+        path: Path | str,
+        *,
+        threads: int,
+        device: str = "cpu",
+        context: int = 2048,
+        dtype: str = "float32",
+        placement: Placement = WHOLE,
     ) -> None:
         path = Path(path)
         check_torch_request(path, device, dtype)
         torch.set_num_threads(threads)
         self.context = context
-        self.device = torch.device(device)
-        model: Any = load_checkpoint(AutoModelForCausalLM, path, dtype=DTYPES[dtype])
-        self._model = model.to(self.device).eval()
+        model: Any = load_checkpoint(AutoModelForCausalLM, path, dtype=DTYPES[dtype], placement=placement)
+        self._model = to_device(model, device, placement).eval()
+        self.device = device_of(model)
         self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self._cache: Any = None

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from distill2edge.models.kinds import pair_inputs, start_token_id
-from distill2edge.models.loading import load_model
+from distill2edge.models.loading import load_to_run
+from distill2edge.models.placement import WHOLE, Placement, device_of
 from distill2edge.runtimes.protocol import check_positions, check_request
 from distill2edge.runtimes.torch_runtime import DTYPES, check_torch_request
 
@@ -25,14 +26,20 @@ class TorchSeq2Seq:
     needs_prompt = True
 
     def __init__(
-        self, path: Path | str, *, threads: int, device: str = "cpu", context: int = 2048, dtype: str = "float32"
+        self,
+        path: Path | str,
+        *,
+        threads: int,
+        device: str = "cpu",
+        context: int = 2048,
+        dtype: str = "float32",
+        placement: Placement = WHOLE,
     ) -> None:
         check_torch_request(Path(path), device, dtype)
         torch.set_num_threads(threads)
         self.context = context
-        self.device = torch.device(device)
-        model = load_model(path, dtype=DTYPES[dtype], use_safetensors=True)
-        self._model = model.to(self.device).eval()
+        self._model = model = load_to_run(path, DTYPES[dtype], device, placement)
+        self.device = device_of(model)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self._encoded: Any = None
         self._cache: Any = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.learning import Merge
-from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, asked_key, plain, rows_key
+from distill2edge.stages.stage import Facts, Inputs, ModelStage, Rows, Stage, asked_key, loaded_key, plain, rows_key
 from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Measuring(ModelStage):
         student, teacher, found = int(self.student.artifact(inputs).facts["parameters"]), 0, []
         if self.recipe.has_dense_teacher:
             teacher = int(self.base.artifact(inputs).facts["parameters"])
-            found.append(dense("teacher", self.teacher.model_dir(inputs), teacher))
+            found.append(dense("teacher", self.teacher.model_dir(inputs), teacher, self.recipe.teacher.placement))
         found += [model.measured(inputs, student) for model in self.merged]
         found += [each.measured(inputs, teacher if each.role == "teacher" else student) for each in self.exports]
         return found
@@ -89,7 +89,7 @@ class Verify(Measuring):
         key = {"verify": canonical(recipe.verify, {"judge"}), "choices": recipe.data.choices}
         if recipe.verify.pairs is not None:
             key["pairs"] = self.sources.pairs
-        return {**key, "rows": rows_key(recipe)} | asked_key(recipe)
+        return {**key, "rows": rows_key(recipe)} | asked_key(recipe) | loaded_key(recipe)
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -130,7 +130,7 @@ class Judge(Measuring):
             "content": sources.judge,
             "backends": [sources.backend, sources.judge_backend],
             "rows": rows_key(self.recipe),
-        }
+        } | loaded_key(self.recipe)
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -182,7 +182,7 @@ class Bench(Measuring):
 
         recipe = self.recipe
         return {"bench": canonical(recipe.bench), "cost": canonical(recipe.cost), "rows": rows_key(recipe)} | (
-            asked_key(recipe)
+            asked_key(recipe) | loaded_key(recipe)
         )
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:

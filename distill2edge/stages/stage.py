@@ -206,6 +206,12 @@ def asked_key(recipe: Recipe) -> dict[str, Any]:
     return {} if ask is None else {"ask": canonical(ask), "choices": recipe.data.choices}
 
 
+def loaded_key(recipe: Recipe) -> dict[str, Any]:
+    """How the teacher's weights are rounded as it is loaded: where they lie changes nothing that it says."""
+    quantization = recipe.teacher.placement.quantization
+    return {} if quantization is None else {"teacher_quantization": quantization}
+
+
 def scored_key(recipe: Recipe) -> dict[str, Any]:
     """Which of the rows a teacher has scored, where later rounds get the others."""
     policy = recipe.distill.on_policy

@@ -18,6 +18,7 @@ from distill2edge.stages.stage import (
     Rows,
     Stage,
     asked_key,
+    loaded_key,
     plain,
     rows_key,
     scored_key,
@@ -87,7 +88,7 @@ class Teacher(ModelStage):
         from distill2edge.recipe.schema import FromTeacher
 
         recipe = self.recipe
-        key = canonical(recipe.teacher, {"fit", "backend", "endpoint", "ask"})
+        key = canonical(recipe.teacher, {"fit", "backend", "endpoint", "ask", "load"})
         key |= {"content": self.sources.teacher, "derivative": isinstance(recipe.student.init, FromTeacher)}
         key |= task_of(recipe).teacher_key
         key |= {"tokenizer": self.sources.student} if recipe.scored_elsewhere else {}
@@ -218,7 +219,9 @@ class Synthesis(ModelStage):
         from distill2edge.recipe.canonical import canonical
 
         made = canonical(self.recipe.synthesis)
-        return {"synthesis": made, "backend": self.sources.backend, "rows": rows_key(self.recipe)}
+        return {"synthesis": made, "backend": self.sources.backend, "rows": rows_key(self.recipe)} | (
+            loaded_key(self.recipe)
+        )
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -273,7 +276,8 @@ class References(ModelStage):
 
         recipe = self.recipe
         signal = canonical(recipe.signal, {"temperature", "top_p", "samples", "verify"})
-        return {"references": signal, "backend": self.sources.backend, "rows": rows_key(recipe), "ledger": LEDGER}
+        key = {"references": signal, "backend": self.sources.backend, "rows": rows_key(recipe), "ledger": LEDGER}
+        return key | loaded_key(recipe)
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -355,7 +359,7 @@ class Signal(AnySignal):
 
         recipe = self.recipe
         key = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows_key(recipe)}
-        key |= scored_key(recipe) | asked_key(recipe)
+        key |= scored_key(recipe) | asked_key(recipe) | loaded_key(recipe)
         if recipe.signal.kind == "logits" and recipe.signal.align != "none":
             key["student"] = self.sources.student  # whose tokens the signal is over
         if recipe.signal.kind == "text":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.teacher.labels import Scored, by_head, scores_of
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
 
 
-def cache_sets(model_dir: Path, encoded: Sequence[Encoded], work: Path, progress: Progress) -> dict[str, Any]:
+def cache_sets(
+    model_dir: Path, encoded: Sequence[Encoded], work: Path, progress: Progress, placement: Placement = WHOLE
+) -> dict[str, Any]:
     """As `cache_labels`, of a multi-label classifier.
 
     Returns:
         as `set_facts`.
     """
-    scored = scores_of(encoded, by_head(model_dir), work, progress)
+    scored = scores_of(encoded, by_head(model_dir, placement), work, progress)
     return set_facts(scored, {row.id: row.labels for row in encoded if row.labels is not None}, work)
 
 

@@ -6,11 +6,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distill2edge.errors import UserError
-from distill2edge.models.loading import load_model
+from distill2edge.models.loading import load_to_run
+from distill2edge.models.placement import WHOLE, Placement, on_device
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress
 
@@ -51,7 +53,13 @@ class Scored:
 
 
 def cache_labels(
-    model_dir: Path, encoded: Sequence[Encoded], work: Path, progress: Progress, *, shard_rows: int = SHARD_ROWS
+    model_dir: Path,
+    encoded: Sequence[Encoded],
+    work: Path,
+    progress: Progress,
+    *,
+    placement: Placement = WHOLE,
+    shard_rows: int = SHARD_ROWS,
 ) -> dict[str, Any]:
     """Write the class logits of `encoded` as shards, and `signal.json`. Shards of an earlier try are kept.
 
@@ -66,7 +74,7 @@ def cache_labels(
     Raises:
         UserError: no texts, or a teacher whose logits are not finite.
     """
-    scored = scores_of(encoded, by_head(model_dir), work, progress, shard_rows=shard_rows)
+    scored = scores_of(encoded, by_head(model_dir, placement), work, progress, shard_rows=shard_rows)
     return write_facts(scored, labels_by_id(encoded), work)
 
 
@@ -155,35 +163,46 @@ def write_shard(path: Path, scores: Tensor, ids: Sequence[str], counts: Sequence
         save_file({"logits": scores}, temporary, {"ids": json.dumps(list(ids)), **more})
 
 
-def by_head(model_dir: Path) -> Score:
+def loaded_once(model_dir: Path, placement: Placement) -> Callable[[], Any]:
+    """What gives a teacher that reads texts: it is loaded at the first call, and never where all shards are there."""
+
+    @cache
+    def load() -> Any:
+        import torch
+
+        from distill2edge.util.threads import available_threads
+
+        torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
+        return load_to_run(model_dir, torch.float32, placement=placement)
+
+    return load
+
+
+def by_head(model_dir: Path, placement: Placement = WHOLE) -> Score:
     """The class logits of a classifier, in batches of like length; it is loaded for the first texts.
 
     Raises:
         UserError: logits that are not finite.
     """
-    loaded: list[Any] = []
+    load = loaded_once(model_dir, placement)
 
     def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
         import torch
 
         from distill2edge.distill.module import segments_for
         from distill2edge.distill.taught_texts import collate_texts
-        from distill2edge.util.threads import available_threads
 
-        if not loaded:
-            torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-            loaded.append(load_model(model_dir, dtype=torch.float32).eval())
-        model = loaded[0]
+        model = load()
         order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
         logits = torch.empty(len(shard), model.config.num_labels)
         for at in range(0, len(order), _BATCH):
             part = order[at : at + _BATCH]
             items = [{"ids": shard[i].ids, "types": shard[i].types, "label": 0} for i in part]
-            batch = collate_texts(items, model.config.pad_token_id or 0)
+            batch = on_device(collate_texts(items, model.config.pad_token_id or 0), model)
             told = segments_for(model.config, batch.get("token_type_ids"))
             with torch.inference_mode():
                 found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **told)
-            logits[part] = found.logits.float()
+            logits[part] = found.logits.float().cpu()
             done(len(part))
         if not torch.isfinite(logits).all():
             raise UserError("the teacher gives logits that are not numbers", where="teacher.model",

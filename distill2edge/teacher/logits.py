@@ -28,6 +28,7 @@ from distill2edge.data.encode import Encoded
 from distill2edge.errors import UserError
 from distill2edge.generation.backends import Backend
 from distill2edge.generation.open_backend import open_backend
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.recipe.schema import LogitsSignal
 from distill2edge.teacher.token_views import OwnTokens, Tokens
 from distill2edge.util.files import replacing, write_json
@@ -52,6 +53,7 @@ def cache_logits(
     dtype: str = "auto",
     tokens: Tokens | None = None,
     runner: Backend | None = None,
+    placement: Placement = WHOLE,
     shard_rows: int = SHARD_ROWS,
     shard_tokens: int = SHARD_TOKENS,
 ) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def cache_logits(
         dtype: `auto`, `float32` or `bfloat16`, of the transformers forward pass; the output head is always float32.
         tokens: where those of `encoded` are not the teacher's own.
         runner: the teacher where it is open already, in place of the last three; it stays open.
+        placement: of its weights in transformers.
 
     Returns:
         facts: examples, positions, shards, bytes, bytes_per_position, top_k, temperature, tail_mass (mean
@@ -93,7 +96,7 @@ def cache_logits(
             todo = [(_path(work, number), shards[number]) for number in missing]
             read = [found for _, shard in todo for each in shard if (found := tokens.read(each)) is not None]
             longest = max((len(each.ids) for each in read), default=1)
-            teacher = runner or open_backend(backend, model_dir, gguf_path, dtype, longest=longest)
+            teacher = runner or open_backend(backend, model_dir, gguf_path, dtype, longest=longest, placement=placement)
             ran = _run(todo, read, teacher, tokens, signal, settings, task)
             if runner is None:
                 teacher.close()

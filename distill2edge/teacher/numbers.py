@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.teacher.labels import by_head, scores_of
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
 
 
-def cache_numbers(model_dir: Path, encoded: Sequence[Encoded], work: Path, progress: Progress) -> dict[str, Any]:
+def cache_numbers(
+    model_dir: Path, encoded: Sequence[Encoded], work: Path, progress: Progress, placement: Placement = WHOLE
+) -> dict[str, Any]:
     """Write the numbers of `encoded` as shards, and `signal.json`. Shards of an earlier try are kept.
 
     Args:
@@ -28,7 +31,7 @@ def cache_numbers(model_dir: Path, encoded: Sequence[Encoded], work: Path, progr
     Raises:
         UserError: no texts, or a teacher whose numbers are not finite.
     """
-    scored = scores_of(encoded, by_head(model_dir), work, progress)
+    scored = scores_of(encoded, by_head(model_dir, placement), work, progress)
     said = dict(zip(scored.ids, scored.scores[:, 0].tolist(), strict=True))
     errors = [abs(said[row.id] - row.number) for row in encoded if row.number is not None]
     mae = round(sum(errors) / len(errors), 6) if errors else None

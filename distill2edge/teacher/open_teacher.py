@@ -35,7 +35,14 @@ def open_generator(
         return EndpointGenerator(teacher.url, teacher.endpoint, prices_of(teacher.endpoint), work, progress)
     backend = text_backend(recipe, progress)
     gguf = teacher_gguf(recipe, progress) if backend == "llama.cpp" else None
-    return LocalGenerator(model_dir, template=recipe.data.template, backend=backend, gguf_path=gguf, where=where)
+    return LocalGenerator(
+        model_dir,
+        template=recipe.data.template,
+        backend=backend,
+        gguf_path=gguf,
+        where=where,
+        placement=teacher.placement,
+    )
 
 
 def text_backend(recipe: Recipe, progress: Progress) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.models.loading import load_model
-from distill2edge.teacher.labels import SHARD_ROWS, Score, scores_of
+from distill2edge.models.placement import WHOLE, Placement, on_device
+from distill2edge.teacher.labels import SHARD_ROWS, Score, loaded_once, scores_of
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
@@ -21,7 +21,13 @@ _BATCH = 32
 
 
 def cache_tags(
-    model_dir: Path, encoded: Sequence[Encoded], work: Path, progress: Progress, *, shard_rows: int = SHARD_ROWS
+    model_dir: Path,
+    encoded: Sequence[Encoded],
+    work: Path,
+    progress: Progress,
+    *,
+    placement: Placement = WHOLE,
+    shard_rows: int = SHARD_ROWS,
 ) -> dict[str, Any]:
     """Write the logits of the tags of every word as shards, and `signal.json`. Shards of an earlier try are kept.
 
@@ -39,7 +45,12 @@ def cache_tags(
         UserError: no texts, or a teacher whose logits are not finite.
     """
     scored = scores_of(
-        encoded, _by_word(model_dir), work, progress, shard_rows=shard_rows, counted=lambda row: len(row.places)
+        encoded,
+        _by_word(model_dir, placement),
+        work,
+        progress,
+        shard_rows=shard_rows,
+        counted=lambda row: len(row.places),
     )
     rows = {row.id: row for row in encoded}
     predicted = iter(scored.scores.argmax(-1).tolist())
@@ -63,24 +74,20 @@ def cache_tags(
     return facts
 
 
-def _by_word(model_dir: Path) -> Score:
+def _by_word(model_dir: Path, placement: Placement) -> Score:
     """Logits of the words of texts, one after another; the model is loaded for the first.
 
     Raises:
         UserError: logits that are not finite.
     """
-    loaded: list[Any] = []
+    load = loaded_once(model_dir, placement)
 
     def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
         import torch
 
         from distill2edge.distill.taught_texts import collate_texts
-        from distill2edge.util.threads import available_threads
 
-        if not loaded:
-            torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-            loaded.append(load_model(model_dir, dtype=torch.float32).eval())
-        model = loaded[0]
+        model = load()
         order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
         found: list[Tensor] = [torch.empty(0)] * len(shard)
         for at in range(0, len(order), _BATCH):
@@ -88,7 +95,7 @@ def _by_word(model_dir: Path) -> Score:
             batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
             del batch["labels"]
             with torch.inference_mode():
-                logits = model(**batch).logits.float()
+                logits = model(**on_device(batch, model)).logits.float().cpu()
             if not torch.isfinite(logits[batch["attention_mask"] > 0]).all():
                 raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
                                 fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip

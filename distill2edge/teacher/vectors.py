@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
-from distill2edge.models.loading import load_model
+from distill2edge.models.placement import WHOLE, Placement, on_device
 from distill2edge.models.pooling import pooling_of
-from distill2edge.teacher.labels import SHARD_ROWS, Score, scores_of
+from distill2edge.teacher.labels import SHARD_ROWS, Score, loaded_once, scores_of
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
@@ -23,7 +23,13 @@ _BATCH = 32
 
 
 def cache_vectors(
-    model_dir: Path, encoded: Sequence[Encoded], work: Path, progress: Progress, *, shard_rows: int = SHARD_ROWS
+    model_dir: Path,
+    encoded: Sequence[Encoded],
+    work: Path,
+    progress: Progress,
+    *,
+    placement: Placement = WHOLE,
+    shard_rows: int = SHARD_ROWS,
 ) -> dict[str, Any]:
     """Write the vectors of `encoded` as shards, and `signal.json`. Shards of an earlier try are kept.
 
@@ -37,7 +43,7 @@ def cache_vectors(
     Raises:
         UserError: no texts, or a teacher whose vectors are not finite.
     """
-    scored = scores_of(encoded, _by_pooling(model_dir), work, progress, stem=STEM, shard_rows=shard_rows)
+    scored = scores_of(encoded, _by_pooling(model_dir, placement), work, progress, stem=STEM, shard_rows=shard_rows)
     facts = {
         "schema_version": 1,
         "kind": "embeddings",
@@ -63,29 +69,25 @@ def vectors_of(model: Any, rows: Sequence[Encoded], done: Callable[[int], None])
         part = order[at : at + _BATCH]
         batch = collate_texts([{"ids": rows[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
         del batch["labels"]
+        batch = on_device(batch, model)
         with torch.inference_mode():
-            found[part] = pooling.of(model(**batch).last_hidden_state.float(), batch["attention_mask"])
+            found[part] = pooling.of(model(**batch).last_hidden_state.float(), batch["attention_mask"]).cpu()
         done(len(part))
     return found
 
 
-def _by_pooling(model_dir: Path) -> Score:
+def _by_pooling(model_dir: Path, placement: Placement) -> Score:
     """The vectors of an embedder; it is loaded for the first texts.
 
     Raises:
         UserError: vectors that are not finite.
     """
-    loaded: list[Any] = []
+    load = loaded_once(model_dir, placement)
 
     def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
         import torch
 
-        from distill2edge.util.threads import available_threads
-
-        if not loaded:
-            torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-            loaded.append(load_model(model_dir, dtype=torch.float32).eval())
-        vectors = vectors_of(loaded[0], shard, done)
+        vectors = vectors_of(load(), shard, done)
         if not torch.isfinite(vectors).all():
             raise UserError("the teacher gives vectors that are not numbers", where="teacher.model",
                             fix="take another teacher")  # fmt: skip

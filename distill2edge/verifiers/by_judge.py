@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from distill2edge.data.templates import Template
 from distill2edge.generation.writers import Sampling
 from distill2edge.judge.judge_model import open_judge, question
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.verifiers.verifier import Group, Verdict, accepted, rejected
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ class Judge:
         return accepted(said) if self._accept.match(reply) else rejected(said)
 
 
-def judge_from(spec: JudgeVerifier, teacher: Path, work: Path, progress: Progress) -> Write:
+def judge_from(
+    spec: JudgeVerifier, teacher: Path, work: Path, progress: Progress, placement: Placement = WHOLE
+) -> Write:
     """The judge as a function: the teacher itself, or the model that the spec names.
 
     Args, errors: as `judge.judge_model.open_judge`.
     """
-    judge = open_judge(spec, work, progress, "signal.verify", teacher=teacher)
+    judge = open_judge(spec, work, progress, "signal.verify", teacher=teacher, placement=placement)
     greedy = Sampling(spec.max_new_tokens)
 
     def write(prompts: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.verifiers.verifier import Group, Verdict, accepted, rejected
 
 if TYPE_CHECKING:
@@ -19,16 +20,24 @@ class Likelihood:
     Args:
         model_dir: the teacher.
         template, system: as the recipe's data has them.
+        placement: of the teacher's weights.
     """
 
-    def __init__(self, spec: LikelihoodVerifier, model_dir: Path, template: str, system: str | None) -> None:
+    def __init__(
+        self,
+        spec: LikelihoodVerifier,
+        model_dir: Path,
+        template: str,
+        system: str | None,
+        placement: Placement = WHOLE,
+    ) -> None:
         from distill2edge.generation.backends import TransformersBackend
 
         self.name: str = spec.kind
         self._spec = spec
         self._form = (template, system)
         self._tokenizer = load_tokenizer(model_dir)
-        self._backend = TransformersBackend(model_dir)
+        self._backend = TransformersBackend(model_dir, placement=placement)
 
     def verify(self, groups: Sequence[Group]) -> list[list[Verdict]]:
         """As `base.Verifier.verify`."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import UserError
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.recipe import verifiers as specs
 from distill2edge.recipe.paths import locate, tried
 from distill2edge.recipe.schema import Recipe
@@ -33,6 +34,7 @@ class Tools:
         teacher: its Hugging Face directory.
         template, system: as the recipe's data has them.
         work: where a judge's model may be put.
+        placement: of the teacher's weights.
     """
 
     teacher: Path
@@ -40,6 +42,7 @@ class Tools:
     system: str | None
     work: Path
     progress: Progress
+    placement: Placement = WHOLE
 
 
 @contextmanager
@@ -166,14 +169,14 @@ def _(spec: specs.MajorityVerifier, tools: Tools) -> Verifier:
 def _(spec: specs.LikelihoodVerifier, tools: Tools) -> Verifier:
     from distill2edge.verifiers.likelihood import Likelihood
 
-    return Likelihood(spec, tools.teacher, tools.template, tools.system)
+    return Likelihood(spec, tools.teacher, tools.template, tools.system, tools.placement)
 
 
 @_open.register
 def _(spec: specs.JudgeVerifier, tools: Tools) -> Verifier:
     from distill2edge.verifiers.by_judge import Judge, judge_from
 
-    return Judge(spec, judge_from(spec, tools.teacher, tools.work, tools.progress))
+    return Judge(spec, judge_from(spec, tools.teacher, tools.work, tools.progress, tools.placement))
 
 
 @_open.register

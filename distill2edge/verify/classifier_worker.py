@@ -11,7 +11,7 @@ import numpy as np
 
 from distill2edge.errors import UserError
 from distill2edge.models.model_file import Encodings
-from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes import open_for
 from distill2edge.runtimes.protocol import Classifier, Runtime
 from distill2edge.util.isolate import serve
 from distill2edge.verify.scores import choice_likelihoods, trim_stop
@@ -33,7 +33,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         UserError: a file that is no classifier, or one over other labels.
     """
     encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], tuple(spec["stop"]))
-    opened: Any = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    opened: Any = open_for(spec)
     if encodings.choices is not None:
         return {"logits": _answers(opened, encodings, report)}
     if not hasattr(opened, "classify"):

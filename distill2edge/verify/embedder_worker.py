@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes import open_for
 from distill2edge.util.isolate import serve
 from distill2edge.verify.token_worker import read_encodings
 
@@ -29,7 +29,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         UserError: a file that is no embedder.
     """
     encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], ())
-    runtime: Any = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    runtime: Any = open_for(spec)
     if not hasattr(runtime, "embed"):
         raise UserError("this file is not an embedder", where=spec["path"], fix="export the model again")
     vectors = []

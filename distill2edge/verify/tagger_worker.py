@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from distill2edge.errors import UserError
-from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes import open_for
 from distill2edge.runtimes.protocol import Tagger
 from distill2edge.util.isolate import serve
 from distill2edge.verify.token_worker import read_encodings
@@ -31,7 +31,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
         UserError: a file that is no token classifier, or one over other labels.
     """
     encodings = read_encodings(Path(spec["result"]).parent / spec["rows"], ())
-    opened: Any = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    opened: Any = open_for(spec)
     if not hasattr(opened, "tag"):
         raise UserError("this file is not a token classifier", where=spec["path"], fix="export the model again")
     runtime = cast("Tagger", opened)

@@ -74,9 +74,7 @@ def _run(
     path = directory / name
     write_encodings(path, rows)
     spec = {
-        "runtime": model.runtime,
-        "path": str(model.path.resolve()),
-        "size_bytes": model.size_bytes,
+        **model.spec,
         "context": _context(rows),
         "rows": name,
         "rows_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

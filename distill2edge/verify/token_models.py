@@ -136,9 +136,7 @@ def _run(
         # Its figures may be kept from an earlier try, but others need the distributions too.
         (plan.directory / f"{model.slug}.json").unlink(missing_ok=True)
     spec = {
-        "runtime": model.runtime,
-        "path": str(model.path.resolve()),
-        "size_bytes": model.size_bytes,
+        **model.spec,
         "threads": plan.threads,
         "context": _context(mine, plan.metric),
         "metric": plan.metric.name,

@@ -12,7 +12,7 @@ import numpy as np
 
 from distill2edge.data.encode import Encoded
 from distill2edge.models.model_file import Encodings
-from distill2edge.runtimes import open_runtime
+from distill2edge.runtimes import open_for
 from distill2edge.runtimes.protocol import Runtime, logits_at
 from distill2edge.util.files import write_text
 from distill2edge.util.isolate import serve
@@ -36,7 +36,7 @@ def work(spec: dict[str, Any], report: Callable[[int], None]) -> dict[str, Any]:
     """
     here = Path(spec["result"]).parent
     encodings = read_encodings(here / spec["rows"], tuple(spec["stop"]))
-    runtime = open_runtime(spec["runtime"], spec["path"], threads=spec["threads"], context=spec["context"])
+    runtime = open_for(spec)
     metric = TOKEN_METRICS[spec["metric"]]
     spans = fidelity.choose_positions(encodings.rows, spec["max_tokens"], spec["positions"])
     references = {role: open_reference(role, spec, here, spans) for role in ("teacher", "student")}

@@ -53,6 +53,12 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         "signal={kind: logits, align: vocabulary}",
         "student={init: {model: owner/student}}",
     ),
+    "a teacher in four bits": (
+        "teacher={model: owner/teacher, load: {quantization: nf4}}",
+        "distill.on_policy={rounds: 1, rows: 64}",
+        "data.choices=null",
+        "distill.control=false",
+    ),
     "prompts alone": (
         "teacher={model: owner/teacher}",
         "data={source: rows.jsonl, response: null}",

@@ -18,7 +18,6 @@ MODULES = {
 }
 # Imported by a library of ours where it is there, and needed by us.
 BACKENDS = {
-    "accelerate": "transformers.Trainer",
     "onnxscript": "torch.onnx",
     "sentencepiece": "tokenizers without a tokenizer.json",
 }

@@ -77,7 +77,7 @@ class TokenWork(Work):
                 return cache_served(recipe, teacher, rows, work, progress)
             return cache_logits(
                 teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf,
-                tokens=tokens,
+                tokens=tokens, placement=recipe.teacher.placement,
             )  # fmt: skip
         from distill2edge.data.ledger import Origin
         from distill2edge.teacher.open_teacher import open_generator
@@ -86,7 +86,7 @@ class TokenWork(Work):
         from distill2edge.verifiers.verdicts import check_of
 
         assert recipe.signal.kind == "text"
-        tools = Tools(teacher, recipe.data.template, recipe.data.system, work, progress)
+        tools = Tools(teacher, recipe.data.template, recipe.data.system, work, progress, recipe.teacher.placement)
         with opened(recipe.signal.verify, tools) as verifiers:
             facts = write_responses(
                 open_generator(recipe, teacher, work, progress),

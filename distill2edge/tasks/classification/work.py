@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from distill2edge.distill.encoder_training import Make
     from distill2edge.distill.label_cache import LabelReader
+    from distill2edge.models.placement import Placement
     from distill2edge.quantize.divergence import Row as Compared
 
 
@@ -82,11 +83,13 @@ class ClassifierWork(EncoderWork):
 
         return make_classifier
 
-    def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
+    def cache(
+        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+    ) -> Facts:
         """Keep what the teacher says of the texts, as `teacher.labels.cache_labels`."""
         from distill2edge.teacher.labels import cache_labels
 
-        return cache_labels(teacher, rows, work, progress)
+        return cache_labels(teacher, rows, work, progress, placement=placement)
 
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """A head on the teacher, trained with it (or with adapters in it) on the data's own labels, then merged; a
@@ -120,7 +123,7 @@ class ClassifierWork(EncoderWork):
             return ASKED.labels(as_asked(recipe), teacher, rows_dir, work, progress)
         self.check(recipe, teacher)
         rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
-        return self.cache(teacher, rows, work, progress)
+        return self.cache(teacher, rows, work, progress, recipe.teacher.placement)
 
     def pretrain(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """Layers of the unfitted teacher, distilled on masked tokens of the train split."""

@@ -42,7 +42,7 @@ class EmbedderWork(EncoderWork):
         from distill2edge.teacher.vectors import cache_vectors
 
         rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
-        return cache_vectors(teacher, rows, work, progress)
+        return cache_vectors(teacher, rows, work, progress, placement=recipe.teacher.placement)
 
     def student(
         self,

@@ -19,6 +19,7 @@ from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.distill.encoder_training import Make
+    from distill2edge.models.placement import Placement
 
 
 class MultiLabelWork(ClassifierWork):
@@ -42,11 +43,13 @@ class MultiLabelWork(ClassifierWork):
 
         return make_multi_label
 
-    def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
+    def cache(
+        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+    ) -> Facts:
         """As `ClassifierWork.cache`."""
         from distill2edge.teacher.label_sets import cache_sets
 
-        return cache_sets(teacher, rows, work, progress)
+        return cache_sets(teacher, rows, work, progress, placement=placement)
 
     def signal(
         self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress

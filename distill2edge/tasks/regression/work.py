@@ -21,6 +21,7 @@ NAME = "number"
 
 if TYPE_CHECKING:
     from distill2edge.distill.encoder_training import Make
+    from distill2edge.models.placement import Placement
 
 
 class RegressorWork(ClassifierWork):
@@ -62,11 +63,13 @@ class RegressorWork(ClassifierWork):
 
         return make_regressor
 
-    def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
+    def cache(
+        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+    ) -> Facts:
         """As `ClassifierWork.cache`."""
         from distill2edge.teacher.numbers import cache_numbers
 
-        return cache_numbers(teacher, rows, work, progress)
+        return cache_numbers(teacher, rows, work, progress, placement=placement)
 
     def verify(
         self,

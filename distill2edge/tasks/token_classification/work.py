@@ -19,6 +19,7 @@ from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.distill.encoder_training import Make
+    from distill2edge.models.placement import Placement
 
 
 class TaggerWork(ClassifierWork):
@@ -54,7 +55,9 @@ class TaggerWork(ClassifierWork):
 
         return make_tagger
 
-    def cache(self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress) -> Facts:
+    def cache(
+        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+    ) -> Facts:
         """As `ClassifierWork.cache`."""
         from distill2edge.teacher.tags import cache_tags
 
@@ -63,7 +66,7 @@ class TaggerWork(ClassifierWork):
             progress.say(f"  {cut:,} of {len(rows):,} texts are longer than data.max_length: cut after a whole word")
         if lost := sum(place < 0 for row in rows for place in row.places):
             progress.say(f"  {lost:,} words have no token of their own: each continues the word before it")
-        return cache_tags(teacher, rows, work, progress)
+        return cache_tags(teacher, rows, work, progress, placement=placement)
 
     def verify(
         self,

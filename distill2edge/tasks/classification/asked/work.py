@@ -213,7 +213,7 @@ class AskedTeacher(TokenWork):
         from distill2edge.teacher.choice_scores import choice_scores
         from distill2edge.teacher.open_teacher import teacher_gguf
 
-        backend = recipe.teacher.backend
+        backend, placement = recipe.teacher.backend, recipe.teacher.placement
         opened: list[Any] = []
 
         def score(questions: Sequence[Question], done: Callable[[int], None]) -> Tensor:
@@ -221,7 +221,7 @@ class AskedTeacher(TokenWork):
 
             if not opened:
                 gguf = teacher_gguf(recipe, progress) if backend == "llama.cpp" else None
-                opened.append(open_backend(backend, teacher, gguf, "auto", longest=longest))
+                opened.append(open_backend(backend, teacher, gguf, "auto", longest=longest, placement=placement))
             prompts, choices = [each.prompt for each in questions], [each.choices for each in questions]
             return torch.from_numpy(choice_scores(opened[0], prompts, choices, done))
 
