@@ -10,6 +10,7 @@ from typing import Any
 
 from distill2edge.intake import bundled
 from distill2edge.intake.facts import ModelFacts, model_facts
+from distill2edge.models.directory import read_directory
 from distill2edge.recipe.paths import locate
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.util.files import read_object
@@ -41,6 +42,11 @@ class Glance:
             if isinstance(value := self.text.get(name), int):
                 return value
         return self.facts.layers
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of a directory's tensors; none of a GGUF, which names them otherwise, and where there are no weights."""
+        return tuple(read_directory(self.path).tensors) if self.path.is_dir() else ()
 
     @property
     def tokenizer(self) -> dict[str, Any] | None:

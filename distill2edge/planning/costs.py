@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from distill2edge.models.placement import WHOLE
+from distill2edge.models.widths import MEASURED_TOKENS
 from distill2edge.planning.sizes import Model, Sizes
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.recipe.schema import FromTeacher, Recipe
@@ -242,6 +243,9 @@ class Work:
         seconds = 0.6 + 5e-9 * read
         if getattr(self.recipe.student.init, "select", "") == "similarity":
             seconds += 64 * 2 * read * self.sizes.tokens / (self.speed * _FORWARD)
+        if self.recipe.student.init.width is not None:
+            tokens = min(self.sizes.rows["calibration"] * self.sizes.tokens, MEASURED_TOKENS)
+            seconds += 2 * read * tokens / (self.speed * _FORWARD)
         return Cost(seconds, _BASE + 4 * read + count, self.model.stored * count)
 
     def merged(self) -> Cost:

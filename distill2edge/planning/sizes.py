@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distill2edge.errors import UserError
 from distill2edge.intake.facts import model_facts
 from distill2edge.intake.glance import Glance, glance
 from distill2edge.models.kinds import kind_of_gguf
+from distill2edge.models.widths import narrowed, widths_of
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.preflight.data import sample
 from distill2edge.recipe.endpoint import PREFIX
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
+from distill2edge.recipe.student import wanted_widths
 from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Model:
         body: weights of its layers.
         embedding: rows times width of embedding and head, where they are two both.
         stored: bytes of a weight in its files.
+        config: its `config.json`, where there is one.
     """
 
     body: int
@@ -49,6 +52,7 @@ class Model:
     hidden: int
     vocabulary: int
     stored: float = 4.0
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def parameters(self) -> int:
@@ -126,10 +130,23 @@ def _student(recipe: Recipe, teacher: Model | None) -> Model | None:
         if looked is None:
             return None
         student = looked
+    student = _narrower(student, wanted_widths(init))
     if recipe.student.trim is not None and student.vocabulary > _TRIMMED:
         share = _TRIMMED / student.vocabulary
         student = replace(student, embedding=round(student.embedding * share), vocabulary=_TRIMMED)
     return student
+
+
+def _narrower(model: Model, wanted: Mapping[str, int | float]) -> Model:
+    """A model of narrower layers."""
+    whole = widths_of(model.config)
+    if not wanted or whole is None or not model.layers:
+        return model
+    narrow = narrowed(whole, wanted)
+    matrices = (model.body / model.layers - whole.body(0)) / (whole.hidden * whole.feed_forward)
+    body = model.body * narrow.body(matrices) / whole.body(matrices)
+    embedding = model.embedding * narrow.hidden // whole.hidden
+    return replace(model, body=round(body), embedding=embedding, hidden=narrow.hidden)
 
 
 def _from_artifact(artifact: Artifact | None) -> Model | None:
@@ -155,7 +172,13 @@ def _sized(looked: Glance) -> Model | None:
     # A GGUF is taken in float32; a directory keeps its own type.
     stored = 4.0 if facts.format == "gguf" else max(facts.size_bytes / facts.parameters, 1.0)
     return Model(
-        facts.parameters - embedding, embedding, facts.layers, facts.hidden, facts.vocabulary, round(stored, 1)
+        facts.parameters - embedding,
+        embedding,
+        facts.layers,
+        facts.hidden,
+        facts.vocabulary,
+        round(stored, 1),
+        looked.text,
     )
 
 

@@ -13,17 +13,21 @@ from distill2edge.data.reading import READINGS
 from distill2edge.errors import Problem, UserError
 from distill2edge.export import gguf_convert
 from distill2edge.export.support import needs_converter, refusals
+from distill2edge.gguf.ggml_types import GgmlType, fitting
 from distill2edge.intake import bundled
 from distill2edge.intake.glance import Glance, glance, place_of
 from distill2edge.intake.obtain import not_a_gguf, resolve
 from distill2edge.models.kinds import kind_of
 from distill2edge.models.shape import layers_field
+from distill2edge.models.widths import misfits, narrowed, settings, widths_of
 from distill2edge.preflight.places import said
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
+from distill2edge.recipe.student import wanted_widths
 from distill2edge.recipe.verifiers import JudgeVerifier
+from distill2edge.student.tensor_roles import refusals as width_refusals
 from distill2edge.student.trimming import kind_of as kind_of_tokenizer
 from distill2edge.tasks import TASKS, task_of
 from distill2edge.util.progress import Progress, SilentProgress
@@ -70,6 +74,7 @@ def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[P
     yield from _rounded(recipe)
     if student is not None:
         yield from _trimmed(recipe, student)
+        yield from _narrower(recipe, student, notes)
         yield from _formats(recipe, student, ("export",), recipe.export, converter)
     if teacher is not None:
         path = ("verify", "teacher_schemes")
@@ -252,6 +257,32 @@ def _trimmed(recipe: Recipe, student: Glance) -> Iterator[Problem]:
         yield from said(("student", "vocabulary"), partial(kind_of_tokenizer, spec))
 
 
+def _narrower(recipe: Recipe, student: Glance, notes: list[str]) -> Iterator[Problem]:
+    """Widths that the student's model has, and that files can store in their own types."""
+    init, config = recipe.student.init, student.text
+    wanted, owner = wanted_widths(init), "the teacher" if isinstance(init, FromTeacher) else "the checkpoint"
+    if not wanted:
+        return
+    found = [*width_refusals(config, student.tensors, wanted, owner)]
+    for name, what, fix in found:
+        yield Problem((*_INIT, "width", *filter(None, (name,))), what, fix)
+    whole = widths_of(config)
+    if found or whole is None:
+        return
+    replaced: dict[str, list[str]] = {}
+    for scheme in map(parse_scheme, () if [*unknown_schemes(recipe)] else recipe.export):
+        if not isinstance(scheme.type, GgmlType):
+            continue
+        for name, columns, fits in misfits(whole, wanted, scheme.type.block):
+            other = fitting(scheme.type.name, columns)
+            near = f"{' or '.join(map(str, fits))} would fit" if fits else "no smaller number fits"
+            said = (
+                f"{name}: llama.cpp has no {scheme.type.name} for rows of {columns} weights, and takes {other}; {near}"
+            )
+            replaced.setdefault(said, []).append(str(scheme))
+    notes += [f"student.init.width.{said} ({', '.join(schemes)})" for said, schemes in replaced.items()]
+
+
 def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], converter: bool) -> Iterator[Problem]:
     """Formats that carry the model."""
     config = _as_exported(recipe, model, path)
@@ -270,9 +301,12 @@ def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], 
 
 
 def _as_exported(recipe: Recipe, model: Glance, path: Path) -> dict[str, Any]:
-    """The configuration that an export will see: the teacher's with as many layers as are taken."""
+    """The configuration that an export will see: the teacher's with as many layers as are taken, as wide."""
     config = dict(model.text)
     init = recipe.student.init
+    whole = widths_of(config)
+    if path == ("export",) and whole is not None:
+        config |= settings(whole, narrowed(whole, wanted_widths(init)))
     if path == ("export",) and isinstance(init, FromTeacher) and config:
         layers = init.layers if isinstance(init.layers, int) else len(init.layers)
         if isinstance(kinds := config.get("layer_types"), list) and layers < len(kinds):

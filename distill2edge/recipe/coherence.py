@@ -262,6 +262,9 @@ def _calibration(recipe: Recipe) -> Iterator[Problem]:
     if recipe.quantize.compare and not recipe.calibrates:
         fix = "set quantize.calibration: gptq, or imatrix"
         yield Problem(("quantize", "compare"), "quantize.compare: nothing is calibrated", fix)
+    if recipe.student.init.width is not None and not recipe.calibration_rows:
+        what = "student.init.width compares what the parts of a layer do on calibration rows"
+        yield Problem(("student", "init", "width"), what, "raise data.splits.calibration")
     how = recipe.quantize.calibration
     if how not in ("imatrix", "gptq"):
         return

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from distill2edge.errors import Problem
+from distill2edge.models.widths import NAMES
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.scratch import Scratch, StudentModel
 from distill2edge.recipe.section import LATER, Section
@@ -28,6 +29,43 @@ def _impossible(name: str, layers: int | tuple[int, ...] | None, least: int = 1)
             yield Problem((name,), "the layers are out of order", f"write {sorted(layers)}")
 
 
+class Width(Section):
+    """Narrower layers: whole parts of them, those with the largest activations on the calibration split."""
+
+    kv_groups: int | float | None = Field(
+        None,
+        description="key-value heads, each with the query heads that share it: how many to keep of each layer, or "
+        "which share (0.5); null keeps all",
+    )
+    feed_forward: int | float | None = Field(
+        None, description="channels inside each feed-forward block: a multiple of 32, or a share"
+    )
+    hidden: int | float | None = Field(
+        None, description="hidden size, the same channels in all layers: a multiple of 32 and of the heads, or a share"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Counts and shares that leave something; how much there is is known later."""
+        wanted = self.wanted
+        if not wanted:
+            yield Problem((), "no width is given", "write {feed_forward: 0.5}, or leave width out")
+        for name, value in wanted.items():
+            if isinstance(value, float) and not 0 < value <= 1:
+                yield Problem((name,), f"{value:g} is no share", "write a share such as 0.5, or a whole number")
+            elif value < 1 and isinstance(value, int):
+                yield Problem((name,), f"{value} leaves nothing", "keep at least one, or write a share such as 0.5")
+
+    @property
+    def wanted(self) -> dict[str, int | float]:
+        """What is asked for, by name."""
+        return {name: value for name in NAMES if (value := getattr(self, name)) is not None}
+
+
+def wanted_widths(init: FromTeacher | FromModel) -> dict[str, int | float]:
+    """The widths that a student is pruned to, by name; none where its layers stay as wide as they are."""
+    return {} if init.width is None else init.width.wanted
+
+
 class FromTeacher(Section):
     """A student made of the teacher's own layers."""
 
@@ -42,12 +80,17 @@ class FromTeacher(Section):
     select: Literal["even", "first", "similarity"] = Field(
         "even", description="even: evenly spaced; first: the lowest; similarity: drop the block that changes least"
     )
+    width: Annotated[Width | None, LATER] = Field(
+        None, description="narrower layers", examples=[{"kv_groups": 2, "feed_forward": 1024}, {"feed_forward": 0.5}]
+    )
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     def problems(self) -> Iterator[Problem]:
         """Layers that can be taken at all; how many the teacher has is known later."""
         for name in ("layers", "decoder_layers"):
             yield from _impossible(name, getattr(self, name), 0 if name == "layers" else 1)
+        if self.is_table and self.width is not None:
+            yield Problem(("width",), "a table of token vectors has no widths", "see student.dimensions")
 
     @property
     def is_table(self) -> bool:
@@ -71,10 +114,14 @@ class FromModel(Section):
     layers: Annotated[int | tuple[int, ...] | None, LATER] = Field(
         None, description="keep so many of its layers, evenly spaced, or these (0 is the first); null keeps all"
     )
+    width: Annotated[Width | None, LATER] = Field(None, description="narrower layers", examples=[{"feed_forward": 0.5}])
 
     def problems(self) -> Iterator[Problem]:
         """Layers that can be taken at all."""
         yield from _impossible("layers", self.layers)
+        if self.width is not None and isinstance(self.model, Scratch):
+            what = "a randomly initialised model has the sizes that its section gives"
+            yield Problem(("width",), what, "leave width out")
 
 
 def _init_branch(value: Any) -> str:
@@ -162,6 +209,9 @@ class Student(Section):
             wanted = sorted({size for size in sizes if size > 0}, reverse=True) or [384, 128]
             what = f"{list(sizes)} are not lengths of a vector, the longest first"
             yield Problem(("dimensions",), what, f"write {wanted}")
+        if self.pretrain is not None and self.init.width is not None:
+            what = "student.pretrain distils whole layers of the teacher"
+            yield Problem(("init", "width"), what, "take one of the two out")
         if isinstance(self.init, FromModel) and isinstance(self.init.model, Scratch):
             if self.lora is not None:
                 yield Problem(("lora",), "a randomly initialised student is trained whole", "set student.lora: null")

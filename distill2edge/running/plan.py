@@ -167,6 +167,9 @@ class Plan:
                 fix = f"`distill2edge {stage.kind}` brings it here"
                 lines.append(f"the {role} is not here yet, so its size is not known: {fix}")
                 break
+        else:
+            counts = (f"{role} {self.basis[f'{role}_parameters']:,}" for role in ("teacher", "student"))
+            lines.append(f"parameters: {', '.join(counts)}")
         return lines
 
 

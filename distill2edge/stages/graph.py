@@ -82,12 +82,13 @@ class Graph:
             made = add(References, data=data, base=base, teacher=teacher)
         rows, signal = Rows(data, made), None
         student = None
-        if recipe.student.trim is not None and recipe.signal.kind != "text":
+        of_text = recipe.student.trim is not None and recipe.signal.kind == "text"  # its tokens are those of the signal
+        if (recipe.student.trim is not None or recipe.student.init.width is not None) and not of_text:
             student = self.begun(data, base, rows, teacher)  # what it cannot do without is known before the signal
         if recipe.signal.kind != "gold" and recipe.rounds is None:
             signal = add(Signal, rows=rows, teacher=teacher, base=base if recipe.signal.kind == "text" else None)
         if student is None:
-            student = self.begun(data, base, rows, teacher, None if recipe.student.trim is None else signal)
+            student = self.begun(data, base, rows, teacher, signal if of_text else None)
 
         control = rounds = None
         if recipe.rounds is not None:

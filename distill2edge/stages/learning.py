@@ -96,6 +96,8 @@ class InitStudent(OfStudent):
             trim = recipe.student.vocabulary
             named = trim if isinstance(trim, str) else canonical(trim)
             key |= {"vocabulary": named, "rows": rows_key(recipe)}
+        if recipe.student.init.width is not None:
+            key |= {"rows": rows_key(recipe), "pruning": 1}  # raised when parts are chosen in another way
         if recipe.student.dimensions is not None:
             key["dimensions"] = list(recipe.student.dimensions)
         return key if self.sources.student is None else {**key, "content": self.sources.student}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from distill2edge.models.kinds import ENCODER_DECODER, kind_of_directory, logits
 from distill2edge.models.loading import copy_tokenizer, load_model, read_config
 from distill2edge.models.shape import shape_of
 from distill2edge.recipe import schema
+from distill2edge.recipe.student import wanted_widths
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
@@ -39,12 +40,12 @@ def init_student(
     """Write `work/model` (the untrained student) and `work/student.json`.
 
     Args:
-        rows: calibration rows in the teacher's tokens; used by `select: similarity` alone.
+        rows: calibration rows in the tokens of the model that it is made of; for `select: similarity` and `width`.
         checkpoint_dir: the materialised `student.init.model`; for a student that starts from a checkpoint.
         same_vocabulary: the signal is in token ids, so both must give every token the same id.
 
     Returns:
-        what student.json holds: source, layers kept (or null), distances, parameters.
+        what student.json holds: source, layers kept (or null), distances, width where it is narrower, parameters.
 
     Raises:
         UserError: layers that the teacher does not have, no rows to compare layers on, vocabularies that differ.
@@ -60,7 +61,7 @@ def init_student(
             teacher, own = (load_tokenizer(path) for path in (teacher_dir, checkpoint_dir))
             check_same_vocabulary(teacher, own)
         name = init.model if isinstance(init.model, str) else "randomly initialised"
-        facts = _from_checkpoint(init.layers, checkpoint_dir, work, name)
+        facts = _from_checkpoint(init, rows, checkpoint_dir, work, name, progress)
     else:
         facts = _from_teacher(init, teacher_dir, rows, work, progress)
     record = {"schema_version": 1, **facts}
@@ -69,35 +70,52 @@ def init_student(
 
 
 def _from_checkpoint(
-    layers: int | tuple[int, ...] | None, checkpoint_dir: Path, work: Path, name: str
+    init: schema.FromModel, rows: Sequence[Encoded], checkpoint_dir: Path, work: Path, name: str, progress: Progress
 ) -> dict[str, Any]:
-    """The checkpoint, or some of its layers.
+    """The checkpoint, or some of its layers, or narrower ones.
 
     Raises:
-        UserError: layers that it does not have, or an architecture that keeps them in no list.
+        UserError: layers or widths that it does not have, or an architecture that keeps them in no list.
     """
-    target = work / "model"
+    target, layers, width = work / "model", init.layers, wanted_widths(init)
     shutil.rmtree(target, ignore_errors=True)
     total = shape_of(read_config(checkpoint_dir)).layers
-    kept = None
-    if layers is None:
+    facts: dict[str, Any] = {"source": name, "layers": None, "of": total}
+    if layers is None and not width:
         shutil.copytree(checkpoint_dir, target)
-    else:
-        from distill2edge.student.layers import check_layers, evenly, keep_layers
+        return {**facts, "parameters": _parameters(target)}
+    from distill2edge.student.layers import check_layers, evenly, keep_layers
 
-        if total is not None:
-            check_layers(layers, total, "the checkpoint")
-        model: Any = load_model(checkpoint_dir, dtype="auto").eval()
-        kept = evenly(model.config.num_hidden_layers, layers) if isinstance(layers, int) else list(layers)
-        keep_layers(model, kept)
-        model.save_pretrained(target)
-        copy_tokenizer(checkpoint_dir, target)
-    return {"source": name, "layers": kept, "of": total, "parameters": _parameters(target)}
+    if layers is not None and total is not None:
+        check_layers(layers, total, "the checkpoint")
+    model: Any = load_model(checkpoint_dir, dtype="auto").eval()
+    if width:
+        model, facts["width"] = _narrowed(model, width, rows, "the checkpoint", progress)
+    if layers is not None:
+        facts["layers"] = evenly(model.config.num_hidden_layers, layers) if isinstance(layers, int) else list(layers)
+        keep_layers(model, facts["layers"])
+    model.save_pretrained(target)
+    copy_tokenizer(checkpoint_dir, target)
+    if width:
+        _check_saved(model, target, _probe(rows))
+    return {**facts, "parameters": _parameters(target)}
+
+
+def _narrowed(
+    model: Any, width: Mapping[str, int | float], rows: Sequence[Encoded], owner: str, progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    from distill2edge.student.narrow import narrow
+
+    return narrow(model, width, rows, owner, progress)
 
 
 def _from_teacher(
     init: schema.FromTeacher, teacher_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress
 ) -> dict[str, Any]:
+    if width := wanted_widths(init):
+        from distill2edge.student.tensor_roles import check
+
+        check(read_config(teacher_dir), (), width, "the teacher")  # before seconds of loading
     if kind_of_directory(teacher_dir) is ENCODER_DECODER:
         from distill2edge.student.seq2seq_layers import from_seq2seq_teacher
 
@@ -132,21 +150,28 @@ def _from_teacher(
                 fix="give data.splits.calibration some rows, or set select: even",
             )
         kept, dropped = by_similarity(model, _batches(rows, model.config), init.layers, progress)
-    probe = list(rows[0].ids[:16]) if rows else list(range(8))
+    narrower = {}
+    if width:
+        model, narrower["width"] = _narrowed(model, width, rows, "the teacher", progress)
     keep_layers(model, kept)
     target = work / "model"
     shutil.rmtree(target, ignore_errors=True)
     model.save_pretrained(target)
     copy_tokenizer(Path(teacher_dir), target)
-    _check_saved(model, target, probe)
+    _check_saved(model, target, _probe(rows))
     return {
         "source": "teacher",
         "select": "chosen" if not isinstance(init.layers, int) else init.select,
         "layers": kept,
         "of": total,
         "dropped": [{"layer": int(d["layer"]), "distance": d["distance"]} for d in dropped],
+        **narrower,
         "parameters": model.num_parameters(),
     }
+
+
+def _probe(rows: Sequence[Encoded]) -> list[int]:
+    return list(rows[0].ids[:16]) if rows else list(range(8))
 
 
 def _check_saved(model: Any, target: Path, probe: Sequence[int]) -> None:
@@ -159,7 +184,7 @@ def _check_saved(model: Any, target: Path, probe: Sequence[int]) -> None:
         same = torch.allclose(logits_of(model, probe, 0), logits_of(saved, probe, 0), rtol=1e-4, atol=1e-5)
     if not same:
         raise UserError(
-            f"a {type(model).__name__} with fewer layers does not load as it was saved",
+            f"a {type(model).__name__} with fewer or narrower layers does not load as it was saved",
             where="student.init",
             fix="start the student from a checkpoint instead: student.init: {model: ...}",
         )

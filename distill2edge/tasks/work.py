@@ -163,6 +163,17 @@ class Work(ABC):
             models, encodings, recipe.bench, seed=recipe.seed, work=work, progress=progress, watts=watts
         )
 
+    def compared_on(self, recipe: Recipe, model_dir: Path, own: bool, rows_dir: Path) -> Sequence[Encoded]:
+        """Calibration rows, for the parts of a student's model to be compared on.
+
+        Args:
+            model_dir: what the student is made of.
+            own: whether that is the teacher.
+        """
+        if recipe.student.init.width is not None:
+            return self.encoded(recipe, rows_dir, model_dir, "calibration")
+        return self.encoded(recipe, rows_dir, model_dir, "calibration")[:32] if own else ()
+
 
 class EncoderWork(Work):
     """What the tasks of encoders have in common: they read whole texts, and say something of each."""

@@ -32,6 +32,9 @@ def training_facts(report: Document) -> list[Fact]:
         found.append(Fact("layers kept", "none: a table of token vectors"))
     if kept:
         found.append(Fact("layers kept", ", ".join(map(str, kept)) if isinstance(kept, list) else str(kept)))
+    for name, width in (report["student"].get("width") or {}).items():
+        if isinstance(width, dict):
+            found.append(Fact(f"width kept: {name}", f"{width['kept']:,} of {width['of']:,}"))
     vocabulary = report["student"].get("vocabulary")
     if vocabulary:
         found.append(Fact("vocabulary", f"{vocabulary['kept']:,} of {vocabulary['of']:,} tokens"))

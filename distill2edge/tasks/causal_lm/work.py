@@ -117,7 +117,7 @@ class TokenWork(Work):
         """The teacher's own layers, or a checkpoint; with fewer tokens where asked."""
         from distill2edge.student.init import init_student
 
-        rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
+        rows = self.compared_on(recipe, checkpoint or teacher, checkpoint is None, rows_dir)
         facts = init_student(
             recipe.student,
             teacher,

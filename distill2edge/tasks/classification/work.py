@@ -167,8 +167,8 @@ class ClassifierWork(EncoderWork):
             self.head(recipe, checkpoint, rows_dir, headed, "student.init.model")
         if section.pretrain is not None:
             section = section.model_copy(update={"init": FromModel(model="pretrained")})  # type: ignore[call-arg]
-        rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
         place = None if checkpoint is None else headed
+        rows = self.compared_on(recipe, place or teacher, place is None, rows_dir)
         facts = init_student(section, teacher, rows, work, progress, place, same_vocabulary=False)
         shutil.rmtree(work / "headed", ignore_errors=True)
         if section.pretrain is not None and checkpoint is not None:

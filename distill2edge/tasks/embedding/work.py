@@ -62,7 +62,7 @@ class EmbedderWork(EncoderWork):
         if isinstance(recipe.student.init, FromTeacher) and recipe.student.init.is_table:
             facts = self._table(recipe, teacher, sizes[0] if sizes else None, rows_dir, work, progress)
         else:
-            rows = self.encoded(recipe, rows_dir, teacher, "calibration")[:32] if checkpoint is None else ()
+            rows = self.compared_on(recipe, checkpoint or teacher, checkpoint is None, rows_dir)
             facts = init_student(recipe.student, teacher, rows, work, progress, checkpoint, same_vocabulary=False)
         pooling.write(work / "model")
         if recipe.student.trim is not None:
