@@ -134,7 +134,8 @@ def misfits(whole: Widths, wanted: Wanted, block: int) -> Iterator[tuple[str, in
             continue
         each, step = columns // count, _step(name, narrow)
         fits = [value for value in range(step, int(getattr(whole, name)) + 1, step) if value * each % block == 0]
-        yield name, columns, sorted(sorted(fits, key=lambda value: abs(value - count))[:2])
+        below, above = ([value for value in fits if (value > count) is larger] for larger in (False, True))
+        yield name, columns, [*below[-1:], *above[:1]]
 
 
 def _around(count: int, step: int, total: int) -> list[int]:

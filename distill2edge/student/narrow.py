@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.quantize.calibration_texts import texts_of
+from distill2edge.quantize.calibration_texts import Text
 from distill2edge.student.importance import measure
 from distill2edge.student.pruning import choose, prune
 from distill2edge.student.tensor_roles import check, roles_of
@@ -34,7 +34,7 @@ def narrow(
     if target == whole:
         return model, facts
     roles = roles_of(model)
-    found = measure(model, roles, whole, list(texts_of(rows).values()), progress)
+    found = measure(model, roles, whole, [Text(row.ids, row.prompt_length, row.types) for row in rows], progress)
     small = prune(model, roles, whole, target, choose(found, whole, target))
     said = (f"{name} {each['kept']:,} of {each['of']:,}" for name, each in facts.items())
     progress.say(f"  width: {', '.join(said)}")

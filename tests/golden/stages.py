@@ -72,6 +72,13 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         "student.vocabulary={trim: corpus, keep: [' and']}",
         "data.choices=null",
     ),
+    "narrower layers": ("student.init={from: teacher, layers: 2, width: {feed_forward: 0.5}}",),
+    "narrower layers with the tokens of what the teacher writes": (
+        "signal={kind: text}",
+        _CE,
+        "student={init: {model: owner/student, width: {feed_forward: 512}}, vocabulary: trim}",
+        "data.choices=null",
+    ),
     "verified text": (
         "signal={kind: text, verify: [{kind: exact}, {kind: python, code: 'def check(p, r, f): return True'}]}",
         _CE,

@@ -92,6 +92,10 @@ def test_a_recipe_that_fits_is_fine(place: Path) -> None:
         ("student.init={model: ./none}", "student.init.model", "no model"),
         ("student.init.layers=3", "student.init.layers", "the teacher has 2"),
         ("student.init.layers=[0, 5]", "student.init.layers", "out of range"),
+        ("student.init.width={feed_forward: 100}", "student.init.width.feed_forward", "write 96 or 128"),
+        ("student.init.width={kv_groups: 3}", "student.init.width.kv_groups", "the teacher has 2"),
+        ("student.init.width={}", "student.init.width", "no width is given"),
+        ("student.init.width={hidden: 1.5}", "student.init.width.hidden", "is no share"),
         ("task=seq2seq", "teacher.model", "is a decoder alone"),
         ("export=[gguf:Q8_0, onnx:int8-dynamic]", "export[1]", "use onnx:int8"),
         ("cost.student={device: raspbery-pi-5}", "cost.student.device", "did you mean raspberry-pi-5?"),
@@ -317,3 +321,28 @@ def test_unknown_schemes_and_directories_without_a_model_are_mistakes_of_the_rec
             result = CliRunner().invoke(main, [*command, str(place / "r.yaml"), "--set", given])
             assert result.exit_code == 2, (given, result.output)
             assert said in result.output, (given, result.output)
+
+
+def test_a_family_that_cannot_be_narrower_is_said_by_its_tensors(place: Path) -> None:
+    from tiny import tiny_family
+
+    tiny_family(place / "joined", "phi3", original_max_position_embeddings=512)
+    found = problems_of(
+        place, BASE, "teacher.model=joined", "student.init.width={feed_forward: 64}", "export=[onnx:int8]"
+    )
+    assert "no first feed-forward matrix by a name that is known here (phi3)" in found["student.init.width"][0]
+
+
+def test_a_width_that_a_file_cannot_store_in_its_type_is_told_with_the_next_that_fits(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distill2edge.util.progress import for_stream
+
+    path = place / "r.yaml"
+    path.write_text(BASE)
+    tiny_llama(place / "wide", hidden=256)
+    changes = ("teacher.model=wide", "student.init.width={feed_forward: 288}", "export=[gguf:Q8_0, gguf:Q4_K_M]")
+    checked_recipe(path, changes, for_stream(True))
+    said = capsys.readouterr().err
+    assert "has no Q4_K for rows of 288 weights, and takes Q5_0; 256 or 512 would fit (gguf:Q4_K_M)" in said
+    assert "Q8_0)" not in said

@@ -1,0 +1,124 @@
+"""Half of SmolLM2-135M's weights, by width and depth together or by depth alone: what each keeps after the same training.
+
+The arms see the same rows of newspaper sentences once, with the same cached signal, rate and batches. What they are
+compared by is KL(teacher || student) on held-out sentences, in nats per token, over the whole vocabulary. Rows, teacher
+and signal are the same for all seeds; a seed orders the training rows.
+
+python benchmarks/width.py --store EMPTY            # three seeds; --seeds 0 trains one of them and writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, bar, paired, write_result
+
+from distill2edge.data.encode import encode_rows, read_rows
+from distill2edge.pipeline.artifact import Artifact
+from distill2edge.pipeline.run_stages import run_stages, upto
+from distill2edge.recipe.load import load_recipe
+from distill2edge.running.housekeeping import open_store
+from distill2edge.stages import build_stages
+from distill2edge.util.progress import SilentProgress
+
+RECIPE = ROOT / "recipes" / "width" / "sentences.yaml"
+SEEDS = (0, 1, 2)
+BOTH, DEPTH = "width + depth", "depth alone"
+ARMS: dict[str, dict[str, Any]] = {
+    BOTH: {},
+    DEPTH: {"student.init": {"from": "teacher", "layers": 11}},
+}
+SHARE = 0.5
+"""Of the teacher's parameters."""
+
+
+def trained(arm: str, seed: int, store: Path | None) -> dict[str, Artifact]:
+    """The artifacts of one arm under one seed up to its merged student, by the names of their stages."""
+    stages = build_stages(load_recipe(RECIPE, ARMS[arm]), SilentProgress(), seed=seed)
+    done = run_stages(upto(stages, "merge"), open_store(store), SilentProgress())
+    return {item.stage.name: item.artifact for item in done}
+
+
+def divergences(found: dict[str, Artifact]) -> dict[str, list[float]]:
+    """KL(teacher || student) of each held-out row, mean over its tokens: of the student as pruned, and as trained."""
+    import torch
+
+    from distill2edge.models.checkpoint import load_tokenizer
+    from distill2edge.models.loading import load_model
+
+    places = {name: found[stage].path / "model" for name, stage in (("pruned", "student"), ("trained", "merge"))}
+    teacher_dir, recipe = found["teacher"].path / "model", load_recipe(RECIPE)
+    rows = encode_rows(
+        read_rows(found["data"].path, "test"), load_tokenizer(teacher_dir), "text", None, recipe.data.max_length
+    )
+    models = {name: load_model(place, dtype=torch.float32).eval() for name, place in places.items()}
+    teacher = load_model(teacher_dir, dtype=torch.float32).eval()
+    kl: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode():
+        for row in rows:
+            ids = torch.tensor([row.ids])
+            p = torch.log_softmax(teacher(ids).logits[0, :-1], -1)
+            for name, model in models.items():
+                q = torch.log_softmax(model(ids).logits[0, :-1], -1)
+                kl[name].append(float((p.exp() * (p - q)).sum(-1).mean()))
+    return kl
+
+
+def main() -> None:
+    """Train what is not in the store, compare, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, default=None)
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    options = parser.parse_args()
+    seeds = tuple(map(int, options.seeds.split(",")))
+    kl: dict[str, dict[str, list[list[float]]]] = {arm: {"pruned": [], "trained": []} for arm in ARMS}
+    facts: dict[str, Any] = {}
+    for seed in seeds:
+        for arm in ARMS:
+            found = trained(arm, seed, options.store)
+            student = found["student"].document("student.json")
+            facts[arm] = {
+                "layers": len(student["layers"]), "width": student.get("width"), "parameters": student["parameters"],
+                "supervised_tokens": found["distill"].facts["supervised_tokens"],
+                "share": student["parameters"] / found["teacher"].facts["parameters"],
+            }  # fmt: skip
+            for name, values in divergences(found).items():
+                kl[arm][name].append(values)
+                print(f"seed {seed}, {arm}, {name}: {sum(values) / len(values):.4f}", flush=True)
+    if seeds == SEEDS:
+        write(kl, facts)
+
+
+def write(kl: dict[str, dict[str, list[list[float]]]], facts: dict[str, Any]) -> None:
+    """The result file."""
+    gap = paired(kl[BOTH]["trained"], kl[DEPTH]["trained"])
+    means = {arm: {name: [mean(seed) for seed in found] for name, found in of.items()} for arm, of in kl.items()}
+    write_result(
+        "width",
+        "python benchmarks/width.py --store $(mktemp -d)",
+        description="Half of SmolLM2-135M's weights kept by width and depth together, or by depth alone, after one pass "
+        f"over the same rows: KL(teacher || student) on held-out sentences, {len(SEEDS)} seeds of the training",
+        bars=[
+            bar("width: KL on held-out text, width + depth - depth alone, upper end", gap.high, "<", 0.0,
+                unit="nats per token", note=f"difference {gap.value:.3f}; interval over rows, averaged over seeds"),
+            bar("width: the worst seed of width + depth - the best of depth alone",
+                max(means[BOTH]["trained"]) - min(means[DEPTH]["trained"]), "<", 0.0, unit="nats per token"),
+            *(bar(f"width: share of the teacher's parameters, {arm}", of["share"], "<=", SHARE)
+              for arm, of in facts.items()),
+        ],
+        samples={f"{name}, {arm}": found for arm, of in kl.items() for name, found in of.items()},
+        metrics={"students": facts, "means": means, "width + depth - depth alone": gap},
+        seeds=SEEDS,
+    )  # fmt: skip
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of some rows."""
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    main()
