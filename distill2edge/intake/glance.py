@@ -45,7 +45,7 @@ class Glance:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of a directory's tensors; none of a GGUF, which names them otherwise, and where there are no weights."""
+        """Names of a directory's tensors; none of a GGUF, which names them otherwise."""
         return tuple(read_directory(self.path).tensors) if self.path.is_dir() else ()
 
     @property
