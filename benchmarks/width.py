@@ -102,7 +102,7 @@ def write(kl: dict[str, dict[str, list[list[float]]]], facts: dict[str, Any]) ->
     write_result(
         "width",
         "python benchmarks/width.py --store $(mktemp -d)",
-        description=f"Half of SmolLM2-135M's weights kept by width and depth together, or by depth alone, after {STEPS} "
+        description=f"Half of SmolLM2-135M's weights by width and depth together, or by depth alone, after {STEPS} "
         f"equal steps: KL(teacher || student) on {ROWS} held-out sentences, {len(SEEDS)} seeds of the training",
         bars=[
             bar("width: KL on held-out text, width + depth - depth alone, upper end", gap.high, "<", 0.0,
