@@ -47,6 +47,17 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
+def seed_runs(recipe: Path, seeds: Sequence[int], store: Path | None, out: Path) -> list[Any]:
+    """The run of each seed, in directories of their own; what speeds are read from is the first's bench alone."""
+    import distill2edge as d2e
+
+    untimed = {"bench": {"workloads": ["task"], "rounds": 1, "requests": 1, "torch": False}}
+    return [
+        d2e.run(recipe, {} if seed == seeds[0] else untimed, store=store, out=out / f"{seed}", seeds=(seed,)).seed(seed)
+        for seed in seeds
+    ]
+
+
 def interleave(
     arms: Mapping[str, Callable[[], float]], rounds: int, *, warmup: int = 1, log: Callable[[str], None] | None = None
 ) -> dict[str, list[float]]:

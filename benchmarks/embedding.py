@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, bar, paired, write_result
+from common import ROOT, bar, paired, seed_runs, write_result
 
 import distill2edge as d2e
 from distill2edge.models.model_file import slug_of
@@ -43,8 +43,7 @@ class Student:
 
     def __init__(self, name: str, store: Path | None, out: Path) -> None:
         self.label, recipe, self.file = STUDENTS[name]
-        whole = d2e.run(recipe, store=store, out=out / name, seeds=SEEDS)
-        self.runs = [whole.seed(seed) for seed in SEEDS]
+        self.runs = seed_runs(recipe, SEEDS, store, out / name)
         self.verified = [run.artifacts["verify"].document("verify.json") for run in self.runs]
         self.bench = self.runs[0].report.document["bench"]
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, bar, paired, write_result
+from common import ROOT, bar, paired, seed_runs, write_result
 
 import distill2edge as d2e
 from distill2edge.runtimes import open_runtime
@@ -32,12 +32,6 @@ HALF = 4500
 """Unlabelled rows of the second arm."""
 GOLD_EPOCHS = 25
 """Passes over the labelled rows alone: as few as the student has over all rows would leave that arm undertrained."""
-
-
-def run(store: Path | None, out: Path) -> list[d2e.Run]:
-    """The run of each seed."""
-    whole = d2e.run(RECIPE, store=store, out=out, seeds=SEEDS)
-    return [whole.seed(seed) for seed in SEEDS]
 
 
 def trained(run: d2e.Run, seed: int, rows: int | None, out: Path) -> list[float]:
@@ -101,7 +95,7 @@ def main() -> None:
     parser.add_argument("--no-arms", action="store_true", help="the run alone: neither half the rows nor labels alone")
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp())
-    runs = run(options.store, out / "run")
+    runs = seed_runs(RECIPE, SEEDS, options.store, out / "run")
     found = scores(runs)
     arms = {name: [each[name]["scores"] for each in found] for name in found[0]}
     report = runs[0].report.document
