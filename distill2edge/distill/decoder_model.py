@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill2edge.distill.batches import Collator, collate, collate_packed, supervised
 from distill2edge.distill.chunked import Head, chunked_loss
-from distill2edge.distill.fake_quantization import FakeQuantizedWeight, weight_of
+from distill2edge.distill.fake_quantization import weight_of
 from distill2edge.distill.losses import Objective, TopK
 from distill2edge.distill.module import LossModule
 from distill2edge.errors import UserError
@@ -26,7 +26,6 @@ class DistillModel(LossModule):
         student: a Hugging Face causal model, or a PEFT model around one.
         eval_objective: the terms in evaluation mode; those of training unless set.
         packing: whether the rows of a batch share sequences.
-        fake_quantized: the weights that the student computes with as a file will store them (see `install`).
     """
 
     def __init__(
@@ -35,7 +34,6 @@ class DistillModel(LossModule):
         """`dtype`: what the matrix products run in (autocast where the weights are float32)."""
         super().__init__(student, dtype)
         self.objective = self.eval_objective = objective
-        self.fake_quantized: dict[str, FakeQuantizedWeight] = {}
         self.temperature, self.chunk, self.packing = temperature, chunk, False
         outer: Any = student
         base: Any = outer.get_base_model() if hasattr(outer, "get_base_model") else outer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded
     from distill2edge.distill.losses import Objective
     from distill2edge.distill.module import EncoderModule, LayerTeacher
+    from distill2edge.quantize.scales import TensorGrid
 
 Texts: TypeAlias = "Callable[[Sequence[Encoded]], Dataset[dict[str, Any]]]"
 Make: TypeAlias = (
@@ -75,6 +76,7 @@ def train_encoder(
     seed: int,
     work: Path,
     progress: Progress,
+    grids: Mapping[str, TensorGrid] | None = None,
 ) -> dict[str, Any]:
     """Train `model_dir` on the texts, and write `work/adapter` (LoRA, with the head) or `work/model`, and `train.json`.
 
@@ -84,6 +86,7 @@ def train_encoder(
         make: of the student's kind; called where nothing finished is there.
         signal: as of `Lesson`.
         teacher: for the terms on intermediate layers.
+        grids: as `distill.train.train`.
 
     Returns:
         what train.json holds, with counts in place of its curves; `supervised_tokens` counts texts.
@@ -94,6 +97,7 @@ def train_encoder(
     result = Path(work) / ("adapter" if lora else "model")
     if (facts := finished(result)) is not None:
         return facts
+    from distill2edge.distill.fake_quantization import install
     from distill2edge.distill.objective import objective_of
 
     set_up(seed)
@@ -107,7 +111,9 @@ def train_encoder(
         assert teacher is not None, "the terms on intermediate layers need the teacher"
         beside = open_beside(teacher, loss, student.config)
     dtype, lesson = compute_dtype(training.dtype, default_device()), Lesson(train_rows, signal, loss)
+    fake_quantized = {} if grids is None else install(student, grids, dtype)
     model, texts = make(student, objective_of(loss), beside, dtype, lesson)
+    model.fake_quantized = fake_quantized
     record = run_training(
         model,
         texts(train_rows),

@@ -8,6 +8,7 @@ optimizer step, however many micro-batches it has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -116,33 +117,28 @@ def install(student: nn.Module, grids: Mapping[str, TensorGrid], dtype: torch.dt
     """
     outer: Any = student
     inner: nn.Module = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
-    by_parameter: dict[int, FakeQuantizedWeight] = {}
+    places = {
+        _plain(name): module
+        for name, module in inner.named_modules(remove_duplicate=False)
+        if _matrix(module) is not None and not name.endswith(_INSIDE)
+    }
     found: dict[str, FakeQuantizedWeight] = {}
-    modules = {name: part for name, part in inner.named_modules() if _matrix(part) is not None}
-    for name, module in modules.items():
-        plain = name.removesuffix(".base_layer")
-        grid = grids.get(f"{plain}.weight")
-        base, wrapped = _matrix(module), hasattr(module, "base_layer")
-        assert base is not None
-        if grid is None and id(base.weight) not in by_parameter:
-            continue
-        if name.endswith(".base_layer"):
-            continue  # its wrapper does the work
-        known = by_parameter.get(id(base.weight))
-        if known is None:
-            assert grid is not None
-            if tuple(base.weight.shape) != (len(grid.scale), grid.columns):
-                raise UserError(f"the grid of {plain} has another shape", fix="make the grid from this very model")
-            low = _adapter(module) if wrapped else None
-            known = FakeQuantizedWeight(grid, base.weight, dtype, low)
-            by_parameter[id(base.weight)] = known
-            found[f"{plain}.weight"] = known
-        module.fake_quantized = known  # type: ignore[assignment]
-        base.fake_quantized = known  # type: ignore[assignment]
-        module.forward = _forward_of(module, base, known)
-    missing = sorted(set(grids) - set(found))
-    if missing:
-        raise UserError(f"no matrix {missing[0]} in this model", fix="make the grid from this very model")
+    for name, grid in grids.items():
+        module = places.get(name.removesuffix(".weight"))
+        if module is None:
+            raise UserError(f"no matrix {name} in this model", fix="make the grid from this very model")
+        base = _matrix(module)
+        if tuple(base.weight.shape) != (len(grid.scale), grid.columns):
+            raise UserError(f"the grid of {name} has another shape", fix="make the grid from this very model")
+        low_rank = _adapter(module) if hasattr(module, "base_layer") else None
+        found[name] = FakeQuantizedWeight(grid, base.weight, dtype, low_rank)
+    by_parameter = {id(weight.latent): weight for weight in found.values()}
+    for module in places.values():
+        base = _matrix(module)
+        known = by_parameter.get(id(base.weight))  # a tied one has the grid under one of its names
+        if known is not None:
+            module.fake_quantized = base.fake_quantized = known  # type: ignore[assignment]
+            module.forward = _forward_of(module, base, known)
     return found
 
 
@@ -163,6 +159,15 @@ def weight_of(module: Any) -> Tensor:
     return module.weight if quantized is None else quantized()
 
 
+_INSIDE = (".base_layer", ".original_module")  # of what peft wraps: the wrapper does the work
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+")
+
+
+def _plain(name: str) -> str:
+    """A module's name without what peft puts around a head that it trains in full."""
+    return _SAVED.sub("", name)
+
+
 def _matrix(module: nn.Module) -> Any:
     base: Any = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     return base if isinstance(base, nn.Linear | nn.Embedding) else None
@@ -178,7 +183,7 @@ def _adapter(module: Any) -> tuple[Any, Any, float]:
 
 def _forward_of(module: Any, base: Any, weight: FakeQuantizedWeight) -> Any:
     if isinstance(base, nn.Embedding):
-        return lambda ids: F.embedding(ids, weight(), base.padding_idx)
+        return _looked_up(base, weight)
     if weight.low_rank is None:
         return lambda x: F.linear(x.to(weight.dtype), weight(), _bias(base, weight))
 
@@ -190,6 +195,21 @@ def _forward_of(module: Any, base: Any, weight: FakeQuantizedWeight) -> Any:
         return out if bias is None else out + bias
 
     return adapted
+
+
+def _looked_up(base: Any, weight: FakeQuantizedWeight) -> Any:
+    """The lookup's own forward pass, which may scale what it finds, on the fake-quantized table."""
+    own = type(base).forward
+
+    def forward(ids: Tensor) -> Tensor:
+        base.__dict__["weight"] = weight()  # found before the parameter of that name
+        try:
+            out: Tensor = own(base, ids)
+            return out
+        finally:
+            del base.__dict__["weight"]
+
+    return forward
 
 
 def _bias(base: Any, weight: FakeQuantizedWeight) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill2edge.distill.fake_quantization import FakeQuantizedWeight
 from distill2edge.distill.losses import Objective
 from distill2edge.models.config import knows_segments
 
@@ -28,6 +29,7 @@ class LossModule(nn.Module):
     Attributes:
         student: a Hugging Face model, or a PEFT model around one.
         dtype: what the matrix products run in (autocast where the weights are float32).
+        fake_quantized: the weights that the student computes with as a file will store them (see `install`).
     """
 
     accepts_loss_kwargs = True  # the Trainer then hands over the global count of what the loss divides by
@@ -35,6 +37,7 @@ class LossModule(nn.Module):
     def __init__(self, student: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.student, self.dtype = student, dtype
+        self.fake_quantized: dict[str, FakeQuantizedWeight] = {}
 
     @property
     def pad(self) -> int:

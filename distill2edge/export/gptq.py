@@ -54,7 +54,7 @@ def export_onnx_gptq(
     with scratch(work, "gptq") as directory:
         start = directory / "start"
         write_initial_weights(scheme, activations, model_dir, start, progress)
-        facts = export_onnx(start, scheme, meta, work, progress, grid=start, rest=scheme.base)
+        facts = export_onnx(start, scheme, meta, work, progress, grid=start)
     facts |= {"calibration": "gptq", "trained": False}
     write_json(work / "export.json", facts)
     return facts

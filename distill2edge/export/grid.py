@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from distill2edge.export.gguf_write import open_weights
 from distill2edge.gguf.hf_layout import Layout
 from distill2edge.models.loading import load_model
 from distill2edge.quantize.grids import GRIDS
+from distill2edge.quantize.onnx_types import rest_of
 from distill2edge.quantize.scales import TensorGrid
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.quantize.tensor_grids import ModelGrid, load_grids, of_gguf
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def of_export(directory: Path, model_dir: Path, scheme: Scheme, layout: Layout | None) -> ModelGrid:
+def of_export(
+    directory: Path, model_dir: Path, scheme: Scheme, layout: Layout | None, known: Collection[str] = ()
+) -> ModelGrid:
     """The grid of an exported file, by the names in the state of the model that it was made of.
 
     A GGUF's is read from its bytes: types by tensor and scales, calibrated where the file is. An ONNX file's scales
@@ -29,28 +32,29 @@ def of_export(directory: Path, model_dir: Path, scheme: Scheme, layout: Layout |
 
     Args:
         layout: of a GGUF.
+        known: weights whose grids are known.
     """
     if layout is not None:
         return of_gguf(Path(directory) / "model.gguf", layout)
     import torch
 
-    return of_onnx(load_model(model_dir, dtype=torch.float32), scheme.base)
+    return of_onnx(load_model(model_dir, dtype=torch.float32), rest_of(scheme), known)
 
 
-def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) -> ModelGrid:
+def of_onnx(model: Any, kind: str, known: Collection[str] = ()) -> ModelGrid:
     """A grid for every matrix that the ONNX export stores in blocks: linear layers and embeddings, a tied one once.
 
     Args:
         model: a torch model.
         kind: `int4-b32` or `int8`.
-        importance: weight's name -> [columns] mean squared input; None: the scales of ONNX Runtime's own quantizer.
+        known: weights that are left out, with what is tied to them.
     """
     import torch
 
     from distill2edge.export.onnx_quantize import SMALLEST, quantize_blocks
 
     found: ModelGrid = {}
-    seen: set[int] = set()
+    seen = {id(model.get_parameter(name)) for name in known}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(module, torch.nn.Linear | torch.nn.Embedding) or weight.numel() < SMALLEST:
@@ -59,12 +63,10 @@ def of_onnx(model: Any, kind: str, importance: Mapping[str, Any] | None = None) 
             continue
         seen.add(id(weight))
         matrix = weight.detach().float()
-        if importance is None or f"{name}.weight" not in importance:
-            _, scales = quantize_blocks(matrix.numpy(), GRIDS[kind].bits)
-            scale = torch.from_numpy(scales.reshape(len(matrix), -1))
-            found[f"{name}.weight"] = TensorGrid(kind, scale, None, matrix.shape[1])
-        else:
-            found[f"{name}.weight"] = TensorGrid.fitted(matrix, kind, torch.as_tensor(importance[f"{name}.weight"]))
+        _, scales = quantize_blocks(matrix.numpy(), GRIDS[kind].bits)
+        found[f"{name}.weight"] = TensorGrid(
+            kind, torch.from_numpy(scales.reshape(len(matrix), -1)), None, matrix.shape[1]
+        )
     return found
 
 
@@ -89,14 +91,17 @@ class RowGrids:
     proves that its scales are those of these very weights.
     """
 
-    def __init__(self, directory: Path, model_dir: Path, rest: str | None = None) -> None:
+    def __init__(self, directory: Path, model_dir: Path, rest: str) -> None:
         """Args:
         directory: of the grids.
         model_dir: the model that was trained on them, or rounded to them.
-        rest: the type of matrices that hold none of its rows, which are rounded plainly; None: they are refused.
+        rest: the type of matrices that hold none of its rows, which are rounded plainly.
         """
+        from distill2edge.export.onnx_quantize import SMALLEST
+
         self._grids, self._rest = load_grids(directory), rest
         self.unknown: list[str] = []
+        self._small: set[bytes] = set()  # rows of matrices that no file stores in blocks, each for itself
         # Rows that are alike (of zeros) may lie in matrices of several types: an index for each.
         self._places: dict[str, dict[bytes, tuple[str, int]]] = {}
         with ExitStack() as stack:
@@ -105,22 +110,29 @@ class RowGrids:
                 places = self._places.setdefault(grid.kind, {})
                 for row, key in enumerate(_digests(weights[name].get_tensor(name).float().numpy())):
                     places[key] = (name, row)
+            for name in weights.keys() - self._grids.keys():
+                shape = weights[name].get_slice(name).get_shape()
+                if len(shape) == 2 and shape[0] * shape[1] < SMALLEST:
+                    self._small.update(_digests(weights[name].get_tensor(name).float().numpy()))
 
-    def of(self, matrix: np.ndarray, name: str) -> TensorGrid | str:
+    def of(self, matrix: np.ndarray, name: str) -> TensorGrid | str | None:
         """The grid of a matrix [rows, columns] float32 of a graph.
 
         Args:
             name: of the matrix, for messages.
 
         Returns:
-            or the type that it is rounded to plainly; `unknown` then names it.
+            or the type that it is rounded to plainly, which `unknown` then names; or None: it joins matrices that are
+            too small for blocks, and have no grid.
 
         Raises:
-            UserError: a row that was not trained on a grid, or rows of several types.
+            UserError: some rows alone that were trained on a grid, or rows of several types.
         """
         keys = _digests(matrix)
         known = [any(key in places for places in self._places.values()) for key in keys]
-        if self._rest is not None and not any(found and row.any() for found, row in zip(known, matrix, strict=True)):
+        if all(key in self._small for key in keys):
+            return None
+        if not any(found and row.any() for found, row in zip(known, matrix, strict=True)):
             self.unknown.append(name)
             return self._rest
         if not all(known):

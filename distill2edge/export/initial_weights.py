@@ -92,8 +92,8 @@ def gguf_types(path: Path, names: Mapping[str, str]) -> dict[str, str]:
 def _types(scheme: Scheme, exported: Path, activations: Activations) -> dict[str, str]:
     """Weight -> type in the file; of a GGUF those that have a grid."""
     if scheme.format == "onnx":
-        chosen: dict[str, str] = read_json(exported / "export.json")["mix"]["types"]
-        return onnx_types.by_weight(chosen, onnx_types.groups(activations.sources.values()))
+        mix = read_json(exported / "export.json")["mix"]
+        return onnx_types.by_weight(mix["types"], mix.get("joined") or onnx_types.groups(activations.sources.values()))
     found = gguf_types(exported / "model.gguf", activations.sources)
     return {activations.sources[name]: kind for name, kind in found.items() if kind in GRIDS}
 

@@ -46,7 +46,6 @@ def export_onnx(
     progress: Progress,
     *,
     grid: Path | None = None,
-    rest: str | None = None,
     compared: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Export a model and describe what was written.
@@ -60,8 +59,8 @@ def export_onnx(
         model_dir: dense Hugging Face directory (safetensors and tokenizer).
         meta: name, licence, teacher, recipe, recipe_key, description: they go into the graph's metadata.
         work: directory to write into; files of an earlier try are overwritten.
-        grid: directory of the grid that this model was trained on, or rounded to in a mix: the file gets its scales.
-        rest: beside a grid, the type of matrices that it does not know: None: there are none.
+        grid: directory of the grid that this model was trained on, or rounded to: the file gets its scales. Matrices
+            that it does not know are rounded plainly (`onnx_types.rest_of`).
         compared: what an earlier export of the same architecture said of its comparison; None: this graph is compared.
 
     Returns:
@@ -84,7 +83,7 @@ def export_onnx(
         graphs, built = exporter.graphs(model_dir, directory)
         if check is not None and dtype is None:
             compared = check.of(exporter.unrounded(graphs, model_dir, directory, properties), directory)
-        tally = _round(graphs, scheme, grid, rest, model_dir, directory, progress)
+        tally = _round(graphs, scheme, grid, model_dir, directory, progress)
         size = onnx_file.write_graphs(graphs, work, {**properties, "distill2edge.scheme": scheme.name})
     files = write_tokenizer(tokenizer, model_dir, form, template_for(form, tokenizer), limit_of(form, model_dir), work)
     if built is not None:
@@ -136,7 +135,6 @@ def _round(
     graphs: dict[str, ir.Model],
     scheme: Scheme,
     grid: Path | None,
-    rest: str | None,
     model_dir: Path,
     directory: Path,
     progress: Progress,
@@ -147,8 +145,10 @@ def _round(
     from distill2edge.export.onnx_dynamic import quantize_dynamic
     from distill2edge.export.onnx_quantize import apply_scheme
     from distill2edge.export.onnx_tally import Tally
+    from distill2edge.quantize.onnx_types import rest_of
 
-    tally, grids = Tally(), None if grid is None else RowGrids(grid, model_dir, rest)
+    tally, rest = Tally(), rest_of(scheme)
+    grids = None if grid is None else RowGrids(grid, model_dir, rest)
     for name, model in graphs.items():
         progress.say(f"  storing its weights as {scheme.name}")
         if str(scheme) != DYNAMIC:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 TOP = "int8-b64-f16"
 """The type of every matrix, where the budget has room for it."""
-REST = "int8"
-"""The type of a matrix that nothing was measured of, such as a table of positions."""
 _TABLE = 800
 """Bytes that zero points, wider scales and alignment may add to the graph for each matrix."""
 _TRIES = 3
@@ -61,7 +59,7 @@ def export_onnx_mix(
                 types, measured = mix.under(model_dir, options, rounder.dequantized, rest, directory, progress)
             start = directory / "start"
             write_rounded(model_dir, rounder.chosen(types), rounder.rounded, start, progress)
-            facts = export_onnx(start, scheme, meta, work, progress, grid=start, rest=REST, compared=plain["faithful"])
+            facts = export_onnx(start, scheme, meta, work, progress, grid=start, compared=plain["faithful"])
             rest = facts["size_bytes"] - budgets.bytes_of(options, types)
             if budget is None or facts["size_bytes"] <= budget:
                 break
@@ -70,6 +68,7 @@ def export_onnx_mix(
     if note:
         progress.say(f"  {note}")
     described = mix.described(sensitivity, options, types, measured, note)
+    described["joined"] = {group: list(sensitivity.joined[group]) for group in types}
     facts |= {"mix": described, "calibration": "sensitivity", "trained": False}
     write_json(work / "export.json", facts)
     return facts

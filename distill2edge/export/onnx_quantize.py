@@ -112,6 +112,10 @@ def apply_scheme(
             _store_half(model, table, tally)
         else:
             grid = scheme if grids is None else grids.of(table.weight, table.name)
+            if grid is None:
+                tally.fall_back(table.name, (rows, width), f"joins matrices of fewer than {SMALLEST} weights: fp32")
+                _store_float(model, table)
+                continue
             blocks = _rounded(table, ONNX_TYPES[grid]) if isinstance(grid, str) else _on_grid(table, grid)
             if width % blocks.size:
                 tally.fall_back(table.name, (rows, width), f"width padded to a multiple of {blocks.size}")

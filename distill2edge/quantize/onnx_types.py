@@ -20,6 +20,10 @@ from distill2edge.quantize.types import ONNX_TYPES
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from distill2edge.quantize.schemes import Scheme
+
+REST = "int8"
+"""Of a matrix that nothing was measured of, in a mix."""
 KINDS = tuple(name for name, each in ONNX_TYPES.items() if not each.stock)
 _JOINED = re.compile(r"^(.*)\.[qkv]_proj\.weight$")
 _SAMPLED, _SAMPLED_TABLE, _TALL = 128, 4096, 8
@@ -91,6 +95,11 @@ def _fills(weight: Tensor, kind: str) -> bool:
 
 def _spaced(count: int, most: int) -> list[int]:
     return [row * count // min(count, most) for row in range(min(count, most))]
+
+
+def rest_of(scheme: Scheme) -> str:
+    """The type of matrices that nothing was measured of, such as a table of positions: they are rounded plainly."""
+    return REST if scheme.mix else scheme.base
 
 
 def by_weight(chosen: Mapping[str, str], members: Groups) -> dict[str, str]:

@@ -54,12 +54,18 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
     student, distill = recipe.student, recipe.distill
     table: tuple[tuple[Feature, Path, object], ...] = (
         (features.ALIGNED, ("signal", "align"), getattr(recipe.signal, "align", "none") != "none"),
-        (features.HIDDEN_STATES, ("distill", "loss"), distill.loss.needs_layers),
-        (features.EMBEDDINGS, ("distill", "loss"), any(distill.loss.weighed("embeddings", "similarities"))),
-        (features.NUMBERS, ("distill", "loss"), any(distill.loss.weighed("numbers", "teacher_numbers"))),
+        *(
+            (feature, path, used)
+            for path, loss in recipe.losses
+            for feature, used in (
+                (features.HIDDEN_STATES, loss.needs_layers),
+                (features.EMBEDDINGS, any(loss.weighed("embeddings", "similarities"))),
+                (features.NUMBERS, any(loss.weighed("numbers", "teacher_numbers"))),
+                (features.ORDERED_LOSS, any(loss.weighed("steps"))),
+            )
+        ),
         (features.SETS, ("data", "multi"), recipe.data.multi),
         (features.ORDER, ("data", "ordered"), recipe.data.ordered),
-        (features.ORDERED_LOSS, ("distill", "loss"), any(distill.loss.weighed("steps"))),
         (features.DIMENSIONS, ("student", "dimensions"), student.dimensions),
         (features.TOKEN_TABLE, ("student", "init", "layers"), getattr(student.init, "is_table", False)),
         (features.POOLING, ("teacher", "pooling"), recipe.teacher.pooling),
@@ -70,7 +76,10 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         (features.SERVED_LOGITS, ("signal", "kind"), recipe.scored_elsewhere),
         (features.ASKED_TEACHER, ("teacher", "ask"), recipe.teacher.ask),
         (features.FIT, ("teacher", "fit"), recipe.teacher.fit),
-        (features.CLASS_WEIGHTS, ("distill", "loss", "class_weights"), distill.loss.class_weights != "none"),
+        *(
+            (features.CLASS_WEIGHTS, (*path, "class_weights"), loss.class_weights != "none")
+            for path, loss in recipe.losses
+        ),
         (features.LLAMA_CPP_TEACHER, ("teacher", "backend"), _llama_cpp(recipe)),
         (features.PAIRS, ("data", "pair"), recipe.data.pair is not None),
         (features.SYSTEM_MESSAGE, ("data", "system"), recipe.data.system is not None),
@@ -168,7 +177,7 @@ def _aligned(recipe: Recipe) -> Iterator[Problem]:
 
 def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
     """What rows without a response cannot serve."""
-    data, loss = recipe.data, recipe.distill.loss
+    data = recipe.data
     if data.response is not None and data.unlabelled is None:
         return
     where = ("data", "unlabelled" if data.unlabelled is not None else "response")
@@ -197,9 +206,10 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
         )
     if recipe.distill.control:
         yield Problem(("distill", "control"), f"{none} to train a control on", "set distill.control: false")
-    for term, _ in loss.weighed("gold") if recipe.signal.kind != "text" else ():
-        fix = f"set distill.loss.{term.name}: 0"
-        yield Problem(("distill", "loss", term.name), f"{none} for {term.label} to read", fix)
+    for path, weighed in recipe.losses if recipe.signal.kind != "text" else ():
+        for term, _ in weighed.weighed("gold"):
+            key = (*path, term.name)
+            yield Problem(key, f"{none} for {term.label} to read", f"set {'.'.join(key)}: 0")
 
 
 def _pairs(recipe: Recipe) -> Iterator[Problem]:
@@ -224,9 +234,10 @@ def _loss(recipe: Recipe) -> Iterator[Problem]:
         )
     if not any(loss.weighed()):
         yield Problem(where, "every weight of distill.loss is zero", "set distill.loss: {ce: 0.5, forward_kl: 0.5}")
-    if loss.layer_map is not None and not loss.needs_layers:
-        what = "distill.loss.layer_map is set, but neither hidden nor attention has a weight"
-        yield Problem((*where, "layer_map"), what, "give one a weight, or take layer_map out")
+    for path, each in recipe.losses:
+        if each.layer_map is not None and not each.needs_layers:
+            what = f"{'.'.join(path)}.layer_map is set, but neither hidden nor attention has a weight"
+            yield Problem((*path, "layer_map"), what, "give one a weight, or take layer_map out")
 
 
 def _pretrain(recipe: Recipe) -> Iterator[Problem]:
@@ -308,13 +319,13 @@ def _quantization_aware(recipe: Recipe) -> Iterator[Problem]:
         elif str(scheme) not in map(str, map(parse_scheme, recipe.export)):
             what = f"{where}: {scheme} is trained for, but not exported"
             yield Problem((*path, "schemes", index), what, "add it to export")
-    loss = section.loss or recipe.distill.loss
-    if loss.needs_logits and section.signal_from == "teacher" and recipe.signal.kind != "logits":
-        fix = f"use signal: {{kind: logits}}, or {where}.signal_from: student"
+    loss, said = section.loss or recipe.distill.loss, task_of(recipe).signals[0]
+    if loss.needs_signal and section.signal_from == "teacher" and recipe.signal.kind != said:
+        fix = f"use signal: {{kind: {said}}}, or {where}.signal_from: student"
         yield Problem((*path, "loss"), f"{where}.loss compares with the teacher", fix)
-    if not loss.needs_logits and section.signal_from == "student":
+    if not loss.needs_signal and section.signal_from == "student":
         what = f"{where}.signal_from: student has no term to serve"
-        yield Problem((*path, "signal_from"), what, f"set {where}.loss: {{forward_kl: 1}}")
+        yield Problem((*path, "signal_from"), what, f"weigh a term in {where}.loss that compares with the teacher")
     if section.lora is not None and section.lora.dropout:
         yield Problem((*path, "lora", "dropout"), f"{where}.lora.dropout has no place on a grid", "set it to 0")
 

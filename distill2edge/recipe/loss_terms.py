@@ -54,6 +54,8 @@ A distribution's value is multiplied by T^2. Every value is at least 0, in float
 
 DISTRIBUTIONS: tuple[Needs, ...] = ("distribution", "steps")
 """The needs that compare two distributions over the same events, at the temperature."""
+SAID: tuple[Needs, ...] = (*DISTRIBUTIONS, "teacher_numbers", "embeddings", "similarities")
+"""The needs that compare with what is kept of what a teacher says."""
 LAYERS: tuple[Needs, ...] = ("hidden_states", "attentions")
 """The needs for which the teacher runs beside the student."""
 
@@ -249,6 +251,11 @@ class WeightedTerms(Section):
     def needs_logits(self) -> bool:
         """Whether a term compares with the teacher's distribution."""
         return any(self.weighed(*DISTRIBUTIONS))
+
+    @property
+    def needs_signal(self) -> bool:
+        """Whether a term compares with what a teacher says: its distribution, its number, its vector."""
+        return any(self.weighed(*SAID))
 
     @property
     def needs_layers(self) -> bool:

@@ -17,7 +17,7 @@ from distill2edge.recipe.entries import ExportEntry
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.rounds import Rounds
 from distill2edge.recipe.section import LATER, Section
-from distill2edge.recipe.signals import GoldSignal, LabelsSignal, LogitsSignal, Signal, TextSignal
+from distill2edge.recipe.signals import SIGNALS, GoldSignal, LabelsSignal, LogitsSignal, Signal, TextSignal
 from distill2edge.recipe.student import FromModel, FromTeacher, Init, Student
 from distill2edge.recipe.synthesis import Synthesis
 from distill2edge.recipe.teacher import Fit, Teacher
@@ -80,6 +80,20 @@ class Distill(Training):
         "defaults; null: the files are rounded from the trained student",
         examples=["gguf:Q4_0", {"schemes": ["gguf:Q4_0", "onnx:int4-b32"], "epochs": 0.5}],
     )
+
+    @property
+    def on_grid(self) -> Distill:
+        """The training on the grid of a file, as a section like this one.
+
+        Raises:
+            ValueError: there is none.
+        """
+        section = self.quantization_aware
+        if section is None:
+            raise ValueError("the recipe trains on no grid")
+        own = {name: getattr(section, name) for name in Training.model_fields}
+        loss = section.loss or self.loss
+        return self.model_copy(update={**own, "loss": loss, "control": False, "quantization_aware": None})
 
 
 class Recipe(Section):
@@ -150,6 +164,16 @@ class Recipe(Section):
         return () if section is None else tuple(parse_scheme(text) for text in section.schemes)
 
     @property
+    def losses(self) -> tuple[tuple[tuple[str, ...], Loss], ...]:
+        """Every loss that the recipe weighs, with its key."""
+        first, section = ("distill", "loss"), self.distill.quantization_aware
+        own = None if section is None else section.loss
+        return (
+            (first, self.distill.loss),
+            *(() if own is None else ((("distill", "quantization_aware", "loss"), own),)),
+        )
+
+    @property
     def without_references(self) -> bool:
         """Whether the student writes, and no row says what: the teacher's answers are what it is compared with."""
         return self.data.response is None and task_of(self).predicts_tokens
@@ -165,10 +189,12 @@ class Recipe(Section):
         return self.teacher.url is None and self.teacher.dequantize
 
     @property
-    def student_signal(self) -> LogitsSignal:
-        """What is kept of the student's own distributions for training on a grid: they are matched as they are."""
-        top_k = self.signal.top_k if isinstance(self.signal, LogitsSignal) else LogitsSignal().top_k  # type: ignore[call-arg]
-        return LogitsSignal(top_k=top_k, temperature=1.0)  # type: ignore[call-arg]
+    def student_signal(self) -> Signal:
+        """What is kept of what the student itself says, for training on a grid: that is matched as it is."""
+        kind = SIGNALS[task_of(self).signals[0]]
+        asked = {"top_k": self.signal.top_k} if isinstance(self.signal, LogitsSignal) else {}
+        plain = {"temperature": 1.0} if "temperature" in kind.model_fields else {}
+        return kind(**asked, **plain)  # type: ignore[return-value]
 
     @property
     def calibration_rows(self) -> int:

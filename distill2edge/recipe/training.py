@@ -9,7 +9,7 @@ from pydantic import Field
 
 from distill2edge.errors import Problem
 from distill2edge.recipe.entries import ExportEntry
-from distill2edge.recipe.loss_terms import LAYERS, WeightedTerms, with_terms
+from distill2edge.recipe.loss_terms import WeightedTerms, with_terms
 from distill2edge.recipe.ranges import Epochs, LearningRate, Reason
 from distill2edge.recipe.section import LATER, Section
 
@@ -89,8 +89,8 @@ class QuantizationAware(Training):
     loss: Loss | None = Field(None, description="weights of the terms; null: those of distill")
     signal_from: Annotated[Literal["teacher", "student"], LATER] = Field(
         "teacher",
-        description="whose distributions the terms compare with: the teacher's, or those of the student in full "
-        "precision, of which the file is to lose nothing; the latter need no signal of kind logits",
+        description="whose distributions (labels, numbers, vectors) the terms compare with: the teacher's, or those of "
+        "the student in full precision, of which the file is to lose nothing; the latter need no signal of a teacher",
     )
     lora: Lora | None = Field(
         None, description="an adapter, whose sum with the weights is put on the grid; null trains every weight, "
@@ -98,17 +98,9 @@ class QuantizationAware(Training):
     )  # fmt: skip
 
     def problems(self) -> Iterator[Problem]:
-        """A loss of its own that says something, of what is there to learn from."""
-        if self.loss is None:
-            return
-        if not any(self.loss.weighed()):
+        """A loss of its own that says something."""
+        if self.loss is not None and not any(self.loss.weighed()):
             yield Problem(("loss",), "every weight is zero", "set loss: {forward_kl: 1}, or leave it out")
-        for term, _ in self.loss.weighed("steps"):
-            what = f"{term.name} compares steps of a scale, and tokens are none"
-            yield Problem(("loss", term.name), what, "set it to 0")
-        for term, _ in self.loss.weighed(*LAYERS):
-            what = f"{term.name} compares layers, and no teacher runs beside the training on a grid"
-            yield Problem(("loss", term.name), what, "set it to 0")
 
 
 def one_scheme(value: Any) -> Any:

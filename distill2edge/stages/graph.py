@@ -103,8 +103,8 @@ class Graph:
             compared = (of_control,)
         baselines = tuple(map(parse_scheme, recipe.verify.teacher_schemes))
         exports = (
-            *self.exported("student", rows, base, merged, recipe.schemes, signal),
-            *self.exported("teacher", rows, base, teacher, baselines, None),
+            *self.exported("student", rows, base, merged, recipe.schemes, signal, teacher, student),
+            *self.exported("teacher", rows, base, teacher, baselines),
         )
         looked_at = {"rows": rows, "base": base, "teacher": teacher, "student": student}
         everything = {**looked_at, "merged": (merged, *compared), "exports": exports}
@@ -183,7 +183,15 @@ class Graph:
         return *last, self.add(ScoreRounds, data=data, models=models, signals=signals)
 
     def exported(
-        self, role: Role, rows: Rows, base: Stage, model: Stage, schemes: Sequence[Scheme], signal: Stage | None
+        self,
+        role: Role,
+        rows: Rows,
+        base: Stage,
+        model: Stage,
+        schemes: Sequence[Scheme],
+        signal: Stage | None = None,
+        teacher: Stage | None = None,
+        student: Stage | None = None,
     ) -> list[Export]:
         """The files of a model, and what they are rounded by and trained on."""
         recipe, add = self.recipe, self.add
@@ -195,9 +203,12 @@ class Graph:
         if formats:
             sensitivity = add(Sensitivity, **of, calibration=calibration, formats=formats)
         on_grid = set(map(str, recipe.trained_schemes)) if role == "student" else set()
-        trained_more, own = recipe.distill.quantization_aware, None
-        if on_grid and trained_more is not None and trained_more.signal_from == "student":
-            own = add(StudentSignal, arm=role, rows=rows, model=model, signal=signal)
+        trained_more, learns = recipe.distill.quantization_aware, {"signal": signal, "own": None}
+        if on_grid and trained_more is not None:
+            if trained_more.signal_from == "student":
+                learns["own"] = add(StudentSignal, arm=role, rows=rows, model=model, signal=signal)
+            if recipe.distill.on_grid.loss.needs_layers:
+                learns |= {"teacher": teacher, "student": student}
         found: dict[str, Export] = {}
         for scheme in sorted(schemes, key=lambda scheme: str(scheme) in on_grid):  # what training starts from: first
             source, by = model, calibration if scheme.mix or recipe.calibrated(scheme) else None
@@ -206,7 +217,7 @@ class Graph:
                 before = found[f"{scheme}{UNTRAINED_SUFFIX}"]
                 source = add(
                     TrainOnGrid, arm=str(scheme), rows=rows, model=model, untrained=before,
-                    rounded_by=by if scheme.mix or recipe.gptq else None, signal=signal, own=own, scheme=scheme,
+                    rounded_by=by if scheme.mix or recipe.gptq else None, scheme=scheme, **learns,
                 )  # fmt: skip
                 if scheme.mix:
                     by, chosen_by, untrained = None, None, before

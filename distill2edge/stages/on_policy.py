@@ -127,15 +127,14 @@ def write_texts(
     Args:
         seed: of the round.
     """
-    from distill2edge.data.encode import encode_prompts
+    from distill2edge.data.model_inputs import encode_inputs, form_of
     from distill2edge.data.tokens import stop_token_ids
     from distill2edge.generation.writers import open_writer
     from distill2edge.models.checkpoint import load_tokenizer
     from distill2edge.recipe.schema import TextSignal
 
-    data = recipe.data
     tokenizer: Any = load_tokenizer(model_dir)
-    stop = stop_token_ids(tokenizer, data.template)
+    form, stop = form_of(recipe, model_dir), stop_token_ids(tokenizer, recipe.data.template)
     sampling = TextSignal(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature)  # type: ignore[call-arg]
     writer, ended = None, 0
     with progress.task("student writes", len(prompts)) as task:
@@ -145,7 +144,7 @@ def write_texts(
                 # The teacher reads every token of it, and its rows may be fewer than the student's.
                 tokens = max(tokenizer.get_vocab().values()) + 1
                 writer = writer or open_writer(model_dir, tokenizer, sampling, stop, "transformers", None, tokens)
-                asked = encode_prompts(prompts[begin : begin + _SHARD], tokenizer, data.template, data.system)
+                asked = encode_inputs(prompts[begin : begin + _SHARD], tokenizer, form)
                 answers = writer(asked, (seed * 1_000_003 + shard) % (1 << 31))
                 write_text(path, json.dumps(list(zip(asked, answers, strict=True))))
             ended += sum(bool(answer) and answer[-1] in stop for _, answer in json.loads(path.read_text()))

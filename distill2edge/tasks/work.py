@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.kinds import Kind
 from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.recipe.schema import Distill, FromTeacher, Loss, Recipe
 from distill2edge.tasks.survival import SURVIVAL
 from distill2edge.util.files import read_json
@@ -22,8 +24,28 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     from distill2edge.distill.encoder_training import Beside
     from distill2edge.quantize.divergence import Row as Compared
+    from distill2edge.quantize.scales import TensorGrid
+    from distill2edge.quantize.schemes import Scheme
+    from distill2edge.recipe.schema import Lora
 
 Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """What the training on the grid of a file has beside any other.
+
+    Attributes:
+        grids: weight's name -> its grid.
+        lora: of this training; None trains every weight.
+        own: what the student itself says of the rows, in the place of what the teacher says; None: the teacher's.
+        made_of: the student before any training, where the loss compares layers.
+    """
+
+    grids: Mapping[str, TensorGrid]
+    lora: Lora | None
+    own: Path | None = None
+    made_of: Path | None = None
 
 
 class Work(ABC):
@@ -113,6 +135,7 @@ class Work(ABC):
         rows_dir: Path,
         work: Path,
         progress: Progress,
+        on_grid: OnGrid | None = None,
     ) -> Facts:
         """Train one arm; writes `adapter/` or `model/`, and `train.json`.
 
@@ -121,11 +144,34 @@ class Work(ABC):
             kind: the signal's kind; `gold` for the control.
             teacher: given where the loss runs the teacher beside the student.
             signal: directory of the cached signal; None for `gold`.
+            on_grid: of a merged student that is trained on the grid of a file.
         """
 
     @abstractmethod
-    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
-        """Turn what was trained into one dense `model/`, checked, and `merge.json`."""
+    def student_signal(
+        self, recipe: Recipe, student: Path, signal: Path | None, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """Cache what the merged student says of the rows that it was trained on, and of the validation rows.
+
+        Args:
+            signal: the `signal` stage, whose responses are the rows where the teacher wrote them.
+        """
+
+    @abstractmethod
+    def merge(
+        self,
+        recipe: Recipe,
+        student: Path,
+        trained: Path,
+        rows_dir: Path,
+        work: Path,
+        schemes: Sequence[Scheme] = SURVIVAL,
+    ) -> Facts:
+        """Turn what was trained into one dense `model/`, checked, and `merge.json`.
+
+        Args:
+            schemes: whose rounding steps the updates are compared with.
+        """
 
     @abstractmethod
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
@@ -185,12 +231,45 @@ class EncoderWork(Work):
         encoded = self.calibration(recipe, rows_dir, model_dir, split)[: recipe.verify.max_tokens]
         return [Compared(row.ids, [0], len(row.ids), row.types) for row in encoded]
 
-    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
+    @abstractmethod
+    def cache(
+        self, model_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+    ) -> Facts:
+        """Keep what a model of the task, whose weights lie there, says of the texts."""
+
+    def said(
+        self,
+        recipe: Recipe,
+        model_dir: Path,
+        rows_dir: Path,
+        work: Path,
+        progress: Progress,
+        placement: Placement = WHOLE,
+    ) -> Facts:
+        """Keep what a model of the task says of train and validation rows."""
+        rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, model_dir, split)]
+        return self.cache(model_dir, rows, work, progress, placement)
+
+    def student_signal(
+        self, recipe: Recipe, student: Path, signal: Path | None, rows_dir: Path, work: Path, progress: Progress
+    ) -> Facts:
+        """As `Work.student_signal`."""
+        return self.said(recipe, student, rows_dir, work, progress)
+
+    def merge(
+        self,
+        recipe: Recipe,
+        student: Path,
+        trained: Path,
+        rows_dir: Path,
+        work: Path,
+        schemes: Sequence[Scheme] = SURVIVAL,
+    ) -> Facts:
         """The adapter's product added to the weights, the trained head put in its place."""
         from distill2edge.student.merge import merge as merge_weights
 
         rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
-        return merge_weights(student, trained, rows[:ROWS], SURVIVAL, work)
+        return merge_weights(student, trained, rows[:ROWS], schemes, work)
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """The test rows."""
@@ -204,7 +283,16 @@ ROWS = 16
 """On which a merge is compared."""
 
 
-def beside_of(recipe: Recipe, loss: Loss, student: Path, teacher: Path | None) -> Beside | None:
+def taught_by(recipe: Recipe, signal: Path | None, on_grid: OnGrid | None) -> tuple[Path, float] | None:
+    """What is kept of what was said of whole texts, and the temperature at which it is compared; None: nothing."""
+    if on_grid is not None and on_grid.own is not None:
+        return on_grid.own, getattr(recipe.student_signal, "temperature", 1.0)
+    return None if signal is None else (signal, getattr(recipe.signal, "temperature", 1.0))
+
+
+def beside_of(
+    recipe: Recipe, loss: Loss, student: Path, teacher: Path | None, on_grid: OnGrid | None = None
+) -> Beside | None:
     """The teacher that runs beside a student; None where no term compares layers."""
     from distill2edge.distill.encoder_training import Beside
     from distill2edge.models.id_map import read_map
@@ -212,6 +300,7 @@ def beside_of(recipe: Recipe, loss: Loss, student: Path, teacher: Path | None) -
     if not loss.needs_layers:
         return None
     assert teacher is not None
+    student = student if on_grid is None or on_grid.made_of is None else on_grid.made_of
     ids = read_map(student)
     to_teacher = None if ids is None else [int(old) for old in ids.new_to_old]
     return Beside(teacher, _layer_map(recipe, loss, student, teacher), to_teacher)

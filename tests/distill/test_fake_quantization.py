@@ -31,7 +31,7 @@ from distill2edge.recipe.schema import LogitsSignal, Lora, Loss, Training
 from distill2edge.runtimes import open_runtime
 from distill2edge.teacher.logits import cache_logits
 from distill2edge.util.progress import SilentProgress
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_family, tiny_llama
 
 IDS = list(range(5, 37))
 
@@ -62,7 +62,12 @@ def grids_of(model_dir: Path, kind: str) -> dict[str, TensorGrid]:
     }
 
 
-def test_the_forward_pass_is_that_of_the_stored_weights_and_the_gradient_goes_through(model_dir: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])  # the latter scales what it looks up
+def test_the_forward_pass_is_that_of_the_stored_weights_and_the_gradient_goes_through(
+    model_dir: Path, tmp_path: Path, family: str
+) -> None:
+    if family != "llama":
+        tiny_family(model_dir := tmp_path, family)
     grids = grids_of(model_dir, "Q4_0")
     student = load_student(model_dir, None, torch.float32)
     install(student, grids, torch.float32)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_recipe
+from tiny import tiny_recipe, tiny_t5
 
 from distill2edge.data.encode import read_rows
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.distill.on_policy_rounds import kept_response, read_written, training_of, turn
 from distill2edge.errors import UserError
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.load import load_recipe
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.schema import Distill
@@ -53,6 +54,25 @@ def test_every_written_token_is_supervised_and_scored(place: Path) -> None:
         for row in written:
             assert reader.positions(row.id) == row.supervised == len(row.ids) - row.prompt_length
             assert row.supervised <= 6
+
+
+def test_an_encoder_decoder_writes_targets_that_its_teacher_scores(place: Path) -> None:
+    tiny_t5(place / "t5", layers=2, hidden=32)
+    (place / "t5" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    task = ["task=seq2seq", f"teacher.model={place / 't5'}", "data.choices=null", "student.lora=null"]
+    rounds = "distill.on_policy={rounds: 1, rows: 24, data_share: 0.25, max_new_tokens: 6, epochs: 8}"
+    artifacts = {kind: until(place, kind, *task, rounds) for kind in ("signal", "merge", "distill", "teacher")}
+    signal = artifacts["signal"]["signal on-policy 1"]
+    written, reader = read_written(signal), SignalReader(signal)
+    ends = load_tokenizer(artifacts["teacher"]["teacher"] / "model").eos_token_id
+    for row in written:
+        assert row.ids[row.prompt_length - 1] == ends  # a source ends with it, and the target begins after that
+        assert 0 < reader.positions(row.id) == row.supervised == len(row.ids) - row.prompt_length <= 6
+    assert len(reader) == len(written) + 6 + 8  # and the data's share, and the rows of validation
+    weights = {(path / "model" / "model.safetensors").read_bytes() for path in artifacts["merge"].values()}
+    assert len(weights) == len(artifacts["merge"]) == 2
+    log = json.loads((artifacts["distill"]["distill"] / "train.json").read_text())["log"]
+    assert log[-1]["loss"] < log[0]["loss"]
 
 
 def test_the_student_comes_nearer_to_the_teacher_on_its_own_texts(place: Path) -> None:
@@ -137,6 +157,7 @@ def test_a_recipe_without_rounds_keeps_its_stages(place: Path) -> None:
         ("signal={kind: text}", "use signal: {kind: logits}"),
         ("teacher.backend=llama.cpp", "leave teacher.backend out"),
         ("distill.on_policy={reverse_kl: 0}", "compares nothing"),
+        ("task=classification", "not for classification: an encoder writes no text that a teacher could score"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_fix(place: Path, change: str, said: str) -> None:

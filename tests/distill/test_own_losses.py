@@ -229,7 +229,11 @@ def test_every_entry_of_the_table_has_a_function_and_charts_name_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"), [("{ce: 0}", "every weight is zero"), ("{forward_kl: 1, hidden: 1}", "hidden compares layers")]
+    ("loss", "said"),
+    [
+        ("{ce: 0}", "every weight is zero"),
+        ("{forward_kl: 1, hidden: 1}", "a loss on hidden states or attention is for"),
+    ],
 )
 def test_training_on_a_grid_refuses_a_loss_that_has_nothing_to_learn_from(loss: str, said: str) -> None:
     with pytest.raises(RecipeErrors, match=rf"quantization_aware\.loss.*{said}"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,15 @@ from distill2edge.data.model_inputs import encode_for, form_of
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.id_map import read_map
 from distill2edge.models.model_file import Encodings, ModelFile
-from distill2edge.recipe.schema import Distill, FromModel, Loss, Recipe
+from distill2edge.recipe.schema import Distill, FromModel, LogitsSignal, Loss, Recipe
 from distill2edge.tasks.survival import SURVIVAL
-from distill2edge.tasks.work import Facts, Work
+from distill2edge.tasks.work import Facts, OnGrid, Work
 from distill2edge.util.files import read_object, write_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded, Row
-    from distill2edge.quantize.scales import TensorGrid
+    from distill2edge.quantize.schemes import Scheme
     from distill2edge.teacher.token_views import Tokens
 
 
@@ -147,90 +147,53 @@ class TokenWork(Work):
         rows_dir: Path,
         work: Path,
         progress: Progress,
+        on_grid: OnGrid | None = None,
     ) -> Facts:
-        """On the teacher's logits, on its text, or on the data's own responses."""
+        """On the teacher's logits (on a grid: or the student's own), on its text, or on the data's own responses."""
         from distill2edge.distill.train import train
 
+        compared = signal if kind == "logits" else None
         return train(
             student,
             self._training_rows(recipe, kind, student, signal, rows_dir, progress),
             _cached(self.encoded(recipe, rows_dir, student, "validation"), kind, signal),
-            signal if kind == "logits" else None,
+            compared if on_grid is None else on_grid.own or compared,
             training,
             training.loss,
-            recipe.student.lora,
+            recipe.student.lora if on_grid is None else on_grid.lora,
             training.chunk,
             recipe.seed,
             work,
             progress,
+            None if on_grid is None else on_grid.grids,
         )
 
     def student_signal(
         self, recipe: Recipe, student: Path, signal: Path | None, rows_dir: Path, work: Path, progress: Progress
     ) -> Facts:
-        """The merged student's logits on the rows it was trained on and on the validation rows.
-
-        Args:
-            signal: the `signal` stage, whose responses are the rows where the teacher wrote them.
-        """
+        """As `Work.student_signal`: its distributions."""
         from distill2edge.teacher.logits import cache_logits
 
         rows = self._training_rows(recipe, recipe.signal.kind, student, signal, rows_dir, progress)
         rows += self.encoded(recipe, rows_dir, student, "validation")
-        return cache_logits(student, rows, recipe.student_signal, work, progress)
+        kept = recipe.student_signal
+        assert isinstance(kept, LogitsSignal)
+        return cache_logits(student, rows, kept, work, progress)
 
-    def train_on_grid(
+    def merge(
         self,
         recipe: Recipe,
-        grids: Mapping[str, TensorGrid],
         student: Path,
-        signal: Path | None,
-        own: Path | None,
+        trained: Path,
         rows_dir: Path,
         work: Path,
-        progress: Progress,
+        schemes: Sequence[Scheme] = SURVIVAL,
     ) -> Facts:
-        """Train the merged student on a grid, with the rows of `distill`; writes a dense `model/`.
-
-        Args:
-            grids: weight's name -> its grid.
-            student: merged model in full precision, which is what the training starts from.
-            signal: of the teacher, as for `distill`.
-            own: the student's own logits, which take the place of the teacher's.
-        """
-        from distill2edge.distill.train import train
-        from distill2edge.student.merge import merge
-
-        section = recipe.distill.quantization_aware
-        assert section is not None
-        kind = recipe.signal.kind
-        rows = self._training_rows(recipe, kind, student, signal, rows_dir, progress)
-        trained = work / "trained"
-        facts = train(
-            student,
-            rows,
-            _cached(self.encoded(recipe, rows_dir, student, "validation"), kind, signal),
-            own or (signal if kind == "logits" else None),
-            section,
-            section.loss or recipe.distill.loss,
-            section.lora,
-            recipe.distill.chunk,
-            recipe.seed,
-            trained,
-            progress,
-            grids,
-        )
-        merged = merge(student, trained, rows[:8], (), work)
-        shutil.copyfile(trained / "train.json", work / "train.json")
-        shutil.rmtree(trained)
-        return {"train": facts, "merge": merged}
-
-    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
         """The adapter's product added to the weights."""
         from distill2edge.student.merge import merge as merge_weights
 
         rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
-        return merge_weights(student, trained, rows[:8], SURVIVAL, work)
+        return merge_weights(student, trained, rows[:8], schemes, work)
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """Test rows, and where the responses are a closed set, every choice after each prompt."""

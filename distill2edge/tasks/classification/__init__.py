@@ -20,6 +20,7 @@ from distill2edge.tasks.features import (
     ORDERED_LOSS,
     PAIRS,
     PRETRAINING,
+    QUANTIZATION_AWARE,
     SETS,
     TRIMMED_VOCABULARY,
 )
@@ -42,7 +43,7 @@ class Classification(Task):
     templates = ("plain",)
     supports = frozenset({
         ASKED_TEACHER, CALIBRATION, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, KL_MIXES, MIXES, ORDER,
-        ORDERED_LOSS, PAIRS, PRETRAINING, SETS, TRIMMED_VOCABULARY,
+        ORDERED_LOSS, PAIRS, PRETRAINING, QUANTIZATION_AWARE, SETS, TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False
@@ -52,9 +53,10 @@ class Classification(Task):
         choices, ask = recipe.data.choices, recipe.teacher.ask
         if choices is None:
             yield Problem(("data",), "task classification needs the label set", "set data.choices")
-        if any(recipe.distill.loss.weighed("steps")) and not recipe.data.ordered:
-            what = "emd counts steps between choices, and nothing says that data.choices are in an order"
-            yield Problem(("distill", "loss"), what, "set data.ordered: true, or take emd out")
+        for path, loss in recipe.losses:
+            if any(loss.weighed("steps")) and not recipe.data.ordered:
+                what = "emd counts steps between choices, and nothing says that data.choices are in an order"
+                yield Problem(path, what, "set data.ordered: true, or take emd out")
         if ask is None:
             return
         if choices is not None and ask.answers is not None and len(ask.answers) != len(choices):
@@ -63,9 +65,10 @@ class Classification(Task):
         if not hasattr(recipe.student.init, "model"):
             what = "a language model that is asked has no layers that a classifier is made of"
             yield Problem(("student", "init"), what, "name an encoder: student.init: {model: ..., layers: 3}")
-        if recipe.distill.loss.needs_layers:
-            what = "a language model that is asked has no layers to compare with"
-            yield Problem(("distill", "loss"), what, "take hidden and attention out of distill.loss")
+        for path, loss in recipe.losses:
+            if loss.needs_layers:
+                what = "a language model that is asked has no layers to compare with"
+                yield Problem(path, what, f"take hidden and attention out of {'.'.join(path)}")
 
     def teaches(self, kind: Kind, recipe: Recipe) -> bool:
         """As `Task.teaches`: what is asked must write."""

@@ -19,7 +19,7 @@ from distill2edge.models.shape import shape_of
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
 from distill2edge.tasks.classification.asked.work import ASKED, as_asked
 from distill2edge.tasks.survival import SURVIVAL
-from distill2edge.tasks.work import ROWS, EncoderWork, Facts, beside_of
+from distill2edge.tasks.work import ROWS, EncoderWork, Facts, OnGrid, beside_of, taught_by
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
 
@@ -84,12 +84,12 @@ class ClassifierWork(EncoderWork):
         return make_classifier
 
     def cache(
-        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+        self, model_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
     ) -> Facts:
-        """Keep what the teacher says of the texts, as `teacher.labels.cache_labels`."""
+        """As `EncoderWork.cache`: class logits."""
         from distill2edge.teacher.labels import cache_labels
 
-        return cache_labels(teacher, rows, work, progress, placement=placement)
+        return cache_labels(model_dir, rows, work, progress, placement=placement)
 
     def fit(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """A head on the teacher, trained with it (or with adapters in it) on the data's own labels, then merged; a
@@ -122,8 +122,7 @@ class ClassifierWork(EncoderWork):
         if recipe.teacher.ask is not None:
             return ASKED.labels(as_asked(recipe), teacher, rows_dir, work, progress)
         self.check(recipe, teacher)
-        rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
-        return self.cache(teacher, rows, work, progress, recipe.teacher.placement)
+        return self.said(recipe, teacher, rows_dir, work, progress, recipe.teacher.placement)
 
     def pretrain(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """Layers of the unfitted teacher, distilled on masked tokens of the train split."""
@@ -205,14 +204,14 @@ class ClassifierWork(EncoderWork):
         rows_dir: Path,
         work: Path,
         progress: Progress,
+        on_grid: OnGrid | None = None,
     ) -> Facts:
-        """On the teacher's class logits and intermediate layers, or on the data's own labels."""
+        """On the teacher's class logits and intermediate layers (on a grid: or the student's own class logits), or on
+        the data's own labels."""
         from distill2edge.distill.label_cache import LabelReader
 
-        beside = beside_of(recipe, training.loss, student, teacher)
-        soft = None
-        if kind in ("labels", "numbers") and signal is not None:
-            soft = (signal, getattr(recipe.signal, "temperature", 1.0))
+        beside = beside_of(recipe, training.loss, student, teacher, on_grid)
+        soft = taught_by(recipe, signal if kind in ("labels", "numbers") else None, on_grid)
         train, validation = (self.encoded(recipe, rows_dir, student, split) for split in ("train", "validation"))
         if soft is None:
             train, validation = self.known(train), self.known(validation)
@@ -227,10 +226,11 @@ class ClassifierWork(EncoderWork):
             beside,
             training,
             training.loss,
-            recipe.student.lora,
+            recipe.student.lora if on_grid is None else on_grid.lora,
             recipe.seed,
             work,
             progress,
+            None if on_grid is None else on_grid.grids,
         )
 
     def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration") -> list[Encoded]:

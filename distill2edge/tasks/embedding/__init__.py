@@ -17,6 +17,7 @@ from distill2edge.tasks.features import (
     HIDDEN_STATES,
     MIXES,
     POOLING,
+    QUANTIZATION_AWARE,
     TOKEN_TABLE,
     TRIMMED_VOCABULARY,
 )
@@ -43,8 +44,8 @@ class Embedding(Task):
     templates = ("plain",)
     supports = frozenset(
         {
-            CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, GOLD_PAIRS, HIDDEN_STATES, MIXES, POOLING, TOKEN_TABLE,
-            TRIMMED_VOCABULARY,
+            CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, GOLD_PAIRS, HIDDEN_STATES, MIXES, POOLING,
+            QUANTIZATION_AWARE, TOKEN_TABLE, TRIMMED_VOCABULARY,
         }
     )  # fmt: skip
     kinds = (EMBEDDER, ENCODER)
@@ -55,9 +56,11 @@ class Embedding(Task):
         """As `Task.problems`."""
         if recipe.data.choices is not None:
             yield Problem(("data", "choices"), "an embedding is no choice", "leave data.choices out")
-        if any(recipe.distill.loss.weighed("gold", "distribution")):
-            what = "an embedder predicts no tokens and no labels: distill.loss compares its vectors"
-            yield Problem(("distill", "loss"), what, "set distill.loss: {embedding: 1}")
+        for path, loss in recipe.losses:
+            if any(loss.weighed("gold", "distribution")):
+                key = ".".join(path)
+                what = f"an embedder predicts no tokens and no labels: {key} compares its vectors"
+                yield Problem(path, what, f"set {key}: {{embedding: 1}}")
         if min(recipe.data.splits.test, recipe.verify.rows or recipe.data.splits.test) <= COUNT:
             what = f"a text's {COUNT} nearest neighbours are looked for among the other test rows"
             yield Problem(("data", "splits", "test"), what, f"hold out more than {COUNT} rows, and as verify.rows")
@@ -83,13 +86,18 @@ class Embedding(Task):
 def _table(recipe: Recipe) -> Iterator[Problem]:
     """What a table of token vectors does not have."""
     what = "a table of token vectors has no {}"
-    if recipe.student.lora is not None:
-        yield Problem(("student", "lora"), what.format("matrices for adapters"), "set student.lora: null")
+    section = recipe.distill.quantization_aware
+    on_grid = None if section is None else section.lora
+    for key, lora in (("student", recipe.student.lora), ("distill.quantization_aware", on_grid)):
+        if lora is not None:
+            path = (*key.split("."), "lora")
+            yield Problem(path, what.format("matrices for adapters"), f"set {key}.lora: null")
     if recipe.quantize.calibration != "none":
-        path = ("quantize", "calibration")
-        yield Problem(path, what.format("products whose inputs could be measured"), "set quantize.calibration: none")
+        where = ("quantize", "calibration")
+        yield Problem(where, what.format("products whose inputs could be measured"), "set quantize.calibration: none")
     for index, text in enumerate(recipe.export):
         if parse_scheme(text).mix:
             yield Problem(("export", index), what.format("second matrix to mix types with"), "name a stock scheme")
-    if recipe.distill.loss.needs_layers:
-        yield Problem(("distill", "loss"), what.format("layers to compare"), "take hidden and attention out")
+    for place, loss in recipe.losses:
+        if loss.needs_layers:
+            yield Problem(place, what.format("layers to compare"), "take hidden and attention out")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Row
+from distill2edge.data.encode import Encoded, Row
 from distill2edge.data.gold_pairs import read_pairs
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.errors import UserError
@@ -16,9 +17,14 @@ from distill2edge.models.loading import read_config
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.models.pooling import Pooling, pooling_of, sentence_transformers_pooling, width_of
 from distill2edge.recipe.schema import Distill, FromTeacher, Recipe
-from distill2edge.tasks.work import EncoderWork, Facts, beside_of
+from distill2edge.tasks.survival import SURVIVAL
+from distill2edge.tasks.work import EncoderWork, Facts, OnGrid, beside_of, taught_by
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from distill2edge.models.placement import Placement
+    from distill2edge.quantize.schemes import Scheme
 
 
 class EmbedderWork(EncoderWork):
@@ -39,10 +45,15 @@ class EmbedderWork(EncoderWork):
         self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress
     ) -> Facts:
         """The teacher's vectors of train and validation rows."""
+        return self.said(recipe, teacher, rows_dir, work, progress, recipe.teacher.placement)
+
+    def cache(
+        self, model_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+    ) -> Facts:
+        """As `EncoderWork.cache`: vectors."""
         from distill2edge.teacher.vectors import cache_vectors
 
-        rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, teacher, split)]
-        return cache_vectors(teacher, rows, work, progress, placement=recipe.teacher.placement)
+        return cache_vectors(model_dir, rows, work, progress, placement=placement)
 
     def student(
         self,
@@ -106,30 +117,39 @@ class EmbedderWork(EncoderWork):
         rows_dir: Path,
         work: Path,
         progress: Progress,
+        on_grid: OnGrid | None = None,
     ) -> Facts:
-        """On the teacher's vectors and intermediate layers."""
+        """On the teacher's vectors and intermediate layers; on a grid: or the student's own vectors."""
         from distill2edge.distill.embedder_model import make_embedder
         from distill2edge.distill.encoder_training import train_encoder
 
-        assert signal is not None
         return train_encoder(
             make_embedder,
             student,
             self.encoded(recipe, rows_dir, student, "train"),
             self.encoded(recipe, rows_dir, student, "validation"),
-            (signal, 1.0),
-            beside_of(recipe, training.loss, student, teacher),
+            taught_by(recipe, signal, on_grid),
+            beside_of(recipe, training.loss, student, teacher, on_grid),
             training,
             training.loss,
-            recipe.student.lora,
+            recipe.student.lora if on_grid is None else on_grid.lora,
             recipe.seed,
             work,
             progress,
+            None if on_grid is None else on_grid.grids,
         )
 
-    def merge(self, recipe: Recipe, student: Path, trained: Path, rows_dir: Path, work: Path) -> Facts:
+    def merge(
+        self,
+        recipe: Recipe,
+        student: Path,
+        trained: Path,
+        rows_dir: Path,
+        work: Path,
+        schemes: Sequence[Scheme] = SURVIVAL,
+    ) -> Facts:
         """As `EncoderWork.merge`; the directory is one of sentence-transformers too."""
-        facts = super().merge(recipe, student, trained, rows_dir, work)
+        facts = super().merge(recipe, student, trained, rows_dir, work, schemes)
         pooling = pooling_of(read_config(work / "model"))
         assert pooling is not None
         pooling.write(work / "model")

@@ -44,12 +44,12 @@ class MultiLabelWork(ClassifierWork):
         return make_multi_label
 
     def cache(
-        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+        self, model_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
     ) -> Facts:
         """As `ClassifierWork.cache`."""
         from distill2edge.teacher.label_sets import cache_sets
 
-        return cache_sets(teacher, rows, work, progress, placement=placement)
+        return cache_sets(model_dir, rows, work, progress, placement=placement)
 
     def signal(
         self, recipe: Recipe, teacher: Path, origin: Facts, rows_dir: Path, work: Path, progress: Progress

@@ -17,6 +17,7 @@ from distill2edge.tasks.features import (
     NUMBERS,
     PAIRS,
     PRETRAINING,
+    QUANTIZATION_AWARE,
     TRIMMED_VOCABULARY,
 )
 from distill2edge.tasks.task import Task
@@ -24,7 +25,7 @@ from distill2edge.tasks.task import Task
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import Recipe
 
-_LOSS = "set distill.loss: {mse: 0.5, teacher_mse: 0.5}"
+_LOSS = "{mse: 0.5, teacher_mse: 0.5}"
 _FEWEST = 10
 """Held-out rows without which a rank correlation says nothing."""
 
@@ -40,9 +41,10 @@ class Regression(Task):
     example = "an encoder, such as bundled:all-minilm-l6-v2"
     signals = ("numbers", "gold")
     templates = ("plain",)
-    supports = frozenset(
-        {CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, MIXES, NUMBERS, PAIRS, PRETRAINING, TRIMMED_VOCABULARY}
-    )
+    supports = frozenset({
+        CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, MIXES, NUMBERS, PAIRS, PRETRAINING, QUANTIZATION_AWARE,
+        TRIMMED_VOCABULARY,
+    })  # fmt: skip
     kinds = (REGRESSOR, ENCODER)
     predicts_tokens = False
     numeric = True
@@ -50,15 +52,17 @@ class Regression(Task):
 
     def problems(self, recipe: Recipe) -> Iterator[Problem]:
         """As `Task.problems`."""
-        data, loss = recipe.data, recipe.distill.loss
+        data = recipe.data
         if data.choices is not None:
             yield Problem(("data", "choices"), "a number is no choice", "leave data.choices out")
         if data.response is None:
             yield Problem(("data", "response"), "task regression is scored by the data's numbers", "name their field")
-        if any(loss.weighed("gold", "distribution")):
-            what = "a regressor predicts no tokens and no labels: distill.loss compares its numbers"
-            yield Problem(("distill", "loss"), what, _LOSS)
-        if any(loss.weighed("teacher_numbers")) and recipe.signal.kind != "numbers":
+        for path, loss in recipe.losses:
+            if any(loss.weighed("gold", "distribution")):
+                key = ".".join(path)
+                what = f"a regressor predicts no tokens and no labels: {key} compares its numbers"
+                yield Problem(path, what, f"set {key}: {_LOSS}")
+        if any(recipe.distill.loss.weighed("teacher_numbers")) and recipe.signal.kind != "numbers":
             what = f"distill.loss compares with the teacher's number, but signal.kind is {recipe.signal.kind!r}"
             yield Problem(("distill", "loss"), what, "use signal: {kind: numbers}, or distill.loss: {mse: 1}")
         if min(data.splits.test, recipe.verify.rows or data.splits.test) < _FEWEST:

@@ -64,12 +64,12 @@ class RegressorWork(ClassifierWork):
         return make_regressor
 
     def cache(
-        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+        self, model_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
     ) -> Facts:
         """As `ClassifierWork.cache`."""
         from distill2edge.teacher.numbers import cache_numbers
 
-        return cache_numbers(teacher, rows, work, progress, placement=placement)
+        return cache_numbers(model_dir, rows, work, progress, placement=placement)
 
     def verify(
         self,

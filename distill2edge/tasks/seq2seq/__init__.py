@@ -13,6 +13,8 @@ from distill2edge.tasks.features import (
     KL_MIXES,
     LLAMA_CPP_TEACHER,
     MIXES,
+    ON_POLICY,
+    QUANTIZATION_AWARE,
     RANDOM_MODELS,
     SYSTEM_MESSAGE,
     TRIMMED_VOCABULARY,
@@ -32,8 +34,8 @@ class Seq2Seq(Task):
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain")
     supports = frozenset({
-        CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, RANDOM_MODELS, SYSTEM_MESSAGE,
-        TRIMMED_VOCABULARY,
+        CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, ON_POLICY,
+        QUANTIZATION_AWARE, RANDOM_MODELS, SYSTEM_MESSAGE, TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (ENCODER_DECODER,)
     predicts_tokens = True

@@ -9,7 +9,15 @@ from distill2edge.errors import Problem
 from distill2edge.models.kinds import ENCODER, TAGGER, Kind
 from distill2edge.models.tags import TagSet
 from distill2edge.quantize.schemes import parse_scheme
-from distill2edge.tasks.features import CALIBRATION, DYNAMIC_INT8, ENTITIES, FIT, HIDDEN_STATES, TRIMMED_VOCABULARY
+from distill2edge.tasks.features import (
+    CALIBRATION,
+    DYNAMIC_INT8,
+    ENTITIES,
+    FIT,
+    HIDDEN_STATES,
+    QUANTIZATION_AWARE,
+    TRIMMED_VOCABULARY,
+)
 from distill2edge.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -27,7 +35,9 @@ class TokenClassification(Task):
     example = "an encoder, such as bundled:all-minilm-l6-v2"
     signals = ("labels", "gold")
     templates = ("plain",)
-    supports = frozenset({CALIBRATION, DYNAMIC_INT8, ENTITIES, FIT, HIDDEN_STATES, TRIMMED_VOCABULARY})
+    supports = frozenset({
+        CALIBRATION, DYNAMIC_INT8, ENTITIES, FIT, HIDDEN_STATES, QUANTIZATION_AWARE, TRIMMED_VOCABULARY,
+    })  # fmt: skip
     kinds = (TAGGER, ENCODER)
     predicts_tokens = False
     tagged = True

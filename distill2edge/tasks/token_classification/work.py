@@ -56,7 +56,7 @@ class TaggerWork(ClassifierWork):
         return make_tagger
 
     def cache(
-        self, teacher: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
+        self, model_dir: Path, rows: Sequence[Encoded], work: Path, progress: Progress, placement: Placement
     ) -> Facts:
         """As `ClassifierWork.cache`."""
         from distill2edge.teacher.tags import cache_tags
@@ -66,7 +66,7 @@ class TaggerWork(ClassifierWork):
             progress.say(f"  {cut:,} of {len(rows):,} texts are longer than data.max_length: cut after a whole word")
         if lost := sum(place < 0 for row in rows for place in row.places):
             progress.say(f"  {lost:,} words have no token of their own: each continues the word before it")
-        return cache_tags(teacher, rows, work, progress, placement=placement)
+        return cache_tags(model_dir, rows, work, progress, placement=placement)
 
     def verify(
         self,
