@@ -153,7 +153,7 @@ class Work:
         """Training on the grid of a file: every step rounds the weights as well."""
         section = self.recipe.distill.quantization_aware
         assert section is not None
-        plain = self.trained(section, section.lora)
+        plain = self.trained(section, section.lora, beside=self.recipe.distill.on_grid.loss.needs_layers)
         assert plain.seconds is not None
         return Cost(1.3 * plain.seconds, (plain.memory or 0) + 8 * self.model.parameters, 4 * self.model.parameters)
 
@@ -167,13 +167,18 @@ class Work:
     def scored(self) -> Cost:
         """The teacher's logits or class logits on the training and validation rows, or the text that it writes."""
         signal, sizes = self.recipe.signal, self.sizes
-        rows = sizes.train + sizes.rows["validation"]
         if signal.kind == "text":
             return self._written(sizes.train * signal.samples, min(signal.max_new_tokens, 1.3 * sizes.answer))
         if self.recipe.teacher.ask is not None:
-            return self._answers_scored(rows)
+            return self._answers_scored(sizes.train + sizes.rows["validation"])
+        return self.said(getattr(signal, "top_k", 2))
+
+    def said(self, top_k: int) -> Cost:
+        """What the model itself says of the training and validation rows; `top_k`: numbers kept of a position."""
+        sizes = self.sizes
+        rows = sizes.train + sizes.rows["validation"]
         flops = rows * (2 * self.model.body * sizes.tokens + 2 * self._head() * self._supervised())
-        kept = 6 * getattr(signal, "top_k", 2) * self._supervised()
+        kept = 6 * top_k * self._supervised()
         seconds = _START_S + flops / (self.speed * _FORWARD) + rows * self.model.layers * _ROW_S
         return Cost(seconds, self._asked(), rows * kept)
 

@@ -10,7 +10,18 @@ from distill2edge.pipeline.stage_files import Files
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.stages.calibrating import Calibration
 from distill2edge.stages.learning import OfStudent, complete_model
-from distill2edge.stages.stage import DENSE, TRAINING, Facts, Inputs, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.stages.stage import (
+    DENSE,
+    TRAINING,
+    Facts,
+    Inputs,
+    ModelStage,
+    Rows,
+    Stage,
+    plain,
+    rows_key,
+    scored_key,
+)
 from distill2edge.stages.teaching import AnySignal
 from distill2edge.tasks import task_of
 
@@ -51,9 +62,17 @@ class StudentSignal(AnySignal):
         student = self.model.model_dir(inputs)
         return task_of(self.recipe).work.student_signal(self.recipe, student, taught, rows, work, progress)
 
+    def estimate(self, sizes: Sizes, speed: float) -> Cost:
+        """As `Stage.estimate`: whoever the teacher is."""
+        return ModelStage.estimate(self, sizes, speed)
+
     def works_on(self, sizes: Sizes) -> Model | None:
         """As `ModelStage.works_on`."""
         return sizes.student
+
+    def cost(self, work: Work) -> Cost:
+        """As `ModelStage.cost`."""
+        return work.said(getattr(self.recipe.student_signal, "top_k", 2))
 
 
 @plain
