@@ -157,6 +157,7 @@ def _run(cell: Cell, number: int, plan: _Plan) -> dict[str, Any] | Crash:
         "workloads": name,
         "workloads_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "round": number,
+        **({} if cell.model.file is None else {"cache": cell.model.cache}),
     }
     slug = f"{cell.model.slug}-{cell.device}-{number}"
     return run_worker("distill2edge.bench.bench_worker", job, plan.directory, slug, threads=plan.threads)

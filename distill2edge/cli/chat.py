@@ -12,7 +12,13 @@ from distill2edge.util.terminal import echo, one_line
 
 
 def chat_with(
-    target: Path, scheme: str | None, prompt: str | None, template: Form, max_tokens: int, temperature: float
+    target: Path,
+    scheme: str | None,
+    prompt: str | None,
+    template: Form,
+    max_tokens: int,
+    temperature: float,
+    kv_cache: str,
 ) -> None:
     """Answer one prompt, or talk until the end of input.
 
@@ -24,7 +30,7 @@ def chat_with(
     Raises:
         UserError: nothing that can be loaded at `target`, or no chat template where one is asked for.
     """
-    with open_model(target, scheme) as model:
+    with open_model(target, scheme, kv_cache=kv_cache) as model:
         if model.closes(template):
             _sort(model, prompt)
             return

@@ -25,6 +25,7 @@ from distill2edge.cli.options import (
 )
 from distill2edge.cli.recipe_commands import recipe as recipe_commands
 from distill2edge.distill.tracking import TRACKERS
+from distill2edge.gguf.kv_cache import PLAIN, TYPES
 from distill2edge.pack.targets import TARGETS
 from distill2edge.stages import KINDS
 from distill2edge.stages.teaching import Data
@@ -188,6 +189,13 @@ def compare(runs: tuple[Path, ...], allow_different: bool, html: Path | None, as
 )
 @click.option(
     "--temperature", type=Finite(0, 100), default=0.0, show_default=True, help="0 always takes the likeliest token."
+)
+@click.option(
+    "--kv-cache",
+    type=OneOf(TYPES),
+    default=PLAIN,
+    show_default=True,
+    help="Of a GGUF's decoder: the type of keys and values.",
 )
 def chat(target: Path, **options: Any) -> None:
     """Talk to a RUN's student, or to any exported file.

@@ -22,7 +22,8 @@ import llama_cpp as api
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-CHUNK, FLASH_OFF, F32 = 512, 0, 0
+CHUNK, FLASH_OFF, FLASH_ON, F32 = 512, 0, 1, 0
+CACHES = {"f16": 1, "q8_0": 8, "q4_0": 2}
 ENCODERS = ("classifier", "embedder")
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _quiet = api.llama_log_callback(lambda level, text, data: None)  # must live as long as the program
@@ -31,7 +32,7 @@ _quiet = api.llama_log_callback(lambda level, text, data: None)  # must live as 
 class Model:
     """The file, open in llama.cpp. `kind`: `decoder`, `seq2seq`, `classifier` or `embedder`."""
 
-    def __init__(self, form: dict[str, Any], threads: int) -> None:
+    def __init__(self, form: dict[str, Any], threads: int, cache: str = "f16") -> None:
         self.form, self.kind = form, form["kind"]
         api.llama_log_set(_quiet, ctypes.c_void_p(0))
         api.llama_backend_init()
@@ -52,6 +53,9 @@ class Model:
             context.flash_attn_type = FLASH_OFF
         if self.kind == "seq2seq":
             context.type_k = context.type_v = F32
+        elif self.kind == "decoder" and cache != "f16":
+            context.type_k = context.type_v = CACHES[cache]
+            context.flash_attn_type = FLASH_ON
         context.embeddings = self.kind in ENCODERS  # how it pools is in the file
         self.context = api.llama_init_from_model(self.model, context)
         if not self.context:
@@ -121,9 +125,9 @@ class Model:
             sys.exit(f"error: {step} returned {status}")
 
 
-def load(form: dict[str, Any], threads: int) -> tuple[Model, Model]:
+def load(form: dict[str, Any], threads: int, cache: str = "f16") -> tuple[Model, Model]:
     """What makes token ids of texts (`bare`), and the model."""
-    model = Model(form, threads)
+    model = Model(form, threads, cache)
     return model, model
 
 
@@ -232,9 +236,12 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=256, help="most tokens of an answer (256)")
     parser.add_argument("--dimensions", type=int, default=0, help="of an embedder: the first N numbers; 0: all")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to llama.cpp")
+    parser.add_argument(
+        "--kv-cache", choices=CACHES, default="f16", help="of a language model: the type of keys and values (f16)"
+    )
     options = parser.parse_args()
     form = json.loads((HERE / "input.json").read_text(encoding="utf-8"))
-    _, model = load(form, options.threads)
+    _, model = load(form, options.threads, options.kv_cache)
     given = options.text if options.text is not None else sys.stdin.read()
     for text in given.splitlines() if options.lines else [given.removesuffix("\n")]:
         said = _shown(answer(text, form, model, options.max_tokens, options.dimensions))

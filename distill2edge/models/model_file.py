@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distill2edge.errors import UserError
+from distill2edge.gguf.kv_cache import MARK, PLAIN
 from distill2edge.models.placement import WHOLE, Placement
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class ModelFile:
         path: what `open_runtime` opens.
         parameters: count of the model's weights, before quantization.
         size_bytes: what a device must store: weights and graph.
+        cache: type of keys and values, of a GGUF (`gguf.kv_cache`).
+        file: id of the file, where this is one of several ways to run it.
         placement: of the weights of a dense one.
     """
 
@@ -43,6 +46,8 @@ class ModelFile:
     parameters: int
     size_bytes: int
     placement: Placement = WHOLE
+    cache: str = PLAIN
+    file: str | None = None
 
     @property
     def is_reference(self) -> bool:
@@ -59,6 +64,10 @@ class ModelFile:
     def slug(self) -> str:
         """The id as a file name."""
         return slug_of(self.id)
+
+    def with_cache(self, cache: str) -> ModelFile:
+        """The same file, with keys and values in another type."""
+        return replace(self, id=f"{self.id}{MARK}{cache}", cache=cache, file=self.id)
 
 
 def dense(

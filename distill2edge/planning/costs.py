@@ -291,6 +291,8 @@ class Work:
         if student is not None:
             found += [(student, True)] * (2 if recipe.distill.control else 1)
             found += [(student, False)] * len(recipe.schemes)
+            ggufs = sum(text.startswith("gguf:") for text in recipe.export)
+            found += [(student, False)] * ggufs * len(recipe.verify.caches)
         if teacher is not None:
             found += [(teacher, True), *[(teacher, False)] * len(recipe.verify.teacher_schemes)]
         return found

@@ -13,6 +13,7 @@ from distill2edge.data.reading import READINGS
 from distill2edge.errors import Problem, UserError
 from distill2edge.export import gguf_convert
 from distill2edge.export.support import needs_converter, refusals
+from distill2edge.gguf import kv_cache
 from distill2edge.gguf.ggml_types import GgmlType, fitting
 from distill2edge.intake import bundled
 from distill2edge.intake.glance import Glance, glance, place_of
@@ -75,6 +76,7 @@ def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[P
     if student is not None:
         yield from _trimmed(recipe, student)
         yield from _narrower(recipe, student, notes)
+        yield from _cached_in_bits(recipe, student)
         yield from _formats(recipe, student, ("export",), recipe.export, converter)
     if teacher is not None:
         path = ("verify", "teacher_schemes")
@@ -281,6 +283,17 @@ def _narrower(recipe: Recipe, student: Glance, notes: list[str]) -> Iterator[Pro
             )
             replaced.setdefault(said, []).append(str(scheme))
     notes += [f"student.init.width.{said} ({', '.join(schemes)})" for said, schemes in replaced.items()]
+
+
+def _cached_in_bits(recipe: Recipe, student: Glance) -> Iterator[Problem]:
+    """Keys and values whose heads are whole blocks."""
+    widths = widths_of(student.text)
+    for cache in recipe.verify.caches if widths is not None else ():
+        if widths is not None and widths.head % kv_cache.block(cache):
+            what = (
+                f"{cache} stores blocks of {kv_cache.block(cache)} numbers, and a head of this model has {widths.head}"
+            )
+            yield Problem(("verify", "kv_cache"), what, f"leave {cache} out")
 
 
 def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], converter: bool) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill2edge.gguf.ggml_types import GGML_TYPES, Precision, StorageType
+from distill2edge.gguf.kv_cache import MARK
 from distill2edge.quantize.types import ONNX_TYPES
 from distill2edge.util.nearest import nearest
 
@@ -132,8 +133,9 @@ ROUNDED_BY_GGML = [name for name, row in GGML_TYPES.items() if row.levels is not
 
 
 def is_compared(name: str) -> bool:
-    """Whether a scheme's or a file's name is that of an arm made to compare with, which never ships."""
-    return name.endswith((PLAIN_SUFFIX, UNTRAINED_SUFFIX))
+    """Whether a scheme's or a file's name is that of an arm made to compare with, which never ships, or of a file that
+    is measured with another key-value cache than it runs with by itself."""
+    return name.endswith((PLAIN_SUFFIX, UNTRAINED_SUFFIX)) or MARK in name
 
 
 def mix_scheme(form: Format, limit: str) -> Scheme:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from distill2edge.errors import Problem
+from distill2edge.gguf.kv_cache import PLAIN, CacheType
 from distill2edge.quantize.schemes import ROUNDED_BY_GGML
 from distill2edge.recipe.gold_pairs import GoldPairs
 from distill2edge.recipe.judge import PairwiseJudge
@@ -47,6 +48,13 @@ class Verify(Section):
     teacher_schemes: tuple[str, ...] = Field(
         (), description="quantize the teacher itself too: the baseline that every student must beat"
     )
+    kv_cache: Annotated[tuple[CacheType, ...], LATER] = Field(
+        (PLAIN,),
+        min_length=1,
+        description="of GGUF files of decoders: the types in which llama.cpp keeps keys and values, each verified and "
+        "benched; f16, its own choice, always is",
+        examples=[["f16", "q8_0", "q4_0"]],
+    )
     pairs: Annotated[GoldPairs | None, LATER] = Field(
         None,
         description="of task embedding: pairs of texts with a gold score, which a model's cosines are held against",
@@ -56,6 +64,11 @@ class Verify(Section):
         description="a model that compares what the merged student and every file that ships write with what the "
         "teacher writes; null: none",
     )
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """The types beside llama.cpp's own, each once."""
+        return tuple(dict.fromkeys(cache for cache in self.kv_cache if cache != PLAIN))
 
     def problems(self) -> Iterator[Problem]:
         """A share that was meant as one."""

@@ -99,6 +99,7 @@ def _used(recipe: Recipe) -> Iterator[tuple[Feature, Path, str]]:
         ),
         (features.GOLD_PAIRS, ("verify", "pairs"), recipe.verify.pairs),
         (features.JUDGE, ("verify", "judge"), recipe.verify.judge),
+        (features.KV_CACHE, ("verify", "kv_cache"), recipe.verify.caches),
         (features.SYNTHESIS, ("synthesis",), recipe.synthesis),
         (features.FORCED_LENGTHS, ("bench", "workloads"), set(recipe.bench.workloads) != {"task"}),
         (features.ALL_POSITIONS, ("verify", "positions"), recipe.verify.positions == "all"),
@@ -276,6 +277,9 @@ def _calibration(recipe: Recipe) -> Iterator[Problem]:
     if recipe.student.init.width is not None and not recipe.calibration_rows:
         what = "student.init.width compares what the parts of a layer do on calibration rows"
         yield Problem(("student", "init", "width"), what, "raise data.splits.calibration")
+    if recipe.verify.caches and not any(text.startswith("gguf:") for text in recipe.export):
+        what = "verify.kv_cache: llama.cpp keeps keys and values in fewer bits, ONNX Runtime and PyTorch do not"
+        yield Problem(("verify", "kv_cache"), what, "export a GGUF, such as gguf:Q8_0, or leave it out")
     how = recipe.quantize.calibration
     if how not in ("imatrix", "gptq"):
         return

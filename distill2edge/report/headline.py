@@ -81,6 +81,7 @@ def _quoted(models: list[Document], comparison: Document) -> tuple[Document | No
         and model["passed"] is True
         and not model.get("error")
         and model.get("above_baseline") is not False
+        and not is_compared(str(model["id"]))
     ]
     files = [model for model in shipped if not str(model.get("scheme", "")).startswith("torch")] or shipped
     # What is compared may be the dense student, where the teacher ran in PyTorch alone: the file to quote ships.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from distill2edge.errors import UserError
+from distill2edge.gguf.kv_cache import PLAIN
 from distill2edge.models.kinds import (
     CLASSIFIER,
     DECODER,
@@ -87,7 +88,7 @@ RUNTIME_OF = {"onnx": "onnxruntime", "gguf": "llama.cpp"}
 
 
 def open_for(spec: Mapping[str, Any]) -> Runtime:
-    """The model of a worker's spec: `runtime path threads context`, and `device` and `placement` where it has them.
+    """The model of a worker's spec: `runtime path threads context`; `device placement cache` where it has them.
 
     Raises:
         as `open_runtime`.
@@ -99,6 +100,7 @@ def open_for(spec: Mapping[str, Any]) -> Runtime:
         device=spec.get("device", "cpu"),
         context=spec["context"],
         placement=of_spec(spec),
+        cache=spec.get("cache", PLAIN),
     )
 
 
@@ -111,6 +113,7 @@ def open_runtime(
     context: int = 2048,
     dtype: str = "float32",
     placement: Placement = WHOLE,
+    cache: str = PLAIN,
 ) -> Runtime:
     """Load a model file in its runtime.
 
@@ -123,6 +126,7 @@ def open_runtime(
         context: the most tokens of prompt and response together.
         dtype: `float32`, `bfloat16` or `float16`; torch only, the other formats carry their own.
         placement: of the weights; torch only.
+        cache: type of keys and values: of decoders in llama.cpp alone.
 
     Raises:
         UserError: unknown kind, or nothing at `path`.
@@ -136,6 +140,15 @@ def open_runtime(
     found = RUNTIMES[kind]
     classes = found.classes()
     # An encoder without a head for a class is opened as a decoder, whose runtime says what it lacks.
-    runtime = classes.get(found.kind_of(path), classes[DECODER])
-    more = {name: value for name, value in (("dtype", dtype), ("placement", placement)) if name in found.options}
+    kind_of_model = found.kind_of(path)
+    runtime = classes.get(kind_of_model, classes[DECODER])
+    if cache != PLAIN and not (kind == "llama.cpp" and kind_of_model is DECODER):
+        raise UserError(
+            f"keys and values in {cache} are for decoders in llama.cpp, not for models of the kind {kind_of_model} in "
+            f"{kind}",
+            where=str(path),
+            fix="take the GGUF of a decoder, or leave it out",
+        )
+    more: dict[str, Any] = {} if cache == PLAIN else {"cache": cache}
+    more |= {name: value for name, value in (("dtype", dtype), ("placement", placement)) if name in found.options}
     return cast("Runtime", runtime(path, threads=threads, device=device, context=context, **more))

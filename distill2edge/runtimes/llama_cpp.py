@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distill2edge.runtimes.llama_library import LlamaModel
+from distill2edge.gguf import kv_cache
+from distill2edge.runtimes.llama_library import FLASH_ON, LlamaModel
 from distill2edge.runtimes.protocol import check_request
-
-_CACHE_TYPES = {"f16": 1, "f32": 0}
 
 
 class LlamaCppRuntime(LlamaModel):
@@ -26,7 +25,7 @@ class LlamaCppRuntime(LlamaModel):
         batch: tokens per `llama_decode`; longer prompts are fed in pieces.
         sequences: sequences that `logits_many` puts into one batch.
         use_mmap: map the file instead of reading it into memory.
-        cache: `f16` (llama.cpp's default) or `f32`, the type of keys and values.
+        cache: the type of keys and values (`gguf.kv_cache`).
 
     Raises:
         UserError: no such file, or one that llama.cpp cannot load; the message has its last log lines.
@@ -43,12 +42,14 @@ class LlamaCppRuntime(LlamaModel):
         batch: int = 512,
         sequences: int = 1,
         use_mmap: bool = True,
-        cache: str = "f16",
+        cache: str = kv_cache.PLAIN,
     ) -> None:
         super().__init__(path, device, use_mmap=use_mmap)
         self.context, self.batch, self.sequences = context, min(batch, context * sequences), sequences
         params = self._api.llama_context_default_params()
-        params.type_k = params.type_v = _CACHE_TYPES[cache]
+        params.type_k = params.type_v = kv_cache.number(cache)
+        if kv_cache.block(cache) > 1:  # values in blocks are read by flash attention alone
+            params.flash_attn_type = FLASH_ON
         params.offload_kqv = params.op_offload = device != "cpu"
         # One cache for all sequences: short ones of different lengths then share a pass.
         params.kv_unified = True

@@ -17,8 +17,8 @@ from distill2edge.gguf.reader import check_gguf
 _LOG: deque[str] = deque(maxlen=12)
 _callback: Any = None  # llama.cpp holds the pointer, so the object must live as long as the process
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that ends with its first entry
-FLASH_OFF = 0
-"""LLAMA_FLASH_ATTN_TYPE_DISABLED."""
+FLASH_OFF, FLASH_ON = 0, 1
+"""LLAMA_FLASH_ATTN_TYPE_DISABLED and _ENABLED."""
 
 
 class LlamaModel:

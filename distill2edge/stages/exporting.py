@@ -91,6 +91,8 @@ class Export(ModelStage):
         key["input"] = canonical(recipe.data, {*type(recipe.data).model_fields} - {*_INPUT})
         if self._converter is not None:
             key["converter"] = self.sources.converter_content
+        if self._caches:
+            key["kv_cache"] = list(self._caches)
         if scheme.mix and scheme.mix.max_kl is not None and not self.trained:  # measured on rows, as verify will
             measure = {"positions": recipe.verify.positions, "max_tokens": recipe.verify.max_tokens}
             key |= {"rows": rows_key(recipe), "measure": measure}
@@ -101,6 +103,11 @@ class Export(ModelStage):
         """As `Stage.parents`: only a mix reads the rows of the data."""
         reads = self.scheme.mix and not self.trained
         return tuple(stage.name for stage in self.reads if stage is not self.rows.data or reads)
+
+    @property
+    def _caches(self) -> tuple[str, ...]:
+        """Types of keys and values that the file is measured with, beside llama.cpp's own."""
+        return self.recipe.verify.caches if self.ships and self.scheme.format == "gguf" else ()
 
     @property
     def _converter(self) -> Path | None:
@@ -133,6 +140,10 @@ class Export(ModelStage):
 
             rounding = Rounding(imatrix, gptq, grid, mix)
             facts = export_gguf(model_dir, scheme, meta, work, progress, converter=self._converter, rounding=rounding)
+            if self._caches:
+                from distill2edge.handover.kv_cache import tell_of_caches
+
+                tell_of_caches(work, self._caches)
         if self.untrained is not None:
             assert scheme.mix is not None
             before = read_json(self.untrained.path(inputs) / "export.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,15 @@ class Measuring(ModelStage):
             found.append(dense("teacher", self.teacher.model_dir(inputs), teacher, self.recipe.teacher.placement))
         found += [model.measured(inputs, student) for model in self.merged]
         found += [each.measured(inputs, teacher if each.role == "teacher" else student) for each in self.exports]
+        return found
+
+    def with_caches(self, models: Sequence[ModelFile]) -> list[ModelFile]:
+        """The models, and each file that ships for llama.cpp also with keys and values in the types that are asked."""
+        shipped = {each.id for each in self.exports if each.ships and each.scheme.format == "gguf"}
+        found = list(models)
+        for model in models:
+            if model.id in shipped:
+                found += [model.with_cache(cache) for cache in self.recipe.verify.caches]
         return found
 
     def encodings(self, inputs: Inputs) -> dict[str, Encodings]:
@@ -101,7 +111,7 @@ class Verify(Measuring):
             trained["teacher"] = self.teacher.model_dir(inputs)
         unlike = check_tokenizers(recipe, models, trained, self.rows.path(inputs), progress)
         labels = None if self.labels is None else self.labels.path(inputs)
-        facts = task_of(recipe).work.verify(recipe, models, encodings, work, progress, labels)
+        facts = task_of(recipe).work.verify(recipe, self.with_caches(models), encodings, work, progress, labels)
         return facts | ({"other_tokens": unlike} if unlike else {})
 
     def cost(self, work: Work) -> Cost:
@@ -181,14 +191,15 @@ class Bench(Measuring):
         from distill2edge.recipe.canonical import canonical
 
         recipe = self.recipe
-        return {"bench": canonical(recipe.bench), "cost": canonical(recipe.cost), "rows": rows_key(recipe)} | (
-            asked_key(recipe) | loaded_key(recipe)
-        )
+        key = {"bench": canonical(recipe.bench), "cost": canonical(recipe.cost), "rows": rows_key(recipe)}
+        key |= asked_key(recipe) | loaded_key(recipe)
+        return key | ({"kv_cache": list(recipe.verify.caches)} if recipe.verify.caches else {})
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
 
-        return task_of(self.recipe).work.bench(self.recipe, self.models(inputs), self.encodings(inputs), work, progress)
+        models = self.with_caches(self.models(inputs))
+        return task_of(self.recipe).work.bench(self.recipe, models, self.encodings(inputs), work, progress)
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from distill2edge.gguf.ggml_types import Precision
+from distill2edge.gguf.ggml_types import GGML_TYPES, Precision
 from distill2edge.quantize.schemes import is_compared, parse_scheme
 from distill2edge.recipe.schema import Verify
 
@@ -75,8 +75,14 @@ def shipped(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def precision_of(model: Mapping[str, Any]) -> Precision | None:
-    """That of a file's scheme; None of a dense model, which is no file."""
-    return None if model["scheme"].startswith("torch:") else parse_scheme(model["scheme"]).precision
+    """That of a file's scheme, or of its keys and values where they have fewer bits; None of a dense model, which is no
+    file."""
+    if model["scheme"].startswith("torch:"):
+        return None
+    found = [parse_scheme(model["scheme"]).precision]
+    if model.get("kv_cache"):
+        found.append(GGML_TYPES[model["kv_cache"]["type"].upper()].precision)
+    return max(found, key=get_args(Precision).index)
 
 
 def verdict(gates: Sequence[Gate]) -> Literal["pass", "fail"]:

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from distill2edge.gguf.kv_cache import PLAIN, token_bytes
+from distill2edge.gguf.reader import read_gguf
 from distill2edge.models.model_file import ModelFile
 from distill2edge.util.bootstrap import Figure, mean_interval, percentile, ratio_interval
 from distill2edge.util.isolate import Crash
@@ -44,6 +46,7 @@ def entry(
         "runtime": model.runtime,
         "size_bytes": model.size_bytes,
         "parameters": model.parameters,
+        **({} if model.file is None else {"kv_cache": cache_of(model)}),
     }
     figures: dict[str, Any] = dict.fromkeys(
         (
@@ -72,6 +75,14 @@ def entry(
     figures["above_baseline"] = metric.is_above(outcome["score"], baseline.score, units, seed)
     plain = {key: value.as_dict() if isinstance(value, Figure) else value for key, value in figures.items()}
     return {**head, **plain, "error": None}
+
+
+def cache_of(model: ModelFile) -> dict[str, Any]:
+    """Of a file with keys and values in another type: which file and type, and the bytes of a token's, also in
+    llama.cpp's own."""
+    file = read_gguf(model.path / "model.gguf" if model.path.is_dir() else model.path)
+    sizes = {"token_bytes": token_bytes(file, model.cache), "plain_token_bytes": token_bytes(file, PLAIN)}
+    return {"file": model.file, "type": model.cache, **sizes}
 
 
 def kept(

@@ -139,6 +139,7 @@ def _run(
         **model.spec,
         "threads": plan.threads,
         "context": _context(mine, plan.metric),
+        **({} if model.file is None else {"cache": model.cache}),
         "metric": plan.metric.name,
         "rows": name,
         "rows_sha256": hashlib.sha256(rows.read_bytes()).hexdigest(),

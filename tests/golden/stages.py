@@ -72,6 +72,7 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         "student.vocabulary={trim: corpus, keep: [' and']}",
         "data.choices=null",
     ),
+    "keys and values in fewer bits": ("export=[gguf:Q8_0, onnx:int8]", "verify.kv_cache=[f16, q8_0, q4_0]"),
     "narrower layers": ("student.init={from: teacher, layers: 2, width: {feed_forward: 0.5}}",),
     "narrower layers with the tokens of what the teacher writes": (
         "signal={kind: text}",

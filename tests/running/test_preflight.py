@@ -96,6 +96,7 @@ def test_a_recipe_that_fits_is_fine(place: Path) -> None:
         ("student.init.width={kv_groups: 3}", "student.init.width.kv_groups", "the teacher has 2"),
         ("student.init.width={}", "student.init.width", "no width is given"),
         ("student.init.width={hidden: 1.5}", "student.init.width.hidden", "is no share"),
+        ("verify.kv_cache=[q8_0]", "verify.kv_cache", "a head of this model has 16"),
         ("task=seq2seq", "teacher.model", "is a decoder alone"),
         ("export=[gguf:Q8_0, onnx:int8-dynamic]", "export[1]", "use onnx:int8"),
         ("cost.student={device: raspbery-pi-5}", "cost.student.device", "did you mean raspberry-pi-5?"),

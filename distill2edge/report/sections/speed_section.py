@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from distill2edge.report import figures
 from distill2edge.report.blocks import Block, Cell, Document, Paragraph, Section, Table, figure, filled, present, row
+from distill2edge.report.kv_cache_table import kv_cache_table
 from distill2edge.report.units import unit_of
 from distill2edge.util.terminal import in_short
 
@@ -50,10 +51,11 @@ def _columns(workload: Document, one: str) -> tuple[Column, ...]:
 def blocks(report: Document) -> list[Block]:
     """As `Section.blocks`."""
     found = [bench_table(report, workload) for workload in report["bench"].get("workloads", [])]
-    if not any(found):
+    caches = kv_cache_table(report)
+    if not any(found) and caches is None:
         return []
     busy = contention(report)
-    return present(Paragraph((busy,), "warning") if busy else None, *found, speedup_table(report))
+    return present(Paragraph((busy,), "warning") if busy else None, *found, caches, speedup_table(report))
 
 
 def bench_table(report: Document, workload: Document) -> Table | None:

@@ -11,6 +11,7 @@ from distill2edge.tasks.features import (
     FORCED_LENGTHS,
     JUDGE,
     KL_MIXES,
+    KV_CACHE,
     LLAMA_CPP_TEACHER,
     MIXES,
     ON_POLICY,
@@ -34,8 +35,8 @@ class CausalLM(Task):
     signals = ("logits", "text", "gold")
     templates = ("chat", "plain", "text")
     supports = frozenset({
-        ALIGNED, ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, LLAMA_CPP_TEACHER, MIXES, ON_POLICY,
-        PACKING, QUANTIZATION_AWARE, RANDOM_MODELS, SERVED_LOGITS, SYNTHESIS, SYSTEM_MESSAGE,
+        ALIGNED, ALL_POSITIONS, CALIBRATION, FIT, FORCED_LENGTHS, JUDGE, KL_MIXES, KV_CACHE, LLAMA_CPP_TEACHER, MIXES,
+        ON_POLICY, PACKING, QUANTIZATION_AWARE, RANDOM_MODELS, SERVED_LOGITS, SYNTHESIS, SYSTEM_MESSAGE,
         TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (DECODER,)
