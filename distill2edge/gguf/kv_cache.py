@@ -9,7 +9,7 @@ from distill2edge.gguf.reader import GgufFile
 
 CacheType = Literal["f16", "q8_0", "q4_0"]
 TYPES: tuple[str, ...] = get_args(CacheType)
-PLAIN = "f16"
+PLAIN: CacheType = "f16"
 """llama.cpp's own choice: what every file is measured with, and what runs where nothing else is asked for."""
 MARK = "+kv-"
 """In the id of a file that is measured with another one: `student/gguf:Q8_0+kv-q8_0`."""
