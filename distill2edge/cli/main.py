@@ -25,7 +25,7 @@ from distill2edge.cli.options import (
 )
 from distill2edge.cli.recipe_commands import recipe as recipe_commands
 from distill2edge.distill.tracking import TRACKERS
-from distill2edge.gguf.kv_cache import PLAIN, TYPES
+from distill2edge.models.kv_cache import PLAIN, TYPES
 from distill2edge.pack.targets import TARGETS
 from distill2edge.stages import KINDS
 from distill2edge.stages.teaching import Data

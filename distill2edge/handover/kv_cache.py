@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill2edge.data.model_inputs import FILE
-from distill2edge.gguf.kv_cache import PLAIN
+from distill2edge.models.kv_cache import PLAIN
 from distill2edge.util.files import read_json, write_json, write_text
 
 _USE = """

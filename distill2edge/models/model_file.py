@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distill2edge.errors import UserError
-from distill2edge.gguf.kv_cache import MARK, PLAIN
+from distill2edge.models.kv_cache import MARK, PLAIN
 from distill2edge.models.placement import WHOLE, Placement
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ModelFile:
         path: what `open_runtime` opens.
         parameters: count of the model's weights, before quantization.
         size_bytes: what a device must store: weights and graph.
-        cache: type of keys and values, of a GGUF (`gguf.kv_cache`).
+        cache: type of keys and values, of a GGUF (`models.kv_cache`).
         file: id of the file, where this is one of several ways to run it.
         placement: of the weights of a dense one.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill2edge.gguf.ggml_types import GGML_TYPES, Precision, StorageType
-from distill2edge.gguf.kv_cache import MARK
+from distill2edge.models.kv_cache import MARK
 from distill2edge.quantize.types import ONNX_TYPES
 from distill2edge.util.nearest import nearest
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from distill2edge.errors import Problem
-from distill2edge.gguf.kv_cache import PLAIN, CacheType
+from distill2edge.models.kv_cache import PLAIN, CacheType
 from distill2edge.quantize.schemes import ROUNDED_BY_GGML
 from distill2edge.recipe.gold_pairs import GoldPairs
 from distill2edge.recipe.judge import PairwiseJudge

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill2edge.gguf.kv_cache import PLAIN
+from distill2edge.models.kv_cache import PLAIN
 from distill2edge.report import figures
 from distill2edge.report.blocks import Cell, Document, Table, figure, filled, row, verdict_cell
 

@@ -9,9 +9,9 @@ from typing import Any
 from distill2edge.data.model_inputs import KEY, InputForm, default_form, parse_form, read_form
 from distill2edge.data.tokens import stop_token_ids
 from distill2edge.errors import UserError
-from distill2edge.gguf.kv_cache import PLAIN
 from distill2edge.intake.tokenizer_files import open_tokenizer
 from distill2edge.models.kinds import kind_of_directory, kind_of_gguf
+from distill2edge.models.kv_cache import PLAIN
 from distill2edge.models.loading import context_of
 from distill2edge.running.answering import OpenModel
 from distill2edge.running.reading import choose_export

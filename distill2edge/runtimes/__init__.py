@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from distill2edge.errors import UserError
-from distill2edge.gguf.kv_cache import PLAIN
 from distill2edge.models.kinds import (
     CLASSIFIER,
     DECODER,
@@ -21,6 +20,7 @@ from distill2edge.models.kinds import (
     kind_of_gguf,
     kind_of_onnx,
 )
+from distill2edge.models.kv_cache import PLAIN
 from distill2edge.models.placement import WHOLE, Placement, of_spec
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from distill2edge.gguf import kv_cache
+from distill2edge.models.kv_cache import PLAIN
 from distill2edge.runtimes.llama_library import FLASH_ON, LlamaModel
 from distill2edge.runtimes.protocol import check_request
 
@@ -25,7 +26,7 @@ class LlamaCppRuntime(LlamaModel):
         batch: tokens per `llama_decode`; longer prompts are fed in pieces.
         sequences: sequences that `logits_many` puts into one batch.
         use_mmap: map the file instead of reading it into memory.
-        cache: the type of keys and values (`gguf.kv_cache`).
+        cache: the type of keys and values (`models.kv_cache`).
 
     Raises:
         UserError: no such file, or one that llama.cpp cannot load; the message has its last log lines.
@@ -42,7 +43,7 @@ class LlamaCppRuntime(LlamaModel):
         batch: int = 512,
         sequences: int = 1,
         use_mmap: bool = True,
-        cache: str = kv_cache.PLAIN,
+        cache: str = PLAIN,
     ) -> None:
         super().__init__(path, device, use_mmap=use_mmap)
         self.context, self.batch, self.sequences = context, min(batch, context * sequences), sequences

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from distill2edge.gguf.kv_cache import PLAIN, token_bytes
+from distill2edge.gguf.kv_cache import token_bytes
 from distill2edge.gguf.reader import read_gguf
+from distill2edge.models.kv_cache import PLAIN
 from distill2edge.models.model_file import ModelFile
 from distill2edge.util.bootstrap import Figure, mean_interval, percentile, ratio_interval
 from distill2edge.util.isolate import Crash
