@@ -69,6 +69,7 @@ class Encoded:
         types: segment id of each token, of two texts; None where every one is 0. A model that knows no segments is not
             given them.
         labels: indices of the response's choices, where it is a set of them; None where it is none, or there is none.
+        query: of a pair of texts: the same for rows that share the first one.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Encoded:
     tags: Sequence[int] | None = None
     types: list[int] | None = None
     labels: tuple[int, ...] | None = None
+    query: str = ""
 
     @property
     def prompt_length(self) -> int:

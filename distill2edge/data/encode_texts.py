@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.conversation import plain_prompt
+from distill2edge.data.encode import Encoded, Row, row_id
 from distill2edge.data.text_pairs import Tokens, cut_pairs
 from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
@@ -40,7 +41,8 @@ def encode_texts(
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
         for row, (ids, types) in zip(part, _tokens(part, tokenizer, max_length, counts), strict=True):
-            encoded.append(Encoded(row.id, ids, [False] * len(ids), row.label, row.id, types=types))
+            query = "" if row.pair is None else row_id(plain_prompt(row.prompt), "")
+            encoded.append(Encoded(row.id, ids, [False] * len(ids), row.label, row.id, types=types, query=query))
     counts["rows"] += len(rows)
     return encoded
 

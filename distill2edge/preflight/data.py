@@ -140,6 +140,21 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
         yield from said(("data", "pair"), partial(_reads_pairs, model))
     if not absent and not broken:
         yield from _rendered(recipe, templates, rows, complete)
+        if recipe.verify.min_ndcg_retained is not None and complete:
+            yield from _ranked(recipe, templates, rows)
+
+
+def _ranked(recipe: Recipe, templates: dict[str, Template | Filter], rows: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Second texts that are ranked, where no two rows share the first one."""
+    data = recipe.data
+    taken = [row for number, row in enumerate(rows, 1) if _takes(templates.get("filter"), row, number)]
+    try:
+        first = [_texts(data, templates, row, number)["prompt"] for number, row in enumerate(taken, 1)]
+    except (UserError, KeyError):
+        return  # said already
+    if len(set(first)) == len(first):
+        what = "verify.min_ndcg_retained ranks the texts of a query, and no two rows share their first text"
+        yield Problem(("verify", "min_ndcg_retained"), what, "take it out, or let data.prompt be the query alone")
 
 
 def _tagged(recipe: Recipe, rows: list[dict[str, Any]], complete: bool) -> Iterator[Problem]:

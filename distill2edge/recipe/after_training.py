@@ -45,6 +45,12 @@ class Verify(Section):
         examples=[0.02, {"eight_bits": 0.02, "lower": 0.2}, None],
     )
     min_top1: Share | None = Field(None, description="top-1 agreement of file and merged student")
+    min_ndcg_retained: Annotated[float | None, LATER] = Field(
+        None,
+        ge=0.01,
+        le=1.5,
+        description="of data.pair, where rows share their first text: student's nDCG at 10 / teacher's, of every file",
+    )
     teacher_schemes: tuple[str, ...] = Field(
         (), description="quantize the teacher itself too: the baseline that every student must beat"
     )

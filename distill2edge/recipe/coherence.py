@@ -214,8 +214,16 @@ def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _pairs(recipe: Recipe) -> Iterator[Problem]:
-    """Files that cannot read two texts."""
-    if recipe.data.pair is None:
+    """Files that cannot read two texts; texts that no model ranks."""
+    gate, data = ("verify", "min_ndcg_retained"), recipe.data
+    if recipe.verify.min_ndcg_retained is not None:
+        if data.pair is None:
+            what = "verify.min_ndcg_retained ranks the second texts of pairs, and data.pair is not set"
+            yield Problem(gate, what, "take it out, or set data.pair")
+        elif data.choices is not None and (data.multi or (len(data.choices) > 2 and not data.ordered)):
+            what = "verify.min_ndcg_retained ranks by classes that have an order"
+            yield Problem(gate, what, "take it out, or set data.ordered")
+    if data.pair is None:
         return
     asked = recipe.teacher.ask is not None  # such a teacher reads one prompt
     for path, text in _schemes(recipe):

@@ -22,7 +22,7 @@ from distill2edge.verify.metrics import METRICS
 Document = dict[str, Any]
 _OVER_SEEDS = (
     "kl_student", "kl_teacher", "top1_student", "top1_teacher", "perplexity", "output_length_ratio",
-    "exact", "steps_off",
+    "exact", "steps_off", "ndcg", "mrr", "ndcg_retained",
 )  # fmt: skip
 
 
@@ -95,7 +95,8 @@ def _model(index: int, reports: Sequence[Document]) -> Document:
         return model
     for key in _OVER_SEEDS:
         figures = [mate[key] for mate in mates if mate.get(key) is not None]
-        model[key] = _mean(figures) if len(figures) == len(mates) else None
+        if key in model:
+            model[key] = _mean(figures) if len(figures) == len(mates) else None
     for key in ("balanced_accuracy", "macro_f1", "ece", "weighted_kappa", "kl_student_p99"):
         found = [mate[key] for mate in mates if mate.get(key) is not None]
         model[key] = fmean(found) if len(found) == len(mates) else None

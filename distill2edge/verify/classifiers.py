@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill2edge.errors import UserError
-from distill2edge.models.model_file import Encodings, ModelFile
+from distill2edge.models.model_file import Encodings, ModelFile, encoding_of
 from distill2edge.recipe.schema import Verify
 from distill2edge.util.bootstrap import mean_interval
 from distill2edge.util.files import write_json
 from distill2edge.util.isolate import Crash
 from distill2edge.util.progress import Progress
-from distill2edge.verify import fidelity, scores
+from distill2edge.verify import fidelity, ranking, scores
 from distill2edge.verify.gates import apply_gates, verdict
 from distill2edge.verify.metrics import METRICS, Score
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
+from distill2edge.verify.ranking import queries_of
 from distill2edge.verify.steps import steps_off, weighted_kappa
 from distill2edge.verify.text_models import run_models
 from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_class
 from distill2edge.verify.warnings import warnings_of
+
+if TYPE_CHECKING:
+    from distill2edge.data.encode import Encoded
 
 DEFINITIONS = {
     "accuracy": "share of texts whose label has the greatest logit",
@@ -92,7 +96,8 @@ def verify_classifiers(
     outcomes = run_models(
         "distill2edge.verify.classifier_worker", models, rows, {"labels": list(labels)}, work, progress, threads
     )
-    document = _document(models, outcomes, rows["teacher"], spec, labels, seed, corrected, taught, ordered)
+    queried = encoding_of("student", rows).rows
+    document = _document(models, outcomes, rows["teacher"], queried, spec, labels, seed, corrected, taught, ordered)
     write_json(work / "verify.json", document)
     return facts_of(document)
 
@@ -126,6 +131,7 @@ def _document(
     models: Sequence[ModelFile],
     outcomes: Mapping[str, Outcome],
     rows: Encodings,
+    queried: Sequence[Encoded],
     spec: Verify,
     labels: Sequence[str],
     seed: int,
@@ -154,6 +160,11 @@ def _document(
             found["balanced_accuracy"] = balanced_accuracy(mine["score"], truth.tolist())
             found |= _ordered(logprob[model.id], truth, seed) if ordered else {}
         entries.append(found)
+    ranked = None
+    if metric.name == "accuracy" and (ordered or len(labels) == 2):
+        ranked = queries_of(queried, truth.tolist())
+    if ranked is not None:
+        ranked.add(entries, {name: _grade(own) for name, own in logprob.items()}, seed)
     shares = kept(models, figures, teacher, metric, seed)
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
@@ -164,7 +175,7 @@ def _document(
         "rows": len(truth),
         "tokens": len(truth),
         "unit": "text",
-        "definitions": DEFINITIONS | (STEPS if ordered else {}),
+        "definitions": DEFINITIONS | (STEPS if ordered else {}) | (ranking.DEFINITIONS if ranked else {}),
         "models": entries,
         "baseline": metric.baseline_entry(baseline, [1.0] * len(truth), seed),
         "classes": dict(baseline.classes),
@@ -176,6 +187,11 @@ def _document(
             name: [int(value) for value in one["score"]] for name, one in figures.items() if not isinstance(one, Crash)
         },
     }
+
+
+def _grade(logprob: scores.Floats) -> NDArray[np.float64]:
+    """[n] mean step of each text: of two classes the probability of the second."""
+    return np.exp(logprob.astype(np.float64)) @ np.arange(logprob.shape[1])
 
 
 def _ordered(logprob: scores.Floats, truth: NDArray[np.int64], seed: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Gate:
     """One condition on one model file.
 
     Attributes:
-        name: `loads`, `min_retained`, `max_kl`, `min_top1`, `min_length` or `max_length`.
+        name: `loads`, `min_retained`, `min_ndcg_retained`, `max_kl`, `min_top1`, `min_length` or `max_length`.
         model: id of the file.
         op: how the value must stand to the target.
         value: the point estimate; None where it could not be measured, which never passes.
@@ -94,6 +94,8 @@ def _gates_of(model: Mapping[str, Any], verify: Verify) -> list[Gate]:
     name, gates = model["id"], list[Gate]()
     if verify.min_retained is not None:
         gates.append(Gate("min_retained", name, ">=", verify.min_retained, _value(model, "retained")))
+    if verify.min_ndcg_retained is not None:
+        gates.append(Gate("min_ndcg_retained", name, ">=", verify.min_ndcg_retained, _value(model, "ndcg_retained")))
     precision = precision_of(model)
     if precision is not None and (limit := verify.max_kl.of(precision)) is not None:
         default = verify.max_kl.is_default(precision)

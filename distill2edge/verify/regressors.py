@@ -15,10 +15,12 @@ from distill2edge.util.bootstrap import mean_interval
 from distill2edge.util.files import write_json
 from distill2edge.util.isolate import Crash
 from distill2edge.util.progress import Progress
+from distill2edge.verify import ranking
 from distill2edge.verify.correlation import pearson, spearman
 from distill2edge.verify.gates import apply_gates, verdict
 from distill2edge.verify.metrics import METRICS
 from distill2edge.verify.model_figures import INTERVAL, Outcome, entry, facts_of, kept, row_scores
+from distill2edge.verify.ranking import Queries, queries_of
 from distill2edge.verify.text_models import run_models
 from distill2edge.verify.trivial_baselines import TrivialBaseline
 from distill2edge.verify.warnings import warnings_of
@@ -62,13 +64,18 @@ def verify_regressors(
         "distill2edge.verify.classifier_worker", models, rows, {"labels": list(labels)}, work, progress, threads
     )
     gold = np.array([row.number for row in rows["teacher"].rows], dtype=np.float64)
-    document = _document(models, outcomes, gold, spec, seed)
+    document = _document(models, outcomes, gold, queries_of(rows["teacher"].rows, gold.tolist()), spec, seed)
     write_json(work / "verify.json", document)
     return facts_of(document)
 
 
 def _document(
-    models: Sequence[ModelFile], outcomes: Mapping[str, Outcome], gold: Floats, spec: Verify, seed: int
+    models: Sequence[ModelFile],
+    outcomes: Mapping[str, Outcome],
+    gold: Floats,
+    ranked: Queries | None,
+    spec: Verify,
+    seed: int,
 ) -> dict[str, Any]:
     numbers = {
         name: np.asarray(outcome["logits"], dtype=np.float64)[:, 0]
@@ -91,6 +98,8 @@ def _document(
             found["pearson"] = mean_interval(pearson(own, gold), seed=seed).as_dict()
             found["mae"] = mean_interval(np.abs(own - gold).tolist(), seed=seed).as_dict()
         entries.append(found)
+    if ranked is not None:
+        ranked.add(entries, numbers, seed)
     shares = kept(models, figures, figures["teacher"], METRIC, seed)
     for found in entries:
         found["kept"] = shares.get(found["id"], {})
@@ -103,7 +112,7 @@ def _document(
         "rows": len(gold),
         "tokens": len(gold),
         "unit": "number",
-        "definitions": DEFINITIONS,
+        "definitions": DEFINITIONS | (ranking.DEFINITIONS if ranked else {}),
         "models": entries,
         "baseline": trivial,
         "classes": {},

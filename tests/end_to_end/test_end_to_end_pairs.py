@@ -33,7 +33,7 @@ signal: {{kind: {signal}}}
 student: {{init: {{from: teacher, layers: 2}}, vocabulary: trim, lora: null}}
 distill: {{loss: {{{loss}, hidden: 0.1}}, epochs: 8, learning_rate: 2e-3, batch_size: 8}}
 export: [onnx:int8]
-verify: {{rows: 32, max_kl: {{lossless: 0.1, eight_bits: 0.1}}}}
+verify: {{rows: 32, min_ndcg_retained: 0.7, max_kl: {{lossless: 0.1, eight_bits: 0.1}}}}
 bench: {{workloads: [task], rounds: 1, requests: 2}}
 """
 KINDS = {
@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first, second = WORDS[n % 4], WORDS[(n % 4 + 1 + n // 4 % 3) % 4]
         gap = VALUES[first] - VALUES[second]  # swapped, the two texts have the same words and another answer
         rows.append({
-            "query": f"a {first} film {n * 7}", "passage": f"a {second} film {n * 37}", "other": f"{n}",
+            "query": f"a {first} film {n % 12}", "passage": f"a {second} film {n * 37}", "other": f"{n}",
             "label": "yes" if gap > 0 else "no", "score": gap,
         })  # fmt: skip
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -95,6 +95,7 @@ def run(root: Path, task: str, *more: str, command: str = "run") -> Result:
         ),
         ("classification", "teacher={model: writes, ask: {prompt: '{{ prompt }} {{ pear }}'}}", "it names pear"),
         ("regression", "teacher.model=writes", "and the task is regression"),
+        ("regression", "data.prompt={{ query }} {{ other }}", "no two rows share their first text"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_reason(place: Path, task: str, change: str, said: str) -> None:
@@ -136,6 +137,9 @@ def test_the_file_and_predict_py_say_what_verify_scored(finished: tuple[Path, st
     assert found["teacher"]["score"]["value"] > 0.8
     assert found["student"]["score"]["value"] > 0.7
     assert found["student/onnx:int8"]["error"] is None
+    assert found["teacher"]["ndcg"]["value"] > 0.8
+    assert 1 < found["student/onnx:int8"]["ndcg_retained"]["n"] <= 12
+    assert "nDCG at 10 retained" in (root / task / "report.html").read_text()
     assert found["student/onnx:int8"]["kl_student"]["value"] < 0.02
     folder = root / task / "exports" / f"{task}-onnx-int8"
     better, worse = ("a good film 70", "a bad film 370"), ("a bad film 370", "a good film 70")

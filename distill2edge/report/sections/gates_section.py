@@ -12,6 +12,7 @@ GATES = {
     "min_retained": "quality kept",
     "max_kl": "KL to student",
     "min_top1": "top-1 agreement",
+    "min_ndcg_retained": "nDCG at 10 retained",
     "min_length": "answer length",
     "max_length": "answer length",
 }

@@ -18,6 +18,7 @@ def blocks(report: Document) -> list[Block]:
         distances_table(report),
         vectors_table(report),
         numbers_table(report),
+        ranking_table(report),
         entities_table(report),
         types_table(report),
         samples_table(report),
@@ -146,6 +147,24 @@ def numbers_table(report: Document) -> Table | None:
     head = ["model", "Pearson's correlation", "mean absolute error"]
     note = "Of the models' numbers and the data's. KL above is of normal distributions around two numbers."
     return filled("Numbers", head, rows, note=note) if rows else None
+
+
+def ranking_table(report: Document) -> Table | None:
+    """How well a reranker orders the texts of each query."""
+    models = [model for model in report["models"] if model.get("ndcg") and not model.get("error")]
+    rows = [
+        row(
+            Cell(str(model["id"]), "mono"),
+            *[figure(model.get(name)) for name in ("ndcg", "mrr")],
+            figure(model.get("ndcg_retained"), figures.percent),
+        )
+        for model in models
+    ]
+    note = (
+        "Over the queries: held-out rows that share their first text. Gains of nDCG are the data's grades; MRR is of "
+        "the best text. Retained: nDCG at 10 divided by the teacher's on the same queries."
+    )
+    return filled("Ranking", ["model", "nDCG at 10", "MRR", "nDCG retained"], rows, note=note) if rows else None
 
 
 def entities_table(report: Document) -> Table | None:
