@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_config, load_tokenizer
 from distill2edge.models.config import usable_positions
 from distill2edge.models.kinds import CLASSIFIER, ENCODER, KINDS, Kind, kind_of_directory
+from distill2edge.models.two_events import thresholds_in
+from distill2edge.util.files import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +47,7 @@ class InputForm:
         prompt: the recipe's template of a prompt over a row's fields, for people.
         stop: ids that end a response.
         pair: likewise of a second text, where an encoder reads two; None: it reads one.
+        thresholds: of each label of a multi-label classifier, where they were chosen; empty: .5.
     """
 
     kind: str
@@ -55,6 +58,7 @@ class InputForm:
     prompt: str | None = None
     stop: tuple[int, ...] = ()
     pair: str | None = None
+    thresholds: tuple[float, ...] = ()
 
     @property
     def reading(self) -> Reading:
@@ -66,9 +70,11 @@ class InputForm:
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields; `pair` where it reads two texts."""
-        found = asdict(self)
-        return found if self.pair is not None else {name: value for name, value in found.items() if name != "pair"}
+        """Its fields; `pair` where it reads two texts, `thresholds` where some were chosen."""
+        absent = {
+            name for name, value in (("pair", self.pair), ("thresholds", self.thresholds or None)) if value is None
+        }
+        return {name: value for name, value in asdict(self).items() if name not in absent}
 
 
 def encode_inputs(
@@ -101,7 +107,8 @@ def encode_pair(
 
 def form_of(recipe: Recipe, model_dir: Path) -> InputForm:
     """The form in which a recipe trains a model."""
-    return form_for_kind(recipe.data, kind_of_directory(model_dir))
+    form, path = form_for_kind(recipe.data, kind_of_directory(model_dir)), model_dir / "config.json"
+    return replace(form, thresholds=thresholds_in(read_object(path))) if path.is_file() else form
 
 
 def _name(kind: Kind) -> str:
@@ -178,17 +185,18 @@ def parse_form(text: str, where: str) -> InputForm:
     values: dict[str, Any] = {name: value for name, value in found.items() if name in known}
     choices = values.get("choices") or []
     length = values.get("max_length")
-    stop = values.get("stop") or []
+    stop, limits = values.get("stop") or [], values.get("thresholds") or []
     if (
         values.get("kind") not in _KINDS
         or values.get("template", "plain") not in ("chat", "plain", "text")
         or not all(isinstance(values.get(name), str | None) for name in ("system", "prompt", "pair"))
         or not (length is None or (type(length) is int and length > 0))
         or not (isinstance(stop, list) and all(type(token) is int and token >= 0 for token in stop))
+        or not (isinstance(limits, list) and all(type(limit) is float and 0 < limit < 1 for limit in limits))
         or not (isinstance(choices, list) and all(isinstance(choice, str) and choice for choice in choices))
     ):
         raise _not_a_form(where, "a field has another type or value")
-    return InputForm(**{**values, "choices": tuple(choices), "stop": tuple(stop)})
+    return InputForm(**{**values, "choices": tuple(choices), "stop": tuple(stop), "thresholds": tuple(limits)})
 
 
 def read_form(directory: Path) -> InputForm | None:

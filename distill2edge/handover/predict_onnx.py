@@ -237,12 +237,12 @@ def shares(names: list[str], scores: np.ndarray) -> list[tuple[str, float]]:
     return [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
 
 
-def above(names: list[str], scores: np.ndarray, threshold: float) -> list[tuple[str, float]]:
-    """Names whose own probability is above the threshold, the likeliest first."""
+def above(names: list[str], scores: np.ndarray, limits: list[float]) -> list[tuple[str, float]]:
+    """Names whose own probability is above their threshold, the likeliest first."""
     small = np.exp(-np.abs(scores))
     share = np.where(scores >= 0, 1 / (1 + small), small / (1 + small))
-    ranked = [(names[index], float(share[index])) for index in np.argsort(-share, kind="stable")]
-    return [each for each in ranked if each[1] > threshold]
+    ranked = np.argsort(-share, kind="stable")
+    return [(names[index], float(share[index])) for index in ranked if share[index] > limits[index]]
 
 
 def vector(found: np.ndarray, size: int) -> str:
@@ -334,7 +334,8 @@ def answer(given: list[str], form: dict[str, Any], reader: Input, model: Any, mo
     if form["kind"] == "classifier":
         found = shares(form["labels"], model.scores(ids, types))
     elif form["kind"] == "multi-label":
-        found = above(form["labels"], model.scores(ids, types), form["threshold"])
+        limits = form.get("thresholds") or [form["threshold"]] * len(form["labels"])
+        found = above(form["labels"], model.scores(ids, types), limits)
     elif form["choices"]:
         choices = with_end(reader.choices(prompt), form["end"])
         scores = np.array([likelihood(model, ids, choice) for choice in choices], dtype=np.float64)

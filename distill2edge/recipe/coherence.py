@@ -46,6 +46,12 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
             why = f": {feature.why}" if feature.why else ""
             what = f"{label or feature.label} is for task {_either(others)}, not for {task.name}{why}"
             yield Problem(path, what, feature.fix)
+    if recipe.student.thresholds != "half":
+        where = ("student", "thresholds")
+        if not recipe.data.multi:
+            yield Problem(where, "student.thresholds is of sets of labels, and data.multi is not set", "leave it out")
+        elif not recipe.data.splits.validation:
+            yield Problem(where, "thresholds are chosen on validation rows", "raise data.splits.validation")
     yield from task.problems(recipe)
 
 

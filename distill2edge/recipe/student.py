@@ -190,6 +190,11 @@ class Student(Section):
         "components",
         examples=[[384, 128, 64]],
     )
+    thresholds: Annotated[Literal["half", "f1"], LATER] = Field(
+        "half",
+        description="of data.multi: probability above which a text has a label. half: .5; f1: the one with the best "
+        "F1 on the validation rows, for each label, kept with the model and its files; chosen of a fitted teacher too",
+    )
     pretrain: Annotated[Pretrain | None, LATER] = Field(
         None, description="of an encoder: masked-language-model distillation from the unfitted teacher first"
     )

@@ -320,7 +320,8 @@ class OpenModel:
         found = self.labels(text, pair)
         if not self.several:
             return found[:1]
-        return [share for share in found if share[1] > THRESHOLD]
+        limits = dict(zip(self.runtime.labels, self.form.thresholds, strict=False))
+        return [share for share in found if share[1] > limits.get(share[0], THRESHOLD)]
 
     def _likelihoods(self, text: str) -> list[float]:
         from distill2edge.verify.scores import choice_likelihoods, trim_stop

@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.pipeline.stage_files import Files
-from distill2edge.stages.stage import DENSE, Facts, Inputs, ModelStage, Rows, Stage, plain, rows_key, scored_key
+from distill2edge.stages.stage import (
+    DENSE,
+    Facts,
+    Inputs,
+    ModelStage,
+    Rows,
+    Stage,
+    plain,
+    rows_key,
+    scored_key,
+    thresholds_key,
+)
 from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
@@ -247,7 +258,7 @@ class Merge(OfStudent):
     @property
     def section(self) -> Any:
         """As `Stage.section`."""
-        return {"rows": rows_key(self.recipe)}
+        return {"rows": rows_key(self.recipe)} | thresholds_key(self.recipe)
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""

@@ -212,6 +212,12 @@ def loaded_key(recipe: Recipe) -> dict[str, Any]:
     return {} if quantization is None else {"teacher_quantization": quantization}
 
 
+def thresholds_key(recipe: Recipe) -> dict[str, Any]:
+    """How the thresholds of labels are chosen, where they are."""
+    chosen = recipe.student.thresholds
+    return {} if chosen == "half" else {"thresholds": chosen}
+
+
 def scored_key(recipe: Recipe) -> dict[str, Any]:
     """Which of the rows a teacher has scored, where later rounds get the others."""
     policy = recipe.distill.on_policy

@@ -22,6 +22,7 @@ from distill2edge.stages.stage import (
     plain,
     rows_key,
     scored_key,
+    thresholds_key,
 )
 from distill2edge.tasks import task_of
 from distill2edge.util.files import write_json
@@ -185,6 +186,7 @@ class Fit(ModelStage):
 
         recipe, weights = self.recipe, self.recipe.distill.loss.class_weights
         key = {"fit": canonical(recipe.teacher.fit), "rows": rows_key(recipe)} | asked_key(recipe)
+        key |= thresholds_key(recipe)
         return key if weights == "none" else {**key, "class_weights": weights}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:

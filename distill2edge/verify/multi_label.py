@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill2edge.data.model_inputs import parse_form
 from distill2edge.errors import UserError
 from distill2edge.models.model_file import Encodings, ModelFile
-from distill2edge.models.two_events import THRESHOLD, two_events
+from distill2edge.models.two_events import THRESHOLD, thresholds_in, two_events
 from distill2edge.recipe.schema import Verify
-from distill2edge.util.files import write_json
+from distill2edge.util.files import read_json, write_json
 from distill2edge.util.isolate import Crash
 from distill2edge.util.progress import Progress
 from distill2edge.util.proportions import proportion_interval
@@ -37,7 +38,8 @@ from distill2edge.verify.warnings import warnings_of
 DEFINITIONS = {
     "micro_f1": METRICS["micro_f1"].definition,
     "set_agreement": METRICS["set_agreement"].definition,
-    "threshold": f"a text has a label whose probability, the sigmoid of its logit, is above {THRESHOLD}",
+    "threshold": f"a text has a label whose probability, the sigmoid of its logit, is above {THRESHOLD}, or above "
+    "the one that was chosen for the label on the validation rows (`thresholds` of each model)",
     "macro_f1": "mean over the labels of 2 TP / (2 TP + FP + FN)",
     "label_f1": "2 TP / (2 TP + FP + FN) of each label",
     "exact": "share of texts whose whole set of labels is right (subset accuracy)",
@@ -100,23 +102,27 @@ def _document(
     }
     if taught is not None:
         events["teacher"] = taught[: len(rows.rows)]
-    truth, metric = _truth(rows, events, len(labels))
+    limits = {model.id: _limits(model, len(labels)) for model in models}
+    limits.setdefault("teacher", np.full(len(labels), THRESHOLD))
+    said = {name: _said(own, limits[name]) for name, own in events.items()}
+    truth, metric = _truth(rows, said, len(labels))
     dense: dict[str, scores.Floats | None] = {
         model.role: events.get(model.id) for model in models if model.is_reference
     }
     dense.setdefault("teacher", events.get("teacher"))
     figures: dict[str, Outcome] = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Crash)}
-    figures |= {name: _figures(name, own, truth, dense) for name, own in events.items()}
+    figures |= {name: _figures(name, own, truth, dense, said) for name, own in events.items()}
     teacher = figures.get("teacher", Crash("the teacher runs behind an endpoint"))
     baseline, (commonest, always) = constant_set(truth, labels), commonest_set(truth, labels)
     entries = []
     for model in models:
         found = entry(model, figures[model.id], teacher, metric, seed, baseline)
         if model.id in events:
-            said = _said(events[model.id])
-            found["exact"] = proportion_interval(exact(said, truth)).as_dict()
-            found["macro_f1"] = macro_f1(said, truth)
-            found["label_f1"] = dict(zip(labels, label_f1(said, truth), strict=True))
+            own = said[model.id]
+            found["exact"] = proportion_interval(exact(own, truth)).as_dict()
+            found["macro_f1"] = macro_f1(own, truth)
+            found["label_f1"] = dict(zip(labels, label_f1(own, truth), strict=True))
+            found["thresholds"] = dict(zip(labels, limits[model.id].tolist(), strict=True))
             found["ece"] = calibration_error(np.exp(events[model.id][..., 1]).astype(np.float64), truth)
         entries.append(found)
     shares = kept(models, figures, teacher, metric, seed)
@@ -143,12 +149,23 @@ def _document(
     }
 
 
-def _said(events: scores.Floats) -> Sets:
+def _limits(model: ModelFile, classes: int) -> NDArray[np.float64]:
+    """[C] thresholds: of a file those that it ships with, of a dense model those of its config.json."""
+    stated = model.path / "export.json"
+    if stated.is_file():
+        meta = read_json(stated).get("meta") or {}
+        own = parse_form(str(meta["input"]), str(stated)).thresholds if "input" in meta else ()
+    else:
+        own = thresholds_in(read_json(model.path / "config.json"))
+    return np.array(own or [THRESHOLD] * classes)
+
+
+def _said(events: scores.Floats, limits: NDArray[np.float64]) -> Sets:
     """[n, C] the labels that a model gives each text."""
-    return np.asarray(np.exp(events[..., 1]) > THRESHOLD)
+    return np.asarray(np.exp(events[..., 1].astype(np.float64)) > limits)
 
 
-def _truth(rows: Encodings, events: Mapping[str, scores.Floats], classes: int) -> tuple[Sets, Score]:
+def _truth(rows: Encodings, said: Mapping[str, Sets], classes: int) -> tuple[Sets, Score]:
     """The labels of each text, and what a score is: the teacher's own sets are what there is where no row has one.
 
     Raises:
@@ -160,21 +177,25 @@ def _truth(rows: Encodings, events: Mapping[str, scores.Floats], classes: int) -
         for at, labels in enumerate(held):
             truth[at, list(labels or ())] = True
         return truth, METRICS["micro_f1"]
-    if "teacher" not in events:
+    if "teacher" not in said:
         raise UserError(
             "no row has a response, and the teacher does not run here: there is nothing to score by",
             where="data.response",
             fix="give some rows a response",
         )
-    return _said(events["teacher"]), METRICS["set_agreement"]
+    return said["teacher"], METRICS["set_agreement"]
 
 
 def _figures(
-    name: str, events: scores.Floats, truth: Sets, dense: Mapping[str, scores.Floats | None]
+    name: str,
+    events: scores.Floats,
+    truth: Sets,
+    dense: Mapping[str, scores.Floats | None],
+    said: Mapping[str, Sets],
 ) -> dict[str, Any]:
     """What `entry` reads: lists over texts, each text one position."""
     found: dict[str, Any] = {
-        "score": micro_f1(_said(events), truth),
+        "score": micro_f1(said[name], truth),
         "tokens": [1.0] * len(truth),
         "length": None,
         "counts": [1] * len(truth),
@@ -190,5 +211,5 @@ def _figures(
             continue
         apart = fidelity.kl_divergence(other.reshape(-1, 2), events.reshape(-1, 2))
         found[f"kl_{role}"] = apart.reshape(len(truth), -1).sum(axis=1).tolist()
-        found[f"top1_{role}"] = exact(_said(events), _said(other))
+        found[f"top1_{role}"] = exact(said[name], said[role])
     return found

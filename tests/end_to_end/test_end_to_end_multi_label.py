@@ -119,7 +119,10 @@ def test_a_teacher_that_chooses_one_label_is_refused_unless_it_is_fitted(place: 
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> Path:
-    result = run(place, "--set", "distill.control=true")
+    result = run(
+        place,
+        *("--set", "distill.control=true", "--set", "student.thresholds=f1", "--set", "data.splits.validation=20"),
+    )
     assert result.exit_code == 0, result.output
     return place
 
@@ -178,5 +181,9 @@ def test_chat_the_library_and_predict_py_give_one_set(finished: Path) -> None:
             lines = [line.split("\t") for line in output.splitlines() if line]
             assert [name for name, _ in lines] == [name for name, _ in chosen]
             np.testing.assert_allclose([float(share) for _, share in lines], [share for _, share in chosen], atol=2e-4)
-    assert json.loads((folder / "input.json").read_text())["threshold"] == 0.5
+    form = json.loads((folder / "input.json").read_text())
+    chosen = models(finished)["student/onnx:int8-dynamic"]["thresholds"]
+    assert dict(zip(form["labels"], form["thresholds"], strict=True)) == chosen
+    assert chosen["sun"] == 0.5, "no text has it"
+    assert f"above {chosen['film']:.3f}" in (folder / "USE.md").read_text()
     assert "they do not add up to 1" in (folder / "USE.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from distill2edge.data.encode import Encoded
 from distill2edge.errors import RecipeErrors
+from distill2edge.models.model_file import Encodings, dense
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.recipe.schema import Verify
 from distill2edge.verify.gates import apply_gates
@@ -104,3 +106,34 @@ def test_what_has_no_order_is_refused(more: tuple[str, ...], wanted: str) -> Non
     )
     with pytest.raises(RecipeErrors, match=wanted):
         parse_recipe(text, "a.yaml", more)
+
+
+def test_verify_puts_them_into_the_entries_and_the_report_shows_them(tmp_path: Path) -> None:
+    """Of regressors and of classifiers of two classes; three classes without an order have none."""
+    from distill2edge.report.sections.quality_section import ranking_table
+    from distill2edge.verify import classifiers, regressors
+
+    models = [dense(role, tmp_path, 1) for role in ("teacher", "student")]  # type: ignore[arg-type]
+    rows = [Encoded(f"{n}", [1], [False], label=n % 2, query=f"{n // 4}") for n in range(12)]
+    right, wrong = [[float(n % 2)] for n in range(12)], [[float(-(n % 2))] for n in range(12)]
+    gold, spec = np.array([n % 2 for n in range(12)], dtype=float), Verify()  # type: ignore[call-arg]
+    outcomes = {"teacher": {"logits": right}, "student": {"logits": wrong}}
+    numbers = regressors._document(models, outcomes, gold, queries_of(rows, gold.tolist()), spec, 0)
+    two = {name: {"logits": [[0.0, *one] for one in found["logits"]]} for name, found in outcomes.items()}
+    three = {name: {"logits": [[*one, -9.0] for one in found["logits"]]} for name, found in two.items()}
+
+    def classified(found: dict[str, Any], labels: str) -> dict[str, Any]:
+        return classifiers._document(
+            models, found, Encodings(rows, None, "v"), rows, spec, labels, 0, None, None, False
+        )
+
+    for document in (numbers, classified(two, "ab")):
+        teacher, student = document["models"]
+        assert teacher["ndcg"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 3}
+        assert student["mrr"]["value"] == pytest.approx(1 / 3)
+        assert student["ndcg_retained"]["value"] == student["ndcg"]["value"] < 0.7
+        assert "ndcg" in document["definitions"]
+        shown = ranking_table(document)
+        assert shown is not None
+        assert [len(line) for line in shown.rows] == [4, 4]
+    assert all("ndcg" not in model for model in classified(three, "abc")["models"])
