@@ -92,7 +92,16 @@ def load_tokenizer(model_dir: Path | str) -> Any:
     from transformers import AutoTokenizer
 
     with refusals("no usable tokenizer", model_dir, "put tokenizer.json beside the model"):
-        return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+        try:
+            return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise UserError(
+                "its tokenizer is Python code of its own, and code that comes with a model never runs here",
+                where=str(model_dir),
+                fix="put a tokenizer.json beside it (its conversion to a fast tokenizer), or take another model",
+            ) from error
 
 
 def load_checkpoint(

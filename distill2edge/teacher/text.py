@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,10 +167,16 @@ def _tell_dropped(written: Sequence[ledger.LedgerRow], checked: Sequence[Checked
     raise UserError(
         f"no usable response: {reasons} of {len(written):,}" + (f"; the first: {first}" if first else ""),
         where="signal.verify" if first else "signal",
-        fix="look at the responses in the ledger (distill2edge data show), then correct the check, or the teacher"
-        if first
-        else "raise signal.max_new_tokens, or fit the teacher to the task first",
+        fix=_FIXES["check" if first else dropped.most_common(1)[0][0] if dropped else ""],
     )
+
+
+_FIXES = defaultdict(
+    lambda: "raise signal.max_new_tokens, or fit the teacher to the task first",
+    check="look at the responses in the ledger (distill2edge data show), then correct the check, or the teacher",
+    refused="look at the reasons in the ledger (distill2edge data show), then ask otherwise, or take another teacher",
+)
+"""What helps, by what most responses were dropped for."""
 
 
 def read_responses(directory: Path) -> list[Row]:

@@ -100,6 +100,21 @@ def test_code_that_comes_with_a_model_never_runs(own_type: bool, llama: Path, tm
             fetch(path, tmp_path / "work")
 
 
+def test_a_tokenizer_that_is_code_alone_is_refused_with_what_to_do(llama: Path, tmp_path: Path) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "model"
+    shutil.copytree(llama, path)
+    for name in ("tokenizer.json", "special_tokens_map.json"):
+        (path / name).unlink(missing_ok=True)
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (path / "tokenizer_config.json").write_text(json.dumps(own))
+    (path / "own.py").write_text(f"open({str(mark)!r}, 'w')\nclass Own: pass\n")
+    with pytest.raises(UserError, match="Python code of its own") as caught:
+        load_tokenizer(path)
+    assert "tokenizer.json" in caught.value.fix
+    assert "trust_remote_code" not in str(caught.value)
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
 def test_a_pickle_is_refused_under_any_name(name: str, llama: Path, tmp_path: Path) -> None:
     mark, path = tmp_path / "mark", tmp_path / "model"

@@ -13,7 +13,7 @@ from tiny import tiny_llama
 from distill2edge.data.encode import Row, row_id
 from distill2edge.data.ledger import Origin
 from distill2edge.errors import UserError
-from distill2edge.generation.generate import SHARD_ROWS, LocalGenerator
+from distill2edge.generation.generate import SHARD_ROWS, Answer, Ask, LocalGenerator
 from distill2edge.recipe.schema import TextSignal
 from distill2edge.teacher.text import read_responses, write_responses
 from distill2edge.util.progress import SilentProgress
@@ -43,6 +43,31 @@ def test_a_teacher_that_never_ends_is_refused_with_the_fix(tmp_path: Path) -> No
         write(tmp_path / "model", tmp_path / "work", length=1)
     assert "max_new_tokens" in caught.value.fix
     assert len(list((tmp_path / "work").glob("shard-*.jsonl"))) == 2
+
+
+class Refuses:
+    """A teacher that answers nothing."""
+
+    name, shard_rows, facts = "endpoint", 64, {}
+
+    def fits(self, asks: Sequence[Ask], new: int) -> list[bool]:
+        return [True] * len(asks)
+
+    def generate(self, asks: Sequence[Ask], *rest: Any) -> list[Answer]:
+        return [Answer("", "refused: 'content policy'", 4, 0) for _ in asks]
+
+    def close(self) -> None:
+        pass
+
+
+def test_where_every_row_is_refused_nothing_goes_on(tmp_path: Path) -> None:
+    signal = TextSignal(max_new_tokens=8)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match="no usable response: 70 refused of 70") as caught:
+        write_responses(
+            Refuses(), ROWS, signal, tmp_path, SilentProgress(), origin=ORIGIN, template="plain", system=None, seed=0
+        )  # type: ignore[arg-type]
+    assert caught.value.where == "signal"
+    assert "take another teacher" in caught.value.fix
 
 
 def left(work: Path, shard: int, rows: Sequence[Row]) -> None:
