@@ -28,6 +28,8 @@ _CLASSES = {
     "phi3": "Phi3MiniModel", "smollm3": "LlamaModel", "granite": "GraniteModel", "olmo": "OLMoModel",
     "ernie4_5": "ErnieModel", "nemotron": "NemotronModel", "hunyuan_v1_dense": "HunyuanDenseV1Model",
 }  # fmt: skip
+_RUN_AS = {"gemma3_text": "gemma3_text"}
+"""`model_type` -> `model.type` for onnxruntime-genai, where the class would name the family's reader of images."""
 _OPTIONS = ["hf_token=false", "hf_remote=false", "windowed_kv_cache=false"]
 
 
@@ -62,6 +64,7 @@ def build(model_dir: Path, target: Path, cache: Path) -> None:
         for name in ("hf_details", "_effective_builder_config"):  # for the command line's own dispatch
             options.pop(name, None)
         built = kind(_readable(config), ir.DataType.FLOAT, ir.DataType.FLOAT, "cpu", str(cache), options)
+        built.model_type = _RUN_AS.get(family, built.model_type)
         target.mkdir(parents=True)
         built.make_model(str(model_dir))
         _set_tables(built.model.graph, tables)
