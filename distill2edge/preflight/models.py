@@ -20,6 +20,7 @@ from distill2edge.intake.glance import Glance, glance, place_of
 from distill2edge.intake.obtain import not_a_gguf, resolve
 from distill2edge.models.kinds import kind_of
 from distill2edge.models.shape import layers_field
+from distill2edge.models.some_layers import fields_of_some, ties_between
 from distill2edge.models.widths import misfits, narrowed, settings, widths_of
 from distill2edge.preflight.places import said
 from distill2edge.quantize.schemes import parse_scheme
@@ -28,6 +29,7 @@ from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 from distill2edge.recipe.student import wanted_widths
 from distill2edge.recipe.verifiers import JudgeVerifier
+from distill2edge.student.chosen import chosen
 from distill2edge.student.tensor_roles import refusals as width_refusals
 from distill2edge.student.trimming import kind_of as kind_of_tokenizer
 from distill2edge.tasks import TASKS, task_of
@@ -239,6 +241,11 @@ def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
             if beyond:
                 what = f"layer {beyond[0]} is out of range: the teacher has {count} layers"
                 yield Problem((*_INIT, name), what, f"use 0 to {count - 1}")
+        if isinstance(init.layers, int) and init.select == "similarity" and (tie := ties_between(teacher.text)):
+            what = f"layers cannot be compared one by one: they depend on one another ({tie})"
+            yield Problem((*_INIT, "select"), what, "set select: even, or list the layers")
+        if total is not None and (kept := _kept(init, teacher)) is not None:
+            yield from said((*_INIT, "layers"), partial(fields_of_some, teacher.text, kept, total))
         taken = init.layers if isinstance(init.layers, int) else len(init.layers)
     mapped = recipe.distill.loss.layer_map
     if mapped is None or total is None:
@@ -314,18 +321,31 @@ def _formats(recipe: Recipe, model: Glance, path: Path, texts: tuple[str, ...], 
 
 
 def _as_exported(recipe: Recipe, model: Glance, path: Path) -> dict[str, Any]:
-    """The configuration that an export will see: the teacher's with as many layers as are taken, as wide."""
-    config = dict(model.text)
-    init = recipe.student.init
+    """The configuration that an export will see: that of the layers that are taken, as wide."""
+    config, init = dict(model.text), recipe.student.init
+    if path != ("export",) or not config:
+        return config
     whole = widths_of(config)
-    if path == ("export",) and whole is not None:
+    if whole is not None:
         config |= settings(whole, narrowed(whole, wanted_widths(init)))
-    if path == ("export",) and isinstance(init, FromTeacher) and config:
-        layers = init.layers if isinstance(init.layers, int) else len(init.layers)
-        if isinstance(kinds := config.get("layer_types"), list) and layers < len(kinds):
-            return config  # which kinds stay depends on the layers that are chosen
-        config[layers_field(config)] = layers
-        if "num_decoder_layers" in config:
-            deep = init.decoder_layers if init.decoder_layers is not None else init.layers
-            config["num_decoder_layers"] = deep if isinstance(deep, int) else len(deep)
+    kept, total = _kept(init, model), model.facts.layers
+    if init.layers is None or (kept is None and config.get("layer_types")):
+        return config  # which kinds stay depends on the layers that are chosen
+    if kept is not None and total is not None:
+        with suppress(UserError):  # said by `_layers`
+            config |= fields_of_some(config, kept, total)
+    config[layers_field(config)] = init.layers if isinstance(init.layers, int) else len(init.layers)
+    if isinstance(init, FromTeacher) and "num_decoder_layers" in config:
+        deep = init.decoder_layers if init.decoder_layers is not None else init.layers
+        config["num_decoder_layers"] = deep if isinstance(deep, int) else len(deep)
     return config
+
+
+def _kept(init: FromTeacher | FromModel, model: Glance) -> list[int] | None:
+    """The layers that a student takes of a model; None where that is measured, or is wrong and said so."""
+    total, select = model.facts.layers, init.select if isinstance(init, FromTeacher) else "even"
+    if total is None or init.layers is None or (isinstance(init.layers, int) and select == "similarity"):
+        return None
+    with suppress(UserError):
+        return chosen(init.layers, total, select)
+    return None

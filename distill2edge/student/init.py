@@ -14,6 +14,7 @@ from distill2edge.models.loading import copy_tokenizer, load_model, read_config
 from distill2edge.models.shape import shape_of
 from distill2edge.recipe import schema
 from distill2edge.recipe.student import wanted_widths
+from distill2edge.student.chosen import check_layers, chosen
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
@@ -84,7 +85,7 @@ def _from_checkpoint(
     if layers is None and not width:
         shutil.copytree(checkpoint_dir, target)
         return {**facts, "parameters": _parameters(target)}
-    from distill2edge.student.layers import check_layers, evenly, keep_layers
+    from distill2edge.student.layers import keep_layers
 
     if layers is not None and total is not None:
         check_layers(layers, total, "the checkpoint")
@@ -92,7 +93,7 @@ def _from_checkpoint(
     if width:
         model, facts["width"] = _narrowed(model, width, rows, "the checkpoint", progress)
     if layers is not None:
-        facts["layers"] = evenly(model.config.num_hidden_layers, layers) if isinstance(layers, int) else list(layers)
+        facts["layers"] = chosen(layers, model.config.num_hidden_layers)
         keep_layers(model, facts["layers"])
     model.save_pretrained(target)
     copy_tokenizer(checkpoint_dir, target)
@@ -128,7 +129,7 @@ def _from_teacher(
             where="student.init.decoder_layers",
             fix="leave it out: student.init.layers counts the layers of a decoder",
         )
-    from distill2edge.student.layers import by_similarity, check_layers, evenly, keep_layers, layers_of
+    from distill2edge.student.layers import by_similarity, keep_layers, layers_of
 
     total = shape_of(read_config(teacher_dir)).layers
     if total is not None:
@@ -136,13 +137,8 @@ def _from_teacher(
     model: Any = load_model(teacher_dir, dtype="auto").eval()
     total = len(layers_of(model))
     dropped: list[dict[str, float]] = []
-    if not isinstance(init.layers, int):
-        kept = list(init.layers)
-    elif init.select == "even":
-        kept = evenly(total, init.layers)
-    elif init.select == "first":
-        kept = list(range(init.layers))
-    else:
+    kept = chosen(init.layers, total, init.select)
+    if isinstance(init.layers, int) and init.select == "similarity":
         if not rows:
             raise UserError(
                 "there are no rows to compare layers on",

@@ -1,4 +1,4 @@
-"""Which layers of a decoder or an encoder to keep, and a model made of them."""
+"""A decoder or an encoder made of some of its layers, and which of them do least."""
 
 from __future__ import annotations
 
@@ -11,37 +11,11 @@ from torch import Tensor, nn
 
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import kind_of_model
+from distill2edge.models.some_layers import PACKED, fields_of_some, ties_between
+from distill2edge.student.chosen import check_layers
 
 if TYPE_CHECKING:
     from distill2edge.util.progress import Progress
-
-WHERE = "student.init.layers"
-
-
-def evenly(total: int, count: int) -> list[int]:
-    """`count` of `total` layers, evenly spaced, first and last among them (one layer: the first)."""
-    if count == 1:
-        return [0]
-    return [(2 * i * (total - 1) + count - 1) // (2 * (count - 1)) for i in range(count)]
-
-
-def check_layers(layers: int | Sequence[int], total: int, owner: str = "the teacher") -> None:
-    """Refuse a count or a list that their owner does not have.
-
-    Raises:
-        UserError: none, too many, out of range, twice, or out of order.
-    """
-    span = f"{owner} has {total} layers"
-    if isinstance(layers, int):
-        if not 1 <= layers <= total:
-            raise UserError(f"{layers} layers: {span}", where=WHERE, fix=f"give a number from 1 to {total}")
-        return
-    if not layers:
-        raise UserError("no layer is chosen", where=WHERE, fix=f"{span}, 0 to {total - 1}: list some")
-    if wrong := [layer for layer in layers if not 0 <= layer < total]:
-        raise UserError(f"layer {wrong[0]} is out of range: {span}", where=WHERE, fix=f"use 0 to {total - 1}")
-    if list(layers) != sorted(set(layers)):
-        raise UserError("layers must ascend, each once", where=WHERE, fix=f"write {sorted(set(layers))}")
 
 
 def body_of(model: Any) -> nn.Module:
@@ -92,13 +66,23 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
         for module in layers[old].modules():
             if getattr(module, "layer_idx", None) == old:
                 module.layer_idx = new  # type: ignore[assignment]
+    changes = fields_of_some(model.config.to_dict(), kept, total)
     _install(model, [layers[old] for old in kept])
-    config = model.config
-    for name, value in config.to_dict().items():
-        if isinstance(value, list | tuple) and len(value) == total and name not in ("architectures",):
-            setattr(config, name, [value[old] for old in kept])
-    if getattr(config, "max_window_layers", None) is not None:
-        config.max_window_layers = min(config.max_window_layers, len(kept))
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    for name in PACKED:
+        for part in body_of(model).modules():
+            if (packed := getattr(part, name, None)) is not None:
+                _cut(packed, kept, total)
+
+
+def _cut(packed: nn.Embedding | nn.Linear, kept: Sequence[int], total: int) -> None:
+    """The parts of some layers, of a module that gives a vector for each: a linear layer's rows, a table's columns."""
+    across = 0 if isinstance(packed, nn.Linear) else 1
+    width = packed.weight.shape[across] // total
+    places = torch.cat([torch.arange(layer * width, (layer + 1) * width) for layer in kept])
+    packed.weight = nn.Parameter(packed.weight.detach().index_select(across, places.to(packed.weight.device)))
+    setattr(packed, "embedding_dim" if across else "out_features", len(places))
 
 
 @torch.no_grad()
@@ -118,7 +102,13 @@ def by_similarity(
 
     Returns:
         The layers kept, ascending; and for each drop {layer, distance}.
+
+    Raises:
+        UserError: layers that depend on one another, so that none can be left out for a try.
     """
+    if tie := ties_between(model.config.to_dict()):
+        raise UserError(f"layers cannot be compared one by one: they depend on one another ({tie})",
+                        where="student.init.select", fix="set select: even, or list the layers")  # fmt: skip
     layers = list(layers_of(model))
     kept = list(range(len(layers)))
     dropped: list[dict[str, float]] = []

@@ -13,7 +13,7 @@ from torch import nn
 from distill2edge.errors import UserError
 from distill2edge.models.loading import load_model
 from distill2edge.recipe import schema
-from distill2edge.student.layers import check_layers, evenly
+from distill2edge.student.chosen import chosen
 
 
 def from_seq2seq_teacher(init: schema.FromTeacher, teacher_dir: Path, target: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def from_seq2seq_teacher(init: schema.FromTeacher, teacher_dir: Path, target: Pa
         )
     wanted = init.layers, init.layers if init.decoder_layers is None else init.decoder_layers
     totals = [len(half.block) for half in _halves(model)]
-    kept = [_chosen(layers, total, init.select) for layers, total in zip(wanted, totals, strict=True)]
+    kept = [chosen(layers, total, init.select) for layers, total in zip(wanted, totals, strict=True)]
     probe = {"input_ids": torch.arange(2, 10)[None], "decoder_input_ids": torch.arange(2, 7)[None]}
     keep_blocks(model, *kept)
     shutil.rmtree(target, ignore_errors=True)
@@ -89,10 +89,3 @@ def keep_blocks(model: Any, encoder: Sequence[int], decoder: Sequence[int]) -> N
 
 def _halves(model: Any) -> tuple[Any, Any]:
     return model.get_encoder(), model.get_decoder()
-
-
-def _chosen(layers: int | tuple[int, ...], total: int, select: str) -> list[int]:
-    check_layers(layers, total)
-    if not isinstance(layers, int):
-        return list(layers)
-    return evenly(total, layers) if select == "even" else list(range(layers))

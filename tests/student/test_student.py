@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill2edge.data.encode import Encoded, example_id
 from distill2edge.errors import UserError
+from distill2edge.models.some_layers import fields_of_some
 from distill2edge.recipe import schema
+from distill2edge.student.chosen import evenly
 from distill2edge.student.init import init_student
-from distill2edge.student.layers import evenly, keep_layers
+from distill2edge.student.layers import keep_layers
 from distill2edge.util.progress import SilentProgress
 from tests.tiny import tiny_family, tiny_llama
 
@@ -99,11 +102,33 @@ def test_all_layers_are_the_teacher(teacher, tmp_path):
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma3_text", "llama"])
+GEMMA4 = {
+    "layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 400,
+    "global_head_dim": 32,
+}
+FAMILIES = {
+    "qwen2": {},
+    "qwen3": {},
+    "llama": {},
+    "gemma3_text": {"sliding_window_pattern": 3},
+    "gemma4_text": GEMMA4,
+    "smollm3": {},
+    "qwen3_moe": {
+        "mlp_only_layers": [0, 1, 5],
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_families_keep_their_per_layer_settings(family, tmp_path):
-    (tmp_path / "teacher").mkdir()
-    changes = {"sliding_window_pattern": 3} if family.startswith("gemma") else {}
-    teacher = tiny_family(tmp_path / "teacher", family, num_hidden_layers=6, **changes)
+    teacher = tiny_family(tmp_path / "teacher", family, num_hidden_layers=6, **FAMILIES[family])
     types = getattr(teacher.config, "layer_types", None)
     init(tmp_path / "teacher", tmp_path / "student", (0, 2, 5))
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "student" / "model")
@@ -112,10 +137,13 @@ def test_families_keep_their_per_layer_settings(family, tmp_path):
         assert list(student.config.layer_types) == [types[i] for i in (0, 2, 5)]
     ids = torch.arange(5, 45)[None]  # longer than Gemma's window
     # The same as skipping the other layers in the teacher.
+
+    def skip(module, args, kwargs, output):
+        states = args[0] if args else kwargs["hidden_states"]
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
     for layer in (1, 3, 4):
-        teacher.model.layers[layer].register_forward_hook(
-            lambda module, args, kwargs, output: args[0] if args else kwargs["hidden_states"], with_kwargs=True
-        )
+        teacher.model.layers[layer].register_forward_hook(skip, with_kwargs=True)
     with torch.no_grad():
         skipped, own = (model(ids, use_cache=False).logits for model in (teacher, student))
         cached = student(ids[:, :-1], use_cache=True)
@@ -177,6 +205,25 @@ def test_layers_that_are_not_there(teacher, tmp_path, layers, message):
     assert caught.value.where == "student.init.layers"
     assert caught.value.fix
     assert not (tmp_path / "model").exists()
+
+
+def test_layers_that_need_another_are_refused(tmp_path):
+    """Layers 4 and 5 have no keys and values of their own."""
+    tiny_family(tmp_path / "teacher", "gemma4_text", num_hidden_layers=6, **GEMMA4)
+    with pytest.raises(UserError, match="layer 5 takes its keys and values from layer 2, which is left out") as caught:
+        init(tmp_path / "teacher", tmp_path, (0, 1, 5))
+    assert "with 2 among them, or none from 4 on" in caught.value.fix
+    with pytest.raises(UserError, match="depend on one another"):
+        init(tmp_path / "teacher", tmp_path, 3, "similarity", rows())
+
+
+def test_a_list_as_long_as_the_layers_is_not_one_entry_each():
+    config = {"time_step_limit": [0.0, math.inf], "eos_token_id": [1, 2], "layer_types": ["a", "b"],
+              "no_rope_layers": [1, 0], "per_layer_config": {"01": {"head_dim": 32}}, "moe_layers": [1],
+              "first_k_dense_replace": 1, "max_window_layers": 2, "intermediate_size": 128}  # fmt: skip
+    assert fields_of_some(config, [1], 2) == {"layer_types": ["b"], "no_rope_layers": [0], "moe_layers": [0],
+                                              "per_layer_config": {0: {"head_dim": 32}},
+                                              "first_k_dense_replace": 0, "max_window_layers": 1}  # fmt: skip
 
 
 def test_similarity_needs_rows(teacher, tmp_path):

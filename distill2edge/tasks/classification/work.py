@@ -126,7 +126,7 @@ class ClassifierWork(EncoderWork):
 
     def pretrain(self, recipe: Recipe, base: Path, rows_dir: Path, work: Path, progress: Progress) -> Facts:
         """Layers of the unfitted teacher, distilled on masked tokens of the train split."""
-        from distill2edge.student.layers import check_layers, evenly
+        from distill2edge.student.chosen import chosen
         from distill2edge.student.masked_pretraining import pretrain as pretrain_encoder
 
         spec, init = recipe.student.pretrain, recipe.student.init
@@ -134,11 +134,7 @@ class ClassifierWork(EncoderWork):
         assert isinstance(init, FromTeacher)
         total = shape_of(read_config(base)).layers
         assert total is not None
-        check_layers(init.layers, total)
-        if not isinstance(init.layers, int):
-            kept = list(init.layers)
-        else:
-            kept = list(range(init.layers)) if init.select == "first" else evenly(total, init.layers)
+        kept = chosen(init.layers, total, init.select)
         texts = {
             split: [(row.ids, row.types) for row in self.encoded(recipe, rows_dir, base, split)]
             for split in ("train", "validation")
