@@ -70,6 +70,7 @@ VARIANTS: Mapping[str, Variant] = {
     "gemma2 scale": Variant("gemma2", {"query_pre_attn_scalar": 5}),
     "gemma3": Variant("gemma3_text", {"num_hidden_layers": 7}, gguf=True, fast=True),
     "gemma3 two layers": Variant("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}, gguf=True),
+    "gemma3 no window": Variant("gemma3_text", {"layer_types": ["full_attention"] * 2}, gguf=True),
     "gemma3 capped": Variant("gemma3_text", {"final_logit_softcapping": 2.0}, gguf=True),
     "gemma3 scale": Variant("gemma3_text", {"query_pre_attn_scalar": 5}),
     "phi": Variant("phi", {"partial_rotary_factor": 0.5, "tie_word_embeddings": False}),

@@ -58,7 +58,10 @@ _LLAMA3 = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_fr
            "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 _LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
-           "linear_value_head_dim": 16}  # fmt: skip
+           "linear_value_head_dim": 16, "head_dim": 32,
+           "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25,
+                               "mrope_section": [2, 1, 1]}}  # fmt: skip
+_WINDOWS = {"num_hidden_layers": 3, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
 FAMILIES: Mapping[str, Tried] = {
     "Llama, SmolLM": Tried("llama"),
     "Llama 3 with rotary scaling": Tried("llama", {"rope_parameters": _LLAMA3}),
@@ -71,11 +74,12 @@ FAMILIES: Mapping[str, Tried] = {
     "Gemma 2": Tried("gemma2", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}, (0, 1)),
     "Gemma 3": Tried("gemma3_text"),
     "Gemma 4": Tried("gemma4_text", {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 400,
-                                     "global_head_dim": 32}),
-    "Phi-2": Tried("phi", {"partial_rotary_factor": 0.5, "tie_word_embeddings": False}),
+                                     "global_head_dim": 32, **_WINDOWS}, (0, 2)),
+    "Phi-2": Tried("phi", {"partial_rotary_factor": 0.5, "tie_word_embeddings": False, "num_key_value_heads": 4,
+                           "intermediate_size": 256}),
     "Phi-3, Phi-4": Tried("phi3", {"original_max_position_embeddings": 512}),
     "Phi-4-mini": Tried("phi3", {"original_max_position_embeddings": 512, "partial_rotary_factor": 0.75}),
-    "SmolLM3": Tried("smollm3", {"num_hidden_layers": 4}, (0, 3)),
+    "SmolLM3": Tried("smollm3", {"num_hidden_layers": 8}, (0, 1, 6, 7)),
     "Granite": Tried("granite", {"embedding_multiplier": 2.0, "attention_multiplier": 0.3,
                                  "residual_multiplier": 0.5, "logits_scaling": 2.0}),
     "OLMo": Tried("olmo"),
@@ -87,7 +91,7 @@ FAMILIES: Mapping[str, Tried] = {
     "Falcon-H1": Tried("falcon_h1", {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16,
                                      "mamba_n_groups": 1}),
     "Ernie 4.5": Tried("ernie4_5"),
-    "Nemotron": Tried("nemotron"),
+    "Nemotron": Tried("nemotron", {"tie_word_embeddings": False}),
     "Hunyuan (dense)": Tried("hunyuan_v1_dense"),
 }  # fmt: skip
 
@@ -104,9 +108,9 @@ def taken_through(name: str, work: Path) -> dict[str, dict[str, Any]]:
     model = work / "teacher"
 
     def said(error: Exception) -> str:
-        """Its first line, without the folder of this try."""
+        """Its words in one line, without the folder of this try."""
         text = str(error) if hasattr(error, "errors") else getattr(error, "what", f"{type(error).__name__}: {error}")
-        return text.splitlines()[0].replace(f"{work}/", "")
+        return " | ".join(text.splitlines()).replace(f"{work}/", "")
 
     def attempt(cell: str, do: Callable[[], float | None]) -> None:
         try:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from distill2edge.distill.logit_cache import SignalReader
     from distill2edge.quantize.scales import TensorGrid
 
+_MAMBA, _BYPASSED = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), ["out_proj"]
+"""Families whose kernels multiply some weights by themselves, past an adapter: peft refuses those modules."""
+
 
 def train(
     model_dir: Path,
@@ -186,6 +189,7 @@ def load_student(
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=lora.targets if lora.targets == "all-linear" else list(lora.targets),
+        exclude_modules=_BYPASSED if lora.targets == "all-linear" and base.config.model_type in _MAMBA else None,
         task_type=kind_of_model(base).adapter,
     )
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.export import gguf_write
+from distill2edge.export.converted import OWN_HEAD
 from distill2edge.export.support import needs_converter
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.intake import bundled
@@ -139,7 +140,8 @@ def _words(text: bytes | None) -> str:
 def _complete(
     source: Path, target: Path, meta: dict[str, Any], vocabulary: Vocabulary | None, template: str | None
 ) -> None:
-    """Copy a GGUF with our metadata over its own, also the vocabulary and the chat template."""
+    """Copy a GGUF with our metadata over its own, also the vocabulary and the chat template, and with all tensors that
+    llama.cpp asks for."""
     import gguf
 
     read_gguf(source)
@@ -159,13 +161,14 @@ def _complete(
         writer.add_uint32(key, value) if isinstance(value, int) else writer.add_string(key, value)
     if vocabulary is not None:
         vocabulary.write(writer)
-    for tensor in reader.tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
-        )
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if reader.fields["general.architecture"].contents() in OWN_HEAD and "token_embd.weight" in tensors:
+        tensors.setdefault("output.weight", tensors["token_embd.weight"])
+    for name, tensor in tensors.items():
+        writer.add_tensor_info(name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in reader.tensors:
+    for tensor in tensors.values():
         writer.write_tensor_data(tensor.data)
     writer.close()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distill2edge.errors import UserError
+from distill2edge.export import converted
 from distill2edge.gguf.hyperparameters import POOLINGS
 from distill2edge.models.kinds import CLASSIFIER, DECODER, EMBEDDER, ENCODER, ENCODER_DECODER, Kind, kind_of
 from distill2edge.models.pooling import pooling_of
@@ -254,6 +255,8 @@ def _no_gguf(config: Config, kind: Kind, family: str, known: Collection[str]) ->
         if named not in known:
             here = f"neither a writer here ({listed(GGUF)}) nor llama.cpp's converter"
             yield f"nothing writes {named} as GGUF, {here}", fix
+        for reason, instead in converted.refused(config):
+            yield f"{reason} cannot be expressed in a {family} GGUF", f"{instead}; or {fix}" if instead else fix
         return
     carries = GGUF.get(family)
     if carries is None or kind not in carries.kinds:

@@ -126,14 +126,14 @@ def _rope_fields(arch: str, rope: dict[str, Any]) -> list[Field]:
 
 def _gemma_fields(config: Any) -> list[Field]:
     local = config.rope_parameters.get("sliding_attention", {})
-    fields: list[Field] = [
-        ("gemma3.attention.sliding_window", "uint32", config.sliding_window),
-        ("gemma3.rope.freq_base_swa", "float32", local.get("rope_theta", 10_000.0)),
-    ]
+    sliding = [kind == "sliding_attention" for kind in config.layer_types]
+    fields: list[Field] = []
+    if any(sliding):  # else llama.cpp stops: a file with a window has layers that keep to it
+        fields.append(("gemma3.attention.sliding_window", "uint32", config.sliding_window))
+    fields.append(("gemma3.rope.freq_base_swa", "float32", local.get("rope_theta", 10_000.0)))
     if config.final_logit_softcapping:
         fields.append(("gemma3.final_logit_softcapping", "float32", config.final_logit_softcapping))
-    sliding = [kind == "sliding_attention" for kind in config.layer_types]
-    if sliding != [(layer + 1) % _GEMMA_PATTERN != 0 for layer in range(len(sliding))]:
+    if any(sliding) and sliding != [(layer + 1) % _GEMMA_PATTERN != 0 for layer in range(len(sliding))]:
         # A student of fewer layers keeps each layer's own kind of attention.
         fields.append(("gemma3.attention.sliding_window_pattern", "bools", sliding))
     return fields
@@ -195,6 +195,8 @@ def config_of(file: GgufFile, family: Family, vocab_size: int) -> dict[str, Any]
 def _pattern(file: GgufFile, layers: int) -> list[bool]:
     """Which layers of a Gemma look at a window alone."""
     key = ".attention.sliding_window_pattern"
+    if file.get(".attention.sliding_window") is None:
+        return [False] * layers
     if isinstance(file.get(key), list):
         return _flags(file, key, layers)
     every = whole(file, key, 1, MAX_COUNT, _GEMMA_PATTERN)
