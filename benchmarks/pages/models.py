@@ -28,6 +28,9 @@ MIDDLE = """
 A GGUF is written here, or by llama.cpp's own converter (*), which is fetched the first time
 (`distill2edge fetch llama.cpp-converter`), runs in a process of its own, and is tried on the student before training
 starts. It knows more families than these: whatever it writes is compared with PyTorch, and refused where it differs.
+What llama.cpp cannot run of them is said by `recipe check`: a Phi whose heads share keys, a SmolLM3 in which other
+layers than every fourth see no positions (list `student.init.layers` in fours), a Gemma 2 or 4 without a layer that
+looks at a window. Experts get one type, which the budget of a mix decides: what each costs is not measured.
 `--converter PATH` names another llama.cpp's `convert_hf_to_gguf.py`.
 
 ## What a format carries

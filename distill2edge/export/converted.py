@@ -25,7 +25,7 @@ OWN_HEAD = frozenset({
 
 def refused(config: Config) -> Iterator[Reason]:
     """Why llama.cpp does not carry a model that the converter would write."""
-    check = _TABLE.get(str(config.get("model_type")))
+    check = TABLE.get(str(config.get("model_type")))
     if check is not None:
         yield from check(config)
 
@@ -71,7 +71,7 @@ def _sections(config: Config) -> Iterator[Reason]:
         yield f"mrope_section {list(parts)} on heads of {width}", ""
 
 
-_TABLE: Mapping[str, Callable[[Config], Iterator[Reason]]] = {
+TABLE: Mapping[str, Callable[[Config], Iterator[Reason]]] = {
     "phi": _phi,
     "smollm3": _smollm3,
     "gemma2": _windowed,

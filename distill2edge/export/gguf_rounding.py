@@ -11,19 +11,25 @@ from distill2edge.export.gguf_mix import MixExport, common_file_type
 from distill2edge.export.gptq import round_again
 from distill2edge.export.grid import packed
 from distill2edge.gguf import llama_process
-from distill2edge.gguf.ggml_types import file_type
+from distill2edge.gguf.ggml_types import GGML_TYPES, file_type
 from distill2edge.gguf.imatrix import read_imatrix, write_imatrix
+from distill2edge.gguf.reader import read_gguf
 from distill2edge.gguf.repack import repack
 from distill2edge.quantize.tensor_grids import load_grids
 from distill2edge.util.threads import available_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from distill2edge.gguf.hf_layout import Layout
+    from distill2edge.gguf.reader import GgufFile
     from distill2edge.quantize.activations import Activations
     from distill2edge.quantize.schemes import Scheme
     from distill2edge.util.progress import Progress
 
-_REST = "Q8_0"
+_REST = "Q8_0", "Q5_0", "Q4_0"
+"""Types of what nothing was measured of: their blocks fit every width that a format takes."""
+_MANY = 8
 
 
 @dataclass(frozen=True)
@@ -93,19 +99,41 @@ class Rounding:
         return {"calibration": None if imatrix is None else "imatrix" if self.gptq is None else "gptq"}
 
     def _rest(self, layout: Layout, base: Path, work: Path, threads: int, progress: Progress) -> Path:
-        """What the matrices are put into that were measured: of a converter's file the others are stored in 8 bits."""
+        """What the matrices are put into that were measured: of a converter's file there are others."""
         if self.mix is not None:
             measured = set(renamed(self.mix.sensitivity.options, layout))
+            kind = rest_type(read_gguf(base), layout.matrices, measured, self.mix.limit.budget)
         else:
             assert self.grid is not None
-            measured = {layout.names[name] for name in load_grids(self.grid)}
+            measured, kind = {layout.names[name] for name in load_grids(self.grid)}, _REST[0]
         left = [name for name in layout.matrices if name not in measured]
         if not left:
             return base
-        progress.say(f"  {len(left)} matrices that nothing was measured of ({', '.join(left[:3])}) are {_REST} at most")
+        progress.say(f"  {len(left)} matrices that nothing was measured of ({', '.join(left[:3])}) are {kind} at most")
         rest = work / "rest.gguf"
-        llama_process.quantize(base, rest, file_type(_REST), threads=threads)
+        llama_process.quantize(base, rest, file_type(kind), threads=threads)
         return rest
+
+
+def rest_type(file: GgufFile, matrices: Collection[str], measured: Collection[str], budget: int | None) -> str:
+    """The type of the matrices of a file that nothing was measured of.
+
+    It is 8 bits: they are few and small, such as convolutions. Where they are many (experts), a budget decides: then
+    it is the largest type in which the whole file would fit.
+
+    Args:
+        file: unquantized.
+        matrices: all of it.
+        measured: those whose types are chosen by what they cost.
+        budget: bytes of the whole file, if that is the limit.
+    """
+    weights = {name: file.tensors[name].elements for name in matrices}
+    left = sum(count for name, count in weights.items() if name not in measured)
+    if budget is None or left * _MANY < sum(weights.values()):
+        return _REST[0]
+    room = budget - (file.size - sum(file.tensors[name].size for name in matrices))
+    per_weight = {kind: GGML_TYPES[kind].block_bytes / GGML_TYPES[kind].block for kind in _REST}
+    return next((kind for kind in _REST if sum(weights.values()) * per_weight[kind] <= room), _REST[-1])
 
 
 def _by_file(imatrix: Path, layout: Layout, work: Path) -> Path:

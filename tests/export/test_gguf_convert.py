@@ -14,12 +14,12 @@ from tiny import RECIPE, tiny_family, tiny_llama
 
 import distill2edge as d2e
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.export import gguf_convert
+from distill2edge.export import gguf_convert, gguf_vocab
 from distill2edge.export.faithful import difference
 from distill2edge.export.gguf import export_gguf
 from distill2edge.export.gguf_base import layout_for, rehearse
 from distill2edge.export.gguf_mix import MixExport
-from distill2edge.export.gguf_rounding import Rounding
+from distill2edge.export.gguf_rounding import Rounding, rest_type
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.intake import bundled
 from distill2edge.models.kinds import logits_of
@@ -76,6 +76,13 @@ def test_a_family_without_a_writer_here_is_converted(granite: Path, tmp_path: Pa
     assert file.get("distill2edge.recipe") == "test"
     assert "<|im_start|>" in file.get("tokenizer.chat_template")
     assert kl(granite, tmp_path) < 0.01
+
+
+def test_a_head_that_is_the_embedding_is_there_where_llama_cpp_asks_for_it(tmp_path: Path) -> None:
+    tiny_family(tmp_path / "model", "nemotron")
+    facts = export_gguf(tmp_path / "model", parse_scheme("gguf:Q8_0"), META, tmp_path, SilentProgress())
+    assert facts["faithful"]["kl"] < 1e-6
+    assert {"output.weight", "token_embd.weight"} < set(read_gguf(tmp_path / "model.gguf").tensors)
 
 
 def test_a_family_that_nobody_converts_is_refused_before_anything(tmp_path: Path) -> None:
@@ -176,3 +183,21 @@ def test_a_mix_of_a_converted_family_goes_by_what_was_measured(tmp_path: Path) -
     assert {"token_embd.weight", "blk.0.shortconv.in_proj.weight", "blk.1.attn_q.weight"} < set(types)
     assert len(set(types.values())) > 1
     assert kl(model, out) < 0.1
+
+
+def test_experts_of_which_nothing_was_measured_get_the_type_that_a_budget_leaves_them(tmp_path: Path) -> None:
+    tiny_family(tmp_path / "model", "qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+    base = gguf_convert.fetched(SilentProgress())
+    vocabulary = gguf_vocab.vocabulary_of(gguf_vocab.load_tokenizer(tmp_path / "model"), 400, [], "")
+    gguf_convert.convert(base, tmp_path / "model", tmp_path / "base.gguf", "F32", {}, vocabulary, None)
+    file = read_gguf(tmp_path / "base.gguf")
+    every = {name for name, info in file.tensors.items() if len(info.shape) > 1}
+    measured = {name for name in every if "exps" not in name}
+    assert len(every - measured) == 6
+    weights = sum(file.tensors[name].elements for name in every)
+    beside = file.size - 4 * weights
+    for bits, kind in ((9.0, "Q8_0"), (8.4, "Q5_0"), (5.0, "Q4_0"), (3.0, "Q4_0")):
+        assert rest_type(file, every, measured, beside + int(weights * bits / 8)) == kind
+    assert rest_type(file, every, measured, None) == "Q8_0"
+    few = every - {"blk.0.ffn_gate_inp.weight"}
+    assert rest_type(file, every, few, beside + weights // 2) == "Q8_0"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distill2edge.errors import UserError
+from distill2edge.export import converted
 from distill2edge.export.support import GGUF, ONNX_DECODERS, refusals, refuse, window_of
 from distill2edge.models.kinds import DECODER, ENCODER_DECODER, kind_of
 from distill2edge.quantize.schemes import parse_scheme
@@ -96,6 +97,31 @@ def test_unknown_families_and_kinds() -> None:
     assert "--converter" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "phi", "num_attention_heads": 4, "num_key_value_heads": 2}, "2 key-value heads for 4 heads"),
+        ({"model_type": "phi", "hidden_size": 64, "intermediate_size": 128}, "intermediate_size 128"),
+        ({"model_type": "phi", "hidden_size": 64, "intermediate_size": 256, "num_key_value_heads": None}, ""),
+        ({"model_type": "phi"}, ""),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "layer 1 (in llama.cpp every fourth layer"),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 1, 1, 0, 1]}, ""),
+        ({"model_type": "smollm3", "no_rope_layer_interval": 2}, "every fourth layer"),
+        ({"model_type": "smollm3"}, ""),
+        ({"model_type": "gemma2", "layer_types": ["full_attention"]}, "no layer with a sliding window"),
+        ({"model_type": "gemma2", "layer_types": ["sliding_attention", "full_attention"]}, ""),
+        ({"model_type": "qwen3_5_text", "head_dim": 16}, "mrope_section [11, 11, 10] on heads of 16"),
+        ({"model_type": "qwen3_5_text"}, ""),
+    ],
+)
+def test_what_llama_cpp_cannot_run_of_a_converted_family_is_refused(config: dict[str, Any], said: str) -> None:
+    """Each was an aborted process, or another model, in llama.cpp."""
+    config = {"architectures": ["Known"], **config}
+    found = reasons(config, "gguf:Q8_0", known={"Known"})
+    assert bool(found) == bool(said)
+    assert said in found.get("gguf:Q8_0", "")
+
+
 @pytest.mark.parametrize("value", [None, 0, -1, "x", [], {}, [1], {"a": 1}, True, 1e400])
 def test_nonsense_is_no_traceback(value: Any) -> None:
     """The loader says what is wrong with a directory; the table only has to live with it."""
@@ -107,3 +133,6 @@ def test_nonsense_is_no_traceback(value: Any) -> None:
             config = {"model_type": family, name: value}
             refusals(config, kind_of(config), [parse_scheme("gguf:F16")], length=5)
             refusals(config, ENCODER_DECODER, [parse_scheme("onnx:fp32")], length=5)
+    for family in converted.TABLE:
+        for name in (*fields, "no_rope_layers", "no_rope_layer_interval", "num_key_value_heads", "intermediate_size"):
+            list(converted.refused({"model_type": family, name: value}))

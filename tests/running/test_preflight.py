@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +16,7 @@ from tiny import tiny_bert, tiny_llama, tiny_t5
 
 from distill2edge.cli.main import main
 from distill2edge.errors import RecipeErrors
+from distill2edge.export import gguf_convert
 from distill2edge.preflight import checked_recipe, unseen
 from distill2edge.recipe.load import load_recipe
 from distill2edge.recipe.paths import locate
@@ -171,6 +174,38 @@ def test_formats_that_have_no_writer_are_said_before_training(place: Path, model
     found = problems_of(place, BASE, "teacher.model=odd", "verify.teacher_schemes=[gguf:Q4_0]")
     assert set(found) == {"export[0]", "verify.teacher_schemes[0]"}
     assert "relu" in found["export[0]"][0]
+
+
+_SMOLLM3 = {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 8,
+            "no_rope_layers": [1, 1, 1, 0] * 2}  # fmt: skip
+_GEMMA4 = {"model_type": "gemma4_text", "architectures": ["Gemma4ForCausalLM"], "num_hidden_layers": 6,
+           "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+           "num_kv_shared_layers": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "init", "key", "said"),
+    [
+        (_SMOLLM3, "layers: [0, 1, 6, 7]", None, ""),
+        (_SMOLLM3, "layers: [0, 3]", "export[0]", "layer 1 (in llama.cpp every fourth layer is without positions"),
+        (_SMOLLM3, "layers: 3", "export[0]", "list student.init.layers in fours"),
+        (_GEMMA4, "layers: [0, 2, 5]", None, ""),
+        (_GEMMA4, "layers: [0, 5]", "student.init.layers", "layer 5 takes its keys and values from layer 2"),
+        (_GEMMA4, "layers: [2, 5]", "export[0]", "no layer with a sliding window"),
+        (_GEMMA4, "layers: 3, select: similarity", "student.init.select", "they depend on one another"),
+    ],
+)
+def test_layers_that_make_no_model_or_no_file_are_said(
+    place: Path, models: Path, monkeypatch: pytest.MonkeyPatch, config: Any, init: str, key: str | None, said: str
+) -> None:
+    shutil.copytree(models / "llama", place / "other")
+    written = json.loads((place / "other" / "config.json").read_text()) | config
+    (place / "other" / "config.json").write_text(json.dumps(written))
+    known = frozenset(config["architectures"])
+    monkeypatch.setattr(gguf_convert, "known_here", lambda config, kind: known)
+    found = problems_of(place, BASE, "teacher.model=other", f"student.init={{from: teacher, {init}}}")
+    assert list(found) == ([key] if key else [])
+    assert not key or said in " ".join(found[key])
 
 
 def test_a_chat_without_a_template_is_said(place: Path, models: Path) -> None:
