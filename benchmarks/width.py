@@ -6,7 +6,7 @@ are the same for all seeds; a seed orders the training rows. Depth alone keeps t
 three: of the choices that were tried it loses least before training (docs/log.md).
 
 python benchmarks/width.py --store EMPTY            # the recipe's 1,024 rows: some 12 minutes of one core a seed
-python benchmarks/width.py --store EMPTY --quick    # 128 rows and fewer to compare on: some 2 minutes
+python benchmarks/width.py --store EMPTY --quick    # 16 steps of it, and 48 rows to compare on: some 3 minutes a seed
 
 The file is written after every seed, and says which were run.
 """
@@ -35,10 +35,7 @@ ARMS: dict[str, dict[str, Any]] = {
     BOTH: {},
     DEPTH: {"student.init": {"from": "teacher", "layers": [0, 1, 2, 3, 4, 5, 6, 7, 27, 28, 29]}},
 }
-QUICK = {
-    "data.splits": {"train": 256, "validation": 16, "calibration": 64, "test": 48},
-    "distill.max_steps": 16,
-}
+QUICK, QUICK_ROWS = {"distill.max_steps": 16}, 48
 SHARE = 0.5
 """Of the teacher's parameters."""
 
@@ -50,8 +47,12 @@ def trained(arm: str, seed: int, store: Path | None, sizes: dict[str, Any]) -> d
     return {item.stage.name: item.artifact for item in done}
 
 
-def divergences(found: dict[str, Artifact]) -> dict[str, list[float]]:
-    """KL(teacher || student) of each held-out row, mean over its tokens: of the student as pruned, and as trained."""
+def divergences(found: dict[str, Artifact], count: int | None) -> dict[str, list[float]]:
+    """KL(teacher || student) of each held-out row, mean over its tokens: of the student as pruned, and as trained.
+
+    Args:
+        count: of the rows; None: all.
+    """
     import torch
 
     from distill2edge.models.checkpoint import load_tokenizer
@@ -59,7 +60,7 @@ def divergences(found: dict[str, Artifact]) -> dict[str, list[float]]:
 
     places = {name: found[stage].path / "model" for name, stage in (("pruned", "student"), ("trained", "merge"))}
     teacher_dir, recipe = found["teacher"].path / "model", load_recipe(RECIPE)
-    held_out = read_rows(found["data"].path, "test")
+    held_out = read_rows(found["data"].path, "test")[:count]
     rows = encode_rows(held_out, load_tokenizer(teacher_dir), "text", None, recipe.data.max_length)
     models = {name: load_model(place, dtype=torch.float32).eval() for name, place in places.items()}
     teacher = load_model(teacher_dir, dtype=torch.float32).eval()
@@ -78,7 +79,7 @@ def main() -> None:
     """Train what is not in the store, compare, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=None)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the rows")
+    parser.add_argument("--quick", action="store_true", help="16 steps, 48 rows to compare on")
     options = parser.parse_args()
     kl: dict[str, dict[str, list[list[float]]]] = {arm: {"pruned": [], "trained": []} for arm in ARMS}
     facts: dict[str, Any] = {}
@@ -91,7 +92,7 @@ def main() -> None:
                 "supervised_tokens": found["distill"].facts["supervised_tokens"],
                 "share": student["parameters"] / found["teacher"].facts["parameters"],
             }  # fmt: skip
-            for name, values in divergences(found).items():
+            for name, values in divergences(found, QUICK_ROWS if options.quick else None).items():
                 kl[arm][name].append(values)
                 print(f"seed {seed}, {arm}, {name}: {mean(values):.4f}", flush=True)
         write(kl, facts, SEEDS[:number], options.quick)

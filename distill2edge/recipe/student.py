@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from distill2edge.errors import Problem
+from distill2edge.models.config import MAX_SIZE
 from distill2edge.models.widths import NAMES
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.scratch import Scratch, StudentModel
@@ -34,14 +35,19 @@ class Width(Section):
 
     kv_groups: int | float | None = Field(
         None,
+        ge=0.01,
+        le=MAX_SIZE,
         description="key-value heads, each with the query heads that share it: how many to keep of each layer, or "
         "which share (0.5); null keeps all",
     )
     feed_forward: int | float | None = Field(
-        None, description="channels inside each feed-forward block: a multiple of 32, or a share"
+        None, ge=0.01, le=MAX_SIZE, description="channels inside each feed-forward block: a multiple of 32, or a share"
     )
     hidden: int | float | None = Field(
-        None, description="hidden size, the same channels in all layers: a multiple of 32 and of the heads, or a share"
+        None,
+        ge=0.01,
+        le=MAX_SIZE,
+        description="hidden size, the same channels in all layers: a multiple of 32 and of the heads, or a share",
     )
 
     def problems(self) -> Iterator[Problem]:
@@ -50,10 +56,8 @@ class Width(Section):
         if not wanted:
             yield Problem((), "no width is given", "write {feed_forward: 0.5}, or leave width out")
         for name, value in wanted.items():
-            if isinstance(value, float) and not 0 < value <= 1:
+            if isinstance(value, float) and value > 1:
                 yield Problem((name,), f"{value:g} is no share", "write a share such as 0.5, or a whole number")
-            elif value < 1 and isinstance(value, int):
-                yield Problem((name,), f"{value} leaves nothing", "keep at least one, or write a share such as 0.5")
 
     @property
     def wanted(self) -> dict[str, int | float]:
