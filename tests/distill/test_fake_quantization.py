@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from distill2edge.data.encode import Encoded, example_id
+from distill2edge.distill.encoder_training import load_encoder
 from distill2edge.distill.fake_quantization import follow, install
 from distill2edge.distill.train import load_student, train
 from distill2edge.errors import UserError
@@ -31,7 +32,7 @@ from distill2edge.recipe.schema import LogitsSignal, Lora, Loss, Training
 from distill2edge.runtimes import open_runtime
 from distill2edge.teacher.logits import cache_logits
 from distill2edge.util.progress import SilentProgress
-from tests.tiny import tiny_family, tiny_llama
+from tests.tiny import tiny_bert, tiny_family, tiny_llama
 
 IDS = list(range(5, 37))
 
@@ -289,6 +290,26 @@ def test_a_grid_of_another_model_is_refused(model_dir: Path) -> None:
         install(student, {**grids, name: grids["model.layers.0.mlp.down_proj.weight"]}, torch.float32)
     with pytest.raises(UserError, match=r"no matrix model\.layers\.9"):
         install(student, {**grids, "model.layers.9.mlp.up_proj.weight": grids[name]}, torch.float32)
+
+
+def test_a_head_that_is_trained_beside_an_adapter_is_on_its_grid_too(tmp_path: Path) -> None:
+    tiny_bert(tmp_path)
+    grids = grids_of(tmp_path, "Q4_0")
+    student = load_encoder(tmp_path, Lora(rank=4, alpha=8)).eval()
+    weights = install(student, grids, torch.float32)
+    assert weights.keys() == grids.keys()
+    dense = load_model(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in dense.named_parameters():
+            if name in grids:
+                parameter.copy_(grids[name].fake_quantized(parameter))
+    ids = torch.tensor([[2, *range(5, 20), 3]])
+    ours = student(input_ids=ids).logits
+    torch.testing.assert_close(ours, dense(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    ours.sum().backward()
+    learnt = {name for name, parameter in student.named_parameters() if parameter.grad is not None}
+    assert {name.split(".")[-2] for name in learnt} == {"default"}
+    assert any("classifier.modules_to_save" in name for name in learnt)
 
 
 def test_dropout_has_no_place_on_a_grid(model_dir: Path) -> None:
