@@ -12,6 +12,7 @@ import click
 import distill2edge as d2e
 from distill2edge import errors
 from distill2edge.cli.data_commands import data as data_commands
+from distill2edge.cli.fit_commands import fit, profile_device
 from distill2edge.cli.machine_commands import doctor, fetch, store
 from distill2edge.cli.options import (
     Commands,
@@ -264,7 +265,7 @@ def push(run_dir: Path, repo: str, schemes: tuple[str, ...], private: bool, allo
     )
 
 
-for _command in (doctor, fetch, store):
+for _command in (fit, profile_device, doctor, fetch, store):
     main.add_command(_command)
 
 

@@ -91,7 +91,7 @@ def write_gguf(
         shapes = {theirs: tuple(tensors[theirs].get_slice(theirs).get_shape()) for theirs, _ in plan}
         weights = sum(math.prod(shape) for shape in shapes.values())
         writer = gguf.GGUFWriter(target, family.architecture, use_temp_file=False)
-        _write_fields(writer, meta, gguf_config.fields_of(config, family), kind, weights)
+        write_fields(writer, meta, gguf_config.fields_of(config, family), kind, weights)
         vocabulary.write(writer)
         extra = _extra(config, family)
         matrix = gguf.GGMLQuantizationType[kind]
@@ -170,7 +170,7 @@ def _extra(config: Any, family: Family) -> dict[str, np.ndarray]:
     return {"rope_freqs.weight": llama3_factors(rope, gguf_config.head_dim(config))}
 
 
-def _write_fields(writer: Any, meta: dict[str, Any], fields: list[gguf_config.Field], kind: str, weights: int) -> None:
+def write_fields(writer: Any, meta: dict[str, Any], fields: list[gguf_config.Field], kind: str, weights: int) -> None:
     """Every key-value but the vocabulary: what the file is, its family's hyperparameters, how it is stored."""
     import gguf
 

@@ -102,6 +102,25 @@ _TEACHERS: dict[Task, str] = {
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """A student that was chosen before, of a model that writes.
+
+    Attributes:
+        layers: of the teacher's.
+        width: what `student.init.width` says; empty where layers stay as wide as they are.
+        vocabulary: `keep` or `trim`.
+        export: its file.
+        about: comments for the head of the recipe, a line each.
+    """
+
+    layers: int
+    width: dict[str, int]
+    vocabulary: str
+    export: str
+    about: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class New:
     """A recipe to write.
 
@@ -111,6 +130,7 @@ class New:
         asks: whether the teacher of a classifier is a language model, which is asked.
         formats: files to write of an encoder.
         plain: of a causal-lm: prompt and response as they are, or the response alone (`text`).
+        fitted: the student, where it was chosen before.
     """
 
     name: str
@@ -122,6 +142,7 @@ class New:
     formats: tuple[str, ...] = ("onnx:int8", "gguf:Q8_0")
     plain: Literal["plain", "text"] = "plain"
     comments: tuple[str, ...] = field(default=())
+    fitted: Fitted | None = None
 
 
 def teacher_of(task: Task) -> str:
@@ -166,7 +187,7 @@ def _head(new: New) -> str:
         f"# {new.name}: what it does in one line.",
         f"# Check:  distill2edge recipe check {new.name}.yaml     Every key: distill2edge recipe show {new.name}.yaml",
         f"# Plan:   distill2edge plan {new.name}.yaml             Run: distill2edge run {new.name}.yaml",
-        *(f"# {line}" for line in new.comments),
+        *(f"# {line}" for line in (*new.comments, *(new.fitted.about if new.fitted else ()))),
         "",
         f"name: {new.name}",
         f"task: {_NAMES.get(new.task, new.task)}",
@@ -318,6 +339,10 @@ def _writer(new: New, data: Data) -> str:
     if data.response is None:  # there is nothing to fit a teacher to, and no word to compare logits on
         fit, loss = "", "{ce: 1}                        # on the teacher's words"
         signal = f"{{kind: text, max_new_tokens: {LONGEST_ANSWER}}}   # the teacher writes the responses"
+    init = f"{{from: teacher, layers: {kept}{select}}}     # the teacher's own layers; or {{model: owner/name}}"
+    vocabulary, export = "", "onnx:int8, gguf:Q8_0"
+    if (chosen := new.fitted) is not None:
+        init, vocabulary, export = _fitted(chosen, select)
     return f"""\
 teacher:
   model: {_quoted(new.teacher or _TEACHERS[new.task])}   # hub id | local directory | file.gguf | bundled:NAME
@@ -327,8 +352,8 @@ teacher:
 signal: {signal}
 
 student:
-  init: {{from: teacher, layers: {kept}{select}}}     # the teacher's own layers; or {{model: owner/name}}
-  lora: {{rank: 32, alpha: 64}}          # null trains every weight
+  init: {init}
+{vocabulary}  lora: {{rank: 32, alpha: 64}}          # null trains every weight
 
 distill:
   loss: {loss}
@@ -337,12 +362,20 @@ distill:
   batch_size: 8
   control: false                       # true: also the same student without the teacher, to show what it brings
 
-export: [onnx:int8, gguf:Q8_0]
+export: [{export}]
 
 verify: {gates % data.splits[2]}   # {said}; a failed gate is exit code 3
 
 bench: {{workloads: {workloads}, rounds: 2, requests: 2}}
 """
+
+
+def _fitted(chosen: Fitted, select: str) -> tuple[str, str, str]:
+    """What `student.init`, the line of `student.vocabulary` and `export` say of a student that was chosen before."""
+    sizes = ", ".join(f"{name}: {size}" for name, size in chosen.width.items())
+    init = f"{{from: teacher, layers: {chosen.layers}{select}{f', width: {{{sizes}}}' if sizes else ''}}}"
+    trim = "  vocabulary: trim                     # only the tokens that the training rows use\n"
+    return init, trim if chosen.vocabulary == "trim" else "", chosen.export
 
 
 _TAIL = """\

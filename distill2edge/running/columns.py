@@ -12,7 +12,7 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.recipe.choices import same
-from distill2edge.recipe.new import Task
+from distill2edge.recipe.new import Fitted, Task
 from distill2edge.util.nearest import meant
 
 MOST_LABELS = 200
@@ -34,6 +34,7 @@ class Asked:
     text: str | None = None
     label: str | None = None
     teacher: str | None = None
+    fitted: Fitted | None = None
 
     @property
     def may_write(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distill2edge.data.conversation_forms import found_in
 from distill2edge.data.readers import reader_of, unknown_kind
@@ -59,7 +59,7 @@ def starter(asked: Asked) -> str:
         if asked.text or asked.label:
             raise UserError("--text and --label name columns of a file", where=WHERE, fix="give it with --data FILE")
         asks = task == "classification" and asked.teacher is not None and _writes(glance(asked.teacher))
-        return new_recipe(New(asked.name, task or "causal-lm", teacher=asked.teacher, asks=asks))
+        return new_recipe(New(asked.name, task or "causal-lm", teacher=asked.teacher, asks=asks, fitted=asked.fitted))
     rows = _read(asked.data)
     whole = _whole_numbers(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -70,7 +70,8 @@ def starter(asked: Asked) -> str:
     asks = task == "classification" and _writes(model)
     data = section_of(asked.data, task, rows, prompt, response, None if asks else model, whole, asks=asks)
     layers = model.facts.layers if model is not None else None
-    return new_recipe(New(asked.name, task, data, asked.teacher, layers, asks, plain="plain" if prompt else "text"))
+    plain: Literal["plain", "text"] = "plain" if prompt else "text"
+    return new_recipe(New(asked.name, task, data, asked.teacher, layers, asks, plain=plain, fitted=asked.fitted))
 
 
 def _writes(model: Glance | None) -> bool:
@@ -147,7 +148,7 @@ def _of_conversations(asked: Asked, rows: list[dict[str, Any]]) -> str | None:
     model = glance(asked.teacher or teacher_of("chat"))
     data = section_of_conversations(asked.data, rows, model)
     layers = model.facts.layers if model is not None else None
-    return new_recipe(New(asked.name, "chat", data, asked.teacher, layers))
+    return new_recipe(New(asked.name, "chat", data, asked.teacher, layers, fitted=asked.fitted))
 
 
 __all__ = ["TASKS", "Asked", "starter"]

@@ -98,7 +98,7 @@ def trim_vocabulary(
 
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    _write_tokenizer(model_dir, target, kind.rewrite(spec, {old: new for new, old in enumerate(keep)}), ids)
+    write_tokenizer(model_dir, target, kind.rewrite(spec, {old: new for new, old in enumerate(keep)}), ids)
     trimmed = whole_texts(load_tokenizer(target))
     _check_tokens(tokenizer, trimmed, texts, ids)
     before = model.num_parameters()
@@ -177,7 +177,13 @@ def _load_model(model_dir: Path) -> Any:
     return load_checkpoint(cls, model_dir, **kind_of_directory(model_dir).options(config), dtype="auto").eval()
 
 
-def _write_tokenizer(model_dir: Path, target: Path, spec: dict[str, Any], ids: IdMap) -> None:
+def write_tokenizer(model_dir: Path, target: Path, spec: dict[str, Any], ids: IdMap) -> None:
+    """The files of a tokenizer with fewer tokens.
+
+    Args:
+        model_dir: of the whole one.
+        spec: its tokenizer.json with the kept tokens alone.
+    """
     (target / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
     # Files that hold ids or the list of tokens are written again or left out; the others are copied as they are.
     for name in ("special_tokens_map.json", "chat_template.jinja"):
