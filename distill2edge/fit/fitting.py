@@ -12,6 +12,7 @@ from distill2edge.fit.header import Words, vocabularies
 from distill2edge.fit.profiles import Profile
 from distill2edge.fit.search import Budget, Point, choose, points
 from distill2edge.intake.glance import Glance, glance
+from distill2edge.models.kv_cache import PLAIN
 from distill2edge.models.widths import NAMES
 from distill2edge.planning.costs import Work
 from distill2edge.planning.sizes import Model, Sizes, sizes_of
@@ -28,7 +29,6 @@ SHOWN = 12
 """Points of a table, at most: the first is the chosen one, the others are spread over the rest."""
 _ROWS = 20_000
 """Whose tokens a trimmed vocabulary is made of, at most."""
-_PLAIN = "f16"
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,10 @@ def _recipe(asked: Asked, whole: Decoder, point: Point, profile: Profile, contex
         f"file {readable_bytes(point.file.bytes)}, RAM {readable_bytes(point.figures.memory)}, "
         f"{point.figures.decode:.0f} tokens/s, first token after {1000 * point.figures.first:.0f} ms.",
     ]
-    if point.cache != _PLAIN:
-        about.append(f"It counts on keys and values in {point.cache}.")
-    chosen = Fitted(point.shape.layers, width, point.vocabulary, f"gguf:{point.scheme}", tuple(about))
+    cache = "" if point.cache == PLAIN else point.cache
+    if cache:
+        about.append(f"It counts on keys and values in {cache}: run the file with that (chat --kv-cache {cache}).")
+    chosen = Fitted(point.shape.layers, width, point.vocabulary, f"gguf:{point.scheme}", cache, tuple(about))
     return starter(replace(asked, fitted=chosen))
 
 

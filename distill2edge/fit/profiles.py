@@ -96,6 +96,7 @@ class _Known(_Part):
     products: float = Field(gt=0, description="multiplications and additions per second of 8-bit products, all threads")
     layer_s: float = Field(gt=0)
     base_bytes: int
+    copied: tuple[str, ...] = Field((), description="types of which kernels keep a copy in an order of their own")
 
 
 @cache
@@ -123,7 +124,7 @@ def predicted(name: str) -> Profile:
         threads=row.threads,
         decode=Pace(weight_s=reading, layer_s=row.layer_s, cache_byte_s=1 / row.bandwidth),
         prefill=Pace(weight_s=multiplying, layer_s=row.layer_s),
-        memory=Memory(base_bytes=row.base_bytes, held={}),
+        memory=Memory(base_bytes=row.base_bytes, held=dict.fromkeys(row.copied, 2.0)),
     )
 
 

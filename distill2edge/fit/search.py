@@ -14,12 +14,11 @@ from distill2edge.fit.predict import Figures, figures
 from distill2edge.fit.profiles import Profile
 from distill2edge.fit.sizes import Stored, stored
 from distill2edge.gguf.ggml_types import GGML_TYPES
+from distill2edge.models.kv_cache import TYPES
 from distill2edge.models.widths import Widths, narrowed, problems
 from distill2edge.quantize.schemes import ALL
 from distill2edge.util.quantities import readable_bytes
 
-CACHES = ("f16", "q8_0", "q4_0")
-"""Types of keys and values."""
 _SHARES = (1.0, 0.75, 0.5)
 _DEPTHS = 12
 """Counts of layers that are looked at, at most: evenly spaced."""
@@ -130,7 +129,7 @@ def points(
         context: tokens that are held at most.
     """
     known = schemes(profile)
-    caches = [each for each in CACHES if whole.widths.head % GGML_TYPES[each.upper()].block == 0]
+    caches = [each for each in TYPES if whole.widths.head % GGML_TYPES[each.upper()].block == 0]
     for (depth, narrow), vocabulary in product(shapes(whole, widths=widths), words):
         shape = whole.sized(depth, narrow, vocabulary.rows)
         for scheme in known:

@@ -110,6 +110,7 @@ class Fitted:
         width: what `student.init.width` says; empty where layers stay as wide as they are.
         vocabulary: `keep` or `trim`.
         export: its file.
+        cache: type of keys and values that the file is to be verified with too; empty for none.
         about: comments for the head of the recipe, a line each.
     """
 
@@ -117,6 +118,7 @@ class Fitted:
     width: dict[str, int]
     vocabulary: str
     export: str
+    cache: str = ""
     about: tuple[str, ...] = ()
 
 
@@ -343,6 +345,7 @@ def _writer(new: New, data: Data) -> str:
     vocabulary, export = "", "onnx:int8, gguf:Q8_0"
     if (chosen := new.fitted) is not None:
         init, vocabulary, export = _fitted(chosen, select)
+        gates = gates.replace("}", f", kv_cache: [{chosen.cache}]}}") if chosen.cache else gates
     return f"""\
 teacher:
   model: {_quoted(new.teacher or _TEACHERS[new.task])}   # hub id | local directory | file.gguf | bundled:NAME
