@@ -185,5 +185,5 @@ def test_chat_the_library_and_predict_py_give_one_set(finished: Path) -> None:
     chosen = models(finished)["student/onnx:int8-dynamic"]["thresholds"]
     assert dict(zip(form["labels"], form["thresholds"], strict=True)) == chosen
     assert chosen["sun"] == 0.5, "no text has it"
-    assert f"above {chosen['film']:.3f}" in (folder / "USE.md").read_text()
+    assert f"- `film`: above {chosen['film']:.3f}\n" in (folder / "USE.md").read_text()
     assert "they do not add up to 1" in (folder / "USE.md").read_text()

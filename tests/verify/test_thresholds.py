@@ -17,12 +17,15 @@ from distill2edge.data.encode import Encoded
 from distill2edge.data.model_inputs import InputForm, form_of, parse_form
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.handover import predict_onnx
+from distill2edge.handover.write import hand_over
+from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.model_file import Encodings, ModelFile, dense
 from distill2edge.models.two_events import FIELD, thresholds_in
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.recipe.schema import Verify
 from distill2edge.tasks.multi_label.thresholds import LEAST, choose_thresholds
 from distill2edge.tasks.multi_label.work import WORK
+from distill2edge.util.progress import SilentProgress
 from distill2edge.verify import multi_label
 from distill2edge.verify.label_sets import label_f1
 
@@ -132,3 +135,25 @@ def test_each_model_is_scored_by_its_own(tmp_path: Path) -> None:
     assert student["thresholds"] == {"x": 0.2, "y": 0.5, "z": 0.9}
     assert student["kl_teacher"]["value"] == pytest.approx(0, abs=1e-7)
     assert student["top1_teacher"]["value"] == 0
+
+
+@pytest.mark.parametrize("limits", [(), (0.25, 0.5, 0.75)])
+def test_what_is_handed_over_says_them(tmp_path: Path, limits: tuple[float, ...]) -> None:
+    tiny_bert(tmp_path / "model", labels=("x", "y", "z"))
+    form = InputForm("multi-label", max_length=32, thresholds=limits)
+    facts = {
+        "format": "onnx",
+        "scheme": "onnx:int8",
+        "files": ["model.onnx"],
+        "size_bytes": 1,
+        "graphs": ["model.onnx"],
+        "data": [],
+    }
+    (tmp_path / "out").mkdir()
+    tokenizer = load_tokenizer(tmp_path / "model")
+    hand_over(tmp_path / "out", form, tokenizer, tmp_path / "model", facts, "name", SilentProgress())
+    use, document = (tmp_path / "out" / "USE.md").read_text(), json.loads((tmp_path / "out" / "input.json").read_text())
+    assert document.get("thresholds", []) == list(limits)
+    assert document["threshold"] == 0.5
+    assert ("- `x`: above 0.250\n- `y`: above 0.500\n" if limits else "- `x`\n- `y`\n") in use
+    assert ("above its threshold" if limits else "above 0.5") in use
