@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Systems
 
-What seven published systems claim, and what their recipes gave here. Every figure is a bar of a file in
+What published systems claim, and what their recipes gave here. Every figure is a bar of a file in
 [benchmarks/results](../benchmarks/results): the target, the value with its 95% interval, and whether it is met.
 """
 
@@ -76,6 +76,13 @@ SYSTEMS = (
         "a student learns best from its own texts, scored by the teacher",
         "recipes/on-policy",
         ("on_policy", "on_policy_few"),
+    ),
+    System(
+        "Model2Vec",
+        "Minish 2024, minishlab.github.io",
+        "a table of token vectors made of a sentence encoder is many times smaller and faster, and keeps much of it",
+        "recipes/embedding",
+        ("embedding",),
     ),
 )
 
