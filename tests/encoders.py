@@ -58,15 +58,15 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def tiny_encoder(
-    directory: Path, name: str, labels: tuple[str, ...] = ("a", "b", "c"), seed: int = 0
+    directory: Path, name: str, labels: tuple[str, ...] = ("a", "b", "c"), seed: int = 0, *, tagger: bool = False
 ) -> PreTrainedModel:
-    """Save a random classifier of a family, and its tokenizer.
+    """Save a random classifier of a family, of texts or with `tagger` of their words, and its tokenizer.
 
     Returns:
         the model (float32, eval mode); norms and biases are random too, so that a lost one shows.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
     family = FAMILIES[name]
     ids = _tokenizer(directory, family)
@@ -77,7 +77,8 @@ def tiny_encoder(
         **ids, **family.changes,
     }  # fmt: skip
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(name, **fields)).eval()
+    kind = AutoModelForTokenClassification if tagger else AutoModelForSequenceClassification
+    model = kind.from_config(AutoConfig.for_model(name, **fields)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1:
