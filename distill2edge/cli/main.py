@@ -231,6 +231,7 @@ def pack(target: Path, place: str, scheme: str | None, out: Path | None, as_json
     Examples:
       distill2edge pack runs/quickstart --target python
       distill2edge pack runs/quickstart --target python --file gguf:Q8_0 --out ~/pi
+      distill2edge pack runs/quickstart --target web --file gguf:Q8_0
     """
     from distill2edge.running import packing
     from distill2edge.util.progress import for_stream

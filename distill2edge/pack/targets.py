@@ -32,6 +32,18 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("python", "onnxruntime, or llama-cpp-python", {"onnx": EVERY, "gguf": EVERY}, {}),
+        Target(
+            "web",
+            "llama.cpp in WebAssembly",
+            {"gguf": frozenset({"decoder"})},
+            {"gguf": "the page asks for text, which only a decoder writes there"},
+        ),
+        Target(
+            "c",
+            "llama.cpp's C API",
+            {"gguf": frozenset({"decoder"})},
+            {"gguf": "the program asks for text, which only a decoder writes there"},
+        ),
     )
 }  # fmt: skip
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.gguf.reader import read_gguf
+from distill2edge.intake.bundled import fetch, lookup
+from distill2edge.pack.c_headers import form_header, reference_header
 from distill2edge.pack.targets import Target
 from distill2edge.pipeline.artifact import sha256_of
-from distill2edge.util.files import clone, scratch, write_json, write_text
+from distill2edge.util.files import clone, read_json, scratch, write_json, write_text
 from distill2edge.util.isolate import Crash, run_worker
 from distill2edge.util.progress import Progress
 
@@ -42,15 +45,17 @@ def write_pack(
             clone(file, work / file.relative_to(source))
     write_text(work / "predict.py", (HANDOVER / f"predict_{facts['format']}.py").read_text(encoding="utf-8"))
     write_text(work / "selftest.py", (HANDOVER / "selftest.py").read_text(encoding="utf-8"))
-    ADDITIONS[target.name](work, facts, progress)
+    added = ADDITIONS[target.name](work, facts, progress)
     with scratch(work, "reference") as place:
         told = _worker(work, place, prove=False)
+        if target.name in AFTERWARDS:
+            AFTERWARDS[target.name](work, told)
         names = sorted(
             file.relative_to(work) for file in work.rglob("*") if file.is_file() and place not in file.parents
         )
         files = {name.as_posix(): sha256_of(work / name) for name in names}
         opened = [name for name in files if name.endswith(WEIGHTS)]
-        write_json(work / REFERENCE, {**facts, "files": files, "opened": opened, "runtime": _versions(facts), **told})
+        write_json(work / REFERENCE, {**facts, "files": files, "opened": opened, **added, **told})
     if (size := (work / REFERENCE).stat().st_size) > LIMIT:
         raise UserError(f"its reference would have {size:,} bytes, more than {LIMIT:,}", where=str(facts["model"]),
                         fix="report this: a reference is made to be smaller")  # fmt: skip
@@ -76,13 +81,86 @@ def _versions(facts: Mapping[str, Any]) -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES[str(facts["format"])]}
 
 
-def _python(work: Path, facts: Mapping[str, Any], progress: Progress) -> None:
+def _web(work: Path, facts: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """The page with its runtime; no address of another server is asked where it runs.
+
+    Raises:
+        UserError: a prompt that a page cannot write as the model was trained.
+        EnvironmentFault: the runtime cannot be fetched.
+    """
+    browser = _in_browser(work, str(facts["model"]))
+    for file in sorted((HANDOVER / "web").iterdir()):
+        clone(file, work / file.name.replace(f"_{facts['format']}", ""))
+    runtime = lookup("wllama")
+    place = fetch(runtime.name, progress)
+    for member in runtime.members:
+        clone(place / member.name, work / member.name)
+    _add_use(work, "web")
+    return {"browser": browser, "runtime": {"wllama": runtime.requirement.rpartition("@")[2]}}
+
+
+def _in_browser(work: Path, where: str) -> dict[str, Any]:
+    """What the page must know to write the tokens of training: the BOS that llama.cpp puts before a prompt itself."""
+    form = read_json(work / "input.json")
+    _written_parts(form, where)
+    file = read_gguf(work / "model.gguf")
+    puts = bool(file.get("tokenizer.ggml.add_bos_token"))
+    number, tokens = file.get("tokenizer.ggml.bos_token_id"), file.get("tokenizer.ggml.tokens")
+    bos = str(tokens[int(number)]) if puts and number is not None and tokens is not None else ""
+    written = bool(bos) and "".join(form["frame"]["before"]).startswith(bos)
+    if puts != (bool(form["head"]) or written):
+        said = "puts" if puts else "puts no"
+        raise UserError(f"llama.cpp {said} BOS before a prompt, other than in training", where=where,
+                        fix="--target python, which gives it token ids")  # fmt: skip
+    return {"bos": bos if written else "", "max_tokens": 256}
+
+
+def _written_parts(form: Mapping[str, Any], where: str) -> None:
+    """See that what stands around a text is the same every day.
+
+    Raises:
+        UserError: it has a date in it.
+    """
+    if not all(isinstance(part, str) for part in (*form["frame"]["before"], *form["frame"]["after"])):
+        what = "its chat template writes the date, which only the python pack does"
+        raise UserError(what, where=where, fix="--target python")
+
+
+def _add_use(work: Path, target: str) -> None:
+    said = (work / "USE.md").read_text(encoding="utf-8")
+    write_text(work / "USE.md", said + "\n" + (HANDOVER / f"pack_{target}.md").read_text(encoding="utf-8"))
+
+
+def _python(work: Path, facts: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """What pip installs for it, and how to begin."""
     versions = _versions(facts)
     write_text(work / "requirements.txt", "".join(f"{name}=={version}\n" for name, version in versions.items()))
-    said = (work / "USE.md").read_text(encoding="utf-8")
-    write_text(work / "USE.md", said + "\n" + (HANDOVER / "pack_python.md").read_text(encoding="utf-8"))
+    _add_use(work, "python")
+    return {"runtime": versions}
 
 
-ADDITIONS: dict[str, Callable[[Path, Mapping[str, Any], Progress], None]] = {"python": _python}
-"""What each target adds to the files."""
+def _c(work: Path, facts: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """The program's source; its reference follows when it is known (`_c_reference`)."""
+    form = read_json(work / "input.json")
+    _written_parts(form, str(facts["model"]))
+    for name in ("main.cpp", "CMakeLists.txt"):
+        clone(HANDOVER / name, work / name)
+    write_text(work / "form.h", form_header(form, str(facts["model"])))
+    _add_use(work, "c")
+    return {"runtime": _versions(facts)}
+
+
+def _c_reference(work: Path, told: Mapping[str, Any]) -> None:
+    write_text(work / "reference.h", reference_header(told))
+    names = [path.name for path in sorted(work.iterdir()) if path.is_file()]
+    write_text(work / "SHA256SUMS", "".join(f"{sha256_of(work / name)}  {name}\n" for name in names))
+
+
+AFTERWARDS: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {"c": _c_reference}
+"""What is written of the reference itself."""
+ADDITIONS: dict[str, Callable[[Path, Mapping[str, Any], Progress], dict[str, Any]]] = {
+    "python": _python,
+    "web": _web,
+    "c": _c,
+}
+"""What each target adds to the files, and to the reference."""

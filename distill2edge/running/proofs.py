@@ -73,6 +73,7 @@ class _Proof(_Part):
     peak_rss_bytes: int | None = Field(ge=0)
     threads: int
     device: _Device
+    rows: list[int]
     found: str
     digest: str
 
@@ -191,9 +192,11 @@ def _contradiction(reference: Document, proof: Document) -> str:
         return "" if proof["faults"] else "it passed without a comparison"
     try:
         found = selftest.unpacked(proof["found"], "<f4", reference["outcomes"])
-        again = selftest.compared(reference, reference["kind"], found)
-    except ValueError:
+        again = selftest.compared(reference, reference["kind"], found, proof["rows"])
+    except (ValueError, IndexError):
         return "its probabilities are not readable"
+    if proof["rows"] != sorted(set(proof["rows"])) or min(proof["rows"], default=0) < 0:
+        return "its positions are not those of the reference"
     mean, said = again["mean"], checks["fidelity"]["mean"]
     same = mean == said or (
         mean is not None and said is not None and math.isclose(mean, said, rel_tol=1e-4, abs_tol=1e-9)

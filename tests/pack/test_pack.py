@@ -11,20 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import report_fixtures as made
 from click.testing import CliRunner
+from made_run import made_run
 from tiny import tiny_bert, tiny_llama
 
 from distill2edge.cli.main import main
 from distill2edge.data.model_inputs import InputForm
-from distill2edge.export.gguf import export_gguf
-from distill2edge.export.onnx import export_onnx
 from distill2edge.handover import selftest
-from distill2edge.pipeline.artifact import sha256_of
-from distill2edge.quantize.schemes import parse_scheme
-from distill2edge.report.html import render_html
 from distill2edge.util.files import write_json
-from distill2edge.util.progress import SilentProgress
 
 FORMS = {
     "gguf:Q8_0": InputForm("decoder", "chat", "Be brief.", 256),
@@ -38,21 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("finished")
     tiny_llama(root / "decoder", layers=1)
     tiny_bert(root / "classifier", layers=1, scale=0.3)
-    run, files = root / "run", []
-    for name, form in FORMS.items():
-        scheme = parse_scheme(name)
-        directory = run / "exports" / f"quickstart-{scheme.slug}"
-        directory.mkdir(parents=True)
-        export = export_gguf if scheme.format == "gguf" else export_onnx
-        export(root / form.kind, scheme, {"name": "tiny", "input": form.dumps()}, directory, SilentProgress())
-        hashes = {path.name: sha256_of(path) for path in directory.iterdir()}
-        files.append({"model": f"student/{name}", "path": directory.relative_to(run).as_posix(), "key": "k",
-                      "sha256": hashes, "verified": True})  # fmt: skip
-    write_json(run / "exports.json", {"schema_version": 1, "files": files})
-    report = made.report()
-    write_json(run / "report.json", report)
-    (run / "report.html").write_text(render_html(report))
-    return run
+    return made_run(root, FORMS)
 
 
 @pytest.fixture(scope="module")
