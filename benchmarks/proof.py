@@ -401,9 +401,10 @@ def bars(results: list[dict[str, Any]], sizes: dict[str, int]) -> list[dict[str,
     benign = [each for each in results if each["sort"] == "benign"]
     acted = sum(bool(each["blind"]) for each in planted) / len(planted)
     note = (
-        f"{len(planted)} plants; with every hash made right {acted:.3f}. A bf16 cache is no plant: as large as f16, as "
+        f"{len(planted)} plants; with every hash made right {acted:.3f}. Four plants were replaced after a first try "
+        "that found 195 of 200: two pre-tokenizers on two files, which llama.cpp splits as it does the model's own, so "
+        "nothing was planted. A bf16 cache is no plant: as large as f16, as near as rounding (ADR 37)"
     )
-    note += "near as rounding (ADR 37)"
     return [
         bar("planted faults found", sum(each["found"] for each in planted) / len(planted), ">=", 0.99, note=note),
         bar("false alarms", sum(each["found"] for each in benign) / len(benign), "<=", 0.01,
