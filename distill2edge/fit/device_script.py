@@ -144,10 +144,15 @@ def probe(shape: Shape, kind: str, threads: int) -> dict[str, Any]:
         path = Path(work) / "probe.gguf"
         write_model(path, shape, kind)
         size = path.stat().st_size
-        return {"file": size, **_timed(path, threads, full=shape != LARGE)}
+        return {"file": size, **timed(path, threads, full=shape != LARGE)}
 
 
-def _timed(path: Path, threads: int, *, full: bool) -> dict[str, Any]:
+def timed(path: Path, threads: int, *, full: bool) -> dict[str, Any]:
+    """Seconds and the most memory of one file, in this process.
+
+    Args:
+        full: also of a token late in the context.
+    """
     import ctypes
 
     import llama_cpp as api
@@ -309,8 +314,12 @@ def main() -> None:
     """Entry of a device by itself, and of one probe."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--probe", nargs=4, metavar=("TYPE", "LAYERS", "HIDDEN", "FEED_FORWARD"))
+    parser.add_argument("--file", type=Path, help="measure this GGUF instead")
     parser.add_argument("--threads", type=int, default=usable_threads())
     options = parser.parse_args()
+    if options.file:
+        print(json.dumps(timed(options.file, options.threads, full=True)))
+        return
     TYPES.update(json.loads(os.environ.get("DISTILL2EDGE_TYPES", "{}")))
     if options.probe:
         kind, *shape = options.probe

@@ -18,6 +18,9 @@ from distill2edge.gguf.ggml_types import GGML_TYPES
 
 PROMPT = 128
 """Tokens of the prompt whose time is predicted, where the context is as long."""
+_TOKEN = 240
+"""Bytes of a token, with its merges, in llama.cpp's tables: of SmolLM2's vocabulary, on the first four files of
+benchmarks/fit.py."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ def figures(decoder: Decoder, file: Stored, context: int, cache: str, profile: P
 
 def memory(decoder: Decoder, file: Stored, context: int, cache: str, profile: Profile) -> int:
     """Bytes at the highest: the process, the weights as this device holds them, keys and values, what is computed
-    between the products, and the logits of a token."""
+    between the products, the tables of the tokenizer, and the logits of a token."""
     widths = decoder.widths
-    between = computed_bytes(widths.hidden, widths.feed_forward, context) + 4 * decoder.vocabulary
+    between = computed_bytes(widths.hidden, widths.feed_forward, context) + (4 + _TOKEN) * decoder.vocabulary
     held = profile.held(_shares(file))
     return round(profile.base_bytes + held * file.bytes + context * cache_bytes(decoder, cache) + between)
 
