@@ -19,7 +19,7 @@ from typing import Any
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.util.files import disk_is_full, room_is_out
-from distill2edge.util.interrupts import PARENT, die_with_parent
+from distill2edge.util.interrupts import NO_BACKTRACE, PARENT, die_with_parent
 
 _LAST_WORDS = 8
 _SECONDS, _BYTES_PER_SECOND = 4, 25 << 20  # of the processor, for a file somebody else made
@@ -92,6 +92,7 @@ def _call(request: dict[str, Any], where: str, *, limited: int | None = None) ->
     package_root = str(Path(__file__).resolve().parents[2])
     environment = {
         **os.environ,
+        **NO_BACKTRACE,
         PARENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join([package_root, os.environ.get("PYTHONPATH", "")]),
     }

@@ -16,6 +16,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """What asks a run to end, on this system."""
 PARENT = "DISTILL2EDGE_PARENT"
 """Environment variable of a worker: the process id of who started it."""
+NO_BACKTRACE = {"GGML_NO_BACKTRACE": "1"}
+"""Of a process that may abort in llama.cpp: else it starts a debugger on itself, which can hang."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from distill2edge.errors import EXIT_ENVIRONMENT, EXIT_USAGE, UserError
 from distill2edge.util.files import disk_full, disk_is_full, room_is_out, write_text
-from distill2edge.util.interrupts import PARENT, die_with_parent
+from distill2edge.util.interrupts import NO_BACKTRACE, PARENT, die_with_parent
 
 SPAWNED_AT = "DISTILL2EDGE_SPAWNED_AT"
 """Environment variable of a worker: `time.monotonic()` of the parent just before it was started."""
@@ -143,6 +143,7 @@ def _run(
     root = str(Path(__file__).resolve().parents[2])
     environment = {
         **os.environ,
+        **NO_BACKTRACE,
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
