@@ -47,7 +47,8 @@ def main() -> None:
     store = options.store
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        made = d2e.run(RECIPE, upto="teacher", store=store, out=work / "out").artifacts
+        made = {kind: d2e.run(RECIPE, upto=kind, store=store, out=work / "runs" / kind).artifacts[kind]
+                for kind in ("data", "teacher")}  # fmt: skip
         texts = [row.prompt + row.response for row in read_rows(made["data"].path, "train")]
         teacher = shorter(made["teacher"].path / "model", work / "teacher")
         sizes = {
