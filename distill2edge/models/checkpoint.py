@@ -137,10 +137,10 @@ def load_checkpoint(
 def _placed(kind: Any, model_dir: Path | str, placement: Placement, options: Mapping[str, Any]) -> Any:
     """A model that is shared out over devices, or rounded as it is loaded."""
     folder = offload_folder()
-    given = {**options, **placement.options(options["dtype"]), "offload_folder": folder, **_SAFE}
+    given = {**options, **placement.options(options["dtype"]), "offload_folder": folder}
     with refusals("its weights can't be placed as teacher.load says", model_dir,
                   "give the devices more in teacher.load.max_memory, or take teacher.load out"):  # fmt: skip
-        model = kind.from_pretrained(model_dir, **given)
+        model = kind.from_pretrained(model_dir, **{**given, **_SAFE})
     remove_with(model, folder)
     return model
 

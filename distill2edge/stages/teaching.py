@@ -174,6 +174,7 @@ class Fit(ModelStage):
     base: Stage
 
     kind = "fit"
+    command = False  # `distill2edge fit` finds students for a device
     files = Files(DENSE, TRAINING)
     bucket = "training"
     help = "Fit the teacher to the task, if the recipe says so."

@@ -173,9 +173,9 @@ def test_the_stage_commands_are_runs_up_to_a_stage(place: Path) -> None:
 
 
 def test_a_stage_that_the_recipe_does_not_have_is_said(place: Path) -> None:
-    code, said = call("fit", str(place / "r.yaml"), "--store", str(place / "store"), "--out", str(place / "out"))
+    code, said = call("pretrain", str(place / "r.yaml"), "--store", str(place / "store"), "--out", str(place / "out"))
     assert code == 0
-    assert "this recipe has no stage fit" in said
+    assert "this recipe has no stage pretrain" in said
 
 
 def written(out: Path, *, path: str = "exports/x-gguf-Q8_0", stage: str = "data") -> Path:

@@ -179,4 +179,4 @@ def _use(random: Random, path: Path, work: Path) -> None:
 def _talk(path: Path) -> None:
     from distill2edge.cli.chat import chat_with
 
-    chat_with(path, None, "the quick brown fox", "auto", 2, 0.0)
+    chat_with(path, None, "the quick brown fox", "auto", 2, 0.0, "f16")
