@@ -57,9 +57,11 @@ class Work(ABC):
 
     Attributes:
         reads_as: the kind as which every model of the task reads a row; None: each as its own.
+        merge_rows: on which a merge is compared.
     """
 
     reads_as: Kind | None = None
+    merge_rows = 16
 
     def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
         """A split of the data in the tokens of a model."""
@@ -157,7 +159,6 @@ class Work(ABC):
             signal: the `signal` stage, whose responses are the rows where the teacher wrote them.
         """
 
-    @abstractmethod
     def merge(
         self,
         recipe: Recipe,
@@ -167,11 +168,17 @@ class Work(ABC):
         work: Path,
         schemes: Sequence[Scheme] = SURVIVAL,
     ) -> Facts:
-        """Turn what was trained into one dense `model/`, checked, and `merge.json`.
+        """Turn what was trained into one dense `model/`, checked on some rows, and `merge.json`.
+
+        An adapter's product is added to the weights, a trained head is put in its place.
 
         Args:
             schemes: whose rounding steps the updates are compared with.
         """
+        from distill2edge.student.merge import merge as merge_weights
+
+        rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
+        return merge_weights(student, trained, rows[: self.merge_rows], schemes, work)
 
     @abstractmethod
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
@@ -256,31 +263,12 @@ class EncoderWork(Work):
         """As `Work.student_signal`."""
         return self.said(recipe, student, rows_dir, work, progress)
 
-    def merge(
-        self,
-        recipe: Recipe,
-        student: Path,
-        trained: Path,
-        rows_dir: Path,
-        work: Path,
-        schemes: Sequence[Scheme] = SURVIVAL,
-    ) -> Facts:
-        """The adapter's product added to the weights, the trained head put in its place."""
-        from distill2edge.student.merge import merge as merge_weights
-
-        rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
-        return merge_weights(student, trained, rows[:ROWS], schemes, work)
-
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """The test rows."""
         from distill2edge.intake.vocabularies import vocabulary_hash
 
         tokenizer = load_tokenizer(model_dir)
         return Encodings(self.encoded(recipe, rows_dir, model_dir, "test"), None, vocabulary_hash(tokenizer))
-
-
-ROWS = 16
-"""On which a merge is compared."""
 
 
 def taught_by(recipe: Recipe, signal: Path | None, on_grid: OnGrid | None) -> tuple[Path, float] | None:

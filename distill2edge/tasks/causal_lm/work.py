@@ -21,12 +21,13 @@ from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
     from distill2edge.data.encode import Encoded, Row
-    from distill2edge.quantize.schemes import Scheme
     from distill2edge.teacher.token_views import Tokens
 
 
 class TokenWork(Work):
     """A student learns a distribution over the vocabulary at each position."""
+
+    merge_rows = 8  # each has many positions
 
     def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
         """As `Work.rows`: a row without a response has no position to learn from; a teacher may write one."""
@@ -56,7 +57,7 @@ class TokenWork(Work):
             trained,
             progress,
         )
-        merged = merge(base, trained, rows[:8], SURVIVAL, work)
+        merged = merge(base, trained, rows[: self.merge_rows], SURVIVAL, work)
         shutil.rmtree(trained)
         return {"train": facts, "merge": merged}
 
@@ -179,21 +180,6 @@ class TokenWork(Work):
         kept = recipe.student_signal
         assert isinstance(kept, LogitsSignal)
         return cache_logits(student, rows, kept, work, progress)
-
-    def merge(
-        self,
-        recipe: Recipe,
-        student: Path,
-        trained: Path,
-        rows_dir: Path,
-        work: Path,
-        schemes: Sequence[Scheme] = SURVIVAL,
-    ) -> Facts:
-        """The adapter's product added to the weights."""
-        from distill2edge.student.merge import merge as merge_weights
-
-        rows = self.encoded(recipe, rows_dir, student, "validation") or self.encoded(recipe, rows_dir, student, "train")
-        return merge_weights(student, trained, rows[:8], schemes, work)
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """Test rows, and where the responses are a closed set, every choice after each prompt."""

@@ -19,7 +19,7 @@ from distill2edge.models.shape import shape_of
 from distill2edge.recipe.schema import Distill, FromModel, FromTeacher, Loss, Recipe
 from distill2edge.tasks.classification.asked.work import ASKED, as_asked
 from distill2edge.tasks.survival import SURVIVAL
-from distill2edge.tasks.work import ROWS, EncoderWork, Facts, OnGrid, beside_of, taught_by
+from distill2edge.tasks.work import EncoderWork, Facts, OnGrid, beside_of, taught_by
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
 
@@ -110,7 +110,7 @@ class ClassifierWork(EncoderWork):
         facts = self.train(
             headed, rows, validation, None, None, section, loss, section.lora, recipe.seed, trained, progress
         )
-        merged = merge_weights(headed, trained, rows[:ROWS], SURVIVAL, work)
+        merged = merge_weights(headed, trained, rows[: self.merge_rows], SURVIVAL, work)
         for leftover in (headed, trained):
             shutil.rmtree(leftover)
         return {"train": facts, "merge": merged, "new_head": new}

@@ -148,7 +148,7 @@ class EmbedderWork(EncoderWork):
         work: Path,
         schemes: Sequence[Scheme] = SURVIVAL,
     ) -> Facts:
-        """As `EncoderWork.merge`; the directory is one of sentence-transformers too."""
+        """As `Work.merge`; the directory is one of sentence-transformers too."""
         facts = super().merge(recipe, student, trained, rows_dir, work, schemes)
         pooling = pooling_of(read_config(work / "model"))
         assert pooling is not None

@@ -77,7 +77,7 @@ class MultiLabelWork(ClassifierWork):
         work: Path,
         schemes: Sequence[Scheme] = SURVIVAL,
     ) -> Facts:
-        """As `ClassifierWork.merge`."""
+        """As `Work.merge`."""
         merged = super().merge(recipe, student, trained, rows_dir, work, schemes)
         return merged | self._thresholds(recipe, rows_dir, work / "model")
 
