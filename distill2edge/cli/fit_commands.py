@@ -89,6 +89,7 @@ def fit(target: Path | None, as_json: bool, **options: Any) -> None:
     from distill2edge.pipeline.store import default_root
     from distill2edge.planning.speed import machine_speed
     from distill2edge.running.columns import Asked
+    from distill2edge.util.files import write_text
 
     if target is not None and target.exists():
         raise errors.UserError(
@@ -101,7 +102,7 @@ def fit(target: Path | None, as_json: bool, **options: Any) -> None:
     found = fitting.fit(asked, budget, profile, options["context"], machine_speed(root))
     echo(json.dumps(fitting.as_json(found), indent=2) if as_json else table(found), nl=as_json)
     if target is not None and found.recipe is not None:
-        target.write_text(found.recipe, encoding="utf-8")
+        write_text(target, found.recipe)
         echo(f"wrote {target}: distill2edge recipe check {target}", err=as_json)
     sys.exit(errors.EXIT_DONE if found.rows else errors.EXIT_VERDICT)
 
