@@ -78,7 +78,7 @@ def collate(items: Sequence[dict[str, Any]], pad: int) -> dict[str, Tensor]:
     `(labels != IGNORED).nonzero()`.
 
     Returns:
-        input_ids, attention_mask, labels [B, L] int64; with a signal also tokens [P, k], log_p [P, k], log_tail [P].
+        input_ids, attention_mask, labels [B, L] int64; with a signal also its fields (`losses.TopK`, `Sampled`).
     """
     length = max(len(item["ids"]) for item in items)
     ids = torch.full((len(items), length), pad, dtype=torch.int64)
@@ -97,7 +97,7 @@ def signals_of(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """The rows' signals, one after another; nothing where they have none."""
     if "signal" not in items[0]:
         return {}
-    names = ("tokens", "log_p", "log_tail")
+    names = items[0]["signal"]._fields
     return {name: torch.cat([getattr(item["signal"], name) for item in items]) for name in names}
 
 

@@ -17,12 +17,16 @@ from torch import Tensor
 from distill2edge.distill.losses import (
     LOG_ZERO,
     Objective,
+    Sampled,
     Teacher,
     TopK,
     coarsen_teacher,
     distillation_loss,
     divergence,
     gold_loss,
+    known,
+    sampled_forward_kl,
+    sampled_weight,
 )
 
 BLOCK = 1 << 20
@@ -69,7 +73,7 @@ def chunked_loss(
         terms: pairs x [P, D], W [V, D] whose products add up to the logits: hidden states and head weight; for a head
             with a low-rank adapter also scale x A x and B; for a bias, a column of ones and the bias as [V, 1].
         targets: [P] int64.
-        teacher: top-k signal or dense log-probabilities [P, V] at the temperature; None where no term compares.
+        teacher: top-k signal, sample or dense log-probabilities [P, V] at the temperature; None where no term compares.
         chunk: positions whose logits are in memory at once.
 
     Returns:
@@ -83,7 +87,7 @@ def chunked_loss(
         assert x.dtype == w.dtype, (x.dtype, w.dtype)
     assert teacher is not None or not objective.compared, "a divergence needs the teacher's distribution"
     if objective.compared:
-        first = teacher.tokens if isinstance(teacher, TopK) else teacher
+        first = teacher if isinstance(teacher, Tensor) or teacher is None else teacher.tokens
         assert first is not None
         assert first.shape[0] == positions, (first.shape, positions)
     else:
@@ -142,7 +146,7 @@ def _project(xs: Sequence[Tensor], ws: Sequence[Tensor]) -> Tensor:
 def _rows(teacher: Teacher | None, part: slice) -> Teacher | None:
     if teacher is None:
         return None
-    return TopK(*(t[part] for t in teacher)) if isinstance(teacher, TopK) else teacher[part]
+    return teacher[part] if isinstance(teacher, Tensor) else type(teacher)(*(t[part] for t in teacher))
 
 
 def _in_place(logits: Tensor, targets: Tensor, teacher: Teacher | None, plan: _Plan) -> tuple[Tensor, Tensor]:
@@ -175,52 +179,95 @@ def _in_place(logits: Tensor, targets: Tensor, teacher: Teacher | None, plan: _P
     return loss, ce
 
 
-def _coarse(z: Tensor, targets: Tensor, teacher: TopK | None, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses [r], cross-entropies [r], gradient [r, V]; no teacher, or top-k events.
+def _coarse(z: Tensor, targets: Tensor, teacher: TopK | Sampled | None, plan: _Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [r], cross-entropies [r], gradient [r, V]; no teacher, top-k events, or a sample.
 
-    With u = z / T and the events' gradients g (their sum G), d/du_j = g_j - G q_j for a kept token, and
-    q_j (g_tail / q_tail - G) for one in the tail; the latter is one factor per row on exp(u).
+    Exponentials are the cost: at T = 1 those of the cross-entropy serve the divergence as well, and with `ce: 0` their
+    sum is all that is taken of them.
     """
     objective, temperature = plan.objective, plan.temperature
     at = targets[:, None]
     further = _further(z, targets, objective) if objective.gold else None
     z = z - z.amax(-1, keepdim=True)
-    grad = z.exp()
-    total = grad.sum(-1, keepdim=True)
+    whole = z.exp()
+    total = whole.sum(-1, keepdim=True)
     ce = (total.log() - z.gather(-1, at)).squeeze(-1)
-    loss = objective.ce * ce
-    grad *= objective.ce / total
-    grad.scatter_add_(-1, at, torch.full_like(total, -objective.ce))
+    loss, grad = objective.ce * ce, None
+    if objective.ce:
+        # What is still to be read is not written over.
+        factor = objective.ce / total
+        grad = whole * factor if temperature == 1 and teacher is not None else whole.mul_(factor)
+        grad.scatter_add_(-1, at, torch.full_like(total, -objective.ce))
     if further is not None:
-        loss, grad = loss + further[0], grad.add_(further[1])
+        loss, grad = loss + further[0], further[1] if grad is None else grad.add_(further[1])
     if teacher is None:
-        return loss, ce, grad
-    beyond = teacher.tokens >= z.shape[1]  # their mass is in the teacher's tail, and the student has no such tokens
+        return loss, ce, torch.zeros_like(z) if grad is None else grad
+    beyond = teacher.tokens >= z.shape[1]  # the student has no such tokens
     tokens = _stand_ins(teacher.tokens, beyond, z.shape[1])
     kept = z.gather(-1, tokens) / temperature
-    u = z.div_(temperature).exp_()
+    u = whole if temperature == 1 else z.div_(temperature).exp_()
+    if isinstance(teacher, Sampled):
+        value, grad = _of_sample(u, kept, total if temperature == 1 else None, known(teacher, z.shape[1]), plan, grad)
+    else:
+        value, grad = _of_events(u, kept, teacher, tokens, beyond, plan, grad)
+    return loss + value, ce, grad
+
+
+def _of_events(
+    u: Tensor, kept: Tensor, teacher: TopK, tokens: Tensor, beyond: Tensor, plan: _Plan, grad: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Divergence [r] over k + 1 events, and its gradient [r, V] added to another.
+
+    With v = z / T and the events' gradients g (their sum G), d/dv_j = g_j - G q_j for a kept token, and
+    q_j (g_tail / q_tail - G) for one in the tail; the latter is one factor per row on exp(v).
+
+    Args:
+        u: [r, V] exp(v), written over.
+        kept: [r, k] v of the tokens; their mass is in the teacher's tail where they are beyond the vocabulary.
+    """
+    vocabulary, temperature = u.shape[1], plan.temperature
     kept_mass = kept.exp().masked_fill(beyond, 0.0)
     # From here on the tail alone. In a row without a kept token every stand-in is token 0, which stays as it is.
     u.scatter_(-1, tokens, u.gather(-1, tokens) * beyond.all(-1, keepdim=True))
     tail = u.sum(-1, keepdim=True)
     whole = kept_mass.sum(-1, keepdim=True) + tail
     log_whole = whole.log()
-    log_p = coarsen_teacher(teacher, z.shape[1]).float()
+    log_p = coarsen_teacher(teacher, vocabulary).float()
     log_q = (kept - log_whole).masked_fill(beyond, LOG_ZERO)
     if log_p.shape[1] > log_q.shape[1]:
         log_q = torch.cat([log_q, (tail.log() - log_whole).clamp_min(LOG_ZERO)], -1)
     with torch.enable_grad():
         log_q = log_q.detach().requires_grad_()
-        value = temperature**2 * divergence(log_p, log_q, objective)
+        value = temperature**2 * divergence(log_p, log_q, plan.objective)
         (g,) = torch.autograd.grad(value.sum(), log_q)
     mean = g.sum(-1, keepdim=True) / whole
     k = kept.shape[1]
-    grad.scatter_add_(-1, tokens, (g[:, :k].masked_fill(beyond, 0.0) - mean * kept_mass) / temperature)
+    slope = torch.zeros_like(tail)
     if g.shape[1] > k:
         # An empty tail (underflow) has no probability to move.
-        slope = torch.where(tail > 0, g[:, k:] / tail, torch.zeros_like(tail)) - mean
-        grad.addcmul_(u, slope / temperature)
-    return loss + value.detach(), ce, grad
+        slope = torch.where(tail > 0, g[:, k:] / tail, slope) - mean
+    grad = u.mul_(slope / temperature) if grad is None else grad.addcmul_(u, slope / temperature)
+    grad.scatter_add_(-1, tokens, (g[:, :k].masked_fill(beyond, 0.0) - mean * kept_mass) / temperature)
+    return value.detach(), grad
+
+
+def _of_sample(
+    u: Tensor, kept: Tensor, total: Tensor | None, teacher: Sampled, plan: _Plan, grad: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`losses.sampled_forward_kl` [r] x weight x T^2, and its gradient T (W q - w) [r, V] added to another, W being the
+    sum of the weights w.
+
+    Args:
+        u: [r, V] exp(z / T), written over; total: [r, 1] its sum where it is known.
+        kept: [r, m] z / T of the tokens.
+    """
+    temperature, weight = plan.temperature, sampled_weight(plan.objective)
+    total = u.sum(-1, keepdim=True) if total is None else total
+    value = weight * temperature**2 * sampled_forward_kl(kept - total.log(), teacher)
+    slope = temperature * weight * teacher.weight
+    factor = slope.sum(-1, keepdim=True) / total
+    grad = u.mul_(factor) if grad is None else grad.addcmul_(u, factor)
+    return value, grad.scatter_add_(-1, teacher.tokens, -slope)
 
 
 def _further(z: Tensor, targets: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:

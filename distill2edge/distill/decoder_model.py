@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill2edge.distill.batches import Collator, collate, collate_packed, supervised
 from distill2edge.distill.chunked import Head, chunked_loss
 from distill2edge.distill.fake_quantization import weight_of
-from distill2edge.distill.losses import Objective, TopK
+from distill2edge.distill.losses import Objective, Sampled, TopK
 from distill2edge.distill.module import LossModule
 from distill2edge.errors import UserError
 
@@ -78,17 +78,16 @@ class DistillModel(LossModule):
         input_ids: Tensor,
         attention_mask: Tensor,
         labels: Tensor,
-        tokens: Tensor | None = None,
-        log_p: Tensor | None = None,
-        log_tail: Tensor | None = None,
         position_ids: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **signal: Tensor,
     ) -> dict[str, Tensor]:
         """Loss of a batch made by `collate` or `collate_packed`.
 
         Args:
             num_items_in_batch: supervised tokens of the whole step, over all micro-batches and processes; None counts
                 this batch alone.
+            signal: the fields of `losses.TopK` or `Sampled`; none where no term compares.
 
         Returns:
             loss: the sum over this batch's supervised tokens / that count. sum, ce: undivided. count: of this batch.
@@ -97,9 +96,7 @@ class DistillModel(LossModule):
             hidden = self.hidden(input_ids, attention_mask, position_ids)
             positions, targets = supervised(labels)
             terms = self.terms(hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions))
-        teacher = None
-        if tokens is not None and log_p is not None and log_tail is not None:
-            teacher = TopK(tokens, log_p, log_tail)
+        teacher = None if not signal else Sampled(**signal) if "weight" in signal else TopK(**signal)
         total, ce = chunked_loss(
             terms,
             targets,

@@ -76,8 +76,23 @@ class TopK(NamedTuple):
     log_tail: Tensor
 
 
-Teacher = TopK | Tensor
-"""A top-k signal, or dense log-probabilities [P, V] at temperature T."""
+class Sampled(NamedTuple):
+    """A teacher's distribution at temperature T as a random sample of tokens, without bias: for every function f of a
+    token the sum of weight x f(token) has the expectation of f under the teacher.
+
+    Attributes:
+        tokens: [P, m] int64 token ids; those beyond the student's vocabulary count for nothing.
+        weight: [P, m] float32; 0 where a row has fewer tokens.
+        entropy: [P] float32, of the teacher, in nats.
+    """
+
+    tokens: Tensor
+    weight: Tensor
+    entropy: Tensor
+
+
+Teacher = TopK | Sampled | Tensor
+"""A top-k signal, a sample, or dense log-probabilities [P, V] at temperature T."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -113,6 +128,20 @@ def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(q || p) over the last dimension; shapes as `forward_kl`."""
     return forward_kl(log_q, log_p)
+
+
+def sampled_forward_kl(log_q: Tensor, teacher: Sampled) -> Tensor:
+    """An estimate of KL(p || q) without bias, by value and gradient, from a sample of p. It may be negative.
+
+    Only what is linear in p can be had so: -sum of p log q, and the entropy of p, which is known.
+
+    Args:
+        log_q: [P, m] of the student, of the sample's tokens.
+
+    Returns:
+        [P].
+    """
+    return -(teacher.weight * log_q.clamp_min(LOG_ZERO)).sum(-1) - teacher.entropy
 
 
 def jensen_shannon(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
@@ -165,6 +194,13 @@ def divergence(log_p: Tensor, log_q: Tensor, objective: Objective) -> Tensor:
     for term in objective.compared:
         total = total + term.weight * term.function(log_p, log_q)
     return total
+
+
+def sampled_weight(objective: Objective) -> float:
+    """The weight of the forward KL, the one divergence that a sample gives (`recipe.loss_terms.Term.sampled`)."""
+    others = [term.function for term in objective.compared if term.function is not forward_kl]
+    assert not others, f"no sample gives {others}"
+    return sum(term.weight for term in objective.compared)
 
 
 def gold_loss(logits: Tensor, targets: Tensor, objective: Objective) -> Tensor:
@@ -259,12 +295,28 @@ def distillation_loss(
         total = torch.where(weights > 0, total * weights, 0.0)
     if objective.compared:
         assert teacher is not None, "a divergence needs the teacher's distribution"
-        log_p, log_q = events(logits, teacher, temperature)
-        total = total + temperature**2 * divergence(log_p, log_q, objective)
+        if isinstance(teacher, Sampled):
+            compared = sampled_weight(objective) * _sampled(logits, teacher, temperature)
+        else:
+            compared = divergence(*events(logits, teacher, temperature), objective)
+        total = total + temperature**2 * compared
     return total
 
 
-def events(logits: Tensor, teacher: Teacher, temperature: float) -> tuple[Tensor, Tensor]:
+def _sampled(logits: Tensor, teacher: Sampled, temperature: float) -> Tensor:
+    """`sampled_forward_kl` [P] of logits [P, V]."""
+    within = known(teacher, logits.shape[1])
+    log_q = torch.log_softmax(logits.float() / temperature, -1).gather(-1, within.tokens)
+    return sampled_forward_kl(log_q, within)
+
+
+def known(teacher: Sampled, vocabulary: int) -> Sampled:
+    """The same, without what the student has no token for."""
+    beyond = teacher.tokens >= vocabulary
+    return Sampled(teacher.tokens.masked_fill(beyond, 0), teacher.weight.masked_fill(beyond, 0.0), teacher.entropy)
+
+
+def events(logits: Tensor, teacher: TopK | Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Teacher and student over the same events: the vocabulary, or k tokens and the tail.
 
     Returns:

@@ -66,7 +66,7 @@ def collate_pairs(items: Sequence[dict[str, Any]], pad: int, start: int) -> dict
     Returns:
         input_ids, attention_mask [B, S]; decoder_input_ids [B, 1 + T], which begins with `start`; labels [B, 1 + T]:
         the target from its second column on, so that token t is predicted at t - 1 as in a decoder. With a signal also
-        tokens, log_p [P, k] and log_tail [P].
+        its fields.
     """
     prompts = [item["mask"].index(True) for item in items]
     targets = [len(item["ids"]) - prompt for item, prompt in zip(items, prompts, strict=True)]

@@ -14,7 +14,7 @@ from distill2edge.models.placement import WHOLE
 from distill2edge.models.widths import MEASURED_TOKENS
 from distill2edge.planning.sizes import Model, Sizes
 from distill2edge.quantize.schemes import Scheme
-from distill2edge.recipe.schema import FromTeacher, Recipe
+from distill2edge.recipe.schema import FromTeacher, Recipe, Signal
 from distill2edge.recipe.training import Lora, Training
 from distill2edge.tasks import task_of
 
@@ -171,14 +171,14 @@ class Work:
             return self._written(sizes.train * signal.samples, min(signal.max_new_tokens, 1.3 * sizes.answer))
         if self.recipe.teacher.ask is not None:
             return self._answers_scored(sizes.train + sizes.rows["validation"])
-        return self.said(getattr(signal, "top_k", 2))
+        return self.said(signal)
 
-    def said(self, top_k: int) -> Cost:
-        """What the model itself says of the training and validation rows; `top_k`: numbers kept of a position."""
+    def said(self, signal: Signal) -> Cost:
+        """What the model itself says of the training and validation rows, as a signal keeps it."""
         sizes = self.sizes
         rows = sizes.train + sizes.rows["validation"]
         flops = rows * (2 * self.model.body * sizes.tokens + 2 * self._head() * self._supervised())
-        kept = 6 * top_k * self._supervised()
+        kept = getattr(signal, "bytes_per_position", 12) * self._supervised()
         seconds = _START_S + flops / (self.speed * _FORWARD) + rows * self.model.layers * _ROW_S
         return Cost(seconds, self._asked(), rows * kept)
 

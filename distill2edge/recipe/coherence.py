@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import Problem
 from distill2edge.quantize.schemes import TRAINABLE, parse_scheme
+from distill2edge.recipe.loss_terms import DISTRIBUTIONS
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.recipe.used_features import schemes_of, used_features
 from distill2edge.recipe.verifiers import JudgeVerifier, LikelihoodVerifier
@@ -23,8 +24,8 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield from unknown  # the other checks read them
         return
     for check in (
-        _task, _placed, _pairs, _aligned, _unlabelled, _loss, _pretrain, _rounds, _calibration, _mix, _on_policy,
-        _quantization_aware, _judge, _endpoint, _not_dense, _synthesis, _exports,
+        _task, _placed, _pairs, _aligned, _unlabelled, _loss, _sample, _pretrain, _rounds, _calibration, _mix,
+        _on_policy, _quantization_aware, _judge, _endpoint, _not_dense, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
 
@@ -174,6 +175,23 @@ def _loss(recipe: Recipe) -> Iterator[Problem]:
         if each.layer_map is not None and not each.needs_layers:
             what = f"{'.'.join(path)}.layer_map is set, but neither hidden nor attention has a weight"
             yield Problem((*path, "layer_map"), what, "give one a weight, or take layer_map out")
+
+
+def _sample(recipe: Recipe) -> Iterator[Problem]:
+    """What a random sample of the teacher's distribution cannot give."""
+    if getattr(recipe.signal, "sample", None) is None:
+        return
+    if recipe.teacher.url is not None:
+        what = "a server lists its likeliest tokens alone, and signal.sample draws from all"
+        yield Problem(("signal", "sample"), what, "leave signal.sample out: signal.top_k keeps what is listed")
+    policy = recipe.distill.on_policy
+    rounds = () if policy is None else ((("distill", "on_policy"), policy),)
+    for path, loss in (*recipe.losses, *rounds):
+        for term, _ in loss.weighed(*DISTRIBUTIONS):
+            if not term.sampled:
+                what = f"{term.label} needs the teacher's whole distribution, and signal.sample keeps a random sample"
+                fix = f"weigh forward_kl in place of {term.name}, or leave signal.sample out: signal.top_k serves it"
+                yield Problem((*path, term.name), what, fix)
 
 
 def _pretrain(recipe: Recipe) -> Iterator[Problem]:

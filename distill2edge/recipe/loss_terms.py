@@ -86,6 +86,8 @@ class Term:
         function: `module:name` within `distill2edge.distill`, or the user's own.
         later: whether it came after the first stores (see `LATER`).
         source: of the user's own.
+        sampled: whether a random sample of the teacher's distribution gives it without bias: what is linear in the
+            teacher's probabilities, but for what does not depend on the student.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Term:
     options: tuple[Option, ...] = ()
     later: bool = False
     source: Source | None = None
+    sampled: bool = False
 
 
 _HIDDEN_KIND = Annotated[Literal["cosine", "mse"], LATER]
@@ -104,7 +107,7 @@ TERMS: Mapping[str, Term] = {
     term.name: term
     for term in (
         Term("ce", "gold", "cross-entropy", "cross-entropy on the response tokens", "losses:cross_entropy"),
-        Term("forward_kl", "distribution", "forward KL", "KL(teacher || student)", "losses:forward_kl"),
+        Term("forward_kl", "distribution", "forward KL", "KL(teacher || student)", "losses:forward_kl", sampled=True),
         Term("reverse_kl", "distribution", "reverse KL", "KL(student || teacher)", "losses:reverse_kl"),
         Term(
             "jsd", "distribution", "Jensen-Shannon", "generalised Jensen-Shannon divergence", "losses:jensen_shannon",

@@ -56,6 +56,10 @@ else:
     TaskName = Literal[tuple(TASKS)]
 
 
+_FORM = {"top_k", "mass", "sample"}
+"""Of a signal of logits: what is kept of a position."""
+
+
 class Distill(Training):
     """How the student learns."""
 
@@ -119,6 +123,7 @@ class Recipe(Section):
         description="what the student learns from the teacher",
         examples=[
             {"kind": "logits", "top_k": 64, "temperature": 2.0},
+            {"kind": "logits", "sample": 50, "temperature": 1.0},
             {"kind": "text", "max_new_tokens": 128},
             {"kind": "labels"},
             {"kind": "embeddings"},
@@ -192,7 +197,7 @@ class Recipe(Section):
     def student_signal(self) -> Signal:
         """What is kept of what the student itself says, for training on a grid: that is matched as it is."""
         kind = SIGNALS[task_of(self).signals[0]]
-        asked = {"top_k": self.signal.top_k} if isinstance(self.signal, LogitsSignal) else {}
+        asked = self.signal.model_dump(include=_FORM) if isinstance(self.signal, LogitsSignal) else {}
         plain = {"temperature": 1.0} if "temperature" in kind.model_fields else {}
         return kind(**asked, **plain)  # type: ignore[return-value]
 

@@ -12,12 +12,30 @@ from distill2edge.recipe.ranges import SamplingTemperature, Temperature
 from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.verifiers import VerifierSpec
 
+_TOP_K = 64
+
 
 class LogitsSignal(Section):
-    """Top-k log-probabilities and the mass of the tail, at each supervised position."""
+    """Top-k log-probabilities and the mass of the tail, or a random sample, at each supervised position."""
 
     kind: Literal["logits"] = "logits"
-    top_k: int = Field(64, ge=1, le=4096)
+    top_k: int = Field(_TOP_K, ge=1, le=4096, description="tokens kept at each position, and one mass for all others")
+    mass: Annotated[float | None, LATER] = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="keep only as many of the top k as hold this much of the probability, in 8 bits each; null: all k",
+        examples=[0.98],
+    )
+    sample: Annotated[int | None, LATER] = Field(
+        None,
+        ge=2,
+        le=4096,
+        description="N: in place of the top k keep at most N tokens, drawn so that the gradient of the forward KL has "
+        "no bias: those of about 1/N and more with their own probability, and of the others some that stand for about "
+        "1/N each. A quarter of the bytes; no other divergence can be computed. null: the top k",
+        examples=[50],
+    )
     temperature: Temperature = 2.0
     align: Annotated[Literal["none", "vocabulary"], LATER] = Field(
         "none",
@@ -25,6 +43,34 @@ class LogitsSignal(Section):
         "tokens of the same text, and where both have a border its probabilities go to the student's tokens of the "
         "same spelling",
     )
+
+    def problems(self) -> Iterator[Problem]:
+        """One form, which the other keys are of."""
+        if self.sample is None:
+            if self.mass is not None and self.align != "none":
+                what = "signal.mass keeps tokens of the teacher's own, and signal.align makes them the student's"
+                yield Problem(("mass",), what, "leave one of the two out")
+            return
+        if self.align != "none":
+            what = "signal.sample draws the teacher's own tokens, and signal.align makes them the student's"
+            yield Problem(("sample",), what, "leave one of the two out")
+        for name, given in (("mass", self.mass is not None), ("top_k", self.top_k != _TOP_K)):
+            if given:
+                yield Problem((name,), f"signal.sample keeps no top k for signal.{name}", f"leave {name} or sample out")
+
+    @property
+    def compact(self) -> bool:
+        """Whether it is kept as `distill.compact_signal` codes it."""
+        return self.mass is not None or self.sample is not None
+
+    @property
+    def bytes_per_position(self) -> float:
+        """About what a position takes on disk, of 50,000 tokens and without the names of the rows."""
+        kept = self.sample or self.top_k
+        if not self.compact:
+            return 6 * kept + 4
+        # Ids of about 12 bits, and a flag or a level each; how many positions keep fewer is not known before.
+        return 6 + kept * (1.5 + (0.2 if self.sample else 1.0))
 
 
 class TextSignal(Section):

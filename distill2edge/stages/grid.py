@@ -18,6 +18,7 @@ from distill2edge.stages.stage import (
     ModelStage,
     Rows,
     Stage,
+    drawn_key,
     plain,
     rows_key,
     scored_key,
@@ -53,7 +54,7 @@ class StudentSignal(AnySignal):
 
         recipe = self.recipe
         key = {"signal": canonical(recipe.student_signal), "kind": recipe.signal.kind, "rows": rows_key(recipe)}
-        return {**key, **scored_key(recipe)}
+        return {**key, **scored_key(recipe), **drawn_key(recipe)}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -72,7 +73,7 @@ class StudentSignal(AnySignal):
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
-        return work.said(getattr(self.recipe.student_signal, "top_k", 2))
+        return work.said(self.recipe.student_signal)
 
 
 @plain

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.stages.learning import AnyTraining, round_seed
-from distill2edge.stages.stage import Facts, Inputs, Stage, loaded_key, plain, rows_key
+from distill2edge.stages.stage import Facts, Inputs, Stage, drawn_key, loaded_key, plain, rows_key
 from distill2edge.stages.teaching import AnySignal
 from distill2edge.tasks import task_of
 from distill2edge.util.files import write_text
@@ -53,7 +53,11 @@ class OnPolicySignal(AnySignal):
         from distill2edge.recipe.canonical import canonical
 
         key = {"on_policy": canonical(self.spec), "signal": canonical(self.recipe.signal)}
-        return {**key, "rows": rows_key(self.recipe), "round": self.number} | loaded_key(self.recipe)
+        return (
+            {**key, "rows": rows_key(self.recipe), "round": self.number}
+            | loaded_key(self.recipe)
+            | drawn_key(self.recipe)
+        )
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -78,8 +82,9 @@ class OnPolicySignal(AnySignal):
             *task_of(recipe).work.encoded(recipe, rows, teacher, "validation"),
         ]
         facts = cache_logits(
-            teacher, [*written, *given], recipe.signal, work, progress, placement=recipe.teacher.placement
-        )
+            teacher, [*written, *given], recipe.signal, work, progress,
+            placement=recipe.teacher.placement, seed=recipe.seed,
+        )  # fmt: skip
         tokens = sum(row.supervised for row in written)
         return {**facts, "written": len(written), "written_tokens": tokens, "ended": ended}
 

@@ -224,6 +224,11 @@ def scored_key(recipe: Recipe) -> dict[str, Any]:
     return {} if policy is None or policy.warm_rows is None else {"scored_rows": policy.warm_rows}
 
 
+def drawn_key(recipe: Recipe) -> dict[str, Any]:
+    """What a signal's draws depend on, where it is a random sample."""
+    return {"draws": recipe.seed} if getattr(recipe.signal, "sample", None) is not None else {}
+
+
 def _stages(value: Any) -> Iterator[Stage]:
     if isinstance(value, Stage):
         yield value

@@ -18,6 +18,7 @@ from distill2edge.stages.stage import (
     Rows,
     Stage,
     asked_key,
+    drawn_key,
     loaded_key,
     plain,
     rows_key,
@@ -362,7 +363,7 @@ class Signal(AnySignal):
 
         recipe = self.recipe
         key = {"signal": canonical(recipe.signal), "backend": recipe.teacher.backend, "rows": rows_key(recipe)}
-        key |= scored_key(recipe) | asked_key(recipe) | loaded_key(recipe)
+        key |= scored_key(recipe) | asked_key(recipe) | loaded_key(recipe) | drawn_key(recipe)
         if recipe.signal.kind == "logits" and recipe.signal.align != "none":
             key["student"] = self.sources.student  # whose tokens the signal is over
         if recipe.signal.kind == "text":

@@ -18,6 +18,7 @@ from distill2edge.data.spelling import spelling_of
 from distill2edge.errors import UserError
 from distill2edge.intake.vocabularies import vocabulary_hash
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.teacher.token_views import shift_of
 from distill2edge.teacher.vocabulary_map import VocabularyMap, vocabulary_map
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Aligned:
         if z.shape[1] > k == self._map.size:
             z[~nothing.any(-1), -1] = -torch.inf  # where every token is named there is no tail to hold the rest
         lse = torch.logsumexp(z, -1)
-        shift[at] = lse / temperature - torch.logsumexp(z / temperature, -1)
+        shift[at] = shift_of(z, lse, temperature)
         index[at] = torch.where(nothing, beyond, kept)
         logprob[at] = torch.where(nothing, LOG_NOTHING, top - lse[:, None])
         return index, logprob, shift, sums

@@ -1,16 +1,7 @@
-"""The logits signal: top-k log-probabilities and the tail, at supervised positions only, in resumable shards.
+"""The logits signal: what a teacher says at supervised positions, in resumable shards.
 
-A shard is a safetensors file. P is the count of supervised positions in it (ascending within an example), n of
-examples:
-
-    index    [P, k]   uint16, or int32 above 65,536 tokens
-    logprob  [P, k]   float16, at temperature 1
-    shift    [P]      float32, lse(z) / T - lse(z / T): log p_T = logprob / T + shift
-    start    [n + 1]  int64, where each example's positions begin
-
-with the metadata `ids` (JSON list of n example ids), `temperature`, `top_k` (as asked) and `vocabulary` (a hash of
-token -> id). Tokens, ids and positions are those of the model that learns: where its tokenizer is another than the
-teacher's, `aligned.Aligned` makes them of what the teacher says of its own.
+A shard is a safetensors file, made by `logit_shards`. Tokens, ids and positions are those of the model that learns:
+where its tokenizer is another than the teacher's, `aligned.Aligned` makes them of what the teacher says of its own.
 """
 
 from __future__ import annotations
@@ -18,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +21,10 @@ from distill2edge.generation.backends import Backend
 from distill2edge.generation.open_backend import open_backend
 from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.recipe.schema import LogitsSignal
+from distill2edge.teacher.logit_shards import Shard, open_shard, settings_of
 from distill2edge.teacher.token_views import OwnTokens, Tokens
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress
-
-if TYPE_CHECKING:
-    import torch
 
 SHARD_ROWS = 512
 SHARD_TOKENS = 16_384  # about 20 s of a 135M teacher on two cores: what a kill can cost
@@ -54,6 +43,7 @@ def cache_logits(
     tokens: Tokens | None = None,
     runner: Backend | None = None,
     placement: Placement = WHOLE,
+    seed: int = 0,
     shard_rows: int = SHARD_ROWS,
     shard_tokens: int = SHARD_TOKENS,
 ) -> dict[str, Any]:
@@ -70,10 +60,11 @@ def cache_logits(
         tokens: where those of `encoded` are not the teacher's own.
         runner: the teacher where it is open already, in place of the last three; it stays open.
         placement: of its weights in transformers.
+        seed: of a sample's draws.
 
     Returns:
-        facts: examples, positions, shards, bytes, bytes_per_position, top_k, temperature, tail_mass (mean
-        probability outside the top k at temperature 1), seconds, tokens_per_s, backend, dtype; and those of `tokens`.
+        facts: examples, positions, shards, bytes, bytes_per_position, temperature, seconds, tokens_per_s, backend,
+        dtype; what is kept (`_kept`); and those of `tokens`.
 
     Raises:
         UserError: no examples, or a backend that does not fit the teacher.
@@ -86,8 +77,7 @@ def cache_logits(
     for stale in sorted(work.glob("shard-*.safetensors"))[len(shards) :]:
         stale.unlink()
     tokens = tokens or OwnTokens(model_dir)
-    settings = {"temperature": repr(signal.temperature), "top_k": str(signal.top_k)}
-    settings |= {"vocabulary": tokens.vocabulary, **tokens.settings}
+    settings = settings_of(signal, tokens, seed)
     missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), shard, settings)]
     ran: dict[str, Any] = {"seconds": 0.0, "tokens_per_s": None, "backend": None, "dtype": None}
     with progress.task("teacher logits", len(examples)) as task:
@@ -97,7 +87,7 @@ def cache_logits(
             read = [found for _, shard in todo for each in shard if (found := tokens.read(each)) is not None]
             longest = max((len(each.ids) for each in read), default=1)
             teacher = runner or open_backend(backend, model_dir, gguf_path, dtype, longest=longest, placement=placement)
-            ran = _run(todo, read, teacher, tokens, signal, settings, task)
+            ran = _run(todo, read, teacher, tokens, signal, settings, seed, task)
             if runner is None:
                 teacher.close()
     facts = {**_facts(work, len(shards), signal, tokens), "examples": len(examples), **ran}
@@ -112,13 +102,15 @@ def _run(
     tokens: Tokens,
     signal: LogitsSignal,
     settings: dict[str, str],
+    seed: int,
     task: Any,
 ) -> dict[str, Any]:
     """Write the shards that are not there; seconds, tokens_per_s, backend, dtype."""
     _check_ids(read, teacher.vocab_size)
     begin = time.monotonic()
     for path, shard in todo:
-        _write_shard(path, shard, teacher, tokens, signal, settings, task)
+        kept = open_shard(shard, signal, tokens, teacher.vocab_size, seed)
+        _write_shard(path, shard, teacher, tokens, kept, settings, task)
     seconds = time.monotonic() - begin
     rate = round(sum(len(each.ids) for each in read) / seconds, 1) if seconds else None
     return {"seconds": round(seconds, 3), "tokens_per_s": rate, "backend": teacher.name, "dtype": teacher.dtype}
@@ -158,47 +150,32 @@ def _write_shard(
     examples: list[Encoded],
     runner: Backend,
     tokens: Tokens,
-    signal: LogitsSignal,
+    kept: Shard,
     settings: dict[str, str],
     task: Any,
 ) -> None:
     import torch
     from safetensors.numpy import save_file
 
-    start = np.concatenate([[0], np.cumsum([example.supervised for example in examples])]).astype(np.int64)
-    k = min(signal.top_k, tokens.size(runner.vocab_size))
-    index = np.empty((start[-1], k), dtype=np.int32 if tokens.wide(runner.vocab_size) else np.uint16)
-    logprob = np.empty((start[-1], k), dtype=np.float16)
-    shift = np.empty(start[-1], dtype=np.float32)
-    sums: defaultdict[str, float] = defaultdict(float)
-
-    def keep(number: int, logits: torch.Tensor | None) -> None:
-        at = slice(int(start[number]), int(start[number + 1]))
-        *found, added = tokens.compress(examples[number], logits, k, signal.temperature)
-        index[at], logprob[at], shift[at] = (each.cpu().numpy() for each in found)
-        for name, value in added.items():
-            sums[name] += value
-        task.advance(1)
-
     read = [(number, found) for number, each in enumerate(examples) if (found := tokens.read(each)) is not None]
     for number in set(range(len(examples))).difference(number for number, _ in read):
-        keep(number, None)
+        kept.keep(number, None)
+        task.advance(1)
     for place, logits in runner.supervised_logits([found for _, found in read]):
         number, asked = read[place]
         if logits.shape[0] != asked.supervised:
             raise AssertionError(f"{logits.shape[0]} distributions for {asked.supervised} supervised tokens")
-        if not torch.isfinite(logits).all():
+        if not torch.isfinite(logits.sum()):  # one number that is not finite makes the sum so
             raise UserError(
                 "the teacher gives infinite or undefined logits",
                 where="teacher.model",
                 fix="use another dtype or backend for the teacher: its weights overflow in this one",
             )
-        keep(number, logits)
-    if sums:
-        settings = {**settings, "sums": json.dumps(sums)}
-    metadata = {**settings, "ids": json.dumps([example.id for example in examples])}
+        kept.keep(number, logits)
+        task.advance(1)
+    metadata = {**settings, **kept.metadata(), "ids": json.dumps([example.id for example in examples])}
     with replacing(path) as temporary:
-        save_file({"index": index, "logprob": logprob, "shift": shift, "start": start}, temporary, metadata=metadata)
+        save_file(kept.arrays(), temporary, metadata=metadata)
 
 
 def _complete(path: Path, examples: list[Encoded], settings: dict[str, str]) -> bool:
@@ -219,30 +196,53 @@ def _complete(path: Path, examples: list[Encoded], settings: dict[str, str]) -> 
 def _facts(work: Path, count: int, signal: LogitsSignal, tokens: Tokens) -> dict[str, Any]:
     from safetensors import safe_open
 
-    size, positions, inside, k = 0, 0, 0.0, 0
+    size, k = 0, 0
+    totals: defaultdict[str, float] = defaultdict(float)
     sums: defaultdict[str, float] = defaultdict(float)
     for number in range(count):
         path = _path(work, number)
         size += path.stat().st_size
         with safe_open(path, framework="numpy") as shard:
-            logprob = shard.get_tensor("logprob")
             added: dict[str, float] = json.loads((shard.metadata() or {}).get("sums", "{}"))
-        for name, value in added.items():
-            sums[name] += value
-        positions, k = positions + len(logprob), logprob.shape[1]
-        inside += float(np.minimum(np.exp(logprob, dtype=np.float32).sum(axis=1), 1.0).sum())
+            for into, values in ((totals, _counted(shard, signal)), (sums, added)):
+                for name, value in values.items():
+                    into[name] += value
+            k = signal.top_k if signal.compact else shard.get_slice("index").get_shape()[1]
+    positions = int(totals["positions"])
     return {
         "schema_version": 1,
         "kind": "logits",
-        "top_k": k,
+        **_kept(signal, k, totals, tokens.known(positions)),
         "temperature": signal.temperature,
         "positions": positions,
         "shards": count,
         "bytes": size,
         "bytes_per_position": round(size / positions, 1),
-        "tail_mass": round(1.0 - inside / tokens.known(positions), 6),
         **tokens.facts(sums),
     }
+
+
+def _counted(shard: Any, signal: LogitsSignal) -> dict[str, float]:
+    """Sums over the positions of a shard: their number, tokens, and the mass on those with their own probability."""
+    if signal.compact:
+        counts, rest = shard.get_tensor("counts"), shard.get_tensor("rest").astype(np.float64)
+        own = float((1.0 - np.exp(rest)).sum())
+        return {"positions": len(counts), "tokens": float(counts.sum(dtype=np.int64)), "own": own}
+    logprob = shard.get_tensor("logprob")
+    inside = float(np.minimum(np.exp(logprob, dtype=np.float32).sum(axis=1), 1.0).sum())
+    return {"positions": len(logprob), "tokens": float(logprob.size), "own": inside}
+
+
+def _kept(signal: LogitsSignal, k: int, totals: Mapping[str, float], known: int) -> dict[str, Any]:
+    """What is kept: top_k and tail_mass (mean probability outside the top k, at temperature 1); of a compact form
+    tokens_per_position, and with `mass` and top_k the tail_mass, with `sample` the drawn_mass, at the signal's own."""
+    outside = round(1.0 - totals["own"] / known, 6)
+    if not signal.compact:
+        return {"top_k": k, "tail_mass": outside}
+    tokens = {"tokens_per_position": round(totals["tokens"] / totals["positions"], 2)}
+    if signal.sample is not None:
+        return {"sample": signal.sample, **tokens, "drawn_mass": outside}
+    return {"top_k": k, "mass": signal.mass, **tokens, "tail_mass": outside}
 
 
 def _path(work: Path, number: int) -> Path:

@@ -97,5 +97,11 @@ def compress(logits: torch.Tensor, top_k: int, temperature: float) -> tuple[torc
 
     z, index = torch.topk(logits, min(top_k, logits.shape[-1]), dim=-1)
     lse = torch.logsumexp(logits, dim=-1)
-    shift = lse / temperature - torch.logsumexp(logits / temperature, dim=-1)
-    return index, z - lse[:, None], shift
+    return index, z - lse[:, None], shift_of(logits, lse, temperature)
+
+
+def shift_of(logits: torch.Tensor, lse: torch.Tensor, temperature: float) -> torch.Tensor:
+    """lse(z) / T - lse(z / T) [P] of logits z [P, V], whose log-sum-exp is known: exactly 0 at T = 1."""
+    import torch
+
+    return lse / temperature - (lse if temperature == 1 else torch.logsumexp(logits / temperature, dim=-1))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distill2edge.distill import chunked
 from distill2edge.distill.chunked import Head, chunked_loss
-from distill2edge.distill.losses import Teacher, cross_entropy, distillation_loss, top_k_of
+from distill2edge.distill.losses import Sampled, Teacher, cross_entropy, distillation_loss, top_k_of
 
 EVERYTHING = objective(ce=0.3, forward_kl=0.7, reverse_kl=0.5, jsd=1.1, jsd_beta=0.3)
 
@@ -65,6 +65,54 @@ def test_equals_the_dense_reference(seed, kind, temperature, chunk, head, block)
     torch.testing.assert_close(ce, plain.detach(), rtol=1e-4, atol=1e-4)
     for ours, expected in zip(torch.autograd.grad(loss, flat(terms)), gradients, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+def some_sample(log_p: Tensor, seed: int) -> Sampled:
+    """Of each position four tokens with any weights; one is beyond the vocabulary, one fills up."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.stack([torch.randperm(log_p.shape[1], generator=generator)[:4] for _ in log_p])
+    tokens[:, 2], tokens[0, 0] = 0, 1000
+    weight = torch.rand(tokens.shape, generator=generator)
+    weight[:, 2] = 0.0
+    return Sampled(tokens, weight, -(log_p.exp() * log_p).sum(-1))
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([0.0, 0.3]),
+    st.sampled_from([1.0, 2.0]),
+    st.sampled_from([Head(), Head(0.25, 5.0)]),
+    st.sampled_from([1, 1 << 20]),
+)
+def test_a_sample_equals_the_dense_reference(seed, ce, temperature, head, block):
+    terms, log_p, targets = make(seed)
+    weights, teacher = objective(ce=ce, forward_kl=0.7), some_sample(log_p, seed)
+    old, chunked.BLOCK = chunked.BLOCK, block
+    try:
+        loss, _ = chunked_loss(terms, targets, teacher, weights, temperature=temperature, chunk=4, head=head)
+    finally:
+        chunked.BLOCK = old
+    reference, gradients = dense(terms, targets, teacher, weights, temperature, head)
+    torch.testing.assert_close(loss, reference, rtol=1e-4, atol=1e-4)
+    for ours, expected in zip(torch.autograd.grad(loss, flat(terms)), gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("kind", ["top-k", "all", "sample"])
+def test_a_cross_entropy_of_no_weight_takes_nothing_and_is_still_told(kind, temperature):
+    """Bit by bit: what is left out of the work was multiplied by zero."""
+    terms, log_p, targets = make(5)
+    teacher = {"top-k": top_k_of(log_p, 5), "all": top_k_of(log_p, 37), "sample": some_sample(log_p, 5)}[kind]
+
+    def grown(ce: float) -> list[Tensor]:
+        weights = objective(ce=0, forward_kl=1.0)._replace(ce=ce)
+        loss, told = chunked_loss(terms, targets, teacher, weights, temperature=temperature)
+        return [told, *torch.autograd.grad(loss, flat(terms))]
+
+    for without, least in zip(grown(0.0), grown(1e-38), strict=True):
+        assert torch.equal(without, least)
 
 
 def test_gradient_is_scaled_by_what_follows():

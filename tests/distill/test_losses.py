@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distill2edge.distill.losses import (
     LOG_ZERO,
+    Sampled,
     TopK,
     coarsen_student,
     coarsen_teacher,
@@ -115,6 +116,28 @@ def test_the_coarse_divergence_never_exceeds_the_dense_one(size, spread, beta, d
     for weights in (objective(forward_kl=1), objective(reverse_kl=1), objective(jsd=1, jsd_beta=beta)):
         slack = 1e-4 * (1 + divergence(log_p, log_q, weights).abs())
         assert (divergence(*coarse, weights) <= divergence(log_p, log_q, weights) + slack).all()
+
+
+@CASES
+@given(sizes, temperatures, spreads)
+def test_a_sample_of_every_token_is_the_dense_forward_kl(size, temperature, spread):
+    logits, teacher, targets = make(*size, min(spread, 5.0))
+    log_p = torch.log_softmax(teacher / temperature, -1)
+    every = torch.arange(size[1]).expand(size[0], -1)
+    sample = Sampled(every, log_p.exp(), -(log_p.exp() * log_p).sum(-1))
+    weights = objective(ce=0.2, forward_kl=0.9)
+    found, dense = (distillation_loss(logits, targets, each, weights, temperature) for each in (sample, log_p))
+    torch.testing.assert_close(found, dense, rtol=1e-4, atol=1e-4)
+    gradients = [torch.autograd.grad(loss.sum(), logits, retain_graph=True)[0] for loss in (found, dense)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_no_other_divergence_is_computed_from_a_sample():
+    logits, _, targets = make(3, 7, 0, 1.0)
+    sample = Sampled(torch.zeros(3, 1, dtype=torch.long), torch.ones(3, 1), torch.zeros(3))
+    for weights in (objective(reverse_kl=1), objective(forward_kl=1, jsd=0.1)):
+        with pytest.raises(AssertionError, match="no sample gives"):
+            distillation_loss(logits, targets, sample, weights)
 
 
 def test_the_tail_is_not_renormalised_over_k():

@@ -97,6 +97,16 @@ def assert_learned(record: dict) -> None:
 # --- what is supervised -------------------------------------------------------
 
 
+def test_a_random_sample_trains_and_its_validation_loss_is_a_divergence(teacher, student, tmp_path):
+    signal = schema.LogitsSignal(sample=40, temperature=1.0)
+    cache_logits(teacher, ROWS, signal, tmp_path / "cache", SilentProgress(), dtype="float32")
+    loss = schema.Loss(ce=0, forward_kl=1)
+    run(student, tmp_path / "run", settings(epochs=4), tmp_path / "cache", loss, validation=ROWS[20:])
+    record = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert_learned(record)
+    assert 0 < min(entry["loss"] for entry in record["eval"]) < record["log"][0]["loss"]
+
+
 def test_the_first_response_token_is_predicted_from_the_last_prompt_token():
     items = [{"ids": [5, 6, 7, EOS], "mask": [False, False, True, True]}, {"ids": [8, 9], "mask": [False, True]}]
     batch = collate(items, pad=EOS)

@@ -53,6 +53,12 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         "signal={kind: logits, align: vocabulary}",
         "student={init: {model: owner/student}}",
     ),
+    "a random sample of the teacher's distribution": (
+        "signal={kind: logits, sample: 50, temperature: 1}",
+        "export=[gguf:Q4_0]",
+        "distill.quantization_aware={schemes: [gguf:Q4_0], signal_from: student}",
+    ),
+    "the tokens that hold most of the mass": ("signal={kind: logits, mass: 0.98}",),
     "a teacher in four bits": (
         "teacher={model: owner/teacher, load: {quantization: nf4}}",
         "distill.on_policy={rounds: 1, rows: 64}",

@@ -121,6 +121,34 @@ def test_a_loss_that_needs_logits_refuses_another_signal() -> None:
         parse_recipe(MINIMAL + "signal: {kind: text}\n", "r.yaml")
 
 
+SAMPLED = MINIMAL + "signal: {kind: logits, sample: 50}\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "said"),
+    [
+        (["distill.loss={forward_kl: 0.5, reverse_kl: 0.5}"], "distill.loss.reverse_kl", "reverse KL needs the"),
+        (["distill.loss={jsd: 1}"], "distill.loss.jsd", "weigh forward_kl in place of jsd"),
+        (["distill.on_policy={rounds: 1}"], "distill.on_policy.reverse_kl", "weigh forward_kl in place of reverse_kl"),
+        (["signal.top_k=128"], "signal.top_k", "keeps no top k"),
+        (["signal.mass=0.9"], "signal.mass", "leave mass or sample out"),
+        (["signal.align=vocabulary", "student.init={model: b/c}"], "signal.sample", "draws the teacher's own tokens"),
+        (
+            ["signal={kind: logits, mass: 0.9, align: vocabulary}", "student.init={model: b/c}"],
+            "signal.mass",
+            "leave one of the two out",
+        ),
+    ],
+)
+def test_a_random_sample_gives_the_forward_kl_alone(overrides: list[str], where: str, said: str) -> None:
+    parse_recipe(SAMPLED, "r.yaml", ["distill.loss={ce: 0.2, forward_kl: 0.8}"])
+    parse_recipe(SAMPLED, "r.yaml", ["distill.on_policy={rounds: 1, reverse_kl: 0, forward_kl: 1}"])
+    with pytest.raises(RecipeErrors) as caught:
+        parse_recipe(SAMPLED, "r.yaml", overrides)
+    (error,) = [each for each in caught.value.errors if where in each.where]
+    assert said in str(error) + error.fix
+
+
 def test_a_key_written_twice_is_refused() -> None:
     with pytest.raises(UserError, match="twice"):
         parse_recipe(MINIMAL + "name: y\n", "r.yaml")
@@ -227,6 +255,7 @@ distill: {loss: {ce: 1}}
     [
         ("signal.kind=logits", "not known at another temperature"),
         ("signal={kind: logits, temperature: 1, align: vocabulary}", "in the student's own tokens"),
+        ("signal={kind: logits, temperature: 1, sample: 50}", "a server lists its likeliest tokens alone"),
         ("student.init={from: teacher, layers: 2}", "layers and tokenizer are not here"),
         ("teacher.fit={}", "cannot be fitted"),
         ("teacher.endpoint=null", "belong together"),

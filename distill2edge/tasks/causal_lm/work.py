@@ -78,7 +78,7 @@ class TokenWork(Work):
                 return cache_served(recipe, teacher, rows, work, progress)
             return cache_logits(
                 teacher, rows, recipe.signal, work, progress, backend=recipe.teacher.backend, gguf_path=gguf,
-                tokens=tokens, placement=recipe.teacher.placement,
+                tokens=tokens, placement=recipe.teacher.placement, seed=recipe.seed,
             )  # fmt: skip
         from distill2edge.data.ledger import Origin
         from distill2edge.teacher.open_teacher import open_generator
@@ -179,7 +179,7 @@ class TokenWork(Work):
         rows += self.encoded(recipe, rows_dir, student, "validation")
         kept = recipe.student_signal
         assert isinstance(kept, LogitsSignal)
-        return cache_logits(student, rows, kept, work, progress)
+        return cache_logits(student, rows, kept, work, progress, seed=recipe.seed)
 
     def held_out(self, recipe: Recipe, model_dir: Path, rows_dir: Path) -> Encodings:
         """Test rows, and where the responses are a closed set, every choice after each prompt."""
