@@ -25,7 +25,6 @@ class LogitsSignal(Section):
         gt=0,
         lt=1,
         description="keep only as many of the top k as hold this much of the probability, in 8 bits each; null: all k",
-        examples=[0.98],
     )
     sample: Annotated[int | None, LATER] = Field(
         None,
@@ -34,7 +33,6 @@ class LogitsSignal(Section):
         description="N: in place of the top k keep at most N tokens, drawn so that the gradient of the forward KL has "
         "no bias: those of about 1/N and more with their own probability, and of the others some that stand for about "
         "1/N each. A quarter of the bytes; no other divergence can be computed. null: the top k",
-        examples=[50],
     )
     temperature: Temperature = 2.0
     align: Annotated[Literal["none", "vocabulary"], LATER] = Field(
