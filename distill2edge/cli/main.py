@@ -20,6 +20,7 @@ from distill2edge.cli.options import (
     Finite,
     OneOf,
     out_option,
+    processes_option,
     quiet_option,
     recipe_options,
     stage_command,
@@ -71,6 +72,7 @@ def main(debug: bool, plugins: tuple[Path, ...]) -> None:
     type=OneOf(list(KINDS)),
     help="Make this stage again, and all that depends on it; repeatable.",
 )
+@processes_option
 @click.option("--seeds", metavar="0,1,2", help="Train once for each seed, on the same rows; one report covers all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option(

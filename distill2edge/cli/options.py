@@ -128,6 +128,17 @@ def out_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--out", type=FilePath(), help="Run directory  [default: runs/NAME]")(command)
 
 
+def processes_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says how many processes train."""
+    return click.option(
+        "--processes",
+        type=click.IntRange(1, 4096),
+        metavar="N",
+        help="Train with N processes on this machine, one for each GPU; with none, they share the cores. "
+        "For several machines: torchrun -m distill2edge ... (docs/scale.md).",
+    )(command)
+
+
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The argument and options of every command that takes a recipe."""
     for decorate in (
@@ -152,6 +163,7 @@ def stage_command(stage: type[Stage], name: str | None = None) -> click.Command:
 
     @recipe_options
     @out_option
+    @processes_option
     def command(**options: Any) -> None:
         echo(str(d2e.run(upto=stage.kind, **options)))
 

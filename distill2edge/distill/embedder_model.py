@@ -17,6 +17,7 @@ from distill2edge.distill.module import EncoderModule, LayerTeacher
 from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
 from distill2edge.errors import UserError
 from distill2edge.models.pooling import pooling_of
+from distill2edge.processes.ranks import gathered
 
 if TYPE_CHECKING:
     from distill2edge.distill.encoder_training import Lesson, Texts
@@ -73,10 +74,18 @@ class EmbedderModel(EncoderModule):
         for term in self.objective.embeddings:
             total = total + term.weight * term.function(theirs, normalize(own, dim=-1))
         sizes = self._pooling.dimensions or (own.shape[1],)
-        for term in self.objective.similarities if len(own) > 1 else ():
+        if not self.objective.similarities:
+            return total
+        # A text is compared with all others of the micro-batch, whichever process has them.
+        real = 0 if self.stands_in else len(own)
+        all_own, begin = gathered(own[:real])
+        all_theirs, _ = gathered(theirs[:real])
+        if len(all_own) < 2 or not real:
+            return total + 0.0 * all_own.sum()
+        for term in self.objective.similarities:
             for size in sizes:
-                ours = cosines(normalize(own[:, :size], dim=-1))
-                total = total + term.weight / len(sizes) * term.function(cosines(theirs), ours)
+                ours = cosines(normalize(all_own[:, :size], dim=-1), begin, real)
+                total = total + term.weight / len(sizes) * term.function(cosines(all_theirs, begin, real), ours)
         return total
 
 

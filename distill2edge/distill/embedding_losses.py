@@ -51,8 +51,9 @@ def similarity_divergence(teacher: Tensor, student: Tensor, kind: Literal["kl", 
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def cosines(vectors: Tensor) -> Tensor:
-    """[B, B - 1]: of each of the vectors [B, d] of unit length and the others."""
-    count = len(vectors)
-    others = ~torch.eye(count, dtype=torch.bool, device=vectors.device)
-    return (vectors @ vectors.T)[others].view(count, count - 1)
+def cosines(vectors: Tensor, begin: int = 0, count: int | None = None) -> Tensor:
+    """[n, B - 1]: of n of the vectors [B, d] of unit length, `count` from `begin` on, and all others."""
+    some = vectors[begin:] if count is None else vectors[begin : begin + count]
+    others = torch.ones(len(some), len(vectors), dtype=torch.bool, device=vectors.device)
+    others[torch.arange(len(some)), begin + torch.arange(len(some))] = False
+    return (some @ vectors.T)[others].view(len(some), len(vectors) - 1)

@@ -13,6 +13,7 @@ from distill2edge.models.kinds import kind_of_model
 from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
 from distill2edge.models.shape import shape_of
+from distill2edge.processes.group import together
 from distill2edge.recipe import schema
 from distill2edge.util.progress import Progress
 
@@ -63,6 +64,7 @@ class Beside:
     to_teacher: Sequence[int] | None = None
 
 
+@together
 def train_encoder(
     make: Make,
     model_dir: Path,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from distill2edge.distill.batches import Collator
-    from distill2edge.distill.trainer import DistillTrainer, Steering
+    from distill2edge.distill.trainer import DistillTrainer
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -38,8 +38,8 @@ def run_training(
 ) -> dict[str, Any]:
     """Train, and write `result` (`adapter` or `model`) and `train.json` beside it.
 
-    Leftovers of a killed try are taken up from their last checkpoint. On a request to end (`signals`) the step is
-    finished and a checkpoint saved first.
+    Leftovers of a killed try are taken up from their last checkpoint, whatever the number of processes then and now. On
+    a request to end (`signals`) the step is finished and a checkpoint saved first.
 
     Args:
         model: a module with `student`, `dtype`, and a forward pass that returns `loss`, `sum` and `count` of a batch.
@@ -57,41 +57,44 @@ def run_training(
         Stopped: by a signal, after the checkpoint (or the result, where the last step was under way).
     """
     from distill2edge.distill.trainer import DistillTrainer
+    from distill2edge.processes import ranks
 
     work = result.parent
     checkpoints = work / "checkpoints"
-    names, project = trackers(progress.stage)
+    names, project = trackers(progress.stage) if ranks.rank() == 0 else ([], "")
     tracked = {"report_to": names or "none", "project": project, "run_name": f"{project}/{progress.stage}"}
-    args = _arguments(training, checkpoints, seed, len(examples), tracked)
+    args = arguments(training, checkpoints, seed, len(examples), tracked)
     total = args.max_steps
     trainer = DistillTrainer(model, args, examples, validation, collator)
-    steering = _steered(trainer, checkpoints, training.checkpoints, progress)
+    _steer(trainer, checkpoints, training.checkpoints, progress)
     end_tracking(names)
-    if steering.stopped_by is not None and trainer.state.global_step < total:
+    if trainer.must_end and trainer.state.global_step < total:
         progress.say(
             f"stopped at step {trainer.state.global_step} of {total}; a checkpoint is saved: "
             "run the same command again to resume from it"
         )
-        raise Stopped(steering.stopped_by)
+        raise Stopped(trainer.must_end)
     record = _record(trainer, model.dtype, eval_loss)
     if args.should_save:
         _write(model.student, result)
         write_json(work / "train.json", record)
         shutil.rmtree(checkpoints, ignore_errors=True)
-    if steering.stopped_by is not None:  # in the last step: the training is done and kept, the run ends here
-        raise Stopped(steering.stopped_by)
+    if ended := trainer.must_end or trainer.asked_to_end:  # in the last step: the training is done, the run ends here
+        raise Stopped(ended)
     return record
 
 
-def _steered(trainer: DistillTrainer, checkpoints: Path, marks: int, progress: Progress) -> Steering:
+def _steer(trainer: DistillTrainer, checkpoints: Path, marks: int, progress: Progress) -> None:
     """Train from the last checkpoint on, to the end or to a signal.
 
     Args:
         marks: checkpoints over the run.
     """
     from distill2edge.distill.trainer import Steering, last_checkpoint
+    from distill2edge.processes import ranks
 
-    total, resume = trainer.args.max_steps, last_checkpoint(checkpoints)
+    total = trainer.args.max_steps
+    resume = ranks.agreed(last_checkpoint(checkpoints) if ranks.rank() == 0 else None)
     if resume is not None:
         progress.say(f"  resuming from {resume.name} of {total} steps")
     with progress.task("train", total) as task:
@@ -99,7 +102,6 @@ def _steered(trainer: DistillTrainer, checkpoints: Path, marks: int, progress: P
         trainer.add_callback(steering)
         with steering.catching():
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    return steering
 
 
 def finished(result: Path) -> dict[str, Any] | None:
@@ -132,13 +134,27 @@ def set_dropout(model: nn.Module, share: float | None) -> None:
                 setattr(module, name, share)
 
 
-def _arguments(
+def arguments(
     training: schema.Training, checkpoints: Path, seed: int, examples: int, tracked: dict[str, Any]
 ) -> TrainingArguments:
     """The recipe's section as the Trainer's arguments, steps counted; logging and saving are `Steering`'s."""
     import torch
     from transformers import TrainingArguments
 
+    from distill2edge.processes import ranks
+
+    world = ranks.world()
+    # Left to itself the Trainer looks for GPUs alone: processes on a CPU would each train by themselves.
+    joined = (
+        {}
+        if world == 1
+        else {
+            "use_cpu": not torch.cuda.is_available(),
+            "ddp_backend": None if torch.cuda.is_available() else "gloo",
+            "ddp_find_unused_parameters": True,
+            "ddp_broadcast_buffers": False,
+        }
+    )
     args = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=training.batch_size,
@@ -158,8 +174,11 @@ def _arguments(
         logging_nan_inf_filter=False,
         seed=seed,
         **tracked,
+        **joined,
     )
-    updates = -(-examples // (training.batch_size * training.gradient_accumulation * args.world_size))
+    assert args.world_size == world, (args.world_size, world)
+    args._n_gpu = min(args.n_gpu, 1)  # never DataParallel, into which Trainer wraps a model where it sees two devices
+    updates = -(-examples // (training.batch_size * training.gradient_accumulation))
     total = max(1, math.ceil(training.epochs * updates))
     if training.max_steps is not None:
         total = min(total, training.max_steps)
@@ -169,6 +188,7 @@ def _arguments(
 
 def _record(trainer: DistillTrainer, dtype: torch.dtype, eval_loss: str) -> dict[str, Any]:
     from distill2edge.distill.trainer import log_entries
+    from distill2edge.processes import ranks
 
     steps, wall, best = trainer.state.global_step, trainer.wall_s, trainer.load_best()
     return {
@@ -181,6 +201,7 @@ def _record(trainer: DistillTrainer, dtype: torch.dtype, eval_loss: str) -> dict
         "wall_s": wall,
         "peak_rss_bytes": peak_rss_bytes(),
         "dtype": str(dtype).removeprefix("torch."),
+        **({"processes": ranks.world()} if ranks.world() > 1 else {}),
         "trainable_parameters": sum(p.numel() for p in trainer.distilled.parameters() if p.requires_grad),
         "eval_loss": eval_loss,
         "log": [

@@ -15,6 +15,7 @@ from distill2edge.distill.losses import cross_entropy, distillation_loss
 from distill2edge.distill.module import LossModule, segments_for
 from distill2edge.distill.objective import objective_of
 from distill2edge.distill.taught_texts import segments_of
+from distill2edge.processes.ranks import total
 from distill2edge.recipe.training import Loss
 
 Piece = tuple[Sequence[int], Sequence[int] | None]
@@ -131,14 +132,19 @@ class MaskedModel(LossModule):
                 theirs, their_last = predict(teacher, input_ids, attention_mask, chosen, token_type_ids)
             log_p = torch.log_softmax(theirs.float() / self.temperature, -1)
             real = attention_mask.bool()
-            distance = 1 - functional.cosine_similarity(last[real].float(), their_last[real].float(), dim=-1).mean()
+            away = 1 - functional.cosine_similarity(last[real].float(), their_last[real].float(), dim=-1)
+            # The mean over the real tokens of the micro-batch, of which another process has some, for each of its
+            # targets, of which it has others.
+            own = torch.tensor([len(away), len(targets)], device=away.device)
+            counted, predicted = total(own * 0 if self.stands_in else own).tolist()
+            distance = away.sum() / counted * predicted
         each = distillation_loss(logits.float(), targets, log_p, self.objective, self.temperature)
-        total = each.sum() + self.cosine * distance * len(targets)
+        summed = each.sum() + self.cosine * distance
         count = torch.tensor(len(targets), device=logits.device)
         items = count if num_items_in_batch is None else num_items_in_batch
         with torch.no_grad():
             ce = cross_entropy(logits.float(), targets).sum()
-        return {"loss": total / items, "sum": total.detach(), "ce": ce, "count": count}
+        return {"loss": summed / items, "sum": summed.detach(), "ce": ce, "count": count}
 
 
 def predict(

@@ -30,6 +30,7 @@ class LossModule(nn.Module):
         student: a Hugging Face model, or a PEFT model around one.
         dtype: what the matrix products run in (autocast where the weights are float32).
         fake_quantized: the weights that the student computes with as a file will store them (see `install`).
+        stands_in: whether the batch is there only so that all processes compute alike: it counts for nothing.
     """
 
     accepts_loss_kwargs = True  # the Trainer then hands over the global count of what the loss divides by
@@ -38,6 +39,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.student, self.dtype = student, dtype
         self.fake_quantized: dict[str, FakeQuantizedWeight] = {}
+        self.stands_in = False
 
     @property
     def pad(self) -> int:

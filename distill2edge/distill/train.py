@@ -13,6 +13,7 @@ from distill2edge.models.id_map import read_map
 from distill2edge.models.kinds import DECODER, ENCODER_DECODER, kind_of_model
 from distill2edge.models.loading import load_model
 from distill2edge.models.precision import compute_dtype, default_device
+from distill2edge.processes.group import together
 from distill2edge.recipe import schema
 from distill2edge.recipe.loss_terms import CE
 from distill2edge.util.progress import Progress
@@ -30,6 +31,7 @@ _MAMBA, _BYPASSED = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h
 """Families whose kernels multiply some weights by themselves, past an adapter: peft refuses those modules."""
 
 
+@together
 def train(
     model_dir: Path,
     train_rows: Sequence[Encoded],

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -26,9 +27,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill2edge.distill.batches import Collator, LengthGrouped
+from distill2edge.distill.batches import IGNORED, Collator, LengthGrouped
 from distill2edge.distill.fake_quantization import follow
+from distill2edge.distill.shares import STANDS_IN, Shares, StandIns, marked
 from distill2edge.errors import UserError
+from distill2edge.processes import ranks
 from distill2edge.util.files import replacing, sync, write_json
 from distill2edge.util.interrupts import SIGNALS
 from distill2edge.util.progress import Task
@@ -40,12 +43,17 @@ _BEST = "best"
 
 
 class DistillTrainer(Trainer):
-    """Trains a module that computes its own loss: exact under gradient accumulation, deterministic, small checkpoints.
+    """Trains a module that computes its own loss: exact under gradient accumulation and on several processes,
+    deterministic, small checkpoints.
 
-    A checkpoint holds the trainable weights alone, with the optimizer, schedule and random state beside them.
+    A step is that of one process, whatever their number: they share the rows of each micro-batch, their gradients are
+    summed, and the loss is divided by what all of them supervise in the step. A checkpoint holds the trainable weights
+    alone, with the optimizer, schedule and random state beside them; process 0 writes it.
 
     Attributes:
         supervised_seen, tokens_seen: supervised, and all unpadded tokens so far, over all processes.
+        asked_to_end: the signal that asks this process to end, or 0.
+        ending: the same of any process, as all of them have agreed on before the step.
     """
 
     def __init__(
@@ -66,31 +74,61 @@ class DistillTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.distilled = model
         self.output = Path(str(args.output_dir))
-        self.supervised_seen = self.tokens_seen = 0
+        self.supervised_seen = self.tokens_seen = self.asked_to_end = self.ending = 0
         self.wall_before = 0.0
         self.started = time.monotonic()
         self.best: tuple[float, int] | None = None  # validation loss, step
+
+    @property
+    def must_end(self) -> int:
+        """The signal by which the training ends after this step, in every process; 0 where it goes on."""
+        return self.asked_to_end if ranks.world() == 1 else self.ending
 
     @property
     def wall_s(self) -> float:
         """Seconds of training, those before a resume included."""
         return self.wall_before + time.monotonic() - self.started
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
-        per_step = self.args.train_batch_size * self.args.world_size
-        steps = -(-len(dataset) // per_step)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        dataset: Any = self.train_dataset
+        steps = -(-len(dataset) // self.args.train_batch_size)
         updates = -(-steps // self.args.gradient_accumulation_steps)
         grouped = not getattr(self.distilled, "packing", False)
         epoch = lambda: self.state.global_step // updates  # noqa: E731
-        return LengthGrouped(dataset.lengths, per_step, self.args.seed, epoch, grouped=grouped)
+        order = LengthGrouped(dataset.lengths, self.args.train_batch_size, self.args.seed, epoch, grouped=grouped)
+        return self._shared(dataset, order)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._shared(dataset, range(len(dataset)))
+
+    def _shared(self, dataset: Any, order: Any) -> DataLoader[Any]:
+        """This process's rows of each micro-batch of the order."""
+        batches = Shares(order, self.args.train_batch_size, ranks.rank(), ranks.world())
+        collator: Any = self.data_collator
+        pinned = bool(self.args.dataloader_pin_memory)
+        return DataLoader(StandIns(dataset), batch_sampler=batches, collate_fn=marked(collator), pin_memory=pinned)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if samples:
-            self.supervised_seen += int(items or 0)
-            self.tokens_seen += sum(int(batch["attention_mask"].sum()) for batch in samples) * self.args.world_size
-        return samples, items
+        """The micro-batches of a step, and what the loss of the step is divided by, over all processes."""
+        samples = list(islice(epoch_iterator, num_batches))
+        real = [batch for batch in samples if STANDS_IN not in batch]
+        supervised = sum(int((batch["labels"] != IGNORED).sum()) for batch in real)
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in real)
+        asked = torch.tensor([supervised, tokens, self.asked_to_end])
+        supervised, tokens, ending = ranks.total(asked).tolist()
+        self.supervised_seen += supervised
+        self.tokens_seen += tokens
+        self.ending = ending and (self.asked_to_end or signal.SIGTERM)
+        return samples, torch.tensor(float(supervised), device=device)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As Trainer's: that of a batch which stands in for none is 0, with the gradients that the others wait for."""
+        self.distilled.stands_in = inputs.pop(STANDS_IN, False)
+        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        return loss * 0 if self.distilled.stands_in else loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = super().create_optimizer(model)
@@ -107,9 +145,11 @@ class DistillTrainer(Trainer):
         self.distilled.eval()
         total = torch.zeros(2, dtype=torch.float64)
         for batch in self.get_eval_dataloader(eval_dataset):
+            self.distilled.stands_in = batch.pop(STANDS_IN, False)
             result = self.distilled(**self._prepare_inputs(batch))
-            parts = torch.stack([result["sum"].double(), result["count"].double()])
-            total += self.accelerator.reduce(parts, "sum").cpu()
+            if not self.distilled.stands_in:
+                total += torch.stack([result["sum"].double(), result["count"].double()]).cpu()
+        total = ranks.total(total)
         self.distilled.train()
         loss = float(total[0] / total[1])
         if self.best is None or loss < self.best[0]:
@@ -128,7 +168,7 @@ class DistillTrainer(Trainer):
         write_json(folder / "best.json", {"loss": self.best[0], "step": self.best[1]})
 
     def load_best(self) -> int:
-        """Put the weights of the least validation loss back.
+        """Put the weights of the least validation loss back, where they are written.
 
         Returns:
             the step they are of; the last one where there was no validation.
@@ -136,7 +176,7 @@ class DistillTrainer(Trainer):
         last: int = self.state.global_step
         if self.best is None:
             return last
-        if self.best[1] != last:
+        if self.best[1] != last and self.args.should_save:
             load_trainable(self.distilled, self.output / _BEST / _WEIGHTS)
         return self.best[1]
 
@@ -168,7 +208,6 @@ class Steering(TrainerCallback):
         self.total = total
         self.marks = {round(total * i / (checkpoints + 1)) for i in range(1, checkpoints + 1)} - {0, total}
         self.every = max(1, total // 50)
-        self.stopped_by: int | None = None
         self.loss = ""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -192,7 +231,7 @@ class Steering(TrainerCallback):
         control.should_log = mark or last or step % self.every == 0
         control.should_save = mark
         control.should_evaluate = (mark or last) and self.trainer.eval_dataset is not None
-        if self.stopped_by is not None and not last:
+        if self.trainer.must_end and not last:
             control.should_log = control.should_save = control.should_training_stop = True
         self.task.advance(1, self.loss)
 
@@ -225,7 +264,7 @@ class Steering(TrainerCallback):
             return
 
         def note(number: int, frame: FrameType | None) -> None:
-            self.stopped_by = number
+            self.trainer.asked_to_end = number
             signal.signal(number, before[number])
 
         before: dict[int, Any] = {int(n): signal.getsignal(n) for n in SIGNALS}

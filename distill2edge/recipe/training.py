@@ -39,7 +39,7 @@ class Training(Section):
     max_grad_norm: Annotated[float, Reason("below 1e-4 the clipped gradients are nothing")] = Field(
         1.0, ge=1e-4, le=10**9
     )
-    batch_size: int = Field(16, ge=1, le=65_536, description="rows per device and micro-batch")
+    batch_size: int = Field(16, ge=1, le=65_536, description="rows of a micro-batch, over all processes")
     gradient_accumulation: int = Field(1, ge=1, le=65_536)
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the processor computes in it, else float32"

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distill2edge.distill.tracking import start_tracking
 from distill2edge.errors import UserError
-from distill2edge.pipeline.run_stages import Done, run_stages, upto
+from distill2edge.pipeline.run_stages import Done, keys_of, run_stages
+from distill2edge.pipeline.run_stages import upto as stages_upto
 from distill2edge.preflight import RecipeLike, checked_recipe
+from distill2edge.processes.choice import is_launched, local_group
+from distill2edge.processes.group import trained_by
+from distill2edge.processes.messages import Mute
 from distill2edge.recipe.changes import Changes
 from distill2edge.recipe.load import dump_recipe
 from distill2edge.recipe.schema import Recipe
@@ -24,6 +29,7 @@ from distill2edge.running.seeds import combine, parse_seeds
 from distill2edge.stages import KINDS, build_stages
 from distill2edge.stages.report import Report
 from distill2edge.util import progress as progress_module
+from distill2edge.util.machine import versions
 from distill2edge.util.nearest import meant
 from distill2edge.util.progress import Progress
 
@@ -37,6 +43,7 @@ class _Work:
         out: the run directory.
         force: kinds of stages that are made again.
         upto: the kind to end at; null for the report.
+        seeds: one after another, in place of the recipe's own.
     """
 
     recipe: Recipe
@@ -47,6 +54,7 @@ class _Work:
     force: frozenset[str]
     quiet: bool
     upto: str | None
+    seeds: Sequence[int] | None
 
 
 def run(
@@ -61,6 +69,7 @@ def run(
     track: Sequence[str] = (),
     converter: Path | str | None = None,
     quiet: bool = False,
+    processes: int | None = None,
 ) -> Run:
     """Run a recipe to its report, or up to a stage. Finished stages are reused.
 
@@ -79,24 +88,87 @@ def run(
         track: experiment trackers that every training reports to (`distill.tracking`).
         converter: convert_hf_to_gguf.py of a llama.cpp checkout, for architectures that the GGUF writers don't know.
         quiet: print only warnings.
+        processes: that train together, on this machine; the artifacts have the same keys for any number. Those that a
+            launcher (torchrun, accelerate launch) has started join by themselves, and leave when the run has ended.
 
     Raises:
         UserError: the recipe, the data, a model, a licence; finished stages are kept.
     """
-    force = frozenset(_kinds(force, "force"))
+    shown = progress_module.for_stream(quiet)
+
+    def given() -> _Work:
+        return _given(recipe, changes, shown, upto, store, out, force, seeds, track, converter, quiet)
+
+    if not is_launched():
+        with trained_by(local_group(processes, shown.warn)):
+            return _run(given())
+    if processes is not None:
+        raise UserError("a launcher has started this run's processes already", where="processes", fix="leave it out")
+    from distill2edge.processes.launched_group import LaunchedGroup
+
+    with LaunchedGroup() as group:
+        if group.rank:
+            group.follow(lambda: _about(given(), keys=group.local))
+        work = given()
+        group.compare(_about(work, keys=True))
+        with trained_by(group):
+            return _run(work)
+
+
+def _given(
+    recipe: RecipeLike,
+    changes: Changes,
+    shown: Progress,
+    upto: str | None,
+    store: Path | str | None,
+    out: Path | str | None,
+    force: Iterable[str],
+    seeds: str | Sequence[int] | None,
+    track: Sequence[str],
+    converter: Path | str | None,
+    quiet: bool,
+) -> _Work:
+    """What `run` is asked to do, checked.
+
+    Raises:
+        UserError: as `run`.
+    """
+    kinds = frozenset(_kinds(force, "force"))
     upto = None if upto == Report.kind else upto
     _kinds(() if upto is None else (upto,), "upto")
     if upto is not None and seeds is not None:
         raise UserError("a run over several seeds goes to its report", where="upto", fix="leave upto or seeds out")
-    checked = checked_recipe(recipe, changes, progress_module.for_stream(quiet), converter=converter is not None)
+    checked = checked_recipe(recipe, changes, shown, converter=converter is not None)
     directory = Path(out) if out else Path("runs") / checked.name
     start_tracking([track] if isinstance(track, str) else track, checked.name, directory)
     as_written = not changes and not isinstance(recipe, Recipe)
     text = Path(str(recipe)).read_text(encoding="utf-8") if as_written else dump_recipe(checked)
     root, script = (Path(place) if place else None for place in (store, converter))
-    work = _Work(checked, text, directory, root, script, force, quiet, upto)
-    if seeds is not None:
-        return _run_seeds(work, parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, seeds))))
+    several = None if seeds is None else parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, seeds)))
+    return _Work(checked, text, directory, root, script, kinds, quiet, upto, several)
+
+
+def _about(work: _Work, *, keys: bool) -> dict[str, Any]:
+    """What processes compare before they start.
+
+    Args:
+        keys: of the stages too, for which data and models are read.
+    """
+    quiet = Mute()
+    stages = build_stages(work.recipe, quiet, work.converter) if keys else None
+    return {
+        "recipe": dump_recipe(work.recipe),
+        "versions": versions(),
+        "keys": None if stages is None else keys_of(stages),
+    }
+
+
+def _run(work: _Work) -> Run:
+    return _run_once(work) if work.seeds is None else _run_seeds(work, work.seeds)
+
+
+def _run_once(work: _Work) -> Run:
+    directory, checked, upto = work.out, work.recipe, work.upto
     with _logged(work) as progress:
         exports = Exports(directory, checked.name)
         done = _run_stages(work, progress, exports)
@@ -164,7 +236,7 @@ def _run_stages(work: _Work, progress: Progress, exports: Exports, seed: int | N
     spin_briefly()
     store = open_store(work.store)
     stages = build_stages(work.recipe, progress, work.converter, seed=seed)
-    wanted = stages if work.upto is None else upto(stages, work.upto)
+    wanted = stages if work.upto is None else stages_upto(stages, work.upto)
     if not wanted:
         progress.warn(f"this recipe has no stage {work.upto}: nothing is done")
     rundir.prepare(work.out)  # after all that can be refused without it

@@ -14,12 +14,15 @@ from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import MissingTensors, load_checkpoint, load_tokenizer
 from distill2edge.models.loading import copy_tokenizer
 from distill2edge.models.precision import compute_dtype, default_device
+from distill2edge.processes.group import together
 from distill2edge.recipe.pretrain import Pretrain
 from distill2edge.recipe.training import Training
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
+    import torch
+
     from distill2edge.distill.masked import MaskedModel, MaskedTexts, Piece
 
 _BATCH = 64  # of the held-out texts
@@ -51,8 +54,7 @@ def pretrain(
     Raises:
         UserError: no masked language model can be made of it, or it has no head and is not to be trained.
     """
-    from distill2edge.distill.masked import MaskedModel, MaskedTexts
-    from distill2edge.student.layers import keep_layers
+    from distill2edge.distill.masked import MaskedTexts
 
     set_up(seed)
     tokenizer: Any = load_tokenizer(base)
@@ -61,22 +63,16 @@ def pretrain(
     trained, distilled = work / "teacher", work / "student"
     facts: dict[str, Any] = {"schema_version": 1, "layers": list(kept), "teacher": None}
     masked = partial(MaskedTexts, tokenizer=tokenizer, share=spec.mask, seed=seed)
-    run = partial(_train, texts=texts, validation=validation, masked=masked, seed=seed, progress=progress)
+    run = partial(train_masked, texts=texts, validation=validation, masked=masked, seed=seed, progress=progress)
 
-    teacher = _load(base, headless=spec.teacher is not None)
+    taught_by = base
     if spec.teacher is not None:
-        dtype = compute_dtype(spec.teacher.dtype, default_device())
-        facts["teacher"] = run(MaskedModel(teacher, None, dtype), spec.teacher, trained)
-        teacher = _load(trained / "model")
-    teacher.eval().requires_grad_(False)
-    student = _load(trained / "model" if spec.teacher is not None else base)
-    keep_layers(student, kept)
-    dtype = compute_dtype(spec.dtype, default_device())
-    weights = {"soft": spec.soft, "masked": spec.masked, "cosine": spec.cosine, "temperature": spec.temperature}
-    facts["student"] = run(MaskedModel(student, teacher, dtype, **weights), spec, distilled)
+        facts["teacher"] = run(partial(_alone, base), spec.teacher, trained)
+        taught_by = trained / "model"
+    facts["student"] = run(partial(_taught, taught_by, kept, spec), spec, distilled)
     if validation:
         rows = masked(validation, variants=1)
-        models = {"student": _load(distilled / "model").eval(), "teacher": teacher}
+        models = {"student": _load(distilled / "model").eval(), "teacher": _load(taught_by).eval()}
         facts["accuracy"] = {name: masked_accuracy(model, rows) for name, model in models.items()}
     copy_tokenizer(Path(base), distilled / "model")
     (distilled / "model").rename(work / "model")
@@ -86,8 +82,27 @@ def pretrain(
     return facts
 
 
-def _train(
-    model: MaskedModel,
+def _alone(base: Path, dtype: torch.dtype) -> MaskedModel:
+    """The teacher, to be trained on masked tokens alone."""
+    from distill2edge.distill.masked import MaskedModel
+
+    return MaskedModel(_load(base, headless=True), None, dtype)
+
+
+def _taught(teacher_dir: Path, kept: Sequence[int], spec: Pretrain, dtype: torch.dtype) -> MaskedModel:
+    """The kept layers of the teacher, with the teacher beside them."""
+    from distill2edge.distill.masked import MaskedModel
+    from distill2edge.student.layers import keep_layers
+
+    teacher, student = (_load(teacher_dir) for _ in range(2))
+    keep_layers(student, kept)
+    weights = {"soft": spec.soft, "masked": spec.masked, "cosine": spec.cosine, "temperature": spec.temperature}
+    return MaskedModel(student, teacher.eval().requires_grad_(False), dtype, **weights)
+
+
+@together
+def train_masked(
+    make: Callable[[torch.dtype], MaskedModel],
     training: Training,
     place: Path,
     *,
@@ -100,6 +115,7 @@ def _train(
     """Train on masked texts, masked again in every epoch; writes `place/model`.
 
     Args:
+        make: type of the products -> what is trained.
         masked: texts and how many variants of each -> rows.
     """
     from distill2edge.distill.masked import collate_masked
@@ -107,10 +123,11 @@ def _train(
     result = place / "model"
     if (facts := finished(result)) is not None:
         return facts
+    set_up(seed)
     variants = math.ceil(training.epochs)
     rows = masked(texts, variants=variants)
     record = run_training(
-        model,
+        make(compute_dtype(training.dtype, default_device())),
         rows,
         masked(validation, variants=1) if validation else None,
         partial(collate_masked, pad=rows.pad),

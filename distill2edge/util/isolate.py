@@ -80,8 +80,8 @@ def run_worker(
         return kept
     if room_is_out(work):  # a library that cannot write may end in any way: no verdict on the file
         raise disk_is_full(work)
-    how = f"said nothing for {silence_s:.0f} s and was ended" if ended.hung else _how(ended.code)
-    last = _last_words(log)
+    how = f"said nothing for {silence_s:.0f} s and was ended" if ended.hung else how_ended(ended.code)
+    last = last_words(log)
     # A UserError's text says all; how the process ended would be noise.
     told = ended.code in (EXIT_USAGE, EXIT_ENVIRONMENT) and last
     words = last if told else f"{how}\n{last}" if last else how
@@ -188,7 +188,7 @@ def _steps(line: bytes) -> int:
         return 0  # a library's own line
 
 
-def _how(code: int) -> str:
+def how_ended(code: int) -> str:
     if code >= 0:
         return f"the process ended with exit code {code}" if code else "the process ended without a result"
     try:
@@ -199,7 +199,7 @@ def _how(code: int) -> str:
     return f"the process was killed by {name}{hint}"
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
     text = log.read_text(errors="replace")[-20_000:]
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:]

@@ -10,6 +10,7 @@ def settle_libraries() -> None:
     for name, value in (
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
+        ("TORCH_CPP_LOG_LEVEL", "ERROR"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
