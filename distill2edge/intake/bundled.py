@@ -113,7 +113,7 @@ def _llama_cpp(name: str, sha256: str) -> Member:
     return Member((f"llama_cpp_python-0.3.36/vendor/llama.cpp/{name}",), name.removesuffix("/"), sha256)
 
 
-def _wllama(path: str, name: str, sha256: str) -> Member:
+def _npm(path: str, name: str, sha256: str) -> Member:
     return Member((f"package/{path}",), name, sha256)
 
 
@@ -198,19 +198,57 @@ _ENTRIES = (
         requirement="@wllama/wllama@3.13.0",
         archive_sha256="a9eaac205ff9a1d6fdbea395a48652bd5febc56511a7b66b736d862bf726d2d5",
         members=(
-            _wllama(
-                "esm/index.min.js", "wllama.js", "e7f3745ee508c111c22d178d23c52cc74016dd8cec39e4600d87e28d287d7981"
-            ),
-            _wllama(
+            _npm("esm/index.min.js", "wllama.js", "e7f3745ee508c111c22d178d23c52cc74016dd8cec39e4600d87e28d287d7981"),
+            _npm(
                 "esm/wasm/wllama.wasm",
                 "wllama.wasm",
                 "79ac5be917b71d50571a4f584436a9f6baf6b6e57719d094ed8bd950e9a65780",
             ),
-            _wllama("LICENCE", "LICENCE.wllama", "5866e3bd7e3cbd3f7c8bea6efd8a1e7fa7cc8de68c30f428aff7c6584a0fb720"),
+            _npm("LICENCE", "LICENCE.wllama", "5866e3bd7e3cbd3f7c8bea6efd8a1e7fa7cc8de68c30f428aff7c6584a0fb720"),
         ),
         licence="mit",
         home="https://github.com/ngxson/wllama",
         description="llama.cpp in WebAssembly, for `pack --target web`",
+        registry="npm",
+    ),
+    Bundled(
+        name="onnxruntime-web",
+        kind="code",
+        requirement="onnxruntime-web@1.30.0",
+        archive_sha256="d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
+        members=(
+            _npm(
+                "dist/ort.wasm.bundle.min.mjs",
+                "ort.js",
+                "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+            ),
+            _npm(
+                "dist/ort-wasm-simd-threaded.wasm",
+                "ort.wasm",
+                "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+            ),
+        ),
+        licence="mit",
+        home="https://github.com/microsoft/onnxruntime",
+        description="ONNX Runtime in WebAssembly, for `pack --target web`",
+        registry="npm",
+    ),
+    Bundled(
+        name="tokenizers-js",
+        kind="code",
+        requirement="@huggingface/tokenizers@0.2.0",
+        archive_sha256="2800014c83b8186b2e4210c20672f1fb65a12cef85d7e95e0f2003e022611b4a",
+        members=(
+            _npm(
+                "dist/tokenizers.min.mjs",
+                "tokenizers.js",
+                "258e46332101335ce8d95aed7745b19ac3b46d37f3e159a89cf894c2ea9b1d3a",
+            ),
+            _npm("LICENSE", "LICENSE.tokenizers", "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"),
+        ),
+        licence="apache-2.0",
+        home="https://github.com/huggingface/tokenizers.js",
+        description="tokenizers in JavaScript, for `pack --target web`",
         registry="npm",
     ),
 )

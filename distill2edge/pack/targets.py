@@ -34,9 +34,13 @@ TARGETS: dict[str, Target] = {
         Target("python", "onnxruntime, or llama-cpp-python", {"onnx": EVERY, "gguf": EVERY}, {}),
         Target(
             "web",
-            "llama.cpp in WebAssembly",
-            {"gguf": frozenset({"decoder"})},
-            {"gguf": "the page asks for text, which only a decoder writes there"},
+            "llama.cpp or ONNX Runtime in WebAssembly",
+            {"gguf": frozenset({"decoder"}), "onnx": frozenset({"classifier", "multi-label", "regressor", "embedder"})},
+            {
+                "gguf": "of GGUF files, the page runs those that write",
+                "onnx": "of ONNX files, the page runs those that read a whole text: 4-bit products are slow there, and "
+                "its tokenizer says no places of words",
+            },
         ),
         Target(
             "c",

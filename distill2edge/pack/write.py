@@ -25,6 +25,8 @@ LIMIT = 100_000
 WEIGHTS = (".gguf", ".onnx", ".data")
 PACKAGES = {"onnx": ("onnxruntime", "tokenizers", "numpy"), "gguf": ("llama-cpp-python", "numpy")}
 """What the python pack of a format needs, besides what those bring."""
+IN_WEB = {"onnx": ("onnxruntime-web", "tokenizers-js"), "gguf": ("wllama",)}
+"""What the web pack of a format brings, of `intake.bundled`."""
 
 
 def write_pack(
@@ -88,18 +90,23 @@ def _web(work: Path, facts: Mapping[str, Any], progress: Progress) -> dict[str, 
         UserError: a prompt that a page cannot write as the model was trained.
         EnvironmentFault: the runtime cannot be fetched.
     """
-    browser = _in_browser(work, str(facts["model"]))
+    form = facts["format"]
+    browser = BROWSER[form](work, str(facts["model"]))
     for file in sorted((HANDOVER / "web").iterdir()):
-        clone(file, work / file.name.replace(f"_{facts['format']}", ""))
-    runtime = lookup("wllama")
-    place = fetch(runtime.name, progress)
-    for member in runtime.members:
-        clone(place / member.name, work / member.name)
+        engine, _, serves = file.stem.partition("_")
+        if serves in ("", form):
+            clone(file, work / f"{engine}{file.suffix}")
+    versions = {}
+    for runtime in map(lookup, IN_WEB[form]):
+        place = fetch(runtime.name, progress)
+        for member in runtime.members:
+            clone(place / member.name, work / member.name)
+        versions[runtime.name] = runtime.requirement.rpartition("@")[2]
     _add_use(work, "web")
-    return {"browser": browser, "runtime": {"wllama": runtime.requirement.rpartition("@")[2]}}
+    return {"browser": browser, "runtime": versions}
 
 
-def _in_browser(work: Path, where: str) -> dict[str, Any]:
+def _decoder_in_browser(work: Path, where: str) -> dict[str, Any]:
     """What the page must know to write the tokens of training: the BOS that llama.cpp puts before a prompt itself."""
     form = read_json(work / "input.json")
     _written_parts(form, where)
@@ -113,6 +120,11 @@ def _in_browser(work: Path, where: str) -> dict[str, Any]:
         raise UserError(f"llama.cpp {said} BOS before a prompt, other than in training", where=where,
                         fix="--target python, which gives it token ids")  # fmt: skip
     return {"bos": bos if written else "", "max_tokens": 256}
+
+
+def _encoder_in_browser(work: Path, where: str) -> dict[str, Any]:
+    _written_parts(read_json(work / "input.json"), where)
+    return {}
 
 
 def _written_parts(form: Mapping[str, Any], where: str) -> None:
@@ -156,6 +168,8 @@ def _c_reference(work: Path, told: Mapping[str, Any]) -> None:
     write_text(work / "SHA256SUMS", "".join(f"{sha256_of(work / name)}  {name}\n" for name in names))
 
 
+BROWSER: dict[str, Callable[[Path, str], dict[str, Any]]] = {"onnx": _encoder_in_browser, "gguf": _decoder_in_browser}
+"""What the page of a format must know, checked."""
 AFTERWARDS: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {"c": _c_reference}
 """What is written of the reference itself."""
 ADDITIONS: dict[str, Callable[[Path, Mapping[str, Any], Progress], dict[str, Any]]] = {

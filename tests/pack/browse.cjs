@@ -15,6 +15,7 @@ const { chromium } = require(playwright);
   };
   const answer = async () => {
     await page.fill('#text', 'a good film');
+    if (await page.isVisible('#second')) await page.fill('#second', 'a bad film');
     await page.click('#ask');
     await page.waitForFunction(() => !document.getElementById('ask').disabled, null, { timeout: 300000 });
     return { text: await page.textContent('#answer'), speed: await page.textContent('#speed'), state: await page.textContent('#state') };
@@ -26,7 +27,9 @@ const { chromium } = require(playwright);
     return browser.close();
   }
   await page.goto(address);
-  const found = { state: await state(), online: await answer() };
+  const opened = await state();
+  if (!opened.startsWith('ready')) throw new Error(opened);
+  const found = { state: opened, online: await answer() };
   await page.click('#prove');
   await page.waitForFunction(() => window.made || document.getElementById('state').className === 'bad', null, { timeout: 300000 });
   found.proof = await page.evaluate(() => window.made ?? null);

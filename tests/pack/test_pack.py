@@ -17,7 +17,9 @@ from tiny import tiny_bert, tiny_llama
 
 from distill2edge.cli.main import main
 from distill2edge.data.model_inputs import InputForm
+from distill2edge.errors import UserError
 from distill2edge.handover import selftest
+from distill2edge.pack.targets import TARGETS, check_target
 from distill2edge.util.files import write_json
 
 FORMS = {
@@ -245,3 +247,13 @@ def test_what_cannot_be_packed_is_refused_and_leaves_nothing(
     assert done.exit_code == 2
     assert said in done.output
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("target", "form", "kind"),
+    [("web", "onnx", "decoder"), ("web", "onnx", "tagger"), ("web", "gguf", "classifier"), ("c", "onnx", "classifier")],
+)
+def test_what_a_target_cannot_serve_is_refused_with_what_can(target: str, form: str, kind: str) -> None:
+    with pytest.raises(UserError, match=f"a {target} pack cannot serve a {kind} in {form.upper()}") as caught:
+        check_target(TARGETS[target], form, kind, f"{form}:x", ["onnx", "gguf"])
+    assert "--target python" in str(caught.value)

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import shutil
+import re
 import subprocess
 import sys
-import tarfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import IN_CHROMIUM, drive, get_playwright, served
 from click.testing import CliRunner
+from encoders import tiny_encoder
 from made_run import made_run, write_readable
-from tiny import tiny_llama
+from tiny import tiny_bert, tiny_embedder, tiny_llama
 
 from distill2edge.cli.main import main
 from distill2edge.data.model_inputs import InputForm
 from distill2edge.handover import selftest
-from distill2edge.intake.archives import Refused, download_npm
+from distill2edge.pack.probes import TOKENIZED
 from distill2edge.util.files import write_json
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NODE = shutil.which("node")
-PLAYWRIGHT = ("playwright-core@1.65.1", "6f5a60be62a4fddfbe7d10c448d8fbd54547da3358f2f8a04211440471ee863e")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None or NODE is None, reason="no Chromium, or no Node.js here"),
-]
+BROWSE = Path(__file__).with_name("browse.cjs")
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -54,35 +47,17 @@ def pack(finished: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def playwright(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("playwright")
-    try:
-        archive = download_npm(*PLAYWRIGHT, place)
-    except Refused as error:
-        pytest.skip(f"no Playwright: {error}")
-    with tarfile.open(archive) as packed:
-        packed.extractall(place, filter="data")
-    return place / "package"
+    return get_playwright(tmp_path_factory.mktemp("playwright"))
 
 
 @pytest.fixture(scope="module")
 def address(pack: Path) -> Iterator[str]:
-    """A server of static files, and nothing more."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(pack)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}/?device=browser"
-    server.shutdown()
+    with served(pack) as found:
+        yield f"{found}/?device=browser"
 
 
 def browse(playwright: Path, address: str, without: str = "") -> dict[str, Any]:
-    command = [str(NODE), str(Path(__file__).with_name("browse.cjs")), str(playwright), str(BROWSER), address, without]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(drive(BROWSE, playwright, address, without)))
 
 
 def test_a_page_gives_the_native_tokens_without_a_network(
@@ -120,3 +95,50 @@ def test_a_page_gives_the_native_tokens_without_a_network(
 )
 def test_a_page_says_what_the_browser_lacks(playwright: Path, address: str, without: str, said: str) -> None:
     assert said in browse(playwright, address, without)["state"]
+
+
+ENCODERS: dict[str, tuple[Callable[[Path], Any], InputForm]] = {
+    "words, classifier": (lambda place: tiny_bert(place, layers=1, scale=0.3), InputForm("classifier", max_length=40)),
+    "bytes, classifier": (lambda place: tiny_encoder(place, "roberta"), InputForm("classifier", max_length=40)),
+    "unigram, multi-label": (lambda place: tiny_encoder(place, "xlm-roberta"), InputForm("multi-label", max_length=40)),
+    "pair, classifier": (
+        lambda place: tiny_encoder(place, "bert"), InputForm("classifier", max_length=40, pair="{{ second }}")
+    ),
+    "embedder": (tiny_embedder, InputForm("embedder", max_length=40)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_page_runs_an_encoder_as_natively(playwright: Path, name: str, tmp_path: Path) -> None:
+    make, form = ENCODERS[name]
+    make(tmp_path / form.kind)
+    run = made_run(tmp_path, {"onnx:fp32": form})
+    done = CliRunner().invoke(main, ["pack", str(run), "--target", "web", "--out", str(tmp_path / "web")])
+    assert done.exit_code == 0, done.output
+    texts = ["a good film", "a bad film"][: 2 if form.pair else 1]
+    native = subprocess.run(
+        [sys.executable, str(tmp_path / "web" / "predict.py"), *texts], capture_output=True, text=True, check=True
+    ).stdout
+    with served(tmp_path / "web") as address:
+        found = browse(playwright, f"{address}/?device=browser")
+    assert found["proof"] is not None, found["failed"]
+    assert (found["proof"]["passed"], found["proof"]["faults"]) == (True, [])
+    assert found["proof"]["checks"]["tokens"]["texts"] == len(TOKENIZED)
+    assert found["online"]["text"] == found["offline"]["text"]
+    assert numbers(found["online"]["text"]) == pytest.approx(numbers(native), abs=2e-4)
+    assert words(found["online"]["text"]) == words(native)
+    assert found["asked"] == [address]
+    write_json(tmp_path / "proof.json", found["proof"])
+    done = CliRunner().invoke(main, ["report", str(run), "--add", str(tmp_path / "proof.json")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((run / "report.json").read_text())["devices"][0]["texts_per_s"] > 0
+
+
+def numbers(said: str) -> list[float]:
+    """Every number of an answer."""
+    return [float(each) for each in re.findall(r"-?\d+\.\d+", said)]
+
+
+def words(said: str) -> list[str]:
+    """Every label of an answer."""
+    return re.findall(r"[a-z]+", said)

@@ -9,7 +9,7 @@ const say = (text, bad = false) => {
 };
 
 async function begin() {
-  const lacks = await missing();
+  const lacks = missing();
   if (lacks.length) throw new Error(`this browser lacks: ${lacks.join(', ')}`);
   const json = async (name) => (await fetch(name)).json();
   const [form, reference] = await Promise.all([json('input.json'), json('reference.json')]);
@@ -18,10 +18,11 @@ async function begin() {
   const start = performance.now();
   const model = await open(form, reference);
   const loaded = (performance.now() - start) / 1000;
+  at('other').hidden = model.reads < 2;
   say(`ready: ${reference.model}, opened in ${loaded.toFixed(1)} s`);
   at('ask').onclick = () => busy(async () => {
     at('answer').textContent = '';
-    const told = await model.ask(at('text').value, (text) => { at('answer').textContent = text; });
+    const told = await model.ask([at('text').value, at('second').value].slice(0, model.reads), (text) => { at('answer').textContent = text; });
     at('answer').textContent = told.text;
     at('speed').textContent = told.speed;
   });

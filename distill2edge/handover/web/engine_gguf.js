@@ -1,20 +1,13 @@
 // A GGUF decoder in llama.cpp's WebAssembly build (wllama), on one thread, without a GPU: as the reference was computed.
+import { framed, lacking } from './browser.js';
+import { unpacked } from './selftest.js';
 import { Wllama } from './wllama.js';
 
 const TOP = 64; // outcomes asked for at each token, of which the reference knows the likeliest
-const FEATURES = {
-  'WebAssembly SIMD': [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15,
-    253, 98, 11],
-  'WebAssembly exception handling': [0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 10, 8, 1, 6, 0, 6, 64,
-    25, 11, 11],
-};
 
-export async function missing() {
-  const lacks = [];
-  if (!window.isSecureContext) lacks.push('a secure page (https, or localhost)');
-  else if (!navigator.serviceWorker) lacks.push('service workers');
-  if (!globalThis.WebAssembly) return [...lacks, 'WebAssembly'];
-  for (const [name, bytes] of Object.entries(FEATURES)) if (!WebAssembly.validate(new Uint8Array(bytes))) lacks.push(name);
+export function missing() {
+  const lacks = lacking(['WebAssembly SIMD', 'WebAssembly exception handling']);
+  if (!globalThis.WebAssembly) return lacks;
   try {
     new WebAssembly.Memory({ address: 'i64', initial: 1n });
   } catch {
@@ -34,13 +27,12 @@ export async function open(form, reference) {
 
 class Decoder {
   constructor(llama, form, reference) {
-    Object.assign(this, { llama, form, reference, versions: { wllama: reference.runtime.wllama } });
+    Object.assign(this, { llama, form, reference, reads: 1, versions: reference.runtime });
   }
 
   // What stands around the text in a chat; a BOS that llama.cpp puts there itself is left out.
   prompt(text) {
-    const { before, after, strip } = this.form.frame;
-    const whole = before.join('') + (strip ? text.trim() : text) + after.join('');
+    const whole = framed(text, this.form.frame);
     const bos = this.reference.browser.bos;
     return bos && whole.startsWith(bos) ? whole.slice(bos.length) : whole;
   }
@@ -49,7 +41,7 @@ class Decoder {
     return this.llama.createCompletion({ prompt, max_tokens: tokens, temperature: 0, top_k: 1, cache_prompt: false, ...more });
   }
 
-  async ask(text, show) {
+  async ask([text], show) {
     const start = performance.now();
     let said = '';
     const stream = await this.complete(this.prompt(text), this.reference.browser.max_tokens, { stream: true });
@@ -74,8 +66,32 @@ class Decoder {
     };
   }
 
-  async speed() {
-    const probe = this.reference.probes.reduce((a, b) => (b.ids.length > a.ids.length ? b : a));
+  // Each probe's own tokens, up to the first that is another: what follows it is another text.
+  async look(reference) {
+    const ids = new Uint32Array(unpacked(reference.ids)), width = reference.outcomes;
+    const rows = [], found = [], prompted = [];
+    let at = 0, same = 0;
+    for (const probe of reference.probes) {
+      const wanted = probe.ids.slice(probe.prompt), all = probe.ids.length - probe.start;
+      const said = await this.probe(probe);
+      if (said.prompt !== probe.prompt) prompted.push(probe.texts[0]);
+      let equal = 0;
+      for (const row of said.rows.slice(0, wanted.length)) {
+        const position = at + all - wanted.length + equal;
+        const least = Math.min(...row.outcomes.values());
+        rows.push(position);
+        for (let k = 0; k < width; k++) found.push(row.outcomes.get(ids[position * width + k]) ?? least);
+        if (row.id !== wanted[equal]) break;
+        equal++;
+      }
+      same += equal === said.rows.length;
+      at += all;
+    }
+    return { rows, found, same, tokens: { texts: 0, different: [], prompts: reference.probes.length, different_prompts: prompted } };
+  }
+
+  async speed(reference) {
+    const probe = reference.probes.reduce((a, b) => (b.ids.length > a.ids.length ? b : a));
     const { timings } = await this.complete(this.prompt(probe.texts[0]), 32, { ignore_eos: true });
     return { prefill_tps: timings.prompt_per_second, decode_tps: timings.predicted_per_second };
   }
