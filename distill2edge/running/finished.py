@@ -61,6 +61,7 @@ class Run:
     store: Store = field(repr=False)
     upto: str | None = None
     made: Mapping[str, Artifact] | None = field(default=None, repr=False)
+    ran: Recipe | None = field(default=None, repr=False)
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
@@ -103,6 +104,8 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The recipe that was run, with all that was changed in it."""
+        if self.ran is not None:
+            return self.ran
         from distill2edge.recipe.load import load_recipe
 
         return load_recipe(self.path / "recipe.yaml")

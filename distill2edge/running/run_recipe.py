@@ -175,7 +175,7 @@ def _run_once(work: _Work) -> Run:
         if upto is None:
             rundir.publish(checked, work.text, done, directory, exports)
     made = {item.stage.name: item.artifact for item in done}
-    return Run(directory, open_store(work.store), upto, made)
+    return Run(directory, open_store(work.store), upto, made, checked)
 
 
 def _kinds(kinds: Iterable[str], where: str) -> list[str]:

@@ -170,6 +170,7 @@ def test_the_stage_commands_are_runs_up_to_a_stage(place: Path) -> None:
     assert (code, said) == (0, f"{run}\n")
     assert run.artifacts["data"].document("data.json")["splits"]["test"]["rows"] == 8
     assert run.exports == ()
+    assert run.recipe == d2e.load(place / "r.yaml")
 
 
 def test_a_stage_that_the_recipe_does_not_have_is_said(place: Path) -> None:
