@@ -26,12 +26,13 @@ from distill2edge.running.housekeeping import open_store
 from distill2edge.running.reading import load_report
 from distill2edge.running.runlog import LoggedProgress, RunLog
 from distill2edge.running.seeds import combine, parse_seeds
+from distill2edge.running.status import FILE as STATUS
+from distill2edge.running.status import StatusFile
 from distill2edge.stages import KINDS, build_stages
 from distill2edge.stages.report import Report
 from distill2edge.util import progress as progress_module
 from distill2edge.util.machine import versions
 from distill2edge.util.nearest import meant
-from distill2edge.util.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -213,20 +214,23 @@ def _run_seeds(work: _Work, seeds: Sequence[int]) -> Run:
 
 
 @contextmanager
-def _logged(work: _Work) -> Iterator[Progress]:
+def _logged(work: _Work) -> Iterator[LoggedProgress]:
     """What the console is told, which `run.log` of the run directory keeps with the time; also how it ended."""
     rundir.check(work.out)
+    status = StatusFile(work.out / STATUS, work.upto or "run")
     with RunLog(work.out / "run.log") as log:
         log.line(f"--- {work.recipe.name}: {work.upto or 'run'}")
         try:
-            yield LoggedProgress(progress_module.for_stream(work.quiet), log, work.out / "train.jsonl")
+            yield LoggedProgress(progress_module.for_stream(work.quiet), log, work.out / "train.jsonl", status)
         except BaseException as error:
             log.ended(error)
+            status.ended("failed" if isinstance(error, Exception) else "stopped", str(error))
             raise
         log.line("--- done")
+        status.ended("done")
 
 
-def _run_stages(work: _Work, progress: Progress, exports: Exports, seed: int | None = None) -> list[Done]:
+def _run_stages(work: _Work, progress: LoggedProgress, exports: Exports, seed: int | None = None) -> list[Done]:
     """The stages of a recipe, under its own seed, or another that shares its split and teacher."""
     from distill2edge.running.plan import warn_of_room
     from distill2edge.util.allocator import keep_freed_memory
@@ -240,5 +244,6 @@ def _run_stages(work: _Work, progress: Progress, exports: Exports, seed: int | N
     if not wanted:
         progress.warn(f"this recipe has no stage {work.upto}: nothing is done")
     rundir.prepare(work.out)  # after all that can be refused without it
+    progress.planned([stage.name for stage in wanted], seed)
     warn_of_room(work.recipe, wanted, store, progress)
     return run_stages(wanted, store, progress, work.force, exports.add)

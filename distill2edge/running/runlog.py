@@ -1,6 +1,7 @@
 """What a run directory keeps of a run while it goes on.
 
 `run.log`: what the console was told, what libraries said to nobody, and how it ended, each with its time.
+`status.json`: what it is doing now (`running.status`).
 `train.jsonl`: the figures of every training, a line for each step that was logged: `tail -f`, or pandas.read_json.
 """
 
@@ -10,12 +11,13 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from distill2edge.errors import UserError
+from distill2edge.running.status import StatusFile
 from distill2edge.util.progress import Progress, Task
 from distill2edge.util.terminal import printable
 
@@ -78,11 +80,26 @@ class LoggedProgress:
 
     Args:
         figures: the file of the trainings' figures; it is written once its directory is there.
+        status: told of stages and tasks.
     """
 
-    def __init__(self, shown: Progress, log: RunLog, figures: Path) -> None:
-        self._shown, self._log, self._figures = shown, log, figures
-        self.stage = ""
+    def __init__(self, shown: Progress, log: RunLog, figures: Path, status: StatusFile) -> None:
+        self._shown, self._log, self._figures, self._status = shown, log, figures, status
+        self._stage = ""
+
+    @property
+    def stage(self) -> str:
+        """As `Progress.stage`."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, name: str) -> None:
+        self._stage = name
+        self._status.stage(name)
+
+    def planned(self, stages: Sequence[str], seed: int | None) -> None:
+        """The names of the stages that are to come, in order; of one of several seeds, which."""
+        self._status.planned(stages, seed)
 
     def say(self, line: str) -> None:
         """As `Progress.say`."""
@@ -98,7 +115,8 @@ class LoggedProgress:
     def task(self, title: str, total: int) -> Iterator[Task]:
         """As `Progress.task`."""
         with self._shown.task(title, total) as task:
-            yield _LoggedTask(task, self._log, title, total)
+            self._status.task(title, 0, total)
+            yield _LoggedTask(task, self._log, self._status, title, total)
 
     def figures(self, values: Mapping[str, float]) -> None:
         """As `Progress.figures`: one line of JSON. A file that cannot be written stops no run."""
@@ -108,8 +126,8 @@ class LoggedProgress:
 
 
 class _LoggedTask:
-    def __init__(self, shown: Task, log: RunLog, title: str, total: int) -> None:
-        self._shown, self._log, self._title, self._total = shown, log, title, total
+    def __init__(self, shown: Task, log: RunLog, status: StatusFile, title: str, total: int) -> None:
+        self._shown, self._log, self._status, self._title, self._total = shown, log, status, title, total
         self._done, self._last = 0, time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -118,4 +136,5 @@ class _LoggedTask:
         if self._done >= self._total or now - self._last >= _EVERY_S:
             self._last = now
             self._log.line(f"  {self._title}: {self._done}/{self._total}  {note}".rstrip())
+        self._status.task(self._title, self._done, self._total, note)
         self._shown.advance(steps, note)

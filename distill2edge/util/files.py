@@ -53,8 +53,11 @@ def check_path(path: str, where: str = "") -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary file beside `path`: fsynced and renamed to it when the block ends well, else removed.
+
+    Args:
+        durable: fsync it. What is worth nothing after a power cut need not wait for the disk.
 
     Raises:
         EnvironmentFault: the disk is full.
@@ -66,7 +69,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync(temporary)
         temporary.chmod(0o644)  # mkstemp gives 0600
         temporary.replace(path)
     except Exception as error:

@@ -24,6 +24,7 @@ from distill2edge.pipeline.stage_files import Files
 from distill2edge.pipeline.store import Store
 from distill2edge.running import directory
 from distill2edge.running.runlog import LoggedProgress, RunLog
+from distill2edge.running.status import StatusFile
 from distill2edge.stages import Stage
 from distill2edge.util.files import clone
 from distill2edge.util.progress import SilentProgress
@@ -274,7 +275,8 @@ def test_the_log_of_a_run_has_what_the_console_says_with_times(
 
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", propagates)
     with RunLog(tmp_path / "out" / "run.log") as log:
-        progress = LoggedProgress(SilentProgress(), log, tmp_path / "out" / "train.jsonl")
+        status = StatusFile(tmp_path / "out" / "status.json", "run")
+        progress = LoggedProgress(SilentProgress(), log, tmp_path / "out" / "train.jsonl", status)
         progress.say("waits until the directory is there")
         (tmp_path / "out").mkdir()
         progress.warn("careful \x1b[2J")
