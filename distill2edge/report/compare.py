@@ -57,7 +57,7 @@ def compare(reports: list[Document], allow: bool = False) -> Document:
             *[warning for report, name in zip(reports, names, strict=True) for warning in _unclaimed(report, name)],
             *_seeds_apart(reports, changes),
         ],
-        "runs": [_run(report, name) for report, name in zip(reports, names, strict=True)],
+        "runs": [figures_of(report, name) for report, name in zip(reports, names, strict=True)],
     }
 
 
@@ -136,6 +136,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 def _differences(reports: list[Document], names: list[str]) -> list[Document]:
     checks = [
+        ("task", "quality and speed", [task_of_report(report) for report in reports]),
         ("machine", "speed, memory and cost", [_machine(report) for report in reports]),
         ("workload", "speed and cost", [_workload(report) for report in reports]),
         ("metric", "quality", [str(report["metric"]["name"]) for report in reports]),
@@ -147,6 +148,12 @@ def _differences(reports: list[Document], names: list[str]) -> list[Document]:
         for what, affects, values in checks
         if len(set(values)) > 1
     ]
+
+
+def task_of_report(report: Document) -> str:
+    """The task of the recipe behind a report; `unknown` where it does not say."""
+    recipe = report["reproduce"].get("recipe") or {}
+    return str(recipe.get("task") or "unknown")
 
 
 def _machine(report: Document) -> str:
@@ -179,7 +186,8 @@ def _prices(report: Document) -> str:
     return f"{prices.get('as_of')}, {prices.get('source')}" if prices else "no prices"
 
 
-def _run(report: Document, name: str) -> Document:
+def figures_of(report: Document, name: str) -> Document:
+    """The figures of one run in a comparison: a row of `comparison_table` each."""
     headline, found = report["headline"] or {}, measured(report)
     teacher: Document = next((model for model in report["models"] if model["id"] == "teacher"), {})
     control: Document = next((model for model in report["models"] if model.get("role") == "control"), {})
@@ -269,16 +277,20 @@ def _plain(cell: Cell) -> str:
 
 def render_comparison_html(comparison: Document) -> str:
     """A self-contained page."""
-    return render_page(
-        "compare.html.j2",
-        names=comparison["names"],
-        blocks=present(
+    return render_page("compare.html.j2", **comparison_parts(comparison))
+
+
+def comparison_parts(comparison: Document) -> dict[str, Any]:
+    """What the template `compare_body.html.j2` shows of a comparison."""
+    return {
+        "names": comparison["names"],
+        "blocks": present(
             *[Paragraph((f"{warning}.",), "warning") for warning in comparison["warnings"]],
             comparison_table(comparison),
             changes_table(comparison),
         ),
-        differences=[
+        "differences": [
             (f"They differ in {one['what']}", Facts(tuple(Fact(*pair) for pair in one["values"].items())))
             for one in comparison["differences"]
         ],
-    )
+    }

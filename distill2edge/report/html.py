@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill2edge.report import claims
@@ -25,22 +25,39 @@ def render_html(report: Document, sections: Sequence[Section] = SECTIONS) -> str
     Raises:
         UserError: the schema version is not ours.
     """
+    return render_page("report.html.j2", **report_parts(report, sections))
+
+
+def report_parts(report: Document, sections: Sequence[Section] = SECTIONS) -> dict[str, Any]:
+    """What the template `report_body.html.j2` shows of a report.json.
+
+    Raises:
+        UserError: the schema version is not ours.
+    """
     check_version(report)
-    return render_page(
-        "report.html.j2",
-        report=report,
-        failed=report["verdict"]["result"] != "pass",
-        lead=claims.lead(report),
-        warnings=claims.warnings(report),
-        tiles=claims.tiles(report),
-        sections=shown(report, sections),
-    )
+    return {
+        "report": report,
+        "failed": report["verdict"]["result"] != "pass",
+        "lead": claims.lead(report),
+        "warnings": claims.warnings(report),
+        "tiles": claims.tiles(report),
+        "sections": shown(report, sections),
+    }
 
 
 def render_page(template: str, **parts: Any) -> str:
     """A template of this package, filled; it escapes always."""
+    return environment().get_template(template).render(parts)
+
+
+def environment(*packages: str) -> Environment:
+    """Templates of this package, after those of others; they escape always.
+
+    Args:
+        packages: whose own templates come first.
+    """
     made = Environment(
-        loader=PackageLoader("distill2edge.report", "."),
+        loader=ChoiceLoader([PackageLoader(name, ".") for name in (*packages, "distill2edge.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -52,7 +69,7 @@ def render_page(template: str, **parts: Any) -> str:
         return Markup(getattr(made.get_template("blocks.html.j2").module, type(block).__name__.lower())(block))
 
     made.filters |= {"breakable": breakable, "html": html}
-    return made.get_template(template).render(parts)
+    return made
 
 
 def breakable(name: str) -> Markup:

@@ -131,6 +131,18 @@ class OpenModel:
         Raises:
             UserError: as `answer`.
         """
+        for said, _ in self.written(asked, template, max_tokens, temperature, seed):
+            if said:
+                yield said
+
+    def written(
+        self, asked: Chat, template: Form, max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[tuple[str, int]]:
+        """`stream` token by token: the characters that became whole, perhaps none, and how many tokens that makes.
+
+        Raises:
+            UserError: as `answer`.
+        """
         if not self.form.reading.answers:
             raise self._writes_none()
         form = self.form.template if template == "auto" else template
@@ -143,11 +155,11 @@ class OpenModel:
         for token in self.generate(ids, max_tokens, temperature, seed):
             written.append(token)
             said = self.decode(written)
-            if not said.endswith("\ufffd"):  # a token may end inside a character
-                yield said[len(shown) :]
-                shown = said
+            whole = not said.endswith("\ufffd")  # a token may end inside a character
+            yield said[len(shown) :] if whole else "", len(written)
+            shown = said if whole else shown
         if rest := self.decode(written)[len(shown) :]:  # the last character may never have become whole
-            yield rest
+            yield rest, len(written)
 
     def closes(self, template: Form) -> bool:
         """Whether it answers so with a label or a vector.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from distill2edge.errors import EXIT_ENVIRONMENT, EXIT_USAGE, UserError
 from distill2edge.util.files import disk_full, disk_is_full, room_is_out, write_text
@@ -108,9 +108,7 @@ def serve(work: Callable[[dict[str, Any], Callable[[int], None]], dict[str, Any]
     """
     die_with_parent(int(os.environ[PARENT]) if PARENT in os.environ else None)
     spec = json.loads(Path(argv[0]).read_text())
-    # Libraries write to standard output too: keep a copy for the protocol and send theirs to the log.
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    channel = protocol_channel()
 
     def report(steps: int) -> None:
         channel.write(f"{json.dumps({'done': steps})}\n")
@@ -131,17 +129,10 @@ def serve(work: Callable[[dict[str, Any], Callable[[int], None]], dict[str, Any]
         sys.exit(fault.exit_code)
 
 
-@dataclass(frozen=True)
-class _Ended:
-    code: int
-    hung: bool
-
-
-def _run(
-    command: list[str], log: Path, threads: int, silence_s: float, on_progress: Callable[[int], None] | None
-) -> _Ended:
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: this package, so many threads, no network, no debugger, and whose child it is."""
     root = str(Path(__file__).resolve().parents[2])
-    environment = {
+    return {
         **os.environ,
         **NO_BACKTRACE,
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
@@ -151,6 +142,25 @@ def _run(
         "PYTHONUNBUFFERED": "1",
         PARENT: str(os.getpid()),
     }
+
+
+def protocol_channel() -> TextIO:
+    """The worker's standard output for its protocol alone: what libraries write there goes to standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return channel
+
+
+@dataclass(frozen=True)
+class _Ended:
+    code: int
+    hung: bool
+
+
+def _run(
+    command: list[str], log: Path, threads: int, silence_s: float, on_progress: Callable[[int], None] | None
+) -> _Ended:
+    environment = worker_environment(threads)
     with log.open("wb") as errors:
         environment[SPAWNED_AT] = repr(time.monotonic())
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
@@ -189,6 +199,7 @@ def _steps(line: bytes) -> int:
 
 
 def how_ended(code: int) -> str:
+    """The exit code of a worker without a result, in words."""
     if code >= 0:
         return f"the process ended with exit code {code}" if code else "the process ended without a result"
     try:
@@ -200,6 +211,7 @@ def how_ended(code: int) -> str:
 
 
 def last_words(log: Path) -> str:
+    """The last lines that a worker wrote to its log."""
     text = log.read_text(errors="replace")[-20_000:]
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:]
