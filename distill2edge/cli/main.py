@@ -25,6 +25,7 @@ from distill2edge.cli.options import (
     recipe_options,
     stage_command,
 )
+from distill2edge.cli.page_commands import page_options, serve_page, ui
 from distill2edge.cli.recipe_commands import recipe as recipe_commands
 from distill2edge.distill.tracking import TRACKERS
 from distill2edge.models.kv_cache import PLAIN, TYPES
@@ -135,7 +136,11 @@ for _stage in KINDS.values():
     metavar="PROOF.json",
     help="First put what a device measured with a pack's self-test into the report; repeatable.",
 )
-def report(target: Path, open_it: bool, as_json: bool, proofs: tuple[Path, ...]) -> None:
+@click.option(
+    "--serve", is_flag=True, help="Serve it as a local page, where its files can be tried (`distill2edge ui`)."
+)
+@page_options
+def report(target: Path, open_it: bool, as_json: bool, proofs: tuple[Path, ...], serve: bool, port: int) -> None:
     """Print the report of a RUN.
 
     A RUN is its directory; a RECIPE stands for the run in runs/NAME.
@@ -145,6 +150,7 @@ def report(target: Path, open_it: bool, as_json: bool, proofs: tuple[Path, ...])
       distill2edge report runs/quickstart --open
       distill2edge report runs/quickstart --json | jq .verdict
       distill2edge report runs/quickstart --add proof.json
+      distill2edge report runs/quickstart --serve --open
     """
     from distill2edge.running.reading import find_run, read_page
 
@@ -153,6 +159,9 @@ def report(target: Path, open_it: bool, as_json: bool, proofs: tuple[Path, ...])
         from distill2edge.running.proofs import add_proofs
 
         add_proofs(directory, proofs)
+    if serve:
+        serve_page(directory, port, open_it, run=True)
+        return
     echo(read_page(directory / ("report.json" if as_json else "report.md")), nl=False)
     if open_it:
         click.launch((directory / "report.html").resolve().as_uri())
@@ -268,7 +277,7 @@ def push(run_dir: Path, repo: str, schemes: tuple[str, ...], private: bool, allo
     )
 
 
-for _command in (fit, profile_device, doctor, fetch, store):
+for _command in (ui, fit, profile_device, doctor, fetch, store):
     main.add_command(_command)
 
 

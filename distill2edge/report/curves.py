@@ -161,10 +161,15 @@ def training_charts(report: Document) -> list[tuple[str, Markup]]:
         ):
             if len(curve) > 1 or (curve and kind == "validation"):
                 groups.setdefault(loss, []).append((role, kind, curve))
-    return [(f"Loss: {loss}", _loss_chart(loss, curves)) for loss, curves in groups.items()]
+    return [(f"Loss: {loss}", loss_chart(loss, curves)) for loss, curves in groups.items()]
 
 
-def _loss_chart(loss: str, curves: Sequence[tuple[str, str, list[tuple[float, float]]]]) -> Markup:
+def loss_chart(loss: str, curves: Sequence[tuple[str, str, list[tuple[float, float]]]]) -> Markup:
+    """One loss by training step.
+
+    Args:
+        curves: role, `training` or `validation`, and (step, loss) of each.
+    """
     keys = [
         Key(f"{role}, {kind}", _series(role, kind), role if kind == "validation" else "") for role, kind, _ in curves
     ]

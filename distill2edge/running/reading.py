@@ -157,7 +157,7 @@ def choose_export(target: Path, scheme: str | None) -> Path:
             fix = f"{near_run(target)}give a run directory, a .gguf file or a model directory"
             raise UserError("nothing there", where=str(target), fix=fix)
         return target
-    found = sorted((path for path in exported(target) if path.parent == exports), key=_weight)
+    found = sorted((path for path in exported(target) if path.parent == exports), key=weight_of)
     if scheme is None:
         return _smallest_passed(target, found)
     with suppress(ValueError):  # names what is there, below
@@ -172,7 +172,8 @@ def choose_export(target: Path, scheme: str | None) -> Path:
     raise UserError(f"no {scheme} in this run", where=str(exports), fix=fix)
 
 
-def _weight(path: Path) -> int:
+def weight_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a directory."""
     files = [path] if path.is_file() else list(path.rglob("*"))
     return sum(file.stat().st_size for file in files if file.is_file())
 

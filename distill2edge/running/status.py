@@ -1,7 +1,7 @@
 """`status.json` of a run directory: what a run is doing, for whoever looks from another process.
 
-It is replaced whole, at most every two seconds and at every stage. A run that was killed leaves it as it was: the reader
-asks whether its process is still there.
+It is replaced whole, at most every two seconds and at every stage. A run that was killed leaves it as it was: who reads
+it asks whether its process is still there.
 """
 
 from __future__ import annotations

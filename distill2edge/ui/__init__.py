@@ -1,0 +1,1 @@
+"""The local page over runs (`distill2edge ui`)."""
