@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from jinja2 import TemplateError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -82,16 +83,18 @@ class Pages:
     def run(self, request: Request) -> Response:
         """One run: how it goes, and its report."""
         run = self._found(request)
-        if run.report is not None:
-            try:
-                return HTMLResponse(self._run(run, run.why, **report_parts(run.report)))
-            except (UserError, *DAMAGED) as error:  # a value that nothing looked at before
-                return HTMLResponse(self._run(run, f"report.json is damaged: {type(error).__name__}: {error}"[:300]))
-        return HTMLResponse(self._run(run, run.why))
+        try:
+            parts = report_parts({**run.report, "name": run.name}) if run.report is not None else {}
+            return HTMLResponse(self._run(run, **parts))
+        except (UserError, TemplateError, *DAMAGED) as error:  # a value that nothing looked at before
+            broken = self.runs.damaged(run, error)
+            if broken is None or broken.report is not None:
+                raise
+            return HTMLResponse(self._run(broken))
 
-    def _run(self, run: Listed, why: str, **parts: Any) -> str:
+    def _run(self, run: Listed, **parts: Any) -> str:
         documents = [name for name in listing.DOCUMENTS if listing.document(run, name)]
-        return self._fill("run", run=run, why=why, files=self.runs.files([run]), progress=tables.progress(run),
+        return self._fill("run", run=run, files=self.runs.files([run]), progress=tables.progress(run),
                           documents=documents, **{"report": None, **parts})  # fmt: skip
 
     def progress(self, request: Request) -> Response:

@@ -1,12 +1,13 @@
 """The two sides of the try page: on each at most one file in memory, in a process of its own, and what was said.
 
 The sides answer one after the other, so that each has the machine to itself and its tokens/s mean something. All of it
-runs in one thread beside the page.
+runs in one thread beside the page, as long as the desk is there: Linux ends a worker with the thread that started it.
 """
 
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 import sys
 import tempfile
@@ -20,12 +21,13 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.ui.runs import File
-from distill2edge.util.isolate import how_it_ended, last_words, worker_environment
-from distill2edge.util.threads import available_threads
+from distill2edge.util.isolate import how_ended, last_words, worker_environment
+from distill2edge.util.threads import available_threads, spin_briefly
 
 Document = dict[str, Any]
 SIDES = ("left", "right")
 AT_WORK = ("waiting", "loading", "writing")
+WORKER = ("-m", "distill2edge.ui.worker")
 _PATIENCE_S = 3.0
 """How long a worker may go on after it was asked to stop."""
 
@@ -49,6 +51,11 @@ class Turn:
     found: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     load_s: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """Of the answer, `worker.answer`; empty until it is whole."""
+        return str(self.found.get("kind", ""))
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -77,7 +84,11 @@ class Desk:
         self._lock = threading.Lock()
         self._sides = {name: Side() for name in SIDES}
         self._workers: dict[str, _Worker] = {}
-        self._thread: threading.Thread | None = None
+        self._jobs: queue.Queue[Document | None] = queue.Queue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
         self._stop, self._closed = False, False
         self.changes = 0
 
@@ -89,7 +100,7 @@ class Desk:
     @property
     def busy(self) -> bool:
         """Whether a side is at work."""
-        return any(self._turn(name).state in AT_WORK for name in SIDES)
+        return not self._idle.is_set()
 
     def ask(self, files: Mapping[str, File | None], text: str, pair: str | None, settings: Document) -> None:
         """Put one text to the files; returns at once. Another file on a side closes the one before, and its chat.
@@ -111,8 +122,8 @@ class Desk:
             for name in SIDES:
                 self._seat(name, files.get(name), Turn(text, pair))
             self.changes += 1
-            self._thread = threading.Thread(target=self._run, args=(dict(settings),), daemon=True)
-            self._thread.start()
+            self._idle.clear()
+            self._jobs.put(dict(settings))
 
     def _seat(self, name: str, file: File | None, turn: Turn) -> None:
         side = self._sides[name]
@@ -132,8 +143,11 @@ class Desk:
 
     def clear(self) -> None:
         """Forget what was said; the files stay in memory."""
-        self._join()
+        self.stop()
+        self._idle.wait(2 * _PATIENCE_S)
         with self._lock:
+            if self.busy:
+                return
             self._sides = {name: replace(side, turns=()) for name, side in self._sides.items()}
             self.changes += 1
 
@@ -143,15 +157,10 @@ class Desk:
             self._closed = self._stop = True
             for worker in self._workers.values():
                 worker.kill()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        self._jobs.put(None)
+        self._thread.join(timeout=10)
         for name in SIDES:
             self._evict(name)
-
-    def _join(self) -> None:
-        self.stop()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
 
     def _evict(self, name: str) -> None:
         worker = self._workers.pop(name, None)
@@ -173,6 +182,11 @@ class Desk:
 
     # --- the thread ---------------------------------------------------------------
 
+    def _work(self) -> None:
+        while (settings := self._jobs.get()) is not None:
+            self._run(settings)
+            self._idle.set()
+
     def _run(self, settings: Document) -> None:
         for name in SIDES:
             side = self.sides()[name]
@@ -187,8 +201,9 @@ class Desk:
             except _Gone as gone:
                 self._evict(name)
                 self._change(name, state="stopped" if self._stop else "failed", error="" if self._stop else str(gone))
-            except OSError as error:  # a process that cannot be started
-                self._change(name, state="failed", error=str(error))
+            except Exception as error:  # a process that cannot be started, or a fault of ours: the page goes on
+                self._evict(name)
+                self._change(name, state="failed", error=f"{type(error).__name__}: {error}")
 
     def _worker(self, name: str, file: File) -> _Worker:
         worker = self._workers.get(name)
@@ -238,10 +253,12 @@ class _Worker:
     def __init__(self, path: Path) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="distill2edge-ui-")
         self._log = Path(self._folder.name) / "log"
+        environment = worker_environment(available_threads())
+        spin_briefly(environment)  # the page, and a run that is followed, need the cores too
         with self._log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "distill2edge.ui.worker", str(path)], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=errors, env=worker_environment(available_threads()), text=True,
+                [sys.executable, *WORKER, str(path)], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=errors, env=environment, text=True,
                 encoding="utf-8",
             )  # fmt: skip
         self._asked = 0
@@ -333,4 +350,4 @@ class _Worker:
 
     def _gone(self) -> _Gone:
         code = self._process.wait()
-        return _Gone("\n".join(filter(None, (how_it_ended(code), last_words(self._log)))))
+        return _Gone("\n".join(filter(None, (how_ended(code), last_words(self._log)))))

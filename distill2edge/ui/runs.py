@@ -117,6 +117,13 @@ class Runs:
         """The run with an id; only runs that are listed have one."""
         return next((self._listed(path) for path in self._places() if self._id(path) == run), None)
 
+    def damaged(self, run: Listed, error: Exception) -> Listed | None:
+        """The run as a broken one, of which only its page saw what is wrong inside its report."""
+        file = run.path / "report.json"
+        if file in self._kept:
+            self._kept[file] = (self._kept[file][0], UserError(_inside(error)))
+        return self.get(run.id)
+
     def files(self, runs: Sequence[Listed] | None = None) -> list[File]:
         """What can be tried of some runs, or of all: smaller files first. Broken runs have none."""
         found: list[File] = []
@@ -164,12 +171,11 @@ class Runs:
             status = read_status(path)
             report = self._report(path)
             figures = figures_of(report, name) if report else {}
-            task = task_of_report(report) if report else ""
+            task = task_of_report(report).replace("unknown", "") if report else ""
         except UserError as error:
             return Listed(*known, "broken", why=_said(error, path), time=_time(path))
         except DAMAGED as error:
-            why = f"report.json is damaged: {type(error).__name__}: {str(error)[:200]}"
-            return Listed(*known, "broken", why=why, time=_time(path))
+            return Listed(*known, "broken", why=_inside(error), time=_time(path))
         state, why = _state(path, status, report)
         return Listed(*known, state, why, report=report, figures=figures, status=status, task=task,
                       time=_time(path))  # fmt: skip
@@ -224,6 +230,10 @@ def _time(path: Path) -> float:
         with suppress(OSError):
             found = max(found, (path / name).lstat().st_mtime)
     return found
+
+
+def _inside(error: Exception) -> str:
+    return f"report.json is damaged: {type(error).__name__}: {str(error)[:200]}"
 
 
 def _said(error: UserError, path: Path) -> str:
