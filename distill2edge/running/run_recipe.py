@@ -33,6 +33,7 @@ from distill2edge.stages.report import Report
 from distill2edge.util import progress as progress_module
 from distill2edge.util.machine import versions
 from distill2edge.util.nearest import meant
+from distill2edge.util.progress import Progress
 
 
 @dataclass(frozen=True)
