@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.errors import UserError
 from distill2edge.export.found_layout import by_file
 from distill2edge.export.gguf_write import open_weights
-from distill2edge.gguf.ggml_types import BLOCK, GGML_TYPES, LAST_RESORT, file_type, fitting
+from distill2edge.gguf.ggml_types import BLOCK, GGML_TYPES, LAST_RESORT, file_type
 from distill2edge.gguf.hf_layout import Layout
+from distill2edge.gguf.mixtures import HEAD, Place, stored_as
 from distill2edge.gguf.repack import overhead, padded, repack
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import ggml
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 
 FEW_POSITIONS = 256
 """Below this many positions the measured KL is noisy, and the user is warned."""
-_HEAD = "Q6_K"
-"""What llama.cpp stores the head of a stock scheme in, unless that is larger."""
-_SIZED = {"Q3_K_M": "Q4_K"}
-"""Mixtures whose matrices have on average the size of another type than most of them are stored in."""
 
 
 @dataclass(frozen=True)
@@ -213,28 +210,31 @@ def within(options: budgets.Options, budget: int, rest: int, top: str) -> tuple[
 def nearest_stock(
     options: budgets.Options, rest: int, size: int, shapes: Mapping[str, tuple[int, int]]
 ) -> dict[str, Any]:
-    """The stock scheme whose file would be nearest in size, with that size as estimated from its main types.
+    """The stock scheme whose file would be nearest in size, with that size by the types that llama.cpp stores it in."""
+    places = {name: _place(name) for name in shapes}
+    layers = 1 + max((layer for layer, _ in places.values()), default=0)
+    heads, groups = (next((shapes[name][0] for name, (_, part) in places.items() if part == of), 1)
+                     for of in ("attn_q", "attn_k"))  # fmt: skip
+    tied = f"{HEAD}.weight" not in shapes
 
-    llama.cpp gives a few matrices of its mixtures (`_S`, `_M`) larger types: the true size is some percent more.
-    """
-
-    head = "output.weight" if "output.weight" in shapes else "token_embd.weight"
-
-    def estimate(kind: str, sized: str) -> int:
+    def size_of(scheme: str) -> int:
         total = rest
         for name, (rows, columns) in shapes.items():
-            if name == head and GGML_TYPES[kind].precision == "lower":
-                found = fitting(_HEAD, columns)
-            else:
-                found = sized if columns % GGML_TYPES[sized].block == 0 else fitting(kind, columns)
-            total += padded(rows * GGML_TYPES[found].row_bytes(columns))
+            layer, part = places[name]
+            kind = stored_as(scheme, part, columns, Place(layer, layers, heads // groups, weighed=True), tied=tied)
+            total += padded(rows * GGML_TYPES[kind].row_bytes(columns))
         return total
 
-    # Of the mixtures of one type (`_S`, `_M`, `_L`) the middle one.
-    usual = {name: kind for kind in KINDS for name in GGML_TYPES[kind].stock if name == kind or name.endswith("_M")}
-    sizes = {f"gguf:{name}": estimate(kind, _SIZED.get(name, kind)) for name, kind in usual.items()}
+    sizes = {f"gguf:{name}": size_of(name) for kind in KINDS for name in GGML_TYPES[kind].stock}
     name = min(sizes, key=lambda scheme: abs(sizes[scheme] - size))
     return {"scheme": name, "estimated_bytes": sizes[name]}
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Layer and part of a GGUF's tensor: 3 and `attn_q` of `blk.3.attn_q.weight`; layer 0 outside the layers."""
+    parts = name.removesuffix(".weight").split(".")
+    at = parts.index("blk") if "blk" in parts else None
+    return (0, parts[0]) if at is None else (int(parts[at + 1]), parts[at + 2])
 
 
 def on_grids(options: budgets.Options) -> dict[str, dict[str, tuple[int, float]]]:

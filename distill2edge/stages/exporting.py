@@ -93,6 +93,8 @@ class Export(ModelStage):
             key["converter"] = self.sources.converter_content
         if self._caches:
             key["kv_cache"] = list(self._caches)
+        if scheme.mix and scheme.format == "gguf" and not self.trained:
+            key["nearest_stock"] = 2  # raised when the stock scheme that a mix is told with is sized in another way
         if scheme.mix and scheme.mix.max_kl is not None and not self.trained:  # measured on rows, as verify will
             measure = {"positions": recipe.verify.positions, "max_tokens": recipe.verify.max_tokens}
             key |= {"rows": rows_key(recipe), "measure": measure}
