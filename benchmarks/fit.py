@@ -5,6 +5,8 @@ fitted to: written as a directory, as a GGUF, and quantized by llama.cpp. Each r
 context of 1,024 tokens: a prompt of 128, tokens early and late in the context. Speed needs a quiet machine: --speed.
 
 python benchmarks/fit.py [--speed] [--threads 2]         # some minutes
+python benchmarks/fit.py --loss --store PLACE            # expected against measured loss: fit_loss.py
+python benchmarks/fit.py --against --store PLACE         # at 60 MB, against a recipe made by hand: fit_against.py
 """
 
 from __future__ import annotations
@@ -78,7 +80,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--speed", action="store_true", help="the machine is quiet: judge speed too")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--loss", action="store_true", help="the rank correlation of the expected loss")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="with --loss: fit the weights of the estimate, no more"
+    )
+    parser.add_argument("--against", action="store_true", help="the search's choice against a recipe made by hand")
+    parser.add_argument("--store", type=Path, default=None)
     options = parser.parse_args()
+    if options.loss:
+        import fit_loss
+
+        return fit_loss.main(options.store, calibrate=options.calibrate)
+    if options.against:
+        import fit_against
+
+        return fit_against.main(options.store)
     document = measure.measured_here(lambda line: print(line, flush=True), options.threads)
     profile = Profile.model_validate(document)
     looked = glance(TEACHER)
@@ -105,7 +121,7 @@ def main() -> None:
 
 def compared(student: Any, scheme: str, path: Path, key_values: int, profile: Profile, threads: int) -> dict[str, Any]:
     """One file: predicted and measured."""
-    file = stored(student, scheme, key_values - RECIPE_TEXTS)  # it was written by no recipe
+    file = stored(student, scheme, key_values - RECIPE_TEXTS, weighed=False)  # it was written by no recipe
     likely, seen = figures(student, file, CONTEXT, "f16", profile), run(path, threads)
     pairs = {
         "bytes": (file.bytes, path.stat().st_size),

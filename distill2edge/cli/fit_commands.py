@@ -16,11 +16,17 @@ from distill2edge.quantize.schemes import parse_bytes
 from distill2edge.util.terminal import echo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distill2edge.fit.fitting import Fit
+    from distill2edge.fit.halving import Trial
+    from distill2edge.pipeline.store import Store
+    from distill2edge.util.progress import Progress
 
 _COLUMNS = (" ", "layers", "groups/channels/hidden", "tokens", "type", "KV", "file", "RAM", "tokens/s", "TTFT", "",
             "training")  # fmt: skip
 _LEFT = (" ", "type", "KV")
+_MOST = 16
 _TIMES = {"ms": 1e-3, "s": 1.0, "min": 60.0}
 
 
@@ -69,40 +75,66 @@ class Seconds(click.ParamType[float]):
     "figures are predicted.",
 )
 @click.option("--write", "target", type=FilePath(), metavar="RECIPE", help="Write the recipe of the first point.")
+@click.option(
+    "--train",
+    type=click.IntRange(2, _MOST),
+    metavar="N",
+    help="Train the N best for a short time, drop the worse half, double the time, and so on; the winner's recipe is "
+    "written.",
+)
+@click.option("--yes", is_flag=True, help="Train without being asked, however long it takes.")
+@click.option("--store", "root", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]")
 @click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
-def fit(target: Path | None, as_json: bool, **options: Any) -> None:
+@quiet_option
+def fit(target: Path | None, as_json: bool, train: int | None, yes: bool, **options: Any) -> None:
     """Find the students of a decoder that fit a device, and write a recipe.
 
-    For every depth, width, vocabulary and type of a GGUF: the file's bytes, the memory, the speed, and a rank of what
-    it loses. Nothing is trained. Sizes follow from shapes; memory and speed are predicted by a profile of the device;
-    the loss is a documented proxy that ranks students, not a measurement.
+    For every depth, width, vocabulary and type of a GGUF: the file's bytes, the memory, the speed, and the loss that is
+    expected. Sizes follow from shapes; memory and speed are predicted by a profile of the device; the loss is estimated
+    by what each part of the teacher does on your rows, which is measured once. Only --train trains.
 
     \b
     Examples:
       distill2edge fit --teacher bundled:smollm2-135m-instruct --ram 150MB --disk 60MB --tokens-per-second 40
       distill2edge fit --teacher models/teacher --data rows.jsonl --disk 60MB --device raspberry-pi-5 --write pi.yaml
+      distill2edge fit --teacher models/teacher --data rows.jsonl --disk 60MB --train 4 --write best.yaml
 
     Exit code 3: nothing meets the budget; the nearest student is shown, with what it lacks.
     """
     from distill2edge.fit import fitting, search
     from distill2edge.fit.profiles import profile_of
-    from distill2edge.pipeline.store import default_root
     from distill2edge.planning.speed import machine_speed
     from distill2edge.running.columns import Asked
+    from distill2edge.running.housekeeping import open_store
     from distill2edge.util.files import write_text
+    from distill2edge.util.progress import for_stream
 
     if target is not None and target.exists():
         raise errors.UserError(
             "there is a file already", where=str(target), fix="name another with --write, or move it"
         )
+    if train is not None and target is None:
+        raise errors.UserError("the winner's recipe has no place", where="--train", fix="name a file with --write")
+    if yes and train is None:
+        raise errors.UserError("nothing is trained", where="--yes", fix="give it with --train N")
     asked = Asked(**{name: options[name] for name in ("name", "task", "data", "text", "label", "teacher")})
     budget = search.Budget(options["ram"], options["disk"], options["tokens_per_second"], options["ttft"])
-    root = default_root()
-    profile = profile_of(options["device"], root.parent / "device.json", lambda line: echo(line, err=True))
-    found = fitting.fit(asked, budget, profile, options["context"], machine_speed(root))
-    echo(json.dumps(fitting.as_json(found), indent=2) if as_json else table(found), nl=as_json)
-    if target is not None and found.recipe is not None:
-        write_text(target, found.recipe)
+    store, progress = open_store(options["root"]), for_stream(options["quiet"])
+    profile = profile_of(options["device"], store.root.parent / "device.json", progress.say)
+    speed = machine_speed(store.root)
+    found = fitting.fit(asked, budget, profile, options["context"], speed, store, progress, train=train or 0)
+    if not as_json:
+        echo(table(found), nl=False)
+    trials, recipe = [], found.recipe
+    if train is not None and found.rows:
+        trials = _trained(found, store, speed, progress, yes=yes)
+        recipe = fitting.noted(trials[-1].candidate.text, trials)
+        if not as_json:
+            echo(trials_table(trials), nl=False)
+    if as_json:
+        echo(json.dumps(fitting.as_json(found, trials), indent=2))
+    if target is not None and recipe is not None:
+        write_text(target, recipe)
         echo(f"wrote {target}: distill2edge recipe check {target}", err=as_json)
     sys.exit(errors.EXIT_DONE if found.rows else errors.EXIT_VERDICT)
 
@@ -137,6 +169,41 @@ def profile_device(out: Path | None, threads: int | None, script: bool, quiet: b
     echo(f"wrote {out}: distill2edge fit --device {out}")
 
 
+def _trained(found: Fit, store: Store, speed: float, progress: Progress, *, yes: bool) -> list[Trial]:
+    """The trials of the candidates, once what they cost was said and agreed to."""
+    from distill2edge.fit.halving import ASKED_S, Search, check_count, rounds
+    from distill2edge.planning.speed import free_share
+    from distill2edge.util.quantities import readable_seconds
+
+    candidates = found.candidates
+    check_count(len(candidates))
+    search = Search(candidates, store, speed * max(free_share(), 0.25), progress)
+    seconds = search.cost()
+    takes = "a time that is not known yet" if seconds is None else f"about {readable_seconds(seconds)} at most"
+    plan = ", ".join(f"{count} for {share} of the steps" for count, share in rounds(len(candidates)))
+    echo(f"short trainings: {plan} ({candidates[0].steps} are a whole training); {takes}", err=True)
+    if not yes and (seconds is None or seconds > ASKED_S):
+        if not sys.stdin.isatty():
+            raise errors.UserError(f"this takes {takes}", where="--train", fix="say --yes, or give fewer candidates")
+        click.confirm("train them?", abort=True, err=True)
+    return search.run()
+
+
+def trials_table(trials: Sequence[Trial]) -> str:
+    """What was measured, round by round, best first."""
+    from distill2edge.fit.fitting import told
+
+    lines = ["  round  steps  measured KL  expected KL  student"]
+    for trial in sorted(trials, key=lambda trial: (trial.round, trial.kl)):
+        mark = "*" if trial is trials[-1] else "+" if trial.kept else " "
+        point = trial.candidate.point
+        lines.append(
+            f"{mark} {trial.round:>5}  {trial.steps:>5}  {trial.kl:>11.3f}  {point.loss:>11.2f}  {told(point)}"
+        )
+    said = "+ goes on, * is the winner. Measured: KL(teacher || file) in nats per token on the validation rows, after"
+    return "\n".join([*lines, f"{said} a short training; expected: before any."]) + "\n"
+
+
 def table(found: Fit) -> str:
     """The points, the chosen one first; or the nearest, and what it lacks."""
     from io import StringIO
@@ -168,7 +235,11 @@ def table(found: Fit) -> str:
 
 def _head(found: Fit) -> str:
     profile = found.profile
-    how = f"predicted, not measured: {profile.source}" if profile.predicted else f"measured {profile.measured}"
+    how = (
+        f"predicted, not measured: {profile.source}; {profile.url}"
+        if profile.predicted
+        else f"measured {profile.measured}"
+    )
     return f"{profile.name} ({how}), {profile.threads} threads, context {found.context}"
 
 
@@ -179,6 +250,7 @@ def _tail(found: Fit) -> str:
                           f"{found.nearest.lacks(found.budget)}", *lines])  # fmt: skip
     lines.append(
         f"{len(found.rows)} of {found.best} that no other beats, of {found.tried:,} tried; * is the one of least loss. "
-        "Its loss is a proxy that ranks students, not a measurement; RAM and speed are predicted; TTFT: 128 tokens."
+        "Expected KL, in nats per token before any training, is an estimate and no measurement; RAM and speed are "
+        "predicted; TTFT: 128 tokens."
     )
     return "\n".join(lines)

@@ -91,12 +91,12 @@ class Decoder:
     @property
     def body(self) -> int:
         """Weights of all layers."""
-        return self.layers * sum(_count(part.shape) for part in self.layer)
+        return self.layers * sum(count_of(part.shape) for part in self.layer)
 
     @property
     def embedding(self) -> int:
         """Weights of the embedding and, where it is apart, of the head."""
-        return sum(_count(part.shape) for part in self.top if part.role in (EMBEDDING, HEAD))
+        return sum(count_of(part.shape) for part in self.top if part.role in (EMBEDDING, HEAD))
 
 
 def decoder_of(looked: Glance) -> Decoder:
@@ -122,6 +122,9 @@ def decoder_of(looked: Glance) -> Decoder:
             fix="give a decoder whose layers are all alike",
         )
     stored = _stored(looked.path, family, int(config["num_hidden_layers"]))
+    if any(len(shape) > 2 for _, _, shape in stored):
+        raise UserError("its layers have experts, whose files are not sized here", where=where,
+                        fix="give a decoder without experts")  # fmt: skip
     return Decoder(
         family.architecture,
         int(config["num_hidden_layers"]),
@@ -148,7 +151,8 @@ def _part(name: str, theirs: str, shape: Shape) -> Part:
     return Part(name.removeprefix("blk.0."), shape, axes_of(theirs) or (None,) * len(shape))
 
 
-def _count(shape: Shape) -> int:
+def count_of(shape: Shape) -> int:
+    """Weights of a tensor."""
     found = 1
     for size in shape:
         found *= size

@@ -53,12 +53,14 @@ class Profile(_Part):
     Attributes:
         measured: the day; null of a predicted one.
         source: who says so.
+        url: of a predicted one, the vendor's page that its memory is read from.
     """
 
     schema_version: int
     kind: Literal["distill2edge device profile"]
     name: str
     source: str
+    url: str | None = None
     measured: str | None = None
     threads: int = Field(ge=1)
     runtime: str = ""
@@ -91,6 +93,7 @@ class _Known(_Part):
 
     label: str
     source: str
+    url: str = Field(pattern=r"^https://", description="the vendor's page that says what the memory is")
     threads: int
     bandwidth: float = Field(gt=0, description="bytes per second that all threads read from memory together")
     products: float = Field(gt=0, description="multiplications and additions per second of 8-bit products, all threads")
@@ -121,6 +124,7 @@ def predicted(name: str) -> Profile:
         kind=KIND,
         name=row.label,
         source=row.source,
+        url=row.url,
         threads=row.threads,
         decode=Pace(weight_s=reading, layer_s=row.layer_s, cache_byte_s=1 / row.bandwidth),
         prefill=Pace(weight_s=multiplying, layer_s=row.layer_s),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from distill2edge.fit.decoder import Decoder
 from distill2edge.fit.header import Words
-from distill2edge.fit.loss import loss
+from distill2edge.fit.loss import CACHE, Estimate
+from distill2edge.fit.mixes import mixed
 from distill2edge.fit.pareto import pareto
 from distill2edge.fit.predict import Figures, figures
 from distill2edge.fit.profiles import Profile
-from distill2edge.fit.sizes import Stored, stored
+from distill2edge.fit.sizes import Kinds, Stored, kinds_of, written
 from distill2edge.gguf.ggml_types import GGML_TYPES
 from distill2edge.models.kv_cache import TYPES
 from distill2edge.models.widths import Widths, narrowed, problems
-from distill2edge.quantize.schemes import ALL
+from distill2edge.quantize.schemes import ALL, MIX, Mix
 from distill2edge.util.quantities import readable_bytes
 
 _SHARES = (1.0, 0.75, 0.5)
@@ -50,7 +51,7 @@ class Point:
         vocabulary: `keep` or `trim`.
         scheme: without the format.
         cache: type of keys and values.
-        loss: the proxy.
+        loss: that is expected, in nats per token.
     """
 
     shape: Decoder
@@ -120,25 +121,48 @@ def shapes(whole: Decoder, *, widths: bool = True) -> Iterator[tuple[int, Widths
 
 
 def points(
-    whole: Decoder, words: Sequence[Words], profile: Profile, context: int, *, widths: bool = True
+    whole: Decoder,
+    words: Sequence[Words],
+    profile: Profile,
+    context: int,
+    estimate: Estimate,
+    *,
+    disk: int | None = None,
+    widths: bool = True,
 ) -> Iterator[Point]:
     """Every student, type and cache.
 
     Args:
         words: the vocabularies that it can have.
         context: tokens that are held at most.
+        disk: bytes of a file at most: then a mix of types that fills them is a point too.
     """
     known = schemes(profile)
     caches = [each for each in TYPES if whole.widths.head % GGML_TYPES[each.upper()].block == 0]
     for (depth, narrow), vocabulary in product(shapes(whole, widths=widths), words):
         shape = whole.sized(depth, narrow, vocabulary.rows)
-        for scheme in known:
-            file = stored(shape, scheme, vocabulary.key_values)
+        pruned = estimate.pruned(shape)
+        for scheme, kinds in _typed(shape, vocabulary, known, profile, estimate, disk):
+            mix = scheme.startswith(MIX)
+            file = written(shape, kinds, vocabulary.key_values)
             if not set(file.body) - {"F32"} <= profile.types:
                 continue
+            loss = pruned + estimate.stored(shape, kinds, mix=mix)
             for cache in caches:
                 found = figures(shape, file, context, cache, profile)
-                yield Point(shape, vocabulary.name, scheme, cache, file, found, loss(whole, shape, file, cache))
+                yield Point(shape, vocabulary.name, scheme, cache, file, found, loss + CACHE[cache])
+
+
+def _typed(
+    shape: Decoder, words: Words, known: Sequence[str], profile: Profile, estimate: Estimate, disk: int | None
+) -> Iterator[tuple[str, Mapping[str, Kinds]]]:
+    """Scheme, and the type of every matrix in it."""
+    for scheme in known:
+        yield scheme, kinds_of(shape, scheme)
+    if disk is not None:
+        kinds = mixed(shape, disk, words.key_values, estimate, profile.types)
+        if kinds is not None:
+            yield str(Mix(budget=disk)), kinds
 
 
 def choose(found: Sequence[Point], budget: Budget) -> tuple[list[Point], Point | None]:

@@ -64,7 +64,14 @@ def option(
     for kind in [kind for kind in kinds if columns % GGML_TYPES[kind].block == 0] or [LAST_RESORT]:
         stored = ggml.dequantize(ggml.quantize(weight, kind, importance), kind, columns)
         loss = 0.5 * float((fisher * (stored - weight) ** 2).sum())
-        if compensated and kind in GRIDS:
-            loss *= _COMPENSATED if kind in FITTED else _COMPENSATED_SUPER
+        if compensated:
+            loss *= left_of(kind)
         found[kind] = (padded(rows * GGML_TYPES[kind].row_bytes(columns)), loss)
     return found
+
+
+def left_of(kind: str) -> float:
+    """Share of a type's KL that is left where errors are compensated; 1 of one whose rounding cannot be."""
+    if kind not in GRIDS:
+        return 1.0
+    return _COMPENSATED if kind in FITTED else _COMPENSATED_SUPER

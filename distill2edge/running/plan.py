@@ -221,12 +221,11 @@ def plan_of(
     from distill2edge.teacher.endpoint_estimate import estimate
 
     stages = build_stages(recipe, progress, converter)
-    found = _found(stages, store, progress)
-    sizes = sizes_of(recipe, _telling(found))
     paced = speed * max(share, _LEAST)
+    planned, sizes = planned_stages(recipe, stages, store, progress, paced)
     return Plan(
         name=recipe.name,
-        stages=tuple(_planned(each, store, sizes, paced) for each in found),
+        stages=planned,
         store=store.root,
         disk_free=free_disk(store.root),
         endpoint=estimate(recipe, sizes.train, sizes.tokens),
@@ -237,6 +236,19 @@ def plan_of(
             **as_json(sizes),
         },
     )
+
+
+def planned_stages(
+    recipe: Recipe, stages: Sequence[Stage], store: Store, progress: Progress, speed: float
+) -> tuple[tuple[PlannedStage, ...], Sizes]:
+    """Some stages of a recipe as a plan has them, and the sizes that it reckons with.
+
+    Args:
+        speed: FLOPs per second of a matrix product, that a process gets now.
+    """
+    found = _found(stages, store, progress)
+    sizes = sizes_of(recipe, _telling(found))
+    return tuple(_planned(each, store, sizes, speed) for each in found), sizes
 
 
 def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress: Progress) -> None:

@@ -115,9 +115,10 @@ def by_similarity(
     config_types = getattr(model.config, "layer_types", None)
     with progress.task("measure layers", max(1, len(layers) - count)) as task:
         while len(kept) > count:
-            distances = _distances(model, layers, kept, batches, config_types)
-            at = min(range(len(kept)), key=distances.__getitem__)
-            dropped.append({"layer": kept.pop(at), "distance": distances[at]})
+            _reduce(model, layers, kept, config_types)
+            found = distances(model, batches)
+            at = min(range(len(kept)), key=found.__getitem__)
+            dropped.append({"layer": kept.pop(at), "distance": found[at]})
             task.advance(1, f"dropped {dropped[-1]['layer']:.0f}")
     _reduce(model, layers, list(range(len(layers))), config_types)
     return kept, dropped
@@ -129,16 +130,14 @@ def _reduce(model: Any, layers: list[nn.Module], kept: Sequence[int], config_typ
         model.config.layer_types = [config_types[i] for i in kept]
 
 
-def _distances(
-    model: Any,
-    layers: list[nn.Module],
-    kept: Sequence[int],
-    batches: Sequence[dict[str, Tensor]],
-    config_types: list[str] | None,
-) -> list[float]:
-    """Mean angular distance of each kept layer's input and output over all real tokens."""
-    _reduce(model, layers, kept, config_types)
-    sums = [0.0] * len(kept)
+def distances(model: Any, batches: Sequence[dict[str, Tensor]]) -> list[float]:
+    """Mean angular distance of each layer's input and output over all real tokens, without gradients.
+
+    Args:
+        batches: as of `by_similarity`.
+    """
+    layers = layers_of(model)
+    sums = [0.0] * len(layers)
     mask: Tensor
 
     def hook(at: int) -> Any:
@@ -150,7 +149,7 @@ def _distances(
 
         return measure
 
-    handles = [layers[i].register_forward_hook(hook(at), with_kwargs=True) for at, i in enumerate(kept)]
+    handles = [layer.register_forward_hook(hook(at), with_kwargs=True) for at, layer in enumerate(layers)]
     tokens = 0
     without_cache = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     try:
