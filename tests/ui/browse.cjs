@@ -157,7 +157,8 @@ const { chromium } = require(playwright);
   await plain.fill('#asked', 'once more');
   await plain.click('#ask button');
   found.plain_address = plain.url();
-  for (let n = 0; n < 60 && !/4 tokens/.test(await plain.textContent('main')); n++) { await plain.waitForTimeout(1000); await plain.goto(address + 'try'); }
+  const done = () => plain.$('[data-side=right] .turn.done:last-child');
+  for (let n = 0; n < 60 && !await done(); n++) { await plain.waitForTimeout(1000); await plain.goto(address + 'try'); }
   found.plain = (await plain.textContent('[data-side=right] .turn:last-child')).replace(/\s+/g, ' ');
 
   // Dark, and on a phone.
@@ -169,6 +170,13 @@ const { chromium } = require(playwright);
       if (wide > 0) faults.push(`${name} ${place}: ${wide} pixels too wide`);
     }
   }
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await page.goto(address);
+  await look('runs, dark');
+  await page.click('main >> text=quickstart');
+  await look('run, dark');
+  await page.goto(address + 'try');
+  await look('try, dark');
   found.asked = [...new Set(asked.map((url) => new URL(url).origin))];
   found.faults = faults;
   console.log(JSON.stringify(found));
