@@ -200,7 +200,7 @@ def main() -> None:
         if model_dir is None:
             from distill2edge.intake.obtain import fetch_model
 
-            fetch_model(MODEL, None, Path(temporary), for_stream())
+            fetch_model(MODEL, None, Path(temporary), for_stream(), where="MODEL")
             model_dir = Path(temporary) / "model"
         measure(Sampler(model_dir, chosen.threads, chosen.steps), chosen.rounds)
 

@@ -13,8 +13,8 @@ from distill2edge.distill.compact_signal import Kept
 if TYPE_CHECKING:
     import torch
 
-BLOCK = 1 << 22
-"""Probabilities that are worked on at once: 32 MiB of float64."""
+BLOCK = 1 << 21
+"""Probabilities that are worked on at once: 16 MiB of float64."""
 
 NOTHING = 1e-9
 """A remainder below it is rounding."""
@@ -53,37 +53,39 @@ def sampled(logits: torch.Tensor, sample: int, temperature: float, uniform: np.n
     rows = max(1, BLOCK // logits.shape[1])
     parts = [
         _sampled(
-            torch.log_softmax(logits[at : at + rows] / temperature, -1),
-            min(sample, logits.shape[1]),
-            torch.from_numpy(uniform[at : at + rows]).to(logits.device),
-            sample,
+            logits[at : at + rows] / temperature, sample, torch.from_numpy(uniform[at : at + rows]).to(logits.device)
         )
         for at in range(0, len(logits), rows)
     ]
     return Kept(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _sampled(log_p: torch.Tensor, most: int, uniform: torch.Tensor, sample: int) -> Kept:
-    """As `sampled`, of log-probabilities [P, V] that fit into memory in float64."""
+def _sampled(z: torch.Tensor, sample: int, uniform: torch.Tensor) -> Kept:
+    """As `sampled`, of logits at the temperature, [P, V], whose sums fit into memory in float64."""
     import torch
 
-    entropy = -(log_p.exp() * log_p).sum(-1)
-    p = log_p.double().exp_()
-    p /= p.sum(-1, keepdim=True)
-    count = (p * sample).clamp_(max=1.0).sum(-1).sub_(1e-6).ceil_().clamp_(1, most)[:, None]
+    most, beyond = min(sample, z.shape[1]), z.shape[1]
+    z = z - z.amax(-1, keepdim=True)
+    p = z.exp()
+    total = p.sum(-1, keepdim=True)
+    p /= total
+    entropy = total[:, 0].log() - (p * z).sum(-1)
     top, index = p.topk(most, -1)
+    top = top.double()
+    # Beyond the likeliest no token has 1 / N.
+    count = (top * sample).clamp(max=1.0).sum(-1, keepdim=True) + sample * (1.0 - top.sum(-1, keepdim=True))
+    count = count.sub_(1e-6).ceil_().clamp_(1, most)
     place = torch.arange(most, device=p.device)
     left = 1.0 - (top.cumsum(-1) - top)
     # The last of the count stands for all that is left.
     threshold = torch.where(place < count - 1, left / (count - place).clamp_min(1), torch.inf)
     held = (top <= threshold).double().argmax(-1, keepdim=True)
     own = place < held
-    cumulative = p.scatter_(-1, index, torch.where(own, 0.0, top)).cumsum_(-1)
+    cumulative = p.scatter_(-1, index, torch.where(own, 0.0, top).float()).cumsum(-1, dtype=torch.float64)
     rest = cumulative[:, -1:].clone()
     drawn = torch.where(rest > NOTHING, count - held, torch.zeros_like(count))
     points = (uniform[:, None] + place) * rest / drawn.clamp_min(1)
-    found = torch.searchsorted(cumulative, points, right=True).clamp_(max=log_p.shape[1] - 1)
-    beyond = log_p.shape[1]
+    found = torch.searchsorted(cumulative, points, right=True).clamp_(max=beyond - 1)
     tokens = torch.cat([torch.where(own, index, beyond), torch.where(place < drawn, found, beyond)], -1)
     stands = torch.cat([top, (rest / drawn.clamp_min(1)).expand(-1, most)], -1)
     tokens, order = tokens.sort(-1)
