@@ -81,7 +81,8 @@ def test_a_cell_has_every_figure(benched: dict[str, Any]) -> None:
     figures = cell["workloads"]["chat-8-4"]
     assert figures["ttft_ms"]["n"] == 6
     assert figures["ttft_ms"]["p50"] < figures["e2e_ms"]["p50"] < 1e3 * cell["cold_start_s"]["value"]
-    assert figures["decode_tps"]["value"] == pytest.approx(1e3 / figures["tpot_ms"]["p50"], rel=0.2)
+    decode = figures["decode_tps"]
+    assert decode["low"] * 0.999 <= 1e3 / figures["tpot_ms"]["p50"] <= decode["high"] * 1.001
     assert figures["energy"]["label"] in ("measured", "unavailable")
     assert "p99" not in figures["e2e_ms"]
 

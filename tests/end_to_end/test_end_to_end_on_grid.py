@@ -79,7 +79,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CASES = [
     ("bert", "gguf:Q4_0"),
-    ("t5", "onnx:int4-b32"),
+    pytest.param(("t5", "onnx:int4-b32"), marks=pytest.mark.slow),
     pytest.param(("bert", "onnx:int4-b32"), marks=pytest.mark.slow),
     pytest.param(("t5", "gguf:Q4_0"), marks=pytest.mark.slow),
 ]

@@ -68,6 +68,7 @@ def test_the_exports_say_whether_they_were_trained(out: Path) -> None:
     assert arms[:3] == ["plain", "calibrated", "trained (ships)"]
 
 
+@pytest.mark.slow
 def test_a_student_taught_by_text_is_trained_to_keep_its_own_distributions(tmp_path: Path) -> None:
     tiny_recipe(tmp_path)
     section = "{schemes: ['gguf:Q4_0'], loss: {forward_kl: 1}, signal_from: student, epochs: 4, learning_rate: 1e-3}"

@@ -45,6 +45,7 @@ def address() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_from_the_endpoint_to_the_report(address: str, tmp_path: Path) -> None:
     rows = [{"article": f"the fox saw number {n}", "highlights": f"Fox sees {n}."} for n in range(100, 140)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

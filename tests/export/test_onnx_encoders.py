@@ -51,6 +51,7 @@ def test_a_classifier_gives_torchs_logits(tmp_path: Path) -> None:
         OnnxRuntime(tmp_path / "int8")
 
 
+@pytest.mark.slow
 def test_a_sequence_to_sequence_model_decodes_with_its_cache(tmp_path: Path) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 

@@ -297,6 +297,7 @@ def test_scores_of_another_tokenizer_are_refused_before_they_are_paid_for(place:
     assert len([line for path in place.glob("other/**/answers.jsonl") for line in path.read_text().splitlines()]) <= 8
 
 
+@pytest.mark.slow
 def test_it_labels_texts_by_answers_that_count(place: Path) -> None:
     grammar = "root ::= " + " | ".join(f'"{answer}"' for answer in "abcdef")  # the random teacher says nothing else
     extra = json.dumps({"grammar": grammar})

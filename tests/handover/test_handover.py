@@ -101,8 +101,15 @@ def predict(directory: Path, *words: str, given: str | None = None, python: str 
     return done.stdout
 
 
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("scheme", ["onnx:fp32", "gguf:F32"])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        # The graphs are those of the form without choices.
+        pytest.param(name, scheme, marks=pytest.mark.slow if (name, scheme) == ("seq2seq-choices", "onnx:fp32") else ())
+        for name in FORMS
+        for scheme in ("onnx:fp32", "gguf:F32")
+    ],
+)
 def test_predict_alone_gives_what_chat_gives(exported: Any, name: str, scheme: str) -> None:
     directory = exported(name, scheme)
     wanted = [chat(directory, text) for text in TEXTS[:2]]

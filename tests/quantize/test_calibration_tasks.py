@@ -57,7 +57,8 @@ def with_outliers(directory: Path) -> None:
 MADE: dict[str, Callable[[Path], object]] = {"classifier": tiny_bert, "embedder": tiny_embedder, "seq2seq": tiny_t5}
 
 
-@pytest.fixture(scope="module", params=sorted(MADE))
+# The graphs of an encoder-decoder take a minute of PyTorch's exporter each time.
+@pytest.fixture(scope="module", params=["classifier", "embedder", pytest.param("seq2seq", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of one kind with its statistics beside it."""
     root = tmp_path_factory.mktemp(request.param)

@@ -49,7 +49,7 @@ def run(root: Path, student: str, lora: str, *, command: str = "run") -> Result:
     return CliRunner().invoke(main, [command, str(recipe), "--store", str(root / "store"), *out])
 
 
-@pytest.mark.parametrize("student", ["checkpoint", "scratch"])
+@pytest.mark.parametrize("student", [pytest.param("checkpoint", marks=pytest.mark.slow), "scratch"])
 def test_a_t5_learns_from_what_a_decoder_wrote(place: Path, student: str) -> None:
     own_words = student == "checkpoint"
     result = run(place, str(place / "t5"), "{rank: 4, alpha: 8}") if own_words else run(place, SCRATCH, "null")
