@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from distill2edge.cli.options import FilePath
-from distill2edge.ui.serve import PORT, serve
+from distill2edge.ui import PORT
 from distill2edge.util.terminal import echo
 
 
@@ -28,6 +28,8 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def serve_page(place: Path, port: int, open_it: bool, *, run: bool = False) -> None:
     """Serve the page of a folder until Ctrl-C."""
+    from distill2edge.ui.serve import serve
+
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     serve(place, port, lambda line: echo(line, err=True), click.launch if open_it else None, run=run, debug=debug)
 

@@ -16,8 +16,6 @@ from distill2edge.ui.runs import Runs
 from distill2edge.util.interrupts import Stopped
 
 LOOPBACK = "127.0.0.1"
-PORT = 8617
-"""The port where none is named."""
 _GRACE_S = 2
 
 

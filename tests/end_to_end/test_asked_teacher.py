@@ -116,6 +116,7 @@ def test_a_request_to_the_teacher_is_its_prompt_and_one_answer(finished: tuple[P
     assert all(cell["error"] is None for cell in bench["cells"])
 
 
+@pytest.mark.slow
 def test_without_any_response_agreement_with_the_teacher_is_scored(finished: tuple[Path, Result]) -> None:
     root, _ = finished
     fitted = next(root.glob("store/fit/*/model"))  # a teacher that knows the task, and rows that say nothing

@@ -32,7 +32,6 @@ def run(root: Path, *more: str, command: str = "run") -> Result:
     return CliRunner().invoke(main, [*group, str(root / "tiny.yaml"), *store, *out, *more])
 
 
-@pytest.mark.slow
 def test_the_whole_way(place: Path) -> None:
     result = run(place)
     assert result.exit_code == 0, result.output

@@ -58,7 +58,10 @@ MADE: dict[str, Callable[[Path], object]] = {"classifier": tiny_bert, "embedder"
 
 
 # The graphs of an encoder-decoder take a minute of PyTorch's exporter each time.
-@pytest.fixture(scope="module", params=["classifier", "embedder", pytest.param("seq2seq", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=["classifier", *(pytest.param(name, marks=pytest.mark.slow) for name in ("embedder", "seq2seq"))],
+)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of one kind with its statistics beside it."""
     root = tmp_path_factory.mktemp(request.param)

@@ -269,10 +269,11 @@ def test_broken_reports_are_errors_with_their_place(content: bytes, tmp_path: Pa
 
 @pytest.mark.parametrize("propagates", [True, False])
 def test_the_log_of_a_run_has_what_the_console_says_with_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, propagates: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, propagates: bool
 ) -> None:
     import logging
 
+    caplog.set_level(logging.WARNING, logger="transformers")  # whoever imported it first may have asked for less
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", propagates)
     with RunLog(tmp_path / "out" / "run.log") as log:
         status = StatusFile(tmp_path / "out" / "status.json", "run")

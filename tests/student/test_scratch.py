@@ -125,6 +125,7 @@ def run(root: Path, command: str, *more: str) -> Result:
     return CliRunner().invoke(main, [command, str(root / "made.yaml"), "--store", str(root / "store"), *more])
 
 
+@pytest.mark.slow
 def test_a_run_from_nothing_ships_files(place: Path) -> None:
     planned = run(place, "plan", "--json")
     assert planned.exit_code == 0, planned.output
