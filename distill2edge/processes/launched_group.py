@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -138,7 +139,7 @@ class LaunchedGroup:
     def follow(self, about: Callable[[], Mapping[str, Any]]) -> NoReturn:
         """Say what this process would do, then make every call that process 0 makes, and exit when it has ended.
 
-        Nothing is printed: what goes wrong here, process 0 says.
+        What goes wrong in a call, process 0 says; nothing of it is printed here.
 
         Args:
             about: `recipe`, `versions` and perhaps `keys`, to be compared.
@@ -150,8 +151,11 @@ class LaunchedGroup:
                 if (failed := self._serve(number)) is not None:
                     self._store.set(f"failed/{self.rank}", json.dumps({**failed, "host": socket.gethostname()}))
                     break
-        except BaseException:  # asked to end, or process 0 and its store are gone
+        except (KeyboardInterrupt, SystemExit, RuntimeError):  # asked to end, or process 0 and its store are gone
             code = EXIT_ENVIRONMENT
+        except Exception:  # a mistake of this package's own, which process 0 cannot know of
+            code = EXIT_ENVIRONMENT
+            traceback.print_exc()
         sys.stdout.flush()
         os._exit(code)  # without waiting for connections to the others
 

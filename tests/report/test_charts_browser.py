@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from itertools import combinations
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 import pytest
 import report_fixtures as made
+from browser import CHROMIUM
 
 from distill2edge.report.html import render_html
 from distill2edge.report.svg import LABEL, TICK, text_width
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 
 # Every text of every chart in drawing units, ids whose lines break inside a word, and how wide page and tables are.
 MEASURE = """<script>window.onload = () => {
@@ -48,7 +47,7 @@ def measure(page: str, width: int, place: Path) -> dict[str, Any]:
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</head>", f"{MEASURE}</head>")
     frame = f'<iframe srcdoc="{html.escape(page)}" style="border:0;width:{width}px;height:3000px"></iframe>'
     (place / "frame.html").write_text(f"<!doctype html><body style='margin:0'>{frame}</body>", encoding="utf-8")
-    command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={place / 'user'}",
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={place / 'user'}",
                "--window-size=1400,3000", "--virtual-time-budget=3000", "--dump-dom",
                (place / "frame.html").as_uri()]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
