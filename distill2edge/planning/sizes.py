@@ -14,10 +14,11 @@ from distill2edge.models.kinds import kind_of_gguf
 from distill2edge.models.widths import narrowed, widths_of
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.preflight.data import sample
+from distill2edge.recipe.assistant import of_assistant
 from distill2edge.recipe.endpoint import PREFIX
 from distill2edge.recipe.schema import FromTeacher, Recipe
 from distill2edge.recipe.scratch import Scratch, ScratchTeacher
-from distill2edge.recipe.student import wanted_widths
+from distill2edge.recipe.student import counted, wanted_widths
 from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Sizes:
     answer: float
     known: str
     readings: int = 1
+    assistant: Model | None = None
 
     @property
     def train(self) -> int:
@@ -98,7 +100,8 @@ def sizes_of(recipe: Recipe, found: Mapping[SizesOf, Artifact | None]) -> Sizes:
     if recipe.synthesis is not None:
         asked = sum(getattr(each, "instructions", 0) or getattr(each, "texts", 0) for each in recipe.synthesis.methods)
         rows["train"] = max(round(_KEPT * asked), 1) + (rows["train"] if recipe.synthesis.keep_data else 0)
-    return Sizes(teacher, student, rows, tokens, answer, known, _readings(recipe, found.get("teacher")))
+    assistant = None if recipe.student.assistant is None else _student(of_assistant(recipe), teacher)
+    return Sizes(teacher, student, rows, tokens, answer, known, _readings(recipe, found.get("teacher")), assistant)
 
 
 # --- models -----------------------------------------------------------------------
@@ -117,11 +120,9 @@ def _student(recipe: Recipe, teacher: Model | None) -> Model | None:
     if isinstance(init, FromTeacher):
         if teacher is None:
             return None
-        kept = init.layers if isinstance(init.layers, int) else len(init.layers)
-        deep = init.decoder_layers if init.decoder_layers is not None else init.layers
-        deep = deep if isinstance(deep, int) else len(deep)
-        share = (kept + deep) / 2
-        student = replace(teacher, body=round(teacher.body * min(share / teacher.layers, 1.0)), layers=kept)
+        kept = counted(init.layers)
+        deep = counted(init.decoder_layers if init.decoder_layers is not None else init.layers)
+        student = _shallower(teacher, kept, (kept + deep) / 2)
     elif isinstance(init.model, Scratch):
         vocabulary = teacher.vocabulary if teacher is not None else 2048
         student = scratch_model(init.model, vocabulary)
@@ -129,12 +130,18 @@ def _student(recipe: Recipe, teacher: Model | None) -> Model | None:
         looked = _at_a_glance(init.model, init.revision)
         if looked is None:
             return None
-        student = looked
+        student = looked if init.layers is None else _shallower(looked, kept := counted(init.layers), kept)
     student = _narrower(student, wanted_widths(init))
     if recipe.student.trim is not None and student.vocabulary > _TRIMMED:
         share = _TRIMMED / student.vocabulary
         student = replace(student, embedding=round(student.embedding * share), vocabulary=_TRIMMED)
     return student
+
+
+def _shallower(model: Model, layers: int, deep: float) -> Model:
+    """A model of fewer layers; `deep`: the mean of an encoder's and a decoder's."""
+    share = min(deep / model.layers, 1.0) if model.layers else 1.0
+    return replace(model, body=round(model.body * share), layers=layers)
 
 
 def _narrower(model: Model, wanted: Mapping[str, int | float]) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path as Directory
@@ -24,10 +25,11 @@ from distill2edge.models.some_layers import fields_of_some, ties_between
 from distill2edge.models.widths import misfits, narrowed, settings, widths_of
 from distill2edge.preflight.places import said
 from distill2edge.quantize.schemes import parse_scheme
+from distill2edge.recipe.assistant import of_assistant
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
-from distill2edge.recipe.student import wanted_widths
+from distill2edge.recipe.student import counted, wanted_widths
 from distill2edge.recipe.verifiers import JudgeVerifier
 from distill2edge.student.chosen import chosen
 from distill2edge.student.tensor_roles import refusals as width_refusals
@@ -225,7 +227,11 @@ def _packed(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:
 
 
 def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
-    """Layers that the teacher has."""
+    """Layers that the teacher has; of an assistant too, whose layers the student's then are."""
+    if recipe.student.assistant is not None and recipe.student.assistant.layers is not None:
+        for problem in _layers(of_assistant(recipe), teacher):
+            if problem.path[:3] == (*_INIT, "layers"):
+                yield replace(problem, path=("student", "assistant", "layers"))
     init, total = recipe.student.init, teacher.facts.layers
     taken = total
     if isinstance(init, FromTeacher):
@@ -244,9 +250,9 @@ def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
         if isinstance(init.layers, int) and init.select == "similarity" and (tie := ties_between(teacher.text)):
             what = f"layers cannot be compared one by one: they depend on one another ({tie})"
             yield Problem((*_INIT, "select"), what, "set select: even, or list the layers")
-        if total is not None and (kept := _kept(init, teacher)) is not None:
+        if total is not None and (kept := _kept(recipe, teacher)) is not None:
             yield from said((*_INIT, "layers"), partial(fields_of_some, teacher.text, kept, total))
-        taken = init.layers if isinstance(init.layers, int) else len(init.layers)
+        taken = counted(init.layers)
     mapped = recipe.distill.loss.layer_map
     if mapped is None or total is None:
         return
@@ -328,22 +334,32 @@ def _as_exported(recipe: Recipe, model: Glance, path: Path) -> dict[str, Any]:
     whole = widths_of(config)
     if whole is not None:
         config |= settings(whole, narrowed(whole, wanted_widths(init)))
-    kept, total = _kept(init, model), model.facts.layers
+    kept, total = _kept(recipe, model), model.facts.layers
     if init.layers is None or (kept is None and config.get("layer_types")):
         return config  # which kinds stay depends on the layers that are chosen
     if kept is not None and total is not None:
         with suppress(UserError):  # said by `_layers`
             config |= fields_of_some(config, kept, total)
-    config[layers_field(config)] = init.layers if isinstance(init.layers, int) else len(init.layers)
+    config[layers_field(config)] = counted(init.layers)
     if isinstance(init, FromTeacher) and "num_decoder_layers" in config:
-        deep = init.decoder_layers if init.decoder_layers is not None else init.layers
-        config["num_decoder_layers"] = deep if isinstance(deep, int) else len(deep)
+        config["num_decoder_layers"] = counted(init.decoder_layers if init.decoder_layers is not None else init.layers)
     return config
 
 
-def _kept(init: FromTeacher | FromModel, model: Glance) -> list[int] | None:
+def _kept(recipe: Recipe, model: Glance) -> list[int] | None:
     """The layers that a student takes of a model; None where that is measured, or is wrong and said so."""
-    total, select = model.facts.layers, init.select if isinstance(init, FromTeacher) else "even"
+    init = recipe.student.init
+    if recipe.student.assistant is not None and recipe.student.assistant.layers is not None:
+        if (larger := _kept(of_assistant(recipe), model)) is None:
+            return None
+        own = _taken(init, len(larger))
+        return own if own is None else [larger[layer] for layer in own]
+    return _taken(init, model.facts.layers)
+
+
+def _taken(init: FromTeacher | FromModel, total: int | None) -> list[int] | None:
+    """The layers that are taken of so many, as `_kept`."""
+    select = init.select if isinstance(init, FromTeacher) else "even"
     if total is None or init.layers is None or (isinstance(init.layers, int) and select == "similarity"):
         return None
     with suppress(UserError):

@@ -212,6 +212,9 @@ def _rounds(recipe: Recipe) -> Iterator[Problem]:
         return
     if recipe.signal.kind != "text" or not recipe.signal.verify:
         yield Problem(("signal",), "rounds train on verified text", "set signal: {kind: text, verify: [...]}")
+    if recipe.student.assistant is not None:
+        what = "the assistant learns from the teacher, and in rounds only the student writes"
+        yield Problem(("student", "assistant"), what, "leave it out")
     what = "rounds train on the student's text alone"
     for name in ("on_policy", "quantization_aware"):
         if getattr(recipe.distill, name) is not None:

@@ -30,6 +30,11 @@ def _impossible(name: str, layers: int | tuple[int, ...] | None, least: int = 1)
             yield Problem((name,), "the layers are out of order", f"write {sorted(layers)}")
 
 
+def counted(layers: int | tuple[int, ...]) -> int:
+    """How many layers a number or a list asks for."""
+    return layers if isinstance(layers, int) else len(layers)
+
+
 class Width(Section):
     """Narrower layers: whole parts of them, those with the largest activations on the calibration split."""
 
@@ -169,6 +174,25 @@ Vocabulary = Annotated[
 ]
 
 
+class Assistant(Section):
+    """A larger student that is taught first, and of which the student then takes its layers: a teacher assistant.
+
+    Mirzadeh et al. 2020 (arXiv 1902.03393) have it write the labels; here the teacher's serve both, and the weights of
+    the assistant are what the student starts from.
+    """
+
+    layers: int | tuple[int, ...] | None = Field(
+        None,
+        description="how many layers it has of the teacher or the checkpoint, or which ones; null: all of the "
+        "checkpoint's. student.init.layers then counts the assistant's layers",
+        examples=[6, [0, 2, 4, 6, 8, 10]],
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Layers that can be taken at all."""
+        yield from _impossible("layers", self.layers)
+
+
 class Student(Section):
     """The model that is trained and shipped."""
 
@@ -202,6 +226,12 @@ class Student(Section):
     pretrain: Annotated[Pretrain | None, LATER] = Field(
         None, description="of an encoder: masked-language-model distillation from the unfitted teacher first"
     )
+    assistant: Annotated[Assistant | None, LATER] = Field(
+        None,
+        description="a larger student that the teacher teaches first, by the same signal and section distill; the "
+        "student starts from its layers. {}: one of all layers",
+        examples=[{}, {"layers": 6}],
+    )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]
 
     @property
@@ -221,6 +251,7 @@ class Student(Section):
         if self.pretrain is not None and self.init.width is not None:
             what = "student.pretrain distils whole layers of the teacher"
             yield Problem(("init", "width"), what, "take one of the two out")
+        yield from self._of_assistant()
         if isinstance(self.init, FromModel) and isinstance(self.init.model, Scratch):
             if self.lora is not None:
                 yield Problem(("lora",), "a randomly initialised student is trained whole", "set student.lora: null")
@@ -230,3 +261,31 @@ class Student(Section):
                     "a randomly initialised student has no revision",
                     "leave student.init.revision out",
                 )
+
+    def _of_assistant(self) -> Iterator[Problem]:
+        """An assistant that is larger than the student, and that can be made of what the student is made of."""
+        if self.assistant is None:
+            return
+        where, init, larger = ("assistant",), self.init, self.assistant.layers
+        if self.pretrain is not None:
+            what = "student.pretrain and student.assistant both prepare the student's layers"
+            yield Problem(where, what, "take one of the two out")
+        if isinstance(init, FromModel) and isinstance(init.model, Scratch):
+            what = "a randomly initialised student takes no layers from an assistant"
+            yield Problem(where, what, "leave it out, or name a pretrained model: student.init: {model: ...}")
+            return
+        if isinstance(init, FromTeacher) and (init.is_table or larger is None):
+            fix = "give its student.init.layers" if init.is_table else "give fewer than it has: assistant: {layers: N}"
+            what = "a table of token vectors takes no layers" if init.is_table else "all layers of the teacher are it"
+            yield Problem(where, what, fix)
+            return
+        count, of = (None if layers is None else counted(layers) for layers in (init.layers, larger))
+        if count is None and init.width is None:
+            what = "the student has all layers of its assistant, which is to be larger"
+            yield Problem(("init", "layers"), what, "give fewer layers, or leave student.assistant out")
+        elif of is not None and count is not None and init.width is None and count >= of:
+            what = f"an assistant of {of} layers is no larger than its student of {count}"
+            yield Problem((*where, "layers"), what, f"give it more than {count}")
+        elif of is not None and isinstance(init.layers, tuple) and init.layers and init.layers[-1] >= of:
+            what = f"layer {init.layers[-1]} is out of range: the assistant has {of} layers, and they are counted"
+            yield Problem(("init", "layers"), what, f"use 0 to {of - 1}")

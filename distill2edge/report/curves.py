@@ -151,7 +151,7 @@ def training_charts(report: Document) -> list[tuple[str, Markup]]:
     training = report["training"]
     recipe = (report["reproduce"].get("recipe") or {}).get("distill") or {}
     groups: dict[str, list[tuple[str, str, list[tuple[float, float]]]]] = {}
-    for role in ("student", "control"):
+    for role in ("student", "control", "assistant"):
         record = training.get(role) or {}
         trained = CE if role == "control" else loss_name(recipe.get("loss"))
         held = CE if record.get("eval_loss") == CE else trained

@@ -27,6 +27,7 @@ def build_report(
     cost: Document | None,
     *,
     control: Document | None = None,
+    assistant: Document | None = None,
     rounds: Document | None = None,
     judge: Document | None = None,
     ledgers: dict[str, Document] | None = None,
@@ -39,7 +40,7 @@ def build_report(
         exports: export.json of each file that ships; `model` names its id ("student/gguf:Q4_0"), else it is made
             from `format` and `scheme`.
         verify: verify.json; bench: bench.json; cost: cost.json.
-        control: train.json of the control, for its curve.
+        control, assistant: train.json of those, for their curves.
         rounds: rounds.json of a recipe with rounds of self-improvement.
         judge: judge.json of a recipe with a judge.
         ledgers: by stage, the summary of the synthetic rows that it wrote.
@@ -58,7 +59,7 @@ def build_report(
         "files": [_file(export) for export in exports],
         "bench": bench,
         "cost": cost,
-        "training": {"student": _training(train), "control": _training(control)},
+        "training": {"student": _training(train), "control": _training(control), "assistant": _training(assistant)},
         "student": student or {},
         "rounds": _rounds(rounds),
         "merge": merge or {},

@@ -284,7 +284,8 @@ def _found(stages: Sequence[Stage], store: Store, progress: Progress) -> list[_F
 
 def _telling(found: Sequence[_Found]) -> dict[SizesOf, Artifact | None]:
     """The artifacts that say how large the work is."""
-    return {each.stage.sizes: each.artifact for each in found if each.stage.sizes is not None}
+    plain = (each for each in found if not each.stage.arm)
+    return {each.stage.sizes: each.artifact for each in plain if each.stage.sizes is not None}
 
 
 def _planned(found: _Found, store: Store, sizes: Sizes, speed: float) -> PlannedStage:

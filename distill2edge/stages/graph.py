@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill2edge.quantize.schemes import UNTRAINED_SUFFIX, parse_scheme
+from distill2edge.recipe.assistant import of_assistant
 from distill2edge.stages.calibrating import Calibration, Role, Sensitivity
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.grid import StudentSignal, TrainOnGrid
-from distill2edge.stages.learning import CONTROL, UNVERIFIED, InitStudent, Merge, Pretrain, Train, control_of
+from distill2edge.stages.learning import (
+    ASSISTANT,
+    ASSISTED,
+    CONTROL,
+    UNVERIFIED,
+    InitStudent,
+    Merge,
+    Pretrain,
+    Train,
+    control_of,
+)
 from distill2edge.stages.measuring import Bench, Judge, Verify
 from distill2edge.stages.on_policy import WARM, OnPolicySignal, TrainOnPolicy
 from distill2edge.stages.report import Report
@@ -90,15 +101,18 @@ class Graph:
         if student is None:
             student = self.begun(data, base, rows, teacher, signal if of_text else None)
 
-        control = rounds = None
+        control = rounds = taught = None
+        untaught = student
         if recipe.rounds is not None:
             trained, merged, rounds = self.self_improved(data, base, teacher, student)
         else:
+            if recipe.student.assistant is not None:
+                taught, student = self.assisted(student, signal)
             trained, merged = self.distilled(rows, teacher, student, signal)
         compared: tuple[Merge, ...] = ()
         if recipe.distill.control and recipe.rounds is None:
             control, of_control = self.one_pass(
-                CONTROL, rows, teacher, student, None, control_of(recipe.distill, task_of(recipe).gold_term), "gold"
+                CONTROL, rows, teacher, untaught, None, control_of(recipe.distill, task_of(recipe).gold_term), "gold"
             )
             compared = (of_control,)
         baselines = tuple(map(parse_scheme, recipe.verify.teacher_schemes))
@@ -115,8 +129,9 @@ class Graph:
             judge = add(Judge, **looked_at, merged=(merged,), exports=ships)
         bench = add(Bench, **everything)
         add(
-            Report, rows=rows, base=base, student=student, trained=trained, merged=merged, control=control,
-            exports=exports, rounds=rounds, verify=verify, judge=judge, bench=bench, everything=tuple(self.stages),
+            Report, rows=rows, base=base, student=student, assistant=taught, trained=trained, merged=merged,
+            control=control, exports=exports, rounds=rounds, verify=verify, judge=judge, bench=bench,
+            everything=tuple(self.stages),
         )  # fmt: skip
         return self.stages
 
@@ -126,14 +141,40 @@ class Graph:
         pretrained = None if asked is None else self.add(Pretrain, data=data, base=base)
         return self.add(InitStudent, rows=rows, teacher=teacher, pretrained=pretrained, written=written)
 
+    def assisted(self, plain: InitStudent, signal: Stage | None) -> tuple[Stage, InitStudent]:
+        """The training of a larger student, and the student that starts from its layers.
+
+        Args:
+            plain: the student as it starts without one.
+        """
+        recipe = of_assistant(self.recipe)
+        rows, teacher = plain.rows, plain.teacher
+        begun = self.add(InitStudent, arm=ASSISTANT, as_recipe=recipe, rows=rows, teacher=teacher, pretrained=None)
+        trained, merged = self.one_pass(
+            ASSISTANT, rows, teacher, begun, signal, recipe.distill, recipe.signal.kind, recipe
+        )
+        return trained, self.add(
+            InitStudent, arm=ASSISTED, rows=rows, teacher=teacher, pretrained=None, written=plain.written,
+            assistant=(begun, merged),
+        )  # fmt: skip
+
     def one_pass(
-        self, arm: str, rows: Rows, teacher: Stage, student: Stage, signal: Stage | None, training: Distill, kind: str
+        self,
+        arm: str,
+        rows: Rows,
+        teacher: Stage,
+        student: Stage,
+        signal: Stage | None,
+        training: Distill,
+        kind: str,
+        as_recipe: Recipe | None = None,
     ) -> tuple[Stage, Merge]:
         """One training and its merge."""
+        own = {"arm": arm, "as_recipe": as_recipe, "rows": rows, "student": student}
         beside = teacher if training.loss.needs_layers else None
         learns = {"signal": signal, "training": training, "signal_kind": kind}
-        trained = self.add(Train, arm=arm, rows=rows, student=student, teacher=beside, **learns)
-        return trained, self.add(Merge, arm=arm, rows=rows, student=student, trained=trained)
+        trained = self.add(Train, **own, teacher=beside, **learns)
+        return trained, self.add(Merge, **own, trained=trained)
 
     def distilled(self, rows: Rows, teacher: Stage, student: Stage, signal: Stage | None) -> tuple[Stage, Merge]:
         """A pass over the signal; then, on-policy, rounds in which the student writes. The last has the plain names."""

@@ -20,6 +20,7 @@ from distill2edge.stages.stage import (
     thresholds_key,
 )
 from distill2edge.tasks import task_of
+from distill2edge.util.files import read_json, write_json
 
 if TYPE_CHECKING:
     from distill2edge.models.model_file import ModelFile
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 CONTROL, UNVERIFIED = "control", "unverified"
 """Arms that are made to compare with."""
+
+ASSISTANT, ASSISTED = "assistant", "assisted"
+"""The larger student that is taught first, and the student as it starts from it."""
 
 
 @plain
@@ -74,7 +78,7 @@ class OfStudent(ModelStage):
 
     def works_on(self, sizes: Sizes) -> Model | None:
         """As `ModelStage.works_on`."""
-        return sizes.student
+        return sizes.assistant if self.arm == ASSISTANT else sizes.student
 
 
 @plain
@@ -83,12 +87,15 @@ class InitStudent(OfStudent):
 
     Attributes:
         written: the teacher's responses, where they decide which tokens a trimmed vocabulary has.
+        assistant: the larger student that its layers are taken from in place of the teacher's or the checkpoint's,
+            before and after it was taught.
     """
 
     rows: Rows
     teacher: Stage
     pretrained: Stage | None
     written: Stage | None = None
+    assistant: tuple[Stage, Stage] | None = None
 
     kind = "student"
     files = Files(("model/**", "student.json"))
@@ -120,7 +127,10 @@ class InitStudent(OfStudent):
 
         recipe, init, checkpoint = self.recipe, self.recipe.student.init, None
         teacher = self.teacher.model_dir(inputs)
-        if isinstance(init, FromModel):
+        if self.assistant is not None:
+            taught = self.assistant[1].model_dir(inputs)
+            teacher, checkpoint = (teacher, taught) if isinstance(init, FromModel) else (taught, None)
+        elif isinstance(init, FromModel):
             from distill2edge.intake.obtain import fetch_model
 
             fetched = work / "checkpoint"
@@ -136,6 +146,11 @@ class InitStudent(OfStudent):
         written = None if self.written is None else self.written.path(inputs)
         rows = self.rows.path(inputs)
         facts = task_of(recipe).work.student(recipe, teacher, checkpoint, rows, work, progress, written)
+        if self.assistant is not None:
+            from distill2edge.student.assistant import in_whole_layers
+
+            facts = in_whole_layers(facts, read_json(self.assistant[0].path(inputs) / "student.json"))
+            write_json(work / "student.json", facts)
         shutil.rmtree(work / "checkpoint", ignore_errors=True)
         self._rehearse(work, progress)
         return facts

@@ -26,12 +26,14 @@ class Report(Stage):
     """JSON, page, Markdown and model card.
 
     Attributes:
+        assistant: its training.
         everything: all other stages, whose time and money the cost report counts.
     """
 
     rows: Rows
     base: Stage
     student: Stage
+    assistant: Stage | None
     trained: Stage
     merged: Stage
     control: Stage | None
@@ -100,6 +102,7 @@ class Report(Stage):
             bench,
             cost,
             control=read(self.control, "train.json"),
+            assistant=read(self.assistant, "train.json"),
             rounds=read(self.rounds, "rounds.json"),
             judge=read(self.judge, "judge.json"),
             ledgers=ledgers,

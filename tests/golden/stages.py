@@ -93,6 +93,9 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
     "a student from nothing": (
         "student={init: {model: {architecture: llama, layers: 1, hidden: 64, heads: 4}}, lora: null}",
     ),
+    "a student by way of an assistant": (
+        "student={init: {from: teacher, layers: 2}, assistant: {layers: 4}, vocabulary: trim}",
+    ),
     "layers of the teacher": (
         *_ENCODER,
         "distill.loss={ce: 0.5, hidden: 0.5}",

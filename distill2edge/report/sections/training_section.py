@@ -16,7 +16,7 @@ def blocks(report: Document) -> list[Block]:
 def training_facts(report: Document) -> list[Fact]:
     """Tokens, speed, memory and time of the distillation."""
     found = []
-    for role in ("student", "control"):
+    for role in ("student", "control", "assistant"):
         record = report["training"].get(role)
         if record is None:
             continue
@@ -32,6 +32,8 @@ def training_facts(report: Document) -> list[Fact]:
         found.append(Fact("layers kept", "none: a table of token vectors"))
     if kept:
         found.append(Fact("layers kept", ", ".join(map(str, kept)) if isinstance(kept, list) else str(kept)))
+    if assistant := report["student"].get("assistant"):
+        found.append(Fact("assistant: weights", figures.count(assistant["parameters"])))
     for name, width in (report["student"].get("width") or {}).items():
         if isinstance(width, dict):
             found.append(Fact(f"width kept: {name}", f"{width['kept']:,} of {width['of']:,}"))
