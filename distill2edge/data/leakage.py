@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-SHINGLE = 5  # words
-_FRAME = 0.5  # a shingle in more than this share of the held-out rows is the form they share, not their content
-_FRAME_ROWS = 20  # below this many held-out rows the share says nothing
+import numpy as np
+
+from distill2edge.data.shingle_index import Found, ShingleIndex
+
+_BATCH = 1024  # rows that are looked up together
 
 # Scripts written without spaces: each character counts as a word.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-# In ASCII alone, all but letters and digits: a table is four times as fast as the expression below.
-_BETWEEN = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
+# In ASCII alone, small letters and digits: a table is four times as fast as the expression below.
+_FOLDED = str.maketrans({chr(code): chr(code).lower() if chr(code).isalnum() else " " for code in range(128)})
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
@@ -57,7 +58,7 @@ class LeakageReport:
 def words(text: str) -> list[str]:
     """Words in normal form: NFKC, case folded, punctuation and spacing gone; emoji and the like are kept if alone."""
     if text.isascii():
-        return text.lower().translate(_BETWEEN).split() or text.lower().split()
+        return text.translate(_FOLDED).split() or text.lower().split()
     folded = unicodedata.normalize("NFKC", text).casefold()
     return _WORD.findall(folded) or folded.split()
 
@@ -66,8 +67,7 @@ def normal_form(content: Content) -> str:
     """What exact duplicates share."""
     if isinstance(content, str):
         return " ".join(words(content))
-    parts = [" ".join(words(text)) for text in content]
-    return "\x1f".join(parts) if any(parts) else ""
+    return _joined([words(text) for text in content])
 
 
 def readable(content: Content) -> str:
@@ -75,20 +75,11 @@ def readable(content: Content) -> str:
     return content if isinstance(content, str) else " | ".join(content)
 
 
-def shingles(text: str) -> set[int]:
-    """Hashes of the word 5-shingles of a text; a text of fewer words is one shingle."""
-    found = words(text)
-    if not found:
-        return set()
-    runs = [found[i : i + SHINGLE] for i in range(max(len(found) - SHINGLE + 1, 1))]
-    return {_hash(" ".join(run)) for run in runs}
-
-
 def check(train: Iterable[Content], test: Sequence[Content], threshold: float) -> LeakageReport:
     """Compare every training row with every held-out row.
 
-    Exact, not sampled: an inverted index over the held-out shingles gives the intersection with each training row,
-    hence |A & B| / |A | B|. Rows of two texts are as similar as the less similar of these: one passage with another
+    Exact, not sampled: an index of the held-out shingles gives the intersection with each training row, hence
+    |A & B| / |A | B|. Rows of two texts are as similar as the less similar of these: one passage with another
     question is another row. Memory grows with the held-out texts only; time with the training words.
 
     Args:
@@ -96,25 +87,21 @@ def check(train: Iterable[Content], test: Sequence[Content], threshold: float) -
         test: rows.
         threshold: similarity from which two rows are the same, in (0, 1].
     """
+    held = [[words(each) for each in _texts(content)] for content in test]
     twins: dict[str, list[int]] = {}
-    for row, text in enumerate(test):
-        twins.setdefault(normal_form(text), []).append(row)
-    sides = [_Side(texts) for texts in zip(*map(_texts, test), strict=True)]
+    for row, lists in enumerate(held):
+        twins.setdefault(_joined(lists), []).append(row)
+    sides = [ShingleIndex(lists) for lists in zip(*held, strict=True)]
 
     exact_rows: set[int] = set()
     near_rows: set[int] = set()
     leaks: list[Leak] = []
-    for number, text in enumerate(train):
+    for number, normal, candidates in _candidates(train, sides):
         best: tuple[float, int] | None = None
-        normal = normal_form(text)
         if normal and normal in twins:
             exact_rows.update(twins[normal])
             best = (1.0, twins[normal][0])
-        mine = [side.own(each) for side, each in zip(sides, _texts(text), strict=bool(sides))]
-        shared = [side.shared(own) for side, own in zip(sides, mine, strict=True)]
-        for row in dict.fromkeys(row for each in shared for row in each):
-            parts = zip(sides, mine, shared, strict=True)
-            similarity = min(side.similarity(own, row, each[row]) for side, own, each in parts)
+        for row, similarity in candidates:
             if similarity >= threshold:
                 near_rows.add(row)
                 if best is None or similarity > best[0]:
@@ -124,32 +111,38 @@ def check(train: Iterable[Content], test: Sequence[Content], threshold: float) -
     return LeakageReport(len(test), len(exact_rows), len(near_rows - exact_rows), threshold, leaks)
 
 
+def _candidates(
+    contents: Iterable[Content], sides: Sequence[ShingleIndex]
+) -> Iterator[tuple[int, str, list[tuple[int, float]]]]:
+    """Of each content its number, its normal form, and the held-out rows that share a shingle with it, with their
+    similarity."""
+    rest, at = iter(contents), 0
+    while batch := list(islice(rest, _BATCH)):
+        read = [[words(each) for each in _texts(content)] for content in batch]
+        found = [side.look_up(lists) for side, lists in zip(sides, zip(*read, strict=True), strict=bool(sides))]
+        hit = np.logical_or.reduce([each.hits for each in found]) if found else np.zeros(len(batch), bool)
+        for number, lists in enumerate(read):
+            similar = _similar(found, number) if hit[number] else []
+            yield at + number, _joined(lists), similar
+        at += len(batch)
+
+
+def _similar(found: Sequence[Found], number: int) -> list[tuple[int, float]]:
+    shared = [side.shared(number) for side in found]
+    own = [side.own(number) for side in found]
+    return [
+        (row, min(side.similarity(mine, row, each[row]) for side, mine, each in zip(found, own, shared, strict=True)))
+        for row in sorted({row for each in shared for row in each})
+    ]
+
+
+def _joined(lists: Sequence[Sequence[str]]) -> str:
+    """The normal form of a content whose texts have these words."""
+    return "\x1f".join(map(" ".join, lists)) if any(lists) else ""
+
+
 def _texts(content: Content) -> tuple[str, ...]:
     return (content,) if isinstance(content, str) else content
-
-
-class _Side:
-    """The held-out rows' texts on one side of a pair, or the only ones."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._sets, self._frame = _without_frame([shingles(text) for text in texts])
-        self._index: dict[int, list[int]] = {}
-        for row, found in enumerate(self._sets):
-            for shingle in found:
-                self._index.setdefault(shingle, []).append(row)
-
-    def own(self, text: str) -> set[int]:
-        """The shingles of another text."""
-        return shingles(text) - self._frame
-
-    def shared(self, own: set[int]) -> Counter[int]:
-        """How many of these each held-out text has, of those that have any."""
-        return Counter(row for shingle in own for row in self._index.get(shingle, ()))
-
-    def similarity(self, own: set[int], row: int, both: int) -> float:
-        """Jaccard similarity with a held-out text that shares so many; 1 where neither says more than the frame."""
-        either = len(own) + len(self._sets[row]) - both
-        return both / either if either else 1.0
 
 
 def overlaps(texts: Iterable[str], test: Sequence[str]) -> list[float]:
@@ -157,29 +150,10 @@ def overlaps(texts: Iterable[str], test: Sequence[str]) -> list[float]:
 
     Jaccard similarity of the word 5-shingles, as in `check`.
     """
-    twins = {normal_form(text) for text in test} - {""}
-    sets, frame = _without_frame([shingles(text) for text in test])
-    index: dict[int, list[int]] = {}
-    for row, found in enumerate(sets):
-        for shingle in found:
-            index.setdefault(shingle, []).append(row)
-    highest = []
-    for text in texts:
-        mine = shingles(text) - frame
-        shared = Counter(row for shingle in mine for row in index.get(shingle, ()))
-        best = max((both / (len(mine) + len(sets[row]) - both) for row, both in shared.items()), default=0.0)
-        highest.append(1.0 if normal_form(text) in twins else best)
-    return highest
-
-
-def _without_frame(sets: list[set[int]]) -> tuple[list[set[int]], set[int]]:
-    """Take out shingles that most held-out rows share (an instruction repeated in each row)."""
-    frame: set[int] = set()
-    if len(sets) >= _FRAME_ROWS:
-        counts = Counter(shingle for found in sets for shingle in found)
-        frame = {shingle for shingle, count in counts.items() if count > _FRAME * len(sets)}
-    return [found - frame for found in sets], frame
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    held = [words(text) for text in test]
+    twins = set(map(" ".join, held)) - {""}
+    sides = [ShingleIndex(held)] if held else []
+    return [
+        1.0 if normal in twins else max((similarity for _, similarity in candidates), default=0.0)
+        for _, normal, candidates in _candidates(texts, sides)
+    ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill2edge.data.leakage import check, normal_form, shingles
+from distill2edge.data.leakage import check, normal_form, words
 
 SENTENCE = "a long and winding film about a family that leaves its farm for the city and never comes back home"
 
@@ -71,6 +72,11 @@ def test_planted_duplicates_are_found_by_number() -> None:
 _TEXT = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), min_size=0, max_size=12).map(" ".join)
 
 
+def shingles(text: str) -> set[tuple[str, ...]]:
+    found = words(text)
+    return {tuple(found[i : i + 5]) for i in range(max(len(found) - 4, 1))}
+
+
 @settings(max_examples=200)
 @given(
     train=st.lists(_TEXT, max_size=8), test=st.lists(_TEXT, max_size=8), threshold=st.sampled_from([0.3, 0.5, 0.8, 1.0])
@@ -88,3 +94,17 @@ def test_same_as_comparing_every_pair(train: list[str], test: list[str], thresho
     assert {leak.train for leak in report.leaks} == {
         number for number, other in enumerate(train) if any(leaks(other, text) for text in test)
     }
+
+
+def test_what_is_looked_up_is_not_held() -> None:
+    """Memory grows with the held-out rows alone."""
+
+    def peak(count: int) -> int:
+        train = (f"{n} and {n + 1} then {n + 2} and more words of row {n}" for n in range(count))
+        tracemalloc.start()
+        assert check(train, ["nothing of all this", *(f"{n} is held out" for n in range(50))], 0.8).fraction == 0
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(8_000) < 1.2 * peak(2_000)
