@@ -121,7 +121,7 @@ def fit(target: Path | None, as_json: bool, train: int | None, yes: bool, **opti
     budget = search.Budget(options["ram"], options["disk"], options["tokens_per_second"], options["ttft"])
     store, progress = open_store(options["root"]), for_stream(options["quiet"])
     profile = profile_of(options["device"], store.root.parent / "device.json", progress.say)
-    speed = machine_speed(store.root)
+    speed = machine_speed()
     found = fitting.fit(asked, budget, profile, options["context"], speed, store, progress, train=train or 0)
     if not as_json:
         echo(table(found), nl=False)

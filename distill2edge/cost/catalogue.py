@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -176,21 +176,33 @@ def load_catalogue(override: str | Path | None = None) -> Catalogue:
         UserError: missing or unreadable file, bad YAML, unknown key, wrong type, bounds that don't hold
             (several at once as RecipeErrors).
     """
-    base, base_lines, _ = parse_document(_bundled(), "prices.yaml")
     if override is None:
-        return _validate(base, "prices.yaml", base_lines)
+        return _loaded(None, "prices.yaml", "")
     where = str(override)
     written = str(override) if isinstance(override, Path) else override
     path = locate(written)
     if not path.exists():
         fix = f"cost.prices names a YAML file; {tried(written)}"
         raise UserError("cannot read the price file: No such file", where=where, fix=fix)
-    text = read_text(path)
+    return _loaded(read_text(path), where, Path(override).name)
+
+
+@lru_cache(maxsize=8)
+def _loaded(text: str | None, where: str, name: str) -> Catalogue:
+    """The catalogue with the entries of a file on top, read once: check, plan and report ask for it by turns.
+
+    Args:
+        text: of the file; None is none.
+        name: of the file.
+    """
+    base, base_lines, _ = parse_document(_bundled(), "prices.yaml")
+    if text is None:
+        return _validate(base, where, base_lines)
     extra, lines, _ = parse_document(text, where)
     merged = dict(base)
     for key, value in extra.items():
         merged[key] = {**base[key], **value} if key in SECTIONS and isinstance(value, dict) else value
     # The file's own content, not its path, tells two price lists apart.
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    merged["origin"] = f"catalogue of the package, with {Path(override).name} (sha256 {digest}) on top"
+    merged["origin"] = f"catalogue of the package, with {name} (sha256 {digest}) on top"
     return _validate(merged, where, lines)

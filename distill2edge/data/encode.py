@@ -29,6 +29,7 @@ LOST = {
 """Counts of `encode_rows` that a user is told of -> what they mean."""
 
 _BATCH = 1024  # rows per tokenizer call: enough for its threads, small in memory
+_READ = 65_536  # rows of a file in memory at once, beside those that are read
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,11 @@ def example_id(ids: Sequence[int], mask: Sequence[bool]) -> str:
     return digest.hexdigest()[:32]
 
 
-def read_rows(data_dir: Path, split: str) -> list[Row]:
+def read_rows(data_dir: Path, split: str, most: int | None = None) -> list[Row]:
     """The rows of one split of a prepared data set, in their stored order.
+
+    Args:
+        most: read no more than the first that many; None reads all.
 
     Raises:
         UserError: no such split.
@@ -127,10 +131,16 @@ def read_rows(data_dir: Path, split: str) -> list[Row]:
     path = Path(data_dir) / f"{split}.parquet"
     if not path.is_file():
         raise UserError(f"no {split} split in {data_dir}", fix=f"the splits are {', '.join(SPLITS)}; run `data` first")
-    known = pq.read_schema(path).names
-    names = [field.name for field in fields(Row) if field.name in known]
-    columns = (column.to_pylist() for column in pq.read_table(path, columns=names).columns)
-    return [Row(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+    rows: list[Row] = []
+    with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and that pandas
+        known = file.schema_arrow.names
+        names = [field.name for field in fields(Row) if field.name in known]
+        for batch in file.iter_batches(min(most or _READ, _READ), columns=names):
+            columns = [batch.column(name).to_pylist() for name in names]
+            rows += [Row(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
+            if most is not None and len(rows) >= most:
+                return rows[:most]
+    return rows
 
 
 def labelled(rows: Sequence[Row]) -> list[Row]:

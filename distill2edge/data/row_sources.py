@@ -24,6 +24,7 @@ from distill2edge.recipe.paths import locate, tried
 from distill2edge.util.file_kinds import ROWS_ARE, endings, holds_rows
 from distill2edge.util.nearest import meant, nearest
 from distill2edge.util.progress import Progress
+from distill2edge.util.remembered import hash_of_file
 
 Rows = Iterable[dict[str, Any]]
 
@@ -358,7 +359,6 @@ def _chain(paths: list[Path]) -> Callable[[], Iterator[dict[str, Any]]]:
 def _hash(paths: list[Path]) -> str:
     total = hashlib.sha256()
     for path in paths:
-        with reading(path), open(path, "rb") as file:
-            total.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        with reading(path):
+            total.update(path.name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(hash_of_file(path)))
     return total.hexdigest()

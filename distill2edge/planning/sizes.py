@@ -211,7 +211,7 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
 
         facts = data.facts["splits"]
         rows = {name: int((facts.get(name) or {}).get("rows", 0)) for name in ("train", *rows)}
-        rows_read = read_rows(data.path, "train")[:_SAMPLED]
+        rows_read = read_rows(data.path, "train", _SAMPLED)
         pairs = [("\n".join(_read(row)), plain_answer(row.response)) for row in rows_read]
         known = "data"
     else:

@@ -1,37 +1,38 @@
-"""How fast this machine multiplies: measured for a moment, and kept beside the store for a week."""
+"""How fast this machine multiplies: measured for a moment, and kept in the user's cache for a week."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from pathlib import Path
+from contextlib import suppress
 
+from distill2edge.errors import UserError
 from distill2edge.util.files import write_json
 from distill2edge.util.machine import cpu_model, versions
+from distill2edge.util.remembered import cache_directory
 
 _FILE = "speed.json"
 _KEPT_S = 7 * 86400.0
 
 
-def machine_speed(root: Path) -> float:
+def machine_speed() -> float:
     """FLOPs per second of a matrix product in the type that training uses, on all threads of the machine when idle.
 
-    Args:
-        root: of the store; the figure is kept in it where it exists, so that the next plan need not load a library.
+    It is kept, so that the next plan need not load a library.
     """
     from distill2edge.util.threads import available_threads
 
     where = {"cpu": cpu_model(), "threads": available_threads(), "torch": versions(("torch",)).get("torch")}
+    place = cache_directory() / _FILE
     try:
-        kept = json.loads((root / _FILE).read_text(encoding="utf-8"))
+        kept = json.loads(place.read_text(encoding="utf-8"))
         if kept["of"] == where and 0 <= time.time() - float(kept["at"]) < _KEPT_S and float(kept["flops"]) > 0:
             return float(kept["flops"])
     except (OSError, ValueError, TypeError, LookupError):  # none yet, or not ours: it is measured anew
         pass
     speed = product_speed(available_threads())
-    if root.is_dir() and os.access(root, os.W_OK):
-        write_json(root / _FILE, {"of": where, "at": time.time(), "flops": speed})
+    with suppress(OSError, UserError):  # a cache that cannot be written: measured again next time
+        write_json(place, {"of": where, "at": time.time(), "flops": speed})
     return speed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,7 +28,9 @@ from distill2edge.intake import bundled
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.preflight.fields import missing
 from distill2edge.preflight.models import tokenizers_here
+from distill2edge.preflight.passed import passed
 from distill2edge.preflight.places import said
+from distill2edge.recipe.canonical import canonical
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import Data, Recipe
 from distill2edge.tasks import task_of
@@ -137,7 +140,7 @@ def _problems(recipe: Recipe, notes: list[str]) -> Iterator[Problem]:
     absent = [*missing(data, templates, rows, files)]
     yield from absent
     for model in tokenizers_here(recipe) if data.pair is not None and recipe.teacher.ask is None else ():
-        yield from said(("data", "pair"), partial(_reads_pairs, model))
+        yield from said(("data", "pair"), partial(passed, partial(_reads_pairs, model), "pairs", [model]))
     if not absent and not broken:
         yield from _rendered(recipe, templates, rows, complete)
         if recipe.verify.min_ndcg_retained is not None and complete:
@@ -204,7 +207,9 @@ def _conversations(recipe: Recipe, made: Rows, rows: list[dict[str, Any]], compl
         return
     first = [item.row for _, item in items[:_RENDERED]]
     for model in tokenizers_here(recipe) if recipe.data.template == "chat" else ():
-        yield from said(("data", "template"), partial(_encoded, recipe.data, first, model))
+        about = [canonical(recipe.data), [asdict(row) for row in first]]
+        check = partial(_encoded, recipe.data, first, model)
+        yield from said(("data", "template"), partial(passed, check, "conversations", [model], about))
     if complete:
         yield from _too_few(recipe, len(items))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,9 @@ from distill2edge.intake.glance import glance
 from distill2edge.intake.vocabularies import check_same_tokens
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.preflight.data import sample
+from distill2edge.preflight.passed import passed
 from distill2edge.preflight.places import said
+from distill2edge.recipe.canonical import canonical
 from distill2edge.recipe.schema import FromModel, Recipe
 
 _ROWS = 50  # that are laid beside each other
@@ -34,9 +36,15 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
     if teacher is None or student is None:
         return
     if signal.align == "none":
-        yield from said(("signal", "kind"), partial(_same, teacher, student))
+        check = partial(passed, partial(_same, teacher, student), "same tokens", [teacher, student])
+        yield from said(("signal", "kind"), check)
     elif teacher.is_dir() and student.is_dir():
-        yield from said(("signal", "align"), partial(_matched, recipe, teacher, student))
+        pairs, _ = sample(recipe, _ROWS)
+        rows = [Row(row_id(*pair), *pair) for pair in pairs if pair[1].strip()]
+        about = [canonical(recipe.data), [row.id for row in rows]]
+        matched = partial(_matched, recipe, rows, teacher, student)
+        check = partial(passed, matched, "matched tokens", [teacher, student], about)
+        yield from said(("signal", "align"), check)
 
 
 def _place(model: object, revision: str | None) -> Path | None:
@@ -61,11 +69,9 @@ def _tokens(path: Path) -> dict[str, int]:
     return {token: index for index, token in enumerate(items(read_gguf(path), "tokenizer.ggml.tokens", str))}
 
 
-def _matched(recipe: Recipe, teacher: Path, student: Path) -> None:
+def _matched(recipe: Recipe, rows: Sequence[Row], teacher: Path, student: Path) -> None:
     from distill2edge.teacher.aligned import Aligned
 
-    pairs, _ = sample(recipe, _ROWS)
-    rows = [Row(row_id(*pair), *pair) for pair in pairs if pair[1].strip()]
     encoded: list[list[Encoded]] = []
     with suppress(UserError):  # the data stage says what is wrong with the rows
         encoded = [encode_for(recipe.data, rows, path) for path in (teacher, student)] if rows else []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.pipeline.run_stages import keys_of
 from distill2edge.pipeline.store import Store
+from distill2edge.planning.costs import evaluation_of
 from distill2edge.planning.sizes import Sizes, SizesOf, as_json, sizes_of
 from distill2edge.planning.speed import free_share, machine_speed
 from distill2edge.preflight import RecipeLike, checked_recipe
@@ -17,7 +18,7 @@ from distill2edge.recipe.changes import Changes
 from distill2edge.recipe.schema import Recipe
 from distill2edge.running.housekeeping import free_disk, open_store
 from distill2edge.stages import KINDS, Stage, build_stages
-from distill2edge.stages.learning import InitStudent
+from distill2edge.stages.learning import InitStudent, Train
 from distill2edge.stages.teaching import Data, Teacher
 from distill2edge.util import progress as progress_module
 from distill2edge.util.progress import Progress
@@ -25,6 +26,7 @@ from distill2edge.util.quantities import readable_bytes, readable_seconds, reada
 
 _STAYS = 1.15  # of a run: what earlier stages freed stays in the process (allocator.py)
 _LEAST = 0.25  # of a core: a moment says little about hours
+_EVALUATED = 0.25  # share of a training's work from which the plan says how evaluation takes less
 _BUSY = 0.8  # share of a core below which the plan says that the machine is busy
 
 
@@ -156,6 +158,8 @@ class Plan:
         if self.basis["rows_from"] == "guess":
             known = f"until `distill2edge {Data.kind}` has run"
             lines.append(f"the data is not here yet: rows and their tokens are guessed {known}")
+        if (evaluation := self.basis["evaluation"]) and any(stage.name == Train.kind for stage in self.to_do):
+            lines.append(_evaluated(**evaluation))
         if self.basis["teacher_load"]:
             lines.append(f"the teacher: {self.basis['teacher_load']}")
         if self.endpoint:
@@ -200,7 +204,7 @@ def plan(
     checked = checked_recipe(recipe, changes, progress, converter=converter is not None)
     opened = open_store(store)
     script = None if converter is None else Path(converter)
-    return plan_of(checked, opened, progress, speed=machine_speed(opened.root), share=free_share(), converter=script)
+    return plan_of(checked, opened, progress, speed=machine_speed(), share=free_share(), converter=script)
 
 
 def plan_of(
@@ -223,6 +227,7 @@ def plan_of(
     stages = build_stages(recipe, progress, converter)
     paced = speed * max(share, _LEAST)
     planned, sizes = planned_stages(recipe, stages, store, progress, paced)
+    evaluation = evaluation_of(recipe, sizes)
     return Plan(
         name=recipe.name,
         stages=planned,
@@ -233,6 +238,7 @@ def plan_of(
             "flops_per_second": speed,
             "free_share": round(share, 2),
             "teacher_load": recipe.teacher.placement.words,
+            "evaluation": None if evaluation is None else asdict(evaluation),
             **as_json(sizes),
         },
     )
@@ -296,6 +302,11 @@ def _planned(found: _Found, store: Store, sizes: Sizes, speed: float) -> Planned
     cost = stage.estimate(sizes, speed)
     memory, disk = (None if value is None else round(value) for value in (cost.memory, cost.disk))
     return PlannedStage(stage.name, found.key, False, path, cost.seconds, memory, disk)
+
+
+def _evaluated(times: int, rows: int, share: float) -> str:
+    said = f"evaluation of the student: {times} x {rows} validation rows, about {share:.0%} of its training's work"
+    return said if share <= _EVALUATED else f"{said}; lower distill.checkpoints or data.splits.validation"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from light import loads
 from tiny import tiny_recipe
 
 from distill2edge.cli.main import main
@@ -72,6 +73,13 @@ def test_plan_shows_everything_cached(finished: Path) -> None:
     result = run(finished, "--json", command="plan")
     assert result.exit_code == 0, result.output
     assert all(stage["cached"] for stage in json.loads(result.stdout)["stages"])
+
+
+def test_neither_a_plan_nor_a_run_of_what_is_there_loads_a_heavy_library(finished: Path) -> None:
+    recipe = (finished / "tiny.yaml", "--store", finished / "store")
+    run(finished, command="plan")  # measures the machine's speed, where that is not known
+    assert loads("plan", *recipe) == []
+    assert loads("run", *recipe, "--out", finished / "out") == []
 
 
 def test_another_converter_makes_the_gguf_anew_and_nothing_else(finished: Path) -> None:

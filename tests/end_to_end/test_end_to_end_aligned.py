@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from light import loads
 from tiny import tiny_llama, tiny_recipe, tiny_wordpiece
 
 from distill2edge.cli.main import main
+from distill2edge.util import remembered
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,12 @@ def test_the_whole_way(place: Path) -> None:
     assert 1 / 3 < facts["matched_share"] < 1
     assert 0 < facts["mass_on_shared_tokens"] < facts["mass_mapped"] <= 1
     assert not (signal.parent / "student").exists()
+
+
+def test_tokenizers_that_were_matched_are_not_loaded_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "SETTLED_S", 0.0)
+    assert run(place, command="check").exit_code == 0
+    assert loads("recipe", "check", place / "tiny.yaml") == []
 
 
 def test_the_student_is_part_of_the_signals_key(place: Path, tmp_path: Path) -> None:

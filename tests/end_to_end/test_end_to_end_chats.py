@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from light import loads
 from tiny import TOOL_TEMPLATE, tiny_llama
 
 from distill2edge.cli.main import main
 from distill2edge.data.encode import Encoded, encode_rows, read_rows
 from distill2edge.models.checkpoint import load_tokenizer
+from distill2edge.util import remembered
 
 TOOL = {"name": "lookup", "description": "finds a film", "parameters": {"type": "object"}}
 LONGEST = 350  # of the tiny tokenizer's tokens: all but one row
@@ -72,6 +74,13 @@ def test_it_says_what_the_rows_are_and_what_was_cut(finished: tuple[Path, str]) 
     facts = json.loads(next((root / "store").glob("data*/*/data.json")).read_text())
     assert facts["form"] == {"name": "sharegpt", "columns": ["conversations"], "trimmed": 0}
     assert "1 of 40 training rows are conversations that go beyond data.max_length" in said
+
+
+def test_a_second_time_loads_no_heavy_library(finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "SETTLED_S", 0.0)
+    command = ("export", str(finished[0] / "chats.yaml"), "--store", str(finished[0] / "store"))
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert loads(*command) == []
 
 
 def test_every_turn_of_the_assistant_is_trained_and_the_call_too(finished: tuple[Path, str]) -> None:

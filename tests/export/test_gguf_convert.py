@@ -21,7 +21,6 @@ from distill2edge.export.gguf_base import layout_for, rehearse
 from distill2edge.export.gguf_mix import MixExport
 from distill2edge.export.gguf_rounding import Rounding, rest_type
 from distill2edge.gguf.reader import read_gguf
-from distill2edge.intake import bundled
 from distill2edge.models.kinds import logits_of
 from distill2edge.models.loading import load_model
 from distill2edge.preflight.models import fetch_converter
@@ -31,6 +30,7 @@ from distill2edge.quantize.schemes import Mix, parse_scheme
 from distill2edge.recipe.load import load_recipe
 from distill2edge.runtimes import open_runtime
 from distill2edge.util.progress import SilentProgress
+from distill2edge.util.remembered import CACHE_VARIABLE
 
 GRANITE: dict[str, Any] = {"embedding_multiplier": 2.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5,
                            "logits_scaling": 2.0}  # fmt: skip
@@ -97,7 +97,7 @@ def test_a_family_that_nobody_converts_is_refused_before_anything(tmp_path: Path
 def test_without_a_network_the_command_that_fetches_is_named(
     granite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(bundled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     path = recipe_of(granite, tmp_path, "[gguf:Q8_0]")

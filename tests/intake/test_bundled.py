@@ -16,6 +16,7 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.intake import archives, bundled
 from distill2edge.intake.bundled import BUNDLED, Bundled, Member, fetch, lookup, rows
 from distill2edge.util.progress import SilentProgress
+from distill2edge.util.remembered import CACHE_VARIABLE
 
 ROWS = b'r1\t1.5\tsays "good"\r\nr2\t-2\tbad\r\n'
 
@@ -71,7 +72,7 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(bundled.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from light import loads
 from tiny import tiny_llama
 
 from distill2edge.pipeline.store import Store
@@ -17,6 +16,7 @@ from distill2edge.planning.speed import machine_speed
 from distill2edge.recipe.load import load_recipe
 from distill2edge.running.plan import plan_of
 from distill2edge.util.progress import SilentProgress
+from distill2edge.util.remembered import CACHE_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -118,26 +118,31 @@ def test_a_busy_machine_is_said(place: Path) -> None:
     assert found.seconds > plan(place)["seconds"]
 
 
-def test_the_speed_is_measured_once_and_kept(tmp_path: Path) -> None:
-    speed = machine_speed(tmp_path)
+def test_a_plan_says_what_evaluation_takes_beside_a_small_training(place: Path) -> None:
+    shown = lambda *overrides: str(plan_of(  # noqa: E731
+        load_recipe(place / "r.yaml", overrides), Store(place / "store"), SilentProgress(), speed=1e9
+    ))  # fmt: skip
+    assert plan(place)["basis"]["evaluation"] == {"times": 5, "rows": 4, "share": 5 * 4 * 2 / (44 * 4 * 4)}
+    assert "evaluation of the student: 5 x 4 validation rows, about 6% of its training's work\n" in shown()
+    much = shown("distill.epochs=1", "data.splits.validation=20")
+    assert "5 x 20 validation rows, about 179% of its training's work; lower distill.checkpoints" in much
+    assert "evaluation of" not in shown("data.splits.validation=0")
+
+
+def test_the_speed_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    speed = machine_speed()
     assert speed > 1e8
     kept = json.loads((tmp_path / "speed.json").read_text())
     (tmp_path / "speed.json").write_text(json.dumps(kept | {"flops": 123.0}))
-    assert machine_speed(tmp_path) == 123.0
+    assert machine_speed() == 123.0
     (tmp_path / "speed.json").write_text("damaged")
-    assert machine_speed(tmp_path) > 1e8
+    assert machine_speed() > 1e8
 
 
-def test_a_plan_with_a_known_speed_loads_no_torch(place: Path) -> None:
-    (place / "store").mkdir()
-    machine_speed(place / "store")
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom distill2edge.running.plan import plan\n"
-        f"plan(Path({str(place / 'r.yaml')!r}), store=Path({str(place / 'store')!r}), quiet=True)\n"
-        "found = {'torch', 'transformers', 'onnxruntime', 'llama_cpp', 'datasets'} & set(sys.modules)\n"
-        "assert not found, found\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_first_plan_loads_no_heavy_library(place: Path) -> None:
+    machine_speed()
+    assert loads("plan", place / "r.yaml", "--store", place / "store") == []
 
 
 def test_every_recipe_of_the_repository_has_sizes() -> None:
