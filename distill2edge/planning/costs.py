@@ -72,7 +72,7 @@ class Work:
         """A training.
 
         Args:
-            beside: the teacher runs beside the student.
+            beside: the teacher, or the assistant, runs beside the student.
         """
         assert training is not None
         sizes, model = self.sizes, self.model
@@ -83,15 +83,16 @@ class Work:
         flops += _evaluations(training, steps) * sizes.rows["validation"] * 2 * model.body * sizes.tokens
         micro = steps * training.gradient_accumulation
         seconds = flops / (self.speed * _TRAINING) + micro * model.layers * _STEP_S
-        if beside and sizes.teacher is not None:
-            seconds += steps * batch * 2 * sizes.teacher.body * sizes.tokens / (self.speed * _FORWARD)
+        other = sizes.assistant or sizes.teacher
+        if beside and other is not None:
+            seconds += steps * batch * 2 * other.body * sizes.tokens / (self.speed * _FORWARD)
         trained = _adapter(lora, model) if lora is not None else model.parameters
         width = 2 if self._narrow(training) else 4
         # A trained weight is held in float32 with its gradient and two moments; the products run in the narrow type.
         memory = _BASE + (width if lora is not None or width == 2 else 0) * model.parameters + 16 * trained
         memory += self._activations(training, lora is not None, width)
-        if beside and sizes.teacher is not None:
-            memory += sizes.teacher.parameters * width
+        if beside and other is not None:
+            memory += other.parameters * width
         disk = 4 * trained if lora is not None else model.stored * model.parameters
         return Cost(seconds + _START_S, memory, disk)
 

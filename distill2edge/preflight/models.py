@@ -253,17 +253,18 @@ def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
         if total is not None and (kept := _kept(recipe, teacher)) is not None:
             yield from said((*_INIT, "layers"), partial(fields_of_some, teacher.text, kept, total))
         taken = counted(init.layers)
-    mapped = recipe.distill.loss.layer_map
+    mapped, owner = recipe.distill.loss.layer_map, "the teacher"
+    if recipe.student.assistant is not None:
+        larger, owner = recipe.student.assistant.layers, "the assistant"
+        total = None if larger is None else counted(larger)
     if mapped is None or total is None:
         return
     where = ("distill", "loss", "layer_map")
     if wrong := [layer for layer in mapped if not 0 <= layer < total]:
-        yield Problem(
-            where, f"layer {wrong[0]} is out of range: the teacher has {total} layers", f"use 0 to {total - 1}"
-        )
+        yield Problem(where, f"layer {wrong[0]} is out of range: {owner} has {total} layers", f"use 0 to {total - 1}")
     if isinstance(init, FromTeacher) and len(mapped) != taken:
         what = f"{len(mapped)} layers, and the student has {taken}"
-        yield Problem(where, what, "name one teacher layer for each student layer")
+        yield Problem(where, what, f"name a layer of {owner} for each student layer")
 
 
 def _trimmed(recipe: Recipe, student: Glance) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distill2edge.errors import Problem
 from distill2edge.quantize.schemes import TRAINABLE, parse_scheme
+from distill2edge.recipe.assistant import without_layers
 from distill2edge.recipe.loss_terms import DISTRIBUTIONS
 from distill2edge.recipe.scratch import Scratch
 from distill2edge.recipe.used_features import schemes_of, used_features
@@ -83,12 +84,16 @@ def _placed(recipe: Recipe) -> Iterator[Problem]:
         (recipe.teacher.backend == "llama.cpp", "teacher.load is of PyTorch, and llama.cpp runs this teacher"),
         (isinstance(recipe.teacher.model, Scratch), "a randomly initialised teacher is trained, whole"),
         (recipe.teacher.fit is not None, "teacher.fit trains the teacher, whole and on one device"),
-        (recipe.distill.loss.needs_layers, "a loss of hidden states runs the teacher beside the student, whole"),
+        (_beside_teacher(recipe), "a loss of hidden states runs the teacher beside the student, whole"),
         (recipe.student.pretrain is not None, "student.pretrain runs the teacher beside the student, whole"),
         (getattr(recipe.student.init, "is_table", False), "a table is made of a teacher that is whole"),
     ):
         if used:
             yield Problem(where, what, fix)
+
+
+def _beside_teacher(recipe: Recipe) -> bool:
+    return recipe.distill.loss.needs_layers and recipe.student.assistant is None
 
 
 def _aligned(recipe: Recipe) -> Iterator[Problem]:
@@ -171,6 +176,9 @@ def _loss(recipe: Recipe) -> Iterator[Problem]:
         )
     if not any(loss.weighed()):
         yield Problem(where, "every weight of distill.loss is zero", "set distill.loss: {ce: 0.5, forward_kl: 0.5}")
+    elif recipe.student.assistant is not None and not any(without_layers(loss).weighed()):
+        what = "the assistant learns by the terms that compare no layers, and distill.loss has none"
+        yield Problem(where, what, "weigh one: distill.loss: {forward_kl: 1, hidden: 1}")
     for path, each in recipe.losses:
         if each.layer_map is not None and not each.needs_layers:
             what = f"{'.'.join(path)}.layer_map is set, but neither hidden nor attention has a weight"

@@ -128,7 +128,7 @@ TERMS: Mapping[str, Term] = {
         ),
         Term(
             "hidden", "hidden_states", "hidden states",
-            "distance of hidden states, layer by layer; the teacher runs beside the student",
+            "distance of hidden states, layer by layer; the teacher, or student.assistant, runs beside the student",
             "intermediate_layers:hidden_distance",
             (Option("kind", _HIDDEN_KIND, "cosine", "1 - cosine, or mean square"),), later=True,
         ),

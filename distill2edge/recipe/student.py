@@ -11,6 +11,7 @@ from distill2edge.errors import Problem
 from distill2edge.models.config import MAX_SIZE
 from distill2edge.models.widths import NAMES
 from distill2edge.recipe.pretrain import Pretrain
+from distill2edge.recipe.ranges import Epochs
 from distill2edge.recipe.scratch import Scratch, StudentModel
 from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.training import Lora
@@ -187,6 +188,7 @@ class Assistant(Section):
         "checkpoint's. student.init.layers then counts the assistant's layers",
         examples=[6, [0, 2, 4, 6, 8, 10]],
     )
+    epochs: Epochs | None = Field(None, description="passes of its own; null: distill.epochs")
 
     def problems(self) -> Iterator[Problem]:
         """Layers that can be taken at all."""
@@ -229,7 +231,8 @@ class Student(Section):
     assistant: Annotated[Assistant | None, LATER] = Field(
         None,
         description="a larger student that the teacher teaches first, by the same signal and section distill; the "
-        "student starts from its layers. {}: one of all layers",
+        "student starts from its layers, and distill.loss.hidden and attention compare it with them. {}: one of all "
+        "layers",
         examples=[{}, {"layers": 6}],
     )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="null trains every weight")  # type: ignore[call-arg]

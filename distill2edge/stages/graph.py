@@ -102,13 +102,13 @@ class Graph:
             student = self.begun(data, base, rows, teacher, signal if of_text else None)
 
         control = rounds = taught = None
-        untaught = student
+        untaught, beside = student, teacher
         if recipe.rounds is not None:
             trained, merged, rounds = self.self_improved(data, base, teacher, student)
         else:
             if recipe.student.assistant is not None:
-                taught, student = self.assisted(student, signal)
-            trained, merged = self.distilled(rows, teacher, student, signal)
+                taught, beside, student = self.assisted(student, signal)
+            trained, merged = self.distilled(rows, teacher, beside, student, signal)
         compared: tuple[Merge, ...] = ()
         if recipe.distill.control and recipe.rounds is None:
             control, of_control = self.one_pass(
@@ -117,7 +117,7 @@ class Graph:
             compared = (of_control,)
         baselines = tuple(map(parse_scheme, recipe.verify.teacher_schemes))
         exports = (
-            *self.exported("student", rows, base, merged, recipe.schemes, signal, teacher, student),
+            *self.exported("student", rows, base, merged, recipe.schemes, signal, beside, student),
             *self.exported("teacher", rows, base, teacher, baselines),
         )
         looked_at = {"rows": rows, "base": base, "teacher": teacher, "student": student}
@@ -141,8 +141,8 @@ class Graph:
         pretrained = None if asked is None else self.add(Pretrain, data=data, base=base)
         return self.add(InitStudent, rows=rows, teacher=teacher, pretrained=pretrained, written=written)
 
-    def assisted(self, plain: InitStudent, signal: Stage | None) -> tuple[Stage, InitStudent]:
-        """The training of a larger student, and the student that starts from its layers.
+    def assisted(self, plain: InitStudent, signal: Stage | None) -> tuple[Stage, Merge, InitStudent]:
+        """The training of a larger student, that student, and the one that starts from its layers.
 
         Args:
             plain: the student as it starts without one.
@@ -153,7 +153,7 @@ class Graph:
         trained, merged = self.one_pass(
             ASSISTANT, rows, teacher, begun, signal, recipe.distill, recipe.signal.kind, recipe
         )
-        return trained, self.add(
+        return trained, merged, self.add(
             InitStudent, arm=ASSISTED, rows=rows, teacher=teacher, pretrained=None, written=plain.written,
             assistant=(begun, merged),
         )  # fmt: skip
@@ -162,27 +162,32 @@ class Graph:
         self,
         arm: str,
         rows: Rows,
-        teacher: Stage,
+        beside: Stage,
         student: Stage,
         signal: Stage | None,
         training: Distill,
         kind: str,
         as_recipe: Recipe | None = None,
     ) -> tuple[Stage, Merge]:
-        """One training and its merge."""
+        """One training and its merge.
+
+        Args:
+            beside: what intermediate layers are compared with, where they are.
+        """
         own = {"arm": arm, "as_recipe": as_recipe, "rows": rows, "student": student}
-        beside = teacher if training.loss.needs_layers else None
         learns = {"signal": signal, "training": training, "signal_kind": kind}
-        trained = self.add(Train, **own, teacher=beside, **learns)
+        trained = self.add(Train, **own, teacher=beside if training.loss.needs_layers else None, **learns)
         return trained, self.add(Merge, **own, trained=trained)
 
-    def distilled(self, rows: Rows, teacher: Stage, student: Stage, signal: Stage | None) -> tuple[Stage, Merge]:
+    def distilled(
+        self, rows: Rows, teacher: Stage, beside: Stage, student: Stage, signal: Stage | None
+    ) -> tuple[Stage, Merge]:
         """A pass over the signal; then, on-policy, rounds in which the student writes. The last has the plain names."""
         from distill2edge.distill.on_policy_rounds import training_of
 
         recipe, policy = self.recipe, self.recipe.distill.on_policy
         first = "" if policy is None else WARM
-        trained, model = self.one_pass(first, rows, teacher, student, signal, recipe.distill, recipe.signal.kind)
+        trained, model = self.one_pass(first, rows, beside, student, signal, recipe.distill, recipe.signal.kind)
         for number in range(1, policy.rounds + 1) if policy is not None else ():
             assert policy is not None
             own = f"on-policy {number}"

@@ -214,8 +214,8 @@ class AnyTraining(OfStudent):
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
-        distill = work.recipe.distill
-        return work.trained(distill, work.recipe.student.lora, beside=distill.loss.needs_layers)
+        loss = self.training.loss
+        return work.trained(self.training, self.recipe.student.lora, beside=loss.needs_layers)
 
 
 @plain

@@ -281,7 +281,7 @@ def taught_by(recipe: Recipe, signal: Path | None, on_grid: OnGrid | None) -> tu
 def beside_of(
     recipe: Recipe, loss: Loss, student: Path, teacher: Path | None, on_grid: OnGrid | None = None
 ) -> Beside | None:
-    """The teacher that runs beside a student; None where no term compares layers."""
+    """The teacher that runs beside a student, or the assistant in its place; None where no term compares layers."""
     from distill2edge.distill.encoder_training import Beside
     from distill2edge.models.id_map import read_map
 
@@ -296,7 +296,9 @@ def beside_of(
 
 def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:
     """The teacher's layer for each of the student's: as the recipe says, or those that the student was made of."""
-    own = isinstance(recipe.student.init, FromTeacher)
+    facts = read_json(student.parent / "student.json")
+    of_assistant = facts.get("assistant")
+    own = of_assistant is not None or isinstance(recipe.student.init, FromTeacher)
     if not own:
         from distill2edge.intake.vocabularies import check_same_vocabulary
 
@@ -310,5 +312,10 @@ def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequ
             where="distill.loss.layer_map",
             fix="name the teacher's layer for each of the student's",
         )
-    kept: list[int] = read_json(student.parent / "student.json")["layers"]
+    kept: Sequence[int] | None = facts["layers"] if of_assistant is None else of_assistant["taken"]
+    if kept is None:  # all of the assistant's
+        from distill2edge.models.loading import read_config
+        from distill2edge.models.shape import shape_of
+
+        kept = range(shape_of(read_config(student)).layers or 0)
     return kept

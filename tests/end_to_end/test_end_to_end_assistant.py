@@ -27,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = yaml.safe_load(RECIPE.format(model=root / "teacher", rows=root / "rows.jsonl"))
     recipe["student"] |= {"init": {"from": "teacher", "layers": [0, 2]}, "assistant": {"layers": [0, 1, 3]}}
-    recipe["teacher"]["fit"]["epochs"], recipe["distill"]["epochs"] = 2, 2
+    recipe["teacher"]["fit"]["epochs"], recipe["distill"]["epochs"] = 2, 4
     recipe |= {"export": ["onnx:int8"], "quantize": {}}
     recipe["bench"]["torch"] = False
     (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
@@ -69,6 +69,26 @@ def test_the_control_knows_nothing_of_the_assistant(run: d2e.Run) -> None:
     assert run.artifacts["student"].key in start.values()
     assert run.artifacts["student assisted"].key not in start.values()
     assert run.artifacts["student assisted"].key in run.artifacts["distill"].manifest["parents"].values()
+
+
+def test_layers_are_compared_between_the_two_and_not_with_the_teacher(run: d2e.Run) -> None:
+    assert run.recipe.distill.loss.hidden
+    read = {arm: set(run.artifacts[f"distill{arm}"].manifest["parents"]) for arm in ("", " assistant", " control")}
+    assert "merge assistant" in read[""]
+    assert "fit" not in read[""] | read[" assistant"] | read[" control"]
+
+
+def test_an_asked_teacher_has_no_layers_but_an_assistant_has(place: Path) -> None:
+    """A decoder teaches the encoder by its answers, and hidden states are those of the taught encoder."""
+    changes = {
+        "teacher": {"model": "bundled:smollm2-135m-instruct", "ask": {"prompt": "{{ prompt }}:"}},
+        "student.init": {"model": "bundled:all-minilm-l6-v2", "layers": [1, 3, 5]},
+        "student.assistant": {},
+        "export": ["onnx:int8"],
+    }
+    assert d2e.load(place / "tiny.yaml", changes).distill.loss.hidden
+    with pytest.raises(UserError, match=r"or teach a student\.assistant first"):
+        d2e.load(place / "tiny.yaml", {**changes, "student.assistant": None})
 
 
 def test_the_report_shows_its_training(run: d2e.Run, place: Path) -> None:
@@ -113,6 +133,8 @@ def test_a_writing_student_too(tmp_path: Path) -> None:
         ({"student.assistant.layers": None}, "all layers of the teacher are it"),
         ({"student.assistant.layers": 5}, "5 layers: the teacher has 4"),
         ({"student.init.layers": [0, 3]}, "layer 3 is out of range: the assistant has 3 layers"),
+        ({"distill.loss": {"hidden": 1}}, "the assistant learns by the terms that compare no layers"),
+        ({"distill.loss.layer_map": [0, 3]}, "layer 3 is out of range: the assistant has 3 layers"),
         ({"student.pretrain": {"epochs": 1}}, "take one of the two out"),
         ({"student.init": {"model": "bundled:all-minilm-l6-v2"}}, "which is to be larger"),
     ],

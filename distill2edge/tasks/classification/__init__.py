@@ -66,9 +66,10 @@ class Classification(Task):
             what = "a language model that is asked has no layers that a classifier is made of"
             yield Problem(("student", "init"), what, "name an encoder: student.init: {model: ..., layers: 3}")
         for path, loss in recipe.losses:
-            if loss.needs_layers:
+            if loss.needs_layers and recipe.student.assistant is None:
                 what = "a language model that is asked has no layers to compare with"
-                yield Problem(path, what, f"take hidden and attention out of {'.'.join(path)}")
+                fix = f"take hidden and attention out of {'.'.join(path)}; or teach a student.assistant first"
+                yield Problem(path, what, fix)
 
     def teaches(self, kind: Kind, recipe: Recipe) -> bool:
         """As `Task.teaches`: what is asked must write."""
