@@ -68,15 +68,18 @@ class Work:
 
     # --- training -----------------------------------------------------------------
 
-    def trained(self, training: Training | None, lora: Lora | None, *, beside: bool = False) -> Cost:
+    def trained(
+        self, training: Training | None, lora: Lora | None, *, beside: bool = False, labelled: bool = False
+    ) -> Cost:
         """A training.
 
         Args:
+            labelled: on the rows that have a response alone.
             beside: the teacher, or the assistant, runs beside the student.
         """
         assert training is not None
         sizes, model = self.sizes, self.model
-        steps, batch = _steps(training, sizes)
+        steps, batch = _steps(training, sizes.labelled if labelled else sizes.train)
         per_token = _per_token(lora)
         flops = steps * batch * (per_token * model.body * sizes.tokens + 6 * self._head() * self._supervised())
         # After each part the validation rows are asked, and the best checkpoint is kept.
@@ -114,7 +117,7 @@ class Work:
         """A training, and the merge into the teacher."""
         fit, count = self.recipe.teacher.fit, self.model.parameters
         assert fit is not None
-        trained = self.trained(fit, fit.lora)
+        trained = self.trained(fit, fit.lora, labelled=True)
         assert trained.seconds is not None
         assert trained.memory is not None
         merged = 8 * count if fit.lora is not None else 0  # what the training freed stays in the process
@@ -346,14 +349,14 @@ def evaluation_of(recipe: Recipe, sizes: Sizes) -> Evaluation | None:
     training, rows = recipe.distill, sizes.rows["validation"]
     if not rows:
         return None
-    steps, batch = _steps(training, sizes)
+    steps, batch = _steps(training, sizes.train)
     times = _evaluations(training, steps)
     return Evaluation(times, rows, times * rows * 2 / (steps * batch * _per_token(recipe.student.lora)))
 
 
-def _steps(training: Training, sizes: Sizes) -> tuple[int, int]:
-    """Optimizer steps of a training, and rows of each."""
-    rows = min(sizes.train, getattr(training, "max_rows", None) or sizes.train)
+def _steps(training: Training, rows: int) -> tuple[int, int]:
+    """Optimizer steps of a training on so many rows, and rows of each."""
+    rows = min(rows, getattr(training, "max_rows", None) or rows)
     batch = training.batch_size * training.gradient_accumulation
     steps = max(1, math.ceil(training.epochs * math.ceil(rows / batch)))
     return min(steps, training.max_steps or steps), batch

@@ -32,6 +32,7 @@ _SAMPLED = 256
 _TRIMMED = 12_000  # tokens that a trimmed vocabulary keeps, at most
 
 
+UNLABELLED = "unlabelled"
 SizesOf = Literal["data", "teacher", "student"]
 """What a stage's artifact can tell of: a stage names the one that its own does."""
 
@@ -66,7 +67,7 @@ class Sizes:
     """What a plan reckons with; None for what is not known yet.
 
     Attributes:
-        rows: of train, validation, calibration and test.
+        rows: of train, validation, calibration and test; and how many of train have no response.
         tokens: of a row, prompt and response.
         answer: of its response.
         known: where the rows' figures are from: `data` (the artifact), `file` (its first rows), or `guess`.
@@ -86,6 +87,11 @@ class Sizes:
     def train(self) -> int:
         """Training rows."""
         return self.rows["train"]
+
+    @property
+    def labelled(self) -> int:
+        """Those that have a response: the others are the teacher's to answer."""
+        return self.rows["train"] - self.rows.get(UNLABELLED, 0)
 
 
 def sizes_of(recipe: Recipe, found: Mapping[SizesOf, Artifact | None]) -> Sizes:
@@ -211,6 +217,7 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
 
         facts = data.facts["splits"]
         rows = {name: int((facts.get(name) or {}).get("rows", 0)) for name in ("train", *rows)}
+        rows[UNLABELLED] = int((facts.get("train") or {}).get("without_response", 0))
         rows_read = read_rows(data.path, "train", _SAMPLED)
         pairs = [("\n".join(_read(row)), plain_answer(row.response)) for row in rows_read]
         known = "data"
@@ -219,7 +226,8 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
         held = sum(rows[name] for name in ("validation", "calibration", "test"))
         if total is not None:
             rows["train"] = min(rows["train"] if splits.train else total, max(total - held, 1))
-        rows["train"] += _unlabelled(recipe)
+        rows[UNLABELLED] = _unlabelled(recipe)
+        rows["train"] += rows[UNLABELLED]
         known = "file" if pairs else "guess"
     if not pairs:
         limit = recipe.data.max_length

@@ -214,8 +214,8 @@ class AnyTraining(OfStudent):
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
-        loss = self.training.loss
-        return work.trained(self.training, self.recipe.student.lora, beside=loss.needs_layers)
+        beside, labelled = self.training.loss.needs_layers, self.signal is None
+        return work.trained(self.training, self.recipe.student.lora, beside=beside, labelled=labelled)
 
 
 @plain

@@ -11,7 +11,8 @@ from light import loads
 from tiny import tiny_llama
 
 from distill2edge.pipeline.store import Store
-from distill2edge.planning.sizes import sizes_of
+from distill2edge.planning.costs import Work
+from distill2edge.planning.sizes import UNLABELLED, Model, Sizes, sizes_of
 from distill2edge.planning.speed import machine_speed
 from distill2edge.recipe.load import load_recipe
 from distill2edge.running.plan import plan_of
@@ -150,3 +151,19 @@ def test_every_recipe_of_the_repository_has_sizes() -> None:
         sizes = sizes_of(load_recipe(path), {})
         assert sizes.tokens > 0
         assert sizes.train > 0
+
+
+def test_a_training_on_the_data_s_own_labels_is_planned_on_the_labelled_rows(place: Path) -> None:
+    """A fitted teacher and a control learn from rows that have a response; the student from all."""
+    recipe = load_recipe(place / "r.yaml")
+    model = Model(1_000_000, 10_000, 2, 64, 100)
+    rows = {"train": 1000, "validation": 8, "calibration": 4, "test": 8}
+
+    def seconds(rows: dict[str, int], **how: bool) -> float | None:
+        sizes = Sizes(model, model, rows, 20.0, 5.0, "data")
+        return Work(recipe, sizes, 1e6, model).trained(recipe.distill, None, **how).seconds
+
+    mixed = {**rows, UNLABELLED: 900}
+    assert seconds(mixed) == seconds(rows)
+    assert seconds(mixed, labelled=True) == seconds({**rows, "train": 100})
+    assert seconds(rows, labelled=True) == seconds(rows)
