@@ -144,7 +144,7 @@ def main() -> None:
     write_result(
         "llm_to_encoder",
         "python benchmarks/llm_to_encoder.py",
-        description="movie polarity: SmolLM2-135M, fitted on 400 rows, labels 8,987 more for three layers of MiniLM; "
+        description="movie polarity: SmolLM2-135M, fitted on 400 rows, labels 8,987 more for four layers of MiniLM; "
         f"{len(SEEDS)} seeds of the student, {len(arms[FILE][0])} held-out rows",
         bars=[
             bar(f"{name}: accuracy of onnx:int8-dynamic over the teacher's", retained, ">=", 0.97, unit="x"),
