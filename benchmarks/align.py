@@ -22,8 +22,9 @@ from typing import Any
 from common import ROOT, bar, paired, write_result
 
 import distill2edge as d2e
-from distill2edge.data.encode import encode_rows, read_rows
+from distill2edge.data.encode import encode_rows
 from distill2edge.data.spelling import SPECIAL, spelling_of
+from distill2edge.data.split_files import read_rows
 from distill2edge.intake import bundled
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.loading import load_model

@@ -22,8 +22,8 @@ from common import RESULTS, ROOT, bar, interleave, paired, ratio, summary, write
 
 import distill2edge as d2e
 from distill2edge.bench import contention
-from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
+from distill2edge.data.split_files import read_rows
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.runtimes import open_runtime
 

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from common import ROOT, bar, write_result
 
-from distill2edge.data.encode import read_rows
 from distill2edge.data.model_inputs import encode_for
+from distill2edge.data.split_files import read_rows
 from distill2edge.fit.decoder import Decoder, decoder_of
 from distill2edge.fit.loss import WEIGHTS, Estimate
 from distill2edge.fit.sizes import kinds_of

@@ -13,7 +13,7 @@ from common import ROOT, bar, paired, summary, write_result
 from sums import nearest, worst_seed
 
 import distill2edge as d2e
-from distill2edge.data.encode import read_rows
+from distill2edge.data.split_files import read_rows
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.recipe.load import load_recipe
 from distill2edge.verify.exact import exact_match

@@ -80,7 +80,8 @@ def divergences(
     import torch
     from transformers import AutoTokenizer
 
-    from distill2edge.data.encode import encode_rows, read_rows
+    from distill2edge.data.encode import encode_rows
+    from distill2edge.data.split_files import read_rows
     from distill2edge.data.tokens import stop_token_ids
     from distill2edge.generation.writers import Sampling, open_writer
     from distill2edge.models.kinds import logits_of

@@ -18,8 +18,8 @@ from typing import Any
 from common import ROOT, bar, paired, write_result
 
 import distill2edge as d2e
-from distill2edge.data.encode import read_rows
 from distill2edge.data.encode_texts import encode_texts
+from distill2edge.data.split_files import read_rows
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.recipe.load import load_recipe
 from distill2edge.runtimes import open_runtime

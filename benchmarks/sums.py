@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import paired
 
-from distill2edge.data.encode import read_rows
+from distill2edge.data.split_files import read_rows
 from distill2edge.recipe.schema import Recipe
 from distill2edge.util.bootstrap import Figure
 

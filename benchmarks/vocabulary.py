@@ -19,7 +19,7 @@ from typing import Any
 from common import ROOT, bar, paired, write_result
 
 import distill2edge as d2e
-from distill2edge.data.encode import read_rows
+from distill2edge.data.split_files import read_rows
 from distill2edge.export.gguf import export_gguf
 from distill2edge.quantize.schemes import parse_scheme
 from distill2edge.student.vocabulary import trim_vocabulary

@@ -20,7 +20,8 @@ from typing import Any
 
 from common import ROOT, bar, paired, write_result
 
-from distill2edge.data.encode import encode_rows, read_rows
+from distill2edge.data.encode import encode_rows
+from distill2edge.data.split_files import read_rows
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.pipeline.run_stages import run_stages, upto
 from distill2edge.recipe.load import load_recipe

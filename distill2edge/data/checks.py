@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distill2edge.data import leakage
 from distill2edge.data.choice_sets import OneChoice
 from distill2edge.data.conversation import plain_answer, plain_prompt
+from distill2edge.data.described import Described
 from distill2edge.data.encode import Row
 from distill2edge.errors import UserError
 from distill2edge.models.tags import parsed
@@ -17,7 +18,6 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     from distill2edge.data.entity_rows import EntityRows
 
-_ROWS = 1000  # rows looked at for answers in prompts
 _LONG = 4  # words from which a response does not stand in a prompt by chance
 _FEW = 20  # different responses that are names of classes
 
@@ -36,7 +36,7 @@ def check_prompts(rows: Sequence[Row], limit: float, *, shared: bool) -> None:
     Raises:
         UserError: more rows than that.
     """
-    looked = rows[:_ROWS]
+    looked = rows[: Described.FIRST]
     few = len({row.response for row in looked}) <= min(_FEW, len(looked) // 5)
     found = [row for row in looked if _stands(row, anywhere=shared, short=shared or not few)]
     if looked and len(found) / len(looked) > limit:
@@ -59,16 +59,16 @@ def _stands(row: Row, *, anywhere: bool, short: bool) -> bool:
     return sought in text and (anywhere or len(response) >= _LONG or text.endswith(sought))
 
 
-def _only(splits: Mapping[str, Sequence[Row]], choices: Sequence[str], found: Counter[int], closed: OneChoice) -> str:
+def _only(splits: Mapping[str, Described], choices: Sequence[str], found: Counter[int], closed: OneChoice) -> str:
     """What all rows have alike, for people; empty where they differ."""
     if not closed.sets:
         return f"the class {choices[next(iter(found))]!r}" if sum(count > 0 for count in found.values()) == 1 else ""
-    sets = {row.response for rows in splits.values() for row in rows}
+    sets = set[str]().union(*(each.responses for each in splits.values()))
     return f"the labels {next(iter(sets))}" if len(sets) == 1 else ""
 
 
 def check_classes(
-    splits: Mapping[str, Sequence[Row]],
+    splits: Mapping[str, Described],
     choices: Sequence[str],
     found: Counter[int],
     progress: Progress,
@@ -77,7 +77,7 @@ def check_classes(
     """Warn of classes that a split lacks, with the counts.
 
     Args:
-        splits: rows by split.
+        splits: what was counted, by split.
         found: rows of each class in the whole source.
         closed: which classes a row has.
 
@@ -96,7 +96,7 @@ def check_classes(
         )
     warnings = []
     for name in ("train", "test"):
-        counts = Counter(label for row in splits[name] for label in closed.classes(row))
+        counts = splits[name].classes
         absent = [index for index in range(len(choices)) if not counts[index]]
         if absent:
             shown = ", ".join(f"{choices[index]!r} ({found[index]} in the source)" for index in absent[:10])
@@ -104,7 +104,7 @@ def check_classes(
             meaning = "the student cannot learn it" if name == "train" else "the score says nothing about it"
             held = ", ".join(f"{choices[i]!r} {counts[i]}" for i in range(len(choices)) if counts[i])
             warnings.append(
-                f"no row of {shown}{more} among the {len(splits[name]):,} {name} rows ({held[:200]}): {meaning}; "
+                f"no row of {shown}{more} among the {splits[name].answered:,} {name} rows ({held[:200]}): {meaning}; "
                 f"raise data.splits.{name}, or give more such rows"
             )
     for warning in warnings:

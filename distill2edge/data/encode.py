@@ -6,9 +6,8 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill2edge.data.chat_templates import apply_template
@@ -29,7 +28,6 @@ LOST = {
 """Counts of `encode_rows` that a user is told of -> what they mean."""
 
 _BATCH = 1024  # rows per tokenizer call: enough for its threads, small in memory
-_READ = 65_536  # rows of a file in memory at once, beside those that are read
 
 
 @dataclass(frozen=True)
@@ -115,32 +113,6 @@ def example_id(ids: Sequence[int], mask: Sequence[bool]) -> str:
     digest = hashlib.sha256(array("q", ids).tobytes())
     digest.update(bytes(mask))
     return digest.hexdigest()[:32]
-
-
-def read_rows(data_dir: Path, split: str, most: int | None = None) -> list[Row]:
-    """The rows of one split of a prepared data set, in their stored order.
-
-    Args:
-        most: read no more than the first that many; None reads all.
-
-    Raises:
-        UserError: no such split.
-    """
-    import pyarrow.parquet as pq
-
-    path = Path(data_dir) / f"{split}.parquet"
-    if not path.is_file():
-        raise UserError(f"no {split} split in {data_dir}", fix=f"the splits are {', '.join(SPLITS)}; run `data` first")
-    rows: list[Row] = []
-    with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and that pandas
-        known = file.schema_arrow.names
-        names = [field.name for field in fields(Row) if field.name in known]
-        for batch in file.iter_batches(min(most or _READ, _READ), columns=names):
-            columns = [batch.column(name).to_pylist() for name in names]
-            rows += [Row(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
-            if most is not None and len(rows) >= most:
-                return rows[:most]
-    return rows
 
 
 def labelled(rows: Sequence[Row]) -> list[Row]:

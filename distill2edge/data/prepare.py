@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from distill2edge.data.checks import check_classes, check_entities, check_prompts
 from distill2edge.data.choice_sets import EMPTY, OneChoice
+from distill2edge.data.described import Described
 from distill2edge.data.encode import SPLITS, Row
 from distill2edge.data.row_sources import POOL, Source, open_source
-from distill2edge.data.rows import Dropped, Rows
-from distill2edge.data.selection import Item, Selection
+from distill2edge.data.rows import Dropped, Late, Rows
+from distill2edge.data.selection import Rest, Selection
+from distill2edge.data.sorted_items import Item
+from distill2edge.data.split_files import read_rows, write_stream
 from distill2edge.data.split_leakage import Leaks, check_splits, refuse
 from distill2edge.data.unlabelled import choose, is_unlabelled, read_unlabelled, room
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
-from distill2edge.util.files import replacing, write_json
+from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
 _HELD_OUT = ("test", "validation", "calibration")
@@ -61,12 +65,12 @@ def prepare(
     dropped.counts["leaking"] = report.facts["dropped"]
     dropped.counts["not_needed"] = found.usable - sum(map(len, splits.values())) - report.facts["dropped"]
     more, pool_facts = _unlabelled(found, splits, data, seed, progress, tagged)
-    splits["train"] += more
-    kept = {name: [item.row for item in splits[name]] for name in SPLITS}
-    checked = _check(rows, kept, data, found, progress, numeric)
-    work.mkdir(parents=True, exist_ok=True)
-    for name in SPLITS:
-        write_split(work / f"{name}.parquet", kept[name])
+    kept = {name: Described(rows.closed) for name in SPLITS}
+    with _taken_back(work):
+        for name in SPLITS:
+            for part in _write(work / f"{name}.parquet", splits[name], more if name == "train" else ()):
+                kept[name].add(part)
+        checked = _check(rows, kept, work, data, found, progress, numeric)
     facts = {
         "schema_version": 1,
         **_origin(source, data),
@@ -74,7 +78,7 @@ def prepare(
         "read": found.read,
         "dropped": {reason: count for reason, count in sorted(dropped.counts.items()) if count},
         "dropped_examples": dropped.examples,
-        "splits": {name: _describe(kept[name], data.choices, rows.closed) for name in SPLITS},
+        "splits": {name: kept[name].facts_with(data.choices) for name in SPLITS},
         "leakage": report.facts,
         **checked,
         **pool_facts,
@@ -93,18 +97,49 @@ def _origin(source: Source, data: schema.Data) -> dict[str, Any]:
     return {**named, "revision": source.revision, "sha256": source.sha256, "licence": source.licence}
 
 
+@contextmanager
+def _taken_back(work: Path) -> Iterator[None]:
+    """Where the rows are refused after they were written, nothing of them stays."""
+    new = not work.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except UserError:
+        for name in SPLITS:
+            (work / f"{name}.parquet").unlink(missing_ok=True)
+        if new:
+            work.rmdir()
+        raise
+
+
+def _write(path: Path, items: Collection[Item], more: Sequence[Item]) -> Iterator[Sequence[Row]]:
+    """Write a split, and more rows after it; gives what is written, a part at a time."""
+    looked = [*more, *([] if isinstance(items, Rest) else items)]
+    pool = items.selection if isinstance(items, Rest) else None
+    numbered = any(item.row.number for item in looked) or (pool is not None and pool.numbered)
+    paired = any(item.row.pair is not None for item in looked) or (pool is not None and pool.paired)
+    return write_stream(path, (item.row for item in chain(items, more)), numbered=numbered, paired=paired)
+
+
 def _check(
-    rows: Rows, kept: dict[str, list[Row]], data: schema.Data, found: _Found, progress: Progress, numeric: bool
+    rows: Rows,
+    kept: dict[str, Described],
+    work: Path,
+    data: schema.Data,
+    found: _Found,
+    progress: Progress,
+    numeric: bool,
 ) -> dict[str, Any]:
     """What data.json says of the responses: warnings, and entities where rows have them."""
     if data.response is None:
         progress.warn(_UNANSWERED)
     elif data.template != "text" and not data.choices and not numeric:
-        answered = [row for row in kept["train"] if row.response]
-        check_prompts(answered, data.leakage.response_in_prompt, shared=rows.shared)
+        check_prompts(kept["train"].first, data.leakage.response_in_prompt, shared=rows.shared)
     warnings = _classes(kept, data, rows.closed, found, progress)
-    more = {} if rows.entities is None else check_entities(rows.entities, kept, progress)
-    return {"warnings": warnings, **more}
+    if rows.entities is None:
+        return {"warnings": warnings}
+    written = {name: read_rows(work, name) for name in SPLITS}
+    return {"warnings": warnings, **check_entities(rows.entities, written, progress)}
 
 
 def _form(rows: Rows, found: _Found, progress: Progress) -> dict[str, Any]:
@@ -117,9 +152,9 @@ def _form(rows: Rows, found: _Found, progress: Progress) -> dict[str, Any]:
     return {"form": form}
 
 
-def _tell(kept: dict[str, list[Row]], more: int, report: Leaks, found: _Found, progress: Progress) -> None:
+def _tell(kept: dict[str, Described], more: int, report: Leaks, found: _Found, progress: Progress) -> None:
     """Say how many rows each split has, and what was not taken; `more`: those of train without a response."""
-    counts = ", ".join(f"{name} {len(kept[name]):,}" for name in SPLITS)
+    counts = ", ".join(f"{name} {kept[name].rows:,}" for name in SPLITS)
     counts += f" ({more:,} of train without a response)" if more else ""
     leaks = f"leaking test rows: {report.facts['exact']} exact, {report.facts['near']} near"
     progress.say(f"data: {counts}; {leaks}")
@@ -128,18 +163,17 @@ def _tell(kept: dict[str, list[Row]], more: int, report: Leaks, found: _Found, p
 
 
 def _classes(
-    kept: dict[str, list[Row]], data: schema.Data, closed: OneChoice | None, found: _Found, progress: Progress
+    kept: dict[str, Described], data: schema.Data, closed: OneChoice | None, found: _Found, progress: Progress
 ) -> list[str]:
     """Warnings about the classes of the rows that have one."""
-    labelled = {name: [row for row in rows if row.response] for name, rows in kept.items()}
-    if data.choices is None or closed is None or not any(labelled.values()):
+    if data.choices is None or closed is None or not any(each.answered for each in kept.values()):
         return []
     if closed.sets and (empty := found.dropped.counts["empty"]):
         progress.warn(
             f"{empty:,} rows are left out as without a prompt or a response: an empty text is a missing answer. Where "
             f'it means none of the choices, say so: data.response: "{EMPTY % "labels"}"'
         )
-    return check_classes(labelled, data.choices, found.labels, progress, closed)
+    return check_classes(kept, data.choices, found.labels, progress, closed)
 
 
 # --- rows -------------------------------------------------------------------
@@ -189,7 +223,14 @@ def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, 
         rows.entities.strays = 0
     if data.unlabelled is not None and data.unlabelled.source is None:
         found.unlabelled = Selection(seed, room(data, spare))
-    for split, fields in source.splits.items():
+    late = Late(found.dropped, list(source.splits) if len(source.splits) > 1 else [""])
+
+    def labelled_twice(item: Item, number: int) -> None:
+        late.add(item, number)
+        if rows.closed is not None:
+            found.labels.subtract(rows.closed.classes(item.row))
+
+    for at, (split, fields) in zip(count(0, Late.SPLIT), source.splits.items(), strict=False):
         held: int | None = wanted[split]
         if split in (POOL, "train"):
             held = None if train is None else wanted[split] + train + spare
@@ -197,13 +238,17 @@ def _read(rows: Rows, data: schema.Data, source: Source, seed: int, spare: int, 
         name = split if len(source.splits) > 1 else ""
         for number, item in rows.items(_told(fields, split, found.read, progress), found.dropped, name):
             if is_unlabelled(item) and found.unlabelled is not None:
-                if not found.unlabelled.add(item):
+                if not found.unlabelled.add(item, at + number):
                     found.dropped.add("duplicate", name, number)
-            elif pool.add(item):
+            elif pool.add(item, at + number):
                 if rows.closed is not None:
                     found.labels.update(rows.closed.classes(item.row))
             else:
                 found.dropped.add("duplicate", name, number)
+        pool.settle(labelled_twice)
+    if found.unlabelled is not None:
+        found.unlabelled.settle(late.add)
+    late.tell()
     if not any(found.read.values()):
         raise UserError(f"{data.source} is empty", where="data.source", fix="give a source with rows")
     found.trimmed = rows.trimmed
@@ -231,7 +276,7 @@ def _told(rows: Any, split: str, read: dict[str, int], progress: Progress) -> It
 
 def _read_splits(
     rows: Rows, data: schema.Data, source: Source, seed: int, progress: Progress
-) -> tuple[_Found, dict[str, list[Item]], Leaks]:
+) -> tuple[_Found, dict[str, Collection[Item]], Leaks]:
     """The source as splits, and what leaked from the test rows; read again with more held where too many leak.
 
     Raises:
@@ -247,13 +292,14 @@ def _read_splits(
             break
         spare *= 8  # so many rows leak that those held are not enough
     refuse(report, data, progress)
-    splits["train"] = splits["train"][:size]
-    if not splits["train"]:
+    train = splits["train"]
+    splits["train"] = train.first(size) if isinstance(train, Rest) else train
+    if not len(splits["train"]):
         raise UserError("no training row is left", where="data", fix="lower data.splits, or remove what leaks")
     return found, splits, report
 
 
-def _check_test(test: list[Item], found: _Found, data: schema.Data) -> None:
+def _check_test(test: Collection[Item], found: _Found, data: schema.Data) -> None:
     """Refuse a test split of the source's own that has nothing to score by, before hours of training.
 
     Raises:
@@ -273,7 +319,7 @@ def _check_test(test: list[Item], found: _Found, data: schema.Data) -> None:
 
 
 def _unlabelled(
-    found: _Found, splits: dict[str, list[Item]], data: schema.Data, seed: int, progress: Progress, tagged: bool
+    found: _Found, splits: dict[str, Collection[Item]], data: schema.Data, seed: int, progress: Progress, tagged: bool
 ) -> tuple[list[Item], dict[str, Any]]:
     """The rows without a response that join the training rows, and what data.json says of them."""
     if data.unlabelled is None:
@@ -286,19 +332,18 @@ def _unlabelled(
     return chosen, {"unlabelled": {**facts, "rows": len(chosen), "found": pool.added}}
 
 
-def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, list[Item]]:
+def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, Collection[Item]]:
     """Each split's rows, in the order of their hash."""
-    splits: dict[str, list[Item]] = {name: [] for name in SPLITS}
+    splits: dict[str, list[Item]] = {name: [] for name in _HELD_OUT}
     wanted = {name: getattr(sizes, name) for name in _HELD_OUT}
-    pool: list[list[Item]] = []
+    pool = Selection(0, None)
     for name, selection in found.pools.items():
         if name in ("validation", "test"):
             splits[name] = [item for group in selection.groups() for item in group][: wanted[name]]
             wanted[name] = 0
         else:
-            pool = list(selection.groups())
-    needed = sum(wanted.values())
-    available = sum(len(group) for group in pool)
+            pool = selection
+    needed, available = sum(wanted.values()), pool.count
     if available <= needed:
         parts = ", ".join(f"{name} {count}" for name, count in wanted.items() if count)
         raise UserError(
@@ -306,42 +351,10 @@ def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, list[I
             where="data.splits",
             fix="lower data.splits, or give more rows",
         )
-    groups = iter(pool)
+    groups, taken = pool.groups(), 0
     for name in _HELD_OUT:
         while wanted[name] > 0 and (group := next(groups, None)):
             splits[name].extend(group)
             wanted[name] -= len(group)
-    splits["train"] = [item for group in groups for item in group]
-    return splits
-
-
-def _describe(rows: list[Row], choices: tuple[str, ...] | None, closed: OneChoice | None) -> dict[str, Any]:
-    facts = describe_rows(rows)
-    if bare := sum(not row.response for row in rows):
-        facts["without_response"] = bare
-    if choices and closed is not None and any(row.response for row in rows):
-        labels = Counter(label for row in rows for label in closed.classes(row))
-        facts["choices"] = {choice: labels[index] for index, choice in enumerate(choices)}
-    return facts
-
-
-# --- leakage ----------------------------------------------------------------
-
-
-def describe_rows(rows: list[Row]) -> dict[str, Any]:
-    """Count and content hash of a split, as data.json has them."""
-    return {"rows": len(rows), "sha256": hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()}
-
-
-def write_split(path: Path, rows: list[Row]) -> None:
-    """Write one split, whole or not at all; `data.encode.read_rows` reads it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    fields = [("id", pa.string()), ("prompt", pa.string()), ("response", pa.string()), ("label", pa.int32())]
-    numbered = [("number", pa.int64())] if any(row.number for row in rows) else []
-    paired = [("pair", pa.string())] if any(row.pair is not None for row in rows) else []
-    columns = pa.schema([*fields, *numbered, *paired])
-    table = pa.Table.from_pydict({name: [getattr(row, name) for row in rows] for name in columns.names}, schema=columns)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+            taken, available = taken + 1, available - len(group)
+    return {"train": Rest(pool, taken, available), **splits}

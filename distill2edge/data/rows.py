@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from distill2edge.data.entity_rows import EntityRows
 from distill2edge.data.leakage import Content
 from distill2edge.data.numbers import check_number
 from distill2edge.data.row_errors import check_text, names
-from distill2edge.data.selection import Item
+from distill2edge.data.sorted_items import Item
 from distill2edge.data.templates import Filter, Template
 from distill2edge.data.values import MISSING
 from distill2edge.errors import UserError
@@ -65,6 +65,28 @@ class Dropped:
                 example = f" (the first is row {self.examples[reason]})" if reason in self.examples else ""
                 parts.append(f"{count:,} {meaning}{example}")
         return ", ".join(parts)
+
+
+class Late:
+    """Counts rows that are there twice, where that is known only after all are read."""
+
+    SPLIT = 1 << 48  # between the numbers of the first rows of two splits
+
+    def __init__(self, dropped: Dropped, splits: Sequence[str]) -> None:
+        """`splits`: names, in the order of their numbers."""
+        self._dropped, self._splits = dropped, splits
+        self._count, self._first = 0, self.SPLIT * len(splits)
+
+    def add(self, item: Item, number: int) -> None:
+        """Count one; `number`: of the row, and of its split times `SPLIT`."""
+        self._count, self._first = self._count + 1, min(self._first, number)
+
+    def tell(self) -> None:
+        """Add them to what was dropped."""
+        if self._count:
+            split, number = divmod(self._first, self.SPLIT)
+            self._dropped.add("duplicate", self._splits[split], number)
+            self._dropped.counts["duplicate"] += self._count - 1
 
 
 class Rows:

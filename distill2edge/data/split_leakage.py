@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Any
 
 from distill2edge.data import leakage
 from distill2edge.data.encode import SPLITS
-from distill2edge.data.selection import Item
+from distill2edge.data.selection import Rest
+from distill2edge.data.sorted_items import Item
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_share
+
+_SHOWN = 5  # leaking rows that data.json names
 
 
 @dataclass
@@ -28,12 +33,18 @@ class Leaks:
     facts: dict[str, Any]
 
 
-def check_splits(splits: dict[str, list[Item]], data: schema.Data) -> Leaks:
+def check_splits(splits: dict[str, Collection[Item]], data: schema.Data) -> Leaks:
     """Compare train, validation and calibration with test, and drop leaking rows from them."""
     limits = data.leakage
-    test = [item.content for item in splits["test"]]
-    seen = [(name, item) for name in SPLITS if name != "test" for item in splits[name]]
-    found = leakage.check((item.content for _, item in seen), test, limits.near_duplicate)
+    tested = list(splits["test"])
+    others = [name for name in SPLITS if name != "test"]
+    found = leakage.check(
+        (item.content for name in others for item in splits[name]),
+        [item.content for item in tested],
+        limits.near_duplicate,
+    )
+    begins = dict(zip(others, accumulate((len(splits[name]) for name in others), initial=0), strict=False))
+    named = _named(splits, begins, {leak.train for leak in found.leaks[:_SHOWN]})
     facts: dict[str, Any] = {
         "test_rows": found.test_rows,
         "exact": found.exact,
@@ -44,19 +55,34 @@ def check_splits(splits: dict[str, list[Item]], data: schema.Data) -> Leaks:
         "action": limits.action,
         "dropped": 0,
         "examples": [
-            {"row": seen[leak.train][1].row.id, "split": seen[leak.train][0], "test": splits["test"][leak.test].row.id,
-             "similarity": round(leak.similarity, 4)}
-            for leak in found.leaks[:5]
+            {**named[leak.train], "test": tested[leak.test].row.id, "similarity": round(leak.similarity, 4)}
+            for leak in found.leaks[:_SHOWN]
         ],
-    }  # fmt: skip
+    }
     if found.leaks and limits.action == "drop":
-        leaking = {leak.train for leak in found.leaks}
-        kept = [pair for index, pair in enumerate(seen) if index not in leaking]
-        for name in SPLITS:
-            if name != "test":
-                splits[name] = [item for split, item in kept if split == name]
-        facts["dropped"] = len(leaking)
-    return Leaks(found, test, facts)
+        for name, begin in begins.items():
+            end = begin + len(splits[name])
+            numbers = frozenset(leak.train - begin for leak in found.leaks if begin <= leak.train < end)
+            splits[name] = _without(splits[name], numbers)
+        facts["dropped"] = len({leak.train for leak in found.leaks})
+    return Leaks(found, [item.content for item in tested], facts)
+
+
+def _named(splits: Mapping[str, Collection[Item]], begins: Mapping[str, int], numbers: set[int]) -> dict[int, Any]:
+    """Row and split of some rows, by their number over the splits."""
+    found = {}
+    for name, begin in begins.items():
+        last = max((number for number in numbers if number < begin + len(splits[name])), default=-1)
+        for number, item in enumerate(islice(splits[name], max(last + 1 - begin, 0)), begin):
+            if number in numbers:
+                found[number] = {"row": item.row.id, "split": name}
+    return found
+
+
+def _without(rows: Collection[Item], numbers: frozenset[int]) -> Collection[Item]:
+    if isinstance(rows, Rest):
+        return rows.without(numbers)
+    return [item for number, item in enumerate(rows) if number not in numbers]
 
 
 def refuse(report: Leaks, data: schema.Data, progress: Progress) -> None:

@@ -39,7 +39,7 @@ def kept_response(at: int, share: float) -> bool:
 
 def shared_rows(spec: OnPolicy, rows_dir: Path, number: int) -> tuple[list[Row], list[Row]]:
     """The rows of a round: those that keep the data's response, and those whose prompt the student answers."""
-    from distill2edge.data.encode import read_rows
+    from distill2edge.data.split_files import read_rows
 
     rows = read_rows(rows_dir, "train")
     if spec.warm_rows is not None and spec.warm_rows < len(rows):

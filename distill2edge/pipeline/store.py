@@ -28,6 +28,7 @@ from distill2edge.pipeline.store_locks import StoreLocks
 from distill2edge.util.files import check_path, disk_full, disk_is_full, sync, write_json
 from distill2edge.util.machine import versions
 from distill2edge.util.progress import Progress
+from distill2edge.util.record_file import unnamed_files_in
 
 _OTHER = "name another directory with --store or DISTILL2EDGE_STORE"
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -107,7 +108,8 @@ class Store:
                     return found
                 begin(work, files, self.root)
                 start = time.monotonic()
-                facts = write(work)
+                with unnamed_files_in(work):
+                    facts = write(work)
                 leave_out(work, files, progress)
                 manifest = {
                     "schema_version": SCHEMA_VERSION,

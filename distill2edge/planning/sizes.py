@@ -213,12 +213,12 @@ def _rows(recipe: Recipe, data: Artifact | None, teacher: Artifact | None) -> tu
     rows["train"] = splits.train or _GUESS_ROWS
     if data is not None:
         from distill2edge.data.conversation import plain_answer
-        from distill2edge.data.encode import read_rows
+        from distill2edge.data.split_files import read_rows
 
         facts = data.facts["splits"]
         rows = {name: int((facts.get(name) or {}).get("rows", 0)) for name in ("train", *rows)}
         rows[UNLABELLED] = int((facts.get("train") or {}).get("without_response", 0))
-        rows_read = read_rows(data.path, "train", _SAMPLED)
+        rows_read = read_rows(data.path, "train")[:_SAMPLED]
         pairs = [("\n".join(_read(row)), plain_answer(row.response)) for row in rows_read]
         known = "data"
     else:

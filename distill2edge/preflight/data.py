@@ -20,7 +20,7 @@ from distill2edge.data.numbers import check_number
 from distill2edge.data.readers import reader_of, unknown_kind
 from distill2edge.data.row_sources import local_files
 from distill2edge.data.rows import Dropped, Rows, lacks_response
-from distill2edge.data.selection import Item
+from distill2edge.data.sorted_items import Item
 from distill2edge.data.templates import Filter, Template
 from distill2edge.data.text_pairs import pair_frame
 from distill2edge.errors import Problem, UserError

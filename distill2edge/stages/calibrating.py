@@ -75,7 +75,7 @@ class Calibration(Statistics):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.data.encode import read_rows
+        from distill2edge.data.split_files import read_rows
         from distill2edge.quantize.calibrate import write_calibration
 
         recipe, model_dir, rows = self.recipe, self.model.model_dir(inputs), self.rows.path(inputs)

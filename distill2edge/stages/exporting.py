@@ -217,7 +217,7 @@ def _synthetic(rows: Facts) -> Facts:
 
 def _mix(recipe: Recipe, scheme: Scheme, model_dir: Path, sensitivity: Measured, rows: Path) -> MixExport:
     """A mix and the rows that its KL is measured on: those that choose the checkpoint, where there are any."""
-    from distill2edge.data.encode import read_rows
+    from distill2edge.data.split_files import read_rows
     from distill2edge.export.gguf_mix import MixExport
     from distill2edge.tasks import task_of
 

@@ -144,7 +144,7 @@ class Judge(Measuring):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.data.encode import read_rows
+        from distill2edge.data.split_files import read_rows
         from distill2edge.judge.judge_model import open_judge
         from distill2edge.judge.pairwise import judge_students
         from distill2edge.models.checkpoint import load_tokenizer

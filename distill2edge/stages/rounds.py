@@ -93,7 +93,7 @@ class ScoreRounds(ModelStage):
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
-        from distill2edge.data.encode import read_rows
+        from distill2edge.data.split_files import read_rows
         from distill2edge.util.proportions import proportion_interval
         from distill2edge.verify.exact import exact_match
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import prompt_text, read_rows
+from distill2edge.data.encode import prompt_text
 from distill2edge.data.model_inputs import form_of
+from distill2edge.data.split_files import read_rows
 from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer

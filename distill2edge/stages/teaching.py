@@ -103,7 +103,7 @@ class Teacher(ModelStage):
 
         recipe, teacher = self.recipe, self.recipe.teacher
         if isinstance(teacher.model, ScratchTeacher):
-            from distill2edge.data.encode import read_rows
+            from distill2edge.data.split_files import read_rows
             from distill2edge.intake.random_models import materialise_scratch
 
             assert self.data is not None

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.cost.serving_places import watts_of
-from distill2edge.data.encode import Encoded, Row, read_rows
+from distill2edge.data.encode import Encoded, Row
 from distill2edge.data.model_inputs import encode_for
+from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.kinds import Kind
@@ -67,7 +68,7 @@ class Work(ABC):
         """A split of the data in the tokens of a model."""
         return encode_for(recipe.data, self.rows(recipe, rows_dir, split), model_dir, kind=self.reads_as)
 
-    def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
+    def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> Sequence[Row]:
         """A split of the data, as far as the task reads it."""
         return read_rows(rows_dir, split)
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from distill2edge.data.choice_sets import set_of
-from distill2edge.data.encode import SPLITS, read_rows
+from distill2edge.data.encode import SPLITS
 from distill2edge.data.prepare import prepare
 from distill2edge.data.rows import Dropped, Rows
+from distill2edge.data.split_files import read_rows
 from distill2edge.errors import Problem, UserError
 from distill2edge.recipe.schema import Data
 from distill2edge.recipe.section import Incoherent

@@ -20,10 +20,10 @@ from distill2edge.data.encode import (
     encode_messages,
     encode_prompts,
     encode_rows,
-    read_rows,
     row_id,
 )
 from distill2edge.data.prepare import prepare
+from distill2edge.data.split_files import read_rows
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.preflight.data import problems
 from distill2edge.recipe import schema

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.encode import SPLITS, Row, read_rows
+from distill2edge.data.encode import SPLITS, Row
 from distill2edge.data.filters import refusal
 from distill2edge.data.prepare import prepare
-from distill2edge.data.selection import Item, Selection
+from distill2edge.data.selection import Selection
+from distill2edge.data.sorted_items import Item
+from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError
 from distill2edge.preflight.data import problems
 from distill2edge.recipe import schema

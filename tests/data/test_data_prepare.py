@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.encode import SPLITS, Row, read_rows, row_id
+from distill2edge.data.encode import SPLITS, Row, row_id
 from distill2edge.data.prepare import prepare
+from distill2edge.data.split_files import read_rows
 from distill2edge.data.templates import Filter, Template
 from distill2edge.errors import UserError
 from distill2edge.recipe import schema

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import WORDS, tiny_tokenizer
 
-from distill2edge.data.encode import SPLITS, Row, read_rows, row_id
+from distill2edge.data.encode import SPLITS, Row, row_id
 from distill2edge.data.encode_texts import encode_texts
 from distill2edge.data.leakage import check
 from distill2edge.data.prepare import prepare
+from distill2edge.data.split_files import read_rows
 from distill2edge.data.text_pairs import pair_frame, shares_of
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.encode import SPLITS, Row, read_rows
+from distill2edge.data.encode import SPLITS, Row
 from distill2edge.data.prepare import prepare
+from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError
 from distill2edge.recipe.schema import Data
 from distill2edge.util.progress import SilentProgress

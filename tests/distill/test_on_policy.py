@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_recipe, tiny_t5
 
-from distill2edge.data.encode import read_rows
 from distill2edge.data.model_inputs import encode_for
+from distill2edge.data.split_files import read_rows
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.distill.on_policy_rounds import kept_response, read_written, training_of, turn
 from distill2edge.errors import UserError

@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 from tiny import tiny_bert, tiny_llama
 
 from distill2edge.cli.main import main
-from distill2edge.data.encode import read_rows
 from distill2edge.data.model_inputs import encode_for
+from distill2edge.data.split_files import read_rows
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.export.gguf import export_gguf
 from distill2edge.quantize.schemes import parse_scheme

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny import CHAT_TEMPLATE, tiny_llama, tiny_recipe, tiny_t5
 
-from distill2edge.data.encode import Row, read_rows
+from distill2edge.data.encode import Row
 from distill2edge.data.full_tokens import in_full, named_in_full, same_rows
 from distill2edge.data.model_inputs import encode_for
+from distill2edge.data.split_files import read_rows
 from distill2edge.data.tokens import tokenize
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.distill.losses import coarsen_student, coarsen_teacher

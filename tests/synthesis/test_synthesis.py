@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.data import ledger
-from distill2edge.data.encode import Row, read_rows, row_id
-from distill2edge.data.prepare import write_split
+from distill2edge.data.encode import Row, row_id
+from distill2edge.data.split_files import read_rows, write_split
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.recipe.synthesis import Synthesis

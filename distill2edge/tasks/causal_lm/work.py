@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import LOST, labelled, read_rows
+from distill2edge.data.encode import LOST, labelled
 from distill2edge.data.model_inputs import encode_for, form_of
+from distill2edge.data.split_files import read_rows
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.id_map import read_map
 from distill2edge.models.model_file import Encodings, ModelFile
@@ -29,7 +30,7 @@ class TokenWork(Work):
 
     merge_rows = 8  # each has many positions
 
-    def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> list[Row]:
+    def rows(self, recipe: Recipe, rows_dir: Path, split: str) -> Sequence[Row]:
         """As `Work.rows`: a row without a response has no position to learn from; a teacher may write one."""
         return labelled(super().rows(recipe, rows_dir, split))
 

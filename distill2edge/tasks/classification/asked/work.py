@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.data.encode import Row, labelled, read_rows
+from distill2edge.data.encode import Row, labelled
+from distill2edge.data.split_files import read_rows
 from distill2edge.data.templates import Template
 from distill2edge.errors import UserError
 from distill2edge.models.model_file import Encodings
@@ -291,7 +292,9 @@ def _longest(question: Question) -> int:
     return len(question.prompt) + max(map(len, question.choices))
 
 
-def _corrected(recipe: Recipe, heard: _Heard, rows: dict[str, list[Row]]) -> tuple[Correction, list[dict[str, Any]]]:
+def _corrected(
+    recipe: Recipe, heard: _Heard, rows: Mapping[str, Sequence[Row]]
+) -> tuple[Correction, list[dict[str, Any]]]:
     """The correction that a recipe asks for, and how each did on the validation rows that have a response."""
     import numpy as np
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill2edge.data.choice_sets import set_of
-from distill2edge.data.encode import read_rows
+from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError
 from distill2edge.recipe.schema import Recipe
 from distill2edge.tasks.classification.asked.work import as_asked, asked_rows, warn_of_silent
