@@ -3,8 +3,8 @@
 python benchmarks/llm_to_encoder.py             # runs what is not in the store, writes the result
 python benchmarks/llm_to_encoder.py --no-arms   # leaves out those of half the unlabelled rows, and of labels alone
 
-The seeds share rows, teacher and labels: assistant and student are trained once for each, and so they are in the arms.
-Speeds are those of the first seed's bench stage: a request is one held-out text, at batch 1; passes are interleaved.
+The seeds share rows, teacher and labels: `--seeds` trains the student once for each. Speeds are those of the first
+seed's bench stage: a request is one held-out text, at batch 1; passes of the arms are interleaved.
 """
 
 from __future__ import annotations
@@ -17,15 +17,9 @@ from typing import Any
 from common import ROOT, bar, paired, seed_runs, write_result
 
 import distill2edge as d2e
-from distill2edge.models.loading import copy_tokenizer
-from distill2edge.recipe.assistant import of_assistant
-from distill2edge.recipe.schema import Distill, Loss
 from distill2edge.runtimes import open_runtime
-from distill2edge.student.assistant import in_whole_layers
 from distill2edge.tasks.classification.work import WORK
-from distill2edge.tasks.work import beside_of
 from distill2edge.util.bootstrap import Figure, mean_interval
-from distill2edge.util.files import write_json
 from distill2edge.util.progress import PlainProgress
 from distill2edge.util.threads import available_threads
 
@@ -33,7 +27,7 @@ RECIPE = ROOT / "recipes" / "llm-to-encoder" / "movies.yaml"
 SEEDS = (0, 1, 2)
 FILE, BASELINE = "student/onnx:int8-dynamic", "teacher/gguf:Q8_0"
 HALVED, GOLD = "student of half the unlabelled rows", "student of the 400 labelled rows alone"
-PROGRESS = PlainProgress()
+PARTS = ("train", "validation", "test")
 HALF = 4500
 """Unlabelled rows of the second arm."""
 GOLD_EPOCHS = 25
@@ -41,51 +35,28 @@ GOLD_EPOCHS = 25
 
 
 def trained(run: d2e.Run, seed: int, rows: int | None, out: Path) -> list[float]:
-    """Which held-out rows a student gets right that is made as the run's is.
+    """Which held-out rows a student gets right that starts as the run's does.
 
     Args:
-        rows: unlabelled ones to train on, beside the labelled; None: the labelled ones alone, on their own labels, and
-            no assistant: without a teacher nobody taught one.
+        rows: unlabelled ones to train on, beside the labelled; None: the labelled ones alone, on their own labels.
     """
-    recipe, artifacts = run.recipe, run.artifacts
-    data = artifacts["data"].path
-    if rows is None:
-        alone = {"epochs": GOLD_EPOCHS, "loss": Loss(ce=1.0)}  # type: ignore[call-arg]
-        training = recipe.distill.model_copy(update=alone)
-        learn(run, training, artifacts["student"].path / "model", 0, None, None, seed, out)
-    else:
-        said = artifacts["signal"].path, recipe.signal.temperature
-        start, larger, begun = artifacts["student assistant"], out / "larger", out / "begun"
-        learn(run, of_assistant(recipe).distill, start.path / "model", rows, said, None, seed, larger)
-        facts = WORK.student(recipe, artifacts["fit"].path / "model", larger / "model", data, begun, PROGRESS)
-        write_json(begun / "student.json", in_whole_layers(facts, start.document("student.json")))
-        beside = beside_of(recipe, recipe.distill.loss, begun / "model", larger / "model")
-        learn(run, recipe.distill, begun / "model", rows, said, beside, seed, out)
-    runtime: Any = open_runtime("torch", out / "model", threads=available_threads(), context=recipe.data.max_length)
-    test = WORK.encoded(recipe, data, out / "model", "test")
-    return [float(int(runtime.classify(row.ids).argmax()) == row.label) for row in test]
-
-
-def learn(
-    run: d2e.Run,
-    training: Distill,
-    start: Path,
-    unlabelled: int,
-    said: Any,
-    beside: Any,
-    seed: int,
-    out: Path,
-) -> None:
-    """Train `start` on the labelled rows and so many others; writes `out/model`."""
     from distill2edge.distill.encoder_training import train_encoder
+    from distill2edge.recipe.schema import Loss
 
-    data = run.artifacts["data"].path
-    train, validation = (WORK.encoded(run.recipe, data, start, part) for part in ("train", "validation"))
-    kept = WORK.known(train) + [row for row in train if row.label < 0][:unlabelled]
-    train_encoder(
-        WORK.make(), start, kept, validation, said, beside, training, training.loss, None, seed, out, PROGRESS
-    )
-    copy_tokenizer(start, out / "model")
+    recipe, artifacts = run.recipe, run.artifacts
+    places = {kind: artifacts[kind].path for kind in ("data", "signal", "student")}
+    start = places["student"] / "model"
+    train, validation, test = (WORK.encoded(recipe, places["data"], start, part) for part in PARTS)
+    own = [row for row in train if row.label >= 0]
+    training, loss, signal = recipe.distill, recipe.distill.loss, (places["signal"], recipe.signal.temperature)
+    if rows is None:
+        kept, signal, loss = own, None, Loss(ce=1.0)
+        training = training.model_copy(update={"epochs": GOLD_EPOCHS})
+    else:
+        kept = own + [row for row in train if row.label < 0][:rows]
+    train_encoder(WORK.make(), start, kept, validation, signal, None, training, loss, None, seed, out, PlainProgress())
+    runtime: Any = open_runtime("torch", out / "model", threads=available_threads(), context=recipe.data.max_length)
+    return [float(int(runtime.classify(row.ids).argmax()) == row.label) for row in test]
 
 
 def scores(runs: list[d2e.Run]) -> list[dict[str, Any]]:
@@ -144,7 +115,7 @@ def main() -> None:
     write_result(
         "llm_to_encoder",
         "python benchmarks/llm_to_encoder.py",
-        description="movie polarity: SmolLM2-135M, fitted on 400 rows, labels 8,987 more for four layers of MiniLM; "
+        description="movie polarity: SmolLM2-135M, fitted on 400 rows, labels 8,987 more for three layers of MiniLM; "
         f"{len(SEEDS)} seeds of the student, {len(arms[FILE][0])} held-out rows",
         bars=[
             bar(f"{name}: accuracy of onnx:int8-dynamic over the teacher's", retained, ">=", 0.97, unit="x"),

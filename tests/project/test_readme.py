@@ -98,7 +98,7 @@ def test_its_second_table_is_the_result_file_too() -> None:
     shown = {
         "SmolLM2-135M-Instruct, fitted and asked": "teacher",
         "the same as GGUF Q8_0": "teacher/gguf:Q8_0",
-        "MiniLM of four layers as ONNX int8-dynamic": "student/onnx:int8-dynamic",
+        "MiniLM of three layers as ONNX int8-dynamic": "student/onnx:int8-dynamic",
         "the same layers, trained on the 400 labels alone": "student of the 400 labelled rows alone",
     }
     for label, model in shown.items():
