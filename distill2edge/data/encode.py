@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 from distill2edge.data.chat_templates import apply_template
@@ -26,8 +26,6 @@ LOST = {
     "too_long": "longer than data.max_length, and left out",
 }
 """Counts of `encode_rows` that a user is told of -> what they mean."""
-
-_BATCH = 1024  # rows per tokenizer call: enough for its threads, small in memory
 
 
 @dataclass(frozen=True)
@@ -115,11 +113,6 @@ def example_id(ids: Sequence[int], mask: Sequence[bool]) -> str:
     return digest.hexdigest()[:32]
 
 
-def labelled(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have a response."""
-    return [row for row in rows if row.response]
-
-
 def prompt_text(prompt: str, tokenizer: PreTrainedTokenizerBase, template: str, system: str | None = None) -> str:
     """The prompt as the model sees it, up to where the response begins.
 
@@ -199,7 +192,7 @@ def encode_rows(
     *,
     counts: Counter[str] | None = None,
     supervise: str = "all",
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """Tokens and masks of rows, in order; left out are rows longer than `max_length` tokens, and those whose response
     the tokenizer cannot encode: a student would learn to answer with the unknown token.
 
@@ -219,26 +212,11 @@ def encode_rows(
             changes the tokens of the prompt (a prompt that ends in a space), so that generation would never see
             what was trained.
     """
+    from distill2edge.data.encoded_rows import EncodedRows
+
     counts = Counter() if counts is None else counts
     encoder = _Encoder(tokenizer, template, system, supervise)
-    encoded: list[Encoded] = []
-    for begin in range(0, len(rows), _BATCH):
-        batch = rows[begin : begin + _BATCH]
-        for row, (example, stable) in zip(batch, encoder.encode(batch), strict=True):
-            whole = example
-            if supervise != "answer":
-                example, stable = encoder.cut(row, example, stable, max_length)
-            counts["boundary"] += not stable
-            if example is None:
-                counts["empty"] += 1
-            elif unencodable(tokenizer, example.ids[example.prompt_length : len(example.ids) - len(encoder.tail)]):
-                counts["unencodable"] += 1
-            elif len(example.ids) > max_length:
-                counts["too_long"] += 1
-            else:
-                counts["cut"] += example is not whole
-                counts["supervised_tokens"] += example.supervised
-                encoded.append(example)
+    encoded = EncodedRows(_kept(rows, encoder, max_length, counts, shorten=supervise != "answer"))
     counts["rows"] += len(rows)
     if rows and counts["boundary"] * 2 > len(rows):
         raise UserError(
@@ -251,14 +229,50 @@ def encode_rows(
     return encoded
 
 
+def in_batches(rows: Iterable[Row], size: int = 1024) -> Iterator[list[Row]]:
+    """Rows for one call of a tokenizer: enough for its threads, few in memory."""
+    rest = iter(rows)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _kept(
+    rows: Sequence[Row], encoder: _Encoder, max_length: int, counts: Counter[str], *, shorten: bool
+) -> Iterator[Encoded]:
+    """The rows that are taken; `shorten`: also conversations up to an earlier answer."""
+    for batch in in_batches(rows):
+        for row, (example, stable) in zip(batch, encoder.encode(batch), strict=True):
+            whole = example
+            if shorten:
+                example, stable = encoder.cut(row, example, stable, max_length)
+            counts["boundary"] += not stable
+            if example is None:
+                counts["empty"] += 1
+            elif unencodable(
+                encoder.tokenizer, example.ids[example.prompt_length : len(example.ids) - len(encoder.tail)]
+            ):
+                counts["unencodable"] += 1
+            elif len(example.ids) > max_length:
+                counts["too_long"] += 1
+            else:
+                counts["cut"] += example is not whole
+                counts["supervised_tokens"] += example.supervised
+                yield example
+
+
 class _Encoder:
     """Rows in the tokens of one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, system: str | None, supervise: str) -> None:
-        self._tokenizer, self._template, self._system = tokenizer, template, system
+        self.tokenizer, self._template, self._system = tokenizer, template, system
         self.tail = _tail(tokenizer, template)
         stop = str(tokenizer.decode(self.tail)) if self.tail else ""
         self._turns = Turns(tokenizer, stop, supervise) if template == "chat" else None
+
+    def lost(self, example: Encoded) -> bool:
+        """Whether the tokenizer cannot encode the response."""
+        response = example.ids[example.prompt_length : len(example.ids) - len(self.tail)]
+        return unencodable(self.tokenizer, response)
 
     def cut(self, row: Row, example: Encoded | None, stable: bool, most: int) -> tuple[Encoded | None, bool]:
         """As `encode` gave them; of a conversation that is too long up to the last answer that fits."""
@@ -271,13 +285,13 @@ class _Encoder:
         """Each row, None where its response has no tokens; and whether its pieces could be tokenized together."""
         pieces = [self._pieces(row) for row in rows]
         texts = [text for row in pieces for text in accumulate(piece for piece, _ in row)]
-        tokens = iter(_begun(self._tokenizer, self._template, texts))
+        tokens = iter(_begun(self.tokenizer, self._template, texts))
         for row, parts in zip(rows, pieces, strict=True):
             ids: list[int] = []
             mask: list[bool] = []
             stable = True
             for text, supervised in parts:
-                more, kept = _continuation(self._tokenizer, ids, next(tokens), text)
+                more, kept = _continuation(self.tokenizer, ids, next(tokens), text)
                 if supervised and len(parts) > 2:
                     self._require_turn(row, more, text)
                 ids, mask, stable = ids + more, mask + [supervised] * len(more), stable and kept
@@ -296,7 +310,7 @@ class _Encoder:
 
     def _require_turn(self, row: Row, ids: Sequence[int], text: str) -> None:
         """What is supervised is what the assistant said: nothing of a neighbour, and all of it."""
-        said, alone = (self._tokenizer.decode(each) for each in (ids, tokenize(self._tokenizer, [text])[0]))
+        said, alone = (self.tokenizer.decode(each) for each in (ids, tokenize(self.tokenizer, [text])[0]))
         if said.strip() != alone.strip():
             raise AssertionError(f"row {row.number}: supervised {said[:80]!r} for {text[:80]!r}")
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.encode import Encoded, Row, in_batches
 from distill2edge.data.encode_texts import around
+from distill2edge.data.encoded_rows import EncodedRows
 from distill2edge.data.words import Span, cut_at_word, places_of, words_of
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_BATCH = 1024
 
 
 class Placed(NamedTuple):
@@ -30,7 +29,7 @@ class Placed(NamedTuple):
     places: list[int]
 
 
-def encode_tagged(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Encoded]:
+def encode_tagged(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Sequence[Encoded]:
     """Texts in a model's tokens. A longer one is cut after its last whole word.
 
     Args:
@@ -42,14 +41,15 @@ def encode_tagged(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_l
     Raises:
         UserError: as `placed`.
     """
-    encoded = []
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
+    return EncodedRows(_encoded(rows, tokenizer, max_length))
+
+
+def _encoded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Iterator[Encoded]:
+    for part in in_batches(rows):
         found = placed([row.prompt for row in part], tokenizer, max_length)
         for row, text in zip(part, found, strict=True):
             ids, places = text.ids, tuple(text.places)
-            encoded.append(Encoded(row.id, ids, [False] * len(ids), -1, row.id, places=places, words=len(text.words)))
-    return encoded
+            yield Encoded(row.id, ids, [False] * len(ids), -1, row.id, places=places, words=len(text.words))
 
 
 def placed(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Placed]:

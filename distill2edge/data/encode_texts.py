@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.data.conversation import plain_prompt
-from distill2edge.data.encode import Encoded, Row, row_id
+from distill2edge.data.encode import Encoded, Row, in_batches, row_id
+from distill2edge.data.encoded_rows import EncodedRows
 from distill2edge.data.text_pairs import Tokens, cut_pairs
 from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
@@ -15,13 +16,12 @@ from distill2edge.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 1024
 _PROBE = "a"
 
 
 def encode_texts(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, counts: Counter[str] | None = None
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """Prompts (and what they are paired with) in a model's tokens. A classifier answers every text, so a longer one is
     cut, not dropped.
 
@@ -37,14 +37,18 @@ def encode_texts(
         UserError: a length that leaves no room for text; a tokenizer that reads no pairs.
     """
     counts = Counter() if counts is None else counts
-    encoded = []
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        for row, (ids, types) in zip(part, _tokens(part, tokenizer, max_length, counts), strict=True):
-            query = "" if row.pair is None else row_id(plain_prompt(row.prompt), "")
-            encoded.append(Encoded(row.id, ids, [False] * len(ids), row.label, row.id, types=types, query=query))
+    encoded = EncodedRows(_encoded(rows, tokenizer, max_length, counts))
     counts["rows"] += len(rows)
     return encoded
+
+
+def _encoded(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, counts: Counter[str]
+) -> Iterator[Encoded]:
+    for part in in_batches(rows):
+        for row, (ids, types) in zip(part, _tokens(part, tokenizer, max_length, counts), strict=True):
+            query = "" if row.pair is None else row_id(plain_prompt(row.prompt), "")
+            yield Encoded(row.id, ids, [False] * len(ids), row.label, row.id, types=types, query=query)
 
 
 def _tokens(

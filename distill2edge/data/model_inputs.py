@@ -137,7 +137,7 @@ def encode_for(
     counts: Counter[str] | None = None,
     kind: Kind | None = None,
     supervise: str | None = None,
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """Rows in the tokens of a model, as its kind reads them.
 
     Args:

@@ -7,17 +7,16 @@ source ends. The start token of the decoder is not part of a row: runtimes and t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row, example_id, none_left, unencodable
+from distill2edge.data.encode import Encoded, Row, example_id, in_batches, none_left, unencodable
+from distill2edge.data.encoded_rows import EncodedRows
 from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_BATCH = 1024
 
 
 def encode_sources(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -41,7 +40,7 @@ def encode_targets(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 
 def encode_pairs(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, *, counts: Counter[str] | None = None
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """Tokens and masks of rows, in order; left out are pairs of more than `max_length` tokens together, and those
     whose target the tokenizer cannot encode.
 
@@ -52,9 +51,17 @@ def encode_pairs(
         UserError: no row is left.
     """
     counts = Counter() if counts is None else counts
-    encoded: list[Encoded] = []
-    for begin in range(0, len(rows), _BATCH):
-        batch = rows[begin : begin + _BATCH]
+    encoded = EncodedRows(_kept(rows, tokenizer, max_length, counts))
+    counts["rows"] += len(rows)
+    if rows and not encoded:
+        raise none_left(counts, max_length, "raise data.max_length: it counts source and target together")
+    return encoded
+
+
+def _kept(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, counts: Counter[str]
+) -> Iterator[Encoded]:
+    for batch in in_batches(rows):
         sources = tokenize(tokenizer, [row.prompt for row in batch], special=True)
         targets = encode_targets([row.response for row in batch], tokenizer)
         for row, source, target in zip(batch, sources, targets, strict=True):
@@ -67,11 +74,7 @@ def encode_pairs(
             else:
                 ids, mask = source + target, [False] * len(source) + [True] * len(target)
                 counts["supervised_tokens"] += len(target)
-                encoded.append(Encoded(example_id(ids, mask), ids, mask, row.label, row.id))
-    counts["rows"] += len(rows)
-    if rows and not encoded:
-        raise none_left(counts, max_length, "raise data.max_length: it counts source and target together")
-    return encoded
+                yield Encoded(example_id(ids, mask), ids, mask, row.label, row.id)
 
 
 def pair_choices(choices: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

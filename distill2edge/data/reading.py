@@ -70,7 +70,7 @@ class Reading(ABC):
         counts: Counter[str] | None,
         positions: int | None,
         supervise: str,
-    ) -> list[Encoded]:
+    ) -> Sequence[Encoded]:
         """Rows for training and measurement.
 
         Args:
@@ -111,7 +111,7 @@ class Continuation(Reading):
         counts: Counter[str] | None,
         positions: int | None,
         supervise: str,
-    ) -> list[Encoded]:
+    ) -> Sequence[Encoded]:
         """As `Reading.rows`."""
         length = form.max_length or 0
         return encode_rows(
@@ -149,7 +149,7 @@ class Pair(Reading):
         counts: Counter[str] | None,
         positions: int | None,
         supervise: str,
-    ) -> list[Encoded]:
+    ) -> Sequence[Encoded]:
         """As `Reading.rows`."""
         return encode_pairs(rows, tokenizer, form.max_length or 0, counts=counts)
 
@@ -186,7 +186,7 @@ class WholeText(Reading):
         counts: Counter[str] | None,
         positions: int | None,
         supervise: str,
-    ) -> list[Encoded]:
+    ) -> Sequence[Encoded]:
         """As `Reading.rows`.
 
         Raises:
@@ -203,7 +203,7 @@ class WholeText(Reading):
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int, counts: Counter[str] | None
-    ) -> list[Encoded]:
+    ) -> Sequence[Encoded]:
         """Rows of at most so many tokens."""
         return encode_texts(rows, tokenizer, length, counts)
 
@@ -232,7 +232,7 @@ class Words(WholeText):
 
     def encoded(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int, counts: Counter[str] | None
-    ) -> list[Encoded]:
+    ) -> Sequence[Encoded]:
         """As `WholeText.encoded`, with the places of the words."""
         return encode_tagged(rows, tokenizer, length)
 

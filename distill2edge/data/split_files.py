@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
+
+import numpy as np
 
 from distill2edge.data.encode import SPLITS, Row
 from distill2edge.errors import UserError
 from distill2edge.util.files import replacing
+from distill2edge.util.lazy_sequence import LazySequence
 
 _GROUP = 1 << 15  # rows of a row group, which is in memory as Arrow when it is written
 _BATCH = 1 << 12  # rows in memory as Python has them
@@ -86,8 +89,19 @@ def read_rows(data_dir: Path, split: str) -> StoredRows:
     return StoredRows(path)
 
 
-class StoredRows(Sequence[Row]):
-    """Rows in a file, of which a part is in memory while they are looped over. A slice is of the same kind."""
+def labelled(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that have a response."""
+    has = np.fromiter((bool(row.response) for row in rows), bool, len(rows))
+    if has.all():
+        return rows
+    places = np.flatnonzero(has)
+    if has[: len(places)].all():  # those without one come last, as the data stage writes them
+        return rows[: len(places)]
+    return [row for row in rows if row.response]
+
+
+class StoredRows(LazySequence[Row]):
+    """Rows in a file, of which a part is in memory while they are looped over."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq
@@ -98,15 +112,12 @@ class StoredRows(Sequence[Row]):
             sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
         self._columns = [field.name for field in fields(Row) if field.name in known]
         self._begins = list(accumulate(sizes, initial=0))
-        self._numbers = range(self._begins[-1])
         self._last: tuple[int, Any] | None = None  # a row group and its rows: one is often asked for after another
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        super().__init__(self._begins[-1])
 
     def __iter__(self) -> Iterator[Row]:
-        if self._numbers.step != 1:
-            yield from map(self._row, self._numbers)
+        if not isinstance(self._numbers, range) or self._numbers.step != 1:
+            yield from super().__iter__()
             return
         import pyarrow.parquet as pq
 
@@ -121,26 +132,7 @@ class StoredRows(Sequence[Row]):
                 at += len(batch)
                 yield from _rows_of(part)
 
-    @overload
-    def __getitem__(self, number: int) -> Row: ...
-    @overload
-    def __getitem__(self, number: slice) -> StoredRows: ...
-    def __getitem__(self, number: int | slice) -> Row | StoredRows:
-        if isinstance(number, int):
-            return self._row(self._numbers[number])
-        part = StoredRows.__new__(StoredRows)
-        part.__dict__ |= {**self.__dict__, "_numbers": self._numbers[number]}
-        return part
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(Row.__eq__, self, other))
-
-    def __add__(self, other: Iterable[Row]) -> list[Row]:
-        return [*self, *other]
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _row(self, number: int) -> Row:
+    def _make(self, number: int) -> Row:
         import pyarrow.parquet as pq
 
         group = bisect_right(self._begins, number) - 1

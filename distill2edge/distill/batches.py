@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ class Examples(Dataset[dict[str, Any]]):
                     fix="build the cache again",
                 )
         self.rows, self.signal = rows, signal
-        self.lengths = [len(row.ids) for row in rows]
+        self.lengths = array("i", (len(row.ids) for row in rows))
         self.supervised = sum(sum(row.mask) for row in rows)
 
     def __len__(self) -> int:
@@ -172,17 +173,16 @@ class LengthGrouped(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch())
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        order = torch.randperm(len(self.lengths), generator=generator).to(torch.int32).numpy()
         if not self.grouped:
-            yield from order
+            yield from map(int, order)
             return
         # The rows that fill no batch come last, or they would shift the batches after them.
         full = len(order) - len(order) % self.batch
         pool = self.batch * _POOL
-        batches = []
         for begin in range(0, full, pool):
-            part = sorted(order[begin : min(begin + pool, full)], key=lambda row: -self.lengths[row])
-            batches += [part[at : at + self.batch] for at in range(0, len(part), self.batch)]
-        for number in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[number]
-        yield from order[full:]
+            part = order[begin : min(begin + pool, full)]
+            part[:] = sorted(part.tolist(), key=lambda row: -self.lengths[row])
+        for number in map(int, torch.randperm(full // self.batch, generator=generator)):
+            yield from order[number * self.batch : (number + 1) * self.batch].tolist()
+        yield from order[full:].tolist()

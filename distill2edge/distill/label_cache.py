@@ -7,15 +7,47 @@ Texts are found by id. Of tags there are several rows for each text: `counts` (J
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill2edge.distill.shard_index import ShardIndex
 from distill2edge.errors import UserError
+
+
+class _Shard:
+    """A shard, memory-mapped.
+
+    Attributes:
+        ids: of its texts.
+        width: C.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        file: Any = safe_open(path, framework="pt").__enter__()
+        metadata = file.metadata()
+        self.ids: list[str] = json.loads(metadata["ids"])
+        self._rows = file.get_slice("logits")
+        count, self.width = self._rows.get_shape()
+        counts = json.loads(metadata["counts"]) if "counts" in metadata else None
+        self._starts = range(count + 1) if counts is None else list(accumulate(counts, initial=0))
+        self._several = counts is not None
+        if self._starts[-1] != count:
+            raise ValueError(f"{count} rows for {self._starts[-1]}")
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, number: int) -> Tensor:
+        found: Tensor = self._rows[self._starts[number] : self._starts[number + 1]]
+        return found if self._several else found[0]
 
 
 class TextReader:
@@ -31,44 +63,50 @@ class TextReader:
     words = "class logits"
 
     def __init__(self, directory: Path) -> None:
-        """Read every shard of the directory.
+        """Look at every shard of the directory.
 
         Raises:
             UserError: no shard, an unreadable one, or shards of different widths.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         self.directory = Path(directory)
         paths = sorted(self.directory.glob(f"{self.stem}-*.safetensors"))
         if not paths:
             raise UserError(f"no {self.words} in {directory}", fix="run the signal stage again")
-        self._logits: dict[str, Tensor] = {}
+        self._index = ShardIndex(_Shard)
+        sizes = set()
         for path in paths:
             try:
-                with safe_open(path, framework="pt") as shard:
-                    logits, ids = shard.get_tensor("logits"), json.loads(shard.metadata()["ids"])
-                    given = self._split(logits, shard.metadata())
+                shard = _Shard(path)
+                if len(shard) != len(shard.ids):
+                    raise ValueError(f"{len(shard)} texts of {len(shard.ids)}")
             except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
                 raise UserError(
                     f"not a shard of {self.words}: {error}", where=str(path), fix="delete it and run the signal stage"
                 ) from error
-            self._logits.update(zip(ids, given, strict=True))
-        sizes = {row.shape[-1] for row in self._logits.values()}
+            self._index.add(path, shard.ids)
+            sizes.add(shard.width)
         if len(sizes) != 1:
             raise UserError(f"shards of {sorted(sizes)} numbers a text", where=str(directory), fix="rebuild the cache")
         self.classes = sizes.pop()
 
-    @staticmethod
-    def _split(logits: Tensor, metadata: Mapping[str, str]) -> Iterable[Tensor]:
-        """What is said of each text of a shard."""
-        return logits
+    def said(self, text: str) -> Tensor:
+        """What is kept of a text.
+
+        Raises:
+            KeyError: nothing.
+        """
+        shard, _, number = self._index.find(text)
+        found: Tensor = shard[number]
+        return found
 
     def __len__(self) -> int:
-        return len(self._logits)
+        return len(self._index)
 
     def missing(self, texts: Iterable[str]) -> list[str]:
         """Those of the ids that the cache does not have."""
-        return [name for name in texts if name not in self._logits]
+        return self._index.missing(texts)
 
 
 class LabelReader(TextReader):
@@ -85,15 +123,11 @@ class LabelReader(TextReader):
 
     def get(self, text: str) -> Tensor:
         """log p [C] float32 of a text at the temperature."""
-        return torch.log_softmax(self._logits[text] / self.temperature, -1)
+        return torch.log_softmax(self.said(text) / self.temperature, -1)
 
 
 class TagReader(LabelReader):
     """A cache of the tags' logits of each word; its shards hold all words, one after another, and their `counts`."""
-
-    @staticmethod
-    def _split(logits: Tensor, metadata: Mapping[str, str]) -> Iterable[Tensor]:
-        return logits.split(json.loads(metadata["counts"]))
 
     def get(self, text: str) -> Tensor:
         """log p [words, C] float32 of a text at the temperature; NaN of words that the teacher has no token of."""
@@ -105,7 +139,7 @@ class SetReader(LabelReader):
 
     def get(self, text: str) -> Tensor:
         """log p [C, 2] float32 of a text at the temperature: that it has a label not, and that it has it."""
-        scaled = self._logits[text] / self.temperature
+        scaled = self.said(text) / self.temperature
         return torch.stack([F.logsigmoid(-scaled), F.logsigmoid(scaled)], -1)
 
 
@@ -116,7 +150,7 @@ class NumberReader(TextReader):
 
     def get(self, text: str) -> Tensor:
         """float32, no dimensions."""
-        return self._logits[text][0]
+        return self.said(text)[0]
 
 
 class VectorReader(TextReader):
@@ -127,7 +161,7 @@ class VectorReader(TextReader):
 
     def get(self, text: str) -> Tensor:
         """[D] float32."""
-        return self._logits[text]
+        return self.said(text)
 
 
 Reader = TypeVar("Reader", bound=LabelReader)

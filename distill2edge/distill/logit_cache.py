@@ -17,6 +17,7 @@ import torch
 
 from distill2edge.distill.compact_signal import Coded, Kept, unpack
 from distill2edge.distill.losses import LOG_ZERO, Sampled, TopK
+from distill2edge.distill.shard_index import ShardIndex
 from distill2edge.errors import UserError
 from distill2edge.models.id_map import IdMap
 
@@ -37,8 +38,14 @@ class _Place(NamedTuple):
     body: slice
 
 
+def _open(path: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="numpy").__enter__()
+
+
 class SignalReader:
-    """A memory-mapped logit cache.
+    """A logit cache, of which few shards are open at once, memory-mapped.
 
     Attributes:
         temperature: T of the log-probabilities it returns.
@@ -49,24 +56,23 @@ class SignalReader:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Open every shard of the directory.
+        """Look at every shard of the directory.
 
         Raises:
             UserError: no shard, an unreadable one, or shards of different settings.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         self.directory = Path(directory)
         paths = sorted(self.directory.glob("shard-*.safetensors"))
         if not paths:
             raise UserError(f"no logit cache in {self.directory}", fix="run the signal stage with signal.kind: logits")
-        self._where: dict[str, _Place] = {}
+        self._index = ShardIndex(_open)
         self._to: np.ndarray | None = None  # of a trimmed vocabulary: an id for each of the full one's, or -1
         settings: set[tuple[float, str, int, int | None, bool]] = set()
         for path in paths:
             try:
-                shard: Any = safe_open(path, framework="numpy")
-                shard.__enter__()
+                shard = _open(path)
                 metadata = shard.metadata()
                 ids = json.loads(metadata["ids"])
                 start = shard.get_tensor("start")
@@ -81,9 +87,7 @@ class SignalReader:
                 ) from error
             if not len(start) == len(at) == len(ids) + 1:
                 raise UserError("the shard's index is broken", where=str(path), fix="delete it and run the stage again")
-            for number, name in enumerate(ids):
-                ends = (slice(int(each[number]), int(each[number + 1])) for each in (start, at))
-                self._where[name] = _Place(shard, path, *ends)
+            self._index.add(path, ids)
         if len(settings) > 1:
             raise UserError(
                 "shards of different temperature, k, form or vocabulary",
@@ -93,10 +97,10 @@ class SignalReader:
         ((self.temperature, self.vocabulary, self.top_k, self.sample, self.compact),) = settings
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._index)
 
     def __contains__(self, example: str) -> bool:
-        return example in self._where
+        return example in self._index
 
     def trimmed(self, ids: IdMap) -> SignalReader:
         """The same cache for a student with fewer tokens: in its ids, examples under the names that they have here.
@@ -109,11 +113,11 @@ class SignalReader:
 
     def missing(self, examples: Iterable[str]) -> list[str]:
         """Those of the examples that the cache does not have."""
-        return [name for name in examples if name not in self._where]
+        return self._index.missing(examples)
 
     def positions(self, example: str) -> int:
         """How many supervised positions the cache has of an example."""
-        positions = self._where[example].positions
+        positions = self._place(example).positions
         return positions.stop - positions.start
 
     def get(self, example: str) -> TopK | Sampled:
@@ -127,7 +131,7 @@ class SignalReader:
             KeyError: the example is not in the cache.
             UserError: what the cache has of it is broken.
         """
-        place = self._where[example]
+        place = self._place(example)
         if self.compact:
             return self._compact(place)
         tokens = self._in_students(place.shard.get_slice("index")[place.positions].astype(np.int64))
@@ -140,6 +144,12 @@ class SignalReader:
         log_p -= norm[:, None].astype(np.float32)
         log_tail = (np.log(tail) - norm).astype(np.float32)
         return TopK(torch.from_numpy(tokens), torch.from_numpy(log_p), torch.from_numpy(log_tail))
+
+    def _place(self, example: str) -> _Place:
+        shard, path, number = self._index.find(example)
+        begin, end = shard.get_slice("start")[number : number + 2].tolist()
+        body = shard.get_slice("at")[number : number + 2].tolist() if self.compact else (0, 0)
+        return _Place(shard, path, slice(begin, end), slice(*body))
 
     def _compact(self, place: _Place) -> TopK | Sampled:
         from safetensors import SafetensorError

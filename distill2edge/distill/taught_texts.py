@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ class TaughtTexts(Dataset[dict[str, Any]]):
                 fix="build the cache from these rows",
             )
         self.rows, self.signal = rows, signal
-        self.lengths = [len(row.ids) for row in rows]
+        self.lengths = array("i", (len(row.ids) for row in rows))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -72,7 +72,7 @@ def _tokens(path: Path) -> dict[str, int]:
 def _matched(recipe: Recipe, rows: Sequence[Row], teacher: Path, student: Path) -> None:
     from distill2edge.teacher.aligned import Aligned
 
-    encoded: list[list[Encoded]] = []
+    encoded: list[Sequence[Encoded]] = []
     with suppress(UserError):  # the data stage says what is wrong with the rows
         encoded = [encode_for(recipe.data, rows, path) for path in (teacher, student)] if rows else []
     if encoded:

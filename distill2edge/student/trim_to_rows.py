@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill2edge.data.encode import labelled
 from distill2edge.data.model_inputs import encode_for, form_of
-from distill2edge.data.split_files import read_rows
+from distill2edge.data.split_files import labelled, read_rows
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.id_map import read_map

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.cost.serving_places import watts_of
 from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.encoded_rows import Joined
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError
@@ -64,7 +65,7 @@ class Work(ABC):
     reads_as: Kind | None = None
     merge_rows = 16
 
-    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
+    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> Sequence[Encoded]:
         """A split of the data in the tokens of a model."""
         return encode_for(recipe.data, self.rows(recipe, rows_dir, split), model_dir, kind=self.reads_as)
 
@@ -72,7 +73,9 @@ class Work(ABC):
         """A split of the data, as far as the task reads it."""
         return read_rows(rows_dir, split)
 
-    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration") -> list[Encoded]:
+    def calibration(
+        self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration"
+    ) -> Sequence[Encoded]:
         """The rows that a model's files are rounded by, in its tokens."""
         return encode_for(recipe.data, read_rows(rows_dir, split), model_dir, kind=self.reads_as)
 
@@ -255,7 +258,7 @@ class EncoderWork(Work):
         placement: Placement = WHOLE,
     ) -> Facts:
         """Keep what a model of the task says of train and validation rows."""
-        rows = [row for split in ("train", "validation") for row in self.encoded(recipe, rows_dir, model_dir, split)]
+        rows = Joined(self.encoded(recipe, rows_dir, model_dir, split) for split in ("train", "validation"))
         return self.cache(model_dir, rows, work, progress, placement)
 
     def student_signal(

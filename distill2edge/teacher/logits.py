@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from distill2edge.data.encode import Encoded
+from distill2edge.data.encoded_rows import unique
 from distill2edge.errors import UserError
 from distill2edge.generation.backends import Backend
 from distill2edge.generation.open_backend import open_backend
@@ -72,21 +73,22 @@ def cache_logits(
     if not encoded:
         raise no_rows()
     work.mkdir(parents=True, exist_ok=True)
-    examples = list({example.id: example for example in encoded}.values())
+    examples = unique(encoded)
     shards = list(_shards(examples, shard_rows, shard_tokens))
     for stale in sorted(work.glob("shard-*.safetensors"))[len(shards) :]:
         stale.unlink()
     tokens = tokens or OwnTokens(model_dir)
     settings = settings_of(signal, tokens, seed)
-    missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), shard, settings)]
+    missing = [n for n, shard in enumerate(shards) if not _complete(_path(work, n), examples[shard], settings)]
     ran: dict[str, Any] = {"seconds": 0.0, "tokens_per_s": None, "backend": None, "dtype": None}
     with progress.task("teacher logits", len(examples)) as task:
-        task.advance(len(examples) - sum(len(shards[n]) for n in missing))
+        task.advance(len(examples) - sum(shards[n].stop - shards[n].start for n in missing))
         if missing:
-            todo = [(_path(work, number), shards[number]) for number in missing]
-            read = [found for _, shard in todo for each in shard if (found := tokens.read(each)) is not None]
-            longest = max((len(each.ids) for each in read), default=1)
-            teacher = runner or open_backend(backend, model_dir, gguf_path, dtype, longest=longest, placement=placement)
+            todo = [(_path(work, number), examples[shards[number]]) for number in missing]
+            read = _extent((each for _, shard in todo for each in shard), tokens)
+            teacher = runner or open_backend(
+                backend, model_dir, gguf_path, dtype, longest=read.longest, placement=placement
+            )
             ran = _run(todo, read, teacher, tokens, signal, settings, seed, task)
             if runner is None:
                 teacher.close()
@@ -96,8 +98,8 @@ def cache_logits(
 
 
 def _run(
-    todo: Sequence[tuple[Path, list[Encoded]]],
-    read: Sequence[Encoded],
+    todo: Sequence[tuple[Path, Sequence[Encoded]]],
+    read: _Extent,
     teacher: Backend,
     tokens: Tokens,
     signal: LogitsSignal,
@@ -106,13 +108,14 @@ def _run(
     task: Any,
 ) -> dict[str, Any]:
     """Write the shards that are not there; seconds, tokens_per_s, backend, dtype."""
-    _check_ids(read, teacher.vocab_size)
+    _check_ids(read.largest, teacher.vocab_size)
     begin = time.monotonic()
-    for path, shard in todo:
+    for path, lazy in todo:
+        shard = list(lazy)
         kept = open_shard(shard, signal, tokens, teacher.vocab_size, seed)
         _write_shard(path, shard, teacher, tokens, kept, settings, task)
     seconds = time.monotonic() - begin
-    rate = round(sum(len(each.ids) for each in read) / seconds, 1) if seconds else None
+    rate = round(read.tokens / seconds, 1) if seconds else None
     return {"seconds": round(seconds, 3), "tokens_per_s": rate, "backend": teacher.name, "dtype": teacher.dtype}
 
 
@@ -121,8 +124,24 @@ def no_rows() -> UserError:
     return UserError("no rows to run the teacher on", where="data", fix="check data.filter and data.max_length")
 
 
-def _check_ids(examples: Sequence[Encoded], rows: int) -> None:
-    largest = max(max(example.ids) for example in examples)
+class _Extent(NamedTuple):
+    """What the teacher reads of all examples: the most tokens of one, all tokens, the largest id."""
+
+    longest: int = 1
+    tokens: int = 0
+    largest: int = 0
+
+
+def _extent(examples: Iterable[Encoded], tokens: Tokens) -> _Extent:
+    found = _Extent()
+    for example in examples:
+        if (read := tokens.read(example)) is not None:
+            size, largest = len(read.ids), max(read.ids)
+            found = _Extent(max(found.longest, size), found.tokens + size, max(found.largest, largest))
+    return found
+
+
+def _check_ids(largest: int, rows: int) -> None:
     if largest >= rows:
         raise UserError(
             f"the rows hold the token id {largest}, and the teacher's embedding has {rows} rows",
@@ -131,18 +150,16 @@ def _check_ids(examples: Sequence[Encoded], rows: int) -> None:
         )
 
 
-def _shards(examples: Sequence[Encoded], rows: int, tokens: int) -> Iterator[list[Encoded]]:
+def _shards(examples: Sequence[Encoded], rows: int, tokens: int) -> Iterator[slice]:
     """Runs of examples, cut by rows and by tokens; the same cuts for the same examples."""
-    shard: list[Encoded] = []
-    held = 0
-    for example in examples:
-        if shard and (len(shard) == rows or held + len(example.ids) > tokens):
-            yield shard
-            shard, held = [], 0
-        shard.append(example)
+    begin = held = 0
+    for number, example in enumerate(examples):
+        if number > begin and (number - begin == rows or held + len(example.ids) > tokens):
+            yield slice(begin, number)
+            begin, held = number, 0
         held += len(example.ids)
-    if shard:
-        yield shard
+    if begin < len(examples):
+        yield slice(begin, len(examples))
 
 
 def _write_shard(
@@ -178,7 +195,7 @@ def _write_shard(
         save_file(kept.arrays(), temporary, metadata=metadata)
 
 
-def _complete(path: Path, examples: list[Encoded], settings: dict[str, str]) -> bool:
+def _complete(path: Path, examples: Sequence[Encoded], settings: dict[str, str]) -> bool:
     """Whether a shard is there, whole, and of these examples and settings."""
     from safetensors import SafetensorError, safe_open
 

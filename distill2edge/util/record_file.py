@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import marshal
+import os
 import tempfile
+import weakref
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,9 +41,15 @@ def write_to(file: IO[bytes], raw: Any) -> None:
         EnvironmentFault: the disk is full.
     """
     view = memoryview(raw).cast("B")
-    try:
+    with _room():
         while view:
             view = view[file.write(view) :]
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if disk_full(error):
             raise disk_is_full(_place.get()) from error
@@ -122,3 +130,70 @@ class Buckets:
                 self._chunks.append(waiting)
                 waiting.clear()
         self._size = 0
+
+
+class Records:
+    """Records by number: in memory while they are few, then in a file that goes with this object.
+
+    They can be pickled for a process that sees the same disk, as long as this object is there.
+    """
+
+    def __init__(self, held: int = _HELD) -> None:
+        """`held`: bytes in memory."""
+        self._waiting: list[bytes] = []  # those that are not in the file, which are the last
+        self._starts = array("Q", [0])
+        self._written, self._held = 0, held
+        self._path: Path | None = None
+        self._file = -1
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def append(self, record: bytes) -> None:
+        """Add a record.
+
+        Raises:
+            EnvironmentFault: the disk is full.
+        """
+        self._waiting.append(record)
+        self._starts.append(self._starts[-1] + len(record))
+        size = self._starts[-1] - self._starts[self._written]
+        if size + 64 * len(self._waiting) > self._held:
+            self._write()
+
+    def __getitem__(self, number: int) -> bytes:
+        if number >= self._written:
+            return self._waiting[number - self._written]
+        start = self._starts[number]
+        return _read_at(self._file, self._starts[number + 1] - start, start)
+
+    def _write(self) -> None:
+        if self._path is None:
+            handle, name = tempfile.mkstemp(prefix=".rows-", dir=_place.get())
+            self._path, self._file = Path(name), handle
+            weakref.finalize(self, _let_go, handle, name)
+        with _room(), open(self._file, "ab", buffering=0, closefd=False) as file:
+            write_to(file, b"".join(self._waiting))
+        self._written += len(self._waiting)
+        self._waiting.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": -1}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self._path is not None:
+            self._file = os.open(self._path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+
+
+def _read_at(file: int, size: int, start: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, size, start)
+    os.lseek(file, start, os.SEEK_SET)  # Windows; a reader of another thread waits for nothing here
+    return os.read(file, size)
+
+
+def _let_go(handle: int, name: str) -> None:
+    os.close(handle)
+    Path(name).unlink(missing_ok=True)

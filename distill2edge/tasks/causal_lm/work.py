@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import LOST, labelled
+from distill2edge.data.encode import LOST
+from distill2edge.data.encoded_rows import Joined
 from distill2edge.data.model_inputs import encode_for, form_of
-from distill2edge.data.split_files import read_rows
+from distill2edge.data.split_files import labelled, read_rows
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.id_map import read_map
 from distill2edge.models.model_file import Encodings, ModelFile
@@ -176,8 +177,8 @@ class TokenWork(Work):
         """As `Work.student_signal`: its distributions."""
         from distill2edge.teacher.logits import cache_logits
 
-        rows = self._training_rows(recipe, recipe.signal.kind, student, signal, rows_dir, progress)
-        rows += self.encoded(recipe, rows_dir, student, "validation")
+        train = self._training_rows(recipe, recipe.signal.kind, student, signal, rows_dir, progress)
+        rows = Joined([train, self.encoded(recipe, rows_dir, student, "validation")])
         kept = recipe.student_signal
         assert isinstance(kept, LogitsSignal)
         return cache_logits(student, rows, kept, work, progress, seed=recipe.seed)
@@ -221,9 +222,9 @@ class TokenWork(Work):
 
     def _asked(
         self, recipe: Recipe, splits: Sequence[Sequence[Row]], teacher: Path, work: Path, progress: Progress
-    ) -> tuple[list[Encoded], Tokens | None]:
+    ) -> tuple[Sequence[Encoded], Tokens | None]:
         """Rows in the tokens that the student learns, and how the teacher reads them where its own are others."""
-        theirs = [each for rows in splits for each in encode_for(recipe.data, rows, teacher)]
+        theirs = Joined(encode_for(recipe.data, rows, teacher) for rows in splits)
         if recipe.signal.kind != "logits" or recipe.signal.align == "none":
             return theirs, None
         from distill2edge.intake.obtain import fetch_model
@@ -233,7 +234,7 @@ class TokenWork(Work):
         assert isinstance(init, FromModel)
         assert isinstance(init.model, str)
         fetch_model(init.model, init.revision, fetched, progress, where="student.init.model")
-        ours = [each for rows in splits for each in encode_for(recipe.data, rows, fetched / "model")]
+        ours = Joined(encode_for(recipe.data, rows, fetched / "model") for rows in splits)
         tokens = Aligned(teacher, fetched / "model", recipe.data.template, theirs, ours)
         shutil.rmtree(fetched)
         progress.say(f"  {tokens.share:.0%} of the student's supervised tokens are matched with the teacher's")
@@ -241,7 +242,7 @@ class TokenWork(Work):
 
     def _training_rows(
         self, recipe: Recipe, kind: str, student: Path, signal: Path | None, rows_dir: Path, progress: Progress
-    ) -> list[Encoded]:
+    ) -> Sequence[Encoded]:
         """The train split, or the teacher's responses to it; says how many the student's tokenizer cannot encode."""
         from distill2edge.teacher.text import read_responses
 
@@ -249,7 +250,7 @@ class TokenWork(Work):
         supervise = None
         if kind == "text":
             assert signal is not None
-            rows = read_responses(signal)
+            rows: Sequence[Row] = read_responses(signal)
             if getattr(recipe.signal, "turns", "all") == "last":
                 supervise = "answer"  # the earlier turns are the data's, not the teacher's
         else:
@@ -265,7 +266,7 @@ class TokenWork(Work):
         return _cached(encoded, kind, signal)
 
 
-def _cached(rows: list[Encoded], kind: str, signal: Path | None) -> list[Encoded]:
+def _cached(rows: Sequence[Encoded], kind: str, signal: Path | None) -> Sequence[Encoded]:
     """The rows that a signal has: a served teacher may have left some out, and its cache says so."""
     if kind != "logits" or signal is None or not read_object(signal / "signal.json").get("dropped"):
         return rows
@@ -275,7 +276,7 @@ def _cached(rows: list[Encoded], kind: str, signal: Path | None) -> list[Encoded
     return [row for row in rows if row.id in found]
 
 
-def _scored_rows(recipe: Recipe, rows_dir: Path) -> list[Row]:
+def _scored_rows(recipe: Recipe, rows_dir: Path) -> Sequence[Row]:
     """The train split, less the rows that only give on-policy rounds their prompts."""
     spec = recipe.distill.on_policy
     return labelled(read_rows(rows_dir, "train"))[: None if spec is None else spec.warm_rows]

@@ -50,7 +50,7 @@ class ClassifierWork(EncoderWork):
         """Names of the head's outputs, in their order."""
         return labels_of(recipe)
 
-    def known(self, rows: Sequence[Encoded]) -> list[Encoded]:
+    def known(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
         """The texts that have a label."""
         return [row for row in rows if row.label >= 0]
 
@@ -229,7 +229,9 @@ class ClassifierWork(EncoderWork):
             None if on_grid is None else on_grid.grids,
         )
 
-    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration") -> list[Encoded]:
+    def calibration(
+        self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration"
+    ) -> Sequence[Encoded]:
         """As `Work.calibration`: an asked teacher reads them in its own words."""
         if recipe.teacher.ask is not None and kind_of_directory(model_dir).writes:
             return ASKED.calibration(as_asked(recipe), rows_dir, model_dir, split)

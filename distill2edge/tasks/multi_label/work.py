@@ -32,13 +32,13 @@ class MultiLabelWork(ClassifierWork):
 
     headed_as = MULTI_LABEL
 
-    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
+    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> Sequence[Encoded]:
         """As `Work.encoded`, with the set of labels that each row has."""
         names = self.labels(recipe)
         known = {row.id: set_of(row.response, names) for row in self.rows(recipe, rows_dir, split)}
         return [replace(row, labels=known[row.row]) for row in super().encoded(recipe, rows_dir, model_dir, split)]
 
-    def known(self, rows: Sequence[Encoded]) -> list[Encoded]:
+    def known(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
         """As `ClassifierWork.known`: an empty set is one."""
         return [row for row in rows if row.labels is not None]
 

@@ -30,7 +30,7 @@ class RegressorWork(ClassifierWork):
     reads_as = REGRESSOR
     headed_as = REGRESSOR
 
-    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
+    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> Sequence[Encoded]:
         """As `Work.encoded`, with the number that each row has."""
         known = {row.id: number_of(row.response) for row in self.rows(recipe, rows_dir, split)}
         return [replace(row, number=known[row.row]) for row in super().encoded(recipe, rows_dir, model_dir, split)]
@@ -39,7 +39,7 @@ class RegressorWork(ClassifierWork):
         """As `ClassifierWork.labels`: one output."""
         return [NAME]
 
-    def known(self, rows: Sequence[Encoded]) -> list[Encoded]:
+    def known(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
         """As `ClassifierWork.known`."""
         return [row for row in rows if row.number is not None]
 

@@ -32,7 +32,7 @@ class TaggerWork(ClassifierWork):
         """As `ClassifierWork.labels`: the tags."""
         return list(TagSet(recipe.data.choices or ()).names)
 
-    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> list[Encoded]:
+    def encoded(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str) -> Sequence[Encoded]:
         """As `Work.encoded`, with the tags of the words of each row that has some."""
         tagset, tags = TagSet(recipe.data.choices or ()), dict[str, list[int] | None]()
         for row in self.rows(recipe, rows_dir, split):
@@ -41,7 +41,7 @@ class TaggerWork(ClassifierWork):
             tags[row.id] = None if entities is None else tagset.tags(entities, len(words))
         return [replace(row, tags=tags[row.row]) for row in super().encoded(recipe, rows_dir, model_dir, split)]
 
-    def known(self, rows: Sequence[Encoded]) -> list[Encoded]:
+    def known(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
         """As `ClassifierWork.known`."""
         return [row for row in rows if row.tags is not None]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.data.encode import Row, labelled
-from distill2edge.data.split_files import read_rows
+from distill2edge.data.encode import Row
+from distill2edge.data.split_files import labelled, read_rows
 from distill2edge.data.templates import Template
 from distill2edge.errors import UserError
 from distill2edge.models.model_file import Encodings
@@ -106,7 +106,9 @@ class AskedTeacher(TokenWork):
         with said_of_ask():
             return super().fit(recipe, base, rows_dir, work, progress)
 
-    def calibration(self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration") -> list[Encoded]:
+    def calibration(
+        self, recipe: Recipe, rows_dir: Path, model_dir: Path, split: str = "calibration"
+    ) -> Sequence[Encoded]:
         """As `Work.calibration`."""
         from distill2edge.data.model_inputs import encode_for
 
