@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill2edge.quantize.schemes import UNTRAINED_SUFFIX, parse_scheme
-from distill2edge.recipe.assistant import of_assistant
 from distill2edge.stages.calibrating import Calibration, Role, Sensitivity
 from distill2edge.stages.exporting import Export
 from distill2edge.stages.grid import StudentSignal, TrainOnGrid
@@ -147,6 +146,8 @@ class Graph:
         Args:
             plain: the student as it starts without one.
         """
+        from distill2edge.recipe.assistant import of_assistant
+
         recipe = of_assistant(self.recipe)
         rows, teacher = plain.rows, plain.teacher
         begun = self.add(InitStudent, arm=ASSISTANT, as_recipe=recipe, rows=rows, teacher=teacher, pretrained=None)
