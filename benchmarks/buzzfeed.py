@@ -18,7 +18,7 @@ from common import ROOT, bar, paired, summary, write_result
 import distill2edge as d2e
 from distill2edge.cost import formulas
 from distill2edge.cost.catalogue import load_catalogue
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.data.split_files import read_rows
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.recipe.load import load_recipe

@@ -41,7 +41,7 @@ def make_rows() -> list[Any]:
     """Texts of one length, with labels."""
     import numpy as np
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
     random = np.random.default_rng(0)
     return [

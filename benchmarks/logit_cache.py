@@ -37,7 +37,7 @@ from common import bar, paired, write_result
 from torch import Tensor
 
 from distill2edge.bench import contention
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.distill.batches import collate
 from distill2edge.distill.decoder_model import DistillModel
 from distill2edge.distill.logit_cache import SignalReader

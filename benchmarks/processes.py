@@ -42,7 +42,7 @@ def student(place: Path) -> None:
 
 def rows() -> list[Any]:
     """Rows of half to all of the length, the second half of each supervised."""
-    from distill2edge.data.encode import Encoded, example_id
+    from distill2edge.data.examples import Encoded, example_id
 
     draw, made = random.Random(0), []
     for _ in range(ROWS + BATCH):

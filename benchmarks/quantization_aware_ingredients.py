@@ -18,7 +18,7 @@ from common import write_result
 from quantization_aware import Bench, curve, tokens
 from reference_model import SEED, TRAIN_WINDOW, default_work, training_rows
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.export.grid import of_gguf
 from distill2edge.generation.writers import Sampling, open_writer
 from distill2edge.gguf.hf_layout import layout_of

@@ -192,7 +192,7 @@ def training_rows(model_dir: Path, progress: Progress) -> tuple[list[Any], list[
     """Film and product reviews, each token once, as rows to train on; the last windows choose the checkpoint."""
     from transformers import AutoTokenizer
 
-    from distill2edge.data.encode import Encoded, example_id
+    from distill2edge.data.examples import Encoded, example_id
 
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     pieces = []

@@ -10,7 +10,7 @@ from distill2edge.data import leakage
 from distill2edge.data.choice_sets import OneChoice
 from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.described import Described
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.errors import UserError
 from distill2edge.models.tags import parsed
 from distill2edge.util.progress import Progress

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill2edge.data.choice_matching import Choices, not_a_choice
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.data.row_errors import shown
 from distill2edge.data.templates import Template
 from distill2edge.errors import UserError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill2edge.data.choice_sets import OneChoice
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.data.split_files import Digest
 
 

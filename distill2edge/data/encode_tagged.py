@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distill2edge.data.encode import Encoded, Row, in_batches
+from distill2edge.data.encode import in_batches
 from distill2edge.data.encode_texts import around
 from distill2edge.data.encoded_rows import EncodedRows
+from distill2edge.data.examples import Encoded, Row
 from distill2edge.data.words import Span, cut_at_word, places_of, words_of
 from distill2edge.errors import UserError
 

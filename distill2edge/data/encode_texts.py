@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from distill2edge.data.conversation import plain_prompt
-from distill2edge.data.encode import Encoded, Row, in_batches, row_id
+from distill2edge.data.encode import in_batches
 from distill2edge.data.encoded_rows import EncodedRows
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.data.text_pairs import Tokens, cut_pairs
 from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.util.lazy_sequence import LazySequence
 from distill2edge.util.record_file import Records
 

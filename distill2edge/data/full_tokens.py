@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 
 if TYPE_CHECKING:
     from distill2edge.models.id_map import IdMap

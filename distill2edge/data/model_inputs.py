@@ -23,7 +23,7 @@ from distill2edge.util.files import read_object
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from distill2edge.data.encode import Encoded, Row
+    from distill2edge.data.examples import Encoded, Row
     from distill2edge.recipe.schema import Data, Recipe
 
 FILE = "input.json"

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row, example_id, in_batches, none_left, unencodable
+from distill2edge.data.encode import in_batches, none_left, unencodable
 from distill2edge.data.encoded_rows import EncodedRows
+from distill2edge.data.examples import Encoded, Row, example_id
 from distill2edge.data.tokens import tokenize
 from distill2edge.errors import UserError
 

@@ -13,7 +13,8 @@ from typing import Any
 from distill2edge.data.checks import check_classes, check_entities, check_prompts
 from distill2edge.data.choice_sets import EMPTY, OneChoice
 from distill2edge.data.described import Described
-from distill2edge.data.encode import SPLITS, Row
+from distill2edge.data.encode import SPLITS
+from distill2edge.data.examples import Row
 from distill2edge.data.row_sources import POOL, Source, open_source
 from distill2edge.data.rows import Dropped, Late, Rows
 from distill2edge.data.selection import Rest, Selection

@@ -7,17 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import (
-    Encoded,
-    Row,
-    encode_choices,
-    encode_messages,
-    encode_prompts,
-    encode_rows,
-    row_id,
-)
+from distill2edge.data.encode import encode_choices, encode_messages, encode_prompts, encode_rows
 from distill2edge.data.encode_tagged import encode_tagged, placed
 from distill2edge.data.encode_texts import cut_texts, encode_texts
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.data.pairs import encode_pairs, encode_sources, pair_choices
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import (

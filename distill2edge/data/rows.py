@@ -10,8 +10,8 @@ from typing import Any
 from distill2edge.data.choice_sets import closed_of
 from distill2edge.data.conversation import Conversation, answer_text, is_chat, plain_answer, reserved, texts_of
 from distill2edge.data.conversation_forms import FORMS, Found, Unusable, found_in
-from distill2edge.data.encode import Row, row_id
 from distill2edge.data.entity_rows import EntityRows
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.leakage import Content
 from distill2edge.data.numbers import check_number
 from distill2edge.data.row_errors import check_text, names

@@ -12,7 +12,7 @@ from operator import itemgetter
 import numpy as np
 
 from distill2edge.data import leakage
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.util.record_file import Buckets, Chunks
 
 _BUCKETS = 256

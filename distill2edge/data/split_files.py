@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from distill2edge.data.encode import SPLITS, Row
+from distill2edge.data.encode import SPLITS
+from distill2edge.data.examples import Row
 from distill2edge.errors import UserError
 from distill2edge.util.files import replacing
 from distill2edge.util.lazy_sequence import LazySequence

@@ -14,7 +14,7 @@ from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 IGNORED = -100
 """Label of a token that is not supervised."""

@@ -17,7 +17,7 @@ from distill2edge.distill.taught_texts import TaughtTexts, collate_texts
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.distill.encoder_training import Lesson, Texts
 
 

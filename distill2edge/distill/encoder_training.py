@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.distill.losses import Objective
     from distill2edge.distill.module import EncoderModule, LayerTeacher
     from distill2edge.quantize.scales import TensorGrid

@@ -15,7 +15,7 @@ from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.schema import Distill, Loss
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded, Row
+    from distill2edge.data.examples import Encoded, Row
 
 
 def training_of(distill: Distill, spec: OnPolicy) -> Distill:
@@ -59,7 +59,7 @@ def read_written(directory: Path) -> list[Encoded]:
     Raises:
         UserError: it wrote nothing.
     """
-    from distill2edge.data.encode import Encoded, example_id
+    from distill2edge.data.examples import Encoded, example_id
 
     rows = []
     for path in sorted(directory.glob("written-*.json")):

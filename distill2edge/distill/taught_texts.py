@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from distill2edge.errors import UserError
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.distill.label_cache import TextReader
 
 

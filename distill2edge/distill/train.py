@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.distill.decoder_model import DistillModel
     from distill2edge.distill.logit_cache import SignalReader
     from distill2edge.quantize.scales import TensorGrid

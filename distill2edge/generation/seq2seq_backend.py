@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.generation.backends import BATCH_TOKENS, LOGIT_BYTES, TransformersBackend, batches
 from distill2edge.models.kinds import start_token_id
 

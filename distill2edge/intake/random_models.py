@@ -17,7 +17,7 @@ from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Row
+    from distill2edge.data.examples import Row
 
 PAD, END = "<|pad|>", "<|end|>"
 """The special tokens, ids 0 and 1: what T5 expects, and a decoder's end apart from its padding."""

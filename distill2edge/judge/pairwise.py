@@ -22,7 +22,7 @@ from distill2edge.util.isolate import Crash
 from distill2edge.util.threads import available_threads
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Row
+    from distill2edge.data.examples import Row
     from distill2edge.generation.generate import Generator
     from distill2edge.recipe.judge import PairwiseJudge
     from distill2edge.util.progress import Progress, Task

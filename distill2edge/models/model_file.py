@@ -12,7 +12,7 @@ from distill2edge.models.kv_cache import MARK, PLAIN
 from distill2edge.models.placement import WHOLE, Placement
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.models.id_map import IdMap
 
 

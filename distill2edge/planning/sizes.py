@@ -22,7 +22,7 @@ from distill2edge.recipe.student import counted, wanted_widths
 from distill2edge.tasks import task_of
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Row
+    from distill2edge.data.examples import Row
 
 _GUESS_TOKENS = 0.5  # of data.max_length, per row, where no row can be read
 _GUESS_ROWS = 5000  # where neither the recipe nor the data says it

@@ -13,7 +13,8 @@ from typing import Any
 from distill2edge.data.checks import check_prompts
 from distill2edge.data.choice_sets import closed_of
 from distill2edge.data.conversation import plain_answer, plain_prompt
-from distill2edge.data.encode import Row, encode_rows
+from distill2edge.data.encode import encode_rows
+from distill2edge.data.examples import Row
 from distill2edge.data.gold_pairs import WHERE as PAIRS
 from distill2edge.data.gold_pairs import named, read_pairs
 from distill2edge.data.numbers import check_number

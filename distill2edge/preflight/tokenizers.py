@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from distill2edge.data.encode import Encoded, Row, row_id
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.errors import Problem, UserError
 from distill2edge.gguf.fields import items

@@ -12,7 +12,7 @@ from distill2edge.models.kinds import kind_of_model, logits_of, start_token_id
 if TYPE_CHECKING:
     import torch
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 _BATCH_TOKENS = 1024
 

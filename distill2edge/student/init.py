@@ -21,7 +21,7 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 SIMILARITY_TOKENS = 2048
 """Tokens of calibration rows on which layers are compared."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 TOLERANCE = 1e-3
 """Largest difference of a logit before and after, relative to the largest logit. Both sides are float32, where the

@@ -12,7 +12,7 @@ from distill2edge.student.tensor_roles import check, roles_of
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 
 def narrow(

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.data.encode import Encoded
 from distill2edge.data.encode_texts import around
+from distill2edge.data.examples import Encoded
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.models.loading import copy_tokenizer, load_model
 from distill2edge.teacher.vectors import vectors_of

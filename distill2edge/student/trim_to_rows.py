@@ -20,7 +20,7 @@ from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_share
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded, Row
+    from distill2edge.data.examples import Encoded, Row
     from distill2edge.models.id_map import IdMap
 
 Facts = dict[str, Any]

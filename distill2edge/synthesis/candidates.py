@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import row_id
+from distill2edge.data.examples import row_id
 from distill2edge.data.filters import blank, blocked, refusal
 from distill2edge.data.leakage import words
 from distill2edge.generation.generate import Answer, drop_reason

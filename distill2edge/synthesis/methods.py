@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.data.templates import Template
 from distill2edge.generation.generate import Answer, Ask, Message
 from distill2edge.synthesis.candidates import Candidate, candidate

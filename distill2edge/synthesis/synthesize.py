@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.data import ledger
 from distill2edge.data.conversation import is_chat
-from distill2edge.data.encode import SPLITS, Row, row_id
+from distill2edge.data.encode import SPLITS
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.leakage import overlaps
 from distill2edge.data.split_files import describe_rows, read_rows, write_split
 from distill2edge.errors import UserError

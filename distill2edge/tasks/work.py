@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.cost.serving_places import watts_of
-from distill2edge.data.encode import Encoded, Row
 from distill2edge.data.encoded_rows import Joined
+from distill2edge.data.examples import Encoded, Row
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError

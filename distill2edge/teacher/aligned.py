@@ -24,7 +24,7 @@ from distill2edge.teacher.vocabulary_map import VocabularyMap, vocabulary_map
 if TYPE_CHECKING:
     import torch
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 LEAST = 1 / 3
 """Share of the student's supervised tokens that must be matched: below, text is the better signal."""

@@ -13,7 +13,7 @@ from distill2edge.teacher.answer_matching import choice_of, scores_of_counts, sc
 from distill2edge.util.terminal import one_line
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Row
+    from distill2edge.data.examples import Row
     from distill2edge.recipe.ask import Ask as Section
     from distill2edge.util.progress import Progress
 

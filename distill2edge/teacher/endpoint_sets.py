@@ -11,7 +11,7 @@ from distill2edge.teacher.answer_matching import choices_of, logits_of_sets
 from distill2edge.teacher.endpoint_labels import SAMPLING, TRIED, Heard, ask_of, check_read, in_parts, shown_answers
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Row
+    from distill2edge.data.examples import Row
     from distill2edge.recipe.ask import Ask as Section
     from distill2edge.util.progress import Progress
 

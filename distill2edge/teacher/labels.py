@@ -19,7 +19,7 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 SHARD_ROWS = 2048
 _BATCH = 32

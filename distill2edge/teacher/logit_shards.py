@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.distill.compact_signal import Coded, Kept, pack
 from distill2edge.recipe.schema import LogitsSignal
 from distill2edge.teacher.kept_tokens import by_mass, sampled, uniforms

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distill2edge.data.encode import Encoded
 from distill2edge.data.encoded_rows import unique
+from distill2edge.data.examples import Encoded
 from distill2edge.errors import UserError
 from distill2edge.generation.backends import Backend
 from distill2edge.generation.open_backend import open_backend

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.data import ledger
-from distill2edge.data.encode import SPLITS, Row
+from distill2edge.data.encode import SPLITS
+from distill2edge.data.examples import Row
 from distill2edge.data.split_files import describe_rows, read_rows, write_split
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Generator

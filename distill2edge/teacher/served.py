@@ -29,7 +29,7 @@ from distill2edge.util.files import write_json
 if TYPE_CHECKING:
     import torch
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.recipe.schema import Recipe
     from distill2edge.tasks.work import Facts
     from distill2edge.util.progress import Progress

@@ -16,7 +16,7 @@ from distill2edge.teacher.served_rows import OTHER, SCORED, SILENT, left_out
 from distill2edge.teacher.token_names import TokenNames
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.recipe.endpoint import Endpoint
     from distill2edge.util.progress import Progress
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from distill2edge.data import ledger
 from distill2edge.data.conversation import plain_prompt
-from distill2edge.data.encode import Row, row_id
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.filters import refusal
 from distill2edge.data.leakage import overlaps
 from distill2edge.errors import UserError

@@ -11,7 +11,7 @@ from distill2edge.models.checkpoint import load_tokenizer
 if TYPE_CHECKING:
     import torch
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 
 class Tokens(Protocol):

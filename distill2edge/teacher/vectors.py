@@ -16,7 +16,7 @@ from distill2edge.util.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 STEM = "vectors"
 _BATCH = 32

@@ -41,7 +41,8 @@ class Likelihood:
 
     def verify(self, groups: Sequence[Group]) -> list[list[Verdict]]:
         """As `base.Verifier.verify`."""
-        from distill2edge.data.encode import Row, encode_rows, row_id
+        from distill2edge.data.encode import encode_rows
+        from distill2edge.data.examples import Row, row_id
 
         pairs = dict.fromkeys((group.asked, response) for group in groups for response in group.responses)
         rows = {row_id(*pair): Row(row_id(*pair), *pair) for pair in pairs}

@@ -27,7 +27,7 @@ from distill2edge.verify.trivial_baselines import balanced_accuracy, largest_cla
 from distill2edge.verify.warnings import warnings_of
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 DEFINITIONS = {
     "accuracy": "share of texts whose label has the greatest logit",

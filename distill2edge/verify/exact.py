@@ -12,7 +12,7 @@ from distill2edge.recipe.schema import TextSignal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distill2edge.data.encode import Row
+    from distill2edge.data.examples import Row
     from distill2edge.recipe.schema import Recipe
 
 

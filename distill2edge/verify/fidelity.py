@@ -15,7 +15,7 @@ from distill2edge.errors import EnvironmentFault
 from distill2edge.util.quantities import readable_bytes
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.verify.scores import Floats
 
 _CHUNK = 32  # positions whose float64 copies are in memory at once

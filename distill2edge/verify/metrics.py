@@ -18,7 +18,7 @@ from distill2edge.verify.scores import Floats, choice_likelihoods, generate, tri
 from distill2edge.verify.trivial_baselines import TrivialBaseline, commonest_answer, largest_class, unigram
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.models.model_file import Encodings
     from distill2edge.runtimes.protocol import Runtime
 

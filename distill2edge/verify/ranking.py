@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from distill2edge.util.bootstrap import mean_interval, ratio_interval
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
 
 Floats = NDArray[np.float64]
 TOP = 10

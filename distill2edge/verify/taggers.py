@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.errors import UserError
 from distill2edge.models.model_file import Encodings, ModelFile, encoding_of
 from distill2edge.models.tags import Entity, TagSet

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.models.model_file import Encodings
 from distill2edge.runtimes import open_for
 from distill2edge.runtimes.protocol import Runtime, logits_at

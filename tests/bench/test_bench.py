@@ -16,7 +16,7 @@ from distill2edge.bench.bench_worker import serve_request
 from distill2edge.bench.cells import Cell, speedups, summarise
 from distill2edge.bench.measure import bench_models
 from distill2edge.bench.workloads import build_workloads
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.errors import UserError
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Bench

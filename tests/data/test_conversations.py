@@ -13,15 +13,8 @@ import pytest
 from tiny import CHAT_TEMPLATE, TOOL_TEMPLATE, tiny_tokenizer
 
 from distill2edge.data.conversation import answer_of, opened, opened_turns, plain_answer, plain_prompt, shorter
-from distill2edge.data.encode import (
-    SPLITS,
-    Encoded,
-    Row,
-    encode_messages,
-    encode_prompts,
-    encode_rows,
-    row_id,
-)
+from distill2edge.data.encode import SPLITS, encode_messages, encode_prompts, encode_rows
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.data.prepare import prepare
 from distill2edge.data.split_files import read_rows
 from distill2edge.errors import RecipeErrors, UserError

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.encode import SPLITS, Row
+from distill2edge.data.encode import SPLITS
+from distill2edge.data.examples import Row
 from distill2edge.data.filters import refusal
 from distill2edge.data.prepare import prepare
 from distill2edge.data.selection import Selection

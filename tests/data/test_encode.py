@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import CHAT_TEMPLATE, tiny_tokenizer
 
-from distill2edge.data.encode import Row, encode_choices, encode_prompts, encode_rows, example_id, row_id
+from distill2edge.data.encode import encode_choices, encode_prompts, encode_rows
+from distill2edge.data.examples import Row, example_id, row_id
 from distill2edge.data.pairs import encode_pairs
 from distill2edge.data.tokens import end_token_id, stop_token_ids, wants_bos
 from distill2edge.errors import UserError

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill2edge.data.encode import Encoded
 from distill2edge.data.encoded_rows import EncodedRows, Joined, unique
+from distill2edge.data.examples import Encoded
 from distill2edge.errors import EnvironmentFault
 from distill2edge.util import record_file
 from distill2edge.util.record_file import Buckets, Records, unnamed_files_in

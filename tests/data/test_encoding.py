@@ -13,8 +13,9 @@ import pytest
 from tiny import CHAT_TEMPLATE, corpus, tiny_bert, tiny_llama, tiny_t5
 
 from distill2edge.data.chat_templates import frame_of, portable, render_chat, shipped_template, turns_of
-from distill2edge.data.encode import Row, encode_rows, row_id
+from distill2edge.data.encode import encode_rows
 from distill2edge.data.encode_texts import encode_texts
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.model_inputs import InputForm, encode_inputs, parse_form
 from distill2edge.data.pairs import encode_pairs
 from distill2edge.errors import UserError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distill2edge.cli.main import main
 from distill2edge.data import ledger
-from distill2edge.data.encode import row_id
+from distill2edge.data.examples import row_id
 from distill2edge.data.filters import blank, blocked, refusal
 from distill2edge.data.leakage import overlaps
 from distill2edge.data.ledger import LedgerRow, Origin, Verdict

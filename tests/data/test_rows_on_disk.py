@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.encode import SPLITS, Row, row_id
+from distill2edge.data.encode import SPLITS
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.prepare import prepare
 from distill2edge.data.selection import Selection
 from distill2edge.data.sorted_items import Item

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import WORDS, tiny_tokenizer
 
-from distill2edge.data.encode import SPLITS, Row, row_id
+from distill2edge.data.encode import SPLITS
 from distill2edge.data.encode_texts import encode_texts
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.leakage import check
 from distill2edge.data.prepare import prepare
 from distill2edge.data.split_files import read_rows

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from distill2edge.data.encode import SPLITS, Row
+from distill2edge.data.encode import SPLITS
+from distill2edge.data.examples import Row
 from distill2edge.data.prepare import prepare
 from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError

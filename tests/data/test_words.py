@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer, tiny_wordpiece
 
-from distill2edge.data.encode import Row
 from distill2edge.data.encode_tagged import encode_tagged, placed
+from distill2edge.data.examples import Row
 from distill2edge.data.words import cut_at_word, places_of, words_of
 from distill2edge.errors import UserError
 from distill2edge.models.checkpoint import load_tokenizer

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.distill.encoder_training import load_encoder
 from distill2edge.distill.fake_quantization import follow, install
 from distill2edge.distill.train import load_student, train

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.distill.label_cache import SetReader
 from distill2edge.distill.losses import Objective, Weighted, distillation_loss, earth_movers_distance
 from distill2edge.distill.multi_label_model import MultiLabelModel, SetTexts, balanced_sets

@@ -14,7 +14,7 @@ import torch
 from objectives import objective
 from safetensors.torch import load_file
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.distill.batches import IGNORED, Examples, LengthGrouped, collate, supervised
 from distill2edge.distill.decoder_model import DistillModel
 from distill2edge.distill.logit_cache import SignalReader

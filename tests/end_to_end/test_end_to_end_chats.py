@@ -12,7 +12,8 @@ from light import loads
 from tiny import TOOL_TEMPLATE, tiny_llama
 
 from distill2edge.cli.main import main
-from distill2edge.data.encode import Encoded, encode_rows
+from distill2edge.data.encode import encode_rows
+from distill2edge.data.examples import Encoded
 from distill2edge.data.split_files import read_rows
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.util import remembered

@@ -11,8 +11,8 @@ import torch
 from encoders import FAMILIES, tiny_encoder
 from tiny import WORDS
 
-from distill2edge.data.encode import Encoded, Row, row_id
 from distill2edge.data.encode_texts import encode_texts
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.data.model_inputs import InputForm
 from distill2edge.distill.taught_texts import collate_texts
 from distill2edge.export.onnx import export_onnx

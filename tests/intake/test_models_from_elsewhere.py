@@ -177,7 +177,7 @@ def test_every_runtime_cuts_at_what_it_reads(tmp_path: Path) -> None:
 
 
 def test_a_length_that_does_not_fit_is_refused_before_it_is_used(tmp_path: Path) -> None:
-    from distill2edge.data.encode import Row
+    from distill2edge.data.examples import Row
     from distill2edge.data.model_inputs import encode_for
     from distill2edge.models.kinds import ENCODER
     from distill2edge.recipe.load import load_recipe

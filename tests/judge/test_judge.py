@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import tiny_llama, tiny_t5
 
 from distill2edge import stages
-from distill2edge.data.encode import Encoded, Row, example_id
+from distill2edge.data.examples import Encoded, Row, example_id
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.generation.writers import Sampling

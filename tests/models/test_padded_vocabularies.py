@@ -124,7 +124,7 @@ def test_rows_that_stand_for_nothing_are_never_written(tmp_path: Path) -> None:
 
 
 def test_an_id_beyond_the_teachers_rows_is_named(tmp_path: Path) -> None:
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.recipe.schema import LogitsSignal
     from distill2edge.teacher.logits import cache_logits
     from distill2edge.util.progress import SilentProgress

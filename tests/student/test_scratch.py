@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from distill2edge.cli.main import main
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.intake.random_models import materialise_scratch
 from distill2edge.recipe.load import parse_recipe

@@ -14,7 +14,7 @@ import torch
 from objectives import objective
 from tiny import tiny_t5
 
-from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.examples import Encoded, Row
 from distill2edge.data.ledger import Origin
 from distill2edge.data.pairs import encode_pairs, encode_sources
 from distill2edge.distill.batches import IGNORED

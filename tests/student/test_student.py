@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.errors import UserError
 from distill2edge.models.some_layers import fields_of_some
 from distill2edge.recipe import schema

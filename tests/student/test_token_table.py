@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import tiny_embedder
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.distill.encoder_training import load_encoder
 from distill2edge.models.loading import load_model
 from distill2edge.models.pooling import Pooling

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import CHAT_TEMPLATE, tiny_llama, tiny_recipe, tiny_t5
 
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.data.full_tokens import in_full, named_in_full, same_rows
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.data.split_files import read_rows

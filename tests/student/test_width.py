@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import tiny_bert, tiny_family, tiny_llama
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.errors import UserError
 from distill2edge.models.loading import load_model
 from distill2edge.models.widths import misfits, narrowed, problems, widths_of

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill2edge.data import ledger
-from distill2edge.data.encode import Row, row_id
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.split_files import read_rows, write_split
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Answer, Ask

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from tiny import corpus, tiny_family, tiny_llama, tiny_tokenizer, tiny_wordpiece
 
 from distill2edge.data.borders import Match, matches
-from distill2edge.data.encode import Encoded, Row, encode_rows, row_id, unencodable
+from distill2edge.data.encode import encode_rows, unencodable
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.data.spelling import END, Spelling, spelling_of
 from distill2edge.distill.chunked import chunked_loss
 from distill2edge.distill.logit_cache import SignalReader

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.examples import Encoded, Row
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.generation.endpoint.reply import Reply, read_reply
 from distill2edge.generation.generate import Answer, Ask

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import Answer, Ask
 from distill2edge.recipe.ask import Ask as Section

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny import tiny_llama
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.distill.losses import Sampled, TopK
 from distill2edge.errors import UserError

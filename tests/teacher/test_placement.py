@@ -18,7 +18,7 @@ from golden import stages as golden
 from tiny import tiny_bert, tiny_embedder, tiny_llama, tiny_recipe, tiny_t5
 
 import distill2edge as d2e
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.generation.generate import Ask, LocalGenerator
 from distill2edge.generation.open_backend import open_backend

@@ -14,7 +14,8 @@ from fake_endpoint import Handler, serving
 from tiny import tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distill2edge.data.encode import Encoded, Row, encode_rows, row_id
+from distill2edge.data.encode import encode_rows
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.errors import EnvironmentFault, RecipeErrors, UserError
 from distill2edge.generation.endpoint import asking

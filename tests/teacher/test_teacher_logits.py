@@ -11,7 +11,8 @@ import torch
 from safetensors.numpy import load_file
 from tiny import tiny_llama
 
-from distill2edge.data.encode import Encoded, Row, encode_rows, row_id
+from distill2edge.data.encode import encode_rows
+from distill2edge.data.examples import Encoded, Row, row_id
 from distill2edge.distill.logit_cache import SignalReader
 from distill2edge.errors import UserError
 from distill2edge.generation.backends import TransformersBackend

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import tiny_llama
 
-from distill2edge.data.encode import Row, row_id
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.ledger import Origin
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import SHARD_ROWS, Answer, Ask, LocalGenerator

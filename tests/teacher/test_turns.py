@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distill2edge.data.conversation import Conversation, opened, opened_turns, plain_prompt
-from distill2edge.data.encode import Row, row_id
+from distill2edge.data.examples import Row, row_id
 from distill2edge.data.ledger import Origin
 from distill2edge.generation.endpoint.client import conversation_of
 from distill2edge.generation.generate import Answer, Ask

@@ -12,7 +12,7 @@ import pytest
 from tiny import tiny_llama
 
 from distill2edge.data import ledger
-from distill2edge.data.encode import Row, row_id
+from distill2edge.data.examples import Row, row_id
 from distill2edge.errors import UserError
 from distill2edge.generation.generate import LocalGenerator
 from distill2edge.recipe.schema import TextSignal

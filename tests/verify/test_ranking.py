@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.errors import RecipeErrors
 from distill2edge.models.model_file import Encodings, dense
 from distill2edge.recipe.load import parse_recipe

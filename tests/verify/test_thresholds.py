@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_bert
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.data.model_inputs import InputForm, form_of, parse_form
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.handover import predict_onnx

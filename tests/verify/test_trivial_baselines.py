@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.recipe.schema import Verify
 from distill2edge.verify.metrics import METRICS
 from distill2edge.verify.trivial_baselines import balanced_accuracy, commonest_answer, largest_class, unigram

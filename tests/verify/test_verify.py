@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from distill2edge.data.encode import Encoded, example_id
+from distill2edge.data.examples import Encoded, example_id
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.models.model_file import Encodings, ModelFile
 from distill2edge.recipe.schema import Verify

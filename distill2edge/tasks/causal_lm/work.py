@@ -22,7 +22,7 @@ from distill2edge.util.files import read_object, write_json
 from distill2edge.util.progress import Progress
 
 if TYPE_CHECKING:
-    from distill2edge.data.encode import Encoded, Row
+    from distill2edge.data.examples import Encoded, Row
     from distill2edge.teacher.token_views import Tokens
 
 

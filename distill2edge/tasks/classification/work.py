@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import CLASSIFIER, ENCODER, Kind, kind_of_directory

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded, Row
+from distill2edge.data.examples import Encoded, Row
 from distill2edge.data.gold_pairs import read_pairs
 from distill2edge.data.model_inputs import encode_for
 from distill2edge.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill2edge.data.choice_sets import set_of
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.errors import UserError
 from distill2edge.models.kinds import MULTI_LABEL
 from distill2edge.models.model_file import Encodings, ModelFile

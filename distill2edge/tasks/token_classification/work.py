@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill2edge.data.encode import Encoded
+from distill2edge.data.examples import Encoded
 from distill2edge.data.words import words_of
 from distill2edge.models.kinds import TAGGER
 from distill2edge.models.model_file import Encodings, ModelFile

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill2edge.data.encode import Row
+from distill2edge.data.examples import Row
 from distill2edge.data.split_files import labelled, read_rows
 from distill2edge.data.templates import Template
 from distill2edge.errors import UserError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from distill2edge.data.encode import Encoded
+    from distill2edge.data.examples import Encoded
     from distill2edge.teacher.choice_correction import Correction
 
 
