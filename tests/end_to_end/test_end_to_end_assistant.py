@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from test_end_to_end_classification import RECIPE
-from tiny import tiny_bert, tiny_recipe
+from test_end_to_end_classification import place as plain  # noqa: F401
+from tiny import tiny_recipe
 
 import distill2edge as d2e
 from distill2edge.errors import UserError
@@ -18,20 +17,16 @@ from distill2edge.student.assistant import in_whole_layers
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("assistant")
-    tiny_bert(root / "teacher", layers=4, masked=True)
-    (root / "teacher" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    words = ("the good film", "a bad dog")
-    rows = [{"text": f"{words[n % 2]} and {n} then {n * 37} it", "label": ("good", "bad")[n % 2]} for n in range(80)]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = yaml.safe_load(RECIPE.format(model=root / "teacher", rows=root / "rows.jsonl"))
+def place(plain: Path) -> Path:  # noqa: F811
+    """The classifier's recipe, by way of an assistant."""
+    path = plain / "tiny.yaml"
+    recipe = yaml.safe_load(path.read_text())
     recipe["student"] |= {"init": {"from": "teacher", "layers": [0, 2]}, "assistant": {"layers": [0, 1, 3]}}
     recipe["teacher"]["fit"]["epochs"], recipe["distill"]["epochs"] = 2, 4
     recipe |= {"export": ["onnx:int8"], "quantize": {}}
     recipe["bench"]["torch"] = False
-    (root / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    return root
+    path.write_text(yaml.safe_dump(recipe))
+    return plain
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +94,8 @@ def test_the_report_shows_its_training(run: d2e.Run, place: Path) -> None:
 
 
 def test_a_recipe_without_one_trains_the_same_control(run: d2e.Run, place: Path) -> None:
-    plain = d2e.plan(place / "tiny.yaml", {"student.assistant": None}, store=place / "store", quiet=True)
-    cached = {stage.name for stage in plain.stages if stage.cached}
+    without = d2e.plan(place / "tiny.yaml", {"student.assistant": None}, store=place / "store", quiet=True)
+    cached = {stage.name for stage in without.stages if stage.cached}
     assert {"data", "fit", "signal", "student", "distill control", "merge control"} <= cached
     assert "distill" not in cached
 
