@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors import safe_open
 from tiny import tiny_llama
 
 from distill2edge.cli.main import main
@@ -78,7 +79,10 @@ def test_what_llama_cpp_says_of_the_file_is_what_its_dequantized_weights_say(pla
     as_it_is, dequantized = SignalReader(signal), SignalReader(other)
     names = json.loads((other / "signal.json").read_text())["examples"]
     assert len(as_it_is) == len(dequantized) == names == 18
-    for example in as_it_is._where:
+    shards = [safe_open(path, framework="pt").metadata() for path in other.glob("shard-*.safetensors")]
+    examples = [example for shard in shards for example in json.loads(shard["ids"])]
+    assert len(examples) == names
+    for example in examples:
         a, b = as_it_is.get(example), dequantized.get(example)
         shape = (len(a.tokens), 400)
         p, q = (torch.empty(shape).scatter(1, each.tokens, each.log_p) for each in (a, b))
