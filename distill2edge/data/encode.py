@@ -162,9 +162,7 @@ def _kept(
             counts["boundary"] += not stable
             if example is None:
                 counts["empty"] += 1
-            elif unencodable(
-                encoder.tokenizer, example.ids[example.prompt_length : len(example.ids) - len(encoder.tail)]
-            ):
+            elif encoder.lost(example):
                 counts["unencodable"] += 1
             elif len(example.ids) > max_length:
                 counts["too_long"] += 1
@@ -178,7 +176,7 @@ class _Encoder:
     """Rows in the tokens of one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, system: str | None, supervise: str) -> None:
-        self.tokenizer, self._template, self._system = tokenizer, template, system
+        self._tokenizer, self._template, self._system = tokenizer, template, system
         self.tail = _tail(tokenizer, template)
         stop = str(tokenizer.decode(self.tail)) if self.tail else ""
         self._turns = Turns(tokenizer, stop, supervise) if template == "chat" else None
@@ -186,7 +184,7 @@ class _Encoder:
     def lost(self, example: Encoded) -> bool:
         """Whether the tokenizer cannot encode the response."""
         response = example.ids[example.prompt_length : len(example.ids) - len(self.tail)]
-        return unencodable(self.tokenizer, response)
+        return unencodable(self._tokenizer, response)
 
     def cut(self, row: Row, example: Encoded | None, stable: bool, most: int) -> tuple[Encoded | None, bool]:
         """As `encode` gave them; of a conversation that is too long up to the last answer that fits."""
@@ -199,13 +197,13 @@ class _Encoder:
         """Each row, None where its response has no tokens; and whether its pieces could be tokenized together."""
         pieces = [self._pieces(row) for row in rows]
         texts = [text for row in pieces for text in accumulate(piece for piece, _ in row)]
-        tokens = iter(_begun(self.tokenizer, self._template, texts))
+        tokens = iter(_begun(self._tokenizer, self._template, texts))
         for row, parts in zip(rows, pieces, strict=True):
             ids: list[int] = []
             mask: list[bool] = []
             stable = True
             for text, supervised in parts:
-                more, kept = _continuation(self.tokenizer, ids, next(tokens), text)
+                more, kept = _continuation(self._tokenizer, ids, next(tokens), text)
                 if supervised and len(parts) > 2:
                     self._require_turn(row, more, text)
                 ids, mask, stable = ids + more, mask + [supervised] * len(more), stable and kept
@@ -224,7 +222,7 @@ class _Encoder:
 
     def _require_turn(self, row: Row, ids: Sequence[int], text: str) -> None:
         """What is supervised is what the assistant said: nothing of a neighbour, and all of it."""
-        said, alone = (self.tokenizer.decode(each) for each in (ids, tokenize(self.tokenizer, [text])[0]))
+        said, alone = (self._tokenizer.decode(each) for each in (ids, tokenize(self._tokenizer, [text])[0]))
         if said.strip() != alone.strip():
             raise AssertionError(f"row {row.number}: supervised {said[:80]!r} for {text[:80]!r}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from distill2edge.recipe.loss_terms import CE, label_of
+from distill2edge.recipe.loss_terms import CE, LAYERS, TERMS, label_of
 from distill2edge.report import figures
 from distill2edge.report.svg import (
     BOTTOM,
@@ -133,6 +133,10 @@ def break_even_chart(cost: Document) -> Markup | None:
     return drawing.render()
 
 
+WITHOUT_LAYERS = {name: 0.0 for name, term in TERMS.items() if term.needs in LAYERS}
+"""What an assistant does not minimise: its layers are compared with the student's alone."""
+
+
 def loss_name(weights: Any) -> str:
     """`0.5 cross-entropy + 0.5 forward KL`: what a training minimises."""
     terms = [(label, figures.value_of(w)) for key, w in (weights or {}).items() if (label := label_of(key))]
@@ -143,17 +147,17 @@ def loss_name(weights: Any) -> str:
 
 
 def training_charts(report: Document) -> list[tuple[str, Markup]]:
-    """Loss by step, a chart for each quantity: the student's and the control's loss, and validation's, may be others.
+    """Loss by step, a chart for each quantity: the losses of student, control, assistant and validation may be others.
 
     Returns:
         title and chart of each.
     """
     training = report["training"]
-    recipe = (report["reproduce"].get("recipe") or {}).get("distill") or {}
+    weights = ((report["reproduce"].get("recipe") or {}).get("distill") or {}).get("loss") or {}
     groups: dict[str, list[tuple[str, str, list[tuple[float, float]]]]] = {}
     for role in ("student", "control", "assistant"):
         record = training.get(role) or {}
-        trained = CE if role == "control" else loss_name(recipe.get("loss"))
+        trained = CE if role == "control" else loss_name(weights | (WITHOUT_LAYERS if role == "assistant" else {}))
         held = CE if record.get("eval_loss") == CE else trained
         for kind, loss, curve in (
             ("training", trained, _curve(record.get("log"), ("loss",))),

@@ -155,9 +155,9 @@ class Drawing:
             self.add("path", title=title, d=d, class_=class_)
 
     def marker(self, x: float, y: float, role: str, title: str, hollow: bool = False) -> None:
-        """Teacher: a square. Control: a triangle. Student: a disc. So that no reading hangs on colour alone."""
+        """Teacher, assistant: a square. Control: a triangle. Student: a disc. No reading hangs on colour alone."""
         class_ = f"mark {role}{' hollow' if hollow else ''}"
-        if role == "teacher":
+        if role in ("teacher", "assistant"):
             self.add("rect", title=title, x=x - 5, y=y - 5, width=10, height=10, rx=1.5, class_=class_)
         elif role == "control":
             self.add("path", title=title, d=f"M{x:.1f} {y - 6:.1f}L{x + 6:.1f} {y + 5:.1f}H{x - 6:.1f}Z", class_=class_)

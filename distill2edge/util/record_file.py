@@ -1,4 +1,5 @@
-"""Records that are too many for memory: in a file without a name, which goes when it is closed or the process ends."""
+"""Records that are too many for memory: in a file that goes when it is closed or the process ends. It has a name only
+where another process reads it."""
 
 from __future__ import annotations
 

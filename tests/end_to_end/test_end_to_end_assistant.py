@@ -13,6 +13,7 @@ from tiny import tiny_recipe
 
 import distill2edge as d2e
 from distill2edge.errors import UserError
+from distill2edge.report.curves import training_charts
 from distill2edge.student.assistant import in_whole_layers
 
 
@@ -91,6 +92,16 @@ def test_the_report_shows_its_training(run: d2e.Run, place: Path) -> None:
     page = (place / "out" / "report.md").read_text()
     assert "assistant: weights" in page
     assert "assistant: supervised tokens" in page
+
+
+def test_its_curve_is_drawn_by_the_loss_that_it_has(run: d2e.Run, place: Path) -> None:
+    """Without the terms on layers, so it is no other line in the student's chart; and in a colour."""
+    titles = [title for title, _ in training_charts(run.report.document)]
+    assert any("hidden states" in title for title in titles)
+    assert any("forward KL" in title and "hidden states" not in title for title in titles)
+    page = (place / "out" / "report.html").read_text()
+    assert 'class="series assistant' in page
+    assert ".series.assistant" in page
 
 
 def test_a_recipe_without_one_trains_the_same_control(run: d2e.Run, place: Path) -> None:
