@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from quantization import figures, picture
+from scale import scale
 from systems import systems as made_systems
 
 from distill2edge.cli.main import main as cli
@@ -220,6 +221,7 @@ PAGES = {
     "models.md": models,
     "systems.md": systems,
     "quantization-figures.md": figures,
+    "scale-figures.md": scale,
     "quantization.svg": picture,
 }
 
