@@ -1,4 +1,5 @@
-"""Writes the generated pages (recipe reference, command line, models, systems) and checks links between pages.
+"""Writes the generated pages (recipe reference, command line, models, systems) and checks links between pages and
+the files that they name.
 
 python benchmarks/pages/reference.py           write
 python benchmarks/pages/reference.py --check   exit 1 if a page is out of date or a link leads nowhere
@@ -236,6 +237,18 @@ def broken_links() -> list[str]:
     return broken
 
 
+def missing_files() -> list[str]:
+    """Files of this repository that README and docs name and that are not there."""
+    named = re.compile(r"\b((?:distill2edge|benchmarks|recipes|tests|docs)/[\w./-]+\.(?:py|yaml|json|md))\b")
+    pages = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(DOCS.rglob("*.md"))]
+    return [
+        f"{page.relative_to(ROOT)}: there is no {name}"
+        for page in pages
+        for name in named.findall(page.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    ]
+
+
 _INTERNAL = re.compile(
     r"<(?:function|class|bound method|object|module)\b| at 0x[0-9a-f]+|\b(?:Annotated|FieldInfo|ForwardRef)\b"
 )
@@ -249,7 +262,7 @@ def internals(text: str) -> list[str]:
 def main() -> int:
     """Write, or check."""
     check = "--check" in sys.argv
-    faults = broken_links() if check else []
+    faults = [*broken_links(), *missing_files()] if check else []
     for name, make in PAGES.items():
         page, text = DOCS / name, make()
         faults += [f"docs/{name} would print {found!r}" for found in internals(text)]
