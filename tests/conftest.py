@@ -8,3 +8,4 @@ spin_briefly()  # two halves of the suite side by side would spin each other's c
 # A machine busy with other work is not a fault of what is tested.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+pytest_plugins = ["s3_server"]

@@ -13,7 +13,7 @@ from distill2edge.data import ledger
 from distill2edge.data.conversation import plain_answer, plain_prompt
 from distill2edge.data.ledger import LedgerRow
 from distill2edge.errors import UserError
-from distill2edge.pipeline.store import Store, default_root
+from distill2edge.pipeline.store_at import store_at
 from distill2edge.util.quantities import readable_usd
 from distill2edge.util.terminal import coloured, one_line, printable
 
@@ -94,7 +94,7 @@ def stats(target: Path, *, as_json: bool) -> str:
     return "\n".join(_stats(name, facts) for name, facts in found.items())
 
 
-def why(row: str, target: Path | None, root: Path | None, *, as_json: bool) -> str:
+def why(row: str, target: Path | None, root: Path | str | None, *, as_json: bool) -> str:
     """Everything about the rows whose id begins so: the first ledger that has one.
 
     Args:
@@ -118,8 +118,8 @@ def why(row: str, target: Path | None, root: Path | None, *, as_json: bool) -> s
     raise UserError(f"no row {row!r} in {looked}", where="ROW", fix="distill2edge data show RUN lists the ids")
 
 
-def _store_ledgers(root: Path | None) -> Iterator[Path]:
-    store = Store(root or default_root())
+def _store_ledgers(root: Path | str | None) -> Iterator[Path]:
+    store = store_at(root)
     newest = sorted(store.artifacts(), key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
     return (artifact.path for artifact in newest if (artifact.path / ledger.FILE).is_file())
 

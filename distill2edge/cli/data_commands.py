@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from distill2edge.cli.options import Commands, FilePath, stage_command
+from distill2edge.cli.options import Commands, FilePath, StorePlace, stage_command
 from distill2edge.stages.teaching import Data
 from distill2edge.util.nearest import nearest
 
@@ -82,9 +82,9 @@ def data_stats(target: Path, as_json: bool) -> None:
 @data.command("why")
 @click.argument("row", metavar="ROW")
 @click.argument("target", type=FilePath(), metavar="[RUN|DIR]", required=False)
-@click.option("--store", "root", type=FilePath(), help="The store to search where no RUN is given.")
+@click.option("--store", "root", type=StorePlace(), help="The store to search where no RUN is given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the row as JSON.")
-def data_why(row: str, target: Path | None, root: Path | None, as_json: bool) -> None:
+def data_why(row: str, target: Path | None, root: Path | str | None, as_json: bool) -> None:
     """Show everything about one ROW.
 
     Says who wrote it, how, and why it was kept or dropped. ROW is its id, or the beginning of it.

@@ -12,8 +12,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from distill2edge.errors import EnvironmentFault
-from distill2edge.pipeline.store import default_root
+from distill2edge.errors import EnvironmentFault, UserError
+from distill2edge.pipeline.shared_store import SharedStore
+from distill2edge.pipeline.store_at import store_at
 from distill2edge.util.quantities import readable_bytes
 
 _REQUIRED = (
@@ -88,11 +89,18 @@ def _memory() -> dict[str, Any]:
 
 
 def _disk() -> dict[str, Any]:
-    root = default_root()
+    store = store_at()
+    root = store.root
     existing = next(path for path in (root, *root.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if not os.access(existing, os.W_OK):
         return _item("store", "missing", f"{root} cannot be written", "set DISTILL2EDGE_STORE to another directory")
+    if isinstance(store, SharedStore):
+        try:
+            store.prepare()
+        except UserError as fault:
+            return _item("store", "missing", f"{store.name}: {fault.what}", fault.fix)
+        return _item("store", "fine", f"{store.name}, with {readable_bytes(free)} free in {root}")
     fix = "" if free > _MIN_DISK else "distill2edge store gc --yes, or set DISTILL2EDGE_STORE"
     return _item("store", "fine" if not fix else "note", f"{root}, {readable_bytes(free)} free", fix)
 

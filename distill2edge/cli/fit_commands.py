@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distill2edge import errors
-from distill2edge.cli.options import FilePath, Finite, OneOf, quiet_option
+from distill2edge.cli.options import FilePath, Finite, OneOf, quiet_option, store_option
 from distill2edge.quantize.schemes import parse_bytes
 from distill2edge.util.terminal import echo
 
@@ -83,7 +83,7 @@ class Seconds(click.ParamType[float]):
     "written.",
 )
 @click.option("--yes", is_flag=True, help="Train without being asked, however long it takes.")
-@click.option("--store", "root", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]")
+@store_option("root")
 @click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
 @quiet_option
 def fit(target: Path | None, as_json: bool, train: int | None, yes: bool, **options: Any) -> None:

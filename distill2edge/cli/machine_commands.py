@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from distill2edge import errors
-from distill2edge.cli.options import Commands, FilePath, quiet_option
+from distill2edge.cli.options import Commands, FilePath, quiet_option, store_option
 from distill2edge.util.terminal import echo
 
 
@@ -56,18 +56,19 @@ def store() -> None:
     """Look into the artifact store, and free space in it."""
 
 
-_store_option = click.option("--store", "root", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]")
+_store_option = store_option("root")
 
 
 @store.command("ls")
 @_store_option
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-def store_ls(root: Path | None, as_json: bool) -> None:
+def store_ls(root: Path | str | None, as_json: bool) -> None:
     """List artifacts: stage, key, size, date.
 
     \b
-    Example:
+    Examples:
       distill2edge store ls
+      distill2edge store ls --store s3://models/distill2edge
     """
     from distill2edge.running.housekeeping import list_store, render_store
     from distill2edge.util.progress import SilentProgress
@@ -83,8 +84,10 @@ def store_ls(root: Path | None, as_json: bool) -> None:
     "--days", type=click.IntRange(min=0), default=30, show_default=True, help="Keep what was used in the last N days."
 )
 @click.option("--yes", is_flag=True, help="Delete. Without it, only say what would be deleted.")
-def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
+def store_gc(root: Path | str | None, kept: tuple[Path, ...], days: int, yes: bool) -> None:
     """Delete unfinished work, and artifacts that no kept run uses.
+
+    Of a store that machines share, nothing goes while one of them is at work.
 
     \b
     Examples:
@@ -92,6 +95,6 @@ def store_gc(root: Path | None, kept: tuple[Path, ...], days: int, yes: bool) ->
       distill2edge store gc --keep runs/quickstart --days 7 --yes
     """
     from distill2edge.running.housekeeping import collect_garbage
-    from distill2edge.util.progress import SilentProgress
+    from distill2edge.util.progress import for_stream
 
-    echo(collect_garbage(root, kept, days, delete=yes, warn=SilentProgress().warn))
+    echo(collect_garbage(root, kept, days, delete=yes, progress=for_stream()))

@@ -13,6 +13,7 @@ import click
 
 import distill2edge as d2e
 from distill2edge import errors
+from distill2edge.pipeline.object_storage import is_address
 from distill2edge.stages import Stage
 from distill2edge.util import interrupts
 from distill2edge.util.files import check_path, disk_full, disk_is_full
@@ -93,6 +94,25 @@ class FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class StorePlace(FilePath):
+    """The place of a store: a path, or an address (`s3://BUCKET/PREFIX`), which stays as it was written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_address(value) else super().convert(value, param, ctx)
+
+
+def store_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option that names the store.
+
+    Args:
+        name: of the command's argument.
+    """
+    return click.option(
+        "--store", name, type=StorePlace(), metavar="PATH|ADDRESS",
+        help="Artifact store: a directory, or s3://BUCKET/PREFIX  [default: $DISTILL2EDGE_STORE]",
+    )  # fmt: skip
+
+
 def accept_weak_sandbox(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option with which the user's own command line accepts less than the whole sandbox; no recipe can."""
     from distill2edge.verifiers.sandbox import ACCEPT_OPTION, weak_sandbox_accepted
@@ -144,7 +164,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
         accept_weak_sandbox,
         quiet_option,
-        click.option("--store", type=FilePath(), help="Artifact store  [default: $DISTILL2EDGE_STORE]"),
+        store_option("store"),
         click.option(
             "--converter",
             type=FilePath(),

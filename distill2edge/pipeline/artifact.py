@@ -123,7 +123,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError, RecursionError: it cannot be read, or is none.
     """
-    manifest = json.loads(read_regular(path / MANIFEST))
+    return checked_manifest(json.loads(read_regular(path / MANIFEST)))
+
+
+def checked_manifest(manifest: Any) -> dict[str, Any]:
+    """A manifest as it was read, with fields of the right types and paths that stay inside.
+
+    Raises:
+        ValueError: it is none.
+    """
     _check_types(manifest, _FIELDS)
     for entry in manifest["files"]:
         _check_types(entry, _FILE_FIELDS)

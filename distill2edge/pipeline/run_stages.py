@@ -90,9 +90,9 @@ def run_stages(
         UserError: from a stage. What was finished before stays in the store.
     """
     keys = keys_of(stages)
-    if force or not all(store.path(stage.kind, keys[stage.name]).is_dir() for stage in stages):
-        store.prepare()
-    with store.locks.in_use():
+    if force or not all(store.holds(stage.kind, keys[stage.name]) for stage in stages):
+        store.prepare(progress)
+    with store.locks.in_use(progress):
         return _run(stages, keys, store, progress, force, made)
 
 
@@ -108,12 +108,10 @@ def _run(
     again: set[str] = set()
     for number, stage in enumerate(stages, 1):
         head = f"[{number}/{len(stages)}] {stage.name}"
-        found = store.get(stage.kind, keys[stage.name], progress.warn)
         if stage.kind in force or not again.isdisjoint(stage.parents):
             again.add(stage.name)
-            if found is not None:
-                store.remove(found.path)
-                found = None
+            store.forget(stage.kind, keys[stage.name])
+        found = store.get(stage.kind, keys[stage.name], progress.warn)
         if found is not None:
             progress.say(f"{head}: reused")
             done[stage.name] = Done(stage, found, cached=True)

@@ -25,20 +25,13 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pipeline.artifact import MANIFEST, SCHEMA_VERSION, Artifact, fault_of, file_entries, read_manifest
 from distill2edge.pipeline.stage_files import EVERYTHING, Files, begin, leave_out
 from distill2edge.pipeline.store_locks import StoreLocks
-from distill2edge.util.files import check_path, disk_full, disk_is_full, sync, write_json
+from distill2edge.util.files import disk_full, disk_is_full, sync, write_json
 from distill2edge.util.machine import versions
 from distill2edge.util.progress import Progress
 from distill2edge.util.record_file import unnamed_files_in
 
 _OTHER = "name another directory with --store or DISTILL2EDGE_STORE"
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-def default_root() -> Path:
-    """`$DISTILL2EDGE_STORE`, or the cache directory of the user."""
-    if named := os.environ.get("DISTILL2EDGE_STORE"):
-        check_path(named)
-    return Path(named) if named else Path.home() / ".cache" / "distill2edge" / "store"
 
 
 class Store:
@@ -52,9 +45,26 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root, self.locks = root, StoreLocks(root / "locks")
 
+    @property
+    def name(self) -> str:
+        """As a user names it."""
+        return str(self.root)
+
     def path(self, stage: str, key: str) -> Path:
         """Where the artifact is, or would be."""
         return self.root / stage / key[:20]
+
+    def holds(self, stage: str, key: str) -> bool:
+        """Whether the artifact seems to be there, at a glance: nothing of it is read."""
+        return self.path(stage, key).is_dir()
+
+    def peek(self, stage: str, key: str, warn: Callable[[str], None] = lambda line: None) -> Artifact | None:
+        """As `get`, for who asks what there is and reads no file that may have to be brought here first.
+
+        Raises:
+            EnvironmentFault: as `get`.
+        """
+        return self.get(stage, key, warn)
 
     def get(self, stage: str, key: str, warn: Callable[[str], None] = lambda line: None) -> Artifact | None:
         """The artifact, or None when it is missing or damaged (a damaged one is moved away, with a warning).
@@ -106,7 +116,7 @@ class Store:
                 found = self.get(stage, key, progress.warn)
                 if found is not None:
                     return found
-                begin(work, files, self.root)
+                self._begin(work, files)
                 start = time.monotonic()
                 with unnamed_files_in(work):
                     facts = write(work)
@@ -129,7 +139,7 @@ class Store:
                 self._clear(target)
                 os.replace(work, target)
                 sync(target.parent)
-                return Artifact(target, manifest)
+                return self._made(Artifact(target, manifest))
         except UserError:
             raise
         except Exception as error:
@@ -145,8 +155,11 @@ class Store:
         if place is not None and not place.is_dir():
             raise UserError("a file stands where the store should be", where=str(place), fix=_OTHER)
 
-    def prepare(self) -> None:
+    def prepare(self, progress: Progress | None = None) -> None:
         """Make the root, and see that it can be written: before hours are spent.
+
+        Args:
+            progress: told of what the store itself does from now on, where that takes time.
 
         Raises:
             UserError: a file stands where the root, or a directory above it, should be.
@@ -179,6 +192,15 @@ class Store:
         """Directories of unfinished work."""
         return _directories(self.root / "partial")
 
+    def forget(self, stage: str, key: str) -> None:
+        """Delete the artifact, if there is one: it is to be made again.
+
+        Raises:
+            EnvironmentFault: it cannot be deleted.
+        """
+        if self.path(stage, key).is_dir():
+            self.remove(self.path(stage, key))
+
     def remove(self, path: Path) -> None:
         """Delete one artifact or partial directory of this store."""
         if self.root.resolve() not in path.resolve().parents:
@@ -187,6 +209,14 @@ class Store:
             self._discard(path)
         except OSError as error:
             raise unwritable(path, error) from error
+
+    def _begin(self, work: Path, files: Files) -> None:
+        """Make the directory of a stage that begins."""
+        begin(work, files, self.root)
+
+    def _made(self, artifact: Artifact) -> Artifact:
+        """Take an artifact that was built, while no other process may build it."""
+        return artifact
 
     def _clear(self, path: Path) -> None:
         """Remove what is no directory from the place of one: nothing of ours can be in it."""

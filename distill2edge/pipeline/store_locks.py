@@ -31,8 +31,12 @@ class StoreLocks:
         return self.directory / f"{label}.lock"
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """A run goes on: garbage collection leaves what it has made or reused. Nothing, where none can be noted."""
+    def in_use(self, progress: Progress) -> Iterator[None]:
+        """A run goes on: garbage collection leaves what it has made or reused. Nothing, where none can be noted.
+
+        Args:
+            progress: told where it has to wait.
+        """
         lock = FileLock(self.directory / f"{_RUN}{uuid4().hex[:16]}.lock")
         try:
             lock.acquire()

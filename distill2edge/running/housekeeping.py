@@ -11,8 +11,12 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.pipeline.artifact import Artifact
-from distill2edge.pipeline.store import Store, default_root
+from distill2edge.pipeline.shared_store import SharedStore
+from distill2edge.pipeline.store import Store
+from distill2edge.pipeline.store_at import store_at
+from distill2edge.running import shared_housekeeping
 from distill2edge.running.reading import stages_of
+from distill2edge.util.progress import Progress, SilentProgress
 from distill2edge.util.quantities import readable_bytes, readable_seconds
 
 
@@ -22,7 +26,7 @@ def open_store(root: Path | str | None) -> Store:
     Raises:
         UserError, EnvironmentFault: as `Store.check`.
     """
-    store = Store(Path(root) if root else default_root())
+    store = store_at(root)
     store.check()
     return store
 
@@ -33,16 +37,18 @@ def free_disk(root: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _existing(root: Path | None) -> Store:
+def _existing(root: Path | str | None) -> Store:
     store = open_store(root)
-    if root is not None and not root.exists():
+    if root is not None and not isinstance(store, SharedStore) and not store.root.exists():
         raise UserError("no store there", where=str(root), fix="name the store's directory, or leave --store out")
     return store
 
 
-def list_store(root: Path | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
+def list_store(root: Path | str | None, warn: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
     """One row per artifact, and per piece of unfinished work (key empty); broken entries are skipped with a warning."""
     store = _existing(root)
+    if isinstance(store, SharedStore):
+        return shared_housekeeping.rows(store, warn)
     rows = [
         {
             "stage": artifact.manifest["stage"],
@@ -74,20 +80,27 @@ def render_store(rows: list[dict[str, Any]]) -> str:
 
 
 def collect_garbage(
-    root: Path | None,
+    root: Path | str | None,
     kept_runs: Iterable[Path],
     days: int,
     *,
     delete: bool,
-    warn: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
 ) -> str:
     """Remove unfinished work, and artifacts older than `days` that no kept run names and no run that goes on has used.
+
+    Of a store that machines share, nothing is removed while one of them is at work.
+
+    Args:
+        progress: warned of entries that are skipped, and told of waiting.
 
     Raises:
         UserError: a kept run has no run.json.
     """
     store = _existing(root)
-    kept = {key for run in kept_runs for _, key in stages_of(run)}
+    kept, progress = {key for run in kept_runs for _, key in stages_of(run)}, progress or SilentProgress()
+    if isinstance(store, SharedStore):
+        return shared_housekeeping.collect(store, kept, days, delete=delete, progress=progress)
     horizon, began = time.time() - days * 86400, store.locks.used_since()
     if began is not None:
         horizon = min(horizon, began - 2)  # coarse clocks of file systems
@@ -96,7 +109,7 @@ def collect_garbage(
     ]
     doomed += [
         (artifact.path, artifact.size)
-        for artifact in store.artifacts(warn)
+        for artifact in store.artifacts(progress.warn)
         if artifact.key not in kept and _last_use(artifact) < horizon
     ]
     if delete:

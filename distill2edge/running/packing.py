@@ -16,7 +16,7 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.pack.targets import TARGETS, Target, check_target
 from distill2edge.pack.write import write_pack
 from distill2edge.pipeline.artifact import sha256_of
-from distill2edge.pipeline.store import Store, default_root
+from distill2edge.pipeline.store_at import store_at
 from distill2edge.quantize.schemes import schemes_in
 from distill2edge.running.directory import check_place
 from distill2edge.running.finished import Exported, Run
@@ -90,7 +90,7 @@ def pack_run(target: Path, place: str, scheme: str | None, out: Path | None, pro
 
 def _chosen(run: Path, scheme: str | None) -> Exported:
     path = choose_export(run, scheme)
-    found = [each for each in Run(run, Store(default_root())).exports if each.path == path]
+    found = [each for each in Run(run, store_at()).exports if each.path == path]
     if not found:
         fix = "run its recipe again (what is finished is reused)"
         raise UserError("exports.json does not name this file", where=str(path), fix=fix)

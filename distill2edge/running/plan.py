@@ -36,6 +36,7 @@ class PlannedStage:
 
     Attributes:
         cached: whether the store has its artifact, so that it will be reused.
+        here: whether it is on this machine: of a store that machines share, it may have to be fetched.
         path: of the artifact, now or then.
         seconds, memory, disk: as estimated, in seconds and bytes; null where they are not known. Of a cached one
             `disk` is what it takes.
@@ -48,6 +49,7 @@ class PlannedStage:
     seconds: float | None
     memory: int | None
     disk: int | None
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Plan:
 
     Attributes:
         name: of the run.
-        store: the artifact store.
+        store: the artifact store's directory.
+        address: of a store that machines share.
         disk_free: bytes there.
         endpoint: what a teacher behind an endpoint may be paid, at most.
         basis: what the estimates reckon with.
@@ -68,6 +71,7 @@ class Plan:
     disk_free: int
     endpoint: dict[str, Any] | None
     basis: dict[str, Any]
+    address: str = ""
 
     @property
     def to_do(self) -> tuple[PlannedStage, ...]:
@@ -104,6 +108,7 @@ class Plan:
                     "stage": stage.name,
                     "key": stage.key,
                     "cached": stage.cached,
+                    "here": stage.here,
                     "path": str(stage.path),
                     "seconds": stage.seconds,
                     "memory_bytes": stage.memory,
@@ -116,7 +121,7 @@ class Plan:
             "disk_bytes": self.disk,
             "unknown": list(self.unknown),
             "disk_free_bytes": self.disk_free,
-            "store": str(self.store),
+            "store": self.address or str(self.store),
             "endpoint": self.endpoint,
             "basis": self.basis,
         }
@@ -138,8 +143,15 @@ class Plan:
             )
             lines.append(f"{stage.name:<28} {'to do':<8} {took:>8} {memory:>10} {disk:>10}")
         if not self.to_do:
-            return "\n".join([*lines, f"nothing to do: every stage is in {self.store}"])
-        return "\n".join([*lines, self._totals(), *self._remarks()])
+            return "\n".join(
+                [*lines, *self._fetched(), f"nothing to do: every stage is in {self.address or self.store}"]
+            )
+        return "\n".join([*lines, *self._fetched(), self._totals(), *self._remarks()])
+
+    def _fetched(self) -> list[str]:
+        """What has to be brought here, of a store that machines share."""
+        size = sum(stage.disk or 0 for stage in self.stages if stage.cached and not stage.here)
+        return [f"to fetch: {readable_bytes(size)} that other machines have published"] if size else []
 
     def _totals(self) -> str:
         if len(self.unknown) == len(self.to_do):
@@ -232,6 +244,7 @@ def plan_of(
         name=recipe.name,
         stages=planned,
         store=store.root,
+        address="" if store.name == str(store.root) else store.name,
         disk_free=free_disk(store.root),
         endpoint=estimate(recipe, sizes.train, sizes.tokens),
         basis={
@@ -261,14 +274,12 @@ def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress
     """Say where the disk has less room than the stages that are to be made are estimated to take."""
     found = _found(stages, store, progress)
     telling = _telling(found)
-    if (
-        all(each.artifact for each in found)
-        or not {kind.sizes for kind in KINDS.values() if kind.sizes} <= telling.keys()
-    ):
+    if all(each.here for each in found) or not {kind.sizes for kind in KINDS.values() if kind.sizes} <= telling.keys():
         return
     sizes = sizes_of(recipe, telling)
     planned = (_planned(each, store, sizes, 1.0) for each in found)
-    needed, free = sum(stage.disk or 0 for stage in planned if not stage.cached), free_disk(store.root)
+    needed = sum(stage.disk or 0 for stage in planned if not (stage.cached and stage.here))
+    free = free_disk(store.root)
     if needed > free:
         progress.warn(
             f"about {readable_bytes(needed)} of disk will be needed, and {readable_bytes(free)} are free in "
@@ -282,23 +293,30 @@ class _Found:
     key: str
     artifact: Artifact | None
 
+    @property
+    def here(self) -> bool:
+        """Whether its files can be read."""
+        return self.artifact is not None and self.artifact.path.is_dir()
+
 
 def _found(stages: Sequence[Stage], store: Store, progress: Progress) -> list[_Found]:
     keys = keys_of(stages)
-    return [_Found(stage, keys[stage.name], store.get(stage.kind, keys[stage.name], progress.warn)) for stage in stages]
+    return [
+        _Found(stage, keys[stage.name], store.peek(stage.kind, keys[stage.name], progress.warn)) for stage in stages
+    ]
 
 
 def _telling(found: Sequence[_Found]) -> dict[SizesOf, Artifact | None]:
     """The artifacts that say how large the work is."""
     plain = (each for each in found if not each.stage.arm)
-    return {each.stage.sizes: each.artifact for each in plain if each.stage.sizes is not None}
+    return {each.stage.sizes: each.artifact if each.here else None for each in plain if each.stage.sizes is not None}
 
 
 def _planned(found: _Found, store: Store, sizes: Sizes, speed: float) -> PlannedStage:
     stage, artifact = found.stage, found.artifact
     path = store.path(stage.kind, found.key)
     if artifact is not None:
-        return PlannedStage(stage.name, found.key, True, path, 0.0, None, artifact.size)
+        return PlannedStage(stage.name, found.key, True, path, 0.0, None, artifact.size, found.here)
     cost = stage.estimate(sizes, speed)
     memory, disk = (None if value is None else round(value) for value in (cost.memory, cost.disk))
     return PlannedStage(stage.name, found.key, False, path, cost.seconds, memory, disk)

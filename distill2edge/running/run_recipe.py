@@ -51,7 +51,7 @@ class _Work:
     recipe: Recipe
     text: str
     out: Path
-    store: Path | None
+    store: Path | str | None
     converter: Path | None
     force: frozenset[str]
     quiet: bool
@@ -145,9 +145,9 @@ def _given(
     start_tracking([track] if isinstance(track, str) else track, checked.name, directory)
     as_written = not changes and not isinstance(recipe, Recipe)
     text = Path(str(recipe)).read_text(encoding="utf-8") if as_written else dump_recipe(checked)
-    root, script = (Path(place) if place else None for place in (store, converter))
+    script = Path(converter) if converter else None
     several = None if seeds is None else parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, seeds)))
-    return _Work(checked, text, directory, root, script, kinds, quiet, upto, several)
+    return _Work(checked, text, directory, store, script, kinds, quiet, upto, several)
 
 
 def _about(work: _Work, *, keys: bool) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def _run_for_ever(root: str) -> None:
         return {}
 
     store.prepare()
-    with store.locks.in_use():
+    with store.locks.in_use(SilentProgress()):
         build(store, write_hello, key=make_key("data", 1, {"a": 9}, {}))
         build(store, write)
 
