@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from distill2edge.pipeline.object_storage import Entry
+from distill2edge.pipeline.object_storage import Entry, Moved, nobody
 
 EPOCH = datetime(2026, 1, 1).astimezone()
 
@@ -70,10 +70,11 @@ class FakeStorage:
         with self.objects.lock:
             self.objects.held.pop(name, None)
 
-    def upload(self, path: Path, name: str) -> None:
+    def upload(self, path: Path, name: str, moved: Moved = nobody) -> None:
         self.write(name, path.read_bytes())
+        moved(path.stat().st_size)
 
-    def download(self, name: str, path: Path) -> bool:
+    def download(self, name: str, path: Path, moved: Moved = nobody) -> bool:
         data = self.read(name)
         if data is None:
             return False

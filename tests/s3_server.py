@@ -25,12 +25,15 @@ class Door:
         lost: words in the path of a PUT that is answered and not done.
         deaf: whether conditions of a PUT are not heard.
         refused: the code that every request gets; empty for none.
+        once: what happens to the next PUT: `conflict` with another, its answer is `lost`, or it is refused `plain`ly,
+            as servers do that do not say which condition was not met.
     """
 
     app: Callable[..., Any]
     lost: str = ""
     deaf: bool = False
     refused: str = ""
+    once: str = ""
     asked: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -46,6 +49,15 @@ class Door:
             return Response("", headers={"ETag": '"0"'})(environ, start)
         if self.deaf:
             environ.pop("HTTP_IF_NONE_MATCH", None)
+        once, self.once = (self.once, "") if method == "PUT" else ("", self.once)
+        if once in ("conflict", "plain"):
+            code = {"conflict": "ConditionalRequestConflict", "plain": "PreconditionFailed"}[once]
+            text = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+            return Response(text, status=409 if once == "conflict" else 412, mimetype="application/xml")(environ, start)
+        if once == "lost":
+            with self.lock:
+                list(self.app(environ, lambda *parts: lambda data: None))
+            return Response("", status=500)(environ, start)
         with self.lock:  # moto looks and writes in two steps, which a real server does in one
             return list(self.app(environ, start))
 
@@ -100,7 +112,7 @@ def s3(one_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": one_server.endpoint}.items():
         monkeypatch.setenv(name, value)
     door = one_server.door
-    door.lost, door.deaf, door.refused = "", False, ""
+    door.lost, door.deaf, door.refused, door.once = "", False, "", ""
     urlopen(Request(f"{one_server.endpoint}/moto-api/reset", method="POST"))
     one_server.client().create_bucket(Bucket=BUCKET)
     door.asked.clear()

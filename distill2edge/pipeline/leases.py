@@ -33,6 +33,7 @@ _FOLDER = "leases"
 _LONGEST_S = 3600.0  # that a lease of another machine may claim
 _RENEWALS = 4  # in the time of a lease
 _POLL_S = 3.0
+_LONGEST_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Leases:
         finally:
             stop.set()
             if self.renews:
-                thread.join()
+                thread.join(_LONGEST_WAIT_S)  # a server that is silent keeps nobody from ending
             with suppress(UserError, OSError):  # the work's own end is what counts; the lease ends by itself
                 renewed()
             with suppress(UserError):
@@ -160,7 +161,6 @@ class Leases:
                         held.number = number
                         return
                     series.delete(number)  # it slept between the look and the writing
-                continue
             self.clock.sleep(min(_POLL_S, self.lasts / _RENEWALS))
 
     def _is_over(self, label: str, watched: Watched, now: float) -> bool:

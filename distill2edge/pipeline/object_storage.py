@@ -56,6 +56,13 @@ class Entry:
     modified: datetime
 
 
+Moved = Callable[[int], None]
+
+
+def nobody(size: int) -> None:
+    """Told of bytes that nobody counts."""
+
+
 class Storage(Protocol):
     """Objects by their names under one address.
 
@@ -82,10 +89,14 @@ class Storage(Protocol):
     def delete(self, name: str) -> None:
         """Delete an object; one that is not there is none."""
 
-    def upload(self, path: Path, name: str) -> None:
-        """Write an object from a file."""
+    def upload(self, path: Path, name: str, moved: Moved = nobody) -> None:
+        """Write an object from a file.
 
-    def download(self, name: str, path: Path) -> bool:
+        Args:
+            moved: told of bytes as they go, in any thread.
+        """
+
+    def download(self, name: str, path: Path, moved: Moved = nobody) -> bool:
         """Write a file from an object; False where there is none."""
 
 
@@ -193,14 +204,14 @@ class ObjectStorage:
         with suppress(FileNotFoundError):
             self._call(lambda: self._files.rm_file(self._path(name)))
 
-    def upload(self, path: Path, name: str) -> None:
+    def upload(self, path: Path, name: str, moved: Moved = nobody) -> None:
         """As `Storage.upload`."""
-        self._call(lambda: self._files.put_file(str(path), self._path(name)))
+        self._call(lambda: self._files.put_file(str(path), self._path(name), callback=_counting(moved)))
 
-    def download(self, name: str, path: Path) -> bool:
+    def download(self, name: str, path: Path, moved: Moved = nobody) -> bool:
         """As `Storage.download`."""
         with suppress(FileNotFoundError):
-            self._call(lambda: self._files.get_file(self._path(name), str(path)))
+            self._call(lambda: self._files.get_file(self._path(name), str(path), callback=_counting(moved)))
             return True
         return False
 
@@ -221,6 +232,17 @@ class ObjectStorage:
             if isinstance(error, FileNotFoundError) and not _no_bucket(error):
                 raise
             raise fault_of_storage(error, self.url) from error
+
+
+def _counting(moved: Moved) -> Any:
+    """A callback of fsspec that tells of bytes."""
+    from fsspec.callbacks import Callback
+
+    class Counting(Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            moved(inc)
+
+    return Counting()
 
 
 def _no_bucket(error: BaseException) -> bool:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,18 +25,21 @@ from uuid import uuid4
 
 from distill2edge.errors import EnvironmentFault
 from distill2edge.pipeline.artifact import MANIFEST, SCHEMA_VERSION, Artifact, checked_manifest, sha256_of
-from distill2edge.pipeline.object_storage import Entry, Storage
+from distill2edge.pipeline.object_storage import Entry, Moved, Storage
 from distill2edge.pipeline.series import Series, numbers_in
 from distill2edge.util.files import sync, write_json
 from distill2edge.util.progress import Progress
-from distill2edge.util.quantities import readable_bytes
 
 ARTIFACTS = "artifacts"
 _RECORDS, _USED = "records", "used"
+_FOLDER = re.compile(r"[0-9a-f]{32}")
 _AT_ONCE = 4  # files under way
+_LARGE = 64 << 20  # bytes of a file that goes alone, as its parts are in memory
 _USED_EVERY = timedelta(days=1)
 
 Manifest = dict[str, Any]
+Entries = Mapping[str, Any]
+"""What a manifest says of a file."""
 
 
 def identity(manifest: Manifest) -> str:
@@ -92,6 +97,8 @@ class Publications:
             if "withdrawn" in record:
                 return Published(newest, withdrawn=str(record["withdrawn"]), used=used)
             manifest, folder = checked_manifest(record["manifest"]), str(record["folder"])
+            if not _FOLDER.fullmatch(folder):
+                raise ValueError("a folder that is none")
         except (ValueError, TypeError, KeyError, RecursionError):
             return Published(newest, fault="its record cannot be read", used=used)
         if manifest["schema_version"] != SCHEMA_VERSION:
@@ -113,18 +120,17 @@ class Publications:
         """
         manifest, folder = artifact.manifest, uuid4().hex
         place = _place(manifest["stage"], artifact.key)
-        names = [str(entry["path"]) for entry in manifest["files"]]
 
-        def upload(name: str) -> None:
-            self._storage.upload(artifact.path / name, f"{place}/{folder}/{name}")
+        def upload(entry: Entries, moved: Moved) -> None:
+            self._storage.upload(artifact.path / entry["path"], f"{place}/{folder}/{entry['path']}", moved)
 
-        _each(upload, names, f"publishing {manifest['stage']} ({readable_bytes(artifact.size)})", progress)
+        _each(upload, manifest["files"], f"publishing {manifest['stage']}, MB", progress)
         if lacking := _lacking(manifest, folder, self._storage.entries(place)):
             raise self._lost(f"{place}/{folder}", lacking)
         series = Series(self._storage, f"{place}/{_RECORDS}")
         record = json.dumps({"folder": folder, "manifest": _without_times(manifest)}).encode()
         if not series.append(number, record):
-            self._delete(f"{place}/{folder}", names)
+            self._delete(f"{place}/{folder}", [str(entry["path"]) for entry in manifest["files"]])
             return False
         if series.read(number) != record:
             raise self._lost(series.place(number), "it is not there as it was written")
@@ -159,20 +165,19 @@ class Publications:
         place = f"{_place(stage, key)}/{found.folder}"
         faults: list[str] = []
 
-        def download(entry: dict[str, Any]) -> None:
+        def download(entry: Entries, moved: Moved) -> None:
             file = work / entry["path"]
             file.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(2):  # once more, in case that the network is at fault
                 if _is(file, entry):
                     return
-                if not self._storage.download(f"{place}/{entry['path']}", file):
+                if not self._storage.download(f"{place}/{entry['path']}", file, moved):
                     faults.append(f"{entry['path']} is missing")
                     return
             if not _is(file, entry):
                 faults.append(f"{entry['path']} has changed")
 
-        size = readable_bytes(sum(int(entry["size"]) for entry in manifest["files"]))
-        _each(download, manifest["files"], f"fetching {stage} ({size})", progress)
+        _each(download, manifest["files"], f"fetching {stage}, MB", progress)
         if faults:
             return faults[0]
         for entry in manifest["files"]:
@@ -231,14 +236,29 @@ def _is(file: Path, entry: Mapping[str, Any]) -> bool:
     return file.is_file() and file.stat().st_size == entry["size"] and sha256_of(file) == entry["sha256"]
 
 
-def _each(work: Callable[[Any], None], items: list[Any], title: str, progress: Progress) -> None:
-    """Do a piece of work for each item, a few at once."""
-    with progress.task(title, len(items)) as task, ThreadPoolExecutor(_AT_ONCE) as pool:
-        pending = [pool.submit(work, item) for item in items]
+def _each(work: Callable[[Entries, Moved], None], files: list[Entries], title: str, progress: Progress) -> None:
+    """Do a piece of work for each file, a few at once; progress is in megabytes."""
+    sizes = [int(entry["size"]) for entry in files]
+    total, told, moved, large = max(sum(sizes) // 1_000_000, 1), 0, [0], threading.Lock()
+
+    def count(size: int) -> None:
+        moved[0] += size
+
+    def do(entry: Entries, size: int) -> None:
+        with large if size > _LARGE else nullcontext():
+            work(entry, count)
+
+    with progress.task(title, total) as task, ThreadPoolExecutor(_AT_ONCE) as pool:
+        left = {pool.submit(do, entry, size) for entry, size in zip(files, sizes, strict=True)}
         try:
-            for each in pending:
-                each.result()
-                task.advance()
+            while left:
+                done, left = wait(left, 1.0, FIRST_COMPLETED)
+                for each in done:
+                    each.result()
+                now = min(moved[0] // 1_000_000, total - 1) if left else total
+                if now > told:
+                    task.advance(now - told)
+                    told = now
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

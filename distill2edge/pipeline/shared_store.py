@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -28,6 +29,7 @@ from distill2edge.pipeline.store import Store, unwritable
 from distill2edge.pipeline.store_locks import StoreLocks
 from distill2edge.util.files import disk_full, disk_is_full, write_text
 from distill2edge.util.progress import Progress, SilentProgress
+from distill2edge.util.quantities import readable_bytes
 from distill2edge.util.remembered import CACHE_VARIABLE
 
 _MARKS = "published"
@@ -65,6 +67,7 @@ class SharedStore(Store):
         )
         self._lasts, self._prepared = lasts, False
         self._answers: SharedAnswers | None = None
+        self._warned: set[str] = set()
         self._progress: Progress = SilentProgress()
         if storage is not None:
             self.__dict__["storage"] = storage
@@ -122,7 +125,7 @@ class SharedStore(Store):
             return here
         found = self.publications.find(stage, key)
         if found.fault:
-            warn(self._damaged(stage, key, found.fault))
+            self._warn(warn, stage, key, found.fault)
         takes = found.manifest is not None and not found.fault
         return Artifact(self.path(stage, key), found.manifest) if takes and found.manifest else None
 
@@ -196,7 +199,7 @@ class SharedStore(Store):
         for _ in range(_TRIES):
             found = self.publications.find(stage, key)
             if found.fault:
-                warn(self._damaged(stage, key, found.fault))
+                self._warn(warn, stage, key, found.fault)
             elif found.manifest is not None:
                 if here is not None and identity(here.manifest) == identity(found.manifest):
                     self._note(stage, key)
@@ -205,7 +208,7 @@ class SharedStore(Store):
                 if not fault:
                     self._note(stage, key)
                     return Artifact(self.path(stage, key), read_manifest(self.path(stage, key)))
-                warn(self._damaged(stage, key, fault))
+                self._warn(warn, stage, key, fault)
                 if not self._prepared:
                     return here
                 self.publications.withdraw(stage, key, found)
@@ -224,11 +227,13 @@ class SharedStore(Store):
 
     def _fetch(self, stage: str, key: str, found: Published) -> str:
         """Bring a published artifact to the directory; what is wrong with it, if anything is."""
+        size = sum(int(entry["size"]) for entry in found.manifest["files"]) if found.manifest else 0
         target = self.path(stage, key)
         work = self.root / "partial" / f"fetch-{stage}-{key[:20]}-{found.folder[:8]}"
         try:
             for place in (self.root / "locks", work, target.parent):
                 place.mkdir(parents=True, exist_ok=True)
+            self._check_room(size - _bytes(work))
             with self._here.building(work.name, self._progress):
                 if not (found.manifest and self._is_here(target, found.manifest)):
                     work.mkdir(exist_ok=True)
@@ -245,13 +250,24 @@ class SharedStore(Store):
             raise unwritable(self.root, error) from error
         return ""
 
+    def _check_room(self, size: int) -> None:
+        """See that so many bytes have room here: before any is brought."""
+        free = shutil.disk_usage(self.root).free
+        if size > free:
+            what = f"{readable_bytes(size)} are to be fetched, and {readable_bytes(free)} are free"
+            fix = "free room, or let DISTILL2EDGE_CACHE name a directory on another disk"
+            raise EnvironmentFault(what, where=str(self.root), fix=fix)
+
     def _is_here(self, target: Path, manifest: dict[str, Any]) -> bool:
         with suppress(OSError, ValueError, RecursionError):  # brought by another process meanwhile
             return identity(read_manifest(target)) == identity(manifest)
         return False
 
-    def _damaged(self, stage: str, key: str, fault: str) -> str:
-        return f"{self.url}: {stage}/{key[:20]} is damaged ({fault}): it will be made again and replaced"
+    def _warn(self, warn: Callable[[str], None], stage: str, key: str, fault: str) -> None:
+        line = f"{self.url}: {stage}/{key[:20]} is damaged ({fault}): it will be made again and replaced"
+        if line not in self._warned:  # a run looks at what there is, and later takes it
+            self._warned.add(line)
+            warn(line)
 
     # --- what is noted here ---------------------------------------------------------
 
@@ -264,6 +280,10 @@ class SharedStore(Store):
             mark = self._mark(stage, key)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
+
+
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 class SharedLocks(StoreLocks):

@@ -93,6 +93,18 @@ def test_objects_are_written_read_listed_and_deleted(s3: Server, tmp_path: Path)
     assert set(storage.entries("")) == {"a/b/two", "ab/three"}
 
 
+def test_what_a_server_answers_to_a_creation_is_understood(s3: Server) -> None:
+    storage = ObjectStorage(URL)
+    s3.door.once = "conflict"  # with another, which has failed meanwhile
+    assert storage.create("a", b"1")
+    s3.door.once = "lost"  # the request is sent again, and finds its own object
+    assert storage.create("b", b"1")
+    s3.door.once = "plain"
+    assert not storage.create("a", b"2")
+    assert storage.read("a") == storage.read("b") == b"1"
+    assert not s3.door.once
+
+
 def test_a_good_server_passes_and_keeps_nothing_of_the_check(s3: Server) -> None:
     check_storage(ObjectStorage(URL))
     assert s3.names() == []

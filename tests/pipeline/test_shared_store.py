@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,6 +223,48 @@ def test_a_write_that_the_server_loses_is_named_and_nothing_counts(world: World,
     again = world.machine("two")
     made = build(again, refuse)
     assert same(made, build(world.machine("three"), refuse))
+
+
+def test_a_server_that_is_gone_when_the_work_is_done_takes_it_later(world: World) -> None:
+    gone = False
+
+    def before(what: str, name: str) -> None:
+        if gone:
+            raise EnvironmentFault("the server cannot be reached", where=URL, fix="run the same command again")
+
+    def goes() -> str:
+        nonlocal gone
+        gone = True
+        return "x"
+
+    calls: list[str] = []
+    with pytest.raises(EnvironmentFault, match="cannot be reached"):
+        run_stages([stage(calls, goes)], world.machine("one", before), SilentProgress())
+    assert not world.names()
+    gone = False
+    run_stages([stage(calls)], world.machine("one", before), SilentProgress())  # all is here, but not published
+    run_stages([stage(calls)], world.machine("two"), SilentProgress())
+    assert calls == ["data"]
+
+
+def test_nothing_is_fetched_where_it_has_no_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(world.machine("one"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    store = world.machine("two")
+    with pytest.raises(EnvironmentFault, match="69 B are to be fetched, and 10 B are free") as caught:
+        store.get("data", KEY)
+    assert "DISTILL2EDGE_CACHE" in caught.value.fix
+    assert not store.path("data", KEY).exists()
+
+
+@pytest.mark.parametrize("folder", ["../../../../x", "", "a/b", 7, None])
+def test_a_record_that_leads_elsewhere_is_none(world: World, folder: Any) -> None:
+    build(world.machine("one"))
+    name = world.file("records/000000000001")
+    world.objects.held[name] = json.dumps({**json.loads(world.objects.held[name]), "folder": folder}).encode()
+    warned: list[str] = []
+    assert world.machine("two").get("data", KEY, warned.append) is None
+    assert "its record cannot be read" in warned[0]
 
 
 def test_a_kill_while_publishing_leaves_nothing_to_be_seen_and_the_next_run_publishes(world: World) -> None:
