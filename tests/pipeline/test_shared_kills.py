@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -92,3 +93,17 @@ def test_a_killed_one_goes_on_at_once_itself(s3: Server, tmp_path: Path) -> None
     out, told = process(tmp_path / "a").communicate(timeout=30)  # half of what the lease lasts
     assert "facts" in out, told
     assert "waiting" not in told
+
+
+@pytest.mark.slow
+def test_one_that_slept_past_its_lease_takes_what_the_other_has_published(s3: Server, tmp_path: Path) -> None:
+    sleeper = process(tmp_path / "a", "slow", 2.0)
+    assert line_of(sleeper.stdout, "begun")
+    sleeper.send_signal(signal.SIGSTOP)
+    out, told = process(tmp_path / "b", "", 2.0).communicate(timeout=60)
+    assert "'by': 'b'" in out, told
+    sleeper.send_signal(signal.SIGCONT)
+    out, told = sleeper.communicate(timeout=60)
+    assert "'by': 'b'" in out, told
+    assert "took data-" in told
+    assert s3.names("team/leases") == []
