@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "llama_cpp", "datasets", "pandas", "scipy", "peft")
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "llama_cpp", "datasets", "pandas", "scipy", "peft", "ray")
 """Libraries that take a good part of a second, or several, to import."""
 
 

@@ -73,6 +73,8 @@ class Generator(Protocol):
     name: str
     shard_rows: int
     """Asks that a stage gives at once, and writes as one shard."""
+    reads: Sequence[Path]
+    """The files and directories of its model, where it runs here."""
 
     def generate(
         self,
@@ -108,7 +110,8 @@ def drop_reason(finish: str) -> str:
 
 
 class LocalGenerator:
-    """A model that runs here. It is loaded at the first ask, so a stage that finds its shards never loads it.
+    """A model that runs here. It is loaded at the first ask, so a stage that finds its shards never loads it; and it is
+    pickled without its weights.
 
     Args:
         model_dir: Hugging Face directory; of a GGUF the one that it was converted to.
@@ -135,6 +138,7 @@ class LocalGenerator:
         self._model_dir, self._template, self._gguf, self._where = model_dir, template, gguf_path, where
         self._placement = placement
         self.name = backend
+        self.reads = (model_dir, *([] if gguf_path is None else [gguf_path]))
         self.shard_rows = SHARD_ROWS[default_device()]
         self._writer: Writer | None = None
 
@@ -183,6 +187,9 @@ class LocalGenerator:
         if close is not None:
             close()
         self._writer = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_writer": None}
 
     def _encode(self, asks: Sequence[Ask]) -> list[list[int]]:
         return self._reading.messages([ask.messages for ask in asks], self._tokenizer, self._template)

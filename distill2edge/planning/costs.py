@@ -17,6 +17,7 @@ from distill2edge.quantize.schemes import Scheme
 from distill2edge.recipe.schema import FromTeacher, Recipe, Signal
 from distill2edge.recipe.training import Lora, Training
 from distill2edge.tasks import task_of
+from distill2edge.util.threads import available_threads
 
 _TRAINING, _FORWARD = 0.38, 0.8  # shares of a product's speed: small batches, and much between the products
 _STEP_S, _ROW_S = 4.5e-3, 2.5e-4  # of a layer's small operations in a training step, and in asking a row
@@ -24,6 +25,7 @@ _BASE, _LIGHT = 0.62e9, 0.26e9  # bytes of a process with PyTorch and transforme
 _BANDWIDTH = 1.2e10  # weights per second that writing reads, over a batch of rows
 _TOKEN = 4.2  # characters of one, in words that a model knows
 _START_S = 2.5  # of a process that opens a model's file
+_RAY_S = 12.0  # of a cluster and its workers, until they read the first row
 _MIXED = 1.1  # bytes of a weight, at most, in a mix of types
 
 
@@ -51,6 +53,13 @@ def rows_read(sizes: Sizes) -> Cost:
 def asked_for(sizes: Sizes) -> Cost:
     """Answers of an endpoint: how long it takes is the server's matter."""
     return Cost(None, _LIGHT, 4000 * sizes.train)
+
+
+def worker_weights(recipe: Recipe, body: int, embedding: int) -> int:
+    """Bytes that each of a recipe's workers holds of the teacher's weights, at the least: bfloat16 on a GPU."""
+    workers = recipe.teacher.workers
+    assert workers is not None
+    return round(recipe.teacher.placement.held(body, embedding, 2 if workers.gpus else 4))
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,20 @@ class Work:
         plain = self.trained(section, section.lora, beside=self.recipe.distill.on_grid.loss.needs_layers)
         assert plain.seconds is not None
         return Cost(1.3 * plain.seconds, (plain.memory or 0) + 8 * self.model.parameters, 4 * self.model.parameters)
+
+    def shared_out(self, alone: Cost) -> Cost:
+        """A pass that workers share, from what it costs one process: by their cores, as if they were this machine's.
+
+        How fast a GPU elsewhere is, is not known. Of a cluster elsewhere this process's memory is small.
+        """
+        workers = self.recipe.teacher.workers
+        if workers is None or alone.seconds is None or alone.memory is None:
+            return alone
+        memory = alone.memory * workers.replicas if workers.endpoint is None else _LIGHT
+        if workers.gpus:
+            return Cost(None, memory, alone.disk)
+        share = available_threads() / (workers.cpus * workers.replicas)
+        return Cost(_START_S + _RAY_S + max(alone.seconds - _START_S, 0.0) * share, memory, alone.disk)
 
     # --- asking and writing -------------------------------------------------------
 

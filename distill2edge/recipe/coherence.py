@@ -26,7 +26,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         return
     for check in (
         _task, _placed, _pairs, _aligned, _unlabelled, _loss, _sample, _pretrain, _rounds, _calibration, _mix,
-        _on_policy, _quantization_aware, _judge, _endpoint, _not_dense, _synthesis, _exports,
+        _on_policy, _quantization_aware, _judge, _endpoint, _workers, _not_dense, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
 
@@ -317,6 +317,15 @@ def _judge(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(where, what, "take data.choices out, or leave the judge out")
     if recipe.data.template == "text":
         yield Problem(where, "verify.judge needs prompts to answer", "set data.template: chat or plain")
+
+
+def _workers(recipe: Recipe) -> Iterator[Problem]:
+    """Something for workers to do."""
+    if recipe.teacher.workers is None or recipe.signal.kind != "gold":
+        return
+    if recipe.distill.on_policy is None and recipe.rounds is None:
+        what = "no stage of this recipe runs the teacher over the rows"
+        yield Problem(("teacher", "workers"), what, "leave it out")
 
 
 def _endpoint(recipe: Recipe) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
@@ -177,6 +177,13 @@ class Recipe(Section):
             (first, self.distill.loss),
             *(() if own is None else ((("distill", "quantization_aware", "loss"), own),)),
         )
+
+    @property
+    def of_one_process(self) -> Self:
+        """The same, without the machines that work: no part of any key, and nothing to tell other people."""
+        if self.teacher.workers is None:
+            return self
+        return self.model_copy(update={"teacher": self.teacher.model_copy(update={"workers": None})})
 
     @property
     def without_references(self) -> bool:

@@ -15,6 +15,7 @@ from distill2edge.recipe.endpoint import PREFIX, Endpoint
 from distill2edge.recipe.scratch import Scratch, TeacherModel
 from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.teacher_load import Load
+from distill2edge.recipe.teacher_workers import Workers
 from distill2edge.recipe.training import Lora, Training
 
 
@@ -57,6 +58,10 @@ class Teacher(Section):
         description="of one that no single device holds: layers over several devices, four bits; null: whole, on one "
         "device. student.init: {from: teacher} reads its weights in memory whatever stands here",
     )
+    workers: Annotated[Workers | None, LATER] = Field(
+        None,
+        description="of a Ray cluster, which share its work shard by shard (docs/scale.md); null: this process does it",
+    )
     licence: str | None = Field(None, description="SPDX or table name, when the model does not say it")
     accept_licence: str | None = Field(
         None, min_length=12, description="written reason to go on where the gate says deny or unknown"
@@ -95,6 +100,9 @@ class Teacher(Section):
             for name in ("backend", "revision", "dequantize"):
                 if getattr(self, name) not in ("auto", None, True):
                     yield Problem((name,), "an endpoint runs its model itself", f"leave teacher.{name} out")
+            if self.workers is not None:
+                what = "an endpoint is asked by one process, which keeps each answer that is paid for"
+                yield Problem(("workers",), what, "leave it out; teacher.endpoint.concurrency asks for more at once")
         elif not self.dequantize:
             if self.backend != "llama.cpp":
                 what = "a GGUF that is not dequantized runs in llama.cpp"
@@ -102,6 +110,9 @@ class Teacher(Section):
             if self.fit is not None:
                 what = "a GGUF that is not dequantized cannot be fitted"
                 yield Problem(("fit",), what, "take teacher.fit out, or set teacher.dequantize: true")
+        if self.workers is not None and self.workers.gpus and self.backend == "llama.cpp":
+            what = "llama.cpp runs the teacher on a CPU"
+            yield Problem(("workers", "gpus"), what, "set it to 0, or teacher.backend: transformers")
         if self.ask is not None and self.ask.shots and self.fit is not None:
             what = "a fitted teacher has seen the rows that its examples would be taken of"
             yield Problem(("ask", "shots"), what, "set it to 0, or take teacher.fit out")

@@ -174,6 +174,8 @@ class Plan:
             lines.append(_evaluated(**evaluation))
         if self.basis["teacher_load"]:
             lines.append(f"the teacher: {self.basis['teacher_load']}")
+        if self.basis["teacher_workers"]:
+            lines.append(f"the teacher's work: {self.basis['teacher_workers']}{_reckoned(self.basis)}")
         if self.endpoint:
             from distill2edge.teacher.endpoint_estimate import sentence
 
@@ -251,6 +253,8 @@ def plan_of(
             "flops_per_second": speed,
             "free_share": round(share, 2),
             "teacher_load": recipe.teacher.placement.words,
+            "workers_known": recipe.teacher.workers is None or not recipe.teacher.workers.gpus,
+            "teacher_workers": None if recipe.teacher.workers is None else recipe.teacher.workers.words,
             "evaluation": None if evaluation is None else asdict(evaluation),
             **as_json(sizes),
         },
@@ -285,6 +289,34 @@ def warn_of_room(recipe: Recipe, stages: Sequence[Stage], store: Store, progress
             f"about {readable_bytes(needed)} of disk will be needed, and {readable_bytes(free)} are free in "
             f"{store.root}: make space (`distill2edge store gc`), or name a store on another disk"
         )
+
+
+def require_workers(
+    recipe: Recipe, stages: Sequence[Stage], store: Store, progress: Progress, *, again: bool = False
+) -> None:
+    """See that the teacher's workers are there and have the room, where a stage of theirs is to be made.
+
+    Args:
+        again: whether stages that are there may be made again.
+
+    Raises:
+        EnvironmentFault: as `workers.preflight.require_workers`.
+    """
+    workers = recipe.teacher.workers
+    if workers is None:
+        return
+    found = _found(stages, store, progress)
+    if not any(each.stage.by_workers and (again or each.artifact is None) for each in found):
+        return
+    from distill2edge.planning.costs import worker_weights
+    from distill2edge.stages.sharing import file_weights
+    from distill2edge.workers import preflight
+
+    weights = file_weights(recipe, progress)
+    if not weights and (teacher := sizes_of(recipe, _telling(found)).teacher) is not None:
+        weights = worker_weights(recipe, teacher.body, teacher.embedding)
+    store.prepare()
+    preflight.require_workers(workers, weights, store.root)
 
 
 @dataclass(frozen=True)
@@ -325,6 +357,14 @@ def _planned(found: _Found, store: Store, sizes: Sizes, speed: float) -> Planned
 def _evaluated(times: int, rows: int, share: float) -> str:
     said = f"evaluation of the student: {times} x {rows} validation rows, about {share:.0%} of its training's work"
     return said if share <= _EVALUATED else f"{said}; lower distill.checkpoints or data.splits.validation"
+
+
+def _reckoned(basis: dict[str, Any]) -> str:
+    return (
+        "; their time is reckoned as if their cores were this machine's"
+        if basis["workers_known"]
+        else ("; how long GPUs take for it is not known here")
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

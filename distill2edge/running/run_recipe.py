@@ -233,7 +233,7 @@ def _logged(work: _Work) -> Iterator[LoggedProgress]:
 
 def _run_stages(work: _Work, progress: LoggedProgress, exports: Exports, seed: int | None = None) -> list[Done]:
     """The stages of a recipe, under its own seed, or another that shares its split and teacher."""
-    from distill2edge.running.plan import warn_of_room
+    from distill2edge.running.plan import require_workers, warn_of_room
     from distill2edge.util.allocator import keep_freed_memory
     from distill2edge.util.threads import spin_briefly
 
@@ -244,6 +244,7 @@ def _run_stages(work: _Work, progress: LoggedProgress, exports: Exports, seed: i
     wanted = stages if work.upto is None else stages_upto(stages, work.upto)
     if not wanted:
         progress.warn(f"this recipe has no stage {work.upto}: nothing is done")
+    require_workers(work.recipe, wanted, store, progress, again=bool(work.force))
     rundir.prepare(work.out)  # after all that can be refused without it
     progress.planned([stage.name for stage in wanted], seed)
     warn_of_room(work.recipe, wanted, store, progress)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.stages.learning import AnyTraining, round_seed
+from distill2edge.stages.sharing import by_workers
 from distill2edge.stages.stage import Facts, Inputs, Stage, drawn_key, loaded_key, plain, rows_key
 from distill2edge.stages.teaching import AnySignal
 from distill2edge.tasks import task_of
@@ -39,6 +40,8 @@ class OnPolicySignal(AnySignal):
     teacher: Stage
     model: Stage
     number: int
+
+    by_workers = True
 
     @property
     def spec(self) -> OnPolicy:
@@ -81,10 +84,11 @@ class OnPolicySignal(AnySignal):
             *encode_for(recipe.data, own, teacher),
             *task_of(recipe).work.encoded(recipe, rows, teacher, "validation"),
         ]
-        facts = cache_logits(
-            teacher, [*written, *given], recipe.signal, work, progress,
-            placement=recipe.teacher.placement, seed=recipe.seed,
-        )  # fmt: skip
+        with by_workers(recipe, teacher, progress):
+            facts = cache_logits(
+                teacher, [*written, *given], recipe.signal, work, progress,
+                placement=recipe.teacher.placement, seed=recipe.seed,
+            )  # fmt: skip
         tokens = sum(row.supervised for row in written)
         return {**facts, "written": len(written), "written_tokens": tokens, "ended": ended}
 

@@ -57,7 +57,7 @@ class Report(Stage):
         """As `Stage.section`."""
         from distill2edge.recipe.canonical import canonical
 
-        return {"recipe": canonical(self.recipe)}
+        return {"recipe": canonical(self.recipe.of_one_process)}
 
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
@@ -133,7 +133,7 @@ def run_document(recipe: Recipe, inputs: Mapping[str, Artifact]) -> Facts:
         "schema_version": 1,
         "name": recipe.name,
         "description": recipe.description,
-        "recipe": told(recipe.model_dump(mode="json", by_alias=True), recipe),
+        "recipe": told(recipe.of_one_process.model_dump(mode="json", by_alias=True), recipe),
         "recipe_path": "recipe.yaml",
         "seed": recipe.seed,
         "created": max(artifact.manifest["created"] for artifact in inputs.values()),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.stages.learning import UNVERIFIED, is_compared_arm, round_seed
+from distill2edge.stages.sharing import by_workers
 from distill2edge.stages.stage import Facts, Inputs, ModelStage, Stage, plain, rows_key
 from distill2edge.stages.teaching import LEDGER, AnySignal
 from distill2edge.tasks import task_of
@@ -43,6 +44,8 @@ class RoundSignal(AnySignal):
     number: int
     verified: bool
 
+    by_workers = True
+
     @property
     def section(self) -> Any:
         """As `Stage.section`."""
@@ -54,8 +57,9 @@ class RoundSignal(AnySignal):
     def write(self, work: Path, inputs: Inputs, progress: Progress) -> Facts:
         """As `Stage.write`."""
 
-        origin, rows = self.base.artifact(inputs).facts, self.data.path(inputs)
-        return task_of(self.recipe).work.signal(self.recipe, self.model.model_dir(inputs), origin, rows, work, progress)
+        origin, rows, model = self.base.artifact(inputs).facts, self.data.path(inputs), self.model.model_dir(inputs)
+        with by_workers(self.recipe, model, progress):
+            return task_of(self.recipe).work.signal(self.recipe, model, origin, rows, work, progress)
 
     @property
     def evidence(self) -> bool:

@@ -58,6 +58,7 @@ class Stage(ABC):
         shared: whether the seeds of `--seeds` have it in common, as far as it reads nothing of a student.
         published: files of its artifact that the run directory has a copy of.
         sizes: what `plan` reads its artifact for, where it says how large the work is.
+        by_workers: whether `teacher.workers` make its shards.
     """
 
     sources: Sources
@@ -73,6 +74,7 @@ class Stage(ABC):
     shared: ClassVar[bool] = False
     published: ClassVar[tuple[str, ...]] = ()
     sizes: ClassVar[SizesOf | None] = None
+    by_workers: ClassVar[bool] = False
 
     @property
     def recipe(self) -> Recipe:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.pipeline.stage_files import Files
+from distill2edge.stages.sharing import by_workers
 from distill2edge.stages.stage import (
     ANSWERS,
     DENSE,
@@ -90,7 +91,7 @@ class Teacher(ModelStage):
         from distill2edge.recipe.schema import FromTeacher
 
         recipe = self.recipe
-        key = canonical(recipe.teacher, {"fit", "backend", "endpoint", "ask", "load"})
+        key = canonical(recipe.teacher, {"fit", "backend", "endpoint", "ask", "load", "workers"})
         key |= {"content": self.sources.teacher, "derivative": isinstance(recipe.student.init, FromTeacher)}
         key |= task_of(recipe).teacher_key
         key |= {"tokenizer": self.sources.student} if recipe.scored_elsewhere else {}
@@ -272,6 +273,7 @@ class References(ModelStage):
     bucket = "teacher_generation"
     help = "Let the teacher answer the held-out rows, where no row has a response."
     shared = True
+    by_workers = True
 
     @property
     def section(self) -> Any:
@@ -291,17 +293,19 @@ class References(ModelStage):
 
         recipe = self.recipe
         assert recipe.signal.kind == "text"
-        return write_references(
-            open_generator(recipe, self.teacher.model_dir(inputs), work, progress),
-            self.data.path(inputs),
-            recipe.signal,
-            work,
-            progress,
-            template=recipe.data.template,
-            system=recipe.data.system,
-            seed=recipe.seed,
-            origin=Origin.of(self.base.artifact(inputs).facts),
-        )
+        teacher = self.teacher.model_dir(inputs)
+        with by_workers(recipe, teacher, progress):
+            return write_references(
+                open_generator(recipe, teacher, work, progress),
+                self.data.path(inputs),
+                recipe.signal,
+                work,
+                progress,
+                template=recipe.data.template,
+                system=recipe.data.system,
+                seed=recipe.seed,
+                origin=Origin.of(self.base.artifact(inputs).facts),
+            )
 
     def estimate(self, sizes: Sizes, speed: float) -> Cost:
         """As `Stage.estimate`."""
@@ -311,7 +315,7 @@ class References(ModelStage):
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
-        return work.answered()
+        return work.shared_out(work.answered())
 
 
 @plain
@@ -335,7 +339,7 @@ class AnySignal(ModelStage):
 
     def cost(self, work: Work) -> Cost:
         """As `ModelStage.cost`."""
-        return work.scored()
+        return work.shared_out(work.scored()) if self.by_workers else work.scored()
 
 
 LEDGER = 4
@@ -355,6 +359,7 @@ class Signal(AnySignal):
     base: Stage | None = None
 
     shared = True
+    by_workers = True
 
     @property
     def section(self) -> Any:
@@ -379,4 +384,5 @@ class Signal(AnySignal):
 
         origin = {} if self.base is None else self.base.artifact(inputs).facts
         rows, teacher = self.rows.path(inputs), self.teacher.model_dir(inputs)
-        return task_of(self.recipe).work.signal(self.recipe, teacher, origin, rows, work, progress)
+        with by_workers(self.recipe, teacher, progress):
+            return task_of(self.recipe).work.signal(self.recipe, teacher, origin, rows, work, progress)

@@ -10,6 +10,7 @@ every other position nothing is known: the whole mass is in the tail, where any 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,13 @@ class Aligned:
         self._positions = sum(example.supervised for example in examples.values())
         self._matched = sum(map(len, self._matches.values()))
         require_matched(self._matched, self._positions)
+
+    def of(self, examples: Sequence[Encoded]) -> Aligned:
+        """As `token_views.Tokens.of`."""
+        part, names = copy(self), [example.id for example in examples]
+        part._read = {name: self._read[name] for name in names}
+        part._matches = {name: self._matches[name] for name in names}
+        return part
 
     @property
     def share(self) -> float:

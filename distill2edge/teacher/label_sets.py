@@ -23,7 +23,7 @@ def cache_sets(
     Returns:
         as `set_facts`.
     """
-    scored = scores_of(encoded, by_head(model_dir, placement), work, progress)
+    scored = scores_of(encoded, by_head(model_dir, placement), work, progress, reads=[model_dir])
     return set_facts(scored, {row.id: row.labels for row in encoded if row.labels is not None}, work)
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,8 @@ from distill2edge.models.loading import load_to_run
 from distill2edge.models.placement import WHOLE, Placement, on_device
 from distill2edge.util.files import replacing, write_json
 from distill2edge.util.progress import Progress
+from distill2edge.util.tensor_files import save_arrays
+from distill2edge.workers.mapping import map_shards
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +36,7 @@ class Text(Protocol):
 
 
 Score = Callable[[Sequence[Any], Callable[[int], None]], "Tensor"]
-"""Texts, and what is told of each that is done -> [n, C] float32."""
+"""Texts, and what is told of each that is done -> [n, C] float32. It can be pickled before the first call."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def cache_labels(
     Raises:
         UserError: no texts, or a teacher whose logits are not finite.
     """
-    scored = scores_of(encoded, by_head(model_dir, placement), work, progress, shard_rows=shard_rows)
+    score = by_head(model_dir, placement)
+    scored = scores_of(encoded, score, work, progress, shard_rows=shard_rows, reads=[model_dir])
     return write_facts(scored, labels_by_id(encoded), work)
 
 
@@ -113,11 +116,15 @@ def scores_of(
     stem: str = "labels",
     shard_rows: int = SHARD_ROWS,
     counted: Callable[[Any], int] | None = None,
+    reads: Sequence[Path] = (),
+    again: bool = False,
 ) -> Scored:
     """Scores of texts, kept as shards `STEM-00000.safetensors`. Those of an earlier try of the same texts are kept.
 
     Args:
         counted: rows of scores of a text; None: one.
+        reads: what `score` opens.
+        again: as `workers.mapping.map_shards`.
 
     Raises:
         UserError: no texts; and what `score` raises.
@@ -132,19 +139,19 @@ def scores_of(
     shards = [unique[at : at + shard_rows] for at in range(0, len(unique), shard_rows)]
     for stale in sorted(work.glob(f"{stem}-*.safetensors"))[len(shards) :]:
         stale.unlink()
-    seconds, ran, size, found = 0.0, 0, 0, []
+    paths = [work / f"{stem}-{number:05d}.safetensors" for number in range(len(shards))]
+    todo = [number for number, shard in enumerate(shards) if not _complete(paths[number], shard)]
+    ran = sum(len(shards[number]) for number in todo)
+    begin = time.monotonic()
     with progress.task("teacher labels", len(unique)) as task:
-        for number, shard in enumerate(shards):
-            path = work / f"{stem}-{number:05d}.safetensors"
-            if _complete(path, shard):
-                task.advance(len(shard))
-            else:
-                begin = time.monotonic()
-                counts = None if counted is None else [counted(text) for text in shard]
-                write_shard(path, score(shard, task.advance), [text.id for text in shard], counts)
-                seconds, ran = seconds + time.monotonic() - begin, ran + len(shard)
-            found.append(load_file(path)["logits"])
-            size += path.stat().st_size
+        task.advance(len(unique) - ran)
+        given = ((number, shards[number]) for number in todo)
+        for number, scores in map_shards(score, given, len(todo), task, reads=reads, again=again):
+            counts = None if counted is None else [counted(text) for text in shards[number]]
+            write_shard(paths[number], scores, [text.id for text in shards[number]], counts)
+    seconds = time.monotonic() - begin if todo else 0.0
+    found = [load_file(path)["logits"] for path in paths]
+    size = sum(path.stat().st_size for path in paths)
     facts = {
         "shards": len(shards),
         "bytes": size,
@@ -156,26 +163,34 @@ def scores_of(
 
 def write_shard(path: Path, scores: Tensor, ids: Sequence[str], counts: Sequence[int] | None = None) -> None:
     """Write scores [n, C] of texts, whole or not at all; `counts`: rows of each text, where it has several."""
-    from safetensors.torch import save_file
-
     with replacing(path) as temporary:
         more = {} if counts is None else {"counts": json.dumps(list(counts))}
-        save_file({"logits": scores}, temporary, {"ids": json.dumps(list(ids)), **more})
+        save_arrays({"logits": scores.numpy()}, temporary, {"ids": json.dumps(list(ids)), **more})
 
 
-def loaded_once(model_dir: Path, placement: Placement) -> Callable[[], Any]:
-    """What gives a teacher that reads texts: it is loaded at the first call, and never where all shards are there."""
+class LoadedOnce:
+    """What gives a teacher that reads texts: it is loaded at the first call, and never where all shards are there.
 
-    @cache
-    def load() -> Any:
-        import torch
+    It is pickled without its weights.
+    """
 
-        from distill2edge.util.threads import available_threads
+    def __init__(self, model_dir: Path, placement: Placement) -> None:
+        self._of, self._model = (model_dir, placement), None
 
-        torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
-        return load_to_run(model_dir, torch.float32, placement=placement)
+    def __call__(self) -> Any:
+        """The model."""
+        if self._model is None:
+            import torch
 
-    return load
+            from distill2edge.util.threads import available_threads
+
+            torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
+            model_dir, placement = self._of
+            self._model = load_to_run(model_dir, torch.float32, placement=placement)
+        return self._model
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_model": None}
 
 
 def by_head(model_dir: Path, placement: Placement = WHOLE) -> Score:
@@ -184,32 +199,31 @@ def by_head(model_dir: Path, placement: Placement = WHOLE) -> Score:
     Raises:
         UserError: logits that are not finite.
     """
-    load = loaded_once(model_dir, placement)
+    return partial(_head_logits, LoadedOnce(model_dir, placement))
 
-    def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
-        import torch
 
-        from distill2edge.distill.module import segments_for
-        from distill2edge.distill.taught_texts import collate_texts
+def _head_logits(load: LoadedOnce, shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
+    import torch
 
-        model = load()
-        order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
-        logits = torch.empty(len(shard), model.config.num_labels)
-        for at in range(0, len(order), _BATCH):
-            part = order[at : at + _BATCH]
-            items = [{"ids": shard[i].ids, "types": shard[i].types, "label": 0} for i in part]
-            batch = on_device(collate_texts(items, model.config.pad_token_id or 0), model)
-            told = segments_for(model.config, batch.get("token_type_ids"))
-            with torch.inference_mode():
-                found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **told)
-            logits[part] = found.logits.float().cpu()
-            done(len(part))
-        if not torch.isfinite(logits).all():
-            raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
-                            fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
-        return logits
+    from distill2edge.distill.module import segments_for
+    from distill2edge.distill.taught_texts import collate_texts
 
-    return score
+    model = load()
+    order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
+    logits = torch.empty(len(shard), model.config.num_labels)
+    for at in range(0, len(order), _BATCH):
+        part = order[at : at + _BATCH]
+        items = [{"ids": shard[i].ids, "types": shard[i].types, "label": 0} for i in part]
+        batch = on_device(collate_texts(items, model.config.pad_token_id or 0), model)
+        told = segments_for(model.config, batch.get("token_type_ids"))
+        with torch.inference_mode():
+            found = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **told)
+        logits[part] = found.logits.float().cpu()
+        done(len(part))
+    if not torch.isfinite(logits).all():
+        raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
+                        fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
+    return logits
 
 
 def _complete(path: Path, shard: Sequence[Text]) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ from distill2edge.generation.backends import Backend
 from distill2edge.generation.open_backend import open_backend
 from distill2edge.models.placement import WHOLE, Placement
 from distill2edge.recipe.schema import LogitsSignal
-from distill2edge.teacher.logit_shards import Shard, open_shard, settings_of
+from distill2edge.teacher.logit_shards import open_shard, settings_of
 from distill2edge.teacher.token_views import OwnTokens, Tokens
 from distill2edge.util.files import replacing, write_json
-from distill2edge.util.progress import Progress
+from distill2edge.util.progress import Progress, Task
+from distill2edge.util.tensor_files import save_arrays
+from distill2edge.workers.mapping import map_shards
 
 SHARD_ROWS = 512
 SHARD_TOKENS = 16_384  # about 20 s of a 135M teacher on two cores: what a kill can cost
@@ -84,39 +87,103 @@ def cache_logits(
     with progress.task("teacher logits", len(examples)) as task:
         task.advance(len(examples) - sum(shards[n].stop - shards[n].start for n in missing))
         if missing:
-            todo = [(_path(work, number), examples[shards[number]]) for number in missing]
+            todo = [(number, examples[shards[number]]) for number in missing]
             read = _extent((each for _, shard in todo for each in shard), tokens)
-            teacher = runner or open_backend(
-                backend, model_dir, gguf_path, dtype, longest=read.longest, placement=placement
+            load = partial(
+                open_backend, backend, model_dir, gguf_path, dtype, longest=read.longest, placement=placement
             )
-            ran = _run(todo, read, teacher, tokens, signal, settings, seed, task)
-            if runner is None:
-                teacher.close()
+            said = _Said(load, runner, signal, seed, read.largest)
+            given = ((number, _Part(list(lazy), tokens)) for number, lazy in todo)
+            reads = [model_dir, *([] if gguf_path is None else [gguf_path])]
+            ran = _run(said, given, len(todo), read, work, settings, task, reads)
+            said.close()
     facts = {**_facts(work, len(shards), signal, tokens), "examples": len(examples), **ran}
     write_json(work / "signal.json", facts)
     return facts
 
 
 def _run(
-    todo: Sequence[tuple[Path, Sequence[Encoded]]],
+    said: _Said,
+    parts: Iterable[tuple[int, _Part]],
+    count: int,
     read: _Extent,
-    teacher: Backend,
-    tokens: Tokens,
-    signal: LogitsSignal,
+    work: Path,
     settings: dict[str, str],
-    seed: int,
-    task: Any,
+    task: Task,
+    reads: Sequence[Path],
 ) -> dict[str, Any]:
-    """Write the shards that are not there; seconds, tokens_per_s, backend, dtype."""
-    _check_ids(read.largest, teacher.vocab_size)
-    begin = time.monotonic()
-    for path, lazy in todo:
-        shard = list(lazy)
-        kept = open_shard(shard, signal, tokens, teacher.vocab_size, seed)
-        _write_shard(path, shard, teacher, tokens, kept, settings, task)
-    seconds = time.monotonic() - begin
+    """Write the shards that are not there; seconds (without loading), tokens_per_s, backend, dtype."""
+    begin, last = time.monotonic(), None
+    for number, last in map_shards(said, parts, count, task, reads=reads):
+        _write_shard(_path(work, number), last, settings)
+    assert last is not None
+    seconds = time.monotonic() - begin - last.loading_s
     rate = round(read.tokens / seconds, 1) if seconds else None
-    return {"seconds": round(seconds, 3), "tokens_per_s": rate, "backend": teacher.name, "dtype": teacher.dtype}
+    return {"seconds": round(seconds, 3), "tokens_per_s": rate, "backend": last.backend, "dtype": last.dtype}
+
+
+class _Part(NamedTuple):
+    """The examples of a shard, and whose tokens its distributions are over."""
+
+    examples: list[Encoded]
+    tokens: Tokens
+
+    def __reduce__(self) -> Any:
+        return _Part, (self.examples, self.tokens.of(self.examples))
+
+
+class _Made(NamedTuple):
+    """A shard as it is written, and what ran."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    backend: str
+    dtype: str
+    loading_s: float
+
+
+class _Said:
+    """As `workers.mapping.Pass`: what the teacher says of the examples of a shard.
+
+    It is pickled without the teacher.
+
+    Args:
+        load: opens the teacher.
+        runner: that is open already; it stays open.
+        largest: id of a token that it is given.
+    """
+
+    def __init__(
+        self, load: Callable[[], Backend], runner: Backend | None, signal: LogitsSignal, seed: int, largest: int
+    ) -> None:
+        self._load, self._signal, self._seed, self._largest = load, signal, seed, largest
+        self._teacher, self._given, self._loading_s = runner, runner is not None, 0.0
+
+    def __call__(self, part: _Part, done: Callable[..., None]) -> _Made:
+        teacher = self._open()
+        kept = open_shard(part.examples, self._signal, part.tokens, teacher.vocab_size, self._seed)
+        for number, logits in _asked(part, teacher):
+            kept.keep(number, logits)
+            done(1)
+        metadata = {**kept.metadata(), "ids": json.dumps([example.id for example in part.examples])}
+        return _Made(kept.arrays(), metadata, teacher.name, teacher.dtype, self._loading_s)
+
+    def _open(self) -> Backend:
+        if self._teacher is None:
+            begin = time.monotonic()
+            self._teacher = self._load()
+            self._loading_s = time.monotonic() - begin
+        _check_ids(self._largest, self._teacher.vocab_size)
+        return self._teacher
+
+    def close(self) -> None:
+        """Free the weights, where they were loaded here."""
+        if self._teacher is not None and not self._given:
+            self._teacher.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        assert not self._given, "a teacher that is open already stays in its process"
+        return {**self.__dict__, "_teacher": None}
 
 
 def no_rows() -> UserError:
@@ -162,23 +229,15 @@ def _shards(examples: Sequence[Encoded], rows: int, tokens: int) -> Iterator[sli
         yield slice(begin, len(examples))
 
 
-def _write_shard(
-    path: Path,
-    examples: list[Encoded],
-    runner: Backend,
-    tokens: Tokens,
-    kept: Shard,
-    settings: dict[str, str],
-    task: Any,
-) -> None:
+def _asked(part: _Part, teacher: Backend) -> Iterator[tuple[int, Any]]:
+    """The number of each example, and the logits of its supervised tokens; None where the teacher reads nothing."""
     import torch
-    from safetensors.numpy import save_file
 
-    read = [(number, found) for number, each in enumerate(examples) if (found := tokens.read(each)) is not None]
+    examples = part.examples
+    read = [(number, found) for number, each in enumerate(examples) if (found := part.tokens.read(each)) is not None]
     for number in set(range(len(examples))).difference(number for number, _ in read):
-        kept.keep(number, None)
-        task.advance(1)
-    for place, logits in runner.supervised_logits([found for _, found in read]):
+        yield number, None
+    for place, logits in teacher.supervised_logits([found for _, found in read]):
         number, asked = read[place]
         if logits.shape[0] != asked.supervised:
             raise AssertionError(f"{logits.shape[0]} distributions for {asked.supervised} supervised tokens")
@@ -188,11 +247,12 @@ def _write_shard(
                 where="teacher.model",
                 fix="use another dtype or backend for the teacher: its weights overflow in this one",
             )
-        kept.keep(number, logits)
-        task.advance(1)
-    metadata = {**settings, **kept.metadata(), "ids": json.dumps([example.id for example in examples])}
+        yield number, logits
+
+
+def _write_shard(path: Path, made: _Made, settings: dict[str, str]) -> None:
     with replacing(path) as temporary:
-        save_file(kept.arrays(), temporary, metadata=metadata)
+        save_arrays(made.arrays, temporary, {**settings, **made.metadata})
 
 
 def _complete(path: Path, examples: Sequence[Encoded], settings: dict[str, str]) -> bool:

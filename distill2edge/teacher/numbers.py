@@ -31,7 +31,7 @@ def cache_numbers(
     Raises:
         UserError: no texts, or a teacher whose numbers are not finite.
     """
-    scored = scores_of(encoded, by_head(model_dir, placement), work, progress)
+    scored = scores_of(encoded, by_head(model_dir, placement), work, progress, reads=[model_dir])
     said = dict(zip(scored.ids, scored.scores[:, 0].tolist(), strict=True))
     errors = [abs(said[row.id] - row.number) for row in encoded if row.number is not None]
     mae = round(sum(errors) / len(errors), 6) if errors else None

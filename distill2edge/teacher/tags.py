@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.models.placement import WHOLE, Placement, on_device
-from distill2edge.teacher.labels import SHARD_ROWS, Score, loaded_once, scores_of
+from distill2edge.teacher.labels import SHARD_ROWS, LoadedOnce, scores_of
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
@@ -46,11 +47,12 @@ def cache_tags(
     """
     scored = scores_of(
         encoded,
-        _by_word(model_dir, placement),
+        partial(_by_word, LoadedOnce(model_dir, placement)),
         work,
         progress,
         shard_rows=shard_rows,
         counted=lambda row: len(row.places),
+        reads=[model_dir],
     )
     rows = {row.id: row for row in encoded}
     predicted = iter(scored.scores.argmax(-1).tolist())
@@ -74,36 +76,31 @@ def cache_tags(
     return facts
 
 
-def _by_word(model_dir: Path, placement: Placement) -> Score:
-    """Logits of the words of texts, one after another; the model is loaded for the first.
+def _by_word(load: LoadedOnce, shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
+    """As `Score`: logits of the words of texts, one after another.
 
     Raises:
         UserError: logits that are not finite.
     """
-    load = loaded_once(model_dir, placement)
+    import torch
 
-    def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
-        import torch
+    from distill2edge.distill.taught_texts import collate_texts
 
-        from distill2edge.distill.taught_texts import collate_texts
-
-        model = load()
-        order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
-        found: list[Tensor] = [torch.empty(0)] * len(shard)
-        for at in range(0, len(order), _BATCH):
-            part = order[at : at + _BATCH]
-            batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
-            del batch["labels"]
-            with torch.inference_mode():
-                logits = model(**on_device(batch, model)).logits.float().cpu()
-            if not torch.isfinite(logits[batch["attention_mask"] > 0]).all():
-                raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
-                                fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
-            for row, index in enumerate(part):
-                places = torch.tensor(shard[index].places, dtype=torch.int64)
-                words = logits[row, places.clamp(min=0)]
-                found[index] = words.masked_fill((places < 0)[:, None], torch.nan)
-            done(len(part))
-        return torch.cat(found)
-
-    return score
+    model = load()
+    order = sorted(range(len(shard)), key=lambda index: len(shard[index].ids))
+    found: list[Tensor] = [torch.empty(0)] * len(shard)
+    for at in range(0, len(order), _BATCH):
+        part = order[at : at + _BATCH]
+        batch = collate_texts([{"ids": shard[i].ids, "label": 0} for i in part], model.config.pad_token_id or 0)
+        del batch["labels"]
+        with torch.inference_mode():
+            logits = model(**on_device(batch, model)).logits.float().cpu()
+        if not torch.isfinite(logits[batch["attention_mask"] > 0]).all():
+            raise UserError("the teacher gives logits that are not numbers", where="teacher.model",
+                            fix="lower teacher.fit.learning_rate, or take another teacher")  # fmt: skip
+        for row, index in enumerate(part):
+            places = torch.tensor(shard[index].places, dtype=torch.int64)
+            words = logits[row, places.clamp(min=0)]
+            found[index] = words.masked_fill((places < 0)[:, None], torch.nan)
+        done(len(part))
+    return torch.cat(found)

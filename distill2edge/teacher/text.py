@@ -19,6 +19,7 @@ from distill2edge.generation.generate import Answer, Ask, Generator, drop_reason
 from distill2edge.teacher.turns import Written, write_turns
 from distill2edge.util.files import write_text
 from distill2edge.util.progress import Progress
+from distill2edge.workers.mapping import map_shards
 
 if TYPE_CHECKING:
     from distill2edge.recipe.schema import TextSignal
@@ -128,26 +129,47 @@ def _write_shards(
         head: turns before each prompt.
     """
     step = generator.shard_rows
+    shards = [rows[begin : begin + step] for begin in range(0, len(rows), step)]
+    for stale in sorted(work.glob("shard-*.jsonl"))[len(shards) :]:
+        stale.unlink()
+    asked = [[(row, sample) for row in shard for sample in range(signal.samples)] for shard in shards]
+    paths = [work / f"shard-{number:05d}.jsonl" for number in range(len(shards))]
+    todo = [n for n, each in enumerate(asked) if not _answers(paths[n], [row.id for row, _ in each])]
     with progress.task("teacher writes", len(rows) * signal.samples) as task:
-        shards = [rows[begin : begin + step] for begin in range(0, len(rows), step)]
-        for stale in sorted(work.glob("shard-*.jsonl"))[len(shards) :]:
-            stale.unlink()
-        for number, shard in enumerate(shards):
-            path = work / f"shard-{number:05d}.jsonl"
-            asked = [(row, sample) for row in shard for sample in range(signal.samples)]
-            if _answers(path, [row.id for row, _ in asked]):
-                task.advance(len(asked))
-                continue
-            prompts = [(row.prompt, str(sample) if sample else "") for row, sample in asked]
+        task.advance(len(rows) * signal.samples - sum(len(asked[number]) for number in todo))
+        given = ((n, (n, [(row.prompt, str(sample) if sample else "") for row, sample in asked[n]])) for n in todo)
+        writing = _Writing(generator, signal, head, seed)
+        for number, written in map_shards(writing, given, len(todo), task, reads=generator.reads):
+            lines = (_line(row, one) for (row, _), one in zip(asked[number], written, strict=True))
+            write_text(paths[number], "".join(lines))
 
-            def write(asks: Sequence[Ask], turn: int, number: int = number) -> list[Answer]:
-                drawn = (seed * 1_000_003 + number + 7_919 * turn) % (1 << 31)
-                return generator.generate(asks, signal, drawn, None if signal.turns == "all" else task.advance)
 
-            written = write_turns(prompts, signal.turns, head, write)
-            if signal.turns == "all":
-                task.advance(len(asked))
-            write_text(path, "".join(_line(row, one) for (row, _), one in zip(asked, written, strict=True)))
+@dataclass(frozen=True)
+class _Writing:
+    """As `workers.mapping.Pass`: what the teacher writes to the prompts of a shard.
+
+    Attributes:
+        head: turns before each prompt.
+    """
+
+    generator: Generator
+    signal: TextSignal
+    head: tuple[tuple[str, str], ...]
+    seed: int
+
+    def __call__(self, shard: tuple[int, list[tuple[str, str]]], done: Callable[..., None]) -> list[Written]:
+        """`shard`: its number, by which it is drawn, and its prompts with their tags."""
+        number, prompts = shard
+        whole = self.signal.turns == "all"
+
+        def write(asks: Sequence[Ask], turn: int) -> list[Answer]:
+            drawn = (self.seed * 1_000_003 + number + 7_919 * turn) % (1 << 31)
+            return self.generator.generate(asks, self.signal, drawn, None if whole else done)
+
+        written = write_turns(prompts, self.signal.turns, self.head, write)
+        if whole:
+            done(len(prompts))
+        return written
 
 
 def _tell_dropped(written: Sequence[ledger.LedgerRow], checked: Sequence[Checked], progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,9 @@ class Tokens(Protocol):
 
     vocabulary: str
     settings: dict[str, str]
+
+    def of(self, examples: Sequence[Encoded]) -> Tokens:
+        """The same, with what it knows of these examples alone: for a process that has only them."""
 
     def size(self, rows: int) -> int:
         """Ids that a distribution names, of a teacher whose embedding has so many rows."""
@@ -55,6 +59,10 @@ class OwnTokens:
 
     def __init__(self, model_dir: Path) -> None:
         self.vocabulary, self.settings = vocabulary_hash(load_tokenizer(model_dir)), {}
+
+    def of(self, examples: Sequence[Encoded]) -> OwnTokens:
+        """As `Tokens.of`: it knows nothing of any."""
+        return self
 
     def size(self, rows: int) -> int:
         """As `Tokens.size`."""

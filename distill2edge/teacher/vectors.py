@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import UserError
 from distill2edge.models.placement import WHOLE, Placement, on_device
 from distill2edge.models.pooling import pooling_of
-from distill2edge.teacher.labels import SHARD_ROWS, Score, loaded_once, scores_of
+from distill2edge.teacher.labels import SHARD_ROWS, LoadedOnce, Score, scores_of
 from distill2edge.util.files import write_json
 from distill2edge.util.progress import Progress
 
@@ -43,7 +44,8 @@ def cache_vectors(
     Raises:
         UserError: no texts, or a teacher whose vectors are not finite.
     """
-    scored = scores_of(encoded, _by_pooling(model_dir, placement), work, progress, stem=STEM, shard_rows=shard_rows)
+    score: Score = partial(_pooled, LoadedOnce(model_dir, placement))
+    scored = scores_of(encoded, score, work, progress, stem=STEM, shard_rows=shard_rows, reads=[model_dir])
     facts = {
         "schema_version": 1,
         "kind": "embeddings",
@@ -76,21 +78,16 @@ def vectors_of(model: Any, rows: Sequence[Encoded], done: Callable[[int], None])
     return found
 
 
-def _by_pooling(model_dir: Path, placement: Placement) -> Score:
-    """The vectors of an embedder; it is loaded for the first texts.
+def _pooled(load: LoadedOnce, shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
+    """As `Score`: the vectors of an embedder.
 
     Raises:
         UserError: vectors that are not finite.
     """
-    load = loaded_once(model_dir, placement)
+    import torch
 
-    def score(shard: Sequence[Encoded], done: Callable[[int], None]) -> Tensor:
-        import torch
-
-        vectors = vectors_of(load(), shard, done)
-        if not torch.isfinite(vectors).all():
-            raise UserError("the teacher gives vectors that are not numbers", where="teacher.model",
-                            fix="take another teacher")  # fmt: skip
-        return vectors
-
-    return score
+    vectors = vectors_of(load(), shard, done)
+    if not torch.isfinite(vectors).all():
+        raise UserError("the teacher gives vectors that are not numbers", where="teacher.model",
+                        fix="take another teacher")  # fmt: skip
+    return vectors

@@ -10,6 +10,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 _SPIN, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
 _TURNS = "1000"
 _SELF = Path("/proc/self/cgroup")
+_limit: int | None = None
 
 
 def available_threads() -> int:
@@ -19,7 +20,14 @@ def available_threads() -> int:
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_cores()
-    return max(1, allowed if quota is None else min(allowed, int(quota)))
+    granted = [allowed, *([] if quota is None else [int(quota)]), *([] if _limit is None else [_limit])]
+    return max(1, min(granted))
+
+
+def limit_threads(count: int) -> None:
+    """Let `available_threads` be no more than that: of a process that shares its machine with others of its kind."""
+    global _limit
+    _limit = count
 
 
 def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:

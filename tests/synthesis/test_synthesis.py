@@ -35,7 +35,7 @@ WORDS = [f"{letter}{letter}ord" for letter in "abcdefghijklmnopqrst"]
 class Teacher:
     """Writes by rule: an instruction of its own each time, now and then a bad one."""
 
-    name, shard_rows = "rule", 64
+    name, shard_rows, reads = "rule", 64, ()
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.asked: list[Ask] = []

@@ -48,7 +48,7 @@ def test_a_teacher_that_never_ends_is_refused_with_the_fix(tmp_path: Path) -> No
 class Refuses:
     """A teacher that answers nothing."""
 
-    name, shard_rows, facts = "endpoint", 64, {}
+    name, shard_rows, reads, facts = "endpoint", 64, (), {}
 
     def fits(self, asks: Sequence[Ask], new: int) -> list[bool]:
         return [True] * len(asks)

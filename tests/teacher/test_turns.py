@@ -25,7 +25,7 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
 class Echo:
     """A teacher that says how many messages it read; cut where the last one asks for it."""
 
-    name, shard_rows = "echo", 64
+    name, shard_rows, reads = "echo", 64, ()
     facts: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self) -> None:

@@ -36,6 +36,7 @@ class EndpointGenerator:
     """
 
     shard_rows = 1024
+    reads = ()
 
     def __init__(self, url: str, endpoint: Endpoint, prices: Prices | None, work: Path, progress: Progress) -> None:
         self._endpoint = endpoint

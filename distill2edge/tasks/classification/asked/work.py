@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +18,15 @@ from distill2edge.models.model_file import Encodings
 from distill2edge.recipe.schema import Recipe
 from distill2edge.tasks.causal_lm.work import TokenWork
 from distill2edge.tasks.work import Facts
+from distill2edge.teacher.likelihoods import Question, likelihoods
 from distill2edge.util.progress import Progress
 from distill2edge.util.terminal import one_line
 from distill2edge.verify.scores import trim_stop
+from distill2edge.workers.mapping import map_shards
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from distill2edge.data.examples import Encoded
     from distill2edge.teacher.choice_correction import Correction
@@ -34,15 +35,6 @@ if TYPE_CHECKING:
 _OF_DATA = re.compile(r"\bdata\.(template|system|max_length)\b")
 _NAMED = 5  # classes that a warning names at most
 _SHARD = 256  # texts that a kill loses at most: a language model takes seconds for them
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt and its answers as tokens; `id` is that of the row."""
-
-    id: str
-    prompt: list[int]
-    choices: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -151,20 +143,24 @@ class AskedTeacher(TokenWork):
         from distill2edge.teacher.labels import scores_of
 
         limit = recipe.data.max_length
-        kept = [each for each in self._questions(recipe, rows, teacher) if _longest(each) <= limit]
+        kept = [each for each in self._questions(recipe, rows, teacher) if each.longest <= limit]
         if not kept:
             what = f"the prompt of each of {len(rows)} texts is longer than {limit} tokens"
             raise UserError(what, where="teacher.ask.max_length", fix="raise it, or shorten teacher.ask.prompt")
-        score = self._score(recipe, teacher, limit, progress)
-        raw = scores_of(kept, score, work, progress, stem="shard", shard_rows=_SHARD)
+        score = likelihoods(recipe, teacher, limit, progress)
+        raw = scores_of(kept, score, work, progress, stem="shard", shard_rows=_SHARD, reads=score.reads, again=True)
         if lost := len(rows) - len(kept):
             progress.warn(
                 f"{lost:,} of {len(rows):,} texts are left out: their prompts are longer than teacher.ask.max_length "
                 f"({limit} tokens)"
             )
-        nothing = score(self._questions(recipe, empty, teacher), lambda steps: None).numpy()
+        with progress.task("teacher labels of no text", len(empty)) as task:
+            asked = [(0, self._questions(recipe, empty, teacher))]
+            nothing: dict[int, Any] = dict(map_shards(score, asked, 1, task, reads=score.reads))
         by_id = dict(zip(raw.ids, raw.scores.numpy(), strict=True))
-        return _Heard(by_id, nothing, [len(each) for each in kept[0].choices], {"asked_by": "likelihood", **raw.facts})
+        return _Heard(
+            by_id, nothing[0].numpy(), [len(each) for each in kept[0].choices], {"asked_by": "likelihood", **raw.facts}
+        )
 
     def _remote(
         self, recipe: Recipe, rows: Sequence[Row], empty: Sequence[Row], teacher: Path, work: Path, progress: Progress
@@ -209,26 +205,6 @@ class AskedTeacher(TokenWork):
             Question(row.id, ids, [list(choice) for choice in trim_stop(own, stop)])
             for row, ids, own in zip(rows, encoded, choices, strict=True)
         ]
-
-    def _score(self, recipe: Recipe, teacher: Path, longest: int, progress: Progress) -> Any:
-        """As `teacher.labels.Score`; the model is loaded for the first texts."""
-        from distill2edge.generation.open_backend import open_backend
-        from distill2edge.teacher.choice_scores import choice_scores
-        from distill2edge.teacher.open_teacher import teacher_gguf
-
-        backend, placement = recipe.teacher.backend, recipe.teacher.placement
-        opened: list[Any] = []
-
-        def score(questions: Sequence[Question], done: Callable[[int], None]) -> Tensor:
-            import torch
-
-            if not opened:
-                gguf = teacher_gguf(recipe, progress) if backend == "llama.cpp" else None
-                opened.append(open_backend(backend, teacher, gguf, "auto", longest=longest, placement=placement))
-            prompts, choices = [each.prompt for each in questions], [each.choices for each in questions]
-            return torch.from_numpy(choice_scores(opened[0], prompts, choices, done))
-
-        return score
 
 
 def asked_rows(recipe: Recipe, rows: Sequence[Row], rows_dir: Path) -> list[Row]:
@@ -287,11 +263,6 @@ def choose_shots(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     chosen = [row for turn in range(max(map(len, turns))) for group in turns for row in group[turn : turn + 1]][:count]
     draw.shuffle(chosen)
     return chosen
-
-
-def _longest(question: Question) -> int:
-    """Tokens of a prompt and the longest of its answers."""
-    return len(question.prompt) + max(map(len, question.choices))
 
 
 def _corrected(
