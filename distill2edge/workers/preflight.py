@@ -56,7 +56,9 @@ def _knock(workers: Workers, store: Path) -> dict[str, Any]:
                 input=json.dumps({"address": workers.ray, "place": seen.name}),
                 capture_output=True, text=True, timeout=_PATIENCE_S, env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as ended:
+            if "AuthToken" in str(ended.stderr):
+                return {"error": "InvalidAuthToken"}
             return {"error": f"no Ray cluster answers at {workers.ray} in {_PATIENCE_S:.0f} s"}
     try:
         found: dict[str, Any] = json.loads(done.stdout)

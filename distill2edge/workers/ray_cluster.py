@@ -180,6 +180,9 @@ def refused(workers: Workers, error: BaseException | str) -> EnvironmentFault:
     said = " ".join(str(error).split())
     if "ersion mismatch" in said:
         what, fix = f"the cluster is of other versions: {said}", "install the same Ray and Python here and there"
+    elif "AuthToken" in said or "uthentication" in said:
+        what = f"the cluster at {workers.ray} asks for a token that this machine does not have"
+        fix = "set RAY_AUTH_MODE here as on its nodes, and give it their token (ray get-auth-token)"
     elif "node" in said and ("ip address" in said or "node_ip_address" in said or "raylet" in said.lower()):
         what = f"this machine is no node of the cluster at {workers.ray}"
         fix = f"run here: ray start --address {workers.ray}"

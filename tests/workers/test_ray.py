@@ -34,6 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 TWO = Workers(replicas=2)
+OPEN = {"RAY_AUTH_MODE": "disabled"}
+"""Of every node and every driver of a cluster: Ray's commands and its library have other defaults."""
 
 
 class Told(SilentProgress):
@@ -122,9 +124,10 @@ def start(work: Path, address: str = "auto") -> subprocess.Popen[str]:
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     work.mkdir(exist_ok=True)
+    guard = OPEN if address != "auto" else {}
     return subprocess.Popen(
         [sys.executable, "-c", SLOW, str(work), address], text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path}, cwd=root, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path, **guard}, cwd=root, start_new_session=True,
     )  # fmt: skip
 
 
@@ -236,7 +239,7 @@ class Cluster:
         place = Path(sys.executable).parent
         process = subprocess.Popen(
             [place / "ray", *shlex.split(self.here(command))[1:], *own.split(), *more], stdout=log, stderr=log,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, start_new_session=True,
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **OPEN}, start_new_session=True,
         )  # fmt: skip
         end = time.monotonic() + 120
         while b"--block" not in (said := Path(log.name).read_bytes()):
@@ -287,7 +290,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(root: Path, line: str, store: str) -> tuple[int, str]:
     """Run a command of the program; its exit code, and what it says."""
     words = shlex.split(line)
-    environment = {**os.environ, "DISTILL2EDGE_STORE": str(root / store), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "DISTILL2EDGE_STORE": str(root / store), "OMP_NUM_THREADS": "1", **OPEN}
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=root, env=environment, text=True, capture_output=True, timeout=600
     )
@@ -348,7 +351,7 @@ def test_a_cluster_of_another_version_is_refused(recipe: Path, cluster: Cluster)
     other = "import sys, ray; ray.__version__ = '2.1.0'; from distill2edge.workers import knock; knock.main()"
     done = subprocess.run(
         [sys.executable, "-c", other], input=json.dumps({"address": cluster.address, "place": ""}), text=True,
-        capture_output=True, timeout=100,
+        capture_output=True, timeout=100, env={**os.environ, **OPEN},
     )  # fmt: skip
     told = json.loads(done.stdout)
     error = refused(Workers(replicas=1, ray=cluster.address), told["error"])

@@ -153,6 +153,7 @@ def test_a_head_without_cores_need_not_be_as_the_others(tmp_path: Path) -> None:
             "the cluster is of other versions: Version mismatch: The cluster was started with: Ray: 2.50.0 Python:",
         ),
         ("Can't find a `node_ip_address.json` file from /tmp/ray", "this machine is no node of the cluster at n:1"),
+        ("Unauthenticated: RPC error: InvalidAuthToken: missing", "the cluster at n:1 asks for a token that this"),
         ("Something else\nin two lines", "the cluster cannot be joined: Something else"),
     ],
 )
