@@ -222,7 +222,12 @@ class Cluster:
             taken.bind(("127.0.0.1", 0))
             self.port = int(taken.getsockname()[1])
         self._root = root
-        self.nodes = [self._start(commands()[1], "--temp-dir", str(root)), self._start(commands()[2])]
+        self.nodes: list[subprocess.Popen[bytes]] = []
+
+    def begin(self) -> None:
+        """Start a head and one more node."""
+        self._start(commands()[1], "--temp-dir", str(self._root))
+        self._start(commands()[2])
 
     @property
     def address(self) -> str:
@@ -233,7 +238,7 @@ class Cluster:
         """A command of the page, with this cluster's address."""
         return command.replace("head-node:6379", self.address).replace("6379", str(self.port))
 
-    def _start(self, command: str, *more: str) -> subprocess.Popen[bytes]:
+    def _start(self, command: str, *more: str) -> None:
         own = "--block --num-cpus 1 --disable-usage-stats --node-ip-address 127.0.0.1 --object-store-memory 100000000"
         log = (self._root.parent / f"{self._root.name}-{len(list(self._root.parent.iterdir()))}.log").open("wb")
         place = Path(sys.executable).parent
@@ -241,12 +246,12 @@ class Cluster:
             [place / "ray", *shlex.split(self.here(command))[1:], *own.split(), *more], stdout=log, stderr=log,
             env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **OPEN}, start_new_session=True,
         )  # fmt: skip
+        self.nodes.append(process)
         end = time.monotonic() + 120
         while b"--block" not in (said := Path(log.name).read_bytes()):
             assert process.poll() is None, said.decode()
             assert time.monotonic() < end, said.decode()
             time.sleep(0.2)
-        return process
 
     def end(self) -> None:
         """Stop every node."""
@@ -272,6 +277,7 @@ def cluster() -> Iterator[Cluster]:
         (Path(root) / "c").mkdir()
         made = Cluster(Path(root) / "c")
         try:
+            made.begin()
             yield made
         finally:
             made.end()
@@ -328,6 +334,17 @@ def test_a_node_that_is_lost_costs_what_was_on_it(cluster: Cluster, tmp_path: Pa
     assert made(tmp_path) == computed(tmp_path) == list(range(12))
     assert said.count("warning: a worker on") == 1, said
     assert "Traceback" not in said
+
+
+def test_a_head_that_is_lost_ends_the_work_in_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    process = start(tmp_path, cluster.address)
+    wait_for(lambda: len(made(tmp_path)) >= 3, process)
+    for each in [*of_ray(cluster.nodes[0].pid), psutil.Process(cluster.nodes[0].pid)]:
+        each.kill()
+    _, said = process.communicate(timeout=100)
+    assert "the head of the Ray cluster is gone" in said
+    assert "the same command goes on" in said
+    assert made(tmp_path)[:3]
 
 
 @pytest.mark.parametrize(
