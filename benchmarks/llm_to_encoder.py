@@ -10,7 +10,6 @@ seed's bench stage: a request is one held-out text, at batch 1; passes of the ar
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,9 @@ from typing import Any
 from common import ROOT, bar, paired, seed_runs, write_result
 
 import distill2edge as d2e
-from distill2edge.data.examples import row_id
-from distill2edge.data.halves import halves
-from distill2edge.data.split_files import read_rows, write_split
-from distill2edge.recipe.assistant import of_assistant
-from distill2edge.recipe.schema import Recipe
 from distill2edge.runtimes import open_runtime
-from distill2edge.student.assistant import in_whole_layers
 from distill2edge.tasks.classification.work import WORK
 from distill2edge.util.bootstrap import Figure, mean_interval
-from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import PlainProgress
 from distill2edge.util.threads import available_threads
 
@@ -43,55 +35,28 @@ GOLD_EPOCHS = 25
 
 
 def trained(run: d2e.Run, seed: int, rows: int | None, out: Path) -> list[float]:
-    """Which held-out rows a student gets right that is made as the run's is, of fewer rows.
+    """Which held-out rows a student gets right that starts as the run's does.
 
     Args:
-        rows: unlabelled texts, with their halves, beside the labelled ones; None: the labelled ones alone, on their own
-            labels.
+        rows: unlabelled ones to train on, beside the labelled; None: the labelled ones alone, on their own labels.
     """
-    recipe = run.recipe.model_copy(update={"seed": seed})
-    data = run.artifacts["data"].path
-    chosen = subset(data, rows, out / "rows")
-    start, beside = run.artifacts["student"].path / "model", None
-    if recipe.student.assistant is not None:
-        lesser = of_assistant(recipe)
-        plain = run.artifacts["student assistant"].path
-        beside = learnt(lesser, plain / "model", None, run, chosen, rows, out / "assistant")
-        assisted = out / "student"
-        facts = WORK.student(recipe, beside, beside, data, assisted, PlainProgress())
-        write_json(assisted / "student.json", in_whole_layers(facts, read_json(plain / "student.json")))
-        start = assisted / "model"
-    model = learnt(recipe, start, beside, run, chosen, rows, out / "trained")
-    test = WORK.encoded(recipe, data, start, "test")
-    runtime: Any = open_runtime("torch", model, threads=available_threads(), context=recipe.data.max_length)
-    return [float(int(runtime.classify(row.ids).argmax()) == row.label) for row in test]
+    from distill2edge.distill.encoder_training import train_encoder
+    from distill2edge.recipe.schema import Loss
 
-
-def learnt(
-    recipe: Recipe, start: Path, beside: Path | None, run: d2e.Run, data: Path, rows: int | None, out: Path
-) -> Path:
-    """A model, trained on the labels of the rows of `data`: the teacher's, or where `rows` is None their own."""
-    training, signal = recipe.distill, run.artifacts["signal"].path
-    if rows is not None:
-        WORK.distill(recipe, training, "labels", start, beside, signal, data, out, PlainProgress())
+    recipe, artifacts = run.recipe, run.artifacts
+    places = {kind: artifacts[kind].path for kind in ("data", "signal", "student")}
+    start = places["student"] / "model"
+    train, validation, test = (WORK.encoded(recipe, places["data"], start, part) for part in PARTS)
+    own = [row for row in train if row.label >= 0]
+    training, loss, signal = recipe.distill, recipe.distill.loss, (places["signal"], recipe.signal.temperature)
+    if rows is None:
+        kept, signal, loss = own, None, Loss(ce=1.0)
+        training = training.model_copy(update={"epochs": GOLD_EPOCHS})
     else:
-        loss = training.loss.model_copy(update={"ce": 1.0, "forward_kl": 0.0})
-        alone = training.model_copy(update={"epochs": GOLD_EPOCHS, "loss": loss})
-        WORK.distill(recipe, alone, "gold", start, beside, None, data, out, PlainProgress())
-    return out / "model"
-
-
-def subset(data: Path, rows: int | None, out: Path) -> Path:
-    """The splits of a run, with the labelled training rows and some of the others."""
-    train = read_rows(data, "train")
-    bare = [row for row in train if not row.response]
-    cut = {row_id(part, "") for row in bare for part in halves(row.prompt) or ()}
-    whole = [row for row in bare if row.id not in cut][: rows or 0]
-    parts = {row_id(part, "") for row in whole for part in halves(row.prompt) or ()}
-    kept = {row.id for row in whole} | parts
-    shutil.copytree(data, out)
-    write_split(out / "train.parquet", [row for row in train if row.response or row.id in kept])
-    return out
+        kept = own + [row for row in train if row.label < 0][:rows]
+    train_encoder(WORK.make(), start, kept, validation, signal, None, training, loss, None, seed, out, PlainProgress())
+    runtime: Any = open_runtime("torch", out / "model", threads=available_threads(), context=recipe.data.max_length)
+    return [float(int(runtime.classify(row.ids).argmax()) == row.label) for row in test]
 
 
 def scores(runs: list[d2e.Run]) -> list[dict[str, Any]]:

@@ -329,9 +329,8 @@ def _unlabelled(
     if pool is None:
         spare = _SPARE + 2 * sum(map(len, splits.values()))  # both may come from one source
         pool, facts = read_unlabelled(data, seed, spare, progress, tagged=tagged)
-    chosen, halves = choose(pool, data, splits, found.dropped)
-    facts |= {"halves": len(halves)} if data.unlabelled.halves else {}
-    return chosen + halves, {"unlabelled": {**facts, "rows": len(chosen), "found": pool.added}}
+    chosen = choose(pool, data, splits, found.dropped)
+    return chosen, {"unlabelled": {**facts, "rows": len(chosen), "found": pool.added}}
 
 
 def _split(found: _Found, sizes: schema.Splits, source: str) -> dict[str, Collection[Item]]:

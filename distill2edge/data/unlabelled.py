@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from distill2edge.data import leakage
-from distill2edge.data.halves import halves_of
 from distill2edge.data.row_sources import open_source
 from distill2edge.data.rows import Dropped, Late, Rows
 from distill2edge.data.selection import Selection
@@ -64,10 +63,8 @@ def read_unlabelled(
     return pool, facts
 
 
-def choose(
-    pool: Selection, data: schema.Data, splits: dict[str, Collection[Item]], dropped: Dropped
-) -> tuple[list[Item], list[Item]]:
-    """The rows of the pool that join the training rows, in the order of their hash; and their halves, if asked for.
+def choose(pool: Selection, data: schema.Data, splits: dict[str, Collection[Item]], dropped: Dropped) -> list[Item]:
+    """The rows of the pool that join the training rows, in the order of their hash.
 
     A row with the text of one that has a response is left out, and so is one that is too near to a test row: both are
     what to expect where labelled and unlabelled rows come from one source, so they are counted and no error.
@@ -80,36 +77,22 @@ def choose(
     """
     assert data.unlabelled is not None
     found = [item for group in pool.groups() for item in group]
-    labelled, leaking = dropped.counts["labelled"], dropped.counts["leaking"]
-    kept = _apart(found, data, splits, dropped)
-    if not kept:
-        same, near = dropped.counts["labelled"] - labelled, dropped.counts["leaking"] - leaking
-        why = f": {same} have the text of a row with a response, {near} are near a test row"
-        raise UserError(
-            f"no unlabelled row is left of {len(found)}{why if found else ': every row has a response'}",
-            where="data.unlabelled",
-            fix="give rows without a response, or take data.unlabelled out",
-        )
-    kept = kept[: data.unlabelled.rows]
-    if not data.unlabelled.halves:
-        return kept, []
-    parts = list(halves_of(kept))
-    whole = np.isin(_hashes(parts), _hashes(kept))
-    return kept, _apart(
-        [part for part, is_whole in zip(parts, whole, strict=True) if not is_whole], data, splits, dropped
-    )
-
-
-def _apart(found: list[Item], data: schema.Data, splits: dict[str, Collection[Item]], dropped: Dropped) -> list[Item]:
-    """Those that are neither a row with a response nor too near to a test row; `dropped` counts the others."""
     known = np.isin(_hashes(found), _hashes(item for items in splits.values() for item in items))
     apart = [item for item, labelled in zip(found, known, strict=True) if not labelled]
     test = [item.content for item in splits["test"]]
     report = leakage.check((item.content for item in apart), test, data.leakage.near_duplicate)
     near = {leak.train for leak in report.leaks}
+    kept = [item for number, item in enumerate(apart) if number not in near]
     dropped.counts["labelled"] += len(found) - len(apart)
     dropped.counts["leaking"] += len(near)
-    return [item for number, item in enumerate(apart) if number not in near]
+    if not kept:
+        why = f": {len(found) - len(apart)} have the text of a row with a response, {len(near)} are near a test row"
+        raise UserError(
+            f"no unlabelled row is left of {len(found)}{why if found else ': every row has a response'}",
+            where="data.unlabelled",
+            fix="give rows without a response, or take data.unlabelled out",
+        )
+    return kept[: data.unlabelled.rows]
 
 
 def _hashes(items: Iterable[Item]) -> np.ndarray:

@@ -250,8 +250,9 @@ def _unlabelled(recipe: Recipe) -> int:
         return 0 if spec is None or spec.rows is None else spec.rows
     view = recipe.model_copy(update={"data": recipe.data.without_responses()})
     total = sample(view, 1)[1]
-    rows = min((each for each in (spec.rows, total) if each is not None), default=_GUESS_ROWS)
-    return 2 * rows if spec.halves else rows  # two halves are as long as their whole
+    if total is None:
+        return spec.rows or _GUESS_ROWS
+    return total if spec.rows is None else min(spec.rows, total)
 
 
 def _tokens(recipe: Recipe, pairs: list[tuple[str, str]], teacher: Artifact | None) -> tuple[float, float]:

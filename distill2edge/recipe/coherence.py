@@ -109,21 +109,12 @@ def _aligned(recipe: Recipe) -> Iterator[Problem]:
     yield Problem(("signal", "align"), what, "leave signal.align out, or name a student: student.init: {model: ...}")
 
 
-def _halves(recipe: Recipe) -> str | None:
-    """Why half a text is no row of this task."""
-    if recipe.data.pair is not None or recipe.task == "token-classification":
-        return "a row is more than one text, and half of one is no row"
-    return "half a prompt is another question" if task_of(recipe).predicts_tokens else None
-
-
 def _unlabelled(recipe: Recipe) -> Iterator[Problem]:
     """What rows without a response cannot serve."""
     data = recipe.data
     if data.response is not None and data.unlabelled is None:
         return
     where = ("data", "unlabelled" if data.unlabelled is not None else "response")
-    if data.unlabelled is not None and data.unlabelled.halves and (problem := _halves(recipe)):
-        yield Problem((*where, "halves"), problem, "take data.unlabelled.halves out")
     if recipe.signal.kind not in ("labels", "text", "embeddings", "numbers"):
         what = f"signal.kind {recipe.signal.kind} learns from responses, and some rows have none"
         kind = "text" if task_of(recipe).predicts_tokens else "labels"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -43,10 +42,6 @@ class Leakage(Section):
     )
 
 
-_FIELD = re.compile(r"\s*\{\{[^{}]*\}\}\s*")
-"""A template that is one value of a row."""
-
-
 class Unlabelled(Section):
     """Rows that have no answer: the teacher alone says what they are. They join the training rows."""
 
@@ -60,11 +55,6 @@ class Unlabelled(Section):
     prompt: str | None = Field(None, description="Jinja template of the prompt over a row's fields; null: data.prompt")
     pair: Annotated[str | None, LATER] = Field(None, description="as data.pair, of these rows; null: data.pair")
     rows: int | None = Field(None, ge=1, description="rows to take; null takes all")
-    halves: Annotated[bool, LATER] = Field(
-        False,
-        description="also each text's halves, cut near its middle, at punctuation where there is any, as "
-        "further rows that the teacher labels: where texts are what is short",
-    )
 
     def problems(self) -> Iterator[Problem]:
         """Keys that only another source has."""
@@ -184,11 +174,6 @@ class Data(Section):
         if self.pair is None and self.unlabelled is not None and self.unlabelled.pair is not None:
             what = "data.unlabelled.pair is a second text, and the other rows have none"
             yield Problem(("unlabelled", "pair"), what, "give data.pair too, or take it out")
-        if self.unlabelled is not None and self.unlabelled.halves:
-            prompt = self.prompt if self.unlabelled.prompt is None else self.unlabelled.prompt
-            if not _FIELD.fullmatch(prompt):
-                what = f"halves are cut out of a text, and the prompt {prompt!r} is more than one field"
-                yield Problem(("unlabelled", "halves"), what, "keep the words around it for teacher.ask.prompt")
         if self.template == "text" and (self.response is None or self.unlabelled is not None):
             what = "a row of template text is its response"
             yield Problem(

@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from distill2edge.data.encode import SPLITS
 from distill2edge.data.examples import Row
-from distill2edge.data.halves import halves
 from distill2edge.data.prepare import prepare
 from distill2edge.data.split_files import read_rows
 from distill2edge.errors import UserError
-from distill2edge.recipe.load import parse_recipe
 from distill2edge.recipe.schema import Data
 from distill2edge.util.progress import SilentProgress
 
@@ -121,65 +117,3 @@ def test_a_test_split_without_responses_is_refused_before_anything_is_trained(tm
     with pytest.raises(UserError, match="no row of the test split is usable: 20 were read") as error:
         made(tmp_path, tmp_path / "source", unlabelled=section)
     assert error.value.where == "data.splits.test"
-
-
-HALVES = [
-    ("It never quite makes it to the boiling point, but simmers for most of it.",
-     ("It never quite makes it to the boiling point,", "but simmers for most of it.")),
-    ("A crisply made movie that is no more than mildly amusing.",
-     ("A crisply made movie that is", "no more than mildly amusing.")),
-    ('Well, some film (and of "wit.") That is all of it', ('Well, some film (and of "wit.")', "That is all of it")),
-    ("Oh, no. It is a film that I would not see", ("Oh, no. It is a film", "that I would not see")),
-    ("Too short for two", None),
-    ("", None),
-    ("这部电影很好\uff0c我很喜欢", ("这部电影很好\uff0c", "我很喜欢")),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("whole", "cut"), HALVES)
-def test_a_text_is_cut_at_punctuation_near_its_middle_or_at_a_space(whole: str, cut: tuple[str, str] | None) -> None:
-    assert halves(whole) == cut
-
-
-@given(st.text(max_size=200))
-def test_halves_are_the_text_but_for_spaces_between_them(whole: str) -> None:
-    cut = halves(whole)
-    if cut is not None:
-        first, second = cut
-        assert whole.strip().startswith(first)
-        assert whole.strip().endswith(second)
-        assert "".join((first + second).split()) == "".join(whole.split())
-
-
-def test_halves_join_the_unlabelled_rows_and_those_of_test_rows_stay_out(tmp_path: Path) -> None:
-    rows = labelled(40)
-    _, before = made(tmp_path, write(tmp_path / "rows.jsonl", rows))
-    tested = before["test"][0].prompt
-    pool = [{"text": "a long and tedious film, and yet a fine one"}, {"text": f"an aside of some words, {tested}"}]
-    pool += [{"text": "too short"}, {"text": "a long and tedious film"}]
-    section = {"source": str(write(tmp_path / "pool.jsonl", pool)), "halves": True}
-    facts, splits = made(tmp_path, tmp_path / "rows.jsonl", unlabelled=section)
-    bare = {row.prompt for row in splits["train"] if not row.response}
-    assert bare == {each["text"] for each in pool} | {"and yet a fine one", "an aside of some words,"}
-    assert facts["unlabelled"]["rows"] == len(pool)
-    assert facts["unlabelled"]["halves"] == len(bare) - len(pool)
-    assert facts["dropped"]["labelled"] == 1  # a test row, as half of another text
-    assert len({row.id for row in splits["train"]}) == len(splits["train"])
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"prompt": "Review: {{ text }}"}, "more than one field"),
-        ({"pair": "{{ other }}"}, "more than one text"),
-        ({"choices": None, "task": "causal-lm"}, "another question"),
-    ],
-)
-def test_halves_are_refused_where_half_a_text_is_no_row(change: dict[str, Any], said: str) -> None:
-    task = change.pop("task", "classification")
-    data = {"source": "x.jsonl", "choices": ["a", "b"], "unlabelled": {"source": "y.jsonl", "halves": True}, **change}
-    kind = {"classification": "labels", "causal-lm": "text"}[task]
-    recipe = {"name": "x", "task": task, "teacher": {"model": "t"}, "data": data, "signal": {"kind": kind}}
-    recipe["student"] = {"init": {"model": "m"}}
-    with pytest.raises(UserError, match=said):
-        parse_recipe(json.dumps(recipe), "recipe")
