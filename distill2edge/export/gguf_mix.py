@@ -19,7 +19,7 @@ from distill2edge.gguf.mixtures import HEAD, Place, stored_as
 from distill2edge.gguf.repack import overhead, padded, repack
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import ggml
-from distill2edge.quantize.allocation import choose
+from distill2edge.quantize.allocation import Pace, choose
 from distill2edge.quantize.divergence import Divergence, Row
 from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.measure_sensitivity import Sensitivity
@@ -136,12 +136,14 @@ class MixExport:
         rest: int,
         work: Path,
         progress: Progress,
+        pace: Pace | None = None,
     ) -> tuple[dict[str, str], dict[str, Any]]:
         """Types by measured KL, and what was measured on which rows.
 
         Args:
             dequantized: types -> name in the model's state -> the weights that a file of these types gives back.
             rest: bytes of the file beside these tensors.
+            pace: as `allocation.choose`.
         """
         assert self.limit.max_kl is not None
         rows = self.rows()
@@ -162,7 +164,7 @@ class MixExport:
             return kl
 
         try:
-            best, tried = budgets.smallest_under(options, self.limit.max_kl, measure, rest)
+            best, tried = budgets.smallest_under(options, self.limit.max_kl, measure, rest, pace)
         finally:
             divergence.close()
         return dict(best.types), {
@@ -179,12 +181,15 @@ class MixExport:
         }
 
 
-def within(options: budgets.Options, budget: int, rest: int, top: str) -> tuple[dict[str, str], str | None]:
+def within(
+    options: budgets.Options, budget: int, rest: int, top: str, pace: Pace | None = None
+) -> tuple[dict[str, str], str | None]:
     """Types under a budget for the whole file, and a note where the budget is more than any mix needs.
 
     Args:
         rest: bytes of the file beside these tensors.
         top: the type that is taken where there is room for it everywhere.
+        pace: as `allocation.choose`.
 
     Raises:
         UserError: the smallest possible file is larger; it is named.
@@ -204,7 +209,7 @@ def within(options: budgets.Options, budget: int, rest: int, top: str) -> tuple[
             largest,
             f"the budget of {budget:,} bytes is more than the {needed:,} that all tensors need in {top}: all are {top}",
         )
-    return choose(options, budget - rest), None
+    return choose(options, budget - rest, pace), None
 
 
 def nearest_stock(

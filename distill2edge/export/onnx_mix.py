@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +13,10 @@ from distill2edge.export.gguf_mix import MixExport, within
 from distill2edge.export.gguf_write import open_weights
 from distill2edge.export.initial_weights import write_rounded
 from distill2edge.export.onnx import export_onnx
+from distill2edge.models.kinds import kind_of_directory
 from distill2edge.quantize import budget as budgets
 from distill2edge.quantize import onnx_types
+from distill2edge.quantize.allocation import Pace
 from distill2edge.quantize.measure_sensitivity import Sensitivity
 from distill2edge.quantize.rounding import round_matrix
 from distill2edge.quantize.schemes import Scheme
@@ -38,6 +41,7 @@ def export_onnx_mix(
 ) -> dict[str, Any]:
     """What `export_onnx` writes, with types by matrix: `export.json` also has `mix` and `calibration`.
 
+    A model that writes is no slower than plain int4, by the measured pace of each type (`onnx_types.pace_of`).
     The limit in bytes is that of graph and weights. A KL is measured in torch with the weights as stored, so without
     the products' rounding of activations to 8 bits; the verify stage measures the file itself.
 
@@ -49,14 +53,15 @@ def export_onnx_mix(
     with scratch(work, "mix") as directory, ExitStack() as stack:
         rounder = _Rounder(model_dir, sensitivity, directory, stack)
         options = rounder.in_blocks(sensitivity.onnx)
+        pace = rounder.pace(options) if kind_of_directory(model_dir).writes else None
         plain = export_onnx(model_dir, Scheme("onnx", "int4-b32"), meta, directory / "plain", progress)
         rest = plain["size_bytes"] - plain["types"]["int4-b32"]["bytes"] + _TABLE * len(options)
         for _ in range(_TRIES):
             note, measured = None, None
             if budget is not None:
-                types, note = within(options, budget, rest, TOP)
+                types, note = within(options, budget, rest, TOP, pace)
             else:
-                types, measured = mix.under(model_dir, options, rounder.dequantized, rest, directory, progress)
+                types, measured = mix.under(model_dir, options, rounder.dequantized, rest, directory, progress, pace)
             start = directory / "start"
             write_rounded(model_dir, rounder.chosen(types), rounder.rounded, start, progress)
             facts = export_onnx(start, scheme, meta, work, progress, grid=start, compared=plain["faithful"])
@@ -68,6 +73,8 @@ def export_onnx_mix(
     if note:
         progress.say(f"  {note}")
     described = mix.described(sensitivity, options, types, measured, note)
+    if pace is not None:
+        described["pace"] = pace.of(types) / pace.limit
     described["joined"] = {group: list(sensitivity.joined[group]) for group in types}
     facts |= {"mix": described, "calibration": "sensitivity", "trained": False}
     write_json(work / "export.json", facts)
@@ -90,12 +97,30 @@ class _Rounder:
         """Those of the groups that a graph stores in blocks: smaller matrices stay in fp32."""
         from distill2edge.export.onnx_quantize import SMALLEST
 
-        def size(source: str) -> int:
-            rows, columns = self._weights[source].get_slice(source).get_shape()
-            return int(rows * columns)
-
         joined = self._sensitivity.joined
-        return {group: kinds for group, kinds in options.items() if max(map(size, joined[group])) >= SMALLEST}
+        return {
+            group: kinds
+            for group, kinds in options.items()
+            if max(math.prod(self._shape(source)) for source in joined[group]) >= SMALLEST
+        }
+
+    def pace(self, options: budgets.Options) -> Pace:
+        """How long a mix may take to write a token."""
+        weights = {
+            group: sum(
+                math.prod(self._shape(source)) for source in self._sensitivity.joined[group] if self._multiplies(source)
+            )
+            for group in options
+        }
+        return onnx_types.pace_of({group: count for group, count in weights.items() if count}, options)
+
+    def _shape(self, source: str) -> tuple[int, int]:
+        rows, columns = self._weights[source].get_slice(source).get_shape()
+        return int(rows), int(columns)
+
+    def _multiplies(self, source: str) -> bool:
+        """Whether tokens are multiplied by a matrix: rows of the others are looked up."""
+        return self._sensitivity.means(self._names[source])[0] is not None
 
     def chosen(self, types: Mapping[str, str]) -> dict[str, str]:
         """Weight -> type, of a choice by group."""

@@ -1,8 +1,9 @@
-"""The best type for each tensor under a budget of bytes."""
+"""The best type for each tensor under a budget of bytes, and where it matters of time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from distill2edge.errors import UserError
 
@@ -10,16 +11,72 @@ Options = Mapping[str, Mapping[str, tuple[int, float]]]
 """Tensor -> type -> (bytes, expected loss of fidelity in nats per token)."""
 
 
-def choose(options: Options, budget: int) -> dict[str, str]:
+_DOUBLINGS, _HALVINGS = 60, 16  # of the price of time: until the mix is fast enough, and then to the least such price
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a step may take.
+
+    Attributes:
+        times: tensor -> type -> time of its product; a tensor that no product reads is in none.
+        limit: the time of a mix at most.
+    """
+
+    times: Mapping[str, Mapping[str, float]]
+    limit: float
+
+    def of(self, types: Mapping[str, str]) -> float:
+        """The time of a mix."""
+        return sum(kinds[types[name]] for name, kinds in self.times.items() if name in types)
+
+    def kept_by(self, types: Mapping[str, str]) -> bool:
+        """Whether a mix is fast enough."""
+        return self.of(types) <= self.limit
+
+    def priced(self, options: Options, price: float) -> Options:
+        """The same options, whose loss holds their time at a price."""
+        return {
+            name: {kind: (size, loss + price * self.times.get(name, {}).get(kind, 0.0))
+                   for kind, (size, loss) in kinds.items()}
+            for name, kinds in options.items()
+        }  # fmt: skip
+
+
+def choose(options: Options, budget: int, pace: Pace | None = None) -> dict[str, str]:
     """Types whose losses add up to the least found within the budget.
 
     Each tensor starts at its smallest type; the upgrade that saves most loss for each byte is taken until none fits
     (the greedy of the multiple-choice knapsack on the convex hull of each tensor's options), then single exchanges
-    and pairs of one upgrade and one downgrade are tried until none helps.
+    and pairs of one upgrade and one downgrade are tried until none helps. Where that is too slow, time gets a price
+    (a Lagrange multiplier): the least at which the mix is fast enough.
+
+    Args:
+        pace: how long it may take; where no mix within the budget is fast enough, the fastest found.
 
     Raises:
         UserError: the smallest types together exceed the budget.
     """
+    chosen = _exchange(options, *_greedy(options, budget))
+    if pace is None or pace.kept_by(chosen):
+        return chosen
+
+    def at(price: float) -> tuple[dict[str, str], int]:
+        return _greedy(pace.priced(options, price), budget)
+
+    low, high = 0.0, max(loss for kinds in options.values() for _, loss in kinds.values()) or 1.0
+    for _ in range(_DOUBLINGS):
+        if pace.kept_by(at(high)[0]):
+            break
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if pace.kept_by(at(middle)[0]) else (middle, high)
+    return at(high)[0]
+
+
+def _greedy(options: Options, budget: int) -> tuple[dict[str, str], int]:
+    """Types by upgrades alone, and the bytes that are left."""
     hulls = {name: hull(kinds) for name, kinds in options.items()}
     at = dict.fromkeys(hulls, 0)
     size = sum(points[0][1] for points in hulls.values())
@@ -38,8 +95,7 @@ def choose(options: Options, budget: int) -> dict[str, str]:
             break
         size += hulls[best][at[best] + 1][1] - hulls[best][at[best]][1]
         at[best] += 1
-    chosen = {name: points[at[name]][0] for name, points in hulls.items()}
-    return _exchange(options, chosen, budget - size)
+    return {name: points[at[name]][0] for name, points in hulls.items()}, budget - size
 
 
 def hull(kinds: Mapping[str, tuple[int, float]]) -> list[tuple[str, int, float]]:

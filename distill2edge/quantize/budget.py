@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from distill2edge.errors import UserError
-from distill2edge.quantize.allocation import Options, choose, hull
+from distill2edge.quantize.allocation import Options, Pace, choose, hull
 
 TRIES = 8
 """Mixes that are measured at most."""
@@ -71,7 +71,11 @@ def frontier(options: Options) -> list[tuple[int, float]]:
 
 
 def smallest_under(
-    options: Options, max_kl: float, measure: Callable[[Mapping[str, str]], float], overhead: int = 0
+    options: Options,
+    max_kl: float,
+    measure: Callable[[Mapping[str, str]], float],
+    overhead: int = 0,
+    pace: Pace | None = None,
 ) -> tuple[Candidate, list[Candidate]]:
     """The smallest mix found whose measured KL is at most `max_kl`, and all that was measured.
 
@@ -81,6 +85,7 @@ def smallest_under(
     Args:
         measure: types -> KL in nats per token.
         overhead: bytes of the file beside these tensors, for the message.
+        pace: as `allocation.choose`; where only the best types pass, they are taken whatever time they need.
 
     Raises:
         UserError: not even the best types pass; names their KL and size.
@@ -92,7 +97,7 @@ def smallest_under(
     best: Candidate | None = None
     index = _at_most(points, max_kl)
     while len(tried) < TRIES:
-        types = best_types(options) if index == last else choose(options, points[index][0])
+        types = best_types(options) if index == last else choose(options, points[index][0], pace)
         candidate = Candidate(types, bytes_of(options, types), expected_kl(options, types), measure(types))
         tried.append(candidate)
         if candidate.kl <= max_kl:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from distill2edge.quantize.allocation import Pace
 from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.rounding import inverse, round_matrix
 from distill2edge.quantize.types import ONNX_TYPES
@@ -42,6 +43,23 @@ def groups(names: Iterable[str]) -> dict[str, list[str]]:
         match = _JOINED.match(name)
         found.setdefault(f"{match[1]}.qkv_proj.weight" if match else name, []).append(name)
     return found
+
+
+PLAIN = "int4-b32"
+"""The stock type that a mix is not to be slower than."""
+
+
+def pace_of(weights: Mapping[str, int], options: Mapping[str, Iterable[str]]) -> Pace:
+    """A token may take as long as in plain int4.
+
+    Args:
+        weights: group -> weights that a token is multiplied by.
+        options: group -> types that it may have.
+    """
+    times = {
+        group: {kind: count * ONNX_TYPES[kind].pace for kind in options[group]} for group, count in weights.items()
+    }
+    return Pace(times, sum(weights.values()) * ONNX_TYPES[PLAIN].pace)
 
 
 def option(

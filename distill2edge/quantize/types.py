@@ -17,10 +17,12 @@ class OnnxType(StorageType):
     Attributes:
         stock: whether it is a scheme of its own; else only a mix uses it.
         recorded_steps: the steps that merges have always compared updates with, where they are not `Levels.steps`.
+        pace: how long a product of one token takes, over int4-b32 of the same shape (benchmarks/onnx_kernels.py).
     """
 
     stock: bool = True
     recorded_steps: int | None = None
+    pace: float = 1.0
 
     @property
     def label(self) -> str:
@@ -56,9 +58,10 @@ _ROWS = (
     # By ONNX Runtime's own tool, of classifiers alone: integers with one scale for each output.
     OnnxType("int8-dynamic", Levels(tuple(range(-127, 128)), block=0, half=False)),
     # Scales of 16 bits, which the graph widens when a session loads it.
-    *(OnnxType(f"uint4-b{block}-f16", Levels(tuple(range(16)), block, zeros=True), stock=False)
-      for block in (16, BLOCK, 64, 128)),
-    *(OnnxType(f"int8-b{block}-f16", Levels(_8, block), stock=False) for block in (64, 128)),
+    *(OnnxType(f"uint4-b{block}-f16", Levels(tuple(range(16)), block, zeros=True), stock=False, pace=pace)
+      for block, pace in ((16, 1.31), (BLOCK, 1.02), (64, 0.87), (128, 0.71))),
+    *(OnnxType(f"int8-b{block}-f16", Levels(_8, block), stock=False, pace=pace)
+      for block, pace in ((64, 0.93), (128, 0.87))),
 )  # fmt: skip
 ONNX_TYPES: dict[str, OnnxType] = {row.name: row for row in _ROWS}
 TYPES: dict[str, StorageType] = {**GGML_TYPES, **ONNX_TYPES}

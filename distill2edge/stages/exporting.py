@@ -85,6 +85,7 @@ class Export(ModelStage):
     def section(self) -> Any:
         """As `Stage.section`."""
         from distill2edge.recipe.canonical import canonical
+        from distill2edge.tasks import task_of
 
         recipe, scheme = self.recipe, self.scheme
         key = {"scheme": str(scheme), "name": recipe.name, "description": recipe.description, "role": self.role}
@@ -95,6 +96,8 @@ class Export(ModelStage):
             key["kv_cache"] = list(self._caches)
         if scheme.mix and scheme.format == "gguf" and not self.trained:
             key["nearest_stock"] = 2  # raised when the stock scheme that a mix is told with is sized in another way
+        if scheme.mix and scheme.format == "onnx" and not self.trained and task_of(recipe).predicts_tokens:
+            key["pace"] = 1  # raised when the time of a type is reckoned in another way
         if scheme.mix and scheme.mix.max_kl is not None and not self.trained:  # measured on rows, as verify will
             measure = {"positions": recipe.verify.positions, "max_tokens": recipe.verify.max_tokens}
             key |= {"rows": rows_key(recipe), "measure": measure}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
 from distill2edge.models.loading import load_model
-from distill2edge.quantize.allocation import choose, hull
+from distill2edge.quantize.allocation import Pace, choose, hull
 from distill2edge.quantize.fisher import collect_fisher
 from distill2edge.quantize.rounding import compensate, inverse
 from distill2edge.quantize.scales import TensorGrid
@@ -55,6 +55,36 @@ def test_the_choice_is_near_the_best_of_all(table: dict[str, dict[str, tuple[int
     chosen = choose(table, budget)
     worst = sum(max(loss for _, loss in kinds.values()) for kinds in table.values())
     assert sum(table[n][k][1] for n, k in chosen.items()) <= best + 0.2 * (worst - best) + 1e-9
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from(("x", "y", "z", "w")), costs, min_size=1), st.integers(0, 200), st.floats(0, 1))
+def test_a_mix_is_as_fast_as_it_has_to_be(
+    table: dict[str, dict[str, tuple[int, float]]], more: int, share: float
+) -> None:
+    """The smallest types are the fastest here: so there is always a mix that is fast enough."""
+    least = sum(min(size for size, _ in kinds.values()) for kinds in table.values())
+    times = {name: {kind: float(size) for kind, (size, _) in kinds.items()} for name, kinds in table.items()}
+    free = choose(table, least + more)
+    pace = Pace(times, least + share * (sum(table[n][k][0] for n, k in free.items()) - least) + 1e-9)
+    chosen = choose(table, least + more, pace)
+    assert pace.of(chosen) <= pace.limit
+    assert sum(table[name][kind][0] for name, kind in chosen.items()) <= least + more
+
+
+def test_time_is_taken_from_where_it_costs_least() -> None:
+    slow_and_good = {"slow": (10, 0.1), "fast": (10, 0.2)}
+    table = {"much": {"slow": (10, 0.1), "fast": (10, 0.9)}, "little": slow_and_good, "looked up": slow_and_good}
+    times = {name: {"slow": 3.0, "fast": 1.0} for name in ("much", "little")}
+    assert choose(table, 30) == {"much": "slow", "little": "slow", "looked up": "slow"}
+    found = choose(table, 30, Pace(times, 4.0))
+    assert found == {"much": "slow", "little": "fast", "looked up": "slow"}
+
+
+def test_where_no_mix_is_fast_enough_the_fastest_is_taken() -> None:
+    table = {"x": {"small": (10, 1.0), "large": (20, 0.0)}}
+    assert choose(table, 20, Pace({"x": {"small": 3.0, "large": 2.0}}, 1.0)) == {"x": "large"}
+    assert choose(table, 20, Pace({"x": {"small": 2.0, "large": 3.0}}, 1.0)) == {"x": "small"}
 
 
 def test_a_budget_that_nothing_meets_names_the_least_that_would() -> None:

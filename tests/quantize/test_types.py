@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gguf
@@ -16,6 +17,7 @@ from distill2edge.quantize.grids import GRIDS
 from distill2edge.quantize.schemes import ALL, TRAINABLE, Scheme, parse_scheme
 from distill2edge.quantize.types import ONNX_TYPES, TYPES
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 BLOCKS = [name for name, row in GGML_TYPES.items() if row.levels is not None]
 NUMBERS = [name for name, row in GGML_TYPES.items() if row.mantissa is not None]
 
@@ -151,3 +153,9 @@ def test_a_type_needs_its_row_alone() -> None:
     assert (row.number, row.block, row.block_bytes) == (gguf.GGMLQuantizationType.MXFP4, 32, 17)
     assert row.precision == "lower"
     assert not row.packs  # its scale is a power of two, in a byte
+
+
+def test_the_pace_of_a_type_is_the_measured_one() -> None:
+    measured = json.loads((RESULTS / "onnx_kernels.json").read_text())["metrics"]["pace"]
+    mixed = {name: row.pace for name, row in ONNX_TYPES.items() if not row.stock}
+    assert mixed == {name: round(value, 2) for name, value in measured.items()}

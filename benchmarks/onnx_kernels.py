@@ -1,0 +1,96 @@
+"""How long ONNX Runtime's product of one token takes with each type of a mix, against plain int4 of the same shape.
+
+python benchmarks/onnx_kernels.py
+
+`MatMulNBits` of one row on one thread, processor time, rounds interleaved, on shapes of SmolLM2-135M: two of a layer
+and the head. The median of each type over rounds and shapes, weighted by the time that a decode step spends in them, is
+what `quantize/types.py` has as `pace`; `export/onnx_mix.py` chooses by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from common import interleave, ratio, write_result
+from onnx import TensorProto, helper, numpy_helper
+
+from distill2edge.export.onnx_quantize import ACCURACY_INT8
+from distill2edge.quantize.onnx_types import KINDS
+from distill2edge.quantize.types import ONNX_TYPES
+
+PLAIN = "int4-b32"
+SHAPES = {"up": (576, 1536), "down": (1536, 576), "head": (576, 49152)}
+SHARES = {"up": 0.45, "down": 0.34, "head": 0.21}
+"""Of the weights that a token is multiplied by: products from the width, back to it, and the head."""
+ROUNDS, WEIGHTS = 15, 3e7
+
+
+def graph(kind: str, columns: int, rows: int) -> bytes:
+    """One product of `rows` outputs."""
+    levels = ONNX_TYPES[kind].levels
+    assert levels is not None
+    blocks, random = -(-columns // levels.block), np.random.default_rng(0)
+    values = {
+        "codes": random.integers(0, 256, (rows, blocks, levels.block * levels.bits // 8), np.uint8),
+        "scales": random.random(rows * blocks, np.float32),
+    }
+    if levels.zeros:
+        values["zeros"] = random.integers(0, 256, rows * -(-blocks * levels.bits // 8), np.uint8)
+    node = helper.make_node(
+        "MatMulNBits", ["x", *values], ["y"], domain="com.microsoft", K=columns, N=rows, bits=levels.bits,
+        block_size=levels.block, accuracy_level=ACCURACY_INT8,
+    )  # fmt: skip
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, w]) for n, w in (("x", columns), ("y", rows))]
+    weights = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    whole = helper.make_graph([node], "product", ends[:1], ends[1:], weights)
+    versions = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    return onnx.ModelProto.SerializeToString(helper.make_model(whole, opset_imports=versions, ir_version=10))
+
+
+def timed(kind: str, shape: tuple[int, int]) -> Callable[[], float]:
+    """What gives the seconds of a product."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph(kind, *shape), options, providers=["CPUExecutionProvider"])
+    feed = {"x": np.random.default_rng(1).random((1, shape[0]), np.float32)}
+    times = max(3, int(WEIGHTS / (shape[0] * shape[1])))
+
+    def run() -> float:
+        start = time.process_time()
+        for _ in range(times):
+            session.run(None, feed)
+        return (time.process_time() - start) / times
+
+    return run
+
+
+def main() -> None:
+    """Measure, write the result."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    samples: dict[str, dict[str, list[float]]] = {}
+    ratios: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+    for name, shape in SHAPES.items():
+        samples[name] = interleave({kind: timed(kind, shape) for kind in (PLAIN, *KINDS)}, ROUNDS)
+        for kind in KINDS:
+            ratios[kind][name] = ratio(samples[name], kind, PLAIN)
+    pace = {kind: sum(SHARES[name] * each.value for name, each in found.items()) for kind, found in ratios.items()}
+    for kind, value in pace.items():
+        print(f"{kind:16} {value:.2f}  " + "  ".join(f"{name} {each.value:.2f}" for name, each in ratios[kind].items()))
+    write_result(
+        "onnx_kernels",
+        "python benchmarks/onnx_kernels.py",
+        description=f"time of a MatMulNBits of one token by type over {PLAIN} of the same shape, one thread",
+        bars=[],
+        samples=samples,
+        metrics={"pace": pace, "by shape": ratios},
+    )
+
+
+if __name__ == "__main__":
+    main()
