@@ -11,7 +11,7 @@ Options = Mapping[str, Mapping[str, tuple[int, float]]]
 """Tensor -> type -> (bytes, expected loss of fidelity in nats per token)."""
 
 
-_DOUBLINGS, _HALVINGS = 60, 16  # of the price of time: until the mix is fast enough, and then to the least such price
+_DOUBLINGS, _HALVINGS = 20, 30  # of the price of time: until the mix is fast enough, and then to the least such price
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Pace:
         return self.of(types) <= self.limit
 
     def priced(self, options: Options, price: float) -> Options:
-        """The same options, whose loss holds their time at a price."""
+        """The same options, whose loss holds their time; `price`: of the whole limit."""
+        each = price / self.limit if self.limit else 0.0
         return {
-            name: {kind: (size, loss + price * self.times.get(name, {}).get(kind, 0.0))
+            name: {kind: (size, loss + each * self.times.get(name, {}).get(kind, 0.0))
                    for kind, (size, loss) in kinds.items()}
             for name, kinds in options.items()
         }  # fmt: skip
@@ -64,7 +65,7 @@ def choose(options: Options, budget: int, pace: Pace | None = None) -> dict[str,
     def at(price: float) -> tuple[dict[str, str], int]:
         return _greedy(pace.priced(options, price), budget)
 
-    low, high = 0.0, max(loss for kinds in options.values() for _, loss in kinds.values()) or 1.0
+    low, high = 0.0, sum(max(loss for _, loss in kinds.values()) for kinds in options.values()) or 1.0
     for _ in range(_DOUBLINGS):
         if pace.kept_by(at(high)[0]):
             break
