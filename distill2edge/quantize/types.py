@@ -59,9 +59,9 @@ _ROWS = (
     OnnxType("int8-dynamic", Levels(tuple(range(-127, 128)), block=0, half=False)),
     # Scales of 16 bits, which the graph widens when a session loads it.
     *(OnnxType(f"uint4-b{block}-f16", Levels(tuple(range(16)), block, zeros=True), stock=False, pace=pace)
-      for block, pace in ((16, 1.31), (BLOCK, 1.02), (64, 0.87), (128, 0.71))),
+      for block, pace in ((16, 1.28), (BLOCK, 1.03), (64, 0.92), (128, 0.78))),
     *(OnnxType(f"int8-b{block}-f16", Levels(_8, block), stock=False, pace=pace)
-      for block, pace in ((64, 0.93), (128, 0.87))),
+      for block, pace in ((64, 0.95), (128, 0.85))),
 )  # fmt: skip
 ONNX_TYPES: dict[str, OnnxType] = {row.name: row for row in _ROWS}
 TYPES: dict[str, StorageType] = {**GGML_TYPES, **ONNX_TYPES}
