@@ -113,7 +113,7 @@ class Leases:
         Leases of those that have died are watched for as long as they last, and removed.
         """
         with self._held(GC, progress, "collecting garbage", lambda: None):
-            yield self._at_work(progress)
+            yield self.at_work(progress)
 
     # --- holding --------------------------------------------------------------------
 
@@ -188,8 +188,8 @@ class Leases:
 
     # --- others ---------------------------------------------------------------------
 
-    def _at_work(self, progress: Progress) -> str:
-        """A holder of a lease that is alive; empty where there is none."""
+    def at_work(self, progress: Progress) -> str:
+        """A holder of a lease that is alive, in words; empty where there is none. Nobody waits for who looks."""
         seen: dict[str, Watched] = {}
         said = False
         while True:

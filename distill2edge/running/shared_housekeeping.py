@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,14 +45,16 @@ def rows(store: SharedStore, warn: Callable[[str], None]) -> list[dict[str, Any]
 
 
 def collect(store: SharedStore, kept: Set[str], days: int, *, delete: bool, progress: Progress) -> str:
-    """As `housekeeping.collect_garbage`: nothing goes while a machine is at work.
+    """As `housekeeping.collect_garbage`: nothing goes while a machine is at work. Runs that begin wait for
+    a collection that deletes, and not for one that only looks.
 
     Args:
         kept: keys of artifacts that stay.
     """
-    with store.leases.collecting(progress) as busy:
+    # Who only looks holds no lease: runs would wait for it.
+    with store.leases.collecting(progress) if delete else nullcontext(store.leases.at_work(progress)) as busy:
         if busy:
-            return f"nothing is deleted: {busy}"
+            return f"nothing {'is' if delete else 'would be'} deleted: {busy}"
         doomed = list(_doomed(store, kept, _now(store.storage) - timedelta(days=days)))
         if delete:
             for each in doomed:

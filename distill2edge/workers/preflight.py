@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault
+from distill2edge.recipe.teacher_workers import AUTO
 from distill2edge.workers.ray_cluster import need_of, refused, require_answer, require_ray, this_machine
 from distill2edge.workers.room import WHERE, Node, require_room
 from distill2edge.workers.worker import probe
@@ -40,13 +41,15 @@ def require_workers(workers: Workers, weights: int, store: Path) -> None:
     if found.get("absent"):
         require_room([this_machine(workers)], workers.replicas, need_of(workers, weights))
         return
+    if found.get("silent"):
+        raise _silent(workers)
     if "error" in found:
         raise refused(workers, found["error"])
     require_room(_fit_nodes(found["nodes"], store), workers.replicas, need_of(workers, weights))
 
 
 def _knock(workers: Workers, store: Path) -> dict[str, Any]:
-    """What a look at the cluster finds: `absent`, `error` or `nodes`."""
+    """What a look at the cluster finds: `absent`, `silent`, `error` or `nodes`."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with tempfile.NamedTemporaryFile(prefix=".seen-", dir=store / "locks") as seen:
@@ -59,12 +62,26 @@ def _knock(workers: Workers, store: Path) -> dict[str, Any]:
         except subprocess.TimeoutExpired as ended:
             if "AuthToken" in str(ended.stderr):
                 return {"error": "InvalidAuthToken"}
-            return {"error": f"no Ray cluster answers at {workers.ray} in {_PATIENCE_S:.0f} s"}
+            return {"silent": True}
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         return {"error": (done.stderr.strip().splitlines() or ["Ray has ended without a word"])[-1]}
     return found
+
+
+def _silent(workers: Workers) -> EnvironmentFault:
+    """The error of a look that was given up."""
+    waited = f"in {_PATIENCE_S:.0f} s"
+    if workers.ray == AUTO:
+        named = os.environ.get("RAY_ADDRESS")
+        by = f"RAY_ADDRESS ({named})" if named else "this machine's last `ray start`"
+        what = f"Ray has not said {waited} whether a cluster runs here: it is busy, or {by} names one that is gone"
+        fix = f"run the same command again; if it stays so, {'unset RAY_ADDRESS' if named else 'see `ray status`'}"
+    else:
+        what = f"something answers at {workers.ray}, and no Ray cluster {waited}"
+        fix = "correct the address: that of `ray start --head --port`, not the dashboard's; see `ray status` there"
+    return EnvironmentFault(what, where=f"{WHERE}.ray", fix=fix)
 
 
 def _fit_nodes(nodes: Sequence[Mapping[str, Any]], store: Path) -> list[Node]:

@@ -395,6 +395,19 @@ def test_garbage_is_collected_by_age_and_not_while_a_machine_works(world: World)
     assert world.machine("four").get("data", "f" * 64) is None
 
 
+def test_nobody_waits_for_a_collection_that_only_looks(world: World) -> None:
+    store, asked = world.machine("one"), []
+    build(store)
+    looks = world.machine("two")
+    looks.__dict__["storage"] = FakeStorage(world.objects, lambda what, name: asked.append(name))
+    world.objects.now += timedelta(days=10)
+    collect = shared_housekeeping.collect
+    assert "would delete 1" in collect(looks, set(), 7, delete=False, progress=SilentProgress())
+    assert not [name for name in asked if name.startswith("leases/gc")]
+    assert "deleted 1" in collect(looks, set(), 7, delete=True, progress=SilentProgress())
+    assert [name for name in asked if name.startswith("leases/gc")]
+
+
 def test_a_dead_machine_does_not_stop_the_collection(world: World) -> None:
     store = world.machine("one")
     build(store)

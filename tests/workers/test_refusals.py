@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,28 @@ def test_the_plan_reckons_with_the_workers(recipe: Path) -> None:
     done = CliRunner().invoke(main, ["plan", str(recipe), *where, "--set", "teacher.workers={replicas: 1, gpus: 1}"])
     assert "1 worker of 1 core and 1 GPU (ray: auto); how long GPUs take for it is not known here" in done.output
     assert "not counted, as not known yet: signal" in done.output
+
+
+@pytest.mark.parametrize(
+    ("ray", "named", "said"),
+    [
+        ("auto", "", "this machine's last `ray start`"),
+        ("auto", "10.0.0.9:6379", "RAY_ADDRESS (10.0.0.9:6379) names one that is gone"),
+        ("node-1:8265", "", "something answers at node-1:8265, and no Ray cluster"),
+    ],
+)
+def test_a_cluster_that_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray: str, named: str, said: str
+) -> None:
+    def waits(*_: Any, **given: Any) -> Any:
+        raise subprocess.TimeoutExpired("knock", given["timeout"])
+
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    monkeypatch.setattr(preflight, "require_answer", lambda workers: None)
+    monkeypatch.setattr(preflight, "require_ray", lambda: None)
+    monkeypatch.setattr(preflight.subprocess, "run", waits)
+    with pytest.raises(EnvironmentFault) as caught:
+        preflight.require_workers(Workers(replicas=2, ray=ray), 0, tmp_path)
+    assert said in str(caught.value)
+    assert ("unset RAY_ADDRESS" in str(caught.value.fix)) == bool(named)
