@@ -292,7 +292,7 @@ def test_a_kill_while_publishing_leaves_nothing_to_be_seen_and_the_next_run_publ
     assert not told.said
     assert same(made, build(world.machine("two"), refuse))
     names = [name for name in world.names() if "hello.txt" in name]
-    assert len(names) == 3  # two of them of killed machines
+    assert len(names) in (2, 3)  # files go up a few at once: the second kill may come before this one
     said = shared_housekeeping.collect(world.machine("two"), {KEY}, 30, delete=True, progress=SilentProgress())
     assert "deleted 1 entries" in said
     assert len([name for name in world.names() if "hello.txt" in name]) == 1
