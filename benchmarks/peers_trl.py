@@ -23,7 +23,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,18 @@ ARMS = ("ours", "TRL")
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a process and what it started: processor seconds, wall seconds, peak bytes of the largest; what it printed."""
+    """Of a process and what it started: processor seconds, wall seconds, peak bytes of the largest."""
 
     cpu_s: float
     wall_s: float
     peak: float
-    printed: str
 
 
 def measured(command: Sequence[str], log: Path, **environment: str) -> Cost:
-    """Run a command to its end on one thread."""
+    """Run a command to its end on one thread; what an earlier try has measured is taken."""
+    kept = log.with_suffix(".cost.json")
+    if kept.is_file():
+        return Cost(**json.loads(kept.read_text()))
     own = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -75,7 +77,9 @@ def measured(command: Sequence[str], log: Path, **environment: str) -> Cost:
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: see {log}")
     seconds = usage.ru_utime + usage.ru_stime
-    return Cost(seconds, time.monotonic() - start, usage.ru_maxrss * 1024.0, log.read_text())
+    cost = Cost(seconds, time.monotonic() - start, usage.ru_maxrss * 1024.0)
+    kept.write_text(json.dumps(asdict(cost)))
+    return cost
 
 
 def environment(place: Path) -> Path:
@@ -123,10 +127,10 @@ class Work:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        fetch_model(MODEL, None, place / "fetched", SilentProgress(), where="teacher.model")
-        self.teacher = place / "fetched" / "model"
-        self.rows = place / "rows.jsonl"
-        write_rows(self.teacher, self.rows)
+        self.teacher, self.rows = place / "fetched" / "model", place / "rows.jsonl"
+        if not self.rows.is_file():
+            fetch_model(MODEL, None, place / "fetched", SilentProgress(), where="teacher.model")
+            write_rows(self.teacher, self.rows)
         self.python = environment(place / "peer")
 
     def ours(self, seed: int, epochs: int) -> tuple[Cost, Path]:
@@ -177,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--epochs", type=int, nargs="+", default=EPOCHS)
-    parser.add_argument("--place", type=Path, help="kept, with its environment; by default a temporary one")
+    parser.add_argument("--place", type=Path, help="kept, with what was measured; by default a temporary one")
     options = parser.parse_args()
     work = Work(options.place or Path(tempfile.mkdtemp()))
     costs: dict[str, dict[str, list[Cost]]] = {}
@@ -195,11 +199,12 @@ def main() -> None:
                     f"{name}, seed {seed}, {arm}: {cost.cpu_s:.0f} s, {cost.peak / 1e9:.2f} GB, KL {mean:.3f}",
                     flush=True,
                 )
-    write(options.seeds, costs, kl)
+    seeds, passes = (" ".join(map(str, each)) for each in (options.seeds, options.epochs))
+    write(f"--seeds {seeds} --epochs {passes}", options.seeds, costs, kl)
 
 
-def write(seeds: Sequence[int], costs: Any, kl: Any) -> None:
-    """The result file."""
+def write(asked: str, seeds: Sequence[int], costs: Any, kl: Any) -> None:
+    """The result file; `asked`: the options that make it again."""
     bars, metrics = [], {}
     for name, found in costs.items():
         cpu = {arm: [cost.cpu_s for cost in found[arm]] for arm in ARMS}
@@ -219,7 +224,7 @@ def write(seeds: Sequence[int], costs: Any, kl: Any) -> None:
         metrics[name] = {"faster": faster, "memory": memory, "KL": worse}
     write_result(
         "peers_trl",
-        "python benchmarks/peers_trl.py",
+        f"python benchmarks/peers_trl.py {asked}",
         description=f"distill2edge merge beside {PEER} (GKDTrainer, off-policy): the same rows, student, steps, loss",
         bars=bars,
         samples={
