@@ -149,7 +149,8 @@ class Work:
         (data,), (student,) = (store / "data").glob("*"), (store / "student").glob("*/model")
         job = {
             "seed": seed, "epochs": epochs, "batch": BATCH, "rate": RATE, "warmup": WARMUP, "rank": RANK,
-            "length": LENGTH, "evaluations": EVALUATIONS, "student": str(student), "teacher": str(self.teacher), "result": str(name),
+            "length": LENGTH, "evaluations": EVALUATIONS, "student": str(student), "teacher": str(self.teacher),
+            "result": str(name),
             "rows": {split: self.encoded(data, split) for split in ("train", "validation")},
         }  # fmt: skip
         path = name.with_suffix(".json")
