@@ -156,6 +156,9 @@ CASES: dict[str, Callable[[Path, Path, Any], Any]] = {
     "text of llama.cpp": _of(_text, backend="llama.cpp"),
 }
 
+ON_CLUSTER = ("logits", "labels", "text", "text of llama.cpp")
+"""Those that are made by processes of a cluster too: each pass starts its own."""
+
 
 def shards(work: Path) -> dict[str, str]:
     """The SHA-256 of every shard that a case wrote."""
