@@ -1,7 +1,8 @@
 """A teacher's shards by one process and by two workers of a Ray cluster: are they the same, and what does a kill cost.
 
 Bytes: the SHA-256 of every shard of several kinds of pass (`tests/worker_cases.py`), by one process with one thread
-and by two workers of one core. Kill: one worker of two is ended by SIGKILL in the middle of shards of a second. Speed: logits
+and by two workers of one core. Kill: one worker of two is ended by SIGKILL in the middle of shards of a second.
+Speed: logits
 of a random Llama, in rows per second from the first shard that is there to the last, so without the start of cluster
 and workers, whose seconds stand beside them; not claimed where other work held the cores.
 """
