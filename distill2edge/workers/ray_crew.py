@@ -102,6 +102,7 @@ class RayHands:
     Attributes:
         actors: by number.
         given: shards that were handed out.
+        ready: as `Hands.ready`.
     """
 
     def __init__(self, cluster: Cluster, payload: bytes, need: Need, reads: list[str], progress: Progress) -> None:
@@ -110,13 +111,14 @@ class RayHands:
         self._need, self._reads, self._progress = need, reads, progress
         self._numbers = numbers()
         self._asked: dict[Any, tuple[int, int | None]] = {}  # what is awaited: worker, shard (None: that it is ready)
-        self._hosts: dict[int, str] = {}
+        self.ready: dict[int, str] = {}
+        self._places: list[str] = []
         self._waited = 0.0
 
     @property
     def places(self) -> str:
         """The machines, for people."""
-        hosts = list(dict.fromkeys(self._hosts.values()))
+        hosts = list(dict.fromkeys(self._places))
         return ", ".join(hosts[:3]) + (f" and {len(hosts) - 3} more" if len(hosts) > 3 else "")
 
     def fill(self, replicas: int) -> None:
@@ -172,7 +174,7 @@ class RayHands:
                 f"the worker on {host} does not see {about['missing']}", where=WHERE,
                 fix="put the store on a file system that all machines have under the same path: --store",
             )  # fmt: skip
-        self._hosts[worker] = host
+        self._places.append(host)
         return Ready(worker, host)
 
     def _lose(self, worker: int, error: Exception) -> Lost:
@@ -194,7 +196,7 @@ class RayHands:
 
     def _tell_of_waiting(self) -> None:
         """Say once that no worker has room."""
-        if self._hosts:
+        if self.ready:
             return
         before, self._waited = self._waited, self._waited + _MOMENT_S
         if before < _ROOM_S <= self._waited:
@@ -208,6 +210,7 @@ class RayHands:
             with suppress(Exception):
                 self.cluster.ray.kill(actor)
         self.actors.clear()
+        self.ready.clear()
         self._asked.clear()
 
 

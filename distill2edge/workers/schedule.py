@@ -48,7 +48,13 @@ Event = Ready | Made | Lost
 
 
 class Hands(Protocol):
-    """Starts workers and hands them shards."""
+    """Starts workers and hands them shards.
+
+    Attributes:
+        ready: those that have started, and where.
+    """
+
+    ready: dict[int, str]
 
     def start(self) -> int:
         """Start a worker; its number."""
@@ -77,7 +83,6 @@ class _Plan:
     left: int
     held: dict[int, dict[int, Any]] = field(default_factory=dict)
     again: deque[tuple[int, Any]] = field(default_factory=deque)
-    ready: dict[int, str] = field(default_factory=dict)
     tried: Counter[int] = field(default_factory=Counter)
     barren: int = 0
 
@@ -110,7 +115,7 @@ def work_through(
         _fill(plan, hands)
         for event in hands.hear():
             if isinstance(event, Ready):
-                plan.ready[event.worker], plan.barren = event.host, 0
+                hands.ready[event.worker], plan.barren = event.host, 0
             elif isinstance(event, Lost):
                 _lose(plan, hands, event, lost)
             elif plan.held.get(event.worker, {}).pop(event.number, None) is not None:
@@ -119,10 +124,10 @@ def work_through(
 
 
 def _fill(plan: _Plan, hands: Hands) -> None:
-    """Give every worker a first shard before any gets a second."""
+    """Give every worker a first shard before any gets a second; none to one that may never find room."""
     for most in range(1, HELD + 1):
         for worker, held in plan.held.items():
-            if len(held) < most and (found := plan.next()) is not None:
+            if worker in hands.ready and len(held) < most and (found := plan.next()) is not None:
                 held[found[0]] = found[1]
                 hands.give(worker, *found)
 
@@ -132,7 +137,7 @@ def _lose(plan: _Plan, hands: Hands, event: Lost, lost: Callable[[str, str, list
     held = plan.held.pop(event.worker, None)
     if held is None:
         return
-    host = plan.ready.pop(event.worker, "")
+    host = hands.ready.pop(event.worker, "")
     if not host:
         plan.barren += 1
     elif held:

@@ -23,6 +23,7 @@ class Fake(Hands):
         self.given: list[tuple[int, int]] = []
         self.new: list[Event] = []
         self.most = 0
+        self.ready: dict[int, str] = {}
 
     def start(self) -> int:
         worker = max([*self.queues, *(event.worker for event in self.new), -1]) + 1
@@ -138,3 +139,18 @@ def test_a_word_of_a_worker_that_is_lost_already_changes_nothing() -> None:
 
     hands = Twice({0: 1})
     assert sorted(one.number for one in run(hands, 6)) == list(range(6))
+
+
+def test_a_worker_that_finds_no_room_gets_no_shard() -> None:
+    """A replacement on a cluster that has lost a node waits for ever: the others do the work."""
+
+    class Full(Fake):
+        def start(self) -> int:
+            worker = super().start()
+            if worker > 1:
+                self.new.pop()
+            return worker
+
+    hands = Full({1: 1})
+    assert sorted(one.number for one in run(hands, 9)) == list(range(9))
+    assert {worker for worker, _ in hands.given} == {0, 1}
