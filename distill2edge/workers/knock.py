@@ -1,7 +1,7 @@
 """Looks at a Ray cluster in a process of its own, which can be given up: Ray waits for minutes where nobody answers.
 
-`python -m distill2edge.workers.knock` takes `address` and `place` as JSON from its standard input, and prints `absent`,
-`error`, or `nodes`.
+`python -m distill2edge.workers.knock` takes `address` and `place` as JSON from its standard input, and prints `error`
+or `nodes`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from distill2edge.recipe.teacher_workers import AUTO
 from distill2edge.workers.ray_cluster import ANSWERING, Cluster, settle_ray
 from distill2edge.workers.worker import probe
 
@@ -27,8 +26,7 @@ def main() -> None:
     try:
         found = _look(asked["address"], asked["place"])
     except Exception as error:
-        absent = isinstance(error, ConnectionError) and asked["address"] == AUTO
-        found = {"absent": True} if absent else {"error": str(error) or type(error).__name__}
+        found = {"error": str(error) or type(error).__name__}
     channel.write(json.dumps(found))
     channel.close()
     os._exit(0)  # without waiting for anything of Ray's

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill2edge.errors import EnvironmentFault
-from distill2edge.recipe.teacher_workers import AUTO
-from distill2edge.workers.ray_cluster import need_of, refused, require_answer, require_ray, this_machine
+from distill2edge.workers.ray_cluster import address_of, need_of, refused, require_answer, require_ray, this_machine
 from distill2edge.workers.room import WHERE, Node, require_room
 from distill2edge.workers.worker import probe
 
@@ -36,27 +35,28 @@ def require_workers(workers: Workers, weights: int, store: Path) -> None:
         EnvironmentFault: no Ray, nobody at the address, other versions, no room, a store of this machine alone.
     """
     require_ray()
-    require_answer(workers)
-    found = _knock(workers, store)
-    if found.get("absent"):
-        require_room([this_machine(workers)], workers.replicas, need_of(workers, weights))
+    need = need_of(workers, weights)
+    if not (address := address_of(workers)):
+        require_room([this_machine(workers)], workers.replicas, need)
         return
+    require_answer(address)
+    found = _knock(address, store)
     if found.get("silent"):
-        raise _silent(workers)
+        raise _silent(address)
     if "error" in found:
-        raise refused(workers, found["error"])
-    require_room(_fit_nodes(found["nodes"], store), workers.replicas, need_of(workers, weights))
+        raise refused(address, found["error"])
+    require_room(_fit_nodes(found["nodes"], store), workers.replicas, need)
 
 
-def _knock(workers: Workers, store: Path) -> dict[str, Any]:
-    """What a look at the cluster finds: `absent`, `silent`, `error` or `nodes`."""
+def _knock(address: str, store: Path) -> dict[str, Any]:
+    """What a look at the cluster finds: `silent`, `error` or `nodes`."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with tempfile.NamedTemporaryFile(prefix=".seen-", dir=store / "locks") as seen:
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "distill2edge.workers.knock"],
-                input=json.dumps({"address": workers.ray, "place": seen.name}),
+                input=json.dumps({"address": address, "place": seen.name}),
                 capture_output=True, text=True, timeout=_PATIENCE_S, env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
         except subprocess.TimeoutExpired as ended:
@@ -70,17 +70,12 @@ def _knock(workers: Workers, store: Path) -> dict[str, Any]:
     return found
 
 
-def _silent(workers: Workers) -> EnvironmentFault:
+def _silent(address: str) -> EnvironmentFault:
     """The error of a look that was given up."""
-    waited = f"in {_PATIENCE_S:.0f} s"
-    if workers.ray == AUTO:
-        named = os.environ.get("RAY_ADDRESS")
-        by = f"RAY_ADDRESS ({named})" if named else "this machine's last `ray start`"
-        what = f"Ray has not said {waited} whether a cluster runs here: it is busy, or {by} names one that is gone"
-        fix = f"run the same command again; if it stays so, {'unset RAY_ADDRESS' if named else 'see `ray status`'}"
-    else:
-        what = f"something answers at {workers.ray}, and no Ray cluster {waited}"
-        fix = "correct the address: that of `ray start --head --port`, not the dashboard's; see `ray status` there"
+    what = f"something answers at {address}, and no Ray cluster in {_PATIENCE_S:.0f} s"
+    fix = "correct the address: that of `ray start --head --port`, not the dashboard's; see `ray status` there"
+    if os.environ.get("RAY_ADDRESS") == address:
+        fix = f"unset RAY_ADDRESS, or {fix}"
     return EnvironmentFault(what, where=f"{WHERE}.ray", fix=fix)
 
 

@@ -107,19 +107,41 @@ def settle_ray() -> None:
         os.environ.setdefault(name, value)
 
 
-def require_answer(workers: Workers) -> None:
+def address_of(workers: Workers) -> str:
+    """Of the cluster that is joined; empty where one is started here.
+
+    `auto` finds the one that RAY_ADDRESS names, or of which this machine is a node, but for those that runs of ours
+    have started: they end with their run.
+    """
+    import psutil
+
+    if workers.ray != AUTO:
+        return workers.ray
+    if named := os.environ.get("RAY_ADDRESS", ""):
+        return named
+    for process in psutil.process_iter(["name", "cmdline"]):
+        words = process.info["cmdline"] or []
+        if process.info["name"] == "raylet" and not any(_PREFIX in word for word in words):
+            found: list[str] = [word.partition("=")[2] for word in words if word.startswith("--gcs-address=")]
+            if found:
+                return found[0]
+    return ""
+
+
+def require_answer(address: str) -> None:
     """Refuse an address at which nothing answers: Ray itself would wait for minutes.
 
     Raises:
         EnvironmentFault: nobody is there.
     """
-    if workers.endpoint is None:
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
         return
     try:
-        socket.create_connection(workers.endpoint, timeout=_ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
     except OSError as error:
         raise EnvironmentFault(
-            f"no Ray cluster answers at {workers.ray}: {error.strerror or error}", where=f"{WHERE}.ray",
+            f"no Ray cluster answers at {address}: {error.strerror or error}", where=f"{WHERE}.ray",
             fix="start it (ray start --head --port 6379), correct the address, or write auto",
         ) from error  # fmt: skip
 
@@ -132,7 +154,7 @@ def joined(workers: Workers) -> Iterator[Cluster]:
         EnvironmentFault: it is not there, of another version, or Ray is not installed.
     """
     require_ray()
-    require_answer(workers)
+    require_answer(address := address_of(workers))
     settle_ray()
     import ray
 
@@ -142,7 +164,7 @@ def joined(workers: Workers) -> Iterator[Cluster]:
     place, cluster = _place(), None
     try:
         with _signals_kept():
-            cluster = Cluster(ray, _join(ray, workers, place))
+            cluster = Cluster(ray, _join(ray, workers, address, place))
         yield cluster
     finally:
         if cluster is None or not cluster.gone:  # one that is gone cannot be left
@@ -163,16 +185,14 @@ def _place() -> str:
     return tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root)
 
 
-def _join(ray: Any, workers: Workers, place: str) -> bool:
+def _join(ray: Any, workers: Workers, address: str, place: str) -> bool:
     """Connect; whether the cluster was started for it."""
-    try:
-        ray.init(address=workers.ray, **ANSWERING)
+    if address:
+        try:
+            ray.init(address=address, **ANSWERING)
+        except Exception as error:
+            raise refused(address, error) from error
         return False
-    except ConnectionError as error:
-        if workers.ray != AUTO:
-            raise refused(workers, error) from error
-    except Exception as error:
-        raise refused(workers, error) from error
     here = this_machine(workers)
     try:
         ray.init(
@@ -193,17 +213,17 @@ def _join(ray: Any, workers: Workers, place: str) -> bool:
     return True
 
 
-def refused(workers: Workers, error: BaseException | str) -> EnvironmentFault:
+def refused(address: str, error: BaseException | str) -> EnvironmentFault:
     """The error of a cluster that cannot be joined, from what Ray says."""
     said = " ".join(str(error).split())
     if "ersion mismatch" in said:
         what, fix = f"the cluster is of other versions: {said}", "install the same Ray and Python here and there"
     elif "AuthToken" in said or "uthentication" in said:
-        what = f"the cluster at {workers.ray} asks for a token that this machine does not have"
+        what = f"the cluster at {address} asks for a token that this machine does not have"
         fix = "set RAY_AUTH_MODE here as on its nodes, and give it their token (ray get-auth-token)"
     elif "node" in said and ("ip address" in said or "node_ip_address" in said or "raylet" in said.lower()):
-        what = f"this machine is no node of the cluster at {workers.ray}"
-        fix = f"run here: ray start --address {workers.ray}"
+        what = f"this machine is no node of the cluster at {address}"
+        fix = f"run here: ray start --address {address}"
     else:
         what, fix = f"the cluster cannot be joined: {_sentence(error)}", "see `ray status` there"
     return EnvironmentFault(what, where=f"{WHERE}.ray", fix=fix)

@@ -207,6 +207,20 @@ def test_a_run_that_is_killed_leaves_no_process_and_the_next_goes_on(tmp_path: P
     assert f"{12 - len(before)} shards by 2 workers" in said
 
 
+def test_two_runs_share_no_cluster_that_one_of_them_has_started(tmp_path: Path) -> None:
+    """Else the end of one would be that of the other."""
+    first = start(tmp_path / "first")
+    wait_for(lambda: len(made(tmp_path / "first")) >= 1, first)
+    second = start(tmp_path / "second")
+    wait_for(lambda: len(made(tmp_path / "second")) >= 1, second)
+    assert len(actors(first.pid)) == len(actors(second.pid)) == 2
+    first.terminate()
+    first.communicate(timeout=60)
+    _, said = second.communicate(timeout=200)
+    assert second.returncode == 0, said
+    assert "lost" not in said
+
+
 # --- a cluster of two nodes, and the commands of docs/scale.md ---------------------------------
 
 
@@ -371,7 +385,7 @@ def test_a_cluster_of_another_version_is_refused(recipe: Path, cluster: Cluster)
         capture_output=True, timeout=100, env={**os.environ, **OPEN},
     )  # fmt: skip
     told = json.loads(done.stdout)
-    error = refused(Workers(replicas=1, ray=cluster.address), told["error"])
+    error = refused(cluster.address, told["error"])
     assert re.search(r"of other versions: .*2\.60.* 2\.1\.0", str(error)), str(error)
     assert "\n" not in error.what
 
