@@ -45,24 +45,7 @@ class Cluster:
     """
 
     def __init__(self, ray: Any, own: bool) -> None:
-        self.ray, self.own, self.gone = ray, own, False
-
-    def require(self) -> None:
-        """See that its head is there: Ray itself would end this process without a word, after a minute.
-
-        Raises:
-            EnvironmentFault: it is not.
-        """
-        address = self.ray.get_runtime_context().gcs_address
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-        except OSError as error:
-            self.gone = True
-            raise EnvironmentFault(
-                f"the head of the Ray cluster is gone ({address}: {error.strerror or error})", where=f"{WHERE}.ray",
-                fix="start it again; the finished shards are kept, the same command goes on",
-            ) from error  # fmt: skip
+        self.ray, self.own = ray, own
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -161,15 +144,14 @@ def joined(workers: Workers) -> Iterator[Cluster]:
     if ray.is_initialized():  # by who calls us: theirs to end
         yield Cluster(ray, own=False)
         return
-    place, cluster = _place(), None
+    place = _place()
     try:
         with _signals_kept():
             cluster = Cluster(ray, _join(ray, workers, address, place))
         yield cluster
     finally:
-        if cluster is None or not cluster.gone:  # one that is gone cannot be left
-            with _signals_kept():
-                ray.shutdown()
+        with _signals_kept():
+            ray.shutdown()
         shutil.rmtree(place, ignore_errors=True)
 
 

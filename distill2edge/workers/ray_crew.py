@@ -146,7 +146,6 @@ class RayHands:
         ray = self.cluster.ray
         done, _ = ray.wait(list(self._asked), num_returns=1, timeout=_MOMENT_S)
         if not done:
-            self.cluster.require()
             self._tell_of_waiting()
         return [event for ref in done if (event := self._event(ref)) is not None]
 
@@ -206,7 +205,7 @@ class RayHands:
 
     def end(self) -> None:
         """End the workers."""
-        for actor in self.actors.values() if not self.cluster.gone else ():
+        for actor in self.actors.values():
             with suppress(Exception):
                 self.cluster.ray.kill(actor)
         self.actors.clear()
