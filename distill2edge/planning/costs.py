@@ -7,12 +7,12 @@ FLOPs, were fitted to recorded runs; benchmarks/plan_estimates.py holds them to 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from distill2edge.models.placement import WHOLE
 from distill2edge.models.widths import MEASURED_TOKENS
 from distill2edge.planning.sizes import Model, Sizes
+from distill2edge.planning.steps import evaluations, per_token_of, steps_of
 from distill2edge.quantize.schemes import Scheme
 from distill2edge.recipe.schema import FromTeacher, Recipe, Signal
 from distill2edge.recipe.training import Lora, Training
@@ -88,11 +88,11 @@ class Work:
         """
         assert training is not None
         sizes, model = self.sizes, self.model
-        steps, batch = _steps(training, sizes.labelled if labelled else sizes.train)
-        per_token = _per_token(lora)
+        steps, batch = steps_of(training, sizes.labelled if labelled else sizes.train)
+        per_token = per_token_of(lora)
         flops = steps * batch * (per_token * model.body * sizes.tokens + 6 * self._head() * self._supervised())
         # After each part the validation rows are asked, and the best checkpoint is kept.
-        flops += _evaluations(training, steps) * sizes.rows["validation"] * 2 * model.body * sizes.tokens
+        flops += evaluations(training, steps) * sizes.rows["validation"] * 2 * model.body * sizes.tokens
         micro = steps * training.gradient_accumulation
         seconds = flops / (self.speed * _TRAINING) + micro * model.layers * _STEP_S
         other = sizes.assistant or sizes.teacher
@@ -350,49 +350,6 @@ class Work:
                 seconds += bench.rounds * (bench.requests + bench.warmup) * one
             memory = max(memory, _BASE + self._held(model, 4))
         return Cost(seconds * len(bench.devices), memory, 1e6)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the validation rows cost while the student is trained.
-
-    Attributes:
-        times: that they are asked: at each checkpoint and at the end.
-        rows: of the split.
-        share: of the work of the training's own steps, by the body's products.
-    """
-
-    times: int
-    rows: int
-    share: float
-
-
-def evaluation_of(recipe: Recipe, sizes: Sizes) -> Evaluation | None:
-    """The evaluation of the student's training; None without validation rows."""
-    training, rows = recipe.distill, sizes.rows["validation"]
-    if not rows:
-        return None
-    steps, batch = _steps(training, sizes.train)
-    times = _evaluations(training, steps)
-    return Evaluation(times, rows, times * rows * 2 / (steps * batch * _per_token(recipe.student.lora)))
-
-
-def _steps(training: Training, rows: int) -> tuple[int, int]:
-    """Optimizer steps of a training on so many rows, and rows of each."""
-    rows = min(rows, getattr(training, "max_rows", None) or rows)
-    batch = training.batch_size * training.gradient_accumulation
-    steps = max(1, math.ceil(training.epochs * math.ceil(rows / batch)))
-    return min(steps, training.max_steps or steps), batch
-
-
-def _evaluations(training: Training, steps: int) -> int:
-    """How often the validation rows are asked: at each checkpoint, of which a step has one, and at the end."""
-    return min(training.checkpoints, steps - 1) + 1
-
-
-def _per_token(lora: Lora | None) -> int:
-    """FLOPs per weight and token of a training step."""
-    return 4 if lora is not None else 6
 
 
 def _adapter(lora: Lora, model: Model) -> float:

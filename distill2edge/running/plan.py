@@ -10,9 +10,9 @@ from typing import Any
 from distill2edge.pipeline.artifact import Artifact
 from distill2edge.pipeline.run_stages import keys_of
 from distill2edge.pipeline.store import Store
-from distill2edge.planning.costs import evaluation_of
 from distill2edge.planning.sizes import Sizes, SizesOf, as_json, sizes_of
 from distill2edge.planning.speed import free_share, machine_speed
+from distill2edge.planning.steps import evaluation_of
 from distill2edge.preflight import RecipeLike, checked_recipe
 from distill2edge.recipe.changes import Changes
 from distill2edge.recipe.schema import Recipe
