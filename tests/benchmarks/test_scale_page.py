@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "pages"))
-
-import scale
+# By its file: its folder on the path would hide modules of other packages (`quantization`, `models`).
+_SPEC = importlib.util.spec_from_file_location(
+    "scale_page", Path(__file__).resolve().parents[2] / "benchmarks" / "pages" / "scale.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+scale: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(scale)
 
 KNOWN = {
     **scale.ASSUMED, "row_s": 512e-6, "encode_s": 2e-6, "read_s": 5e-6, "signal_bytes": 60, "row_bytes": 10,
