@@ -120,7 +120,7 @@ class _Rounder:
 
     def _multiplies(self, source: str) -> bool:
         """Whether tokens are multiplied by a matrix: rows of the others are looked up."""
-        return self._sensitivity.means(self._names[source])[0] is not None
+        return self._names[source] in self._sensitivity.importance
 
     def chosen(self, types: Mapping[str, str]) -> dict[str, str]:
         """Weight -> type, of a choice by group."""
