@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.processes.group import Job
 from distill2edge.processes.messages import ENDINGS, Shown, error_of
+from distill2edge.processes.own_pickles import pack, unpack
 from distill2edge.util.interrupts import PARENT
 from distill2edge.util.isolate import how_ended, last_words
 from distill2edge.util.progress import Progress
@@ -89,7 +89,7 @@ def free_device_memory() -> None:
 def packed(job: Job) -> bytes:
     """The job, and the files of the user's own code that must be run before it can be read."""
     files = [str(path) for path in job.files]
-    return pickle.dumps((files, pickle.dumps(job)))
+    return pack((files, pack(job)))
 
 
 def unpacked(payload: bytes) -> Job:
@@ -100,10 +100,10 @@ def unpacked(payload: bytes) -> Job:
     """
     from distill2edge.util.plugins import load_plugin
 
-    files, inner = pickle.loads(payload)
+    files, inner = unpack(payload)
     for path in files:
         load_plugin(Path(path))
-    job: Job = pickle.loads(inner)
+    job: Job = unpack(inner)
     return job
 
 

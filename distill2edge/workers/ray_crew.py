@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import count as numbers
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from distill2edge.errors import UserError
 from distill2edge.processes.messages import error_of
+from distill2edge.processes.own_pickles import pack
 from distill2edge.util.progress import Progress, Task
 from distill2edge.workers.ray_cluster import Cluster, joined, need_of
 from distill2edge.workers.room import WHERE, Need, require_room
@@ -50,7 +50,7 @@ class RayCrew:
         """As `mapping.map_shards`."""
         if not count:
             return
-        hands = self._staffed(pickle.dumps(work), min(self._workers.replicas, count), existing(reads))
+        hands = self._staffed(pack(work), min(self._workers.replicas, count), existing(reads))
         made, lost = 0, 0
 
         def gone(host: str, why: str, shards: list[int]) -> None:

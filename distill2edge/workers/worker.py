@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distill2edge.processes.own_pickles import unpack
 from distill2edge.util.interrupts import NO_BACKTRACE
 
 WHERE = "teacher.workers"
@@ -58,7 +58,7 @@ class Worker:
         keep_freed_memory()
         spin_briefly()
         limit_threads(self._threads)
-        self._work = pickle.loads(self._payload)
+        self._work = unpack(self._payload)
 
 
 def _ending(error: BaseException) -> dict[str, Any]:
