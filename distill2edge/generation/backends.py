@@ -16,8 +16,8 @@ from distill2edge.models.precision import compute_dtype, default_device
 if TYPE_CHECKING:
     import torch
 
-LOGIT_BYTES = 256 << 20  # float32 logits that may be in memory at once
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}  # padded tokens of a forward pass
+LOGIT_BYTES = 128 << 20  # float32 logits that may be in memory at once
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # padded tokens of a forward pass
 
 
 class Backend(Protocol):

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from distill2edge.pipeline.artifact import Artifact, make_key
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.pipeline.store import Store
+from distill2edge.util.allocator import give_back_memory
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_seconds
 
@@ -132,6 +133,7 @@ def _run(
             # What is forced is to be made again, and not of what others had.
             replace(stage.files, shares=()) if stage.kind in force else stage.files,
         )
+        give_back_memory()
         progress.say(f"{head}: done in {readable_seconds(time.monotonic() - start)}")
         done[stage.name] = Done(stage, artifact, cached=False)
         made(done[stage.name])

@@ -22,6 +22,7 @@ from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.processes.group import Job
 from distill2edge.processes.messages import ENDINGS, Shown, error_of
 from distill2edge.processes.own_pickles import pack, unpack
+from distill2edge.util.allocator import give_back_memory
 from distill2edge.util.interrupts import PARENT
 from distill2edge.util.isolate import how_ended, last_words
 from distill2edge.util.progress import Progress
@@ -48,7 +49,7 @@ class LocalGroup:
     def call(self, job: Job, progress: Progress) -> Any:
         """As `Group.call`."""
         check_batches(job, self.count)
-        free_device_memory()
+        give_back_memory()
         with tempfile.TemporaryDirectory(prefix="distill2edge-") as place:
             crew = _Crew([_start(rank, self.count, Path(place)) for rank in range(self.count)], Shown(progress))
             try:
@@ -74,16 +75,6 @@ def check_batches(job: Job, count: int) -> None:
                 where=f"{job.stage}: batch_size",
                 fix=f"use at most {size} processes, or a batch_size of at least {count}",
             )
-
-
-def free_device_memory() -> None:
-    """Give back what earlier stages of this process hold of a GPU: the training processes need it."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        import gc
-
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def packed(job: Job) -> bytes:

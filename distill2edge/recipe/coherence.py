@@ -25,7 +25,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         yield from unknown  # the other checks read them
         return
     for check in (
-        _task, _placed, _pairs, _aligned, _unlabelled, _loss, _sample, _pretrain, _rounds, _calibration, _mix,
+        _task, _placed, _pairs, _aligned, _unlabelled, _loss, of_sample, _pretrain, _rounds, _calibration, _mix,
         _on_policy, _quantization_aware, _judge, _endpoint, _workers, _not_dense, _synthesis, _exports,
     ):  # fmt: skip
         yield from check(recipe)
@@ -185,7 +185,7 @@ def _loss(recipe: Recipe) -> Iterator[Problem]:
             yield Problem((*path, "layer_map"), what, "give one a weight, or take layer_map out")
 
 
-def _sample(recipe: Recipe) -> Iterator[Problem]:
+def of_sample(recipe: Recipe) -> Iterator[Problem]:
     """What a random sample of the teacher's distribution cannot give."""
     if getattr(recipe.signal, "sample", None) is None:
         return

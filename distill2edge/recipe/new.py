@@ -336,7 +336,7 @@ def _writer(new: New, data: Data) -> str:
     passes = min(max(round(_FIT_STEPS * _FIT_BATCH / max(data.train, 1)), 1), 8)
     fit = f"  fit: {{epochs: {passes}, learning_rate: 5e-4, lora: {{rank: 16, alpha: 32}}}}   "
     fit += "# a short fit to the task first\n"
-    signal = "{kind: logits, top_k: 64, temperature: 2.0}   # or {kind: text}: the teacher writes the responses"
+    signal = "{kind: logits, temperature: 2.0}   # or {kind: text}: the teacher writes the responses"
     loss = "{ce: 0.5, forward_kl: 0.5}     # also reverse_kl, jsd"
     if data.response is None:  # there is nothing to fit a teacher to, and no word to compare logits on
         fit, loss = "", "{ce: 1}                        # on the teacher's words"

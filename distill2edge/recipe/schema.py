@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from distill2edge.errors import Problem
 from distill2edge.quantize.schemes import PLAIN_SUFFIX, UNTRAINED_SUFFIX, Scheme, parse_scheme
@@ -17,7 +17,7 @@ from distill2edge.recipe.entries import ExportEntry
 from distill2edge.recipe.on_policy import OnPolicy
 from distill2edge.recipe.rounds import Rounds
 from distill2edge.recipe.section import LATER, Section
-from distill2edge.recipe.signals import SIGNALS, GoldSignal, LabelsSignal, LogitsSignal, Signal, TextSignal
+from distill2edge.recipe.signals import FORM, SIGNALS, GoldSignal, LabelsSignal, LogitsSignal, Signal, TextSignal
 from distill2edge.recipe.student import FromModel, FromTeacher, Init, Student
 from distill2edge.recipe.synthesis import Synthesis
 from distill2edge.recipe.teacher import Fit, Teacher
@@ -54,10 +54,6 @@ if TYPE_CHECKING:
     TaskName = str
 else:
     TaskName = Literal[tuple(TASKS)]
-
-
-_FORM = {"top_k", "mass", "sample"}
-"""Of a signal of logits: what is kept of a position."""
 
 
 class Distill(Training):
@@ -204,7 +200,7 @@ class Recipe(Section):
     def student_signal(self) -> Signal:
         """What is kept of what the student itself says, for training on a grid: that is matched as it is."""
         kind = SIGNALS[task_of(self).signals[0]]
-        asked = self.signal.model_dump(include=_FORM) if isinstance(self.signal, LogitsSignal) else {}
+        asked = self.signal.model_dump(include=FORM) if isinstance(self.signal, LogitsSignal) else {}
         plain = {"temperature": 1.0} if "temperature" in kind.model_fields else {}
         return kind(**asked, **plain)  # type: ignore[return-value]
 
@@ -232,3 +228,12 @@ class Recipe(Section):
     def problems(self) -> Iterator[Problem]:
         """What its sections ask of each other."""
         return coherence.problems(self)
+
+    @model_validator(mode="after")
+    def _with_form(self) -> Self:
+        # The one key whose default others decide; from here on it stands in the recipe.
+        if isinstance(self.signal, LogitsSignal) and self.signal.formless:
+            sampled = self.model_copy(update={"signal": self.signal.as_sample})
+            if not any(coherence.of_sample(sampled)):
+                object.__setattr__(self, "signal", sampled.signal)
+        return self

@@ -12,7 +12,10 @@ from distill2edge.recipe.ranges import SamplingTemperature, Temperature
 from distill2edge.recipe.section import LATER, Section
 from distill2edge.recipe.verifiers import VerifierSpec
 
-_TOP_K = 64
+_TOP_K = _SAMPLE = 64
+
+FORM = {"top_k", "mass", "sample"}
+"""Of a signal of logits: what is kept of a position."""
 
 
 class LogitsSignal(Section):
@@ -32,7 +35,8 @@ class LogitsSignal(Section):
         le=4096,
         description="N: in place of the top k keep at most N tokens, drawn so that the gradient of the forward KL has "
         "no bias: those of about 1/N and more with their own probability, and of the others some that stand for about "
-        "1/N each. A quarter of the bytes; no other divergence can be computed. null: the top k",
+        "1/N each. Fewer bytes, and it teaches more; no other divergence can be computed. null: the top k. A recipe "
+        "that names none of top_k, mass and sample has sample: 64 where its losses can be computed of it",
     )
     temperature: Temperature = 2.0
     align: Annotated[Literal["none", "vocabulary"], LATER] = Field(
@@ -55,6 +59,16 @@ class LogitsSignal(Section):
         for name, given in (("mass", self.mass is not None), ("top_k", self.top_k != _TOP_K)):
             if given:
                 yield Problem((name,), f"signal.sample keeps no top k for signal.{name}", f"leave {name} or sample out")
+
+    @property
+    def formless(self) -> bool:
+        """Whether nothing says what is kept of a position."""
+        return self.model_fields_set.isdisjoint(FORM) and self.align == "none"
+
+    @property
+    def as_sample(self) -> LogitsSignal:
+        """The same in the form that a recipe gets which names none."""
+        return self.model_copy(update={"sample": _SAMPLE})
 
     @property
     def compact(self) -> bool:

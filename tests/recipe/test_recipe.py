@@ -149,6 +149,39 @@ def test_a_random_sample_gives_the_forward_kl_alone(overrides: list[str], where:
     assert said in str(error) + error.fix
 
 
+@pytest.mark.parametrize(
+    ("keys", "sample"),
+    [
+        ([], 64),
+        (["signal={kind: logits, temperature: 1}"], 64),
+        (
+            ["distill.loss={ce: 0.2, forward_kl: 0.8}", "distill.on_policy={rounds: 1, reverse_kl: 0, forward_kl: 1}"],
+            64,
+        ),
+        (["distill.loss={jsd: 1}"], None),
+        (["distill.loss={forward_kl: 0.5, reverse_kl: 0.5}"], None),
+        (["distill.on_policy={rounds: 1}"], None),
+        (["signal={kind: logits, align: vocabulary}", "student.init={model: b/c}"], None),
+        (["signal={kind: logits, top_k: 64}"], None),
+        (["signal={kind: logits, mass: 0.9}"], None),
+        (["signal={kind: logits, sample: null}"], None),
+        (["signal={kind: logits, sample: 16}"], 16),
+    ],
+)
+def test_a_signal_without_a_form_is_a_random_sample_where_the_losses_allow_it(
+    keys: list[str], sample: int | None
+) -> None:
+    recipe = parse_recipe(MINIMAL, "r.yaml", keys)
+    assert recipe.signal.sample == sample
+    for kept in (recipe.model_dump(by_alias=True), recipe.model_dump(by_alias=True, exclude_unset=True)):
+        assert Recipe.model_validate(kept) == recipe  # what a run writes down reads as the same
+
+
+def test_a_server_that_scores_the_rows_keeps_what_it_lists() -> None:
+    recipe = parse_recipe(ENDPOINT, "r.yaml", ["signal={kind: logits, temperature: 1}", "distill.loss={forward_kl: 1}"])
+    assert (recipe.signal.sample, recipe.signal.top_k) == (None, 64)
+
+
 def test_a_key_written_twice_is_refused() -> None:
     with pytest.raises(UserError, match="twice"):
         parse_recipe(MINIMAL + "name: y\n", "r.yaml")
