@@ -40,6 +40,7 @@ def check_environment() -> list[dict[str, Any]]:
         _disk(),
         _threads(),
         _sandbox(),
+        _workers(),
         *_gpu(),
     ]
     checks += [_hub(), *_bundled()]
@@ -120,6 +121,21 @@ def _sandbox() -> dict[str, Any]:
     except EnvironmentFault as fault:
         return _item("sandbox of checks", "note", fault.what, fault.fix)
     return _item("sandbox of checks", "fine", "namespaces and a filter of system calls")
+
+
+def _workers() -> dict[str, Any]:
+    """Whether a teacher's work can be shared out, and over which cluster."""
+    from distill2edge.recipe.teacher_workers import Workers
+    from distill2edge.workers.ray_cluster import address_of, require_answer, require_ray
+
+    try:
+        require_ray()
+        if address := address_of(Workers.model_validate({"replicas": 1})):
+            require_answer(address)
+    except EnvironmentFault as fault:
+        return _item("workers", "note", fault.what, fault.fix)
+    where = f"cluster at {address}" if address else "started here when a recipe asks for it"
+    return _item("workers", "fine", f"Ray {metadata.version('ray')}, {where}")
 
 
 def _gpu() -> list[dict[str, Any]]:

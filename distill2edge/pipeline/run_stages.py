@@ -122,20 +122,28 @@ def _run(
         progress.stage = stage.name
         start = time.monotonic()
         inputs = {name: done[name].artifact for name in stage.parents}
+        writes: list[str] = []
+
+        def write(work: Path, stage: Stage = stage, inputs: Inputs = inputs, writes: list[str] = writes) -> Any:
+            writes.append(stage.name)
+            return stage.write(work, inputs, progress)
+
         artifact = store.build(
             stage.kind,
             keys[stage.name],
             {name: keys[name] for name in stage.parents},
             stage.section,
             stage.seed,
-            lambda work, stage=stage, inputs=inputs: stage.write(work, inputs, progress),  # type: ignore[misc]
+            write,
             progress,
             # What is forced is to be made again, and not of what others had.
             replace(stage.files, shares=()) if stage.kind in force else stage.files,
         )
         give_back_memory()
-        progress.say(f"{head}: done in {readable_seconds(time.monotonic() - start)}")
-        done[stage.name] = Done(stage, artifact, cached=False)
+        # Another process may have made it while this one waited for its turn.
+        took = readable_seconds(time.monotonic() - start)
+        progress.say(f"{head}: done in {took}" if writes else f"{head}: reused, made by another run; waited {took}")
+        done[stage.name] = Done(stage, artifact, cached=not writes)
         made(done[stage.name])
     return list(done.values())
 

@@ -114,6 +114,17 @@ def test_doctor_finds_this_environment_complete() -> None:
     assert all(item["fix"] for item in checks.values() if item["state"] == "missing")
 
 
+def test_doctor_says_where_a_teachers_work_can_be_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    checks = {item["name"]: item for item in check_environment()}
+    assert checks["workers"]["state"] == "note"
+    assert "127.0.0.1:1" in checks["workers"]["detail"]
+    assert checks["workers"]["fix"]
+    monkeypatch.delenv("RAY_ADDRESS")
+    checks = {item["name"]: item for item in check_environment()}
+    assert checks["workers"]["detail"].startswith("Ray ")
+
+
 def test_doctor_says_which_runtimes_were_built_for_the_gpu_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "A card")

@@ -61,6 +61,26 @@ def test_a_change_reruns_what_reads_it_and_nothing_else(tmp_path: Path) -> None:
     assert calls == []
 
 
+def test_what_another_run_made_meanwhile_is_reused_and_said_so(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    class Late(Store):
+        def get(self, stage: str, key: str, *rest: Any) -> Any:
+            if stage == "student" and "student" not in calls:
+                run(graph(calls)[:3], tmp_path)  # while this one waits for its turn
+                return None
+            return super().get(stage, key, *rest)
+
+    said: list[str] = []
+    progress = SilentProgress()
+    progress.say = said.append  # type: ignore[method-assign]
+    done = run_stages(graph(calls), Late(tmp_path), progress)
+    assert calls == ["data", "teacher", "student", "distill", "export x"]
+    assert [item.cached for item in done] == [False, False, True, False, False]
+    (line,) = [each for each in said if "student:" in each]
+    assert "reused, made by another run" in line
+
+
 def test_the_seed_is_part_of_every_key() -> None:
     assert not set(keys_of(graph([])).values()) & set(keys_of(graph([], seed=1)).values())
 
