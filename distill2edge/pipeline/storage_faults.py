@@ -5,11 +5,14 @@ Errors are told by names and codes: the libraries that raise them are imported b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.util.files import disk_full, disk_is_full
 
+_QUERY = re.compile(r"(?<=\S)\?[\w%.~-]+=[^\s\"']*")
+"""Of a request's address: nobody reads it, and it may hold a signature."""
 _MAY = "they have to be allowed to list, read, write and delete there"
 _KEYS = f"check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY): {_MAY}"
 _AGAIN = "run the same command again: what is finished on this machine is kept"
@@ -45,7 +48,7 @@ def fault_of_storage(error: BaseException, url: str) -> UserError:
         return error
     if disk_full(error):
         return disk_is_full()
-    codes, said = set(_codes(error)), " ".join(str(error).split())[:300]
+    codes, said = set(_codes(error)), _QUERY.sub("", " ".join(str(error).split()))[:300]
     if codes & _NONE_GIVEN:
         return EnvironmentFault(f"no credentials for it: {said}", where=url, fix=_KEYS)
     if "RequestTimeTooSkewed" in codes:

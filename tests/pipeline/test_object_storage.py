@@ -178,3 +178,9 @@ def test_an_endpoint_that_is_none(s3: Server, monkeypatch: pytest.MonkeyPatch) -
 def test_a_fault_that_nobody_has_foreseen_is_one_line_all_the_same() -> None:
     said = fault_of_storage(RuntimeError("a\nb"), URL)
     assert said.what == "the server has failed: RuntimeError: a b"
+
+
+def test_a_request_is_named_without_its_query() -> None:
+    request = "https://host.example/models/here?list-type=2&prefix=a%2Fb&X-Amz-Signature=0123"
+    said = fault_of_storage(ConnectionError(f'Could not connect to "{request}": is it there? Try again'), URL)
+    assert 'Could not connect to "https://host.example/models/here": is it there? Try again' in said.what
