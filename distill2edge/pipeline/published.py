@@ -28,7 +28,7 @@ from distill2edge.pipeline.artifact import MANIFEST, SCHEMA_VERSION, Artifact, c
 from distill2edge.pipeline.object_storage import Entry, Moved, Storage
 from distill2edge.pipeline.series import Series, numbers_in
 from distill2edge.util.files import sync, write_json
-from distill2edge.util.progress import Progress
+from distill2edge.util.progress import Progress, SilentProgress
 
 ARTIFACTS = "artifacts"
 _RECORDS, _USED = "records", "used"
@@ -237,9 +237,10 @@ def _is(file: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def _each(work: Callable[[Entries, Moved], None], files: list[Entries], title: str, progress: Progress) -> None:
-    """Do a piece of work for each file, a few at once; progress is in megabytes."""
+    """Do a piece of work for each file, a few at once; progress is in megabytes, from the first one on."""
     sizes = [int(entry["size"]) for entry in files]
-    total, told, moved, large = max(sum(sizes) // 1_000_000, 1), 0, [0], threading.Lock()
+    total, told, moved, large = sum(sizes) // 1_000_000, 0, [0], threading.Lock()
+    progress = progress if total else SilentProgress()
 
     def count(size: int) -> None:
         moved[0] += size
