@@ -16,7 +16,7 @@ from distill2edge.models.precision import compute_dtype, default_device
 if TYPE_CHECKING:
     import torch
 
-LOGIT_BYTES = 128 << 20  # float32 logits that may be in memory at once
+LOGIT_BYTES = {"cpu": 128 << 20, "cuda": 256 << 20}  # float32 logits that may be in memory at once
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # padded tokens of a forward pass
 
 
@@ -119,7 +119,7 @@ class TransformersBackend:
         """As `Backend.supervised_logits`; batches of similar length."""
         import torch
 
-        positions = max(1, LOGIT_BYTES // (4 * self.vocab_size))
+        positions = max(1, LOGIT_BYTES[self.device] // (4 * self.vocab_size))
         for batch in batches(examples, BATCH_TOKENS[self.device], positions):
             width = max(len(examples[number].ids) for number in batch)
             ids = torch.zeros(len(batch), width, dtype=torch.long)
@@ -169,7 +169,7 @@ class LlamaCppBackend:
         """As `Backend.supervised_logits`."""
         import torch
 
-        positions = max(1, LOGIT_BYTES // (4 * self.vocab_size))
+        positions = max(1, LOGIT_BYTES["cpu"] // (4 * self.vocab_size))
         for batch in batches(examples, 4096, positions):
             requests = []
             for number in batch:

@@ -22,7 +22,7 @@ class Seq2SeqBackend(TransformersBackend):
         import torch
 
         start = start_token_id(self._model.config)
-        positions = max(1, LOGIT_BYTES // (4 * self.vocab_size))
+        positions = max(1, LOGIT_BYTES[self.device] // (4 * self.vocab_size))
         for batch in batches(examples, BATCH_TOKENS[self.device], positions):
             chosen = [examples[number] for number in batch]
             source = torch.zeros(len(batch), max(e.prompt_length for e in chosen), dtype=torch.long)
