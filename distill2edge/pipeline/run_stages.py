@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from distill2edge.pipeline.artifact import Artifact, make_key
 from distill2edge.pipeline.stage_files import Files
 from distill2edge.pipeline.store import Store
-from distill2edge.util.allocator import give_back_memory
+from distill2edge.util.allocator import give_back_memory, resident_bytes
 from distill2edge.util.progress import Progress
 from distill2edge.util.quantities import readable_seconds
 
@@ -120,7 +120,7 @@ def _run(
             continue
         progress.say(head)
         progress.stage = stage.name
-        start = time.monotonic()
+        start, held = time.monotonic(), resident_bytes()
         inputs = {name: done[name].artifact for name in stage.parents}
         writes: list[str] = []
 
@@ -139,7 +139,7 @@ def _run(
             # What is forced is to be made again, and not of what others had.
             replace(stage.files, shares=()) if stage.kind in force else stage.files,
         )
-        give_back_memory()
+        give_back_memory(held)
         # Another process may have made it while this one waited for its turn.
         took = readable_seconds(time.monotonic() - start)
         progress.say(f"{head}: done in {took}" if writes else f"{head}: reused, made by another run; waited {took}")

@@ -13,7 +13,7 @@ from distill2edge.models.checkpoint import load_adapter
 from distill2edge.models.kinds import logits_of
 from distill2edge.models.loading import copy_tokenizer, load_model
 from distill2edge.quantize.schemes import Scheme
-from distill2edge.util.allocator import give_back_memory
+from distill2edge.util.allocator import give_back_memory, resident_bytes
 from distill2edge.util.files import write_json
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def merge(
         raise UserError("there are no rows to compare the merged model on", fix="give data.splits.train some rows")
     for directory in (model_dir, trained_dir / "model"):
         _refuse_quantized(directory)
-    target = work / "model"
+    target, held = work / "model", resident_bytes()
     kind, before = _save_merged(model_dir, trained_dir, rows, target)
-    give_back_memory()
+    give_back_memory(held)
     # From the disk: what ships is what is compared.
     saved: Any = load_model(target, dtype=torch.float32).eval()
     difference = _compare(before, _logits(saved, rows))
