@@ -31,9 +31,14 @@ def initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
 
 def replace(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
     """Put `new` where `old` was; the last one's output takes the name, shape and users of the old one's."""
-    source, target = old.outputs[0], new[-1].outputs[0]
-    target.shape, target.type = source.shape, source.type
     model.graph.insert_before(old, new)
+    hand_over(model, old.outputs[0], new[-1].outputs[0])
+    model.graph.remove(old, safe=True)
+
+
+def hand_over(model: ir.Model, source: ir.Value, target: ir.Value) -> None:
+    """Give a value's name, shape and users to another one."""
+    target.shape, target.type = source.shape, source.type
     for node, position in list(source.uses()):
         node.replace_input_with(position, target)
     for position, output in enumerate(model.graph.outputs):
@@ -41,7 +46,6 @@ def replace(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
             model.graph.outputs[position] = target
     name, source.name = source.name, f"{source.name}/replaced"
     target.name = name
-    model.graph.remove(old, safe=True)
 
 
 def follow(model: ir.Model, node: ir.Node, after: ir.Node) -> None:

@@ -158,6 +158,14 @@ class Trim(Section):
         description="largest share of the validation rows' tokens that may be outside it, so that the student has to "
         "write them in smaller pieces; more is an error before the training; null: any",
     )
+    min_frequency: Annotated[int, LATER] = Field(
+        1,
+        ge=1,
+        le=MAX_SIZE,
+        description="of an encoder: tokens that the training rows use less often go too, and words with them are "
+        "written in smaller pieces",
+        examples=[2],
+    )
 
     def problems(self) -> Iterator[Problem]:
         """Texts that keep something."""

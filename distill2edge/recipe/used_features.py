@@ -49,6 +49,11 @@ def _table(recipe: Recipe) -> tuple[tuple[Feature, Path, object], ...]:
         (features.TOKEN_TABLE, ("student", "init", "layers"), getattr(student.init, "is_table", False)),
         (features.POOLING, ("teacher", "pooling"), recipe.teacher.pooling),
         (features.TRIMMED_VOCABULARY, ("student", "vocabulary"), student.trim is not None),
+        (
+            features.RARE_TOKENS,
+            ("student", "vocabulary", "min_frequency"),
+            student.trim and student.trim.min_frequency > 1,
+        ),
         (features.PRETRAINING, ("student", "pretrain"), student.pretrain),
         (features.RANDOM_MODELS, ("teacher", "model"), isinstance(recipe.teacher.model, Scratch)),
         (features.RANDOM_MODELS, ("student", "init", "model"), isinstance(getattr(student.init, "model", 0), Scratch)),

@@ -56,7 +56,7 @@ class Export(ModelStage):
     scheme: Scheme
 
     kind = "export"
-    version = 4
+    version = 5
     files = Files(
         (
             "model.gguf", "*.onnx", "*.onnx.data", "config.json", "generation_config.json", "genai_config.json",

@@ -41,14 +41,16 @@ class BytePairs:
             return "it has neither bytes as its characters nor all single bytes, and could not write every text"
         return None
 
-    def keep(self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = ()) -> set[int]:
+    def keep(
+        self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = (), least: int = 1
+    ) -> set[int]:
         """As `Kind.keep`."""
         vocabulary: dict[str, int] = spec["model"]["vocab"]
         pairs = [_pair(each) for each in spec["model"]["merges"]]
         ranks = {pair: rank for rank, pair in reversed(list(enumerate(pairs)))}
         added = added_ids(spec)
         every = _byte_level(spec)
-        kept = used_ids(backend, texts) | set(used) | added
+        kept = used_ids(backend, texts, least) | set(used) | added
         kept |= {index for token, index in vocabulary.items() if _is_base(token) or (every and len(token) == 1)}
         if (unknown := spec["model"].get("unk_token")) in vocabulary:
             kept.add(vocabulary[unknown])
@@ -92,11 +94,13 @@ class Unigram:
             return "it falls back to bytes, and some are missing"
         return None
 
-    def keep(self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = ()) -> set[int]:
+    def keep(
+        self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = (), least: int = 1
+    ) -> set[int]:
         """As `Kind.keep`. Without single bytes every single character stays."""
         pieces: list[tuple[str, float]] = spec["model"]["vocab"]
         every = not spec["model"].get("byte_fallback")
-        kept = used_ids(backend, texts) | set(used) | added_ids(spec)
+        kept = used_ids(backend, texts, least) | set(used) | added_ids(spec)
         kept |= {index for index, (token, _) in enumerate(pieces) if _is_base(token) or (every and len(token) == 1)}
         if (unknown := spec["model"].get("unk_id")) is not None:
             kept.add(unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,24 +17,27 @@ class Kind(Protocol):
     def refusal(self, spec: dict[str, Any]) -> str | None:
         """Why one of this kind cannot be trimmed; None where it can."""
 
-    def keep(self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = ()) -> set[int]:
+    def keep(
+        self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = (), least: int = 1
+    ) -> set[int]:
         """Ids that must stay for `texts` to keep their tokens, and for other texts to be written at all.
 
         Args:
             used: further ids that texts were written in.
+            least: how often the texts use a token that stays for their sake.
         """
 
     def rewrite(self, spec: dict[str, Any], old_to_new: Mapping[int, int]) -> dict[str, Any]:
         """The description with the kept tokens alone, in their new ids."""
 
 
-def used_ids(backend: Any, texts: Sequence[str]) -> set[int]:
-    """Every id in the encodings of the texts, specials among them."""
-    used: set[int] = set()
+def used_ids(backend: Any, texts: Sequence[str], least: int = 1) -> set[int]:
+    """Every id that stands at least so often in the encodings of the texts, specials among them."""
+    used = Counter[int]()
     for start in range(0, len(texts), BATCH):
         for encoding in backend.encode_batch(list(texts[start : start + BATCH])):
             used.update(encoding.ids)
-    return used
+    return {index for index, times in used.items() if times >= least}
 
 
 def added_ids(spec: dict[str, Any]) -> set[int]:

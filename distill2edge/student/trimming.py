@@ -25,12 +25,14 @@ class WordPiece:
         """As `Kind.refusal`."""
         return None
 
-    def keep(self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = ()) -> set[int]:
+    def keep(
+        self, backend: Any, spec: dict[str, Any], texts: Sequence[str], used: Collection[int] = (), least: int = 1
+    ) -> set[int]:
         """As `Kind.keep`."""
         vocabulary: dict[str, int] = spec["model"]["vocab"]
         prefix: str = spec["model"]["continuing_subword_prefix"]
         unknown = vocabulary[spec["model"]["unk_token"]]
-        kept = used_ids(backend, texts) | {unknown} | added_ids(spec) | set(used)
+        kept = used_ids(backend, texts, least) | {unknown} | added_ids(spec) | set(used)
         kept |= {index for token, index in vocabulary.items() if len(token.removeprefix(prefix)) == 1}
         for start in range(0, len(texts), BATCH):
             part = list(texts[start : start + BATCH])

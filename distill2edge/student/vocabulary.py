@@ -58,7 +58,12 @@ class Unseen:
 
 
 def trim_vocabulary(
-    model_dir: Path, texts: Sequence[str], target: Path, progress: Progress, used: Sequence[Sequence[int]] | None = None
+    model_dir: Path,
+    texts: Sequence[str],
+    target: Path,
+    progress: Progress,
+    used: Sequence[Sequence[int]] | None = None,
+    least: int = 1,
 ) -> dict[str, Any]:
     """Write `target`: the model with a vocabulary of the tokens of `texts`, and `vocabulary.json` (the map of ids).
 
@@ -72,6 +77,7 @@ def trim_vocabulary(
         target: directory to write; replaced.
         progress: where to report.
         used: of a model that predicts tokens: rows in its tokens, which stay too; `texts` may be empty then.
+        least: how often the texts use a token that stays; words with rarer ones are written in smaller pieces.
 
     Returns:
         {schema_version, kind, old_size, new_size, parameters: {before, after}, new_to_old}; with `used` also `full`, a
@@ -89,7 +95,7 @@ def trim_vocabulary(
     kind = kind_of(spec)
     model = _load_model(model_dir)
     ends = {index for row in used or () for index in row} | (_token_ids(model, model_dir) if used else set())
-    keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts, ends))
+    keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts, ends, least))
     old_size = model.get_input_embeddings().weight.shape[0]
     if keep[-1] >= old_size:
         raise UserError(f"the tokenizer has ids up to {keep[-1]}, the embedding {old_size} rows", where=str(model_dir),
@@ -100,9 +106,11 @@ def trim_vocabulary(
     target.mkdir(parents=True)
     write_tokenizer(model_dir, target, kind.rewrite(spec, {old: new for new, old in enumerate(keep)}), ids)
     trimmed = whole_texts(load_tokenizer(target))
-    _check_tokens(tokenizer, trimmed, texts, ids)
+    _check_tokens(tokenizer, trimmed, texts, ids, least)
     before = model.num_parameters()
     probes = [*_encoded(tokenizer, texts[:_PROBE_TEXTS]), *(row[:_PROBE_TOKENS] for row in (used or ())[:_PROBE_TEXTS])]
+    known = ids.old_to_new
+    probes = [[index for index in line if known[index] >= 0] for line in probes]
     after = _write_model(model, target, ids, [line for line in probes if line])
     facts: dict[str, Any] = {
         "schema_version": 1,
@@ -224,12 +232,15 @@ def _remap_ids(value: Any, ids: IdMap) -> Any:
     return value
 
 
-def _check_tokens(full: Any, trimmed: Any, texts: Sequence[str], ids: IdMap) -> None:
+def _check_tokens(full: Any, trimmed: Any, texts: Sequence[str], ids: IdMap, least: int) -> None:
+    """Raise for a text in other tokens that has no token too rare to stay."""
+    known = ids.old_to_new
     for start in range(0, len(texts), _BATCH):
         part = list(texts[start : start + _BATCH])
         before, after = full(part).input_ids, trimmed(part).input_ids
         for text, old, new in zip(part, before, after, strict=True):
-            if list(old) != ids.to_old(new):
+            rare = least > 1 and (known[np.asarray(old, dtype=np.int64)] < 0).any()
+            if not rare and list(old) != ids.to_old(new):
                 raise UserError(
                     f"trimmed, {text[:80]!r} becomes {trimmed.convert_ids_to_tokens(new)[:12]}, "
                     f"it was {full.convert_ids_to_tokens(old)[:12]}",

@@ -29,6 +29,9 @@ POOLING = Feature("teacher.pooling", "leave it out")
 FIT = Feature("teacher.fit", "leave teacher.fit out", "an embedder has no labels to be fitted to")
 HIDDEN_STATES = Feature("a loss on hidden states or attention", "take hidden and attention out of distill.loss")
 TRIMMED_VOCABULARY = Feature("student.vocabulary: trim", "set vocabulary: keep")
+RARE_TOKENS = Feature(
+    "student.vocabulary.min_frequency", "leave it out", "its rows are to keep the tokens that the teacher's are in"
+)
 PRETRAINING = Feature("student.pretrain", "leave it out")
 RANDOM_MODELS = Feature("a randomly initialised model", "name a pretrained one")
 LLAMA_CPP_TEACHER = Feature("teacher.backend: llama.cpp", "leave teacher.backend out")

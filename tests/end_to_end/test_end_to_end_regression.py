@@ -29,7 +29,7 @@ data:
   splits: {{train: 96, validation: 8, calibration: 4, test: 24}}
   leakage: {{near_duplicate: 1.0}}
 signal: {{kind: numbers}}
-student: {{init: {{from: teacher, layers: 2}}, vocabulary: trim, lora: null}}
+student: {{init: {{from: teacher, layers: 2}}, vocabulary: {{trim: corpus, min_frequency: 2}}, lora: null}}
 distill:
   loss: {{mse: 0.5, teacher_mse: 0.5, hidden: 0.1}}
   epochs: 6

@@ -133,6 +133,8 @@ def test_too_many_unseen_tokens_are_an_error_before_the_signal(finished: Path) -
         ("student.vocabulary={trim: corpus, keep: ['']}", "student.vocabulary.keep[0]: an empty text keeps no token"),
         ("student.vocabulary={trim: rows}", "student.vocabulary.trim"),
         ("student.vocabulary={trim: corpus, max_unseen: 2}", "student.vocabulary.max_unseen"),
+        ("student.vocabulary={trim: corpus, min_frequency: 0}", "student.vocabulary.min_frequency"),
+        ("student.vocabulary={trim: corpus, min_frequency: 2}", "student.vocabulary.min_frequency is for task"),
         ("student.vocabulary=small", "keep"),
     ],
 )

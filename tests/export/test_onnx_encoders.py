@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -42,6 +43,9 @@ def test_a_classifier_gives_torchs_logits(tmp_path: Path) -> None:
     for scheme, tolerance in (("fp32", 1e-4), ("int8", 0.15)):
         facts = export(tmp_path / "model", scheme, tmp_path / scheme)
         assert facts["kind"] == "classifier"
+        operators = {node.op_type for node in onnx.load(tmp_path / scheme / "model.onnx").graph.node}
+        assert {"Sum", "LayerNormalization"} <= operators
+        assert "SkipLayerNormalization" not in operators
         session = onnxruntime.InferenceSession(str(tmp_path / scheme / "model.onnx"))
         got = session.run(None, {name: value.numpy() for name, value in feed.items()})[0]
         np.testing.assert_allclose(got, expected, atol=tolerance)

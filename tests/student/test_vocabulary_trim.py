@@ -15,7 +15,7 @@ from distill2edge.models.id_map import IdMap, read_map
 from distill2edge.student.trimming import WordPiece
 from distill2edge.student.vocabulary import trim_vocabulary, unseen
 from distill2edge.util.progress import SilentProgress
-from tests.tiny import corpus, tiny_bert, tiny_llama
+from tests.tiny import WORDS, corpus, tiny_bert, tiny_llama
 
 TEXTS = ("The quick brown fox jumps.", "a lazy dog and then it sleeps", "café 12345 good")
 
@@ -152,6 +152,37 @@ def test_any_texts_keep_their_tokens(texts: list[str], data: st.DataObject) -> N
     small = Tokenizer.from_str(json.dumps(WordPiece().rewrite(spec, {old: new for new, old in enumerate(keep)})))
     for text in texts:
         assert ids.to_old(small.encode(text).ids) == backend.encode(text).ids
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE"])
+def test_rare_tokens_go_and_texts_without_them_stay(kind: str, full: Path, tmp_path: Path) -> None:
+    if kind == "BPE":
+        tiny_llama(tmp_path / "llama")
+    source = tmp_path / "llama" if kind == "BPE" else full
+    often, once = "the quick fox sleeps", WORDS.partition("!")[0]
+    least = {
+        number: trim_vocabulary(
+            source, [often, often, once], tmp_path / str(number), SilentProgress(), least=number
+        )
+        for number in (1, 2)
+    }  # fmt: skip
+    assert least[2]["kind"] == kind
+    assert least[2]["new_size"] < least[1]["new_size"]
+    before, after = _tokenizers(source, tmp_path / "2")
+    ids = read_map(tmp_path / "2")
+    assert ids is not None
+    assert ids.to_old(after(often).input_ids) == before(often).input_ids
+    assert len(after(once).input_ids) > len(before(once).input_ids)
+    assert after.decode(after(once).input_ids, skip_special_tokens=True).replace(" ", "") == once.replace(" ", "")
+    assert after.unk_token_id is None or after.unk_token_id not in after(once).input_ids
+
+
+def test_a_rare_token_may_be_too_rare_for_every_text(full: Path, tmp_path: Path) -> None:
+    facts = trim_vocabulary(full, TEXTS, tmp_path / "few", SilentProgress(), least=1000)
+    (after,) = _tokenizers(tmp_path / "few")
+    assert facts["new_size"] == len(after)
+    assert all(len(token.removeprefix("##")) == 1 or token in after.all_special_tokens for token in after.get_vocab())
+    assert after.decode(after("the dog").input_ids, skip_special_tokens=True) == "the dog"
 
 
 def test_corpus_of_the_tokenizer_is_lossless(full: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from distill2edge.tasks.features import (
     PAIRS,
     PRETRAINING,
     QUANTIZATION_AWARE,
+    RARE_TOKENS,
     SETS,
     TRIMMED_VOCABULARY,
 )
@@ -43,7 +44,7 @@ class Classification(Task):
     templates = ("plain",)
     supports = frozenset({
         ASKED_TEACHER, CALIBRATION, CLASS_WEIGHTS, DYNAMIC_INT8, FIT, HIDDEN_STATES, KL_MIXES, MIXES, ORDER,
-        ORDERED_LOSS, PAIRS, PRETRAINING, QUANTIZATION_AWARE, SETS, TRIMMED_VOCABULARY,
+        ORDERED_LOSS, PAIRS, PRETRAINING, QUANTIZATION_AWARE, RARE_TOKENS, SETS, TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (CLASSIFIER, ENCODER)
     predicts_tokens = False

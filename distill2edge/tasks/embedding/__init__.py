@@ -18,6 +18,7 @@ from distill2edge.tasks.features import (
     MIXES,
     POOLING,
     QUANTIZATION_AWARE,
+    RARE_TOKENS,
     TOKEN_TABLE,
     TRIMMED_VOCABULARY,
 )
@@ -45,7 +46,7 @@ class Embedding(Task):
     supports = frozenset(
         {
             CALIBRATION, DIMENSIONS, DYNAMIC_INT8, EMBEDDINGS, GOLD_PAIRS, HIDDEN_STATES, MIXES, POOLING,
-            QUANTIZATION_AWARE, TOKEN_TABLE, TRIMMED_VOCABULARY,
+            QUANTIZATION_AWARE, RARE_TOKENS, TOKEN_TABLE, TRIMMED_VOCABULARY,
         }
     )  # fmt: skip
     kinds = (EMBEDDER, ENCODER)

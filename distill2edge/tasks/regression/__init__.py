@@ -18,6 +18,7 @@ from distill2edge.tasks.features import (
     PAIRS,
     PRETRAINING,
     QUANTIZATION_AWARE,
+    RARE_TOKENS,
     TRIMMED_VOCABULARY,
 )
 from distill2edge.tasks.task import Task
@@ -43,7 +44,7 @@ class Regression(Task):
     templates = ("plain",)
     supports = frozenset({
         CALIBRATION, DYNAMIC_INT8, FIT, HIDDEN_STATES, MIXES, NUMBERS, PAIRS, PRETRAINING, QUANTIZATION_AWARE,
-        TRIMMED_VOCABULARY,
+        RARE_TOKENS, TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (REGRESSOR, ENCODER)
     predicts_tokens = False

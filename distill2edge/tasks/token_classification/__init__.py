@@ -16,6 +16,7 @@ from distill2edge.tasks.features import (
     FIT,
     HIDDEN_STATES,
     QUANTIZATION_AWARE,
+    RARE_TOKENS,
     TRIMMED_VOCABULARY,
 )
 from distill2edge.tasks.task import Task
@@ -36,7 +37,7 @@ class TokenClassification(Task):
     signals = ("labels", "gold")
     templates = ("plain",)
     supports = frozenset({
-        CALIBRATION, DYNAMIC_INT8, ENTITIES, FIT, HIDDEN_STATES, QUANTIZATION_AWARE, TRIMMED_VOCABULARY,
+        CALIBRATION, DYNAMIC_INT8, ENTITIES, FIT, HIDDEN_STATES, QUANTIZATION_AWARE, RARE_TOKENS, TRIMMED_VOCABULARY,
     })  # fmt: skip
     kinds = (TAGGER, ENCODER)
     predicts_tokens = False
