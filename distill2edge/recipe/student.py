@@ -163,7 +163,8 @@ class Trim(Section):
         ge=1,
         le=MAX_SIZE,
         description="of an encoder: tokens that the training rows use less often go too, and words with them are "
-        "written in smaller pieces",
+        "written in smaller pieces; from 2 on a BERT's characters that are in none of them go as well, but for ASCII: "
+        "a word of another script becomes its unknown token",
         examples=[2],
     )
 

@@ -33,7 +33,7 @@ class WordPiece:
         prefix: str = spec["model"]["continuing_subword_prefix"]
         unknown = vocabulary[spec["model"]["unk_token"]]
         kept = used_ids(backend, texts, least) | {unknown} | added_ids(spec) | set(used)
-        kept |= {index for token, index in vocabulary.items() if len(token.removeprefix(prefix)) == 1}
+        kept |= self._characters(backend, texts, vocabulary, prefix, every=least == 1)
         for start in range(0, len(texts), BATCH):
             part = list(texts[start : start + BATCH])
             for text, encoding in zip(part, backend.encode_batch(part, add_special_tokens=False), strict=True):
@@ -41,6 +41,18 @@ class WordPiece:
                     for word in _words(backend, text):
                         kept.update(self._failed_path(word, vocabulary, prefix))
         return kept
+
+    @staticmethod
+    def _characters(
+        backend: Any, texts: Sequence[str], vocabulary: Mapping[str, int], prefix: str, *, every: bool
+    ) -> set[int]:
+        """Single characters, at the beginning of a word and inside: those of ASCII and of the texts, or all."""
+        single = {index: bare for token, index in vocabulary.items() if len(bare := token.removeprefix(prefix)) == 1}
+        if every:
+            return set(single)
+        tokens = {index: token for token, index in vocabulary.items()}
+        written = {letter for index in used_ids(backend, texts) for letter in tokens.get(index, "")}
+        return {index for index, letter in single.items() if letter.isascii() or letter in written}
 
     def rewrite(self, spec: dict[str, Any], old_to_new: Mapping[int, int]) -> dict[str, Any]:
         """As `Kind.rewrite`."""

@@ -181,7 +181,11 @@ def test_a_rare_token_may_be_too_rare_for_every_text(full: Path, tmp_path: Path)
     facts = trim_vocabulary(full, TEXTS, tmp_path / "few", SilentProgress(), least=1000)
     (after,) = _tokenizers(tmp_path / "few")
     assert facts["new_size"] == len(after)
-    assert all(len(token.removeprefix("##")) == 1 or token in after.all_special_tokens for token in after.get_vocab())
+    left = set(after.get_vocab()) - set(after.all_special_tokens)
+    assert {len(token.removeprefix("##")) for token in left} == {1}
+    (before,) = _tokenizers(full)
+    assert "你" in before.get_vocab()
+    assert "你" not in left  # no text has it
     assert after.decode(after("the dog").input_ids, skip_special_tokens=True) == "the dog"
 
 
