@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,24 @@ def seed_runs(recipe: Path, seeds: Sequence[int], store: Path | None, out: Path)
         d2e.run(recipe, {} if seed == seeds[0] else untimed, store=store, out=out / f"{seed}", seeds=(seed,)).seed(seed)
         for seed in seeds
     ]
+
+
+def graph_seconds(graph: bytes | Path, feed: Mapping[str, Any], times: int) -> Callable[[], float]:
+    """What gives the processor seconds of one pass through an ONNX graph on one thread, the mean of so many."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session.run(None, feed)
+
+    def run() -> float:
+        start = time.process_time()
+        for _ in range(times):
+            session.run(None, feed)
+        return (time.process_time() - start) / times
+
+    return run
 
 
 def interleave(

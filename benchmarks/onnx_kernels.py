@@ -11,14 +11,12 @@ more there, so by the layers' pace a mix is rather faster than asked.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from common import interleave, ratio, write_result
+from common import graph_seconds, interleave, ratio, write_result
 from onnx import TensorProto, helper, numpy_helper
 
 from distill2edge.export.onnx_quantize import ACCURACY_INT8
@@ -56,19 +54,8 @@ def graph(kind: str, columns: int, rows: int) -> bytes:
 
 def timed(kind: str, shape: tuple[int, int]) -> Callable[[], float]:
     """What gives the seconds of a product."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph(kind, *shape), options, providers=["CPUExecutionProvider"])
     feed = {"x": np.random.default_rng(1).random((1, shape[0]), np.float32)}
-    times = max(3, int(WEIGHTS / (shape[0] * shape[1])))
-
-    def run() -> float:
-        start = time.process_time()
-        for _ in range(times):
-            session.run(None, feed)
-        return (time.process_time() - start) / times
-
-    return run
+    return graph_seconds(graph(kind, *shape), feed, max(3, int(WEIGHTS / (shape[0] * shape[1]))))
 
 
 def main() -> None:

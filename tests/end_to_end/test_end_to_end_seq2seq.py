@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,9 @@ def test_chat_answers_from_the_export(finished: Path) -> None:
         assert result.exit_code == 0, result.output
         said.append(result.stdout)
     assert said[1] == said[2]
+    program = finished / "out" / "exports" / "pairs-onnx-int8" / "predict.py"
+    alone = [sys.executable, "-I", str(program), "--max-tokens", "4", asked[1]]
+    assert subprocess.run(alone, capture_output=True, text=True, check=True).stdout == said[1]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ data:
 signal: {{kind: text, max_new_tokens: 8}}
 student: {{init: {{model: {student}}}, lora: {lora}}}
 distill: {{loss: {{ce: 1}}, epochs: 1, learning_rate: 1e-2, batch_size: 16, dtype: float32, control: true}}
-export: [onnx:int8]
+export: [gguf:Q8_0]
 verify: {{rows: 8}}
 bench: {{workloads: [task, chat-8-3], rounds: 1, requests: 1}}
 """
@@ -56,11 +56,11 @@ def test_a_t5_learns_from_what_a_decoder_wrote(place: Path, student: str) -> Non
     assert result.exit_code == 0, result.output
     report = json.loads((place / "out" / "report.json").read_text())
     models = {model["id"]: model for model in report["models"]}
-    assert set(models) == {"teacher", "student", "control", "student/onnx:int8"}
+    assert set(models) == {"teacher", "student", "control", "student/gguf:Q8_0"}
     assert all(model["error"] is None and model["score"] is not None for model in models.values())
     # with the teacher's own tokenizer both predict the same target tokens; with another there is nothing to compare
     assert (models["student"]["kl_teacher"] is None) == own_words
-    assert models["student/onnx:int8"]["kl_student"]["value"] < 0.05
+    assert models["student/gguf:Q8_0"]["kl_student"]["value"] < 0.05
     cells = {cell["id"]: cell for cell in report["bench"]["cells"]}
     assert all(cell["error"] is None for cell in cells.values())
     # every word the student learned from is in the ledger, under the teacher's name
