@@ -91,12 +91,13 @@ class Check:
         """
         got, unit = self._answers(path, work), "token" if KINDS[self._kind].writes else "text"
         numbers = {EMBEDDER.name: "vectors", REGRESSOR.name: "numbers"}.get(self._kind)  # which are no distribution
+        expected = [probe.expected for probe in self._probes]
+        if self._kind == MULTI_LABEL.name:  # then what is added to every logit is a difference
+            expected, got = [*map(two_events, expected)], [*map(two_events, got)]
+        deviation = deviation_of(expected)
         probes = []
-        for probe, logits in zip(self._probes, got, strict=True):
-            expected = probe.expected
-            if self._kind == MULTI_LABEL.name:  # then what is added to every logit is a difference
-                expected, logits = two_events(expected), two_events(logits)
-            kl, relative = difference(expected, logits)
+        for probe, first, second in zip(self._probes, expected, got, strict=True):
+            kl, relative = difference(first, second, deviation)
             probes.append({"probe": probe.name, "kl": round(kl, _DIGITS[0]), "relative": round(relative, _DIGITS[1])})
         worst = max(probes, key=lambda each: each["relative"])
         kl = max(each["kl"] for each in probes)
@@ -141,9 +142,18 @@ class Check:
             return [stored[str(index)] for index in range(len(self._probes))]
 
 
-def difference(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
+def deviation_of(expected: Sequence[np.ndarray]) -> float:
+    """Standard deviation of logits from the mean of their row, each [n, V] (or [C]), over all of them.
+
+    Of one text a classifier may say "either": two logits that are nearly equal, whose own deviation is noise.
+    """
+    centred = [each - each.mean(-1, keepdims=True) for each in expected]
+    return float(np.sqrt(np.concatenate([np.square(each, dtype=np.float64).ravel() for each in centred]).mean()))
+
+
+def difference(expected: np.ndarray, got: np.ndarray, deviation: float) -> tuple[float, float]:
     """How far logits are from those expected, both [n, V] (or [C]): the mean KL(expected || got) in nats, and the root
-    mean square difference over the standard deviation of those expected.
+    mean square difference over the standard deviation of those expected (`deviation_of`).
 
     A constant that is added to every logit is no difference. Infinite where shapes differ or a value is not finite.
     """
@@ -155,7 +165,7 @@ def difference(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
         gap = float(np.abs(first - second).max()) / scale
         return gap * gap, gap
     first, second = (each - each.mean(1, keepdims=True) for each in (first, second))
-    relative = float(np.sqrt(np.square(first - second).mean() / max(float(np.square(first).mean()), 1e-12)))
+    relative = float(np.sqrt(np.square(first - second).mean()) / max(deviation, 1e-6))
     first, second = (each - np.log(np.exp(each - each.max(1, keepdims=True)).sum(1, keepdims=True))
                      - each.max(1, keepdims=True) for each in (first, second))  # fmt: skip
     kl = float((np.exp(first) * (first - second)).sum(1).mean())

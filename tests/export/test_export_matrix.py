@@ -18,7 +18,7 @@ from tiny import tiny_family
 
 from distill2edge.errors import UserError
 from distill2edge.export import probes, support
-from distill2edge.export.faithful import Check, difference
+from distill2edge.export.faithful import Check, deviation_of, difference
 from distill2edge.export.gguf import export_gguf
 from distill2edge.export.onnx import export_onnx
 from distill2edge.models.kinds import kind_of, logits_of
@@ -51,7 +51,7 @@ def kl(model_dir: Path, out: Path, length: int) -> float:
     runtime = open_runtime(kind, out, threads=1, context=length + 8)
     got = runtime.logits(ids, range(length))
     runtime.close()
-    return difference(expected, got)[0]
+    return difference(expected, got, deviation_of([expected]))[0]
 
 
 def goes_out_or_is_refused(name: str, form: str, tmp_path: Path) -> None:
@@ -172,12 +172,13 @@ def test_flat_distributions_do_not_hide_another_model() -> None:
     """Logits of 0.01: any two distributions are alike in nats, the difference is as large as the logits."""
     random = np.random.default_rng(0)
     first, second = random.normal(0, 0.01, (2, 5, 400))
-    nats, relative = difference(first, second)
+    deviation = deviation_of([first])
+    nats, relative = difference(first, second, deviation)
     assert nats < 1e-3
     assert relative > 1
-    assert difference(first, first + 3.0) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-9))
-    assert difference(first, np.full_like(first, np.nan)) == (np.inf, np.inf)
-    assert difference(first, first[:, :5]) == (np.inf, np.inf)
+    assert difference(first, first + 3.0, deviation) == (pytest.approx(0, abs=1e-12), pytest.approx(0, abs=1e-9))
+    assert difference(first, np.full_like(first, np.nan), deviation) == (np.inf, np.inf)
+    assert difference(first, first[:, :5], deviation) == (np.inf, np.inf)
 
 
 # Within its window `dynamic` is no scaling; llama.cpp would go on beyond it.

@@ -11,6 +11,7 @@ import torch
 
 from distill2edge.errors import UserError
 from distill2edge.export.gguf import export_gguf
+from distill2edge.export.probes import make_probes
 from distill2edge.gguf import llama_process
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.quantize.schemes import parse_scheme
@@ -54,6 +55,21 @@ def test_class_logits_are_torchs(model_dir: Path, scheme: str, limit: float, tmp
     finally:
         runtime.close()
         runtime.close()
+
+
+def test_a_text_that_may_be_either_does_not_refuse_the_file(tmp_path: Path) -> None:
+    """Its two logits are equal: what they differ by is rounding, and no measure of rounding."""
+    from transformers import AutoModelForSequenceClassification
+
+    tiny_bert(tmp_path / "model", labels=("bad", "good"), scale=0.3)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", local_files_only=True)
+    probes, _ = make_probes(tmp_path / "model", "classifier", caches=False)
+    bad, good = probes[0].expected.ravel()
+    with torch.no_grad():
+        model.classifier.bias += torch.tensor([0.0, float(bad - good) + 1e-5])
+    model.save_pretrained(tmp_path / "model")
+    facts = export(tmp_path / "model", "F32", tmp_path / "out")
+    assert facts["faithful"]["relative"] < 1e-2
 
 
 def test_labels_and_head_are_in_the_file(model_dir: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tiny import RECIPE, tiny_family, tiny_llama
 import distill2edge as d2e
 from distill2edge.errors import EnvironmentFault, UserError
 from distill2edge.export import gguf_convert, gguf_vocab
-from distill2edge.export.faithful import difference
+from distill2edge.export.faithful import deviation_of, difference
 from distill2edge.export.gguf import export_gguf
 from distill2edge.export.gguf_base import layout_for, rehearse
 from distill2edge.export.gguf_mix import MixExport
@@ -52,7 +52,7 @@ def kl(model_dir: Path, out: Path) -> float:
     runtime = open_runtime("llama.cpp", out, threads=1, context=72)
     got = runtime.logits(ids, range(60))
     runtime.close()
-    return difference(expected, got)[0]
+    return difference(expected, got, deviation_of([expected]))[0]
 
 
 def recipe_of(model: Path, tmp_path: Path, export: str) -> Path:
