@@ -119,6 +119,42 @@ def test_what_can_be_known_is_said(place: Path, override: str, key: str, said: s
 
 
 @pytest.mark.parametrize(
+    ("init", "more", "key", "said"),
+    [
+        ("layers: 3", (), "student.init.layers", "3 layers: the checkpoint has 2"),
+        ("layers: [0, 5]", (), "student.init.layers", "layer 5 is out of range: the checkpoint has 2"),
+        ("layers: 1", ("student.assistant={layers: 3}",), "student.assistant.layers", "the checkpoint has 2"),
+        ("layers: 1", ("student.assistant={layers: [0, 7]}",), "student.assistant.layers", "layer 7 is out of range"),
+        ("layers: 2", ("student.assistant={}",), "student.init.layers", "all 2 layers of its assistant"),
+        ("layers: [0, 9]", ("student.assistant={}",), "student.init.layers", "layer 9 is out of range"),
+        ("layers: 1", ("distill.loss={ce: 1, hidden: 1}",), "distill.loss.layer_map", "no layers of the teacher"),
+        ("layers: 1", ("distill.loss={ce: 1, hidden: 1, layer_map: [0, 1]}",), "distill.loss.layer_map", "has 1"),
+        ("layers: 1", ("distill.loss={ce: 1, hidden: 1, layer_map: [4]}",), "distill.loss.layer_map", "out of range"),
+    ],
+)
+def test_layers_of_a_checkpoint_are_looked_at_too(
+    place: Path, models: Path, init: str, more: tuple[str, ...], key: str, said: str
+) -> None:
+    changes = (f"teacher.model={models / 'bert'}", f"student.init={{model: {models / 'bert'}, {init}}}", *more)
+    found = problems_of(place, CLASSIFY, *changes)
+    assert list(found) == [key]
+    assert said in found[key][0]
+
+
+def test_layers_are_compared_between_the_same_tokens(place: Path, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "bert", tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"fox"', '"fax"'))
+    loss = "distill.loss={ce: 1, hidden: 1, layer_map: [0]}"
+    for name, wanted in (("bert", set()), ("other", {"distill.loss"})):
+        init = f"student.init={{model: {models / 'bert'}, layers: 1}}"
+        teacher = models / "bert" if name == "bert" else tmp_path / "other"
+        found = problems_of(place, CLASSIFY, f"teacher.model={teacher}", init, loss)
+        assert found.keys() == wanted, found
+        assert all("compared token by token" in what for what, _ in found.values())
+
+
+@pytest.mark.parametrize(
     ("spec", "said"),
     [
         ("{kind: python, file: none.py}", "no file none.py"),
