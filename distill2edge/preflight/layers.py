@@ -63,17 +63,12 @@ def _taken(recipe: Recipe, model: Glance) -> Iterator[Problem]:
     elif assistant is not None and init.layers is not None and init.width is None and counted(init.layers) == total:
         what = f"the student has all {total} layers of its assistant, which is to be larger"
         yield Problem((*_INIT, "layers"), what, "give fewer layers, or leave student.assistant out")
-    named = [("layers", init.layers, total)]
-    if isinstance(init, FromTeacher):
-        named.append(("decoder_layers", init.decoder_layers, model.decoder_layers))
-    for name, layers, count in named:
-        if layers is None or count is None:
-            continue
+    for name, layers, count, of in _named(recipe, model, owner):
         if isinstance(layers, int) and layers > count:
-            yield Problem((*_INIT, name), f"{layers} layers: {owner} has {count}", f"give 1 to {count}")
+            yield Problem((*_INIT, name), f"{layers} layers: {of} has {count}", f"give 1 to {count}")
         beyond = [] if isinstance(layers, int) else [layer for layer in layers if layer >= count]
         if beyond:
-            what = f"layer {beyond[0]} is out of range: {owner} has {count} layers"
+            what = f"layer {beyond[0]} is out of range: {of} has {count} layers"
             yield Problem((*_INIT, name), what, f"use 0 to {count - 1}")
     measured = isinstance(init, FromTeacher) and isinstance(init.layers, int) and init.select == "similarity"
     if measured and (tie := ties_between(model.text)):
@@ -81,6 +76,25 @@ def _taken(recipe: Recipe, model: Glance) -> Iterator[Problem]:
         yield Problem((*_INIT, "select"), what, "set select: even, or list the layers")
     if total is not None and (own := kept(recipe, model)) is not None:
         yield from said((*_INIT, "layers"), partial(fields_of_some, model.text, own, total))
+
+
+def _named(recipe: Recipe, model: Glance, owner: str) -> Iterator[tuple[str, int | tuple[int, ...], int, str]]:
+    """Key, layers that are taken, of how many, and whose those are; an encoder-decoder's decoder has its own."""
+    init, total, below = recipe.student.init, model.facts.layers, model.decoder_layers
+    assistant = recipe.student.assistant
+    if assistant is not None and assistant.layers is not None:  # as many in its decoder
+        total = below = counted(assistant.layers)
+        owner = "the assistant"
+        narrower = init.width is not None and isinstance(init.layers, int)
+        if not narrower:
+            total = None  # its section says so
+    if init.layers is not None and total is not None:
+        yield "layers", init.layers, total, owner
+    if isinstance(init, FromTeacher) and below is not None:
+        if init.decoder_layers is not None:
+            yield "decoder_layers", init.decoder_layers, below, owner
+        elif total is not None and below < total:
+            yield "layers", init.layers, below, f"{owner}'s decoder"
 
 
 def _compared(recipe: Recipe, teacher: Glance | None, student: Glance | None) -> Iterator[Problem]:

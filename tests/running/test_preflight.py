@@ -141,6 +141,37 @@ def test_layers_of_a_checkpoint_are_looked_at_too(
     assert said in found[key][0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "key", "said"),
+    [
+        (("student.init.decoder_layers=[0, 2]",), "student.init.decoder_layers", "the assistant has 2"),
+        (("student.init.decoder_layers=3",), "student.init.decoder_layers", "3 layers: the assistant has 2"),
+        (("student.assistant=null", "student.init.layers=3"), "student.init.layers", "the teacher's decoder has 2"),
+        (("student.assistant.layers=3",), "student.assistant.layers", "the teacher's decoder has 2"),
+    ],
+)
+def test_a_decoder_has_layers_of_its_own(
+    place: Path, models: Path, tmp_path: Path, changes: tuple[str, ...], key: str, said: str
+) -> None:
+    """The teacher's, and the assistant's, which has as many in both parts."""
+    shutil.copytree(models / "t5", tmp_path / "uneven")
+    config = json.loads((models / "t5" / "config.json").read_text())
+    parts = (2, 4) if "decoder_layers" in key else (4, 2)
+    (tmp_path / "uneven" / "config.json").write_text(
+        json.dumps(config | {"num_decoder_layers": parts[1], "num_layers": parts[0]})
+    )
+    base = (
+        "task=seq2seq",
+        f"teacher.model={tmp_path / 'uneven'}",
+        "export=[onnx:int8]",
+        "student.assistant={layers: 2}",
+    )
+    assert problems_of(place, BASE, *base) == {}
+    found = problems_of(place, BASE, *base, *changes)
+    assert list(found) == [key]
+    assert said in found[key][0]
+
+
 def test_layers_are_compared_between_the_same_tokens(place: Path, models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "bert", tmp_path / "other")
     path = tmp_path / "other" / "tokenizer.json"
