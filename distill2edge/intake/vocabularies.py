@@ -47,3 +47,12 @@ def check_same_tokens(ours: Mapping[str, int], theirs: Mapping[str, int]) -> Non
         fix="set signal.align: vocabulary (task causal-lm), use signal: {kind: text} with distill.loss: {ce: 1}, or "
         "make the student of the teacher (student.init: {from: teacher, layers: N})",
     )
+
+
+def check_for_layers(ours: Mapping[str, int], theirs: Mapping[str, int]) -> None:
+    """As `check_same_tokens`, where what layers say is compared token by token."""
+    try:
+        check_same_tokens(ours, theirs)
+    except UserError as error:
+        fix = "take hidden and attention out of the loss, or set student.init: {from: teacher, layers: N}"
+        raise UserError(f"{error.what}; layers are compared token by token", where="distill.loss", fix=fix) from error

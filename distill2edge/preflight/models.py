@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path as Directory
@@ -21,17 +20,17 @@ from distill2edge.intake.glance import Glance, glance, place_of
 from distill2edge.intake.obtain import not_a_gguf, resolve
 from distill2edge.models.kinds import kind_of
 from distill2edge.models.shape import layers_field
-from distill2edge.models.some_layers import fields_of_some, ties_between
+from distill2edge.models.some_layers import fields_of_some
 from distill2edge.models.widths import misfits, narrowed, settings, widths_of
+from distill2edge.preflight.layers import kept
+from distill2edge.preflight.layers import problems as layers
 from distill2edge.preflight.places import said
 from distill2edge.quantize.schemes import parse_scheme
-from distill2edge.recipe.assistant import of_assistant
 from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import is_astray
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 from distill2edge.recipe.student import counted, wanted_widths
 from distill2edge.recipe.verifiers import JudgeVerifier
-from distill2edge.student.chosen import chosen
 from distill2edge.student.tensor_roles import refusals as width_refusals
 from distill2edge.student.trimming import kind_of as kind_of_tokenizer
 from distill2edge.tasks import TASKS, task_of
@@ -71,11 +70,10 @@ def problems(recipe: Recipe, notes: list[str], *, converter: bool) -> Iterator[P
                 return  # layers and formats of the wrong task say nothing
             yield from _reads(recipe, path, each, notes)
             yield from _packed(recipe, path, each)
-    if teacher is not None:
-        if not recipe.teacher.dequantize and teacher.path.suffix.lower() != ".gguf":
-            wrong_kind = not_a_gguf()
-            yield Problem(("teacher", "dequantize"), wrong_kind.what, wrong_kind.fix)
-        yield from _layers(recipe, teacher)
+    if teacher is not None and not recipe.teacher.dequantize and teacher.path.suffix.lower() != ".gguf":
+        wrong_kind = not_a_gguf()
+        yield Problem(("teacher", "dequantize"), wrong_kind.what, wrong_kind.fix)
+    yield from layers(recipe, teacher, student)
     yield from _rounded(recipe)
     if student is not None:
         yield from _trimmed(recipe, student)
@@ -226,47 +224,6 @@ def _packed(recipe: Recipe, path: Path, model: Glance) -> Iterator[Problem]:
         yield Problem(("distill", "packing"), what, "set packing: false")
 
 
-def _layers(recipe: Recipe, teacher: Glance) -> Iterator[Problem]:
-    """Layers that the teacher has; of an assistant too, whose layers the student's then are."""
-    if recipe.student.assistant is not None and recipe.student.assistant.layers is not None:
-        for problem in _layers(of_assistant(recipe), teacher):
-            if problem.path[:3] == (*_INIT, "layers"):
-                yield replace(problem, path=("student", "assistant", "layers"))
-    init, total = recipe.student.init, teacher.facts.layers
-    taken = total
-    if isinstance(init, FromTeacher):
-        for name, layers, count in (
-            ("layers", init.layers, total),
-            ("decoder_layers", init.decoder_layers, teacher.decoder_layers),
-        ):
-            if layers is None or count is None:
-                continue
-            if isinstance(layers, int) and layers > count:
-                yield Problem((*_INIT, name), f"{layers} layers: the teacher has {count}", f"give 1 to {count}")
-            beyond = [] if isinstance(layers, int) else [layer for layer in layers if layer >= count]
-            if beyond:
-                what = f"layer {beyond[0]} is out of range: the teacher has {count} layers"
-                yield Problem((*_INIT, name), what, f"use 0 to {count - 1}")
-        if isinstance(init.layers, int) and init.select == "similarity" and (tie := ties_between(teacher.text)):
-            what = f"layers cannot be compared one by one: they depend on one another ({tie})"
-            yield Problem((*_INIT, "select"), what, "set select: even, or list the layers")
-        if total is not None and (kept := _kept(recipe, teacher)) is not None:
-            yield from said((*_INIT, "layers"), partial(fields_of_some, teacher.text, kept, total))
-        taken = counted(init.layers)
-    mapped, owner = recipe.distill.loss.layer_map, "the teacher"
-    if recipe.student.assistant is not None:
-        larger, owner = recipe.student.assistant.layers, "the assistant"
-        total = None if larger is None else counted(larger)
-    if mapped is None or total is None:
-        return
-    where = ("distill", "loss", "layer_map")
-    if wrong := [layer for layer in mapped if not 0 <= layer < total]:
-        yield Problem(where, f"layer {wrong[0]} is out of range: {owner} has {total} layers", f"use 0 to {total - 1}")
-    if isinstance(init, FromTeacher) and len(mapped) != taken:
-        what = f"{len(mapped)} layers, and the student has {taken}"
-        yield Problem(where, what, f"name a layer of {owner} for each student layer")
-
-
 def _trimmed(recipe: Recipe, student: Glance) -> Iterator[Problem]:
     """A vocabulary that can be trimmed."""
     if recipe.student.trim is not None and (spec := student.tokenizer) is not None:
@@ -335,34 +292,13 @@ def _as_exported(recipe: Recipe, model: Glance, path: Path) -> dict[str, Any]:
     whole = widths_of(config)
     if whole is not None:
         config |= settings(whole, narrowed(whole, wanted_widths(init)))
-    kept, total = _kept(recipe, model), model.facts.layers
-    if init.layers is None or (kept is None and config.get("layer_types")):
+    own, total = kept(recipe, model), model.facts.layers
+    if init.layers is None or (own is None and config.get("layer_types")):
         return config  # which kinds stay depends on the layers that are chosen
-    if kept is not None and total is not None:
-        with suppress(UserError):  # said by `_layers`
-            config |= fields_of_some(config, kept, total)
+    if own is not None and total is not None:
+        with suppress(UserError):  # said by `layers`
+            config |= fields_of_some(config, own, total)
     config[layers_field(config)] = counted(init.layers)
     if isinstance(init, FromTeacher) and "num_decoder_layers" in config:
         config["num_decoder_layers"] = counted(init.decoder_layers if init.decoder_layers is not None else init.layers)
     return config
-
-
-def _kept(recipe: Recipe, model: Glance) -> list[int] | None:
-    """The layers that a student takes of a model; None where that is measured, or is wrong and said so."""
-    init = recipe.student.init
-    if recipe.student.assistant is not None and recipe.student.assistant.layers is not None:
-        if (larger := _kept(of_assistant(recipe), model)) is None:
-            return None
-        own = _taken(init, len(larger))
-        return own if own is None else [larger[layer] for layer in own]
-    return _taken(init, model.facts.layers)
-
-
-def _taken(init: FromTeacher | FromModel, total: int | None) -> list[int] | None:
-    """The layers that are taken of so many, as `_kept`."""
-    select = init.select if isinstance(init, FromTeacher) else "even"
-    if total is None or init.layers is None or (isinstance(init.layers, int) and select == "similarity"):
-        return None
-    with suppress(UserError):
-        return chosen(init.layers, total, select)
-    return None

@@ -13,7 +13,7 @@ from distill2edge.errors import Problem, UserError
 from distill2edge.gguf.fields import items
 from distill2edge.gguf.reader import read_gguf
 from distill2edge.intake.glance import glance
-from distill2edge.intake.vocabularies import check_same_tokens
+from distill2edge.intake.vocabularies import check_for_layers, check_same_tokens
 from distill2edge.models.checkpoint import load_tokenizer
 from distill2edge.preflight.data import sample
 from distill2edge.preflight.passed import passed
@@ -27,7 +27,10 @@ _ROWS = 50  # that are laid beside each other
 def problems(recipe: Recipe) -> Iterator[Problem]:
     """What the student or the signal stage would refuse. How a tokenizer inside a GGUF cuts texts is left to them."""
     signal, init = recipe.signal, recipe.student.init
-    if signal.kind != "logits" or not isinstance(init, FromModel) or not isinstance(init.model, str):
+    if not isinstance(init, FromModel) or not isinstance(init.model, str):
+        return
+    if signal.kind != "logits":
+        yield from _of_layers(recipe, init)
         return
     if recipe.scored_elsewhere:
         return  # an endpoint's tokens are seen with its first answer
@@ -45,6 +48,23 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         matched = partial(_matched, recipe, rows, teacher, student)
         check = partial(passed, matched, "matched tokens", [teacher, student], about)
         yield from said(("signal", "align"), check)
+
+
+def _of_layers(recipe: Recipe, init: FromModel) -> Iterator[Problem]:
+    """Layers are compared token by token; an assistant has its student's own tokens."""
+    where = next((path for path, loss in recipe.losses if loss.needs_layers), None)
+    if where is None or recipe.student.assistant is not None or recipe.teacher.url is not None:
+        return
+    if recipe.teacher.ask is not None:
+        return  # the task says that such a teacher has no layers to compare with
+    teacher, student = _place(recipe.teacher.model, recipe.teacher.revision), _place(init.model, init.revision)
+    if teacher is not None and student is not None:
+        check = partial(passed, partial(_same_for_layers, teacher, student), "tokens of layers", [teacher, student])
+        yield from said(where, check)
+
+
+def _same_for_layers(teacher: Path, student: Path) -> None:
+    check_for_layers(_tokens(teacher), _tokens(student))
 
 
 def _place(model: object, revision: str | None) -> Path | None:

@@ -19,6 +19,7 @@ from distill2edge.recipe.coherence import unknown_schemes
 from distill2edge.recipe.paths import FOLDER, located
 from distill2edge.recipe.schema import Recipe
 from distill2edge.recipe.section import COLLECT, problems_of
+from distill2edge.recipe.signals import FORM, LogitsSignal
 from distill2edge.recipe.words import document_path, explain, section_key
 from distill2edge.util.file_kinds import ROWS_ARE, holds_rows, not_rows
 from distill2edge.util.nearest import nearest
@@ -108,7 +109,10 @@ def read_edited(recipe: Recipe, changes: Changes) -> Read:
     if not changes:
         return Read(recipe, recipe.name, {}, {}, tuple(problems_of(recipe)))
     start = next((path.folder for path in located(recipe)), None)
-    text = dump_recipe(recipe.model_copy(update={"folder": None}))  # its paths know their folder already
+    whole = recipe.model_copy(update={"folder": None})  # its paths know their folder already
+    # What nobody named is decided anew, by what the changes make of the rest.
+    unnamed = {"signal": FORM} if isinstance(recipe.signal, LogitsSignal) and recipe.signal.formless else None
+    text = dump_recipe(whole, unnamed)
     return replace(_read(text, recipe.name, changes, start), lines={})
 
 
@@ -211,11 +215,15 @@ def _repaired(document: dict[str, Any], error: ValidationError, context: dict[st
     return None
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with every default visible; reads back to the same recipe."""
+def dump_recipe(recipe: Recipe, without: dict[str, set[str]] | None = None) -> str:
+    """The recipe as YAML with every default visible; reads back to the same recipe.
+
+    Args:
+        without: keys of sections that are left out.
+    """
     import yaml
 
-    content = recipe.model_dump(mode="json", by_alias=True)
+    content = recipe.model_dump(mode="json", by_alias=True, exclude=without)
     if recipe.folder is not None:
         content = {"name": content.pop("name"), "folder": recipe.folder, **content}
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100))

@@ -232,7 +232,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _with_form(self) -> Self:
         # The one key whose default others decide; from here on it stands in the recipe.
-        if isinstance(self.signal, LogitsSignal) and self.signal.formless:
+        if isinstance(self.signal, LogitsSignal) and self.signal.formless and self.signal.align == "none":
             sampled = self.model_copy(update={"signal": self.signal.as_sample})
             if not any(coherence.of_sample(sampled)):
                 object.__setattr__(self, "signal", sampled.signal)

@@ -62,13 +62,15 @@ class LogitsSignal(Section):
 
     @property
     def formless(self) -> bool:
-        """Whether nothing says what is kept of a position."""
-        return self.model_fields_set.isdisjoint(FORM) and self.align == "none"
+        """Whether who wrote it named no form, whatever form it has got since."""
+        return self.model_fields_set.isdisjoint(FORM)
 
     @property
     def as_sample(self) -> LogitsSignal:
-        """The same in the form that a recipe gets which names none."""
-        return self.model_copy(update={"sample": _SAMPLE})
+        """The same in the form that a recipe gets which names none; still formless, so that an edit decides anew."""
+        found = self.model_copy(update={"sample": _SAMPLE})
+        found.model_fields_set.discard("sample")
+        return found
 
     @property
     def compact(self) -> bool:

@@ -295,19 +295,18 @@ def beside_of(
     student = student if on_grid is None or on_grid.made_of is None else on_grid.made_of
     ids = read_map(student)
     to_teacher = None if ids is None else [int(old) for old in ids.new_to_old]
-    return Beside(teacher, _layer_map(recipe, loss, student, teacher), to_teacher)
+    return Beside(teacher, _layer_map(recipe, loss, student, teacher, to_teacher), to_teacher)
 
 
-def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequence[int]:
+def _layer_map(
+    recipe: Recipe, loss: Loss, student: Path, teacher: Path, to_teacher: Sequence[int] | None
+) -> Sequence[int]:
     """The teacher's layer for each of the student's: as the recipe says, or those that the student was made of."""
     facts = read_json(student.parent / "student.json")
     of_assistant = facts.get("assistant")
     own = of_assistant is not None or isinstance(recipe.student.init, FromTeacher)
     if not own:
-        from distill2edge.intake.vocabularies import check_same_vocabulary
-
-        # Hidden states are compared token by token.
-        check_same_vocabulary(load_tokenizer(teacher), load_tokenizer(student))
+        _check_tokens(teacher, student, to_teacher)
     if loss.layer_map is not None:
         return loss.layer_map
     if not own:
@@ -323,3 +322,18 @@ def _layer_map(recipe: Recipe, loss: Loss, student: Path, teacher: Path) -> Sequ
 
         kept = range(shape_of(read_config(student)).layers or 0)
     return kept
+
+
+def _check_tokens(teacher: Path, student: Path, to_teacher: Sequence[int] | None) -> None:
+    """Refuse a student whose tokens are not the teacher's: what layers say is compared token by token.
+
+    Args:
+        to_teacher: of a trimmed student, as `Beside`; it need not have all of the teacher's tokens.
+    """
+    from distill2edge.intake.vocabularies import check_for_layers
+
+    whole, own = load_tokenizer(teacher).get_vocab(), load_tokenizer(student).get_vocab()
+    if to_teacher is not None:
+        own = {token: to_teacher[index] for token, index in own.items()}
+        whole = {token: index for token, index in whole.items() if token in own}
+    check_for_layers(whole, own)

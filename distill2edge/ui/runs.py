@@ -16,13 +16,16 @@ from typing import Any
 from distill2edge.errors import UserError
 from distill2edge.quantize.schemes import schemes_in
 from distill2edge.report.compare import figures_of, task_of_report
+from distill2edge.report.figures import value_of
 from distill2edge.running.reading import exported, load_report, read_document, weight_of
 from distill2edge.running.status import FILE as STATUS
 from distill2edge.running.status import Status, read_status
 
 Document = dict[str, Any]
 
-DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
+DAMAGED = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, AssertionError, RecursionError),
+)
 """What reading a report raises whose skeleton is right and whose inside is not."""
 RUNNING = ("running", "silent")
 STATES = {
@@ -288,7 +291,7 @@ def losses(run: Path) -> tuple[str, list[Document]]:
     for line in tail(run / "train.jsonl", 5000, 4 << 20):
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int | float):
+            if isinstance(row, dict) and value_of(row.get("step")) is not None:
                 rows.append(row)
     stage = str(rows[-1].get("stage", "")) if rows else ""
     last = [row for row in rows if str(row.get("stage", "")) == stage]

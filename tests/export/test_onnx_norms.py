@@ -15,32 +15,32 @@ WIDTH = 12
 FLOAT = TensorProto.FLOAT
 
 
-def fused_graph(kind: str, inputs: list[str], also_sum: bool) -> onnx.ModelProto:
-    """One fused norm; with `also_sum` its sum is an output too, as in a layer whose norm comes first."""
+def fused_graph(kind: str, inputs: list[str], outputs: list[str], **attributes: float) -> onnx.ModelProto:
+    """One fused norm; its fourth output is the sum, as in a layer whose norm comes first."""
     random = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(random.standard_normal(WIDTH, np.float32), name)
         for name in inputs
         if name not in ("", "x", "residual")
     ]
-    outputs = ["y", "", "", "sum"] if also_sum else ["y"]
-    node = helper.make_node(kind, inputs, outputs, domain="com.microsoft", epsilon=1e-5)
+    node = helper.make_node(kind, inputs, outputs, domain="com.microsoft", **attributes)
     shape = ["batch", "length", WIDTH]
-    ends = [[helper.make_tensor_value_info(name, FLOAT, shape) for name in names if name]
-            for names in (("x", "residual"), outputs)]  # fmt: skip
+    ends = [[helper.make_tensor_value_info(name, FLOAT, [*shape[:2], 1] if name == "mean" else shape)
+             for name in names if name] for names in (("x", "residual"), outputs)]  # fmt: skip
     graph = helper.make_graph([node], "norm", *ends, weights)
     versions = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=versions, ir_version=10)
 
 
-def outputs_of(model: onnx.ModelProto) -> list[np.ndarray]:
+def outputs_of(model: onnx.ModelProto, scale: float = 1.0) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     random = np.random.default_rng(1)
-    feed = {name: random.standard_normal((2, 5, WIDTH), np.float32) for name in ("x", "residual")}
+    feed = {name: scale * random.standard_normal((2, 5, WIDTH), np.float32) for name in ("x", "residual")}
+    feed = {name: value.astype(np.float32) for name, value in feed.items()}
     return list(session.run(None, feed))
 
 
-@pytest.mark.parametrize("also_sum", [False, True])
+@pytest.mark.parametrize("outputs", [["y"], ["y", "", "", "sum"], ["y", "", "", ""]])
 @pytest.mark.parametrize(
     ("kind", "inputs"),
     [
@@ -52,8 +52,8 @@ def outputs_of(model: onnx.ModelProto) -> list[np.ndarray]:
         ("SkipSimplifiedLayerNormalization", ["x", "residual", "scale", "bias"]),
     ],
 )
-def test_a_norm_taken_apart_computes_the_same(kind: str, inputs: list[str], also_sum: bool) -> None:
-    fused = fused_graph(kind, inputs, also_sum)
+def test_a_norm_taken_apart_computes_the_same(kind: str, inputs: list[str], outputs: list[str]) -> None:
+    fused = fused_graph(kind, inputs, outputs, epsilon=1e-5)
     model = ir.from_proto(fused)
     assert split_skip_norms(model) == 1
     split = ir.to_proto(model)
@@ -61,6 +61,21 @@ def test_a_norm_taken_apart_computes_the_same(kind: str, inputs: list[str], also
     assert [each.name for each in split.graph.output] == [each.name for each in fused.graph.output]
     for got, expected in zip(outputs_of(split), outputs_of(fused), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_a_fused_norm_that_names_no_epsilon_has_its_own(kind: str) -> None:
+    fused = fused_graph(kind, ["x", "residual", "scale"], ["y"])
+    model = ir.from_proto(fused)
+    assert split_skip_norms(model) == 1
+    small = 1e-3  # beside which the plain norm's default would show
+    np.testing.assert_allclose(outputs_of(ir.to_proto(model), small), outputs_of(fused, small), atol=1e-4)
+
+
+def test_a_norm_whose_mean_is_read_stays() -> None:
+    model = ir.from_proto(fused_graph("SkipLayerNormalization", ["x", "residual", "scale"], ["y", "mean"]))
+    assert split_skip_norms(model) == 0
+    assert [node.op_type for node in model.graph] == ["SkipLayerNormalization"]
 
 
 def test_a_graph_without_fused_norms_stays_as_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import RecipeErrors, UserError
 from distill2edge.recipe import yaml12
-from distill2edge.recipe.load import dump_recipe, load_recipe, parse_recipe, recipe_schema
+from distill2edge.recipe.load import dump_recipe, edit_recipe, load_recipe, parse_recipe, recipe_schema
 from distill2edge.recipe.new import New, new_recipe
 from distill2edge.recipe.schema import FromModel, FromTeacher, Recipe
 
@@ -175,6 +176,24 @@ def test_a_signal_without_a_form_is_a_random_sample_where_the_losses_allow_it(
     assert recipe.signal.sample == sample
     for kept in (recipe.model_dump(by_alias=True), recipe.model_dump(by_alias=True, exclude_unset=True)):
         assert Recipe.model_validate(kept) == recipe  # what a run writes down reads as the same
+
+
+@pytest.mark.parametrize(
+    ("keys", "form"),
+    [
+        ({"distill.loss.jsd": 1}, (None, None, 64)),
+        ({"distill.on_policy": {"rounds": 1}}, (None, None, 64)),
+        ({"student.init": {"model": "b/c"}, "signal.align": "vocabulary"}, (None, None, 64)),
+        ({"signal.top_k": 16}, (None, None, 16)),
+        ({"signal.mass": 0.9}, (None, 0.9, 64)),
+        ({"signal.temperature": 1}, (64, None, 64)),
+    ],
+)
+def test_an_edit_decides_anew_what_no_recipe_named(keys: Any, form: tuple[int | None, float | None, int]) -> None:
+    edited = edit_recipe(parse_recipe(MINIMAL, "r.yaml"), keys)
+    assert (edited.signal.sample, edited.signal.mass, edited.signal.top_k) == form
+    with pytest.raises(RecipeErrors, match="Jensen-Shannon"):
+        edit_recipe(parse_recipe(SAMPLED, "r.yaml"), {"distill.loss.jsd": 1})
 
 
 def test_a_server_that_scores_the_rows_keeps_what_it_lists() -> None:

@@ -119,6 +119,73 @@ def test_what_can_be_known_is_said(place: Path, override: str, key: str, said: s
 
 
 @pytest.mark.parametrize(
+    ("init", "more", "key", "said"),
+    [
+        ("layers: 3", (), "student.init.layers", "3 layers: the checkpoint has 2"),
+        ("layers: [0, 5]", (), "student.init.layers", "layer 5 is out of range: the checkpoint has 2"),
+        ("layers: 1", ("student.assistant={layers: 3}",), "student.assistant.layers", "the checkpoint has 2"),
+        ("layers: 1", ("student.assistant={layers: [0, 7]}",), "student.assistant.layers", "layer 7 is out of range"),
+        ("layers: 2", ("student.assistant={}",), "student.init.layers", "all 2 layers of its assistant"),
+        ("layers: [0, 9]", ("student.assistant={}",), "student.init.layers", "layer 9 is out of range"),
+        ("layers: 1", ("distill.loss={ce: 1, hidden: 1}",), "distill.loss.layer_map", "no layers of the teacher"),
+        ("layers: 1", ("distill.loss={ce: 1, hidden: 1, layer_map: [0, 1]}",), "distill.loss.layer_map", "has 1"),
+        ("layers: 1", ("distill.loss={ce: 1, hidden: 1, layer_map: [4]}",), "distill.loss.layer_map", "out of range"),
+    ],
+)
+def test_layers_of_a_checkpoint_are_looked_at_too(
+    place: Path, models: Path, init: str, more: tuple[str, ...], key: str, said: str
+) -> None:
+    changes = (f"teacher.model={models / 'bert'}", f"student.init={{model: {models / 'bert'}, {init}}}", *more)
+    found = problems_of(place, CLASSIFY, *changes)
+    assert list(found) == [key]
+    assert said in found[key][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "said"),
+    [
+        (("student.init.decoder_layers=[0, 2]",), "student.init.decoder_layers", "the assistant has 2"),
+        (("student.init.decoder_layers=3",), "student.init.decoder_layers", "3 layers: the assistant has 2"),
+        (("student.assistant=null", "student.init.layers=3"), "student.init.layers", "the teacher's decoder has 2"),
+        (("student.assistant.layers=3",), "student.assistant.layers", "the teacher's decoder has 2"),
+    ],
+)
+def test_a_decoder_has_layers_of_its_own(
+    place: Path, models: Path, tmp_path: Path, changes: tuple[str, ...], key: str, said: str
+) -> None:
+    """The teacher's, and the assistant's, which has as many in both parts."""
+    shutil.copytree(models / "t5", tmp_path / "uneven")
+    config = json.loads((models / "t5" / "config.json").read_text())
+    parts = (2, 4) if "decoder_layers" in key else (4, 2)
+    (tmp_path / "uneven" / "config.json").write_text(
+        json.dumps(config | {"num_decoder_layers": parts[1], "num_layers": parts[0]})
+    )
+    base = (
+        "task=seq2seq",
+        f"teacher.model={tmp_path / 'uneven'}",
+        "export=[onnx:int8]",
+        "student.assistant={layers: 2}",
+    )
+    assert problems_of(place, BASE, *base) == {}
+    found = problems_of(place, BASE, *base, *changes)
+    assert list(found) == [key]
+    assert said in found[key][0]
+
+
+def test_layers_are_compared_between_the_same_tokens(place: Path, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "bert", tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"fox"', '"fax"'))
+    loss = "distill.loss={ce: 1, hidden: 1, layer_map: [0]}"
+    for name, wanted in (("bert", set()), ("other", {"distill.loss"})):
+        init = f"student.init={{model: {models / 'bert'}, layers: 1}}"
+        teacher = models / "bert" if name == "bert" else tmp_path / "other"
+        found = problems_of(place, CLASSIFY, f"teacher.model={teacher}", init, loss)
+        assert found.keys() == wanted, found
+        assert all("compared token by token" in what for what, _ in found.values())
+
+
+@pytest.mark.parametrize(
     ("spec", "said"),
     [
         ("{kind: python, file: none.py}", "no file none.py"),

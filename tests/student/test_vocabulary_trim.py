@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
 from distill2edge.models.id_map import IdMap, read_map
+from distill2edge.recipe.load import parse_recipe
 from distill2edge.student.trimming import WordPiece
 from distill2edge.student.vocabulary import trim_vocabulary, unseen
+from distill2edge.tasks.work import beside_of
 from distill2edge.util.progress import SilentProgress
 from tests.tiny import WORDS, corpus, tiny_bert, tiny_llama
 
@@ -219,3 +222,27 @@ def test_the_tokenizers_own_truncation_and_padding_cut_nothing(full: Path, tmp_p
     counts = unseen(cut, trimmed, ids, [text, "music"])
     assert counts.tokens > len(whole) - 2
     assert counts.changed == 1  # `music` alone
+
+
+def test_a_trimmed_student_of_a_checkpoint_is_compared_with_the_teacher_s_layers(
+    full: Path, trimmed: Path, tmp_path: Path
+) -> None:
+    """It has fewer tokens than the teacher: those that it has must be the teacher's."""
+    (trimmed.parent / "student.json").write_text(json.dumps({"layers": [0]}))
+    recipe = parse_recipe(
+        "{name: x, task: classification, teacher: {model: a}, data: {source: b, choices: [c, d], template: plain}, "
+        "signal: {kind: labels}, student: {init: {model: e}, vocabulary: trim, lora: null}, "
+        "distill: {loss: {ce: 1, hidden: 1, layer_map: [1]}}, export: [onnx:int8], bench: {workloads: [task]}}",
+        "r.yaml",
+    )
+    beside = beside_of(recipe, recipe.distill.loss, trimmed, full)
+    assert beside is not None
+    assert beside.layers == (1,)
+    before, after = _tokenizers(full, trimmed)
+    assert beside.to_teacher == before.convert_tokens_to_ids(after.convert_ids_to_tokens(range(len(after))))
+
+    shutil.copytree(full, tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"fox"', '"fax"'))
+    with pytest.raises(UserError, match="compared token by token"):
+        beside_of(recipe, recipe.distill.loss, trimmed, tmp_path / "other")

@@ -182,6 +182,18 @@ def test_a_broken_run_says_why_and_breaks_nothing_else(site: Site, name: str, sa
     assert "All 9 gates passed" in site.get(f"/runs/{site.id('quickstart')}")
 
 
+def test_a_figure_without_an_end_makes_a_broken_run(tmp_path: Path) -> None:
+    """What the report's own code takes for granted, and a damaged one does not keep."""
+    document = made.report()
+    document["models"][1]["cells"][0]["latency_ms"]["value"] = float("inf")
+    place = write_run(tmp_path / "runs" / "x", made.report())
+    (place / "report.json").write_text(json.dumps(document))
+    site = Site(tmp_path / "runs")
+    assert "report.json is damaged" in site.get(f"/runs/{site.id('x')}")
+    assert "broken" in rows(site.get("/"))["x"]
+    site.desk.close()
+
+
 def test_one_run_alone_is_a_page_too(tmp_path: Path) -> None:
     site = Site(write_run(tmp_path / "alone", made.report(), ("gguf:Q8_0",)))
     assert set(rows(site.get("/"))) == {"alone"}
@@ -389,7 +401,8 @@ def test_a_document_is_shown_in_a_sandbox(tmp_path: Path) -> None:
     site.desk.close()
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b'{"step": 1e999, "loss": NaN}\n' * 3, b"\0" * 100])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b'{"step": 1e999, "loss": NaN}\n' * 3, b"\0" * 100,
+                                     b'{"step": 1' + b"0" * 400 + b', "loss": 1.0}\n'])  # fmt: skip
 def test_logs_of_any_bytes_are_shown(content: bytes, tmp_path: Path) -> None:
     place = running(tmp_path / "runs" / "x")
     (place / "train.jsonl").write_bytes(content)
