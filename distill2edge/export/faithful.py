@@ -147,8 +147,8 @@ def deviation_of(expected: Sequence[np.ndarray]) -> float:
 
     Of one text a classifier may say "either": two logits that are nearly equal, whose own deviation is noise.
     """
-    centred = [each - each.mean(-1, keepdims=True) for each in expected]
-    return float(np.sqrt(np.concatenate([np.square(each, dtype=np.float64).ravel() for each in centred]).mean()))
+    squares = sum(float(np.square(each - each.mean(-1, keepdims=True), dtype=np.float64).sum()) for each in expected)
+    return float(np.sqrt(squares / sum(each.size for each in expected)))
 
 
 def difference(expected: np.ndarray, got: np.ndarray, deviation: float) -> tuple[float, float]:

@@ -114,8 +114,7 @@ def _compared(recipe: Recipe, teacher: Glance | None, student: Glance | None) ->
                 what = "a student from a checkpoint has no layers of the teacher to be compared with"
                 yield Problem(where, what, "name the teacher's layer for each of the student's")
             continue
-        wrong = [layer for layer in mapped if layer < 0 or (total is not None and layer >= total)]
-        if wrong and total is not None:
+        if total is not None and (wrong := [layer for layer in mapped if not 0 <= layer < total]):
             what = f"layer {wrong[0]} is out of range: {owner} has {total} layers"
             yield Problem(where, what, f"use 0 to {total - 1}")
         if taken is not None and len(mapped) != taken:

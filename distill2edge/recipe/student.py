@@ -165,7 +165,6 @@ class Trim(Section):
         description="of an encoder: tokens that the training rows use less often go too, and words with them are "
         "written in smaller pieces; from 2 on a BERT's characters that are in none of them go as well, but for ASCII: "
         "a word of another script becomes its unknown token",
-        examples=[2],
     )
 
     def problems(self) -> Iterator[Problem]:

@@ -33,11 +33,16 @@ class Kind(Protocol):
 
 def used_ids(backend: Any, texts: Sequence[str], least: int = 1) -> set[int]:
     """Every id that stands at least so often in the encodings of the texts, specials among them."""
+    return {index for index, times in count_ids(backend, texts).items() if times >= least}
+
+
+def count_ids(backend: Any, texts: Sequence[str]) -> Counter[int]:
+    """How often each id stands in the encodings of the texts, specials among them."""
     used = Counter[int]()
     for start in range(0, len(texts), BATCH):
         for encoding in backend.encode_batch(list(texts[start : start + BATCH])):
             used.update(encoding.ids)
-    return {index for index, times in used.items() if times >= least}
+    return used
 
 
 def added_ids(spec: dict[str, Any]) -> set[int]:

@@ -33,10 +33,8 @@ def trim_encoder(recipe: Recipe, rows_dir: Path, work: Path, progress: Progress)
     trim = recipe.student.trim
     assert trim is not None
     whole, fewer = work / "model", work / "trimmed"
-    least = trim.min_frequency
-    # A text that is to stay counts as often as its tokens must.
-    texts = [*_texts(read_rows(rows_dir, "train")), *trim.keep * least]
-    facts = trim_vocabulary(whole, texts, fewer, progress, least=least)
+    texts = _texts(read_rows(rows_dir, "train"))
+    facts = trim_vocabulary(whole, texts, fewer, progress, always=trim.keep, least=trim.min_frequency)
     ids, (full, small) = _map(fewer), (load_tokenizer(whole), load_tokenizer(fewer))
 
     def lost(split: str) -> Unseen:

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill2edge.errors import UserError
 from distill2edge.student.subwords import BytePairs, Unigram
-from distill2edge.student.tokenizer_spec import BATCH, Kind, added_ids, rewrite_specials, used_ids
+from distill2edge.student.tokenizer_spec import BATCH, Kind, added_ids, count_ids, rewrite_specials
 
 
 class WordPiece:
@@ -16,7 +16,8 @@ class WordPiece:
 
     Dropping tokens cannot change a word whose pieces stay: each piece was the longest in the larger vocabulary. A
     word that becomes the unknown token is another matter: it did so at the end of a path of longest matches, and with
-    a piece of that path gone a shorter one may lead somewhere. So those pieces stay too.
+    a piece of that path gone a shorter one may lead somewhere. So those pieces stay too. Where rare tokens go, so
+    do the characters that no text has, but for those of ASCII.
     """
 
     name = "WordPiece"
@@ -32,8 +33,12 @@ class WordPiece:
         vocabulary: dict[str, int] = spec["model"]["vocab"]
         prefix: str = spec["model"]["continuing_subword_prefix"]
         unknown = vocabulary[spec["model"]["unk_token"]]
-        kept = used_ids(backend, texts, least) | {unknown} | added_ids(spec) | set(used)
-        kept |= self._characters(backend, texts, vocabulary, prefix, every=least == 1)
+        counts = count_ids(backend, texts)
+        kept = {index for index, times in counts.items() if times >= least} | {unknown} | added_ids(spec) | set(used)
+        single = {index: bare for token, index in vocabulary.items() if len(bare := token.removeprefix(prefix)) == 1}
+        tokens = {index: token for token, index in vocabulary.items()}
+        written = {letter for index in counts for letter in tokens.get(index, "")}
+        kept |= {index for index, letter in single.items() if least == 1 or letter.isascii() or letter in written}
         for start in range(0, len(texts), BATCH):
             part = list(texts[start : start + BATCH])
             for text, encoding in zip(part, backend.encode_batch(part, add_special_tokens=False), strict=True):
@@ -41,18 +46,6 @@ class WordPiece:
                     for word in _words(backend, text):
                         kept.update(self._failed_path(word, vocabulary, prefix))
         return kept
-
-    @staticmethod
-    def _characters(
-        backend: Any, texts: Sequence[str], vocabulary: Mapping[str, int], prefix: str, *, every: bool
-    ) -> set[int]:
-        """Single characters, at the beginning of a word and inside: those of ASCII and of the texts, or all."""
-        single = {index: bare for token, index in vocabulary.items() if len(bare := token.removeprefix(prefix)) == 1}
-        if every:
-            return set(single)
-        tokens = {index: token for token, index in vocabulary.items()}
-        written = {letter for index in used_ids(backend, texts) for letter in tokens.get(index, "")}
-        return {index for index, letter in single.items() if letter.isascii() or letter in written}
 
     def rewrite(self, spec: dict[str, Any], old_to_new: Mapping[int, int]) -> dict[str, Any]:
         """As `Kind.rewrite`."""

@@ -21,6 +21,7 @@ from distill2edge.intake.vocabularies import vocabulary_hash
 from distill2edge.models.checkpoint import load_checkpoint, load_tokenizer
 from distill2edge.models.id_map import MAP_FILE, IdMap
 from distill2edge.models.kinds import kind_of_directory, kind_of_model
+from distill2edge.student.tokenizer_spec import used_ids
 from distill2edge.student.trimming import kind_of
 from distill2edge.util.files import read_json, write_json
 from distill2edge.util.progress import Progress
@@ -63,6 +64,8 @@ def trim_vocabulary(
     target: Path,
     progress: Progress,
     used: Sequence[Sequence[int]] | None = None,
+    *,
+    always: Sequence[str] = (),
     least: int = 1,
 ) -> dict[str, Any]:
     """Write `target`: the model with a vocabulary of the tokens of `texts`, and `vocabulary.json` (the map of ids).
@@ -77,6 +80,7 @@ def trim_vocabulary(
         target: directory to write; replaced.
         progress: where to report.
         used: of a model that predicts tokens: rows in its tokens, which stay too; `texts` may be empty then.
+        always: further texts whose tokens stay, however rare.
         least: how often the texts use a token that stays; words with rarer ones are written in smaller pieces.
 
     Returns:
@@ -92,9 +96,10 @@ def trim_vocabulary(
                         fix="give data.splits.train some rows, or set vocabulary: keep")  # fmt: skip
     tokenizer = whole_texts(load_tokenizer(model_dir))
     spec = _spec(tokenizer, model_dir)
-    kind = kind_of(spec)
+    kind, texts = kind_of(spec), [*texts, *always]
     model = _load_model(model_dir)
     ends = {index for row in used or () for index in row} | (_token_ids(model, model_dir) if used else set())
+    ends |= used_ids(tokenizer.backend_tokenizer, always)
     keep = sorted(kind.keep(tokenizer.backend_tokenizer, spec, texts, ends, least))
     old_size = model.get_input_embeddings().weight.shape[0]
     if keep[-1] >= old_size:

@@ -24,8 +24,8 @@ from distill2edge.running.status import Status, read_status
 Document = dict[str, Any]
 
 DAMAGED = (
-    *(KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, AssertionError, RecursionError),
-)
+    KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, AssertionError, RecursionError,
+)  # fmt: skip
 """What reading a report raises whose skeleton is right and whose inside is not."""
 RUNNING = ("running", "silent")
 STATES = {

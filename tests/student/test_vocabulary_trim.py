@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill2edge.errors import UserError
+from distill2edge.models.config import MAX_SIZE
 from distill2edge.models.id_map import IdMap, read_map
 from distill2edge.recipe.load import parse_recipe
 from distill2edge.student.trimming import WordPiece
@@ -190,6 +191,14 @@ def test_a_rare_token_may_be_too_rare_for_every_text(full: Path, tmp_path: Path)
     assert "你" in before.get_vocab()
     assert "你" not in left  # no text has it
     assert after.decode(after("the dog").input_ids, skip_special_tokens=True) == "the dog"
+
+
+def test_a_text_that_is_to_stay_does_so_however_rare(full: Path, tmp_path: Path) -> None:
+    kept = "the warm afternoon"
+    trim_vocabulary(full, TEXTS, tmp_path / "few", SilentProgress(), always=[kept], least=MAX_SIZE)
+    before, after = _tokenizers(full, tmp_path / "few")
+    assert after.tokenize(kept) == before.tokenize(kept)
+    assert len(after.tokenize("jumps")) > len(before.tokenize("jumps"))
 
 
 def test_corpus_of_the_tokenizer_is_lossless(full: Path, tmp_path: Path) -> None:
